@@ -1,0 +1,321 @@
+"""The way from a body's bytes to the input file: every encoding, cut into pieces at every place."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import random
+import zlib
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from watchdog.errors import BadInput, InputTooLarge, NoSpace
+from watchdog.intake import Input, Receiver, Said, take_in
+
+anew = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+
+
+def receive(directory: Path, pieces: Iterable[bytes], max_size_bytes: int = 0, **said: str | None) -> Input:
+    for old in directory.iterdir():
+        old.unlink()
+    receiver = Receiver(Said(**said), str(directory), max_size_bytes)  # type: ignore[arg-type]
+    try:
+        for piece in pieces:
+            receiver.feed(piece)
+        return receiver.finish()
+    finally:
+        receiver.close()
+
+
+def content(directory: Path, *pieces: bytes, **said: str | None) -> bytes:
+    return Path(receive(directory, pieces, **said).path).read_bytes()
+
+
+def refusal(directory: Path, *pieces: bytes, **said: str | None) -> str:
+    with pytest.raises(BadInput) as caught:
+        receive(directory, pieces, **said)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("length", range(13))
+def test_base64_cut_at_every_position_decodes_as_python_does(tmp_path: Path, length: int) -> None:
+    data = random.Random(length).randbytes(length)
+    encoded = base64.b64encode(data)
+    for cut in range(len(encoded) + 1):
+        assert content(tmp_path, encoded[:cut], encoded[cut:], encoding="base64") == data
+
+
+@anew
+@given(
+    data=st.binary(max_size=20_000),
+    width=st.sampled_from([0, 1, 4, 63, 64, 76]),
+    end=st.sampled_from([b"\n", b"\r\n", b" ", b"\t\n"]),
+    url_safe=st.booleans(),
+    padded=st.booleans(),
+    cuts=st.lists(st.integers(0, 30_000), max_size=8),
+)
+def test_base64_of_any_look_in_any_pieces(
+    tmp_path: Path, data: bytes, width: int, end: bytes, url_safe: bool, padded: bool, cuts: list[int]
+) -> None:
+    encoded = base64.urlsafe_b64encode(data) if url_safe else base64.b64encode(data)
+    if not padded:
+        encoded = encoded.rstrip(b"=")
+    if width:
+        encoded = end.join(encoded[at : at + width] for at in range(0, len(encoded), width)) + end
+    places = sorted({0, len(encoded), *(cut for cut in cuts if cut < len(encoded))})
+    pieces = [encoded[a:b] for a, b in zip(places, places[1:], strict=False)]
+    assert content(tmp_path, *pieces, encoding="base64") == data
+
+
+@anew
+@given(
+    data=st.binary(min_size=10, max_size=9_000),
+    at=st.integers(0, 12_000),
+    bad=st.sampled_from(list(b"!\x00\xff.,%&*")),
+    wrapped=st.booleans(),
+    cut=st.integers(0, 13_000),
+)
+def test_a_bad_byte_is_named_with_its_offset(
+    tmp_path: Path, data: bytes, at: int, bad: int, wrapped: bool, cut: int
+) -> None:
+    encoded = base64.b64encode(data).rstrip(b"=")
+    if wrapped:
+        encoded = b"\n".join(encoded[i : i + 76] for i in range(0, len(encoded), 76))
+    at %= len(encoded)
+    body = encoded[:at] + bytes([bad]) + encoded[at:]
+    message = refusal(tmp_path, body[:cut], body[cut:], encoding="base64")
+    assert f"at offset {at} of the body" in message
+    assert "?input=raw" in message
+
+
+def test_a_bad_byte_behind_a_megabyte_in_one_piece_is_named(tmp_path: Path) -> None:
+    encoded = base64.b64encode(bytes(1_000_000))
+    body = encoded[:900_001] + b"\x80" + encoded[900_001:]
+    assert "0x80 at offset 900001 of the body" in refusal(tmp_path, body)
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        (b"QQ==QUJD", "'Q' at offset 4 of the body comes after the end"),
+        (b"QQ===", "'=' at offset 4 of the body comes after the end"),
+        (b"QUJDR", "ends at byte 5 in the middle of a group"),
+        (b'="QUJD', 'no " closes it'),
+        (b'="QUJD" x', "'x' at offset 8"),
+        (b"<html>", "'<' at offset 0"),
+        (b"data:image/png,QUJD", "':' at offset 4"),
+    ],
+)
+def test_what_is_no_base64_is_told_why(tmp_path: Path, body: bytes, part: str) -> None:
+    assert part in refusal(tmp_path, body)
+
+
+FORM = "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "expected"),
+    [
+        # rule 2: JSON, byte for byte, whatever the type
+        (b' {"a": 1, "a": 2, "n": 1e400}\n', "", b' {"a": 1, "a": 2, "n": 1e400}\n'),
+        (b"[1, 2]", "text/plain", b"[1, 2]"),
+        (b'\xef\xbb\xbf{"bom": true}', "", b'\xef\xbb\xbf{"bom": true}'),
+        (b'{"event": "x", "httpMethod": "y"}', "application/json", b'{"event": "x", "httpMethod": "y"}'),
+        # rule 3: base64
+        (b"aGVsbG8=", "", b"hello"),
+        (b"aGVsbG8=", "text/plain; charset=utf-8", b"hello"),
+        (b"aGVsbG8=", FORM, b"hello"),
+        (b"aGVsbG8=", "application/json", b"hello"),
+        (b"aGVsbG8=", "application/octet-stream", b"hello"),
+        (b"1234", "application/json", base64.b64decode(b"1234")),
+        (b'="aGVsbG8="', FORM, b"hello"),
+        (b'="aGVsbG8"\r\n', FORM, b"hello"),
+        (b"data:image/png;base64,aGVsbG8=", "", b"hello"),
+        (b"data:text/plain;charset=utf-8;base64,aGVsbG8", "text/plain", b"hello"),
+        (b" \n", "", b""),
+        # forms
+        (b"name=Quercus&n=3", FORM, b'{"name":"Quercus","n":"3"}'),
+        (b"name=Quercus+robur&name=%C3%A9", "application/json", '{"name":["Quercus robur","é"]}'.encode()),
+        (b"a=", FORM, b'{"a":""}'),
+        # scalars under a JSON type
+        (b'"a text"', "application/json", b'"a text"'),
+        (b"true", "application/json", b"true"),
+        (b"false", "application/json", b"false"),
+        (b"null\n", "application/json", b"null\n"),
+        (b"3.14", "application/json", b"3.14"),
+        # raw
+        (b"\x89PNG\r\n", "application/octet-stream", b"\x89PNG\r\n"),
+        (b"\xff\xd8\xff\xe0", "image/jpeg", b"\xff\xd8\xff\xe0"),
+        (b"aGVsbG8=", "image/jpeg", b"aGVsbG8="),
+        (b"PK\x03\x04", "Application/ZIP", b"PK\x03\x04"),
+        (b"", "", b""),
+        (b"", "application/json", b""),
+    ],
+)
+def test_rules(tmp_path: Path, body: bytes, content_type: str, expected: bytes) -> None:
+    assert content(tmp_path, body, content_type=content_type) == expected
+    assert content(tmp_path, *(body[i : i + 1] for i in range(len(body))), content_type=content_type) == expected
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "expected"),
+    [("raw", b"aGVsbG8=", b"aGVsbG8="), ("json", b"42", b"42"), ("base64", b"eyJhIjoxfQ", b'{"a":1}')],
+)
+def test_an_explicit_encoding_wins(tmp_path: Path, encoding: str, body: bytes, expected: bytes) -> None:
+    assert content(tmp_path, body, encoding=encoding, content_type="image/png") == expected
+
+
+def test_only_the_first_4_kib_decide(tmp_path: Path) -> None:
+    body = base64.b64encode(bytes(6000)) + b"!"
+    assert "'!' at offset 8000" in refusal(tmp_path, body, content_type="application/octet-stream")
+    assert content(tmp_path, body, content_type="application/octet-stream", encoding="raw") == body
+
+
+@pytest.mark.parametrize("body", [b"a=%ff", b"a=1&b", b"%zz=&"])
+def test_a_malformed_form_is_refused(tmp_path: Path, body: bytes) -> None:
+    assert "key=value" in refusal(tmp_path, body, content_type=FORM)
+
+
+def multipart(*parts: tuple[str, bytes]) -> bytes:
+    lines = b"".join(b"--B\r\n" + head.encode() + b"\r\n\r\n" + data + b"\r\n" for head, data in parts)
+    return lines + b"--B--\r\n"
+
+
+def disposition(name: str, filename: str | None = None) -> str:
+    return f'Content-Disposition: form-data; name="{name}"' + (f'; filename="{filename}"' if filename else "")
+
+
+MULTIPART = "multipart/form-data; boundary=B"
+
+
+def test_one_file_of_a_form_is_the_input(tmp_path: Path) -> None:
+    body = multipart((disposition("text"), b"hello"), (disposition("file", "../../a/photo.jpg"), b"\xff\xd8\r\n--b"))
+    for size in (1, 7, 1000):
+        pieces = [body[i : i + size] for i in range(0, len(body), size)]
+        taken = receive(tmp_path, pieces, content_type=MULTIPART)
+        assert taken.path == str(tmp_path / "photo.jpg")
+        assert Path(taken.path).read_bytes() == b"\xff\xd8\r\n--b"
+        assert (tmp_path / "text").read_bytes() == b"hello"
+
+
+def test_several_files_of_a_form_give_the_directory(tmp_path: Path) -> None:
+    body = multipart(
+        (disposition("a", "x.jpg"), b"1"),
+        (disposition("b", "x.jpg"), b"2"),
+        (disposition("c", "y") + "\r\nContent-Transfer-Encoding: base64", b"aGVs\r\nbG8="),
+    )
+    taken = receive(tmp_path, [body], content_type=MULTIPART)
+    assert taken == Input(str(tmp_path), 7)
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert files == {"x.jpg": b"1", "x-2.jpg": b"2", "y": b"hello"}
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "part"),
+    [
+        (multipart((disposition("a", "x"), b"1"))[:-6], MULTIPART, "malformed"),
+        (b"no boundary at all", MULTIPART, "malformed"),
+        (b"--B--\r\n", MULTIPART, "no part"),
+        (b"", MULTIPART, "malformed"),
+        (b"x", "multipart/form-data", "no boundary"),
+        (multipart((disposition("a", "x") + "\r\nContent-Transfer-Encoding: uu", b"")), MULTIPART, "'uu'"),
+        (multipart(("Content-Type: text/plain", b"")), MULTIPART, "malformed"),
+    ],
+)
+def test_a_malformed_multipart_form_is_refused(tmp_path: Path, body: bytes, content_type: str, part: str) -> None:
+    assert part in refusal(tmp_path, body, content_type=content_type)
+
+
+@pytest.mark.parametrize("size", [1, 100, 10**6])
+@pytest.mark.parametrize(
+    ("coding", "squeezed"),
+    [
+        ("gzip", gzip.compress(b"x" * 3_000_000)),
+        ("X-Gzip", gzip.compress(b"x" * 1_000_000) + gzip.compress(b"x" * 2_000_000)),
+        ("deflate", zlib.compress(b"x" * 3_000_000)),
+        ("deflate", zlib.compress(b"x" * 3_000_000)[2:-4]),
+    ],
+)
+def test_content_encodings(tmp_path: Path, size: int, coding: str, squeezed: bytes) -> None:
+    pieces = [squeezed[i : i + size] for i in range(0, len(squeezed), size)]
+    taken = receive(tmp_path, pieces, content_encoding=coding, content_type="image/x")
+    assert Path(taken.path).read_bytes() == b"x" * 3_000_000
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "part"),
+    [
+        ("gzip", gzip.compress(b"hello")[:-1], "cut off"),
+        ("gzip", b"hello", "not gzip"),
+        ("deflate", zlib.compress(b"hello") + b"x", "follow the end"),
+        ("br", b"hello", "known are gzip and deflate"),
+    ],
+)
+def test_a_bad_content_encoding_is_refused(tmp_path: Path, coding: str, body: bytes, part: str) -> None:
+    assert part in refusal(tmp_path, body, content_encoding=coding, content_type="image/x")
+
+
+def test_a_gzip_bomb_stops_at_max_input_size(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(50_000_000))
+    with pytest.raises(InputTooLarge, match="over 5000000 bytes"):
+        receive(tmp_path, [bomb], 5_000_000, content_encoding="gzip", content_type="image/x")
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 5_000_000
+
+
+@pytest.mark.parametrize("body", [b"QUJDRA==", b"raw!", b"a=1234"])
+def test_max_input_size_bounds_the_decoded_bytes(tmp_path: Path, body: bytes) -> None:
+    content_type = "image/x" if body.startswith(b"raw") else FORM
+    receive(tmp_path, [body], 12, content_type=content_type)
+    with pytest.raises(InputTooLarge):
+        receive(tmp_path, [body], 3, content_type=content_type)
+
+
+def test_the_file_has_the_callers_name_or_oscars(tmp_path: Path) -> None:
+    assert receive(tmp_path, [b""], file_name="a/b c.jpg").path == str(tmp_path / "b c.jpg")
+    assert Path(receive(tmp_path, [b""]).path).name.startswith("event-file-")
+    assert Path(receive(tmp_path, [b""], file_name="..").path).name.startswith("event-file-")
+
+
+async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for at in range(0, len(data), size):
+        yield data[at : at + size]
+
+
+@pytest.mark.parametrize("size_bytes", [0, 10, 60_000, 200_000, 5_000_000])
+async def test_take_in_in_a_thread_or_not(tmp_path: Path, size_bytes: int) -> None:
+    data = random.Random(1).randbytes(size_bytes)
+    body = pieces_of(base64.b64encode(data), 65_536)
+    taken = await take_in(body, Said(), str(tmp_path))
+    assert taken.size_bytes == size_bytes
+    assert Path(taken.path).read_bytes() == data
+
+
+async def test_an_error_in_the_thread_reaches_the_caller_and_closes_the_file(tmp_path: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    body = base64.b64encode(bytes(3_000_000)) + b"!"
+    with pytest.raises(BadInput, match="offset 4000000"):
+        await take_in(pieces_of(body, 65_536), Said(), str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+async def test_a_full_disk_is_told_apart(tmp_path: Path) -> None:
+    os.symlink("/dev/full", tmp_path / "full")
+    receiver = Receiver(Said(content_type="image/x"), str(tmp_path))
+    file = receiver._files.create("probe")
+    os.dup2(full := os.open("/dev/full", os.O_WRONLY), file._fd)
+    os.close(full)
+    with pytest.raises(NoSpace, match="no space is left for the input file"):
+        file.write(b"x")
+    receiver.close()
+
+
+def test_json_is_kept_byte_for_byte(tmp_path: Path) -> None:
+    body = b'{"k":' + b"9" * 400 + b', "k": [1e999, "\xc3\xa9"]}'
+    assert content(tmp_path, body, content_type="application/json") == body
+    assert json.loads(content(tmp_path, b"a=1&a=2&b=%26", content_type=FORM)) == {"a": ["1", "2"], "b": "&"}

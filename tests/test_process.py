@@ -1,0 +1,369 @@
+"""Process trees: nothing survives an invocation, and no status is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from watchdog import process
+from watchdog.errors import ScriptUnavailable
+from watchdog.process import Ended, Supervisor, command_for
+
+
+@pytest.fixture
+async def supervisor() -> Iterator[Supervisor]:  # type: ignore[misc]
+    one = Supervisor()
+    yield one  # type: ignore[misc]
+    one.close()
+
+
+class Run:
+    """One shell command under a supervisor, with what it printed."""
+
+    def __init__(self, supervisor: Supervisor, script: str, **options: float) -> None:
+        self.mark = f"/mark/{uuid.uuid4()}"
+        self.out = bytearray()
+        self.err = bytearray()
+        self._line = asyncio.Event()
+        environment: Mapping[str, str] = {"PATH": os.environ["PATH"], "TMP_INPUT_DIR": self.mark}
+        self.task = asyncio.ensure_future(
+            supervisor.run(
+                ["/bin/bash", "-c", script],
+                environment,
+                mark=self.mark,
+                stdout=self._take,
+                stderr=self.err.extend,
+                **options,
+            )
+        )
+
+    def _take(self, data: bytes) -> None:
+        self.out += data
+        self._line.set()
+
+    async def line(self, text: str) -> None:
+        """Wait until the command printed this."""
+        async with asyncio.timeout(10):
+            while text.encode() not in self.out:
+                self._line.clear()
+                await self._line.wait()
+
+    async def ended(self) -> Ended:
+        return await self.task
+
+    def living(self) -> list[int]:
+        """Processes with this run's mark in their environment."""
+        return [
+            each.pid
+            for each in process._processes()
+            if each.state not in "ZX" and self.mark.encode() in process._environment_of(each.pid)
+        ]
+
+
+async def test_status_and_both_streams(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "echo out; echo err >&2; exit 7")
+    ended = await run.ended()
+    assert (ended.exit_code, ended.signal, ended.timed_out, ended.survivors) == (7, None, False, 0)
+    assert (bytes(run.out), bytes(run.err)) == (b"out\n", b"err\n")
+
+
+async def test_a_signal_is_told_by_name(supervisor: Supervisor) -> None:
+    ended = await Run(supervisor, "kill -SEGV $$").ended()
+    assert (ended.exit_code, ended.signal) == (None, "SIGSEGV")
+
+
+async def test_stdin_is_at_its_end_and_signals_are_the_default(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "cat; grep -E '^Sig(Ign|Blk)' /proc/self/status | cut -f2; ps -o sid= -p $$; echo $$")
+    await run.ended()
+    ignored, blocked, session, pid = run.out.split()
+    assert (int(ignored, 16), int(blocked, 16)) == (0, 0) or int(ignored, 16) < 1 << 31
+    assert session == pid
+
+
+STRAGGLERS = {
+    "background": "sleep 60 & echo started; exit 3",
+    "ignores SIGTERM": "(trap '' TERM; echo started; sleep 60; sleep 60) & sleep 0.1; exit 3",
+    "nohup": "nohup sleep 60 >/dev/null 2>&1 & echo started; exit 3",
+    "setsid": "setsid sleep 60 & sleep 0.1; echo started; exit 3",
+    "daemon": "(setsid bash -c 'setsid sleep 60 >/dev/null 2>&1 & exit 0' &); sleep 0.2; echo started; exit 3",
+    "own group": "set -m; sleep 60 & echo started; exit 3",
+    "no environment": "env -i setsid sleep 60 & sleep 0.1; echo started; exit 3",
+    "tree": "setsid bash -c 'sleep 60 & setsid sleep 60 & wait' & sleep 0.2; echo started; exit 3",
+}
+
+
+@pytest.mark.parametrize("script", STRAGGLERS.values(), ids=STRAGGLERS)
+async def test_nothing_that_a_script_leaves_survives_it(supervisor: Supervisor, script: str) -> None:
+    before = {each.pid for each in process._processes()}
+    run = Run(supervisor, script)
+    ended = await run.ended()
+    assert (ended.exit_code, ended.survivors) == (3, 0)
+    assert b"started" in run.out
+    assert run.living() == []
+    left = [each for each in process._processes() if each.pid not in before and each.parent == os.getpid()]
+    assert left == []
+
+
+@pytest.mark.parametrize("name", ["setsid", "daemon", "no environment"])
+async def test_the_guard_is_what_ends_them(
+    supervisor: Supervisor, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the search for what left the session, they survive."""
+    monkeypatch.setattr(Supervisor, "_certainly_nothing_left", lambda self: True)
+    before = {each.pid for each in process._processes()}
+    await Run(supervisor, STRAGGLERS[name]).ended()
+    left = [p for p in process._processes() if p.pid not in before and p.parent == os.getpid() and p.state != "Z"]
+    assert left
+    for each in left:
+        os.kill(each.pid, signal.SIGKILL)
+
+
+async def test_a_child_that_holds_stdout_open_does_not_hold_up_the_answer(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "sleep 60 & echo done")
+    async with asyncio.timeout(10):  # without the guard it would be the whole minute
+        await run.ended()
+    assert run.out == b"done\n"
+
+
+async def test_all_output_is_read_after_the_exit(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "head -c 3000000 /dev/zero; head -c 65536 /dev/zero >&2")
+    await run.ended()
+    assert (len(run.out), len(run.err)) == (3_000_000, 65_536)
+
+
+async def test_a_paused_stream_loses_nothing(supervisor: Supervisor) -> None:
+    taken = bytearray()
+
+    def slowly(data: bytes) -> asyncio.Future[None]:
+        taken.extend(data)
+        return asyncio.get_running_loop().run_in_executor(None, os.sched_yield)
+
+    command = ["/bin/sh", "-c", "head -c 1000000 /dev/zero"]
+    ended = await supervisor.run(command, {}, mark="/m", stdout=slowly, stderr=lambda data: None)
+    assert (ended.exit_code, len(taken)) == (0, 1_000_000)
+
+
+async def test_timeout_ends_politely_and_says_so(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "trap 'echo bye; exit 0' TERM; echo up; sleep 60 & wait", timeout_s=0.5)
+    ended = await run.ended()
+    assert ended.timed_out
+    assert (ended.exit_code, bytes(run.out)) == (0, b"up\nbye\n")
+
+
+async def test_timeout_kills_what_does_not_listen(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "trap '' TERM; while :; do sleep 0.1; done", timeout_s=0.3, kill_grace_s=0.3)
+    ended = await run.ended()
+    assert ended.timed_out
+    assert ended.signal == "SIGKILL"
+    assert run.living() == []
+
+
+async def test_cancellation_does_not_return_before_the_tree_is_gone(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "setsid sleep 60 & echo up; sleep 60")
+    await run.line("up")
+    run.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await run.task
+    assert run.living() == []
+    assert supervisor.running == 0
+
+
+async def test_a_second_cancellation_does_not_return_early_either(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "trap '' TERM; echo up; while :; do sleep 0.1; done", kill_grace_s=0.5)
+    await run.line("up")
+    for _ in range(3):
+        run.task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await run.task
+    assert run.living() == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_end_all(supervisor: Supervisor, at_once: bool) -> None:
+    runs = [Run(supervisor, "trap 'exit 9' TERM; echo up; sleep 60 & wait") for _ in range(3)]
+    for run in runs:
+        await run.line("up")
+    supervisor.end_all(at_once=at_once)
+    for run in runs:
+        ended = await run.ended()
+        assert ended.ended_early
+        assert (ended.signal, ended.exit_code) == (("SIGKILL", None) if at_once else (None, 9))
+
+
+async def test_one_runs_children_are_not_anothers(supervisor: Supervisor) -> None:
+    lasting = Run(supervisor, "setsid sleep 60 & (setsid sleep 61 &); echo up; read < <(sleep 60)")
+    await lasting.line("up")
+    while len(lasting.living()) < 4:
+        await asyncio.sleep(0.01)
+    before = set(lasting.living())
+    for _ in range(3):
+        await Run(supervisor, "setsid sleep 60 & (setsid sleep 61 &); sleep 0.1").ended()
+    assert set(lasting.living()) == before
+    supervisor.end_all(at_once=True)
+    await lasting.ended()
+    assert lasting.living() == []
+
+
+async def test_orphans_are_reaped_and_no_status_is_lost(supervisor: Supervisor) -> None:
+    lasting = Run(supervisor, "for i in $(seq 20); do (setsid true &); done; echo up; sleep 0.5; exit 5")
+    results = await asyncio.gather(*(Run(supervisor, f"(setsid true &); exit {n}").ended() for n in range(30)))
+    assert [ended.exit_code for ended in results] == list(range(30))
+    assert (await lasting.ended()).exit_code == 5
+    zombies = [p for p in process._processes() if p.parent == os.getpid() and p.state == "Z"]
+    assert zombies == []
+
+
+async def test_orphans_are_reaped_while_a_long_script_runs(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "for i in $(seq 20); do (setsid true &); done; echo up; sleep 60")
+    await run.line("up")
+    async with asyncio.timeout(10):
+        while [p for p in process._processes() if p.parent == os.getpid() and p.state == "Z"]:
+            await asyncio.sleep(0.02)
+    supervisor.end_all(at_once=True)
+    await run.ended()
+
+
+async def test_without_pidfd_a_thread_waits(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(pid: int) -> int:
+        raise OSError("no such system call")
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    assert (await Run(supervisor, "exit 4").ended()).exit_code == 4
+
+
+async def test_without_a_list_of_children_all_of_proc_is_read(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_children_of_this_process", lambda: None)
+    run = Run(supervisor, STRAGGLERS["daemon"])
+    assert (await run.ended()).survivors == 0
+    assert run.living() == []
+
+
+async def test_no_descriptor_is_left(supervisor: Supervisor) -> None:
+    await Run(supervisor, "true").ended()
+    before = os.listdir("/proc/self/fd")
+    for _ in range(20):
+        await Run(supervisor, "exit 1").ended()
+        with contextlib.suppress(ScriptUnavailable):
+            await supervisor.run(["/no/such"], {}, mark="/m", stdout=lambda d: None, stderr=lambda d: None)
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_cpu_and_memory_of_the_script(supervisor: Supervisor) -> None:
+    code = "x = bytearray(300_000_000); sum(range(3_000_000))"
+    ended = await Run(supervisor, f"{sys.executable} -c '{code}'").ended()
+    assert ended.cpu_s > 0.01
+    assert ended.peak_rss_bytes is not None
+    assert 300_000_000 < ended.peak_rss_bytes < 600_000_000
+
+
+async def test_a_peak_that_may_be_our_own_is_not_told(supervisor: Supervisor) -> None:
+    assert (await Run(supervisor, "true").ended()).peak_rss_bytes is None
+
+
+async def test_an_environment_that_is_too_large_is_told(supervisor: Supervisor) -> None:
+    environment = {f"V{n}": "x" * 100_000 for n in range(100)}
+    with pytest.raises(ScriptUnavailable, match="its environment has 100"):
+        await supervisor.run(["/bin/true"], environment, mark="/m", stdout=lambda d: None, stderr=lambda d: None)
+
+
+def test_as_pid_1_orphans_are_reaped_and_the_status_is_true(tmp_path: Path) -> None:
+    """In a process namespace of its own, where the program is PID 1."""
+    code = """
+import asyncio, os, sys
+from watchdog.process import Supervisor, _processes
+async def main():
+    supervisor = Supervisor()
+    out = bytearray()
+    script = "(setsid sleep 60 &); (setsid sleep 0.1 &); sleep 0.3; exit 6"
+    ended = await supervisor.run(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
+                                 stdout=out.extend, stderr=out.extend)
+    print(os.getpid(), ended.exit_code, [p.pid for p in _processes()])
+asyncio.run(main())
+"""
+    assert shutil.which("unshare"), "util-linux is needed"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "1 6 [1]\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "command"),
+    [
+        ("echo hi\n", ["/bin/sh", "{}"]),
+        ("#!/bin/bash\n", ["/bin/bash", "{}"]),
+        ("#!/bin/bash -e\r\n", ["/bin/bash", "-e", "{}"]),
+        ("#! /usr/bin/env python3\n", ["/usr/bin/env", "python3", "{}"]),
+        ("#!/usr/bin/env -S python3 -u\n", ["/usr/bin/env", "-S python3 -u", "{}"]),
+        ("#!/opt/elsewhere/sh -x\n", ["{bin}/sh", "-x", "{}"]),
+        ("#!/opt/nowhere/env sh -x\n", ["{env}", "sh -x", "{}"]),
+        ("", ["/bin/sh", "{}"]),
+    ],
+)
+def test_command_for(tmp_path: Path, text: str, command: list[str]) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text(text, newline="")
+    script.chmod(0o644)
+    places = {"{}": str(script), "{bin}/sh": shutil.which("sh"), "{env}": shutil.which("env")}
+    expected = [places.get(word, word) for word in command]
+    assert command_for(str(script), os.environ["PATH"]) == expected
+
+
+def test_command_for_without_env_in_the_image(tmp_path: Path) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text("#!/no/env -S mysh -u\n")
+    (tmp_path / "mysh").symlink_to("/bin/sh")
+    assert command_for(str(script), str(tmp_path)) == [str(tmp_path / "mysh"), "-u", str(script)]
+
+
+def test_command_for_a_program(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    shutil.copy("/bin/true", program)
+    assert command_for(str(program), "") == [str(program)]
+    program.chmod(0o644)
+    with pytest.raises(ScriptUnavailable, match="not executable"):
+        command_for(str(program), "")
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        (None, "there is no script at"),
+        ("#!/no/such/thing\n", "the interpreter /no/such/thing of"),
+        ("#!\n", "empty #!"),
+    ],
+)
+def test_command_for_tells_what_is_missing(tmp_path: Path, text: str | None, part: str) -> None:
+    script = tmp_path / "script.sh"
+    if text is not None:
+        script.write_text(text)
+    with pytest.raises(ScriptUnavailable, match=part):
+        command_for(str(script), "/bin")
+
+
+def test_command_for_a_directory(tmp_path: Path) -> None:
+    with pytest.raises(ScriptUnavailable, match="is a directory"):
+        command_for(str(tmp_path), "/bin")
+
+
+async def test_a_hundred_at_once(supervisor: Supervisor) -> None:
+    started = time.monotonic()
+    results = await asyncio.gather(*(Run(supervisor, f"exit {n}").ended() for n in range(100)))
+    assert [ended.exit_code for ended in results] == list(range(100))
+    assert time.monotonic() - started < 20

@@ -1,0 +1,209 @@
+"""Workspaces: safe names, what counts as an output, removal whatever a script did, the sweep after a crash."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchdog.errors import BadInput, OutputUnreadable
+from watchdog.workspace import Workspace, Workspaces, open_output, remove_tree, safe_file_name
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [
+        ("photo.jpg", "photo.jpg"),
+        ("my photo (1).jpg", "my photo (1).jpg"),
+        ("/etc/passwd", "passwd"),
+        ("../../x", "x"),
+        ("C:\\Users\\a\\b.png", "b.png"),
+        (".bashrc", "bashrc"),
+        ("...", None),
+        ("..", None),
+        (".", None),
+        ("", None),
+        ("a/", None),
+        ("ab\u202egpj.exe", "abgpj.exe"),
+        ("\u200b\u200f", None),
+        ("Größe.tar.gz", "Größe.tar.gz"),
+        ("x" * 300 + ".jpg", "x" * 196 + ".jpg"),
+        ("é" * 150 + ".jpg", "é" * 98 + ".jpg"),
+        ("x" * 300, "x" * 200),
+    ],
+)
+def test_safe_file_name(name: str, safe: str | None) -> None:
+    assert safe_file_name(name) == safe
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "a\rb", "\x7f", "a\tb"])
+def test_a_control_character_in_a_name_is_refused(name: str) -> None:
+    with pytest.raises(BadInput, match="control character"):
+        safe_file_name(name)
+
+
+@given(st.text(max_size=400))
+def test_a_safe_name_is_always_one_visible_component(name: str) -> None:
+    try:
+        safe = safe_file_name(name)
+    except (BadInput, UnicodeEncodeError):
+        return
+    if safe is not None:
+        assert "/" not in safe
+        assert not safe.startswith(".")
+        assert len(os.fsencode(safe)) <= 200
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(str(tmp_path / "w"))
+
+
+def test_outputs_are_the_regular_files_below(workspace: Workspace, tmp_path: Path) -> None:
+    out = Path(workspace.output_dir)
+    (out / "b.txt").write_bytes(b"bb")
+    (out / "a" / "deep").mkdir(parents=True)
+    (out / "a" / "deep" / "c").write_bytes(b"c")
+    (out / "link").symlink_to("b.txt")
+    (out / "linked-dir").symlink_to("a")
+    (out / "a" / "up").symlink_to("..")
+    (tmp_path / "secret").write_bytes(b"no")
+    (out / "leaves").symlink_to(tmp_path / "secret")
+    (out / "leaves-dir").symlink_to("/etc")
+    (out / "dangling").symlink_to("nothing")
+    os.mkfifo(out / "fifo")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(out / "socket"))
+        outputs, skipped = workspace.outputs()
+    names = [(output.name, output.size_bytes) for output in outputs]
+    assert names == [("a/deep/c", 1), ("b.txt", 2), ("link", 2), ("linked-dir/deep/c", 1)]
+    reasons = dict(skipped)
+    assert reasons["fifo"] == "a FIFO"
+    assert reasons["socket"] == "a socket"
+    assert reasons["leaves"] == reasons["leaves-dir"] == "a symbolic link that leaves the directory"
+    assert reasons["dangling"] == "a symbolic link to nothing"
+    assert reasons["a/up"] == "a symbolic link to a directory above it"
+
+
+@pytest.mark.parametrize("instead", ["nothing", "file", "link"])
+def test_an_output_dir_that_is_no_directory_any_more_has_no_outputs(workspace: Workspace, instead: str) -> None:
+    os.rmdir(workspace.output_dir)
+    if instead == "file":
+        Path(workspace.output_dir).write_bytes(b"x")
+    elif instead == "link":
+        os.symlink("/etc", workspace.output_dir)
+    assert workspace.outputs() == ([], [])
+
+
+def test_a_name_that_is_not_utf8_is_kept(workspace: Workspace) -> None:
+    with open(os.fsencode(workspace.output_dir) + b"/\xff.bin", "wb"):
+        pass
+    assert [os.fsencode(output.name) for output in workspace.outputs()[0]] == [b"\xff.bin"]
+
+
+def test_an_output_that_changed_is_not_opened(workspace: Workspace) -> None:
+    path = Path(workspace.output_dir) / "x"
+    path.write_bytes(b"12")
+    (output,), _ = workspace.outputs()
+    os.close(open_output(output))
+    path.write_bytes(b"123")
+    with pytest.raises(OutputUnreadable, match="changed"):
+        open_output(output)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(OutputUnreadable, match="changed"):
+        open_output(output)
+    path.unlink()
+    with pytest.raises(OutputUnreadable, match="No such file"):
+        open_output(output)
+
+
+def test_a_very_deep_tree_is_removed(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    here = os.open(root, os.O_RDONLY)
+    for _ in range(3000):  # far over PATH_MAX and the recursion limit
+        os.mkdir("d" * 20, dir_fd=here)
+        below = os.open("d" * 20, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    remove_tree(str(root))
+    assert not root.exists()
+
+
+def test_what_took_its_permissions_away_is_removed(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from watchdog.workspace import remove_tree
+root = sys.argv[1]
+os.makedirs(root + "/a/b/c")
+open(root + "/a/b/f", "w").close()
+for path in ("/a/b/c", "/a/b", "/a"):
+    os.chmod(root + path, 0)
+try:
+    os.listdir(root + "/a")
+except PermissionError:
+    remove_tree(root)
+    assert not os.path.exists(root)
+    print("removed")
+"""
+    # Modes bind root only without these two capabilities.
+    unprivileged = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*unprivileged, sys.executable, "-c", code, str(tmp_path / "root")],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "removed\n"
+
+
+def test_the_sweep_takes_what_is_dead_and_only_that(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from watchdog.workspace import Workspaces
+workspace = Workspaces(sys.argv[1]).make()
+open(workspace.input_dir + "/x", "w").close()
+print(workspace.path, flush=True)
+sys.stdin.read()
+"""
+
+    def start() -> tuple[subprocess.Popen[str], Path]:
+        server = subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert server.stdout is not None
+        return server, Path(server.stdout.readline().strip())
+
+    crashed, crashed_path = start()
+    living, living_path = start()
+    with crashed, living:
+        crashed.kill()
+        crashed.wait()
+        (tmp_path / "watchdog-mine").mkdir()
+        (tmp_path / "watchdog-file").touch()
+        removed = Workspaces(str(tmp_path)).sweep()
+        assert removed == [str(crashed_path.parent)]
+        assert living_path.exists()
+        assert (tmp_path / "watchdog-mine").exists()
+        living.kill()
+
+
+def test_a_removed_root_is_made_again(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    first = workspaces.make()
+    remove_tree(os.path.dirname(first.path))
+    second = workspaces.make()
+    assert os.path.isdir(second.input_dir)
+    workspaces.close()
+    assert list(tmp_path.iterdir()) == []

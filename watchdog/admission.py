@@ -1,0 +1,175 @@
+"""Places for invocations and the bounded queue before them.
+
+A call *enters* before its body is read, so that a crowd is refused before it fills the disk; it gets its
+*place* once its input is complete, in the order in which inputs were complete, so that a slow sender holds
+up nobody; it *leaves* when its script's processes are gone, so that a slow reader holds up nobody either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+from .errors import Draining, Overloaded
+
+_LONGEST_RETRY_AFTER_S = 300
+DRAINING_RETRY_AFTER_S = 5
+
+
+class Admission:
+    """Who may come in and who may run.
+
+    Args:
+        max_inflight: invocations at once; 0 is no limit.
+        max_queue: calls that may be inside beyond those.
+        queue_timeout_s: the longest wait for a place.
+    """
+
+    def __init__(self, *, max_inflight: int, max_queue: int, queue_timeout_s: float) -> None:
+        self.max_inflight = max_inflight
+        self.max_queue = max_queue
+        self.queue_timeout_s = queue_timeout_s
+        self.inside = 0
+        self.running = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._usual_run_s = 1.0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place now."""
+        return len(self._waiting)
+
+    @property
+    def has_free_place(self) -> bool:
+        return not self.max_inflight or self.running < self.max_inflight
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._draining
+
+    def enter(self) -> Ticket:
+        """Come in, or be refused at once.
+
+        Raises:
+            Overloaded: all places and the whole queue are taken.
+            Draining: :meth:`close` was called.
+        """
+        if self._draining:
+            raise self._refusal()
+        if self.max_inflight and self.inside >= self.max_inflight + self.max_queue:
+            raise Overloaded(
+                f"all {self.max_inflight} places are taken and {self.max_queue} calls wait already; "
+                "try again later, or raise max_inflight or max_queue",
+                self._retry_after_s(),
+            )
+        self.inside += 1
+        self._idle.clear()
+        return Ticket(self)
+
+    def close(self) -> None:
+        """Let nobody in any more and refuse those who wait; who runs goes on."""
+        self._draining = True
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(self._refusal())
+
+    async def empty(self) -> None:
+        """Return once nobody is inside."""
+        await self._idle.wait()
+
+    async def _take_place(self) -> None:
+        if self._draining:
+            raise self._refusal()
+        if self.has_free_place and not self._waiting:
+            self.running += 1
+            return
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(self.queue_timeout_s):
+                await waiter
+        except BaseException as error:
+            # Race: the place may have been handed over in the very moment in which the wait ended.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give_place_back()
+            elif waiter in self._waiting:
+                self._waiting.remove(waiter)
+            if isinstance(error, TimeoutError):
+                raise Overloaded(
+                    f"no place became free in {self.queue_timeout_s:g} s (queue_timeout); try again later",
+                    self._retry_after_s(),
+                ) from None
+            raise
+
+    def _give_place_back(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                # The place changes hands without becoming free: nobody can slip in between.
+                waiter.set_result(None)
+                return
+        self.running -= 1
+
+    def _leave(self, had_place: bool, run_s: float | None) -> None:
+        if run_s is not None:
+            self._usual_run_s += 0.2 * (run_s - self._usual_run_s)
+        if had_place:
+            self._give_place_back()
+        self.inside -= 1
+        if not self.inside:
+            self._idle.set()
+
+    def _refusal(self) -> Draining:
+        return Draining("the server is stopping; send the call again to another one", DRAINING_RETRY_AFTER_S)
+
+    def _retry_after_s(self) -> int:
+        rounds = (len(self._waiting) + 1) / (self.max_inflight or 1)
+        return max(1, min(_LONGEST_RETRY_AFTER_S, math.ceil(rounds * self._usual_run_s)))
+
+
+class Ticket:
+    """One call that is inside. Use as a context manager: leaving it gives everything back."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._has_place = False
+        self._inside = True
+        self._since_s = 0.0
+
+    async def place(self) -> float:
+        """Wait for a place and return the seconds waited.
+
+        Raises:
+            Overloaded: ``queue_timeout_s`` passed.
+            Draining: the server is ending.
+        """
+        loop = asyncio.get_running_loop()
+        asked_s = loop.time()
+        await self._admission._take_place()
+        self._has_place = True
+        self._since_s = loop.time()
+        return self._since_s - asked_s
+
+    def leave(self) -> None:
+        """Give the place back; a second time does nothing."""
+        if not self._inside:
+            return
+        self._inside = False
+        run_s = asyncio.get_running_loop().time() - self._since_s if self._has_place else None
+        self._admission._leave(self._has_place, run_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()

@@ -1,0 +1,146 @@
+"""Everything that can go wrong, as one tree of types.
+
+::
+
+    WatchdogError
+    ├── ConfigError                  settings, service definition or script are wrong at start
+    ├── ListenError                  the server's address cannot be bound
+    ├── InputError                   what the caller sent
+    │   ├── BadInput                 body, name, form or header malformed
+    │   ├── InputTooLarge            over ``max_input_size``
+    │   ├── CallerSilent             nothing came for ``read_timeout``
+    │   └── CallerGone               the connection ended while the body was sent
+    ├── Unauthorized                 token missing or wrong
+    ├── AnswerNotAvailable           the form of answer that the caller wants cannot be given
+    ├── NotAdmitted
+    │   ├── Overloaded               the queue is full or ``queue_timeout`` passed
+    │   └── Draining                 the server is ending
+    ├── ScriptError
+    │   ├── ScriptUnavailable        no script, not readable, no interpreter
+    │   ├── ScriptFailed             exit code other than 0
+    │   ├── ScriptKilled             ended by a signal
+    │   ├── ScriptTimedOut           ``exec_timeout`` or ``X-Timeout`` passed
+    │   └── BadScriptResponse        ``$HTTP_RESPONSE_FILE`` is malformed
+    ├── OutputError
+    │   ├── OutputTooLarge           over ``max_output_size``
+    │   └── OutputUnreadable         an output changed or could not be read
+    └── NoSpace                      ``tmp_dir`` is full
+
+No type knows of HTTP or of exit codes: ``server.py`` and ``cli.py`` each have one table for that.
+The text of an error tells what happened, to what, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class WatchdogError(Exception):
+    """Root of the tree."""
+
+
+class ConfigError(WatchdogError):
+    """The start is refused. ``problems``: one line of text for each thing that is wrong."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class ListenError(WatchdogError):
+    """The address cannot be listened on."""
+
+
+class InputError(WatchdogError):
+    """What the caller sent cannot be used."""
+
+
+class BadInput(InputError):
+    """Body, form, name or header malformed."""
+
+
+class InputTooLarge(InputError):
+    """The decoded input is over ``max_input_size``."""
+
+
+class CallerSilent(InputError):
+    """Nothing came from the caller for ``read_timeout``."""
+
+
+class CallerGone(InputError):
+    """The caller's connection ended before the body did."""
+
+
+class Unauthorized(WatchdogError):
+    """The bearer token is missing or wrong."""
+
+
+class AnswerNotAvailable(WatchdogError):
+    """The outputs cannot be given in the form that the caller accepts."""
+
+
+class NotAdmitted(WatchdogError):
+    """The call may not start now. ``retry_after_s``: whole seconds after which to try again."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(NotAdmitted):
+    """The queue is full, or the call waited in it for ``queue_timeout``."""
+
+
+class Draining(NotAdmitted):
+    """The server is ending and starts nothing new."""
+
+
+class ScriptError(WatchdogError):
+    """The script did not do its work. ``stderr``: its last 4 KiB, as text."""
+
+    def __init__(self, message: str, *, stderr: str = "") -> None:
+        super().__init__(message)
+        self.stderr = stderr
+
+
+class ScriptUnavailable(ScriptError):
+    """There is no script, it cannot be read, or its interpreter is not in the image."""
+
+
+class ScriptFailed(ScriptError):
+    """The script ended with an exit code other than 0."""
+
+    def __init__(self, message: str, *, exit_code: int, stderr: str = "") -> None:
+        super().__init__(message, stderr=stderr)
+        self.exit_code = exit_code
+
+
+class ScriptKilled(ScriptError):
+    """The script was ended by a signal. ``signal``: its name, ``SIGSEGV``."""
+
+    def __init__(self, message: str, *, signal: str, out_of_memory: bool, stderr: str = "") -> None:
+        super().__init__(message, stderr=stderr)
+        self.signal = signal
+        self.out_of_memory = out_of_memory
+
+
+class ScriptTimedOut(ScriptError):
+    """The script ran for longer than ``exec_timeout`` or ``X-Timeout`` and was ended."""
+
+
+class BadScriptResponse(ScriptError):
+    """A line of ``$HTTP_RESPONSE_FILE`` is not ``Name: value`` or may not be set by a script."""
+
+
+class OutputError(WatchdogError):
+    """What the script left cannot be sent."""
+
+
+class OutputTooLarge(OutputError):
+    """The outputs are over ``max_output_size``."""
+
+
+class OutputUnreadable(OutputError):
+    """An output could not be read, or changed while it was sent."""
+
+
+class NoSpace(WatchdogError):
+    """No space is left in ``tmp_dir``."""

@@ -1,0 +1,597 @@
+"""Run one command as a process tree, and do not return before the whole tree is gone.
+
+Whoever spawns owns: :meth:`Supervisor.run` returns, or raises when it is cancelled, only after every process
+that the command left is dead and reaped, in its process group or out of it.
+
+How the facts are had, each in the cheapest way that cannot lie:
+
+- The exit of the command: a pidfd becomes readable. End-of-file on its pipes would not do: a child that it left
+  behind may hold them open for ever.
+- Its status: read last. Until then the zombie pins the process group id, so that a signal to the group
+  cannot meet a stranger.
+- What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
+  and the kernel lists our children in one small file. Nothing in it: nothing left, in about 20 microseconds.
+- Whose it is, if two invocations run: its session, its ancestors, or the path of the workspace in its environment.
+
+Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is missing), PR_SET_CHILD_SUBREAPER.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+import re
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from .errors import ScriptUnavailable
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+# A script that has ended by itself is not held up by what it left for longer than this.
+_STRAGGLER_GRACE_S = 0.15
+# A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
+_UNKILLABLE_S = 5.0
+_REAP_INTERVAL_S = 0.1
+_READ_BYTES = 64 * 1024
+
+# Python ignores SIGPIPE and SIGXFSZ, a shell's `&` or nohup may have others ignored: an ignored signal would
+# stay ignored in the script.
+_DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
+
+Consumer = Callable[[bytes], "asyncio.Future[None] | None"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended.
+
+    ``exit_code`` or ``signal`` (its name) is set. ``timed_out``: it was ended because its time was over.
+    ``ended_early``: it was ended by :meth:`Supervisor.end_all`.
+    ``cpu_s``: user and system time of it and of the children that it waited for. ``peak_rss_bytes``: of its
+    largest process, or None where that is below this server's own peak: the kernel counts the memory of the
+    forking process into it (``exec_mmap`` in the kernel's fs/exec.c), so smaller values cannot be known.
+    ``survivors``: processes that even SIGKILL did not end.
+    """
+
+    exit_code: int | None
+    signal: str | None
+    timed_out: bool
+    ended_early: bool
+    duration_s: float
+    cpu_s: float
+    peak_rss_bytes: int | None
+    survivors: int
+
+
+def command_for(script_path: str, path: str) -> list[str]:
+    """The command that runs a script file by its own shebang, executable or not, else by ``/bin/sh``.
+
+    Args:
+        script_path: an existing file.
+        path: the script's ``PATH``, searched by the interpreter's name where its own path does not exist.
+
+    Raises:
+        ScriptUnavailable: the script cannot be read or its interpreter is nowhere.
+    """
+    try:
+        with open(script_path, "rb") as file:
+            start = file.read(4096)
+    except OSError as error:
+        raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
+    if start.startswith(b"\x7fELF"):
+        if not os.access(script_path, os.X_OK):
+            raise ScriptUnavailable(
+                f"{script_path} is a program but not executable; chmod +x it in the image"
+            )
+        return [script_path]
+    if not start.startswith(b"#!"):
+        return [_interpreter("/bin/sh", path, script_path), script_path]
+    # An editor on Windows leaves a carriage return, which would become a part of the interpreter's name.
+    words = os.fsdecode(start[2:].split(b"\n", 1)[0].strip()).split(None, 1)
+    if not words:
+        raise ScriptUnavailable(
+            f"the first line of {script_path} is an empty #!; name an interpreter after it"
+        )
+    name, argument = words[0], words[1:]
+    found = _found_interpreter(name, path)
+    if found is None and os.path.basename(name) == "env" and argument:
+        # No env in the image: do what it would do.
+        name, *rest = shlex.split(re.sub(r"^-S\s*", "", argument[0]))
+        return [_interpreter(name, path, script_path), *rest, script_path]
+    return [found or _interpreter(name, path, script_path), *argument, script_path]
+
+
+def _script_unreadable(script_path: str, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return (
+            f"there is no script at {script_path}; copy or mount one there, name another with script_path, "
+            "or give its text as base64 in SCRIPT"
+        )
+    if error.errno == errno.EISDIR:
+        return (
+            f"{script_path} is a directory, not a script; `docker run -v` makes one when the file to mount "
+            "does not exist on the host"
+        )
+    return f"the script {script_path} cannot be read: {error.strerror}"
+
+
+def _interpreter(name: str, path: str, script_path: str) -> str:
+    found = _found_interpreter(name, path)
+    if found is None:
+        raise ScriptUnavailable(
+            f"the interpreter {name} of {script_path} is not in this image, nor is "
+            f"{os.path.basename(name)!r} in its PATH {path!r}; install it or change the script's first line"
+        )
+    return found
+
+
+def _found_interpreter(name: str, path: str) -> str | None:
+    if "/" in name and os.access(name, os.X_OK) and os.path.isfile(name):
+        return name
+    for directory in path.split(os.pathsep):
+        candidate = os.path.join(directory or ".", os.path.basename(name))
+        if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
+            return candidate
+    return None
+
+
+class Supervisor:
+    """Spawns commands, ends them and reaps what they leave. One for each process, on one event loop."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, _Child] = {}
+        self._loop = asyncio.get_running_loop()
+        self._reap_handle: asyncio.TimerHandle | None = None
+        self._is_subreaper = _become_subreaper()
+        self._watches_children = False
+        with contextlib.suppress(RuntimeError, ValueError):  # only a main thread can have signal handlers
+            self._loop.add_signal_handler(signal.SIGCHLD, self._reap_soon)
+            self._watches_children = True
+
+    @property
+    def running(self) -> int:
+        """Commands that have not been answered for yet."""
+        return len(self._children)
+
+    async def run(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        *,
+        mark: str,
+        stdout: Consumer,
+        stderr: Consumer,
+        timeout_s: float = 0.0,
+        kill_grace_s: float = 5.0,
+    ) -> Ended:
+        """Run a command to its end, and to the end of all that it started.
+
+        Args:
+            mark: a path unique to this command that stands in its environment: tells whose a process is that
+                left the command's session.
+            stdout, stderr: take what comes, at most 64 KiB at a time; a future returned pauses that stream.
+            timeout_s: 0 is no limit.
+            kill_grace_s: between SIGTERM and SIGKILL.
+
+        Raises:
+            ScriptUnavailable: it cannot be started.
+            asyncio.CancelledError: the tree is gone by then as well.
+        """
+        child = self._spawn(command, environment, mark, stdout, stderr)
+        end = asyncio.ensure_future(self._see_through(child, timeout_s, kill_grace_s))
+        try:
+            return await asyncio.shield(end)
+        except asyncio.CancelledError:
+            child.ask_to_end()
+            while not end.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([end])
+            if not end.cancelled():
+                end.exception()
+            raise
+
+    def end_all(self, *, at_once: bool) -> None:
+        """Ask every command to end, with its grace or without any; each :meth:`run` then returns."""
+        for child in self._children.values():
+            if at_once:
+                child.grace_s = 0.0
+                child.signal_group(signal.SIGKILL)
+            child.ask_to_end()
+
+    def close(self) -> None:
+        """Stop reaping."""
+        if self._watches_children:
+            self._loop.remove_signal_handler(signal.SIGCHLD)
+        if self._reap_handle is not None:
+            self._reap_handle.cancel()
+
+    def _spawn(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        mark: str,
+        stdout: Consumer,
+        stderr: Consumer,
+    ) -> _Child:
+        fds: list[int] = []
+        try:
+            fds += os.pipe()
+            fds += os.pipe()
+            out_read, out_write, err_read, err_write = fds
+            pid = os.posix_spawn(
+                command[0],
+                command,
+                environment,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, out_write, 1),
+                    (os.POSIX_SPAWN_DUP2, err_write, 2),
+                ],
+                setsid=True,
+                setsigmask=[],
+                setsigdef=_DEFAULT_SIGNALS,
+            )
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
+        os.close(out_write)
+        os.close(err_write)
+        pipes = (_Pipe(self._loop, out_read, stdout), _Pipe(self._loop, err_read, stderr))
+        child = _Child(pid, os.fsencode(mark), pipes, self._loop)
+        self._children[pid] = child
+        return child
+
+    async def _see_through(self, child: _Child, timeout_s: float, kill_grace_s: float) -> Ended:
+        child.grace_s = kill_grace_s
+        timed_out = ended_early = False
+        try:
+            await asyncio.wait(
+                (child.exited, child.asked_to_end),
+                timeout=timeout_s or None,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if not child.exited.done():
+                ended_early = child.asked_to_end.done()
+                timed_out = not ended_early
+                await self._end_politely(child)
+            duration_s = self._loop.time() - child.started_s
+            survivors = await self._clear_stragglers(child)
+            for pipe in child.pipes:
+                await pipe.finish()
+            _, status, usage = os.wait4(child.pid, 0)
+        finally:
+            del self._children[child.pid]
+            child.close()
+        code = os.waitstatus_to_exitcode(status)
+        peak_rss_bytes = usage.ru_maxrss * 1024
+        return Ended(
+            exit_code=code if code >= 0 else None,
+            signal=signal.Signals(-code).name if code < 0 else None,
+            timed_out=timed_out,
+            ended_early=ended_early,
+            duration_s=duration_s,
+            cpu_s=usage.ru_utime + usage.ru_stime,
+            peak_rss_bytes=peak_rss_bytes if peak_rss_bytes > _own_peak_rss_bytes() else None,
+            survivors=survivors,
+        )
+
+    async def _end_politely(self, child: _Child) -> None:
+        """SIGTERM to the whole tree, the grace, SIGKILL; return when the command itself is dead."""
+        left = await asyncio.to_thread(self._tree_of, child)
+        child.signal_group(signal.SIGTERM)
+        _signal(left, signal.SIGTERM)
+        deadline_s = self._loop.time() + child.grace_s
+        # The grace is looked at again and again: end_all() may shorten it at any time.
+        while not child.exited.done() and child.grace_s and (rest_s := deadline_s - self._loop.time()) > 0:
+            await asyncio.wait((child.exited,), timeout=min(rest_s, 0.1))
+        child.signal_group(signal.SIGKILL)
+        if not child.exited.done():
+            await asyncio.wait((child.exited,), timeout=_UNKILLABLE_S)
+        await child.exited
+
+    async def _clear_stragglers(self, child: _Child) -> int:
+        """End what the command, itself a zombie by now, left behind. Returns how many could not be ended."""
+        if self._is_subreaper and self._certainly_nothing_left():
+            return 0
+        left = await asyncio.to_thread(self._tree_of, child)
+        if not left:
+            return 0
+        _signal(left, signal.SIGTERM)
+        now_s = self._loop.time()
+        kill_at_s = now_s + min(child.grace_s, _STRAGGLER_GRACE_S)
+        give_up_at_s = now_s + _UNKILLABLE_S
+        pause_s = 0.002
+        while left and now_s < give_up_at_s:
+            if now_s >= kill_at_s or not child.grace_s:
+                child.signal_group(signal.SIGKILL)
+                _signal(left, signal.SIGKILL)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.02)
+            self._reap()
+            left = await asyncio.to_thread(self._tree_of, child)
+            now_s = self._loop.time()
+        return len(left)
+
+    def _certainly_nothing_left(self) -> bool:
+        """Whether this process has no children but the commands themselves. Reaps what is dead on the way."""
+        children = _children_of_this_process()
+        if children is None:
+            return False
+        return all(pid in self._children or _reap_if_dead(pid) for pid in children)
+
+    def _tree_of(self, child: _Child) -> dict[int, int]:
+        """Living processes that the command started, with their start times; in a thread, it reads all of /proc."""
+        table = {process.pid: process for process in _processes()}
+        owned = dict(self._children)
+        tree: dict[int, int] = {}
+        strangers: set[int] = set()
+
+        def belongs(pid: int) -> bool:
+            # Up the ancestors, to a process that is known to belong or not to.
+            way = []
+            verdict = False
+            while pid > 0:
+                if pid in tree or pid == child.pid:
+                    verdict = True
+                    break
+                process = table.get(pid)
+                if process is None or pid in strangers or pid in owned or pid == os.getpid():
+                    break
+                way.append(pid)
+                if process.session == child.pid or self._is_lost_child_of(child, process, owned):
+                    verdict = True
+                    break
+                pid = process.parent
+            for each in way:
+                if verdict:
+                    tree[each] = table[each].started
+                else:
+                    strangers.add(each)
+            return verdict
+
+        for pid in table:
+            belongs(pid)
+        return {pid: started for pid, started in tree.items() if table[pid].state not in "ZX"}
+
+    def _is_lost_child_of(self, child: _Child, process: _Process, owned: dict[int, _Child]) -> bool:
+        """Whether a process that left the session and lost its parent is this command's."""
+        if process.session in owned:
+            return False
+        if self._is_subreaper and process.parent != os.getpid():
+            return False
+        environment = _environment_of(process.pid)
+        if child.mark in environment:
+            return True
+        if not self._is_subreaper or any(other.mark in environment for other in owned.values()):
+            return False
+        # It threw its environment away. It is ours to end if nobody else can have started it; else
+        # the last one of those who can will find it.
+        return not any(other.pid != child.pid for other in owned.values())
+
+    def _reap_soon(self) -> None:
+        if self._reap_handle is None:
+            self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap)
+
+    def _reap(self) -> None:
+        """Reap orphans; a command's own status is left to the one who runs it."""
+        if self._reap_handle is not None:
+            self._reap_handle.cancel()
+            self._reap_handle = None
+        for pid in _children_of_this_process() or _children_by_parent():
+            if pid not in self._children:
+                _reap_if_dead(pid)
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    pid: int
+    mark: bytes
+    pipes: tuple[_Pipe, _Pipe]
+    loop: asyncio.AbstractEventLoop
+    grace_s: float = 0.0
+    started_s: float = 0.0
+    exited: asyncio.Future[None] = field(init=False)
+    asked_to_end: asyncio.Future[None] = field(init=False)
+    _pidfd: int = -1
+
+    def __post_init__(self) -> None:
+        self.started_s = self.loop.time()
+        self.exited = self.loop.create_future()
+        self.asked_to_end = self.loop.create_future()
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
+        else:
+            self.loop.add_reader(self._pidfd, self._has_exited)
+
+    def ask_to_end(self) -> None:
+        if not self.asked_to_end.done():
+            self.asked_to_end.set_result(None)
+
+    def signal_group(self, number: int) -> None:
+        """Signal the process group. Safe until the status is read: the zombie pins the group's id."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            self.loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        for pipe in self.pipes:
+            pipe.close()
+
+    def _has_exited(self) -> None:
+        self.loop.remove_reader(self._pidfd)
+        if not self.exited.done():
+            self.exited.set_result(None)
+
+    def _wait_in_thread(self) -> None:
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(lambda: self.exited.done() or self.exited.set_result(None))
+
+
+class _Pipe:
+    """The reading end of one of the command's streams."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, consume: Consumer) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._consume = consume
+        self._pause: asyncio.Future[None] | None = None
+        os.set_blocking(fd, False)
+        loop.add_reader(fd, self._readable)
+
+    async def finish(self) -> None:
+        """Take what is left. Nobody writes any more, so what is not there now will never come."""
+        while self._fd >= 0:
+            if self._pause is not None:
+                await asyncio.wait([self._pause])
+                continue
+            try:
+                more = self._read()
+            except BlockingIOError:
+                more = False
+            if not more:
+                self.close()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _readable(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            if not self._read():
+                # The end of a stream stays readable: it would call here without pause.
+                self.close()
+
+    def _read(self) -> bool:
+        """Take one piece; False at the end of the stream."""
+        data = os.read(self._fd, _READ_BYTES)
+        if not data:
+            return False
+        pause = self._consume(data)
+        if pause is not None:
+            self._pause = pause
+            self._loop.remove_reader(self._fd)
+            pause.add_done_callback(self._resume)
+        return True
+
+    def _resume(self, pause: asyncio.Future[None]) -> None:
+        self._pause = None
+        if self._fd >= 0:
+            self._loop.add_reader(self._fd, self._readable)
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    parent: int
+    session: int
+    state: str
+    started: int  # clock ticks after boot: with it, a pid names one process for ever
+
+
+def _processes() -> Iterator[_Process]:
+    with os.scandir("/proc") as entries:
+        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
+    for pid in pids:
+        if (process := _process(pid)) is not None:
+            yield process
+
+
+def _process(pid: int) -> _Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read()
+    except OSError:
+        return None
+    # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
+    fields = text[text.rindex(b")") + 2 :].split()
+    return _Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]))
+
+
+def _signal(processes: Mapping[int, int], number: int) -> None:
+    for pid, started in processes.items():
+        # Between the listing and now the pid may have become somebody else's.
+        process = _process(pid)
+        if process is not None and process.started == started:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, number)
+
+
+def _environment_of(pid: int) -> bytes:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def _children_of_this_process() -> list[int] | None:
+    """Pids, living or dead; None where the kernel does not list them (CONFIG_PROC_CHILDREN)."""
+    try:
+        pids: list[int] = []
+        # An orphan comes to the main thread; a command belongs to the thread that spawned it.
+        for thread in {os.getpid(), threading.get_native_id()}:
+            with open(f"/proc/self/task/{thread}/children", "rb", buffering=0) as file:
+                pids += map(int, file.read().split())
+        return pids
+    except OSError:
+        return None
+
+
+def _children_by_parent() -> list[int]:
+    me = os.getpid()
+    try:
+        return [process.pid for process in _processes() if process.parent == me]
+    except OSError:
+        return []
+
+
+def _reap_if_dead(pid: int) -> bool:
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return True
+
+
+def _own_peak_rss_bytes() -> int:
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _become_subreaper() -> bool:
+    if os.getpid() == 1:
+        return True
+    try:
+        return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSError) -> str:
+    text = f"cannot start {shlex.join(command)}: {error.strerror}"
+    if error.errno == errno.E2BIG:
+        size = sum(len(os.fsencode(k)) + len(os.fsencode(v)) + 2 for k, v in environment.items())
+        text += f"; its environment has {size} bytes: send shorter headers or turn cgi_headers off"
+    elif error.errno == errno.ENOEXEC:
+        text += "; it is no program for this machine's processor"
+    elif error.errno in (errno.EAGAIN, errno.ENOMEM):
+        text += "; the container's limit of processes or memory is reached"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        text += "; the limit of open files is reached: raise it (docker run --ulimit nofile) or lower max_inflight"
+    return text

@@ -1,0 +1,326 @@
+"""One invocation's private directory: make it, name files in it safely, list what the script left, remove it.
+
+::
+
+    <tmp_dir>/watchdog-Ab12xy/        one for each running server, mode 0700
+        lock                          held with flock(2) for as long as the server lives
+        1/                            one for each invocation
+            input/                    TMP_INPUT_DIR
+            output/                   TMP_OUTPUT_DIR
+            response                  HTTP_RESPONSE_FILE
+
+A server that was killed leaves its directory without a holder of the lock: the next start removes it,
+and only it. A live server's lock cannot be taken, whoever started it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import itertools
+import os
+import re
+import stat
+import tempfile
+import time
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .errors import BadInput, NoSpace, OutputUnreadable
+
+_PREFIX = "watchdog-"
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+# NAME_MAX is 255 bytes; the rest is left for what scripts like to append (".jpg", ".tmp", "-resized").
+_LONGEST_NAME_BYTES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One regular file that a script left.
+
+    ``path``: absolute, without symbolic links. ``name``: relative to ``TMP_OUTPUT_DIR``; bytes that are
+    not UTF-8 stand in it as lone surrogates (:func:`os.fsdecode`).
+    """
+
+    path: str
+    name: str
+    size_bytes: int
+    mtime_s: float
+    mode: int
+
+
+def open_output(output: Output) -> int:
+    """Open an output for reading and return its descriptor.
+
+    Raises:
+        OutputUnreadable: it is gone, not readable, no regular file any more, or of another size.
+    """
+    # O_NONBLOCK: a FIFO put in the file's place must not block the open.
+    try:
+        fd = os.open(output.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != output.size_bytes:
+        os.close(fd)
+        raise OutputUnreadable(f"the output {output.name!r} changed after the script had ended")
+    return fd
+
+
+class Workspaces:
+    """The directory of this server, in which each invocation gets one of its own.
+
+    Args:
+        tmp_dir: where to make it; must exist and be writable.
+    """
+
+    def __init__(self, tmp_dir: str) -> None:
+        self.tmp_dir = os.path.abspath(tmp_dir)
+        self._root: str | None = None
+        self._lock_fd = -1
+        self._serial = itertools.count(1)
+
+    def sweep(self) -> list[str]:
+        """Remove what servers left that are dead, and return the paths removed."""
+        removed = []
+        for path in self._abandoned():
+            remove_tree(path)
+            removed.append(path)
+        return removed
+
+    def make(self) -> Workspace:
+        """Make the directory of one invocation.
+
+        Raises:
+            NoSpace: nothing more fits into ``tmp_dir``.
+            OSError: ``tmp_dir`` is gone or not writable.
+        """
+        try:
+            try:
+                return Workspace(os.path.join(self._made_root(), str(next(self._serial))))
+            except FileNotFoundError:
+                # A script or a cleaner of /tmp removed the server's directory.
+                self.close()
+                return Workspace(os.path.join(self._made_root(), str(next(self._serial))))
+        except OSError as error:
+            raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
+            raise
+
+    def close(self) -> None:
+        """Remove this server's directory."""
+        if self._root is None:
+            return
+        root, self._root = self._root, None
+        remove_tree(root)
+        os.close(self._lock_fd)
+
+    def _made_root(self) -> str:
+        while self._root is None:
+            root = tempfile.mkdtemp(prefix=_PREFIX, dir=self.tmp_dir)
+            fd = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Race: another server that starts now may sweep the directory between its making and the lock.
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(os.path.join(root, "lock")):
+                    self._root, self._lock_fd = root, fd
+                    continue
+            except BlockingIOError:
+                pass
+            os.close(fd)
+        return self._root
+
+    def _abandoned(self) -> Iterator[str]:
+        try:
+            entries = list(os.scandir(self.tmp_dir))
+        except OSError:
+            return
+        for entry in entries:
+            if not entry.name.startswith(_PREFIX) or not entry.is_dir(follow_symlinks=False):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid != os.geteuid():
+                    continue
+                fd = os.open(os.path.join(entry.path, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                # No lock file (yet): another server is just making it, or it is not ours to judge.
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                yield entry.path
+            finally:
+                os.close(fd)
+
+
+class Workspace:
+    """The private directory of one invocation; its four paths are absolute."""
+
+    __slots__ = ("input_dir", "output_dir", "path", "response_file")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.input_dir = path + "/input"
+        self.output_dir = path + "/output"
+        self.response_file = path + "/response"
+        os.mkdir(path, 0o700)
+        os.mkdir(self.input_dir, 0o755)
+        os.mkdir(self.output_dir, 0o755)
+
+    def outputs(self) -> tuple[list[Output], list[tuple[str, str]]]:
+        """What the script left in ``TMP_OUTPUT_DIR``, sorted by name, and what does not count.
+
+        Returns:
+            The regular files (symbolic links that stay inside are followed), and pairs of name and reason for
+            each thing that was skipped. Nothing is opened.
+
+        Raises:
+            OutputUnreadable: a directory cannot be listed.
+        """
+        found: list[Output] = []
+        skipped: list[tuple[str, str]] = []
+        if not stat.S_ISDIR(_lstat_mode(self.output_dir)):
+            return found, skipped
+        root = os.path.realpath(self.output_dir)
+        pending = [(root, "", frozenset({_identity(root)}))]
+        while pending:
+            directory, prefix, above = pending.pop()
+            for entry in _listed(directory, prefix):
+                name = prefix + entry.name
+                path = entry.path
+                if entry.is_symlink():
+                    path = os.path.realpath(path)
+                    if not path.startswith(root + "/") and path != root:
+                        skipped.append((name, "a symbolic link that leaves the directory"))
+                        continue
+                try:
+                    status = os.lstat(path)
+                except OSError:
+                    skipped.append((name, "a symbolic link to nothing"))
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
+                elif not stat.S_ISDIR(status.st_mode):
+                    skipped.append((name, _kind(status.st_mode)))
+                elif (status.st_dev, status.st_ino) in above:
+                    skipped.append((name, "a symbolic link to a directory above it"))
+                else:
+                    pending.append((path, name + "/", above | {(status.st_dev, status.st_ino)}))
+        found.sort(key=lambda output: output.name)
+        return found, skipped
+
+    def remove(self) -> None:
+        """Remove the directory and all that is in it, however deep and whatever its modes."""
+        remove_tree(self.path)
+
+
+def safe_file_name(name: str) -> str | None:
+    """One path component made of a name that a caller gave, or None if nothing of it is left.
+
+    Folders before the name are cut off, as are leading dots (the file would hide from ``ls`` and ``*``) and
+    characters that do not show (writing direction marks, zero width); a long name is shortened before its
+    extension.
+
+    Raises:
+        BadInput: the name has a control character.
+    """
+    if re.search(r"[\x00-\x1f\x7f]", name):
+        raise BadInput(f"the file name {name!r} has a control character; give a name without it")
+    name = re.split(r"[/\\]", name)[-1]
+    name = "".join(c for c in name if unicodedata.category(c) not in ("Cf", "Cc", "Zl", "Zp"))
+    name = name.strip().lstrip(".").strip()
+    stem, dot, extension = name.rpartition(".")
+    if not dot or len(os.fsencode(extension)) > 20:
+        stem, dot, extension = name, "", ""
+    room = _LONGEST_NAME_BYTES - len(os.fsencode(dot + extension))
+    return os.fsencode(stem)[:room].decode("utf-8", "ignore") + dot + extension or None
+
+
+def raise_if_no_space(error: OSError, what: str) -> None:
+    """Raise :class:`NoSpace` that names ``what``, if that is what the error says."""
+    if error.errno in _NO_SPACE:
+        raise NoSpace(f"no space is left for {what}: {error.strerror}") from error
+
+
+def remove_tree(root: str) -> None:
+    """Remove a directory and all in it. What is gone already is no error.
+
+    Raises:
+        OSError: something cannot be removed (an immutable file, a mount point).
+    """
+    # Directories below the first level are moved up to it before they are emptied: neither recursion nor
+    # path length then grows with the depth that a script chose.
+    serial = itertools.count()
+    tag = f".remove-{os.getpid()}-{time.monotonic_ns()}-"
+    while entries := _entries_to_remove(root):
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                _forced(os.unlink, entry.path)
+                continue
+            for below in _entries_to_remove(entry.path):
+                if below.is_dir(follow_symlinks=False):
+                    target = f"{root}/{tag}{next(serial)}"
+                    _forced(lambda path, to=target: os.rename(path, to), below.path)  # type: ignore[misc]
+                else:
+                    _forced(os.unlink, below.path)
+            _forced(os.rmdir, entry.path)
+    _forced(os.rmdir, root)
+
+
+def _entries_to_remove(directory: str) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(directory))
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        os.chmod(directory, 0o700)
+        return list(os.scandir(directory))
+
+
+def _forced(remove, path: str) -> None:  # type: ignore[no-untyped-def]
+    try:
+        remove(path)
+    except FileNotFoundError:
+        return
+    except PermissionError:
+        # The script took the write permission from the directory, or from the one that is to be moved.
+        os.chmod(os.path.dirname(path), 0o700)
+        if stat.S_ISDIR(_lstat_mode(path)):
+            os.chmod(path, 0o700)
+        remove(path)
+
+
+def _listed(directory: str, prefix: str) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(directory))
+    except OSError as error:
+        name = prefix or "TMP_OUTPUT_DIR"
+        raise OutputUnreadable(f"cannot list the output folder {name!r}: {error.strerror}") from error
+
+
+def _identity(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+
+
+def _lstat_mode(path: str) -> int:
+    try:
+        return os.lstat(path).st_mode
+    except OSError:
+        return 0
+
+
+def _kind(mode: int) -> str:
+    for test, kind in (
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISBLK, "a block device"),
+        (stat.S_ISCHR, "a character device"),
+    ):
+        if test(mode):
+            return kind
+    return "neither file nor directory"
