@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import itertools
 import json
 import os
 import random
@@ -21,10 +22,13 @@ from watchdog.intake import Input, Receiver, Said, take_in
 anew = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 
 
-def receive(directory: Path, pieces: Iterable[bytes], max_size_bytes: int = 0, **said: str | None) -> Input:
+NOTHING_SAID = Said()
+
+
+def receive(directory: Path, pieces: Iterable[bytes], said: Said = NOTHING_SAID, max_size_bytes: int = 0) -> Input:
     for old in directory.iterdir():
         old.unlink()
-    receiver = Receiver(Said(**said), str(directory), max_size_bytes)  # type: ignore[arg-type]
+    receiver = Receiver(said, str(directory), max_size_bytes)
     try:
         for piece in pieces:
             receiver.feed(piece)
@@ -33,13 +37,13 @@ def receive(directory: Path, pieces: Iterable[bytes], max_size_bytes: int = 0, *
         receiver.close()
 
 
-def content(directory: Path, *pieces: bytes, **said: str | None) -> bytes:
-    return Path(receive(directory, pieces, **said).path).read_bytes()
+def content(directory: Path, *pieces: bytes, **said: str) -> bytes:
+    return Path(receive(directory, pieces, Said(**said)).path).read_bytes()
 
 
-def refusal(directory: Path, *pieces: bytes, **said: str | None) -> str:
+def refusal(directory: Path, *pieces: bytes, **said: str) -> str:
     with pytest.raises(BadInput) as caught:
-        receive(directory, pieces, **said)
+        receive(directory, pieces, Said(**said))
     return str(caught.value)
 
 
@@ -69,7 +73,7 @@ def test_base64_of_any_look_in_any_pieces(
     if width:
         encoded = end.join(encoded[at : at + width] for at in range(0, len(encoded), width)) + end
     places = sorted({0, len(encoded), *(cut for cut in cuts if cut < len(encoded))})
-    pieces = [encoded[a:b] for a, b in zip(places, places[1:], strict=False)]
+    pieces = [encoded[a:b] for a, b in itertools.pairwise(places)]
     assert content(tmp_path, *pieces, encoding="base64") == data
 
 
@@ -198,7 +202,7 @@ def test_one_file_of_a_form_is_the_input(tmp_path: Path) -> None:
     body = multipart((disposition("text"), b"hello"), (disposition("file", "../../a/photo.jpg"), b"\xff\xd8\r\n--b"))
     for size in (1, 7, 1000):
         pieces = [body[i : i + size] for i in range(0, len(body), size)]
-        taken = receive(tmp_path, pieces, content_type=MULTIPART)
+        taken = receive(tmp_path, pieces, Said(content_type=MULTIPART))
         assert taken.path == str(tmp_path / "photo.jpg")
         assert Path(taken.path).read_bytes() == b"\xff\xd8\r\n--b"
         assert (tmp_path / "text").read_bytes() == b"hello"
@@ -210,7 +214,7 @@ def test_several_files_of_a_form_give_the_directory(tmp_path: Path) -> None:
         (disposition("b", "x.jpg"), b"2"),
         (disposition("c", "y") + "\r\nContent-Transfer-Encoding: base64", b"aGVs\r\nbG8="),
     )
-    taken = receive(tmp_path, [body], content_type=MULTIPART)
+    taken = receive(tmp_path, [body], Said(content_type=MULTIPART))
     assert taken == Input(str(tmp_path), 7)
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert files == {"x.jpg": b"1", "x-2.jpg": b"2", "y": b"hello"}
@@ -244,7 +248,7 @@ def test_a_malformed_multipart_form_is_refused(tmp_path: Path, body: bytes, cont
 )
 def test_content_encodings(tmp_path: Path, size: int, coding: str, squeezed: bytes) -> None:
     pieces = [squeezed[i : i + size] for i in range(0, len(squeezed), size)]
-    taken = receive(tmp_path, pieces, content_encoding=coding, content_type="image/x")
+    taken = receive(tmp_path, pieces, Said(content_encoding=coding, content_type="image/x"))
     assert Path(taken.path).read_bytes() == b"x" * 3_000_000
 
 
@@ -264,22 +268,22 @@ def test_a_bad_content_encoding_is_refused(tmp_path: Path, coding: str, body: by
 def test_a_gzip_bomb_stops_at_max_input_size(tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(50_000_000))
     with pytest.raises(InputTooLarge, match="over 5000000 bytes"):
-        receive(tmp_path, [bomb], 5_000_000, content_encoding="gzip", content_type="image/x")
+        receive(tmp_path, [bomb], Said(content_encoding="gzip", content_type="image/x"), 5_000_000)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 5_000_000
 
 
 @pytest.mark.parametrize("body", [b"QUJDRA==", b"raw!", b"a=1234"])
 def test_max_input_size_bounds_the_decoded_bytes(tmp_path: Path, body: bytes) -> None:
     content_type = "image/x" if body.startswith(b"raw") else FORM
-    receive(tmp_path, [body], 12, content_type=content_type)
+    receive(tmp_path, [body], Said(content_type=content_type), 12)
     with pytest.raises(InputTooLarge):
-        receive(tmp_path, [body], 3, content_type=content_type)
+        receive(tmp_path, [body], Said(content_type=content_type), 3)
 
 
 def test_the_file_has_the_callers_name_or_oscars(tmp_path: Path) -> None:
-    assert receive(tmp_path, [b""], file_name="a/b c.jpg").path == str(tmp_path / "b c.jpg")
+    assert receive(tmp_path, [b""], Said(file_name="a/b c.jpg")).path == str(tmp_path / "b c.jpg")
     assert Path(receive(tmp_path, [b""]).path).name.startswith("event-file-")
-    assert Path(receive(tmp_path, [b""], file_name="..").path).name.startswith("event-file-")
+    assert Path(receive(tmp_path, [b""], Said(file_name="..")).path).name.startswith("event-file-")
 
 
 async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,9 @@ from watchdog.process import Ended, Supervisor, command_for
 
 
 @pytest.fixture
-async def supervisor() -> Iterator[Supervisor]:  # type: ignore[misc]
+async def supervisor() -> AsyncIterator[Supervisor]:
     one = Supervisor()
-    yield one  # type: ignore[misc]
+    yield one
     one.close()
 
 
@@ -116,9 +116,7 @@ async def test_nothing_that_a_script_leaves_survives_it(supervisor: Supervisor, 
 
 
 @pytest.mark.parametrize("name", ["setsid", "daemon", "no environment"])
-async def test_the_guard_is_what_ends_them(
-    supervisor: Supervisor, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the search for what left the session, they survive."""
     monkeypatch.setattr(Supervisor, "_certainly_nothing_left", lambda self: True)
     before = {each.pid for each in process._processes()}
@@ -296,7 +294,17 @@ asyncio.run(main())
 """
     assert shutil.which("unshare"), "util-linux is needed"
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code],
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            sys.executable,
+            "-c",
+            code,
+        ],
         capture_output=True,
         text=True,
     )

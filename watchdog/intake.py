@@ -54,9 +54,7 @@ _END_OF_QUOTED = re.compile(rb'={0,2}"?\Z')
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]")
 _FORM_START = re.compile(rb"[\w.~%+\-\[\]*!()'@$:;/]+=", re.ASCII)
 
-_BASE64_TYPES = frozenset(
-    {"", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"}
-)
+_BASE64_TYPES = frozenset({"", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"})
 _FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"})
 _HOW_RAW = (
     "send base64, or the bytes themselves with their own content type (curl -H 'Content-Type: image/jpeg' "
@@ -297,9 +295,7 @@ class _Base64:
 
     def finish(self) -> None:
         if self._quoted and b'"' not in (self._end or b""):
-            raise BadInput(
-                f'the base64 begins with =" but no " closes it before the body ends at byte {self._offset}'
-            )
+            raise BadInput(f'the base64 begins with =" but no " closes it before the body ends at byte {self._offset}')
         last = self._carry.translate(_TO_STANDARD, _WHITE)
         if len(last) == 1:
             raise BadInput(
@@ -430,9 +426,7 @@ class _Multipart:
 
     def __init__(self, files: _Files, boundary: str) -> None:
         if not boundary:
-            raise BadInput(
-                "the content type multipart/form-data has no boundary; let the client set it (curl -F)"
-            )
+            raise BadInput("the content type multipart/form-data has no boundary; let the client set it (curl -F)")
         self._files = files
         self._parser = PushMultipartParser(
             boundary, max_header_size=8192, max_header_count=32, max_segment_count=_MOST_FIELDS

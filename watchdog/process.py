@@ -87,18 +87,14 @@ def command_for(script_path: str, path: str) -> list[str]:
         raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
     if start.startswith(b"\x7fELF"):
         if not os.access(script_path, os.X_OK):
-            raise ScriptUnavailable(
-                f"{script_path} is a program but not executable; chmod +x it in the image"
-            )
+            raise ScriptUnavailable(f"{script_path} is a program but not executable; chmod +x it in the image")
         return [script_path]
     if not start.startswith(b"#!"):
         return [_interpreter("/bin/sh", path, script_path), script_path]
     # An editor on Windows leaves a carriage return, which would become a part of the interpreter's name.
     words = os.fsdecode(start[2:].split(b"\n", 1)[0].strip()).split(None, 1)
     if not words:
-        raise ScriptUnavailable(
-            f"the first line of {script_path} is an empty #!; name an interpreter after it"
-        )
+        raise ScriptUnavailable(f"the first line of {script_path} is an empty #!; name an interpreter after it")
     name, argument = words[0], words[1:]
     found = _found_interpreter(name, path)
     if found is None and os.path.basename(name) == "env" and argument:
@@ -432,13 +428,16 @@ class _Child:
 
     def _has_exited(self) -> None:
         self.loop.remove_reader(self._pidfd)
+        self._set_exited()
+
+    def _set_exited(self) -> None:
         if not self.exited.done():
             self.exited.set_result(None)
 
     def _wait_in_thread(self) -> None:
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(lambda: self.exited.done() or self.exited.set_result(None))
+            self.loop.call_soon_threadsafe(self._set_exited)
 
 
 class _Pipe:
@@ -578,7 +577,7 @@ def _become_subreaper() -> bool:
     if os.getpid() == 1:
         return True
     try:
-        return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
     except (OSError, AttributeError):
         return False
 

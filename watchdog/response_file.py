@@ -68,7 +68,7 @@ def _parse(text: str) -> Chosen:
         value = value.strip(" \t")
         if not colon or not _NAME.fullmatch(name):
             raise _bad(number, line, "is not `Name: value`")
-        if any(ord(c) < 0x20 and c != "\t" or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in value):
+        if re.search("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]", value):
             raise _bad(number, line, "has a control character or is not UTF-8")
         if name.lower() == "status":
             if not (match := _STATUS.fullmatch(value)):

@@ -79,9 +79,7 @@ class Spool:
             try:
                 piece = os.pread(self._fd, min(piece_bytes, self.size_bytes - at), at)
             except OSError as error:
-                raise OutputUnreadable(
-                    f"the script's stdout cannot be read back: {error.strerror}"
-                ) from error
+                raise OutputUnreadable(f"the script's stdout cannot be read back: {error.strerror}") from error
             if not piece:
                 raise OutputUnreadable("the file with the script's stdout was cut short while it was sent")
             at += len(piece)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import functools
 import itertools
 import os
 import re
@@ -24,7 +25,7 @@ import stat
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .errors import BadInput, NoSpace, OutputUnreadable
@@ -264,11 +265,15 @@ def remove_tree(root: str) -> None:
             for below in _entries_to_remove(entry.path):
                 if below.is_dir(follow_symlinks=False):
                     target = f"{root}/{tag}{next(serial)}"
-                    _forced(lambda path, to=target: os.rename(path, to), below.path)  # type: ignore[misc]
+                    _forced(functools.partial(_move, target), below.path)
                 else:
                     _forced(os.unlink, below.path)
             _forced(os.rmdir, entry.path)
     _forced(os.rmdir, root)
+
+
+def _move(target: str, path: str) -> None:
+    os.rename(path, target)
 
 
 def _entries_to_remove(directory: str) -> list[os.DirEntry[str]]:
@@ -281,7 +286,7 @@ def _entries_to_remove(directory: str) -> list[os.DirEntry[str]]:
         return list(os.scandir(directory))
 
 
-def _forced(remove, path: str) -> None:  # type: ignore[no-untyped-def]
+def _forced(remove: Callable[[str], None], path: str) -> None:
     try:
         remove(path)
     except FileNotFoundError:

@@ -1,0 +1,801 @@
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchdog import config
+from watchdog.cgroup import Cgroup
+from watchdog.config import Configuration, load, parse_duration_s, parse_size_bytes
+from watchdog.errors import ConfigError
+
+
+def b64(text: str | bytes) -> str:
+    return base64.b64encode(text.encode() if isinstance(text, str) else text).decode()
+
+
+def valid(flags: dict[str, str] | None = None, /, **environ: str) -> Configuration:
+    return config.require_valid(load(environ, flags or {}))
+
+
+def value(name: str, flags: dict[str, str] | None = None, /, **environ: str) -> Any:
+    return getattr(valid(flags, **environ).settings, config.SETTINGS[name].attribute)
+
+
+def only_problem(flags: dict[str, str] | None = None, /, **environ: str) -> str:
+    configuration = load(environ, flags or {})
+    assert len(configuration.problems) == 1, configuration.problems
+    return configuration.problems[0]
+
+
+def only_warning(**environ: str) -> str:
+    configuration = valid(**environ)
+    assert len(configuration.warnings) == 1, configuration.warnings
+    return configuration.warnings[0]
+
+
+# Defaults and precedence
+
+
+def test_defaults() -> None:
+    configuration = valid()
+    settings = configuration.settings
+    cpus = config.usable_cpus(Cgroup())
+    assert {name: getattr(settings, declared.attribute) for name, declared in config.SETTINGS.items()} == {
+        "port": 8080,
+        "bind": None,
+        "script_path": "/oscar/config/script.sh",
+        "service_definition": "/oscar/config/function_config.yaml",
+        "fprocess": None,
+        "log_level": "INFO",
+        "log_format": "auto",
+        "max_inflight": cpus,
+        "max_queue": 10 * cpus,
+        "queue_timeout": 60,
+        "exec_timeout": 0,
+        "kill_grace": 5,
+        "read_timeout": 30,
+        "write_timeout": 30,
+        "healthcheck_interval": 5,
+        "max_input_size": 0,
+        "max_output_size": 0,
+        "tmp_dir": "/tmp",
+        "suppress_lock": False,
+        "metrics_port": 8081,
+        "auth_token": None,
+        "auth_token_file": None,
+        "cgi_headers": True,
+        "error_status": True,
+    }
+    assert set(configuration.sources.values()) == {"default"}
+    assert configuration.service is None
+    assert configuration.script_text is None
+    assert configuration.warnings == []
+    assert configuration.ignored_names == []
+
+
+def test_units_are_in_the_attributes_names() -> None:
+    assert config.SETTINGS["kill_grace"].attribute == "kill_grace_s"
+    assert config.SETTINGS["max_input_size"].attribute == "max_input_size_bytes"
+    assert config.SETTINGS["max_queue"].attribute == "max_queue"
+
+
+def test_precedence(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text("name: x\nlog_level: error\n")
+    environ = {"WATCHDOG_SERVICE_DEFINITION": str(definition)}
+
+    def level_and_source(flags: dict[str, str]) -> tuple[str, str]:
+        configuration = valid(flags, **environ)
+        return configuration.settings.log_level, configuration.sources["log_level"]
+
+    assert level_and_source({}) == ("ERROR", f"service definition {definition}")
+    environ["LOG_LEVEL"] = "debug"
+    assert level_and_source({}) == ("DEBUG", "environment LOG_LEVEL")
+    environ["WATCHDOG_LOG_LEVEL"] = "critical"
+    assert level_and_source({}) == ("CRITICAL", "environment WATCHDOG_LOG_LEVEL")
+    assert level_and_source({"log_level": "notset"}) == ("NOTSET", "flag --log-level")
+
+
+def test_only_the_value_that_wins_is_looked_at() -> None:
+    assert value("port", {"port": "1"}, WATCHDOG_PORT="bad", PORT="worse") == 1
+
+
+@pytest.mark.parametrize("spelling", ["exec_timeout", "EXEC_TIMEOUT", "Exec_Timeout"])
+def test_bare_names_in_any_case(spelling: str) -> None:
+    assert value("exec_timeout", **{spelling: "7"}) == 7
+
+
+def test_lower_case_spelling_comes_first() -> None:
+    assert value("port", PORT="1", port="2", Port="3") == 2
+    assert value("port", PORT="1", Port="3") == 1
+
+
+@pytest.mark.parametrize("name", ["max_queue", "MAX_QUEUE", "AUTH_TOKEN", "TMP_DIR", "BIND", "watchdog_max_queue"])
+def test_other_bare_names_belong_to_the_functions_author(name: str) -> None:
+    assert set(valid(**{name: "1"}).sources.values()) == {"default"}
+
+
+def test_empty_bare_variable_is_not_set() -> None:
+    assert value("port", port="", PORT="5") == 5
+    assert value("port", port="") == 8080
+
+
+@pytest.mark.parametrize("declared", config.SETTINGS.values(), ids=lambda declared: declared.name)
+def test_empty_variable_and_flag_are_problems(declared: config.Setting) -> None:
+    problem = only_problem(**{declared.variable: ""})
+    assert problem == f"{declared.name}: environment {declared.variable} is ''; accepted is {declared.kind.accepts}"
+    assert only_problem({declared.name: " "}).startswith(f"{declared.name}: flag {declared.flag} is ' '; ")
+
+
+# Every problem at once
+
+
+def test_ten_broken_settings_are_all_named_in_one_go(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text("name: x\ninput: oops\n")
+    configuration = load(
+        {
+            "WATCHDOG_SERVICE_DEFINITION": str(definition),
+            "PORT": "http",
+            "WATCHDOG_BIND": "127.0.0.1:80",
+            "max_inflight": "-1",
+            "WATCHDOG_LOG_FORMAT": "xml",
+            "exec_timeout": "1 hour",
+            "WATCHDOG_MAX_INPUT_SIZE": "10 MB",
+            "WATCHDOG_TMP_DIR": str(tmp_path / "nowhere"),
+            "WATCHDOG_AUTH_TOKEN_FILE": str(tmp_path / "token"),
+            "SCRIPT": "#!/bin/sh",
+            "cgi_headers": "perhaps",
+        },
+        {"max_queue": "lots"},
+    )
+
+    expected = [
+        ("service definition", str(definition), "input is text", "accepted is a list"),
+        ("port", "environment PORT", "'http'", "a port number from 0 to 65535"),
+        ("bind", "environment WATCHDOG_BIND", "'127.0.0.1:80'", "without a port"),
+        ("log_format", "environment WATCHDOG_LOG_FORMAT", "'xml'", "auto, json or console"),
+        ("max_inflight", "environment max_inflight", "'-1'", "a whole number from 0"),
+        ("max_queue", "flag --max-queue", "'lots'", "a whole number from 0"),
+        ("exec_timeout", "environment exec_timeout", "'1 hour'", "1m30s"),
+        ("max_input_size", "environment WATCHDOG_MAX_INPUT_SIZE", "'10 MB'", "64Ki, 10Mi or 2G"),
+        ("cgi_headers", "environment cgi_headers", "'perhaps'", "true, false"),
+        ("tmp_dir", "environment WATCHDOG_TMP_DIR", str(tmp_path / "nowhere"), "is no directory; make it"),
+        ("auth_token_file", "environment WATCHDOG_AUTH_TOKEN_FILE", str(tmp_path / "token"), "No such file"),
+        ("SCRIPT", "environment SCRIPT", "is not base64", "base64 -w0 script.sh"),
+    ]
+    assert len(configuration.problems) == len(expected)
+    for problem, parts in zip(configuration.problems, expected, strict=True):
+        assert problem.startswith(parts[0])
+        assert all(part in problem for part in parts), problem
+        assert "\n" not in problem
+
+    with pytest.raises(ConfigError) as raised:
+        config.require_valid(configuration)
+    assert raised.value.problems == configuration.problems
+
+
+def test_unknown_flag_is_a_problem() -> None:
+    assert "nonsense" in only_problem({"nonsense": "1"})
+
+
+@given(st.dictionaries(st.sampled_from([s.variable for s in config.SETTINGS.values()]), st.text(max_size=20)))
+def test_load_never_raises(environ: dict[str, str]) -> None:
+    configuration = load(environ, {})
+    config.script_problems(configuration)
+    config.report(configuration).encode()
+    assert all("\n" not in line for line in configuration.problems)
+
+
+# Kinds of values
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0),
+        ("90", 90),
+        ("1.5", 1.5),
+        (".5", 0.5),
+        ("007", 7),
+        (" 5 ", 5),
+        ("+5s", 5),
+        ("1m30s", 90),
+        ("500ms", 0.5),
+        ("700ms", 0.7),
+        ("1h1m1s", 3661),
+        ("1.5h", 5400),
+        (".5m", 30),
+        ("1.s", 1),
+        ("0s", 0),
+        ("100us", 0.0001),
+        ("100µs", 0.0001),
+        ("100μs", 0.0001),
+        ("5ns", 5e-9),
+        ("1s1s", 2),
+        ("1000000000", 1e9),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert parse_duration_s(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "-1",
+        "-1s",
+        "1x",
+        "s",
+        "1m30",
+        "1 m",
+        "1e3",
+        "nan",
+        "inf",
+        "1_0",
+        "٣",
+        "1,5",
+        "5S",
+        "1d",
+        ".",
+        ".s",
+        "1000000001",
+        "9" * 400,
+        "300000h",
+    ],
+)
+def test_no_durations(text: str) -> None:
+    with pytest.raises(ValueError):  # the type is the contract
+        parse_duration_s(text)
+
+
+@given(
+    st.integers(0, 1000),
+    st.integers(0, 59),
+    st.integers(0, 59),
+    st.integers(0, 999),
+    st.sampled_from(["", "+"]),
+)
+def test_any_go_duration(hours: int, minutes: int, seconds: int, milliseconds: int, sign: str) -> None:
+    text = f"{sign}{hours}h{minutes}m{seconds}s{milliseconds}ms"
+    assert parse_duration_s(text) == (hours * 3_600_000 + minutes * 60_000 + seconds * 1000 + milliseconds) / 1000
+
+
+@given(st.integers(0, 10**9))
+def test_any_whole_seconds(seconds: int) -> None:
+    assert parse_duration_s(str(seconds)) == seconds
+    assert parse_duration_s(f"{seconds}s") == seconds
+
+
+@given(st.floats(0, 1e9).map(lambda seconds: round(seconds, 3)))
+def test_any_decimal_seconds(seconds: float) -> None:
+    assert parse_duration_s(f"{seconds:.3f}") == seconds
+    assert parse_duration_s(f"{seconds:.3f}s") == pytest.approx(seconds)
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_bounded_duration_or_refused(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert 0 <= parse_duration_s(text) <= 1e9
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("0", 0),
+        ("1048576", 1 << 20),
+        ("100B", 100),
+        ("64Ki", 64 << 10),
+        ("64KiB", 64 << 10),
+        ("10Mi", 10 << 20),
+        ("1Gi", 1 << 30),
+        ("2Ti", 2 << 40),
+        ("5k", 5000),
+        ("5K", 5000),
+        ("5KB", 5000),
+        ("10M", 10**7),
+        ("2G", 2 * 10**9),
+        ("2GB", 2 * 10**9),
+        ("1T", 10**12),
+        (" 7 ", 7),
+        (str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_sizes(text: str, size_bytes: int) -> None:
+    assert parse_size_bytes(text) == size_bytes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-1",
+        "+1",
+        "1.5Gi",
+        "1m",
+        "1g",
+        "1mi",
+        "1KI",
+        "ki",
+        "B",
+        "1 Ki",
+        "1e3",
+        "1_0",
+        "٣",
+        "1P",
+        str(2**63),
+        "9" * 5000,
+        "99999999Ti",
+    ],
+)
+def test_no_sizes(text: str) -> None:
+    with pytest.raises(ValueError):  # the type is the contract
+        parse_size_bytes(text)
+
+
+@given(st.integers(0, 10**6), st.sampled_from("KMGT"), st.sampled_from(["", "B"]))
+def test_any_size(number: int, prefix: str, b: str) -> None:
+    power = "KMGT".index(prefix) + 1
+    assert parse_size_bytes(f"{number}{prefix}{b}") == number * 1000**power
+    assert parse_size_bytes(f"{number}{prefix}i{b}") == number * 1024**power
+
+
+@given(st.text(max_size=30))
+def test_any_text_is_a_bounded_size_or_refused(text: str) -> None:
+    with contextlib.suppress(ValueError):
+        assert 0 <= parse_size_bytes(text) < 1 << 63
+
+
+@pytest.mark.parametrize(
+    ("text", "truth"),
+    [
+        ("true", True),
+        ("1", True),
+        ("YES", True),
+        ("On", True),
+        (" true ", True),
+        ("false", False),
+        ("0", False),
+        ("no", False),
+        ("OFF", False),
+    ],
+)
+def test_truth(text: str, truth: bool) -> None:
+    assert value("suppress_lock", suppress_lock=text) is truth
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("debug", "DEBUG"),
+        ("Trace", "DEBUG"),
+        ("warn", "WARNING"),
+        ("FATAL", "CRITICAL"),
+        ("NotSet", "NOTSET"),
+    ],
+)
+def test_levels(text: str, level: str) -> None:
+    assert value("log_level", WATCHDOG_LOG_LEVEL=text) == level
+    assert value("log_level", LOG_LEVEL=text) == level
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::", "::1", "fe80::1%eth0", "localhost", "my-host.example.org"])
+def test_addresses(address: str) -> None:
+    assert value("bind", WATCHDOG_BIND=address) == address
+
+
+def test_address_in_brackets() -> None:
+    assert value("bind", WATCHDOG_BIND="[::1]") == "::1"
+
+
+@pytest.mark.parametrize("address", ["localhost:80", "[::1]:80", "tcp://x", "a b", "1::2::3", "-"])
+def test_no_addresses(address: str) -> None:
+    assert "without a port" in only_problem(WATCHDOG_BIND=address)
+
+
+@pytest.mark.parametrize("port", ["65536", "-1", "8080.0", "1_0", "٣", "9" * 5000, "0x50"])
+def test_no_ports(port: str) -> None:
+    problem = only_problem(PORT=port)
+    assert "from 0 to 65535" in problem
+    assert len(problem) < 400
+
+
+# Levels that may be meant for the script
+
+
+def test_unknown_bare_level_is_a_warning(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text("name: x\nlog_level: ERROR\n")
+    configuration = valid(LOG_LEVEL="verbose", WATCHDOG_SERVICE_DEFINITION=str(definition))
+    assert configuration.settings.log_level == "INFO"
+    [warning] = configuration.warnings
+    assert "LOG_LEVEL is 'verbose'" in warning
+    assert "WATCHDOG_LOG_LEVEL" in warning
+
+
+def test_unknown_level_elsewhere_is_a_problem(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text("name: x\nlog_level: verbose\n")
+    assert "environment WATCHDOG_LOG_LEVEL is 'verbose'" in only_problem(WATCHDOG_LOG_LEVEL="verbose")
+    assert "flag --log-level is 'verbose'" in only_problem({"log_level": "verbose"})
+    assert f"service definition {definition} is 'verbose'" in only_problem(WATCHDOG_SERVICE_DEFINITION=str(definition))
+
+
+# Defaults that are computed
+
+
+def quota_of(tmp_path: Path, cpu_max: str) -> Cgroup:
+    (tmp_path / "cpu.max").write_text(cpu_max)
+    (tmp_path / "proc").write_text("0::/\n")
+    return Cgroup(root=str(tmp_path), proc=str(tmp_path / "proc"))
+
+
+@pytest.mark.parametrize(
+    ("cpu_max", "quota"),
+    [
+        ("max 100000", None),
+        ("50000 100000", 1),
+        ("100000 100000", 1),
+        ("190000 100000", 1),
+        ("99900000 100000", None),
+    ],
+)
+def test_usable_cpus(tmp_path: Path, cpu_max: str, quota: int | None) -> None:
+    affinity = len(os.sched_getaffinity(0))
+    assert config.usable_cpus(quota_of(tmp_path, cpu_max)) == (affinity if quota is None else quota)
+
+
+def test_max_queue_follows_max_inflight() -> None:
+    assert value("max_queue", max_inflight="3") == 30
+    assert value("max_queue", max_inflight="0") == 0
+    assert value("max_queue", max_inflight="3", WATCHDOG_MAX_QUEUE="0") == 0
+
+
+def test_tmp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    configuration = valid(TMPDIR=str(tmp_path))
+    assert configuration.settings.tmp_dir == str(tmp_path)
+    assert configuration.sources["tmp_dir"] == "environment TMPDIR"
+    assert value("tmp_dir", TMPDIR="") == "/tmp"
+    assert value("tmp_dir", TMPDIR="/nowhere", WATCHDOG_TMP_DIR=str(tmp_path)) == str(tmp_path)
+    assert "environment TMPDIR is '/nowhere', which is no directory" in only_problem(TMPDIR="/nowhere")
+    monkeypatch.chdir(tmp_path)
+    assert value("tmp_dir", WATCHDOG_TMP_DIR=".") == str(tmp_path)
+
+
+@pytest.fixture
+def as_nobody() -> Iterator[None]:
+    """Root may read and write everything, so it is not root who looks."""
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    yield
+    if was_root:
+        os.seteuid(0)
+
+
+@pytest.mark.usefixtures("as_nobody")
+def test_tmp_dir_that_cannot_be_written_to() -> None:
+    problem = only_problem(WATCHDOG_TMP_DIR="/")
+    assert "environment WATCHDOG_TMP_DIR is '/', which cannot be written to; mount a writable volume" in problem
+
+
+def test_metrics_port_gives_way_to_port() -> None:
+    configuration = valid(PORT="8081")
+    assert configuration.settings.metrics_port == 0
+    assert "metrics are off" in configuration.warnings[0]
+    assert configuration.sources["metrics_port"] == "default"
+
+
+def test_metrics_port_set_to_port_is_a_problem() -> None:
+    assert "flag --metrics-port is 80" in only_problem({"metrics_port": "80"}, PORT="80")
+    assert valid({"metrics_port": "0", "port": "0"}).warnings == []
+
+
+# Names of other programs
+
+
+@pytest.mark.parametrize(
+    "command", ["/oscar/bin/supervisor", "supervisor", "/oscar/bin/alpine/supervisor", "supervisor x"]
+)
+def test_oscars_fprocess_has_no_effect(command: str) -> None:
+    configuration = valid(fprocess=command, write_debug="true", COMBINE_OUTPUT="true")
+    assert configuration.settings.fprocess is None
+    assert configuration.ignored_names == ["fprocess", "write_debug", "COMBINE_OUTPUT"]
+    assert configuration.warnings == []
+
+
+@pytest.mark.parametrize("command", ["cat", "/bin/my-supervisor", "python supervisor"])
+def test_other_fprocess_is_not_offered_yet(command: str) -> None:
+    assert f"environment fprocess is '{command}'" in only_problem(fprocess=command)
+
+
+def test_what_oscar_sets_is_no_problem() -> None:
+    configuration = valid(
+        fprocess="/oscar/bin/supervisor",
+        max_inflight="1",
+        write_debug="true",
+        exec_timeout="0",
+        read_timeout="300",
+        write_timeout="300",
+        healthcheck_interval="5",
+    )
+    assert configuration.warnings == []
+    assert configuration.settings.max_inflight == 1
+    assert configuration.settings.read_timeout_s == 300
+
+
+def test_unknown_name_of_ours_is_a_warning_with_the_nearest_name() -> None:
+    warning = only_warning(WATCHDOG_AUTHTOKEN="hunter2")
+    assert "WATCHDOG_AUTHTOKEN" in warning
+    assert "WATCHDOG_AUTH_TOKEN" in warning
+    assert "hunter2" not in warning
+    assert "WATCHDOG_MAX_QUEUE" in only_warning(watchdog_max_queue="3")
+
+
+def test_kubernetes_service_links() -> None:
+    configuration = valid(
+        WATCHDOG_SERVICE_HOST="10.0.0.1",
+        WATCHDOG_SERVICE_PORT="80",
+        WATCHDOG_SERVICE_PORT_HTTP="80",
+        WATCHDOG_PORT="tcp://10.0.0.1:80",
+        WATCHDOG_PORT_80_TCP="tcp://10.0.0.1:80",
+        WATCHDOG_PORT_80_TCP_PROTO="tcp",
+        WATCHDOG_PORT_80_TCP_PORT="80",
+        WATCHDOG_PORT_80_TCP_ADDR="10.0.0.1",
+        WATCHDOG_TEST_SERVICE_HOST="10.0.0.1",
+        WATCHDOG_TEST_PORT="udp://10.0.0.1:80",
+        WATCHDOG_TEST_PORT_53_UDP="udp://10.0.0.1:53",
+        PORT="9000",
+    )
+    assert configuration.settings.port == 9000
+    assert configuration.sources["port"] == "environment PORT"
+    [warning] = configuration.warnings
+    assert warning.startswith("port: environment WATCHDOG_PORT is 'tcp://10.0.0.1:80'")
+    assert "enableServiceLinks" in warning
+
+
+def test_systemd_names_are_fine() -> None:
+    assert valid(WATCHDOG_USEC="30000000", WATCHDOG_PID="1").warnings == []
+
+
+# Secrets
+
+
+def test_auth_token() -> None:
+    assert value("auth_token", WATCHDOG_AUTH_TOKEN=" s3cret\n") == "s3cret"
+    assert valid().secret_names == {"WATCHDOG_AUTH_TOKEN"}
+
+
+def test_auth_token_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    configuration = valid(WATCHDOG_AUTH_TOKEN_FILE=str(file))
+    assert configuration.settings.auth_token == "s3cret"
+    assert configuration.sources["auth_token"] == f"auth_token_file {file}"
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"hunter2 two words", b"hunter2\xff", b"hunter2\0", b"a" * 70000])
+def test_no_usable_token_in_the_file(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    problem = only_problem(WATCHDOG_AUTH_TOKEN_FILE=str(file))
+    assert f"is '{file}', which" in problem
+    assert "hunter2" not in problem
+
+
+def test_auth_token_file_that_cannot_be_read(tmp_path: Path) -> None:
+    assert "it is a directory" in only_problem(WATCHDOG_AUTH_TOKEN_FILE=str(tmp_path))
+
+
+def test_both_tokens(tmp_path: Path) -> None:
+    assert "give one of them" in only_problem({"auth_token_file": "/x"}, WATCHDOG_AUTH_TOKEN="a")
+
+
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
+    environ = {
+        "WATCHDOG_AUTH_TOKEN": "hunter2",
+        "FUNCTION_CONFIG": b64("name: x\nstorage_providers: {s3: {a: {secret_key: hunter2}}}"),
+        "SCRIPT": b64("PASSWORD=hunter2"),
+    }
+    configuration = load(environ, {})
+    assert configuration.problems == []
+    assert "hunter2" not in repr(configuration) + config.report(configuration) + repr(configuration.settings)
+    bad = load({"WATCHDOG_AUTH_TOKEN": "hunter2 \xff", "SCRIPT": "hunter2!", "FUNCTION_CONFIG": "hunter2!"}, {})
+    assert len(bad.problems) == 3
+    assert "hunter2" not in repr(bad) + config.report(bad)
+
+
+# The script
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b64("#!/bin/sh\necho hello\n"),
+        base64.encodebytes(b"#!/bin/sh\necho hello\n").decode(),
+        b64("#!/bin/sh\necho hello\n").rstrip("="),
+    ],
+)
+def test_script_in_the_environment(text: str) -> None:
+    configuration = valid(SCRIPT=text)
+    assert configuration.script_text == b"#!/bin/sh\necho hello\n"
+    assert config.script_problems(configuration) == []
+
+
+def test_script_in_url_safe_base64() -> None:
+    assert valid(SCRIPT=base64.urlsafe_b64encode(b"\xfb\xff\xfe").decode()).script_text == b"\xfb\xff\xfe"
+
+
+@pytest.mark.parametrize("text", ["#!/bin/sh", "YWJj*", "YWJjA", "YW=Jj", "é"])
+def test_script_that_is_no_base64(text: str) -> None:
+    assert "base64 -w0 script.sh" in only_problem(SCRIPT=text)
+
+
+def test_empty_script_is_not_set() -> None:
+    assert valid(SCRIPT="").script_text is None
+
+
+def script_problem(path: Path) -> str:
+    [problem] = config.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(path)))
+    assert problem.startswith(f"script_path: environment WATCHDOG_SCRIPT_PATH is '{path}'; ")
+    return problem
+
+
+def test_script_problems(tmp_path: Path) -> None:
+    assert "set SCRIPT to base64" in script_problem(tmp_path / "nowhere")
+    assert "it is a directory" in script_problem(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    assert "no regular file" in script_problem(tmp_path / "fifo")
+    script = tmp_path / "script.sh"
+    script.write_text("echo hello")
+    assert config.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(script))) == []
+
+
+def test_unreadable_files_say_who_may_not_read_them(tmp_path: Path, as_nobody: None) -> None:
+    file = tmp_path / "private"
+    if os.geteuid() != 65534:
+        file.touch(mode=0)  # else pytest's own directory is closed to us
+    says = f"is '{file}'; user {os.geteuid()} may not read it"
+    assert says in only_problem(WATCHDOG_SERVICE_DEFINITION=str(file))
+    assert says in only_problem(WATCHDOG_AUTH_TOKEN_FILE=str(file))
+    assert says in script_problem(file)
+
+
+# The service definition
+
+
+def test_file_wins_over_function_config(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text("name: from-file")
+    service = valid(WATCHDOG_SERVICE_DEFINITION=str(definition), FUNCTION_CONFIG="!").service
+    assert service is not None
+    assert service.name == "from-file"
+
+
+def test_function_config() -> None:
+    configuration = valid(FUNCTION_CONFIG=b64("name: from-variable\nlog_level: ERROR"))
+    assert configuration.service is not None
+    assert configuration.service.name == "from-variable"
+    assert configuration.sources["log_level"] == "service definition FUNCTION_CONFIG"
+    assert "FUNCTION_CONFIG" not in configuration.secret_names
+
+
+@pytest.mark.parametrize("wins", ["file", "variable"])
+def test_function_config_with_credentials_is_secret(tmp_path: Path, wins: str) -> None:
+    environ = {"FUNCTION_CONFIG": b64("name: x\nstorage_providers: {minio: {}}")}
+    if wins == "file":
+        (tmp_path / "fdl.yaml").write_text("name: x")
+        environ["WATCHDOG_SERVICE_DEFINITION"] = str(tmp_path / "fdl.yaml")
+    assert "FUNCTION_CONFIG" in valid(**environ).secret_names
+
+
+def test_bad_function_config() -> None:
+    assert "base64 -w0 function_config.yaml" in only_problem(FUNCTION_CONFIG="name: x")
+    assert "service definition FUNCTION_CONFIG: is no YAML: line 1" in only_problem(FUNCTION_CONFIG=b64("a: b: c"))
+
+
+def test_missing_service_definition_elsewhere_is_a_problem(tmp_path: Path) -> None:
+    path = tmp_path / "fdl.yaml"
+    problem = only_problem({"service_definition": str(path)})
+    assert problem == f"service_definition: flag --service-definition is '{path}'; there is no such file"
+    assert "it is a directory" in only_problem({"service_definition": str(tmp_path)})
+    assert valid({"service_definition": config.DEFAULT_SERVICE_DEFINITION}).service is None
+
+
+def test_script_beside_a_whole_document(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text("functions: {oscar: [{c: {name: x, script: plants.sh}}]}")
+    flags = {"service_definition": str(definition)}
+    configuration = valid(flags)
+    assert configuration.settings.script_path == str(tmp_path / "plants.sh")
+    assert configuration.sources["script_path"] == f"service definition {definition}"
+    assert value("script_path", flags, WATCHDOG_SCRIPT_PATH="/x") == "/x"
+
+
+def test_script_of_a_document_in_a_variable() -> None:
+    def document(script: str) -> str:
+        return b64(f"functions: {{oscar: [{{c: {{name: x, script: {script}}}}}]}}")
+
+    assert value("script_path", FUNCTION_CONFIG=document("/a/b.sh")) == "/a/b.sh"
+    configuration = valid(FUNCTION_CONFIG=document("b.sh"))
+    assert configuration.settings.script_path == config.DEFAULT_SCRIPT_PATH
+    assert "'b.sh' is ignored" in configuration.warnings[0]
+
+
+def test_script_text_of_a_flat_object_is_not_a_path() -> None:
+    configuration = valid(FUNCTION_CONFIG=b64('name: x\nscript: "#!/bin/sh\\necho hello"'))
+    assert configuration.settings.script_path == config.DEFAULT_SCRIPT_PATH
+
+
+# What is made from the declaration
+
+
+def test_report(tmp_path: Path) -> None:
+    configuration = load(
+        {
+            "WATCHDOG_AUTH_TOKEN": "hunter2",
+            "WATCHDOG_MAX_QUEU": "1",
+            "exec_timeout": "1m30.5s",
+            "fprocess": "/oscar/bin/supervisor",
+            "FUNCTION_CONFIG": b64("name: plants\ninput: [{storage_provider: minio.default, path: in}]"),
+            "WATCHDOG_SCRIPT_PATH": "/a\nb\udcff",
+        },
+        {"port": "x"},
+    )
+    text = config.report(configuration)
+    text.encode()
+
+    def row(name: str) -> list[str]:
+        [line] = [line for line in text.splitlines() if line.startswith(name + " ")]
+        return re.split(" {2,}", line)
+
+    assert row("exec_timeout") == ["exec_timeout", "90.5s", "environment exec_timeout"]
+    assert row("auth_token") == ["auth_token", "(set, not shown)", "environment WATCHDOG_AUTH_TOKEN"]
+    assert row("script_path")[1] == r"'/a\nb\udcff'"
+    assert row("max_output_size") == ["max_output_size", "0", "default"]
+    assert all(row(name) for name in config.SETTINGS)
+    assert "service definition: plants" in text
+    assert "minio.default:in" in text
+    assert "accepted without effect: fprocess" in text
+    assert text.index("problems:\n  port: flag --port is 'x'") < text.index(
+        "warnings:\n  environment WATCHDOG_MAX_QUEU "
+    )
+
+
+def test_report_of_more_problems() -> None:
+    configuration = valid()
+    assert "problems: none" in config.report(configuration)
+    assert "problems:\n  no script" in config.report(configuration, ["no script"])
+
+
+def test_settings_table() -> None:
+    lines = config.settings_table().splitlines()
+    assert len(lines) == 2 + len(config.SETTINGS)
+    assert lines[2] == "| `port` | 8080 | port to listen on | `WATCHDOG_PORT`, `port` |"
+    assert all(line.count("|") == 5 for line in lines)
+
+
+def test_flag_specs() -> None:
+    specs = {spec.name: spec for spec in config.flag_specs()}
+    assert list(specs) == list(config.SETTINGS)
+    assert specs["kill_grace"] == ("kill_grace", "time between SIGTERM and SIGKILL", "DURATION", "5s")
+    assert specs["max_inflight"].default == "usable CPUs, at least 1"
+
+
+def test_start_without_a_service_definition_does_not_wait_for_yaml() -> None:
+    program = "import sys; from watchdog import config; config.load({}, {}); print('yaml' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"

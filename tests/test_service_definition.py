@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchdog.service_definition import Parsed, ServiceDefinition, StoragePath, holds_secrets, parse
+
+ORIGIN = "/oscar/config/function_config.yaml"
+
+# What OSCAR mounts: every field of its Service, most of them empty.
+MOUNTED = b"""
+name: plants
+cluster_id: ""
+memory: 2Gi
+cpu: "1.0"
+total_memory: ""
+total_cpu: ""
+enable_gpu: false
+enable_sgx: false
+image_prefetch: false
+synchronous: {min_scale: 0, max_scale: 0}
+replicas: []
+delegation: ""
+rescheduler_threshold: 30
+log_level: CRITICAL
+image: ghcr.io/grycap/plants
+alpine: false
+token: 0123456789abcdef
+file_stage_in: false
+input:
+- storage_provider: minio.default
+  path: plants/in
+  suffix: []
+  prefix: []
+output:
+- storage_provider: minio.default
+  path: plants/out
+  suffix: [jpg, txt]
+  prefix: null
+script: |
+  #!/bin/sh
+  echo hello
+image_pull_secrets: []
+expose: {min_scale: 0, max_scale: 0, cpu_threshold: 80, set_auth: false}
+environment:
+  variables: {MODEL: resnet}
+  secrets: {}
+annotations: {}
+vo: ""
+labels: {applicationId: plants}
+storage_providers:
+  minio:
+    default: {endpoint: "https://minio.example.org", access_key: 00123, secret_key: no, verify: true}
+clusters: {}
+owner: cluster_admin
+interlink_node_name: ""
+visibility: private
+allowed_users: []
+isolation_level: SERVICE
+bucket_list: []
+mount: {storage_provider: "", path: ""}
+"""
+
+WHOLE = b"""
+functions:
+  oscar:
+  - my-cluster:
+      name: plants
+      script: plants.sh
+      storage_providers: {webdav: {dcache: {hostname: b}}}
+storage_providers:
+  s3: {aws: {access_key: a}}
+clusters: {my-cluster: {endpoint: x}}
+"""
+
+
+def read(text: bytes) -> ServiceDefinition:
+    parsed = parse(text, ORIGIN)
+    assert parsed.problems == []
+    assert parsed.service is not None
+    return parsed.service
+
+
+def only_problem(text: bytes) -> str:
+    parsed = parse(text, ORIGIN)
+    assert parsed.service is None
+    assert len(parsed.problems) == 1
+    return parsed.problems[0]
+
+
+def variables(text: bytes) -> dict[str, str]:
+    return read(b"name: x\nenvironment:\n  variables:\n" + text).variables
+
+
+def test_what_oscar_mounts() -> None:
+    parsed = parse(MOUNTED, ORIGIN)
+    assert parsed == Parsed(
+        ServiceDefinition(
+            name="plants",
+            log_level="CRITICAL",
+            script_path=None,
+            variables={"MODEL": "resnet"},
+            inputs=[StoragePath(storage_provider="minio.default", path="plants/in")],
+            outputs=[StoragePath(storage_provider="minio.default", path="plants/out", suffix=["jpg", "txt"])],
+            storage_providers={
+                "minio": {
+                    "default": {
+                        "endpoint": "https://minio.example.org",
+                        "access_key": "00123",
+                        "secret_key": "no",
+                        "verify": True,
+                    }
+                }
+            },
+        ),
+        [],
+        [],
+    )
+
+
+def test_whole_document() -> None:
+    service = read(WHOLE)
+    assert service.name == "plants"
+    assert service.script_path == "plants.sh"
+    assert service.storage_providers == {
+        "s3": {"aws": {"access_key": "a"}},
+        "webdav": {"dcache": {"hostname": "b"}},
+    }
+
+
+def test_json_is_yaml() -> None:
+    assert read(b'{"name": "x", "file_stage_in": true}').file_stage_in is True
+
+
+def test_scalars_reach_the_script_as_written() -> None:
+    text = b"""
+    OCTAL: 0755
+    VERSION: 1.10
+    COUNTRY: no
+    DAY: 2024-01-01
+    TIME: 12:30:45
+    BIG: 123456789012345678901234567890
+    YES: True
+    QUOTED: "null"
+    EMPTY:
+    NULL_: ~
+    LINES: |
+      a
+      b
+    """
+    assert variables(text) == {
+        "OCTAL": "0755",
+        "VERSION": "1.10",
+        "COUNTRY": "no",
+        "DAY": "2024-01-01",
+        "TIME": "12:30:45",
+        "BIG": "123456789012345678901234567890",
+        "YES": "true",
+        "QUOTED": "null",
+        "EMPTY": "",
+        "NULL_": "",
+        "LINES": "a\nb\n",
+    }
+
+
+@pytest.mark.parametrize("section", ["variables", "Variables", "secrets", "Secrets"])
+def test_spellings_of_variables(section: str) -> None:
+    assert read(f"name: x\nenvironment: {{{section}: {{A: b}}}}".encode()).variables == {"A": "b"}
+
+
+def test_anchors_and_merges() -> None:
+    text = b"""
+name: x
+environment:
+  variables: &common {A: a, B: b}
+  secrets: {<<: *common, B: c}
+"""
+    assert read(text).variables == {"A": "a", "B": "c"}
+
+
+@pytest.mark.parametrize(
+    ("text", "field", "says"),
+    [
+        (b"", "", "is empty"),
+        (b"- a", "", "is a list"),
+        (b"just text", "", "is text"),
+        (b"name: [a]", " name ", "accepted is text"),
+        (b"name: x\nlog_level: {a: b}", " log_level ", "accepted is text"),
+        (b"name: x\nfile_stage_in: maybe", " file_stage_in ", "accepted is true or false"),
+        (b"name: x\ninput: {a: b}", " input ", "accepted is a list"),
+        (b"name: x\ninput: [text]", " input[0] ", "accepted is an object"),
+        (b"name: x\noutput: [{path: a}]", " output[0].storage_provider ", "is missing"),
+        (b"name: x\noutput: [{storage_provider: a, prefix: p}]", " output[0].prefix ", "accepted is a list"),
+        (b"name: x\noutput: [{storage_provider: a, suffix: [[]]}]", " output[0].suffix[0] ", "is a list"),
+        (b"name: x\nstorage_providers: [a]", " storage_providers ", "accepted is an object"),
+        (b"name: x\nenvironment: text", " environment ", "accepted is an object"),
+        (b"name: x\nenvironment: {variables: [A]}", " environment.variables ", "accepted is an object"),
+        (b"name: x\nenvironment: {variables: {A: [1]}}", " environment.variables.A ", "accepted is text"),
+        (b"name: x\nenvironment: {variables: {A=B: c}}", " environment.variables.A=B ", "no name"),
+        (b'name: x\nenvironment: {variables: {"": c}}', " environment.variables.'' ", "no name"),
+        (b'name: x\nenvironment: {variables: {"a\\0": c}}', r" environment.variables.'a\x00' ", "no name"),
+        (b'name: x\nenvironment: {variables: {A: "\\0"}}', " environment.variables.A ", "NUL"),
+        (b"functions: text", " functions ", "accepted is an object"),
+        (b"functions: {aws: []}", " functions.oscar ", "holds 0 services"),
+        (b"functions: {oscar: [{a: {name: x}}, {b: {name: y}}]}", "oscar[0].a, functions.oscar[1].b", "2 s"),
+        (b"functions: {oscar: [{a: {input: 1}}]}", " functions.oscar[0].a.input ", "accepted is a list"),
+    ],
+)
+def test_wrong_types_name_the_field(text: bytes, field: str, says: str) -> None:
+    problem = only_problem(text)
+    assert problem.startswith(f"service definition {ORIGIN}: ")
+    assert field in problem
+    assert says in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"name: x\n\tcpu: 1\n", "line 2: "),
+        (b"name: x\na: b: c\n", "line 2: "),
+        (b"name: x\nb: *nowhere\n", "line 2: "),
+        (b"name: x\nb: !unknown y\n", "line 2: "),
+        (b"name: \xff\n", "is no YAML"),
+        (b"name: \x01\n", "is no YAML"),
+        (b"[" * 20000, "line 1: "),
+        (b"name: !!int x", "tagged value"),
+        (b"name: !!bool x", "tagged value"),
+        (b"name: !!timestamp x", "tagged value"),
+        (b"name: a\n---\nname: b\n", "line 2: "),
+    ],
+)
+def test_broken_yaml_names_the_line(text: bytes, says: str) -> None:
+    problem = only_problem(text)
+    assert says in problem
+    assert "\n" not in problem
+
+
+def test_all_problems_at_once() -> None:
+    parsed = parse(b"name: [a]\ninput: 1\noutput: 2\nfile_stage_in: 3\nenvironment: 4", ORIGIN)
+    assert len(parsed.problems) == 5
+
+
+def test_unknown_fields_are_warnings() -> None:
+    parsed = parse(
+        b"name: x\ninputs: []\nenvironment: {vars: {}}\ninput: [{storage_provider: a, sufix: []}]\n7: x",
+        ORIGIN,
+    )
+    assert parsed.service is not None
+    assert parsed.problems == []
+    assert [warning.partition(ORIGIN + ": ")[2] for warning in parsed.warnings] == [
+        "inputs is not known, ignored",
+        "7 is not known, ignored",
+        "environment.vars is not known, ignored",
+        "input[0].sufix is not known, ignored",
+    ]
+
+
+def test_secrets_are_in_no_problem_and_no_repr() -> None:
+    text = b"name: [hunter2]\ninput: hunter2\nenvironment: {variables: {A: [hunter2]}}\nfile_stage_in: hunter2"
+    assert "hunter2" not in repr(parse(text, ORIGIN))
+    service = read(b"name: x\nenvironment: {variables: {A: hunter2}}\nstorage_providers: {s3: {x: hunter2}}")
+    assert "hunter2" not in repr(service)
+
+
+@pytest.mark.parametrize("text", [b"a: 1\nstorage_providers: {}", b'{"token": "x"}', b"clusters:\n  a: b", WHOLE])
+def test_holds_secrets(text: bytes) -> None:
+    assert holds_secrets(text)
+
+
+def test_holds_no_secrets() -> None:
+    assert not holds_secrets(b"name: token\nimage: storage_providers")
+
+
+@given(st.binary(max_size=200) | st.text(alphabet="[]{}:,-&*!|>'\" \n\taN01", max_size=60).map(str.encode))
+def test_whatever_comes_is_read_or_named(text: bytes) -> None:
+    parsed = parse(text, ORIGIN)
+    assert (parsed.service is None) == bool(parsed.problems)

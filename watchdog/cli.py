@@ -1,0 +1,326 @@
+"""The commands, and the one table from error to exit code.
+
+What only one command needs is imported in it: the time to import is the time to start.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, BinaryIO
+
+from . import __version__, config, logs
+from .errors import (
+    ConfigError,
+    InputError,
+    ListenError,
+    NoSpace,
+    ScriptFailed,
+    ScriptKilled,
+    ScriptTimedOut,
+    ScriptUnavailable,
+    WatchdogError,
+)
+
+if TYPE_CHECKING:
+    from .delivery import Result
+    from .workspace import Output
+
+_COMMANDS = ("serve", "run", "check", "health", "job")
+# The one table from error to exit code, the first type that fits; ScriptFailed gives the script's own. 124 and 127
+# are what timeout(1) and a shell give, 65 and 73 are EX_DATAERR and EX_CANTCREAT of sysexits.h.
+_EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
+    (ConfigError, 2),
+    (ListenError, 1),
+    (InputError, 65),
+    (ScriptTimedOut, 124),
+    (ScriptUnavailable, 127),
+    (NoSpace, 73),
+    (WatchdogError, 1),
+)
+_COPY_BYTES = 256 * 1024
+
+
+def main(argv: Sequence[str] | None = None, called_as: str | None = None) -> int:
+    """Run the command that the arguments name; return the exit code."""
+    _open_standard_streams()
+    called_as = os.path.basename(called_as or sys.argv[0])
+    arguments = _parse(list(sys.argv[1:] if argv is None else argv), called_as)
+    environ = _image_environment()
+    flags = {
+        name: value for name, _, _, _ in config.flag_specs() if (value := getattr(arguments, name, None)) is not None
+    }
+    try:
+        configuration = config.load(environ, flags)
+        if arguments.command == "check":
+            return _check(configuration)
+        if arguments.command == "job":
+            print(
+                "watchdog job (supervisor): events and storage are not part of this version yet; "
+                "use `watchdog serve`, or `watchdog run FILE` for one local run",
+                file=sys.stderr,
+            )
+            return 2
+        config.require_valid(configuration)
+        if arguments.command == "health":
+            return _health(configuration)
+        if arguments.command == "run":
+            return _run(configuration, environ, arguments.file, arguments.output)
+        return _serve(configuration, environ)
+    except WatchdogError as error:
+        print(error, file=sys.stderr)
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+
+
+def exit_code_of(error: WatchdogError) -> int:
+    """The exit code that tells of this error."""
+    if isinstance(error, ScriptFailed):
+        return error.exit_code
+    if isinstance(error, ScriptKilled):
+        return 128 + signal.Signals[error.signal]
+    return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+
+
+def _parse(words: list[str], called_as: str) -> argparse.Namespace:
+    if called_as == "supervisor":
+        words = ["job", *words]
+    elif words[:1] == ["-run-healthcheck"]:  # as OpenFaaS's classic watchdog has it
+        words = ["health"]
+    elif words[:1] == ["-version"]:
+        words = ["--version"]
+    elif not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
+        words = ["serve", *words]
+
+    parser = argparse.ArgumentParser(
+        prog="watchdog",
+        description="Runs a container's script for each file that is sent over HTTP, and answers with its outputs.",
+        epilog="Without a command: serve. `watchdog COMMAND --help` lists the settings.",
+    )
+    parser.add_argument("--version", action="version", version=f"oscar-watchdog {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    descriptions = {
+        "serve": "the HTTP server",
+        "run": "run the script once on a local file, without HTTP",
+        "check": "print every setting, where it came from, and every problem; exit 2 if there are problems",
+        "health": "exit 0 if the local server is ready, else 1 (for a container's HEALTHCHECK)",
+        "job": "one event from stdin or $EVENT (not part of this version yet)",
+    }
+    for name, description in descriptions.items():
+        command = commands.add_parser(name, help=description, description=description)
+        if name == "run":
+            command.add_argument("file", metavar="FILE", help="the input; - is stdin")
+            command.add_argument(
+                "-o",
+                "--output",
+                metavar="PATH",
+                help="where the outputs go: a file for one, a directory for several",
+            )
+        settings = command.add_argument_group("settings", "each also an environment variable, see the README")
+        for setting, text, metavar, default in config.flag_specs():
+            settings.add_argument(
+                "--" + setting.replace("_", "-"),
+                dest=setting,
+                metavar=metavar,
+                help=f"{text} (default: {default})".replace("%", "%%"),
+            )
+    return parser.parse_args(words)
+
+
+def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
+    sink = _start_logs(configuration)
+    try:
+        from .server import serve
+
+        return asyncio.run(serve(configuration, environ, sink))
+    finally:
+        sink.close(2.0)
+
+
+def _check(configuration: config.Configuration) -> int:
+    from .process import command_for
+
+    problems = [*configuration.problems, *config.script_problems(configuration)]
+    if not problems and configuration.script_text is None:
+        try:
+            command_for(configuration.settings.script_path, os.environ.get("PATH", os.defpath))
+        except ScriptUnavailable as error:
+            problems.append(str(error))
+    print(config.report(configuration, problems))
+    return 2 if problems else 0
+
+
+def _health(configuration: config.Configuration) -> int:
+    import http.client
+
+    settings = configuration.settings
+    host = settings.bind if settings.bind not in (None, "", "0.0.0.0", "::") else "127.0.0.1"
+    connection = http.client.HTTPConnection(host, settings.port, timeout=5)
+    try:
+        connection.request("GET", "/_/ready")
+        response = connection.getresponse()
+        text = response.read(1000).decode("utf-8", "replace").strip()
+    except (OSError, http.client.HTTPException) as error:
+        print(f"no server answers at {host}:{settings.port}: {error}", file=sys.stderr)
+        return 1
+    finally:
+        connection.close()
+    # 429: all places are taken, which is what a healthy busy server looks like.
+    if response.status in (200, 429):
+        return 0
+    print(f"the server at {host}:{settings.port} is not ready: {text}", file=sys.stderr)
+    return 1
+
+
+def _run(configuration: config.Configuration, environ: Mapping[str, str], file: str, output: str | None) -> int:
+    try:
+        source: BinaryIO = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115
+    except OSError as error:
+        print(f"the input {file} cannot be read: {error.strerror}", file=sys.stderr)
+        return 2
+    sink = _start_logs(configuration)
+    try:
+        with source:
+            return asyncio.run(_run_once(configuration, environ, sink, source, file, output))
+    finally:
+        sink.close(2.0)
+
+
+async def _run_once(
+    configuration: config.Configuration,
+    environ: Mapping[str, str],
+    sink: logs.Sink,
+    source: BinaryIO,
+    file: str,
+    output: str | None,
+) -> int:
+    from .admission import Admission
+    from .intake import Said
+    from .invocation import Call, Invocations, Record
+    from .metrics import Metrics
+    from .process import Supervisor
+    from .workspace import Workspaces
+
+    settings = configuration.settings
+    supervisor = Supervisor()
+    workspaces = Workspaces(settings.tmp_dir)
+    invocations = Invocations(
+        configuration,
+        environ,
+        sink=sink,
+        workspaces=workspaces,
+        supervisor=supervisor,
+        admission=Admission(max_inflight=1, max_queue=0, queue_timeout_s=0.0),
+        metrics=Metrics(lambda: (0, 0, 1)),
+    )
+
+    async def body() -> AsyncIterator[bytes]:
+        while piece := await asyncio.to_thread(source.read, _COPY_BYTES):
+            yield piece
+
+    said = Said(encoding="raw", file_name=None if file == "-" else os.path.basename(file))
+    record = Record()
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    caught: list[int] = []
+
+    def stop(number: int) -> None:
+        # Ctrl-C ends everything at once; a script that ignores SIGTERM is not waited for.
+        caught.append(number)
+        supervisor.end_all(at_once=True)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        call_id = environ.get("CALL_ID", "local")
+        async with invocations.invoke(Call(call_id, body(), said), record) as result:
+            await asyncio.to_thread(_hand_over, result, output)
+            record.output_bytes = sum(each.size_bytes for each in result.outputs)
+        return record.exit_code or 0
+    except asyncio.CancelledError:
+        return 128 + (caught[0] if caught else signal.SIGINT)
+    finally:
+        await invocations.removed()
+        supervisor.close()
+        await asyncio.to_thread(workspaces.close)
+
+
+def _hand_over(result: Result, target: str | None) -> None:
+    """Copy the outputs, or stdout if there are none, to where the user wants them."""
+    if not result.outputs:
+        with contextlib.ExitStack() as stack:
+            file = sys.stdout.buffer if target is None else stack.enter_context(_created(target))
+            for piece in result.stdout.pieces(_COPY_BYTES):
+                file.write(piece)
+            file.flush()
+    elif target is None and len(result.outputs) == 1 and not sys.stdout.isatty():
+        _copy(result.outputs[0], sys.stdout.buffer)
+    elif target is None:
+        for output in result.outputs:
+            print(f"{output.size_bytes:>12}  {logs.printable(output.name)}")
+        print("these outputs are removed now; -o PATH keeps them", file=sys.stderr)
+    elif len(result.outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
+        with _created(target) as file:
+            _copy(result.outputs[0], file)
+    else:
+        for output in result.outputs:
+            with _created(os.path.join(target, output.name)) as file:
+                _copy(output, file)
+
+
+def _created(path: str) -> BinaryIO:
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        return open(path, "wb")
+    except OSError as error:
+        raise WatchdogError(f"the output {path} cannot be written: {error.strerror}") from error
+
+
+def _copy(output: Output, file: BinaryIO) -> None:
+    from .workspace import open_output
+
+    with open(open_output(output), "rb") as source:
+        shutil.copyfileobj(source, file, _COPY_BYTES)
+    file.flush()
+
+
+def _start_logs(configuration: config.Configuration) -> logs.Sink:
+    settings = configuration.settings
+    sink = logs.configure(level=settings.log_level, format=settings.log_format)
+    log = logs.get("config")
+    for warning in configuration.warnings:
+        log.warning(warning)
+    if configuration.ignored_names:
+        log.debug("settings without effect", names=configuration.ignored_names)
+    return sink
+
+
+def _image_environment() -> dict[str, str]:
+    """The environment as the image gave it.
+
+    Python itself sets LC_CTYPE when it finds the C locale (PEP 538); a script must not see that.
+    """
+    environ = dict(os.environ)
+    if "LC_CTYPE" in environ:
+        with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
+            if not any(each.startswith(b"LC_CTYPE=") for each in file.read().split(b"\0")):
+                del environ["LC_CTYPE"]
+    return environ
+
+
+def _open_standard_streams() -> None:
+    """Without them, a pipe to a script could get one of their numbers and lose itself in the duplication."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return

@@ -1,0 +1,411 @@
+"""The story of one call, from top to bottom: come in, take the input in, wait for a place, run, hand over, clean up.
+
+Nothing here knows of HTTP: the server, ``watchdog run`` and tests tell the same story.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from . import logs
+from .admission import Admission, Ticket
+from .cgroup import Cgroup
+from .config import Configuration
+from .delivery import Result
+from .errors import (
+    BadInput,
+    BadScriptResponse,
+    CallerGone,
+    CallerSilent,
+    Draining,
+    InputTooLarge,
+    NoSpace,
+    NotAdmitted,
+    OutputError,
+    OutputTooLarge,
+    ScriptFailed,
+    ScriptKilled,
+    ScriptTimedOut,
+    ScriptUnavailable,
+)
+from .intake import Input, Said, take_in
+from .metrics import Metrics
+from .process import Ended, Supervisor, command_for
+from .response_file import Chosen, read_response_file
+from .spool import Spool, Tail
+from .workspace import Workspace, Workspaces, raise_if_no_space
+
+log = logs.get("invocation")
+
+# What a log event and the metrics call the end of an invocation; the first type that fits.
+_OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
+    (asyncio.CancelledError, "caller_gone"),
+    (CallerGone, "caller_gone"),
+    (CallerSilent, "caller_silent"),
+    (InputTooLarge, "bad_input"),
+    (BadInput, "bad_input"),
+    (Draining, "drained"),
+    (NotAdmitted, "overloaded"),
+    (ScriptUnavailable, "no_script"),
+    (ScriptTimedOut, "timeout"),
+    (ScriptFailed, "failed"),
+    (ScriptKilled, "killed"),
+    (OutputError, "bad_output"),
+    (NoSpace, "no_space"),
+)
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What one caller asks for.
+
+    ``call_id``: safe to log and to send. ``variables``: for the script's environment, beside the contract's.
+    ``timeout_s``: what the caller asks for; 0 is none of its own. ``traceparent``, ``tracestate``: as sent, or "".
+    """
+
+    call_id: str
+    body: AsyncIterator[bytes]
+    said: Said = field(default_factory=Said)
+    variables: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = 0.0
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+@dataclass(slots=True)
+class Record:
+    """What became of one call, filled in as it goes: for the answer's headers, the log and the metrics."""
+
+    outcome: str = "ok"
+    exit_code: int | None = None
+    signal: str | None = None
+    duration_s: float | None = None
+    queue_wait_s: float = 0.0
+    input_bytes: int = 0
+    output_bytes: int = 0
+    cpu_s: float = 0.0
+    peak_rss_bytes: int | None = None
+    chosen: Chosen = field(default_factory=Chosen)
+    is_logged: bool = False
+
+
+class Invocations:
+    """Runs the script, once for each call.
+
+    Args:
+        environ: the environment of the image, of which the script gets all but the server's secrets.
+        sink: where the script's lines go.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        environ: Mapping[str, str],
+        *,
+        sink: logs.Sink,
+        workspaces: Workspaces,
+        supervisor: Supervisor,
+        admission: Admission,
+        metrics: Metrics,
+    ) -> None:
+        self.settings = configuration.settings
+        self.admission = admission
+        self.supervisor = supervisor
+        self.workspaces = workspaces
+        self.metrics = metrics
+        self._sink = sink
+        self._script_text = configuration.script_text
+        self._environ = {k: v for k, v in environ.items() if k not in configuration.secret_names}
+        if configuration.service is not None:
+            self._environ.update(configuration.service.variables)
+        self._cgroup = Cgroup()
+        self._removals: set[asyncio.Future[None]] = set()
+
+    @contextlib.asynccontextmanager
+    async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
+        """Run the script on the call's body and lend what it left, until the context ends.
+
+        Raises:
+            WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came.
+        """
+        with self._accounted(call, record), self.admission.enter() as ticket:
+            workspace = self.workspaces.make()
+            try:
+                taken = await self._take_in(call, workspace, record)
+                record.queue_wait_s = await ticket.place()
+                with contextlib.closing(self._spool(workspace)) as stdout:
+                    yield await self._run(call, workspace, taken, stdout, ticket, record)
+            finally:
+                self._remove_later(workspace, call.call_id)
+
+    async def removed(self) -> None:
+        """Return once all workspaces of ended invocations are removed."""
+        while self._removals:
+            await asyncio.wait(self._removals)
+
+    @property
+    def script_problem(self) -> str | None:
+        """Why no call could be served now, or None."""
+        try:
+            self._command(None)
+        except ScriptUnavailable as error:
+            return str(error)
+        return None
+
+    async def _take_in(self, call: Call, workspace: Workspace, record: Record) -> Input:
+        taken = await take_in(call.body, call.said, workspace.input_dir, self.settings.max_input_size_bytes)
+        record.input_bytes = taken.size_bytes
+        return taken
+
+    def _spool(self, workspace: Workspace) -> Spool:
+        return Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes)
+
+    async def _run(
+        self, call: Call, workspace: Workspace, taken: Input, stdout: Spool, ticket: Ticket, record: Record
+    ) -> Result:
+        command = self._command(workspace)
+        stdout_tail, stderr_tail = Tail(), Tail()
+        stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id)
+        stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id)
+
+        def take_stdout(data: bytes) -> asyncio.Future[None] | None:
+            stdout_log.feed(data)
+            stdout_tail.take(data)
+            return stdout.take(data)
+
+        def take_stderr(data: bytes) -> None:
+            stderr_log.feed(data)
+            stderr_tail.take(data)
+
+        timeout_s = _shorter(self.settings.exec_timeout_s, call.timeout_s)
+        oom_kills = self._cgroup.oom_kills()
+        try:
+            ended = await self.supervisor.run(
+                command,
+                self._environment(call, workspace, taken),
+                mark=workspace.path,
+                stdout=take_stdout,
+                stderr=take_stderr,
+                timeout_s=timeout_s,
+                kill_grace_s=self.settings.kill_grace_s,
+            )
+        finally:
+            stdout_log.close()
+            stderr_log.close()
+            ticket.leave()
+        _note(record, ended)
+        if ended.survivors:
+            log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
+        out_of_memory = _was_killed(ended) and self._cgroup.oom_kills() != oom_kills
+        self._read_choice(call, workspace, record, ended)
+        self._raise_for(ended, timeout_s, out_of_memory, stderr_tail.text())
+        return self._collect(call, workspace, ended, stdout, stdout_tail, stderr_tail)
+
+    def _command(self, workspace: Workspace | None) -> list[str]:
+        """The command that runs the script; ``workspace`` takes the file made of ``SCRIPT``."""
+        path = self._environ.get("PATH", os.defpath)
+        if self._script_text is None:
+            return command_for(self.settings.script_path, path)
+        if workspace is None:
+            return ["/bin/sh"]
+        script_path = workspace.path + "/script.sh"
+        try:
+            with open(script_path, "xb") as file:
+                file.write(self._script_text)
+        except OSError as error:
+            raise_if_no_space(error, "the script given in SCRIPT")
+            raise
+        return command_for(script_path, path)
+
+    def _environment(self, call: Call, workspace: Workspace, taken: Input) -> dict[str, str]:
+        environment = {**self._environ, **call.variables}
+        environment |= {
+            "CALL_ID": call.call_id,
+            "HTTP_RESPONSE_FILE": workspace.response_file,
+            "TMP_INPUT_DIR": workspace.input_dir,
+            "TMP_OUTPUT_DIR": workspace.output_dir,
+            "INPUT_FILE_PATH": taken.path,
+        }
+        if _TRACEPARENT.fullmatch(call.traceparent):
+            environment["TRACEPARENT"] = call.traceparent
+            if call.tracestate:
+                environment["TRACESTATE"] = call.tracestate
+        return environment
+
+    def _read_choice(self, call: Call, workspace: Workspace, record: Record, ended: Ended) -> None:
+        if ended.timed_out or ended.ended_early:
+            return
+        try:
+            record.chosen = read_response_file(workspace.response_file)
+        except BadScriptResponse as error:
+            if ended.exit_code == 0:
+                raise
+            # How the script failed matters more than what it failed to say.
+            log.warning("response file ignored", call_id=call.call_id, reason=str(error))
+
+    def _raise_for(self, ended: Ended, timeout_s: float, out_of_memory: bool, stderr: str) -> None:
+        """Raise what a script's end means to its caller, if it did not end well."""
+        if ended.ended_early:
+            raise Draining("the server is stopping and ended the script; send the call again to another one", 5)
+        if ended.timed_out:
+            raise ScriptTimedOut(f"the script ran for longer than {timeout_s:g} s and was ended", stderr=stderr)
+        if out_of_memory:
+            limit = self._cgroup.memory_limit_bytes()
+            known = f", limit {_readable_size(limit)}" if limit else ""
+            raise ScriptKilled(
+                f"the script was killed: out of memory{known}; give the container more, or process less at once",
+                signal="SIGKILL",
+                out_of_memory=True,
+                stderr=stderr,
+            )
+        if not self.settings.error_status:
+            return
+        if ended.signal is not None:
+            raise ScriptKilled(
+                f"the script was ended by {ended.signal}",
+                signal=ended.signal,
+                out_of_memory=False,
+                stderr=stderr,
+            )
+        if ended.exit_code:
+            hint = self._hint(ended.exit_code)
+            raise ScriptFailed(
+                f"the script ended with exit code {ended.exit_code}{hint}",
+                exit_code=ended.exit_code,
+                stderr=stderr,
+            )
+
+    def _hint(self, exit_code: int) -> str:
+        with contextlib.suppress(OSError):
+            with open(self.settings.script_path, "rb") as file:
+                start = file.read(64 * 1024) if self._script_text is None else self._script_text
+            if b"\r\n" in start:
+                return "; its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
+        if exit_code == 127:
+            return ", which a shell gives when a command is not found in the image"
+        return ""
+
+    def _collect(
+        self,
+        call: Call,
+        workspace: Workspace,
+        ended: Ended,
+        stdout: Spool,
+        stdout_tail: Tail,
+        stderr_tail: Tail,
+    ) -> Result:
+        outputs, skipped = workspace.outputs()
+        for name, reason in skipped:
+            log.warning("output skipped", call_id=call.call_id, output=name, reason=reason)
+        limit_bytes = self.settings.max_output_size_bytes
+        size_bytes = sum(output.size_bytes for output in outputs)
+        if limit_bytes and (size_bytes > limit_bytes or (not outputs and stdout.overflowed)):
+            what = f"the outputs have {size_bytes} bytes" if outputs else "the script's stdout is"
+            raise OutputTooLarge(f"{what}, over {limit_bytes} bytes (max_output_size)")
+        if not outputs and stdout.error is not None:
+            raise_if_no_space(stdout.error, "the script's stdout")
+            raise OutputError(f"the script's stdout could not be kept: {stdout.error.strerror}")
+        return Result(
+            outputs=outputs,
+            stdout=stdout,
+            exit_code=ended.exit_code,
+            duration_s=ended.duration_s,
+            stdout_tail=stdout_tail.text(),
+            stderr_tail=stderr_tail.text(),
+        )
+
+    def _remove_later(self, workspace: Workspace, call_id: str) -> None:
+        # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
+        removal = asyncio.ensure_future(asyncio.to_thread(self._remove, workspace, call_id))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+
+    def _remove(self, workspace: Workspace, call_id: str) -> None:
+        try:
+            workspace.remove()
+        except OSError as error:
+            log.error("workspace not removed", call_id=call_id, path=workspace.path, reason=str(error))
+
+    @contextlib.contextmanager
+    def _accounted(self, call: Call, record: Record) -> Iterator[None]:
+        """See to it that the invocation ends in one log event and in the metrics, however it ends."""
+        record.is_logged = True
+        started_s = time.monotonic()
+        reason: str | None = None
+        try:
+            yield
+        except BaseException as error:
+            record.outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error")
+            reason = str(error) or None
+            raise
+        finally:
+            duration_s = record.duration_s
+            fields = {
+                "call_id": call.call_id,
+                "outcome": record.outcome,
+                "exit_code": record.exit_code,
+                "signal": record.signal,
+                "duration_s": None if duration_s is None else round(duration_s, 6),
+                "total_s": round(time.monotonic() - started_s, 6),
+                "queue_wait_s": round(record.queue_wait_s, 6),
+                "input_bytes": record.input_bytes,
+                "output_bytes": record.output_bytes,
+                "cpu_s": round(record.cpu_s, 6),
+                "peak_rss_bytes": record.peak_rss_bytes,
+                "reason": reason,
+            }
+            if _TRACEPARENT.fullmatch(call.traceparent):
+                fields["traceparent"] = call.traceparent
+            level = _level(record)
+            level("invocation ended", **{k: v for k, v in fields.items() if v is not None})
+            self.metrics.invocation_ended(
+                outcome=record.outcome,
+                duration_s=duration_s or 0.0,
+                queue_wait_s=record.queue_wait_s,
+                input_bytes=record.input_bytes,
+                output_bytes=record.output_bytes,
+                cpu_s=record.cpu_s,
+                peak_rss_bytes=record.peak_rss_bytes or 0,
+            )
+
+
+def _note(record: Record, ended: Ended) -> None:
+    record.exit_code = ended.exit_code
+    record.signal = ended.signal
+    record.duration_s = ended.duration_s
+    record.cpu_s = ended.cpu_s
+    record.peak_rss_bytes = ended.peak_rss_bytes
+
+
+def _was_killed(ended: Ended) -> bool:
+    by_us = ended.timed_out or ended.ended_early
+    return not by_us and (ended.signal == "SIGKILL" or ended.exit_code == _KILLED_CHILD)
+
+
+def _level(record: Record) -> Callable[..., None]:
+    if record.outcome == "ok":
+        return log.info
+    if record.outcome in ("caller_gone", "caller_silent", "bad_input", "overloaded", "drained"):
+        return log.warning
+    return log.error
+
+
+def _shorter(limit_s: float, asked_s: float) -> float:
+    """The shorter of two times of which 0 is none."""
+    return min(limit_s, asked_s) if limit_s and asked_s else limit_s or asked_s
+
+
+def _readable_size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count} bytes"

@@ -1,0 +1,714 @@
+"""The HTTP server: routes, the one table from error to status, start, drain, stop.
+
+A drain is a sequence, each step with its own configured time (``_drain`` reads like this)::
+
+    not ready, lock file removed
+    -> still reachable for healthcheck_interval, if somebody probes
+    -> nothing new is accepted, calls in the queue are answered 503
+    -> running invocations finish, for write_timeout at most
+    -> what is left is ended, kill_grace included, and answered 503
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import hmac
+import os
+import re
+import signal
+import socket
+import struct
+import uuid
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+from urllib.parse import unquote
+
+import msgspec
+from aiohttp import web
+from aiohttp.client_exceptions import ClientError
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.multipart import content_disposition_filename, parse_content_disposition
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDict
+
+from . import logs
+from .admission import DRAINING_RETRY_AFTER_S, Admission
+from .config import Configuration, parse_duration_s
+from .delivery import Answer, choose_form, prepare
+from .errors import (
+    AnswerNotAvailable,
+    BadInput,
+    CallerGone,
+    CallerSilent,
+    Draining,
+    InputTooLarge,
+    ListenError,
+    NoSpace,
+    NotAdmitted,
+    OutputUnreadable,
+    ScriptError,
+    ScriptFailed,
+    ScriptKilled,
+    ScriptTimedOut,
+    Unauthorized,
+    WatchdogError,
+)
+from .intake import ENCODINGS, Said
+from .invocation import Call, Invocations, Record
+from .metrics import Metrics
+from .process import Supervisor
+from .workspace import Workspaces
+
+log = logs.get("server")
+
+# The one table from error to status; the first type that fits.
+_STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
+    (BadInput, 400, "Bad input"),
+    (CallerGone, 400, "Request cut off"),
+    (CallerSilent, 408, "Request timed out"),
+    (InputTooLarge, 413, "Input too large"),
+    (Unauthorized, 401, "Unauthorized"),
+    (AnswerNotAvailable, 406, "Form of answer not available"),
+    (Draining, 503, "Server is stopping"),
+    (NotAdmitted, 429, "Too many calls"),
+    (ScriptTimedOut, 504, "Script timed out"),
+    (ScriptKilled, 500, "Script killed"),
+    (ScriptFailed, 500, "Script failed"),
+    (ScriptError, 500, "Script cannot be used"),
+    (NoSpace, 507, "No space left"),
+    (WatchdogError, 500, "Outputs cannot be sent"),
+)
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
+_CALL_ID = re.compile(r"[!-~]{1,256}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_SMALL_ANSWER_BYTES = 64 * 1024
+_BACKLOG = 1024
+
+
+async def serve(configuration: Configuration, environ: Mapping[str, str], sink: logs.Sink) -> int:
+    """Serve until a signal ends it; return the exit code.
+
+    Raises:
+        ListenError: an address cannot be listened on.
+    """
+    server = Server(configuration, environ, sink)
+    await server.start()
+    try:
+        return await server.run_until_signal()
+    finally:
+        await server.stop()
+
+
+class Server:
+    """One server of one script."""
+
+    def __init__(self, configuration: Configuration, environ: Mapping[str, str], sink: logs.Sink) -> None:
+        self._configuration = configuration
+        self.settings = configuration.settings
+        self._loop = asyncio.get_running_loop()
+        self.admission = Admission(
+            max_inflight=self.settings.max_inflight,
+            max_queue=self.settings.max_queue,
+            queue_timeout_s=self.settings.queue_timeout_s,
+        )
+        self.metrics = Metrics(lambda: (self.admission.running, self.admission.waiting, self.admission.max_inflight))
+        self.workspaces = Workspaces(self.settings.tmp_dir)
+        self.supervisor = Supervisor()
+        self.invocations = Invocations(
+            configuration,
+            environ,
+            sink=sink,
+            workspaces=self.workspaces,
+            supervisor=self.supervisor,
+            admission=self.admission,
+            metrics=self.metrics,
+        )
+        self._http = _HttpServer(
+            self._handle,
+            handler_cancellation=True,
+            read_timeout_s=self.settings.read_timeout_s,
+            access_log=None,
+            # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
+            auto_decompress=False,
+        )
+        self._listener: asyncio.Server | None = None
+        self._metrics_runner: web.ServerRunner | None = None
+        self._lock = _LockFile(environ) if not self.settings.suppress_lock else None
+        self._is_draining = False
+        self._last_probe_s: float | None = None
+        self._probed = asyncio.Event()
+
+    # ---- start, drain, stop
+
+    async def start(self) -> None:
+        """Listen, write the lock file, say so.
+
+        Raises:
+            ListenError: the address cannot be listened on.
+        """
+        for path in await asyncio.to_thread(self.workspaces.sweep):
+            log.info("workspaces of a dead server removed", path=path)
+        sock = _listening_socket(self.settings.bind, self.settings.port, "port")
+        self._listener = await self._loop.create_server(self._http, sock=sock, backlog=_BACKLOG)
+        metrics_port = await self._start_metrics()
+        if self._lock is not None:
+            self._lock.write()
+        log.info(
+            "listening",
+            port=sock.getsockname()[1],
+            address=sock.getsockname()[0],
+            metrics_port=metrics_port,
+            script=self.settings.script_path if self._configuration.script_text is None else "SCRIPT",
+            max_inflight=self.settings.max_inflight,
+            max_queue=self.settings.max_queue,
+        )
+        if problem := self.invocations.script_problem:
+            log.warning("not ready", reason=problem)
+
+    async def run_until_signal(self) -> int:
+        """Serve until SIGTERM, SIGHUP or SIGINT, then drain; return the exit code."""
+        signals: asyncio.Queue[int] = asyncio.Queue()
+        caught = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        for number in caught:
+            self._loop.add_signal_handler(number, signals.put_nowait, number)
+        try:
+            first = await signals.get()
+            name = signal.Signals(first).name
+            drain = asyncio.ensure_future(self._drain(name))
+            if first == signal.SIGINT and _is_at_a_terminal():
+                log.info("stopping at once", signal=name, running=self.supervisor.running)
+                signals.put_nowait(first)
+            second = asyncio.ensure_future(signals.get())
+            await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+            if not drain.done():
+                self.supervisor.end_all(at_once=True)
+                self.admission.close()
+                drain.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await drain
+                # What was running is dead; a moment for its answers, a bound for callers that do not take them.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.0):
+                        await self.admission.empty()
+                        await self._answers_sent()
+            second.cancel()
+            return 0
+        finally:
+            for number in caught:
+                self._loop.remove_signal_handler(number)
+
+    async def _drain(self, why: str) -> None:
+        self._is_draining = True
+        if self._lock is not None:
+            self._lock.remove()
+        log.info("draining", signal=why, running=self.supervisor.running, waiting=self.admission.waiting)
+        if self._is_probed():
+            await asyncio.sleep(self.settings.healthcheck_interval_s)
+        if self._listener is not None:
+            self._listener.close()
+        self.admission.close()
+        self._http.refuse_idle()
+        try:
+            async with asyncio.timeout(self.settings.write_timeout_s or None):
+                await self.admission.empty()
+        except TimeoutError:
+            log.warning(
+                "running invocations are ended",
+                count=self.supervisor.running,
+                after_s=self.settings.write_timeout_s,
+            )
+            self.supervisor.end_all(at_once=False)
+            await self.admission.empty()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.write_timeout_s or None):
+                await self._answers_sent()
+
+    async def _answers_sent(self) -> None:
+        while self.metrics.requests_in_flight:
+            await self._http.quiet()
+
+    def _is_probed(self) -> bool:
+        if self._last_probe_s is None:
+            return False
+        return self._loop.time() - self._last_probe_s <= 2 * self.settings.healthcheck_interval_s
+
+    async def stop(self) -> None:
+        """Close everything; what still runs is killed."""
+        self._is_draining = True
+        if self._lock is not None:
+            self._lock.remove()
+        if self._listener is not None:
+            self._listener.close()
+        self.admission.close()
+        self.supervisor.end_all(at_once=True)
+        await self._http.shutdown(1.0)
+        if self._metrics_runner is not None:
+            await self._metrics_runner.cleanup()
+        await self.admission.empty()
+        await self.invocations.removed()
+        self.supervisor.close()
+        await asyncio.to_thread(self.workspaces.close)
+        log.info("stopped")
+
+    async def _start_metrics(self) -> int | None:
+        port = self.settings.metrics_port
+        if not port:
+            return None
+        is_default = self._configuration.sources.get("metrics_port") == "default"
+        try:
+            sock = _listening_socket(self.settings.bind, port, "metrics_port")
+        except ListenError as error:
+            if not is_default:
+                raise
+            log.warning("metrics are off", reason=str(error))
+            return None
+        runner = web.ServerRunner(web.Server(self._handle_metrics, access_log=None))
+        await runner.setup()
+        await web.SockSite(runner, sock).start()
+        self._metrics_runner = runner
+        return int(sock.getsockname()[1])
+
+    # ---- routes
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path == "/_/health":
+            return self._probe(request, is_ready=False)
+        if request.path == "/_/ready":
+            return self._probe(request, is_ready=True)
+        if request.method not in _METHODS:
+            return web.Response(
+                status=405,
+                text=f"the method {request.method} is not answered; {', '.join(_METHODS)} are\n",
+                headers={"Allow": ", ".join(_METHODS)},
+            )
+        started_s = self._loop.time()
+        self.metrics.requests_in_flight += 1
+        code = 499  # nginx's number for a caller that went away; no answer has it
+        try:
+            response = await self._answer_call(request)
+            code = response.status
+            return response
+        finally:
+            self.metrics.requests_in_flight -= 1
+            self._http.tell_quiet()
+            self.metrics.request_answered(code=code, method=request.method, duration_s=self._loop.time() - started_s)
+
+    def _probe(self, request: web.BaseRequest, *, is_ready: bool) -> web.Response:
+        if request.method != "GET":
+            return web.Response(status=405, text="only GET is answered here\n", headers={"Allow": "GET"})
+        self._last_probe_s = self._loop.time()
+        status, text = self._health()
+        if is_ready and status == 200:
+            if problem := self.invocations.script_problem:
+                status, text = 503, problem
+            elif not self.admission.has_free_place:
+                status, text = 429, "no place is free"
+        headers = {}
+        if status == 503:
+            headers["Retry-After"] = str(DRAINING_RETRY_AFTER_S)
+        return web.Response(status=status, text=text, headers=headers)
+
+    def _health(self) -> tuple[int, str]:
+        if self._is_draining:
+            return 503, "draining"
+        if self._lock is not None and not self._lock.is_there():
+            return 503, f"the lock file {self._lock.path} is gone"
+        return 200, "OK"
+
+    async def _handle_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path != "/metrics":
+            return web.Response(status=404, text="metrics are at /metrics\n")
+        if request.method != "GET":
+            return web.Response(status=405, text="only GET is answered here\n", headers={"Allow": "GET"})
+        body, content_type = await asyncio.to_thread(self.metrics.exposition)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    # ---- a call
+
+    async def _answer_call(self, request: web.BaseRequest) -> web.StreamResponse:
+        record = Record()
+        call_id = uuid.uuid4().hex
+        try:
+            call_id = _call_id(request, call_id)
+            self._refuse_early(request)
+            preference = choose_form(request.headers.get("Accept"), request.query.get("output"))
+            call = self._call(request, call_id)
+            await _say_continue(request)
+            async with self.invocations.invoke(call, record) as result:
+                answer = await prepare(result, preference)
+                return await self._send(request, call_id, record, answer)
+        except WatchdogError as error:
+            return self._problem(request, call_id, record, error)
+        except asyncio.CancelledError:
+            raise
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("internal error", call_id=call_id)
+            raise
+
+    def _refuse_early(self, request: web.BaseRequest) -> None:
+        """What can be told from the headers alone, before anything is spent on the call."""
+        token = self.settings.auth_token
+        if token is not None:
+            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+            is_right = hmac.compare_digest(os.fsencode(given.strip()), os.fsencode(token))
+            if scheme.lower() != "bearer" or not is_right:
+                raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
+        if self._is_draining and self.admission.is_closed:
+            raise Draining("the server is stopping; send the call again to another one", DRAINING_RETRY_AFTER_S)
+        expect = request.headers.get("Expect", "100-continue")
+        if expect.lower() != "100-continue":
+            raise BadInput(f"Expect: {expect} is not known; known is 100-continue")
+
+    def _call(self, request: web.BaseRequest, call_id: str) -> Call:
+        headers, query = request.headers, request.query
+        encoding = query.get("input", headers.get("X-Input-Encoding"))
+        if encoding is not None and encoding.lower() not in ENCODINGS:
+            raise BadInput(f"the input encoding {encoding!r} is not known; known are {', '.join(ENCODINGS)}")
+        said = Said(
+            content_type=headers.get("Content-Type", ""),
+            content_encoding=headers.get("Content-Encoding", ""),
+            encoding=encoding and encoding.lower(),
+            file_name=_file_name(request),
+        )
+        timeout = headers.get("X-Timeout")
+        try:
+            timeout_s = 0.0 if timeout is None else parse_duration_s(timeout)
+        except ValueError as error:
+            raise BadInput(f"X-Timeout: {error}") from None
+        if timeout is not None and not timeout_s:
+            raise BadInput("X-Timeout: 0 leaves the script no time; leave the header out for no limit of your own")
+        return Call(
+            call_id=call_id,
+            body=self._body(request),
+            said=said,
+            variables=_cgi_variables(request) if self.settings.cgi_headers else {},
+            timeout_s=timeout_s,
+            traceparent=headers.get("traceparent", ""),
+            tracestate=headers.get("tracestate", ""),
+        )
+
+    async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+        limit_s = self.settings.read_timeout_s or None
+        try:
+            while True:
+                async with asyncio.timeout(limit_s):
+                    piece = await request.content.readany()
+                if not piece:
+                    return
+                yield piece
+        except TimeoutError:
+            raise CallerSilent(f"nothing of the body came for {limit_s:g} s (read_timeout)") from None
+        except (ClientError, HttpProcessingError) as error:
+            raise BadInput(f"the body is malformed: {error}") from None
+        except ConnectionError as error:
+            raise CallerGone("the connection ended before the body did") from error
+
+    async def _send(self, request: web.BaseRequest, call_id: str, record: Record, answer: Answer) -> web.StreamResponse:
+        headers = self._headers(call_id, record)
+        headers.update(answer.headers)
+        headers["Content-Type"] = answer.content_type
+        for name, value in record.chosen.headers:
+            if name.lower() == "set-cookie":
+                headers.add(name, value)
+            else:
+                headers[name] = value
+        status = record.chosen.status or 200
+        if self._is_draining:
+            headers["Connection"] = "close"
+        if answer.length <= _SMALL_ANSWER_BYTES or status in (204, 304):
+            body = b"".join([piece async for piece in answer.chunks()])
+            small = web.Response(status=status, headers=headers, body=None if status in (204, 304) else body)
+            await self._patiently(request, small.prepare(request))
+            await self._patiently(request, small.write_eof())
+            record.output_bytes = len(body)
+            return small
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = answer.length
+        await self._patiently(request, response.prepare(request))
+        try:
+            async with contextlib.aclosing(answer.chunks()) as chunks:
+                async for piece in chunks:
+                    await self._patiently(request, response.write(piece))
+                    record.output_bytes += len(piece)
+        except OutputUnreadable as error:
+            # The status is gone already: only a cut connection still tells the caller that bytes are missing.
+            log.error("answer cut off", call_id=call_id, reason=str(error))
+            _abort(request)
+            raise ConnectionResetError(str(error)) from error
+        await self._patiently(request, response.write_eof())
+        return response
+
+    async def _patiently(self, request: web.BaseRequest, sending: Any) -> None:
+        """Send, unless the caller takes nothing for ``write_timeout``."""
+        limit_s = self.settings.write_timeout_s or None
+        try:
+            async with asyncio.timeout(limit_s):
+                await sending
+        except TimeoutError:
+            _abort(request)
+            raise ConnectionResetError(f"the caller took nothing for {limit_s:g} s (write_timeout)") from None
+
+    def _problem(self, request: web.BaseRequest, call_id: str, record: Record, error: WatchdogError) -> web.Response:
+        """The answer to a call that went wrong (RFC 9457)."""
+        status, title = next((code, text) for kind, code, text in _STATUS if isinstance(error, kind))
+        headers = self._headers(call_id, record)
+        if isinstance(error, ScriptFailed) and (record.chosen.status or 0) >= 400:
+            # The script says itself what its failure means to the caller.
+            status = record.chosen.status or status
+            headers.extend(record.chosen.headers)
+        document: dict[str, Any] = {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "detail": str(error),
+            "call_id": call_id,
+        }
+        if record.exit_code is not None:
+            document["exit_code"] = record.exit_code
+        if isinstance(error, ScriptKilled):
+            document["signal"] = error.signal
+            document["out_of_memory"] = error.out_of_memory
+        if isinstance(error, ScriptError) and error.stderr:
+            document["stderr"] = error.stderr
+        if isinstance(error, NotAdmitted):
+            headers["Retry-After"] = str(error.retry_after_s)
+        if isinstance(error, Unauthorized):
+            headers["WWW-Authenticate"] = "Bearer"
+        if isinstance(error, (Draining, CallerSilent, CallerGone)) or self._is_draining:
+            headers["Connection"] = "close"
+        if not record.is_logged:
+            log.warning("call refused", call_id=call_id, status=status, reason=str(error))
+        headers["Content-Type"] = "application/problem+json"
+        return web.Response(status=status, headers=headers, body=msgspec.json.encode(document) + b"\n")
+
+    def _headers(self, call_id: str, record: Record) -> CIMultiDict[str]:
+        headers = CIMultiDict({"X-Call-Id": call_id})
+        if record.exit_code is not None:
+            headers["X-Exit-Code"] = str(record.exit_code)
+        if record.duration_s is not None:
+            headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
+        return headers
+
+
+def _call_id(request: web.BaseRequest, fallback: str) -> str:
+    given = request.headers.get("X-Call-Id")
+    if given is None:
+        return fallback
+    if not _CALL_ID.fullmatch(given):
+        raise BadInput("X-Call-Id must be 1 to 256 visible ASCII characters without spaces")
+    return given
+
+
+def _file_name(request: web.BaseRequest) -> str | None:
+    if (name := request.headers.get("X-Filename")) is not None:
+        return _percent_decoded(name, "X-Filename")
+    if (disposition := request.headers.get("Content-Disposition")) is not None:
+        kind, parameters = parse_content_disposition(disposition)
+        if kind is None:
+            raise BadInput(f"Content-Disposition: {disposition!r} is malformed")
+        return content_disposition_filename(parameters)
+    return request.query.get("filename")
+
+
+def _percent_decoded(text: str, what: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise BadInput(f"{what}: {text!r} is not percent-encoded UTF-8") from None
+
+
+def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
+    """Method, path, query and headers under the names of OpenFaaS's classic watchdog."""
+    length = "-1" if request.content_length is None else str(request.content_length)
+    if request.content_length is None and not request.body_exists:
+        length = "0"
+    variables = {
+        "Http_Method": request.method,
+        "Http_Path": request.raw_path.partition("?")[0],
+        "Http_Query": request.raw_path.partition("?")[2],
+        "Http_Host": request.headers.get("Host", ""),
+        "Http_ContentLength": length,
+        "Http_Content_Length": length,
+    }
+    for name, value in request.headers.items():
+        if name.lower() in _NOT_FOR_SCRIPTS or not _HEADER_NAME.fullmatch(name):
+            continue
+        variables.setdefault("Http_" + name.replace("-", "_"), value)
+    return variables
+
+
+async def _say_continue(request: web.BaseRequest) -> None:
+    if request.headers.get("Expect") and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The interim answer does not count as a part of the answer to come.
+        request.writer.output_size = 0
+
+
+def _abort(request: web.BaseRequest) -> None:
+    """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
+    if request.transport is not None:
+        sock = request.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
+
+
+def _is_at_a_terminal() -> bool:
+    return os.isatty(0) or os.isatty(2)
+
+
+def _listening_socket(bind: str | None, port: int, setting: str) -> socket.socket:
+    """A socket that listens; on all interfaces, IPv4 and IPv6, if ``bind`` is None.
+
+    Raises:
+        ListenError: it cannot be had.
+    """
+    try:
+        if bind is None and socket.has_dualstack_ipv6():
+            try:
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+        if bind is None:
+            return socket.create_server(("", port), backlog=_BACKLOG)
+        family, _, _, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
+    except OSError as error:
+        where = f"{bind or '*'}:{port}"
+        what = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ListenError(
+            f"cannot listen on {where} ({setting}): {what}; choose another with {setting} or bind"
+        ) from error
+
+
+class _LockFile:
+    """The file that OpenFaaS's health check looks for: ``$TMPDIR/.lock``."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.path = os.path.join(environ.get("TMPDIR") or "/tmp", ".lock")
+        self._identity: tuple[int, int] | None = None
+
+    def write(self) -> None:
+        """Raises ListenError if it cannot be written."""
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
+        except OSError as error:
+            raise ListenError(
+                f"cannot write the lock file {self.path}: {error.strerror}; make its directory writable "
+                "or set suppress_lock=true"
+            ) from error
+        status = os.fstat(fd)
+        os.close(fd)
+        self._identity = (status.st_dev, status.st_ino)
+
+    def is_there(self) -> bool:
+        return self._identity is not None and os.path.exists(self.path)
+
+    def remove(self) -> None:
+        if self._identity is not None:
+            self._identity = None
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+
+class _HttpServer(web.Server):
+    """aiohttp's low-level server, with a bound on slow headers and our form of errors."""
+
+    def __init__(self, handler: Any, *, read_timeout_s: float, **options: Any) -> None:
+        super().__init__(handler, **options)
+        self.read_timeout_s = read_timeout_s
+        self._quiet = asyncio.Event()
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+    def refuse_idle(self) -> None:
+        """Close the connections that wait for a next request."""
+        for connection in self.connections:
+            if isinstance(connection, _Connection):
+                connection.close_if_idle()
+
+    async def quiet(self) -> None:
+        """Return when the next answer is sent."""
+        self._quiet.clear()
+        await self._quiet.wait()
+
+    def tell_quiet(self) -> None:
+        self._quiet.set()
+
+
+class _Connection(RequestHandler):
+    # aiohttp bounds neither the time for a first request nor that between the first and last byte of headers.
+
+    def __init__(self, server: _HttpServer, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._headers_timeout_s = server.read_timeout_s
+        self._headers_timer: asyncio.TimerHandle | None = None
+        self._has_part_of_headers = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._start_headers_timer()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages or self._current_request is not None:
+            self._stop_headers_timer()
+        elif data:
+            self._has_part_of_headers = True
+            self._start_headers_timer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_headers_timer()
+        super().connection_lost(exc)
+
+    def close_if_idle(self) -> None:
+        if self._current_request is None and not self._messages:
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP, and to a defect of this program."""
+        if status >= 500:
+            detail = "the server failed to answer this call; its log tells more"
+        else:
+            detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
+        document = {"type": "about:blank", "title": "Bad request" if status < 500 else "Internal error"}
+        body = msgspec.json.encode({**document, "status": status, "detail": detail}) + b"\n"
+        response = web.Response(status=status, body=body, headers={"Content-Type": "application/problem+json"})
+        response.force_close()
+        return response
+
+    def _start_headers_timer(self) -> None:
+        if self._headers_timer is None and self._headers_timeout_s:
+            self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._headers_too_slow)
+
+    def _stop_headers_timer(self) -> None:
+        self._has_part_of_headers = False
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+    def _headers_too_slow(self) -> None:
+        self._headers_timer = None
+        if self.transport is not None and self._has_part_of_headers:
+            detail = f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)"
+            body = msgspec.json.encode(
+                {"type": "about:blank", "title": "Request timed out", "status": 408, "detail": detail}
+            )
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/problem+json\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+        self.force_close()

@@ -1,0 +1,306 @@
+"""The service definition (FDL): what the author of a function told the platform about it.
+
+It comes as the flat service object that OSCAR mounts, or as the document that authors write, with one service
+in it::
+
+    functions:
+      oscar:
+        - my-cluster:
+            name: plants
+            script: script.sh
+            ...
+    storage_providers: {...}
+
+Only the fields that concern a running function are read. The others are the platform's.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+# Read in OSCAR's `pkg/types/service.go` and faas-supervisor's documentation. They concern the platform, or
+# the supervisor's life on other platforms, and are accepted without effect.
+# fmt: off
+_PLATFORM_FIELDS = frozenset({
+    "alpine", "allowed_users", "annotations", "bucket_list", "cluster_id", "clusters", "container", "cpu",
+    "created_at", "delegation", "enable_gpu", "enable_sgx", "execution_mode", "expose", "federation",
+    "image", "image_prefetch", "image_pull_secrets", "init_script", "interlink_node_name",
+    "isolation_level", "labels", "memory", "mount", "namespace", "owner", "replicas",
+    "rescheduler_threshold", "supervisor", "synchronous", "token", "total_cpu", "total_memory",
+    "visibility", "vo", "volume", "volume_status",
+})
+# fmt: on
+_SECTIONS = frozenset({"environment", "input", "output", "storage_providers"})
+_OWN_FIELDS = frozenset({"name", "log_level", "script", "file_stage_in"}) | _SECTIONS
+_VARIABLE_SECTIONS = ("variables", "Variables", "secrets", "Secrets")
+_STORAGE_FIELDS = frozenset({"storage_provider", "path", "prefix", "suffix"})
+
+
+class StoragePath(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry of ``input`` or ``output``.
+
+    ``storage_provider``: ``minio.default``, as written; ``path``: below the provider's root, as written;
+    ``prefix``, ``suffix``: only names that start, end so (any of the list; empty: all names).
+    """
+
+    storage_provider: str
+    path: str = ""
+    prefix: list[str] = []
+    suffix: list[str] = []
+
+
+class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
+    """What was read.
+
+    ``script_path``: relative to the document's directory; never from a flat object, where ``script`` is the
+    text. ``variables``: for the script's environment. ``storage_providers``: as written, with credentials in
+    it.
+    """
+
+    name: str = ""
+    log_level: str = ""
+    script_path: str | None = None
+    variables: dict[str, str] = {}
+    inputs: list[StoragePath] = []
+    outputs: list[StoragePath] = []
+    storage_providers: dict[str, Any] = {}
+    file_stage_in: bool = False
+
+    def __repr__(self) -> str:
+        """Without variables and storage providers: they hold secrets, and a repr ends in logs."""
+        return f"<ServiceDefinition {self.name!r}: {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
+
+
+class Parsed(msgspec.Struct, frozen=True):
+    """``service`` is None if there are problems. Each line of both lists names the origin and the field."""
+
+    service: ServiceDefinition | None
+    problems: list[str]
+    warnings: list[str]
+
+
+def parse(text: bytes, origin: str) -> Parsed:
+    """Read a service definition. ``origin``: what problems call it. Raises nothing for bad input.
+
+    Values are never shown in problems: a credential may stand in any place by mistake.
+    """
+    reader = _Reader(origin)
+    try:
+        document = _load_yaml(text)
+    except _BadYaml as error:
+        reader.problem("", str(error))
+        return Parsed(None, reader.problems, reader.warnings)
+    service = reader.document(document)
+    return Parsed(None if reader.problems else service, reader.problems, reader.warnings)
+
+
+def holds_secrets(text: bytes) -> bool:
+    """Does this text seem to be a service definition with credentials in it? Works on broken ones too."""
+    return re.search(rb"\b(storage_providers|clusters|token)[\"']?\s*:", text) is not None
+
+
+class _Reader:
+    """Walks through the document and collects what is wrong with it."""
+
+    def __init__(self, origin: str) -> None:
+        self.origin = origin
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+
+    def problem(self, field: str, text: str) -> None:
+        self.problems.append(f"service definition {self.origin}: {field + ' ' if field else ''}{text}")
+
+    def warn(self, field: str, text: str) -> None:
+        self.warnings.append(f"service definition {self.origin}: {field} {text}")
+
+    def document(self, document: object) -> ServiceDefinition | None:
+        if not isinstance(document, dict) or not document:
+            self.problem(
+                "",
+                f"is {_kind(document)}; accepted is a service object or a document with `functions: oscar:`",
+            )
+            return None
+        if "functions" not in document:
+            return self.service(document, "", whole=False)
+
+        functions = self.mapping(document["functions"], "functions")
+        entries = self.sequence(functions.get("oscar"), "functions.oscar")
+        services = []
+        for index, entry in enumerate(entries):
+            place = f"functions.oscar[{index}]"
+            for cluster, service in self.mapping(entry, place).items():
+                services.append((f"{place}.{cluster}", service))
+        if self.problems:
+            return None
+        if len(services) != 1:
+            places = ", ".join(place for place, _ in services) or "none"
+            self.problem("functions.oscar", f"holds {len(services)} services ({places}); accepted is one service")
+            return None
+        for key in document:
+            if key not in ("functions", "storage_providers", "clusters"):
+                self.warn(_name(key), "is not known, ignored")
+        place, service = services[0]
+        return self.service(
+            self.mapping(service, place),
+            place + ".",
+            whole=True,
+            shared_providers=self.mapping(document.get("storage_providers"), "storage_providers"),
+        )
+
+    def service(
+        self,
+        fields: dict[Any, Any],
+        place: str,
+        *,
+        whole: bool,
+        shared_providers: dict[Any, Any] | None = None,
+    ) -> ServiceDefinition:
+        for key in fields:
+            if key not in _OWN_FIELDS and key not in _PLATFORM_FIELDS:
+                self.warn(place + _name(key), "is not known, ignored")
+        script = self.text(fields.get("script"), place + "script")
+        providers = self.mapping(fields.get("storage_providers"), place + "storage_providers")
+        return ServiceDefinition(
+            name=self.text(fields.get("name"), place + "name"),
+            log_level=self.text(fields.get("log_level"), place + "log_level"),
+            script_path=script if whole and script else None,
+            variables=self.variables(fields.get("environment"), place + "environment"),
+            inputs=self.storage_paths(fields.get("input"), place + "input"),
+            outputs=self.storage_paths(fields.get("output"), place + "output"),
+            storage_providers={**(shared_providers or {}), **providers},
+            file_stage_in=self.truth(fields.get("file_stage_in"), place + "file_stage_in"),
+        )
+
+    def variables(self, value: object, place: str) -> dict[str, str]:
+        variables: dict[str, str] = {}
+        for section, content in self.mapping(value, place).items():
+            if section not in _VARIABLE_SECTIONS:
+                self.warn(f"{place}.{_name(section)}", "is not known, ignored")
+                continue
+            for name, variable in self.mapping(content, f"{place}.{section}").items():
+                field = f"{place}.{section}.{_name(name)}"
+                if isinstance(name, bool):  # the key `true:` is as good a name as any
+                    name = _text_of(name)
+                if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+                    self.problem(field, "is no name of a variable; accepted is text without '=' and NUL, not empty")
+                    continue
+                text = self.text(variable, field)
+                if "\0" in text:
+                    self.problem(field, "has a NUL character in its value, which no variable can carry")
+                variables[name] = text
+        return variables
+
+    def storage_paths(self, value: object, place: str) -> list[StoragePath]:
+        paths = []
+        for index, entry in enumerate(self.sequence(value, place)):
+            here = f"{place}[{index}]"
+            fields = self.mapping(entry, here)
+            if entry is not None and not isinstance(entry, dict):
+                continue
+            for key in fields:
+                if key not in _STORAGE_FIELDS:
+                    self.warn(f"{here}.{_name(key)}", "is not known, ignored")
+            provider = self.text(fields.get("storage_provider"), here + ".storage_provider")
+            if not fields.get("storage_provider"):
+                self.problem(here + ".storage_provider", "is missing; accepted is text like minio.default")
+            paths.append(
+                StoragePath(
+                    storage_provider=provider,
+                    path=self.text(fields.get("path"), here + ".path"),
+                    prefix=self.texts(fields.get("prefix"), here + ".prefix"),
+                    suffix=self.texts(fields.get("suffix"), here + ".suffix"),
+                )
+            )
+        return paths
+
+    def texts(self, value: object, place: str) -> list[str]:
+        return [self.text(item, f"{place}[{index}]") for index, item in enumerate(self.sequence(value, place))]
+
+    def text(self, value: object, place: str) -> str:
+        if isinstance(value, (dict, list, bytes)):
+            self.problem(place, f"is {_kind(value)}; accepted is text")
+            return ""
+        return _text_of(value)
+
+    def truth(self, value: object, place: str) -> bool:
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        if isinstance(value, str) and value.lower() in ("true", "false"):
+            return value.lower() == "true"
+        self.problem(place, f"is {_kind(value)}; accepted is true or false")
+        return False
+
+    def mapping(self, value: object, place: str) -> dict[Any, Any]:
+        if value is None or isinstance(value, dict):
+            return value or {}
+        self.problem(place, f"is {_kind(value)}; accepted is an object")
+        return {}
+
+    def sequence(self, value: object, place: str) -> list[Any]:
+        if value is None or isinstance(value, list):
+            return value or []
+        self.problem(place, f"is {_kind(value)}; accepted is a list")
+        return []
+
+
+def _text_of(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _name(key: object) -> str:
+    """A key of the document, for a line of text: short and printable."""
+    text = _text_of(key)
+    return text if text.isprintable() and 0 < len(text) <= 100 else ascii(text[:100])
+
+
+def _kind(value: object) -> str:
+    if value is None or value == {}:
+        return "empty"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    return "true or false" if isinstance(value, bool) else "text"
+
+
+class _BadYaml(Exception):
+    """The text is no YAML. Tells the line where that is known."""
+
+
+def _load_yaml(text: bytes) -> object:
+    # Most functions run without a service definition: they need not wait for this import.
+    import yaml
+
+    safe_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    class Loader(safe_loader):  # type: ignore[misc]  # which of the two loaders it is, is known only here
+        """Scalars are text as written, but for null, true and false.
+
+        The platform reads variables into Go strings, so `0755`, `1.10`, `no` and `2024-01-01` reach a script
+        as the author wrote them. YAML 1.1 would make of them 493, 1.1, False and a date.
+        """
+
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in safe_loader.yaml_implicit_resolvers.items()
+    }
+    truth = re.compile("^(?:true|True|TRUE|false|False|FALSE)$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:bool", truth, list("tTfF"))
+    try:
+        return yaml.load(text, Loader=Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        raise _BadYaml(f"is no YAML: {line}{error.problem or error.context}") from None
+    except yaml.YAMLError as error:
+        raise _BadYaml(f"is no YAML: {' '.join(str(error).split())}") from None
+    except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
+        # PyYAML lets these out of the constructors of explicit tags (`!!int x`, `!!bool x`, `!!timestamp x`).
+        raise _BadYaml(f"holds a tagged value that is none of its type: {type(error).__name__}") from None
