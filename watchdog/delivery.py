@@ -420,8 +420,8 @@ class _Plan:
 
     def _json_parts(self) -> Iterator[bytes | Output]:
         result, encode = self._result, msgspec.json.encode
-        yield b'{"exit_code":%d,"duration_s":%s,"outputs":[' % (
-            result.exit_code,
+        yield b'{"exit_code":%s,"duration_s":%s,"outputs":[' % (
+            encode(result.exit_code),
             encode(round(result.duration_s, 6)),
         )
         separator = b""

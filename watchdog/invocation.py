@@ -48,6 +48,7 @@ log = logs.get("invocation")
 _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (asyncio.CancelledError, "caller_gone"),
     (CallerGone, "caller_gone"),
+    (ConnectionError, "caller_gone"),
     (CallerSilent, "caller_silent"),
     (InputTooLarge, "bad_input"),
     (BadInput, "bad_input"),
@@ -95,6 +96,7 @@ class Record:
     cpu_s: float = 0.0
     peak_rss_bytes: int | None = None
     chosen: Chosen = field(default_factory=Chosen)
+    is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
     is_logged: bool = False
 
 
@@ -344,8 +346,9 @@ class Invocations:
         try:
             yield
         except BaseException as error:
-            record.outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error")
-            reason = str(error) or None
+            if not (record.is_handed_over and isinstance(error, asyncio.CancelledError)):
+                record.outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error")
+                reason = str(error) or None
             raise
         finally:
             duration_s = record.duration_s

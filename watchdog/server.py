@@ -84,7 +84,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_SMALL_ANSWER_BYTES = 64 * 1024
+_STATUS_WITHOUT_BODY = (204, 304)
 _BACKLOG = 1024
 
 
@@ -286,11 +286,16 @@ class Server:
             )
         started_s = self._loop.time()
         self.metrics.requests_in_flight += 1
+        record = Record()
         code = 499  # nginx's number for a caller that went away; no answer has it
         try:
-            response = await self._answer_call(request)
+            response = await self._answer_call(request, record)
             code = response.status
             return response
+        except asyncio.CancelledError:
+            if record.is_handed_over:
+                code = record.chosen.status or 200
+            raise
         finally:
             self.metrics.requests_in_flight -= 1
             self._http.tell_quiet()
@@ -328,13 +333,12 @@ class Server:
 
     # ---- a call
 
-    async def _answer_call(self, request: web.BaseRequest) -> web.StreamResponse:
-        record = Record()
+    async def _answer_call(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         call_id = uuid.uuid4().hex
         try:
             call_id = _call_id(request, call_id)
             self._refuse_early(request)
-            preference = choose_form(request.headers.get("Accept"), request.query.get("output"))
+            preference = choose_form(", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output"))
             call = self._call(request, call_id)
             await _say_continue(request)
             async with self.invocations.invoke(call, record) as result:
@@ -420,12 +424,13 @@ class Server:
         status = record.chosen.status or 200
         if self._is_draining:
             headers["Connection"] = "close"
-        if answer.length <= _SMALL_ANSWER_BYTES or status in (204, 304):
-            body = b"".join([piece async for piece in answer.chunks()])
-            small = web.Response(status=status, headers=headers, body=None if status in (204, 304) else body)
+        if answer.body is not None or status in _STATUS_WITHOUT_BODY:
+            body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
+            small = web.Response(status=status, headers=headers, body=body)
+            record.output_bytes = answer.length if body else 0
             await self._patiently(request, small.prepare(request))
+            record.is_handed_over = True
             await self._patiently(request, small.write_eof())
-            record.output_bytes = len(body)
             return small
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = answer.length
@@ -433,8 +438,9 @@ class Server:
         try:
             async with contextlib.aclosing(answer.chunks()) as chunks:
                 async for piece in chunks:
-                    await self._patiently(request, response.write(piece))
                     record.output_bytes += len(piece)
+                    record.is_handed_over = record.output_bytes == answer.length
+                    await self._patiently(request, response.write(piece))
         except OutputUnreadable as error:
             # The status is gone already: only a cut connection still tells the caller that bytes are missing.
             log.error("answer cut off", call_id=call_id, reason=str(error))

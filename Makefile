@@ -1,0 +1,77 @@
+# Each target does its own set-up and is quick the second time. Needed beforehand: Python 3.11 to 3.13 and make; what
+# else is missing is installed with apt (as root or with sudo), or named if that cannot be done.
+
+PYTHON ?= python3
+VENV ?= .venv
+IN_VENV := $(VENV)/bin/
+PYTEST := $(IN_VENV)python -m pytest
+
+EXAMPLE ?= grayify
+DIGITS := examples/image-classification
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-unit test-slow docs lint format lock clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(VENV)/.ready  ## make .venv with the program and all that its tests need
+
+run: $(VENV)/.ready  ## start the server with an example, send it a real file, show the answer, stop the server
+	@examples/install-packages.sh curl $$(examples/run-example.sh --packages $(EXAMPLE))
+	@WATCHDOG=$(IN_VENV)watchdog PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
+
+test: $(VENV)/.ready  ## run all tests but the slow ones
+	@examples/install-packages.sh imagemagick cowsay curl unzip
+	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
+	$(PYTEST) -m "not slow"
+
+test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor their programs
+	@examples/install-packages.sh curl unzip
+	$(PYTEST) -m "not slow" --ignore=tests/test_examples.py
+
+test-slow: $(VENV)/.ready  ## run the slow tests: gigabytes through the server
+	@examples/install-packages.sh curl unzip
+	$(PYTEST) -m slow
+
+docs: $(VENV)/.ready  ## renew the README's table of settings from their declaration
+	$(IN_VENV)python docs/settings_table.py
+
+lint: $(VENV)/.ready  ## check style, format and types
+	$(IN_VENV)ruff check .
+	$(IN_VENV)ruff format --check .
+	$(IN_VENV)mypy
+
+format: $(VENV)/.ready  ## mend style and format as far as ruff can
+	$(IN_VENV)ruff check --fix-only .
+	$(IN_VENV)ruff format .
+
+$(VENV)/.ready: requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
+	    echo "Python 3.11 to 3.13 is needed and $(PYTHON) is not that; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@PYTHON=$(PYTHON) examples/install-packages.sh python3-venv
+	$(PYTHON) -m venv --clear $(VENV)
+	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r requirements-dev.txt
+	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The locks hold the hashes of every wheel and name no index and no host. They are made with the oldest Python, which
+# needs the most packages, so that they fit the newer ones too.
+LOCK := build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
+    --no-header --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --annotation-style=line
+UNLOCAL := sed -i -e 's/ (pyproject\.toml)//' -e 's/-c [^ ,]*, //' -e '/^--/d' \
+    -e '/^$$/d' -e '/^# The following packages/d'
+
+lock:  ## renew requirements*.txt (with Python 3.11)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	    echo "the locks are made with Python 3.11, and $(PYTHON) is not that: make lock PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip --disable-pip-version-check install --quiet --quiet pip-tools
+	$(LOCK) --output-file=requirements.txt pyproject.toml
+	$(LOCK) --extra=dev --constraint=requirements.txt --output-file=requirements-dev.txt pyproject.toml
+	$(LOCK) --output-file=$(DIGITS)/requirements.txt $(DIGITS)/requirements.in
+	$(UNLOCAL) requirements.txt requirements-dev.txt $(DIGITS)/requirements.txt
+
+clean:  ## remove all that the other targets made
+	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache $(DIGITS)/.venv
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,78 @@
+"""A DEEPaaS model: which digit is in a picture.
+
+What DEEPaaS 2 wants of a model is a module with the public functions below; ``deepaas-predict`` wants both
+``predict_data`` and ``predict_url``, whichever it calls. The classifier is made by
+``python -m digits_classifier.train`` and lies beside this file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+MODEL_PATH = Path(__file__).with_name("digits.joblib")
+SIDE = 8  # the pictures that the classifier is trained on are 8 by 8
+INK = 16  # and their pixels go from 0, paper, to 16, ink
+TOP = 5
+
+
+class _Json(dict[str, Any]):
+    """A dictionary that shows itself as JSON: ``deepaas-predict`` writes the answer's ``repr()``."""
+
+    def __repr__(self) -> str:
+        return json.dumps(self)
+
+
+def get_metadata() -> dict[str, str]:
+    return {"name": "digits", "version": "0.1.0", "summary": "Which digit is in a picture", "license": "Apache-2.0"}
+
+
+def get_predict_args() -> dict[str, Any]:
+    return {}
+
+
+def get_train_args() -> dict[str, Any]:
+    return {}
+
+
+def warm() -> None:
+    _classifier()
+
+
+def train(**_: Any) -> None:
+    raise NotImplementedError("train with: python -m digits_classifier.train")
+
+
+def predict_data(args: dict[str, Any]) -> dict[str, Any]:
+    """The five likeliest digits, the likeliest first, for the picture in ``args["files"][0]``."""
+    pixels = picture_to_pixels(args["files"][0].filename)
+    classifier = _classifier()
+    shares = classifier.predict_proba([pixels])[0]
+    ranked = sorted(zip(classifier.classes_, shares, strict=True), key=lambda pair: pair[1], reverse=True)
+    return _Json(
+        status="ok",
+        predictions=[{"label": str(label), "probability": round(float(share), 4)} for label, share in ranked[:TOP]],
+    )
+
+
+def predict_url(args: dict[str, Any]) -> dict[str, Any]:
+    raise NotImplementedError("only files: a function gets its input from its caller")
+
+
+def picture_to_pixels(path: str) -> list[float]:
+    """The 64 values of ink that the classifier takes; a dark digit on light paper is turned round."""
+    from PIL import Image, ImageOps, ImageStat
+
+    with Image.open(path) as picture:
+        grey = picture.convert("L")
+    if ImageStat.Stat(grey).mean[0] > 127:
+        grey = ImageOps.invert(grey)
+    small = grey.resize((SIDE, SIDE), Image.Resampling.BOX)
+    return [value * INK / 255 for value in small.tobytes()]
+
+
+def _classifier() -> Any:
+    import joblib
+
+    return joblib.load(MODEL_PATH)

@@ -1,0 +1,42 @@
+#!/bin/sh
+# Installs the Debian packages named as arguments, those that are missing: as root or with sudo. Otherwise says what to do.
+set -eu
+
+# Whether the program that a package is wanted for works, wherever it came from.
+works() {
+    case $1 in
+        imagemagick) convert -version ;;
+        cowsay) PATH=$PATH:/usr/games cowsay moo ;;
+        coreutils) base64 --version ;;
+        python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
+        *) command -v "$1" ;;
+    esac >/dev/null 2>&1
+}
+
+missing=
+for package; do
+    works "$package" || missing="$missing $package"
+done
+[ -n "$missing" ] || exit 0
+
+as_root=
+if [ "$(id -u)" -ne 0 ]; then
+    as_root=sudo
+    command -v sudo >/dev/null || as_root=none
+fi
+if [ "$as_root" = none ] || ! command -v apt-get >/dev/null; then
+    echo "these programs are missing and cannot be installed from here:$missing" >&2
+    echo "install them (on Debian or Ubuntu, as root: apt-get install$missing), then try again" >&2
+    exit 1
+fi
+
+echo "installing$missing with apt-get" >&2
+{
+    $as_root apt-get update
+    # shellcheck disable=SC2086  # a list of words
+    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $missing
+} >&2
+
+for package in $missing; do
+    works "$package" || { echo "$package was installed, but its program still does not work" >&2; exit 1; }
+done

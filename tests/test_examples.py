@@ -1,0 +1,152 @@
+"""The examples, each called as its README says: a real server, curl and base64, and the example's real program."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import RunningServer, StartServer
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+DIGITS = EXAMPLES / "image-classification"
+PLANTS = EXAMPLES / "plant-classification-sync"
+NAMES = ["cowsay", "grayify", "image-classification", "plant-classification-sync"]
+
+
+@pytest.fixture
+def digits_path() -> str:
+    """A PATH with the real deepaas-predict and the classifier of digits."""
+    assert (DIGITS / ".venv" / "set-up").exists(), f"run {DIGITS / 'setup.sh'} first, as make test does"
+    return f"{DIGITS / '.venv' / 'bin'}:{os.environ['PATH']}"
+
+
+def serve(start_server: StartServer, name: str, **environ: str) -> RunningServer:
+    return start_server(
+        None,
+        WATCHDOG_SERVICE_DEFINITION=str(EXAMPLES / name / "function_config.yaml"),
+        WATCHDOG_SCRIPT_PATH=str(EXAMPLES / name / "script.sh"),
+        **environ,
+    )
+
+
+def shell(command: str, server: RunningServer, name: str) -> bytes:
+    """What a command of a README prints; ``$URL`` is the server's address, the directory that of the example."""
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command],
+        env=os.environ | {"URL": f"http://127.0.0.1:{server.port}"},
+        cwd=EXAMPLES / name,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        check=True,
+    ).stdout
+
+
+def top_labels(answer: bytes) -> list[str]:
+    predictions = json.loads(answer)["predictions"]
+    shares = [prediction["probability"] for prediction in predictions]
+    assert shares == sorted(shares, reverse=True)
+    return [prediction["label"] for prediction in predictions]
+
+
+def test_every_example_is_complete() -> None:
+    assert sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir()) == NAMES
+    for name in NAMES:
+        for file in ("script.sh", "function_config.yaml", "Dockerfile", "README.md"):
+            assert (EXAMPLES / name / file).is_file(), f"{name} has no {file}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_check_finds_the_script_beside_the_service_definition(name: str) -> None:
+    definition = EXAMPLES / name / "function_config.yaml"
+    checked = subprocess.run(
+        [sys.executable, "-m", "watchdog", "check", "--service-definition", str(definition)],
+        cwd=EXAMPLES.parent,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert str(EXAMPLES / name / "script.sh") in checked
+    level = "CRITICAL" if name == "plant-classification-sync" else "INFO"
+    (line,) = [line for line in checked.splitlines() if line.startswith("log_level ")]
+    assert level in line
+    assert "service definition" in line
+
+
+def test_grayify_answers_what_convert_makes(start_server: StartServer, tmp_path: Path) -> None:
+    server = serve(start_server, "grayify")
+    gray = shell("base64 photo.jpg | curl -sS --data @- $URL/run/grayify | base64 -d", server, "grayify")
+
+    expected = tmp_path / "expected.jpg"
+    subprocess.run(["convert", EXAMPLES / "grayify" / "photo.jpg", "-colorspace", "Gray", expected], check=True)
+    assert gray == expected.read_bytes()
+    said = server.event("making JPEG of 96 by 64 pixels grey")
+    assert (said["logger"], said["stream"], said["level"]) == ("script", "stdout", "info")
+
+
+def test_grayify_tells_of_what_is_no_picture(start_server: StartServer) -> None:
+    server = serve(start_server, "grayify")
+    answer = json.loads(shell("echo 'no picture' | base64 | curl -sS --data @- $URL/run/grayify", server, "grayify"))
+    assert answer["status"] == 500
+    assert answer["exit_code"] != 0
+    assert "identify" in answer["stderr"]
+
+
+def test_cowsay_answers_its_standard_output(start_server: StartServer) -> None:
+    server = serve(start_server, "cowsay")
+    answer = shell("base64 message.txt | curl -sS --data @- $URL/run/cowsay", server, "cowsay")
+
+    with (EXAMPLES / "cowsay" / "message.txt").open("rb") as message:
+        path = f"{os.environ['PATH']}:/usr/games"
+        cow = subprocess.run(
+            ["cowsay"], stdin=message, stdout=subprocess.PIPE, env=os.environ | {"PATH": path}, check=True
+        )
+    assert answer == cow.stdout
+    assert b"< Moo from a container >" in answer
+
+
+def test_image_classification_answers_the_five_likeliest_digits(start_server: StartServer, digits_path: str) -> None:
+    server = serve(start_server, "image-classification", PATH=digits_path)
+    answer = shell(
+        "base64 digit.png | curl -sS --data @- $URL/run/image-classification | base64 -d",
+        server,
+        "image-classification",
+    )
+    labels = top_labels(answer)
+    assert labels[0] == "4"
+    assert len(set(labels)) == 5
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "base64 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
+        "base64 -w 0 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
+        'curl -sS -d "=\\"$(base64 image3.jpg)\\"" $URL/run/plant-classification-sync',
+        "curl -sS -H 'Content-Type: image/jpeg' --data-binary @image3.jpg $URL/run/plant-classification-sync",
+        "curl -sS -F file=@image3.jpg $URL/run/plant-classification-sync",
+    ],
+    ids=["base64", "one line", "quoted", "raw", "form"],
+)
+def test_plant_classification_answers_the_classifiers_file(
+    start_server: StartServer, digits_path: str, tmp_path: Path, call: str
+) -> None:
+    # The service's own log level, CRITICAL, said once more: the test finds the server by its port then.
+    server = serve(start_server, "plant-classification-sync", PATH=digits_path, WATCHDOG_LOG_LEVEL="CRITICAL")
+    answer = shell(call + " | base64 -d", server, "plant-classification-sync")
+
+    subprocess.run(
+        ["deepaas-predict", "-i", PLANTS / "image3.jpg", "-o", tmp_path / "expected"],
+        env=os.environ | {"PATH": digits_path},
+        cwd=tmp_path,
+        check=True,
+    )
+    (expected,) = (tmp_path / "expected").iterdir()
+    assert answer == expected.read_bytes()
+    assert len(top_labels(answer)) == 5
+    assert server.stop() == 0
+    assert server.logs == [], "nothing is logged below CRITICAL"
+    assert server.leftovers() == []

@@ -1,0 +1,33 @@
+"""What the README says is what the program does."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_the_table_of_settings_is_the_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "settings_table.py"))["with_settings"]
+    readme = (ROOT / "README.md").read_text()
+    assert readme == made(readme), "run `make docs`"
+
+
+def test_every_status_of_the_server_is_in_the_table_of_errors() -> None:
+    from watchdog.server import _STATUS
+
+    readme = (ROOT / "README.md").read_text()
+    for status in {status for _, status, _ in _STATUS} | {405}:
+        assert f"\n| {status} | " in readme, status
+
+
+@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(page: str) -> None:
+    import re
+
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
+        if "://" not in target:
+            assert (ROOT / target).exists(), target
