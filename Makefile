@@ -18,8 +18,8 @@ help:  ## this list
 setup: $(VENV)/.ready  ## make .venv with the program and all that its tests need
 
 run: $(VENV)/.ready  ## start the server with an example, send it a real file, show the answer, stop the server
-	@examples/install-packages.sh curl $$(examples/run-example.sh --packages $(EXAMPLE))
-	@WATCHDOG=$(IN_VENV)watchdog PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
+	@packages=$$(examples/run-example.sh --packages $(EXAMPLE)) && examples/install-packages.sh curl $$packages
+	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
 
 test: $(VENV)/.ready  ## run all tests but the slow ones
 	@examples/install-packages.sh imagemagick cowsay curl unzip

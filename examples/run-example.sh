@@ -11,9 +11,9 @@ examples=$(cd "$(dirname "$0")" && pwd)
 describe() {
     case $1 in
         grayify) input=photo.jpg decode='base64 -d' answer=gray.jpg show=identify packages=imagemagick ;;
-        cowsay) input=message.txt decode=cat answer=answer.txt show=cat packages=cowsay ;;
-        image-classification) input=digit.png decode='base64 -d' answer=answer.json show=cat packages= ;;
-        plant-classification-sync) input=image3.jpg decode='base64 -d' answer=answer.json show=cat packages= ;;
+        cowsay) input=message.txt decode=cat answer=cow.txt show=cat packages=cowsay ;;
+        image-classification) input=digit.png decode='base64 -d' answer=digit.json show=cat packages= ;;
+        plant-classification-sync) input=image3.jpg decode='base64 -d' answer=plant.json show=cat packages= ;;
         *)
             echo "there is no example $1; there are: grayify, cowsay, image-classification," \
                 "plant-classification-sync" >&2
@@ -29,6 +29,13 @@ if [ "${1:-}" = --packages ]; then
 fi
 name=${1:-}
 describe "$name"
+
+for program in watchdog curl; do
+    command -v "$program" >/dev/null || {
+        echo "$program is not on PATH; make run installs what is needed" >&2
+        exit 1
+    }
+done
 
 # The classifier of plants is a container image of its own; where it is not installed, that of digits takes its place.
 case $name in
@@ -56,9 +63,10 @@ trap 'exit 130' INT TERM
 
 # A temporary directory of its own: another server on this machine may use the common one.
 mkdir -p "$results" "$work/tmp"
+: >"$work/log"
 TMPDIR=$work/tmp watchdog serve --port 0 --bind 127.0.0.1 --metrics-port 0 --log-format json --log-level INFO \
     --service-definition "$examples/$name/function_config.yaml" --script-path "$examples/$name/script.sh" \
-    2>"$work/log" &
+    2>>"$work/log" &
 server=$!
 
 port=
@@ -79,7 +87,9 @@ answer=$(realpath --relative-to=. "$results")/$answer
 input=$(realpath --relative-to=. "$examples/$name")/$input
 echo "The server runs examples/$name/script.sh for each call. A call to it:"
 echo
-echo "\$ base64 $input | curl --silent --show-error --data @- $url | $decode > $answer"
+unpacked=" | $decode"
+[ "$decode" != cat ] || unpacked=
+echo "\$ base64 $input | curl --silent --show-error --data @- $url$unpacked > $answer"
 if ! base64 "$input" | curl --silent --show-error --fail-with-body --data @- "$url" >"$work/answer" ||
     ! $decode <"$work/answer" >"$answer"; then
     echo "that did not go well; the answer and the server's log:" >&2

@@ -357,7 +357,7 @@ def test_401(start_server: StartServer) -> None:
 
 
 def test_408_for_a_body_and_for_headers(start_server: StartServer) -> None:
-    server = start_server(COPY, WATCHDOG_READ_TIMEOUT="300ms")
+    server = start_server(COPY, WATCHDOG_READ_TIMEOUT="300ms", WATCHDOG_HEALTHCHECK_INTERVAL="0")
     body = server.raw(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nQUJD")
     assert body.startswith(b"HTTP/1.1 408 ")
     assert b"read_timeout" in body

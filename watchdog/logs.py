@@ -2,21 +2,22 @@
 
 ::
 
-    log.info(...)  ──┐
-    logging, warnings├──> one JSON object or one line of text ──> Sink: bounded buffer ──> thread ──> stderr
-    ScriptLog.feed ──┘
+    log.info(...)  ───┐
+    logging, warnings ├─> one JSON object or one line of text ─> Sink: bounded buffer ─> thread ─> stderr
+    ScriptLog.feed ───┘
 
-Nothing here waits for whoever reads stderr. A reader that stalls fills the pipe, then the sink's buffer; from then
-on script lines are dropped and counted, and one WARNING event tells how many once there is room again.
+Nothing here waits for whoever reads stderr. A reader that stalls fills the pipe, then the sink's buffer; from
+then on script lines are dropped and counted, and one WARNING event tells how many once there is room again.
 
-A script's lines do not pass through structlog: a feed is taken apart and encoded as a whole, in about a microsecond
-a line, because it happens on the event loop.
+A script's lines do not pass through structlog: a feed is taken apart and encoded as a whole, in about a
+microsecond a line, because it happens on the event loop.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import logging
 import os
 import re
@@ -53,7 +54,8 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> Sink:  # noqa: 
     """Send this program's events, those of :mod:`logging` and Python's warnings to one new sink.
 
     Args:
-        level: ``NOTSET``, ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``; what is below is dropped.
+        level: ``NOTSET``, ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``; what is below
+            is dropped.
         format: ``json``, ``console``, or ``auto``: console if the descriptor is a terminal.
         stream_fd: where to; it is never closed.
 
@@ -74,7 +76,7 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> Sink:  # noqa: 
     structlog.configure(
         processors=[structlog.processors.format_exc_info, sink.render],
         wrapper_class=structlog.make_filtering_bound_logger(number[level]),
-        logger_factory=lambda *_: _SinkLogger(sink),
+        logger_factory=lambda name="watchdog": _SinkLogger(sink, name),
         cache_logger_on_first_use=False,
     )
     root = logging.getLogger()
@@ -85,13 +87,13 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> Sink:  # noqa: 
 
 
 def get(name: str) -> FilteringBoundLogger:
-    """The logger of one module: ``log.info("listening", port=8080)``. May be made before :func:`configure`."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name)
+    """The logger of one module: ``log.info("listening", port=8080)``. May be made before configure()."""
+    logger: FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
 
 def printable(text: str) -> str:
-    r"""Text that does nothing to a terminal: control characters and what was not UTF-8 become ``\x1b``, ``\xff``."""
+    r"""Text that does nothing to a terminal: control characters and what was not UTF-8, as ``\x1b``."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), _unicode(text))
 
 
@@ -125,9 +127,9 @@ class Sink:
         # Its lock is reentrant: a destructor may warn, and so come here, while this very thread holds it.
         self._changed = threading.Condition()
 
-    def render(self, _logger: object, level: str, fields: EventDict) -> bytes:
+    def render(self, logger: _SinkLogger, level: str, fields: EventDict) -> bytes:
         """The last structlog processor: one event as the bytes of its line."""
-        return self.form.event(level, dict(fields))
+        return self.form.event(level, {"logger": logger.name, **fields})
 
     def put(self, data: bytes, events: int = 1) -> None:
         """Take script lines that are ready to be written, or count them as lost."""
@@ -181,7 +183,11 @@ class Sink:
             self._closing = False
             # A daemon: a reader that never reads must not keep the process from ending.
             self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # No thread may be made now (a limit of processes, the interpreter's end); the next event tries again.
+                self._thread = None
         elif len(self._queue) == 1:
             self._changed.notify_all()
 
@@ -242,7 +248,8 @@ class Sink:
 class _SinkLogger:
     """What structlog hands the rendered bytes to."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, name: str) -> None:
+        self.name = name
         self.debug = self.info = self.warning = self.error = self.critical = sink.put_own
 
 
@@ -290,8 +297,9 @@ class _Json:
             return self._encoder.encode({key: _plain(value) for key, value in record.items()}) + b"\n"
 
     def script_lines(self, levels: list[int], texts: list[str], stream: str, call_id: str) -> bytes:
+        now = _now()
         heads = {
-            level: f'{{"timestamp":"{_now()}","level":"{_NAMES[level]}","event":'.encode()
+            level: f'{{"timestamp":"{now}","level":"{_NAMES[level]}","event":'.encode()
             for level in set(levels)
         }
         tail = self._encoder.encode({"logger": "script", "stream": stream, "call_id": _unicode(call_id)})
@@ -301,12 +309,8 @@ class _Json:
         if len(heads) == 1:
             (head,) = heads.values()
             return head + strings[:-1].replace(b"\n", tail + head) + tail
-        return b"".join(
-            [
-                heads[level] + string + tail
-                for level, string in zip(levels, strings.split(b"\n"), strict=False)
-            ]
-        )
+        pairs = zip(levels, strings.split(b"\n"), strict=False)  # the last piece is empty
+        return b"".join([heads[level] + string + tail for level, string in pairs])
 
 
 class _Console:
@@ -314,7 +318,7 @@ class _Console:
 
     def __init__(self, *, colors: bool) -> None:
         self._render = structlog.dev.ConsoleRenderer(
-            colors=colors, exception_formatter=structlog.dev.plain_traceback, pad_event_to=0
+            colors=colors, exception_formatter=structlog.dev.plain_traceback
         )
         self._dim, self._reset = ("\x1b[2m", "\x1b[0m") if colors else ("", "")
         shades = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m"} if colors else {}
@@ -365,13 +369,7 @@ def _text(value: object) -> str:
 
 def _unicode(text: str) -> str:
     """Bytes that were not UTF-8, which Python keeps as lone surrogates in names, as escapes."""
-    if text.isascii():
-        return text
-    try:
-        data = text.encode("utf-8", "surrogateescape")
-    except UnicodeEncodeError:
-        data = text.encode("utf-8", "surrogatepass")
-    return data.decode("utf-8", "backslashreplace")
+    return text if text.isascii() else text.translate(_NOT_UTF8).encode("utf-8", "backslashreplace").decode()
 
 
 def _printable_lines(text: str) -> str:
@@ -387,13 +385,21 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u20
 class ScriptLog:
     """One stream of one invocation, as events.
 
-    A carriage return starts the line anew: a progress bar becomes its last state, told at most once a second and
-    at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and its whole ``line_bytes``.
-    A Python traceback is one event, whatever it chains; it is complete with the first line that is none of it, at
-    the end of the stream, or when the stream was silent for a second.
+    A carriage return starts the line anew: a progress bar becomes its last state, told at most once a second
+    and at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and ``line_bytes``.
+    A Python traceback is one event, whatever it chains; it is complete with the first line that is none of
+    it, at the end of the stream, or when the stream was silent for a second.
     """
 
-    def __init__(self, sink: Sink, *, stream: Literal["stdout", "stderr"], call_id: str) -> None:
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        stream: Literal["stdout", "stderr"],
+        call_id: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._sink = sink
         self._stream = stream
         self._call_id = call_id
@@ -408,8 +414,8 @@ class ScriptLog:
         self._fed_s = 0.0
 
     def feed(self, data: bytes) -> None:
-        """Take what the script wrote, cut anywhere. Never raises; milliseconds for 64 KiB of the shortest lines."""
-        now_s = time.monotonic()
+        """Take what the script wrote, cut anywhere. Never raises; takes milliseconds for 64 KiB."""
+        now_s = self._clock()
         if self._traceback and now_s - self._fed_s > _TRACEBACK_PAUSE_S:
             self._end_traceback()
         self._fed_s = now_s
@@ -423,7 +429,8 @@ class ScriptLog:
                 start = data.find(b"\n") + 1
                 self._grow(data[: start - 1], now_s)
                 self._end_line()
-            self._take_lines(data[start:end], now_s)
+            if start <= end:
+                self._take_lines(data[start:end], now_s)
             start = end + 1
         if start < len(data):
             self._grow(data[start:], now_s)
@@ -440,12 +447,12 @@ class ScriptLog:
         """Whole lines, without the last one's end."""
         block = block.replace(b"\r\n", b"\n").removesuffix(b"\r")
         if b"\r" in block or len(block) > _LINE_BYTES:
-            for line in block.split(b"\n"):
-                self._grow(line, now_s)
+            for piece in block.split(b"\n"):
+                self._grow(piece, now_s)
                 self._end_line()
             return
         text = _decode(block)
-        if self._traceback or _MAY_SHOW_LEVEL(text):
+        if self._traceback or _may_show_level(text):
             for line in text.split("\n"):
                 self._take(line)
         elif self._sink.level <= logging.INFO:
@@ -490,7 +497,9 @@ class ScriptLog:
 
     def _tell_line(self) -> None:
         """Tell the line as a terminal shows it now, unless it was told so already."""
-        shown, size_bytes = (bytes(self._line), self._line_bytes) if self._line.strip() else self._state
+        shown, size_bytes = self._state
+        if self._line.strip():
+            shown, size_bytes = bytes(self._line), self._line_bytes
         if shown and shown == self._told_state:
             return
         self._told_state = shown if self._progress_s is not None else b""
@@ -509,9 +518,9 @@ class ScriptLog:
             self._end_traceback()
         if not line or line.isspace():
             return
-        if self._traceback.starts(line):
+        if line[0] in "T " and self._traceback.starts(line):
             return
-        level = classify(line) or logging.INFO
+        level = (_classify_again(line) if len(line) < _SHORT else classify(line)) or logging.INFO
         if level >= self._sink.level:
             self._levels.append(level)
             self._texts.append(line)
@@ -521,7 +530,7 @@ class ScriptLog:
             text, size_bytes = self._traceback.end()
             if size_bytes > _LINE_BYTES:
                 self._tell(logging.ERROR, text, truncated=True, line_bytes=size_bytes)
-            elif logging.ERROR >= self._sink.level:
+            elif self._sink.level <= logging.ERROR:
                 self._levels.append(logging.ERROR)
                 self._texts.append(text)
 
@@ -560,8 +569,8 @@ class ScriptLog:
 class _Traceback:
     """The lines of one Python traceback; false while there are none.
 
-    Python tells where a traceback begins but not where it ends: after the line of the exception, a blank line and
-    one of two sentences lead to a further one. An exception group is indented as a whole.
+    Python tells where a traceback begins but not where it ends: after the line of the exception, a blank line
+    and one of two sentences lead to a further one. An exception group is indented as a whole.
     """
 
     def __init__(self) -> None:
@@ -575,11 +584,9 @@ class _Traceback:
 
     def starts(self, line: str) -> bool:
         """Begin with this line, if it begins a traceback."""
-        if line.startswith(_GROUP):
-            self._next = self._after_exception
-        elif line.startswith(_TRACEBACK) or _SYNTAX_ERROR(line):
+        if _SYNTAX_ERROR(line):
             self._next = self._frame
-        else:
+        elif not self._header(line):
             return False
         self._keep(line)
         return True
@@ -610,6 +617,15 @@ class _Traceback:
             self._lines.append(data[: room_bytes - 1].decode("utf-8", "ignore"))
             self._kept_bytes = _LINE_BYTES
 
+    def _header(self, line: str) -> bool:
+        if line.startswith(_GROUP):
+            self._next = self._after_exception
+        elif line.startswith(_TRACEBACK):
+            self._next = self._frame
+        else:
+            return False
+        return True
+
     def _frame(self, line: str) -> bool:
         if line[:1] in ("", " ", "\t") or line.startswith("> File "):  # "> File" and blank lines: loguru
             return True
@@ -629,17 +645,7 @@ class _Traceback:
         return not line.strip()
 
     def _after_chain(self, line: str) -> bool:
-        return not line.strip() or self.starts_again(line)
-
-    def starts_again(self, line: str) -> bool:
-        """The traceback that a sentence has announced."""
-        if line.startswith(_GROUP):
-            self._next = self._after_exception
-        elif line.startswith(_TRACEBACK):
-            self._next = self._frame
-        else:
-            return False
-        return True
+        return not line.strip() or self._header(line)
 
 
 _TRACEBACK = "Traceback (most recent call last):"
@@ -653,15 +659,22 @@ _EXCEPTION = re.compile(r"[A-Za-z_][\w.<>]*(?::|$)").match
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 
 
+# What is not UTF-8, as the error handler "backslashreplace" has it, which takes a microsecond for each byte.
+_NOT_UTF8 = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+
+
 def _decode(data: bytes) -> str:
-    text = data.decode("utf-8", "backslashreplace")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "surrogateescape").translate(_NOT_UTF8)
     return _ESCAPE_SEQUENCE.sub("", text) if "\x1b" in text else text
 
 
 # ---- The level that a line shows ----
 
 _WORDS = {
-    logging.DEBUG: "TRACE VERBOSE DEBUG DBG FINE FINER FINEST",
+    logging.DEBUG: "TRACE VERBOSE DEBUG DBG",
     logging.INFO: "INFO INFORMATION NOTICE SUCCESS DEFAULT",
     logging.WARNING: "WARNING WARN",
     logging.ERROR: "ERROR ERR SEVERE",
@@ -673,14 +686,15 @@ _LETTERS = {"D": 10, "I": 20, "W": 30, "E": 40, "F": 50}
 
 # Longer words first: WARN must not win over WARNING.
 _UPPER = "(?:" + "|".join(sorted(_LEVELS, key=len, reverse=True)) + ")"
-_ANY = f"(?i:{_UPPER})"
-# After the word of a level stands the end of the line, a space or a sign; "ERROR.log" and "Error-free" show none.
+# As classes, "[Ee][Rr][Rr]", which are tried faster than the flag "(?i:".
+_ANY = re.sub("([A-Z])", lambda match: f"[{match[1]}{match[1].lower()}]", _UPPER)
+# After the word of a level stands the end of the line, a space or a sign: "ERROR.log" shows none.
 _END = r"(?=[\s:|\]>!]|$)"
-# A number alone after the colon is a measure: "error: 0.031".
-_COLON = r":(?=\s|$)(?!\s*[-+]?\d[\d.,e+-]*\s*%?\s*$)"
+# A number or a switch alone after the colon is a measure or a setting: "error: 0.031", "Debug: False".
+_COLON = r":(?=\s|$)(?!\s*(?:[-+]?\d[\d.,e+-]*\s*%?|(?i:true|false|yes|no|on|off|none|null))\s*$)"
 _NAME = r"[\w.$/@#<>-]++"
 _TIME = (
-    r"(?=.{0,32}?\d\d:\d\d)"
+    r"(?=[\[\dMTWFSJADNO])(?=[^:]{2,32}+(?<=\d\d):\d\d)"
     r"(?:\[?(?:\d[\d/:.,TZ+-]*+|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b"
     r"|[AP]M\b|UTC\b|[+-]\d{4}\b)[,:\]|]*+[ \t]*+)++[|:\s-]*+"
 )
@@ -689,51 +703,67 @@ _NAMED = rf"{_NAME}(?:\[\d+\])?(?::(?!:)\s*|\s*\|\s*|\s+-\s+|:[\w<>]+:\d+\s+-\s+
 _IN_BRACKETS = rf"\[\s*(?:[\w.]+:)?({_ANY})\s*\]"
 
 # A row for each way to show a level, tried in this order; the first group that matched is the level.
-_FORMATS = tuple(
-    re.compile(pattern).match
-    for pattern in (
-        # ERROR: x, ERROR x, WARNING:root:x, INFO     x, [warning] x, <error> x, Error: x
-        rf"(?:({_UPPER}){_END}|[\[<(]\s*({_ANY})\s*[\]>)]|({_ANY}){_COLON})",
-        # error[E0425]: x, Warning message:, fatal error: x, Fatal Python error: x, npm error x, npm ERR! x
-        r"(?:(?i:(error)\[\w+\]:|(warning) messages?:|(error) in .+:|(fatal)(?: \w+)? error: )"
-        r"|npm (?i:(warn|err)(?:or)?\b))",
-        # A time, then names, numbers and brackets, and the level among them.
-        rf"{_TIME}(?:{_BRACKETS}|{_NAMED}){{0,3}}?"
-        rf"(?:(?!(?:no|not|an?|any|without)\b){_NAME}(?:\[\d+\])?:?\s+)?(?:{_BRACKETS}|{_NAMED}){{0,2}}?"
-        rf"(?:{_IN_BRACKETS}|({_UPPER}){_END}|({_ANY})(?::(?:\s|$)|\t|\s*\|))",
-        # [main] ERROR x, (MainThread) ERROR: x, (node:12) Warning: x
-        rf"(?:{_BRACKETS})++(?:({_UPPER}){_END}|({_ANY}){_COLON}|{_IN_BRACKETS})",
-        # name: ERROR: x, name - ERROR - x, main.c:3:5: warning: x, thumbs: fatal error: x
-        rf"[\w.$/@#<>+-]++(?::\d+){{0,2}}(?::\s*|\s*\|\s*|\s+-\s+)"
-        rf"(?:({_UPPER})(?:(?=\s*[:|\]])|\s+-\s|$)|(?i:(fatal)) error: |({_ANY}){_COLON})",
-        # level=error msg="x"
-        rf'(?:[\w.@-]+=(?:"(?:[^"\\]|\\.)*+"|[^\s"]*+)\s+){{0,8}}(?:level|lvl|severity)="?({_ANY})"?(?=[\s,]|$)',
+_SHOWN_BY_WORD = re.compile(
+    "|".join(
+        (
+            # ERROR: x, ERROR x, WARNING:root:x, INFO     x, [warning] x, <error> x, Error: x
+            rf"({_UPPER}){_END}|[\[<(]\s*({_ANY})\s*[\]>)]|({_ANY}){_COLON}",
+            # error[E0425]: x, Warning message:, Error in f(): x, fatal error: x, Fatal Python error: x
+            r"(error)\[\w+\]:|(Warning) messages?:|(Error) in .+:|([Ff]atal)(?: \w+)? error: ",
+            # npm error x, npm ERR! x, npm warn x
+            r"npm (?i:(warn|err)(?:or)?\b)",
+            # A time, then names, numbers and brackets, and the level among them.
+            (
+                rf"{_TIME}(?:{_BRACKETS}|{_NAMED}){{0,3}}?"
+                rf"(?:(?!(?:no|not|an?|any|without)\b){_NAME}(?:\[\d+\])?:?\s+)?(?:{_BRACKETS}|{_NAMED}){{0,2}}?"
+                rf"(?:{_IN_BRACKETS}|({_UPPER}){_END}|({_ANY})(?::(?:\s|$)|\t|\s*\|))"
+            ),
+            # [main] ERROR x, (MainThread) ERROR: x, (node:12) Warning: x
+            rf"(?:{_BRACKETS})++(?:({_UPPER}){_END}|({_ANY}){_COLON}|{_IN_BRACKETS})",
+            # name: ERROR: x, name - ERROR - x, main.c:3:5: warning: x, cc1: fatal error: x
+            (
+                rf"[\w.$/@#<>+-]++(?::\d+){{0,2}}(?::\s*|\s*\|\s*|\s+-\s+)"
+                rf"(?:({_UPPER})(?:(?=\s*[:|\]])|\s+-\s|$)|([Ff]atal) error: |({_ANY}){_COLON})"
+            ),
+            # level=error msg="x"
+            (
+                r'(?:[\w.@-]+=(?:"(?:[^"\\]|\\.)*+"|[^\s"]*+)\s+){0,8}'
+                rf'(?:level|lvl|severity)="?({_ANY})"?(?=[\s,]|$)'
+            ),
+        )
     )
-)
-# What is no word, with its level.
+).match
+# Where no word of a level stands alone, or one that means a level there only (java.util.logging's FINE).
 _OTHERS = (
-    (re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)").match, logging.ERROR),
+    (re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)|Traceback \(most recent").match, logging.ERROR),
+    (re.compile(r"Exception (?:in thread|ignored (?:in|while))\b").match, logging.ERROR),
     (re.compile(r"\S+:\d+: \w*Warning: ").match, logging.WARNING),
-    (
-        re.compile(r"Exception (?:in thread|ignored (?:in|while))\b|E: |Traceback \(most recent").match,
-        logging.ERROR,
-    ),
-    (re.compile(r"W: ").match, logging.WARNING),
-    (re.compile(r"panic: ").match, logging.CRITICAL),
+    (re.compile(r"FINE(?:R|ST)?: ").match, logging.DEBUG),
 )
 _PRIORITY = re.compile(r"<(\d{1,3})>").match
-# glog, absl and klog; and TensorFlow's "2026-11-24 22:59:41.377: W tensorflow/".
+# glog, absl and klog; TensorFlow's "2026-11-24 22:59:41.377: W tensorflow/"; apt's "E: ".
 _LETTER = re.compile(
-    r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) )"
+    r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )"
 ).match
-
-# Text in which none of these occurs shows no level but INFO. One look at 64 KiB costs about a millisecond, to
-# look at each line of it may cost twenty.
-_MAY_SHOW_LEVEL = re.compile(
-    r"(?im)^(?:[diwef]\d{4} |<\d|\{|[ew]: |traceback|  file \"|  \+ exc)|: [iwef] |trace|verbose|debug|dbg|fine|warn"
-    r"|err|severe|crit|fatal|alert|emerg|panic|exception"
-).search
 _SHOWN_WITHIN = 300
+
+# Text in which nothing of these occurs shows no level but INFO. A look at 64 KiB costs less than a
+# millisecond; one at each of its lines may cost twenty.
+_TELLING_WORD = re.compile(
+    "trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception"
+).search
+_TELLING_START = re.compile(
+    r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
+).search
+
+
+def _may_show_level(text: str) -> bool:
+    return bool(_TELLING_WORD(text.lower()) or _TELLING_START(text))
+
+
+# A flood of short lines repeats itself.
+_SHORT = 32
+_classify_again = functools.lru_cache(maxsize=512)(lambda line: classify(line))
 
 
 class _Shown(msgspec.Struct):
@@ -758,9 +788,8 @@ def classify(line: str) -> int | None:
         return _SYSLOG[int(match[1]) & 7]
     if match := _LETTER(line):
         return _LETTERS[match[match.lastindex or 1]]
-    for matches in _FORMATS:
-        if match := matches(line):
-            return _LEVELS[match[match.lastindex or 1].upper()]
+    if match := _SHOWN_BY_WORD(line):
+        return _LEVELS[match[match.lastindex or 1].upper()]
     for matches, level in _OTHERS:
         if matches(line):
             return level
@@ -778,7 +807,7 @@ def _json_level(line: str) -> int | None:
 
 
 def _value_level(value: object) -> int | None:
-    """A word, a syslog severity (0 to 7), or a number of pino and bunyan (10 trace, 20 debug ... 60 fatal)."""
+    """A word, a syslog severity (0 to 7), or a number of pino and bunyan (10 trace to 60 fatal)."""
     if isinstance(value, str):
         return _LEVELS.get(value.strip().upper()) or (_value_level(int(value)) if value.isdecimal() else None)
     if not isinstance(value, int) or isinstance(value, bool):

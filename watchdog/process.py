@@ -254,8 +254,9 @@ class Supervisor:
                 timeout=timeout_s or None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
+            # Both may be done: who asks for the end at once also kills, and the exit may be seen first.
+            ended_early = child.asked_to_end.done()
             if not child.exited.done():
-                ended_early = child.asked_to_end.done()
                 timed_out = not ended_early
                 await self._end_politely(child)
             duration_s = self._loop.time() - child.started_s
@@ -410,7 +411,7 @@ class _Child:
             self.loop.add_reader(self._pidfd, self._has_exited)
 
     def ask_to_end(self) -> None:
-        if not self.asked_to_end.done():
+        if not self.asked_to_end.done() and not self.exited.done():
             self.asked_to_end.set_result(None)
 
     def signal_group(self, number: int) -> None:

@@ -338,7 +338,9 @@ class Server:
         try:
             call_id = _call_id(request, call_id)
             self._refuse_early(request)
-            preference = choose_form(", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output"))
+            preference = choose_form(
+                ", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output")
+            )
             call = self._call(request, call_id)
             await _say_continue(request)
             async with self.invocations.invoke(call, record) as result:
@@ -487,6 +489,8 @@ class Server:
             headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, (Draining, CallerSilent, CallerGone)) or self._is_draining:
             headers["Connection"] = "close"
+        if isinstance(error, CallerSilent) and isinstance(request.protocol, _Connection):
+            request.protocol.do_not_linger()
         if not record.is_logged:
             log.warning("call refused", call_id=call_id, status=status, reason=str(error))
         headers["Content-Type"] = "application/problem+json"
@@ -673,6 +677,10 @@ class _Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_headers_timer()
         super().connection_lost(exc)
+
+    def do_not_linger(self) -> None:
+        """After the answer, do not wait for the rest of a body of which nothing came any more."""
+        self._lingering_time = 0.0
 
     def close_if_idle(self) -> None:
         if self._current_request is None and not self._messages:

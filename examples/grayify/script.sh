@@ -1,5 +1,6 @@
 #!/bin/sh
 # The input is a picture in any format that ImageMagick reads, the output the same picture in grey.
 set -eu
-echo "making $(identify -format '%m of %w by %h pixels' "$INPUT_FILE_PATH") grey"
+picture=$(identify -format '%m of %w by %h pixels' "$INPUT_FILE_PATH")
+echo "making $picture grey"
 convert "$INPUT_FILE_PATH" -colorspace Gray "$TMP_OUTPUT_DIR/gray.jpg"

@@ -1,0 +1,242 @@
+"""The commands as a user types them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import StartServer
+
+from watchdog import __version__, errors
+from watchdog.cli import exit_code_of
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "tmp").mkdir()
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
+    return clean | {
+        "TMPDIR": str(tmp_path / "tmp"),
+        "WATCHDOG_SCRIPT_PATH": str(tmp_path / "script.sh"),
+        "WATCHDOG_LOG_FORMAT": "json",
+        "PYTHONPATH": str(ROOT),
+    }
+
+
+def watchdog(
+    environ: dict[str, str], *words: str, called_as: str = "watchdog", **options: object
+) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; from watchdog.cli import main; sys.exit(main(sys.argv[1:], {called_as!r}))"
+    return subprocess.run(  # type: ignore[call-overload, no-any-return]
+        [sys.executable, "-c", code, *words], env=environ, text=True, capture_output=True, **options
+    )
+
+
+def write_script(tmp_path: Path, text: str) -> None:
+    (tmp_path / "script.sh").write_text(text)
+
+
+def test_version_and_help(environ: dict[str, str]) -> None:
+    for words in (["--version"], ["-version"]):
+        done = watchdog(environ, *words)
+        assert (done.returncode, done.stdout) == (0, f"oscar-watchdog {__version__}\n")
+    assert "serve" in watchdog(environ, "--help").stdout
+    for command in ("serve", "run", "check", "health", "job"):
+        done = watchdog(environ, command, "--help")
+        assert done.returncode == 0
+        assert "--exec-timeout" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["run"], ["serve", "--no-such-flag"], ["serve", "surplus"]])
+def test_usage_errors_exit_2(environ: dict[str, str], words: list[str]) -> None:
+    done = watchdog(environ, *words)
+    assert done.returncode == 2
+    assert "usage: watchdog" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_copies_one_output_to_a_file(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(
+        tmp_path, 'basename "$INPUT_FILE_PATH" >&2; tr a-z A-Z < "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/up.txt"'
+    )
+    (tmp_path / "in.txt").write_text("hello")
+    done = watchdog(environ, "run", str(tmp_path / "in.txt"), "-o", str(tmp_path / "new" / "out"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "new" / "out").read_text() == "HELLO"
+    assert '"event":"in.txt"' in done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
+    done = watchdog(environ, "run", "-", "-o", str(tmp_path), input="from stdin")
+    assert (tmp_path / "up.txt").read_text() == "FROM STDIN"
+    assert watchdog(environ, "run", str(tmp_path / "in.txt")).stdout == "HELLO"
+
+
+def test_run_copies_several_outputs_to_a_directory(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, 'mkdir "$TMP_OUTPUT_DIR/d"; echo 1 > "$TMP_OUTPUT_DIR/a"; echo 2 > "$TMP_OUTPUT_DIR/d/b"')
+    done = watchdog(environ, "run", "/dev/null", "-o", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / "d" / "b").read_text() == "2\n"
+    done = watchdog(environ, "run", "/dev/null")
+    assert done.stdout.split() == ["2", "a", "2", "d/b"]
+    assert "-o PATH keeps them" in done.stderr
+
+
+def test_run_prints_stdout_where_there_is_no_output(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "echo out; echo err >&2")
+    done = watchdog(environ, "run", "/dev/null")
+    assert done.stdout == "out\n"
+    assert '"event":"err"' in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "code", "text"),
+    [
+        ("exit 7", [], 7, "exit code 7"),
+        ("kill -9 $$", [], 137, "SIGKILL"),
+        ("sleep 60", ["--exec-timeout", "200ms"], 124, "longer than 0.2 s"),
+        (None, [], 127, "there is no script"),
+        ("true", ["--max-input-size", "1"], 65, "max_input_size"),
+        ("true", ["--exec-timeout", "soon"], 2, "exec_timeout"),
+    ],
+)
+def test_exit_codes_of_run(
+    environ: dict[str, str], tmp_path: Path, script: str | None, flags: list[str], code: int, text: str
+) -> None:
+    if script is not None:
+        write_script(tmp_path, script)
+    (tmp_path / "in").write_text("12")
+    done = watchdog(environ, "run", str(tmp_path / "in"), *flags)
+    assert done.returncode == code
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_of_a_file_that_is_not_there(environ: dict[str, str]) -> None:
+    done = watchdog(environ, "run", "/no/such/file")
+    assert (done.returncode, done.stderr) == (2, "the input /no/such/file cannot be read: No such file or directory\n")
+
+
+def test_ctrl_c_ends_run_and_its_script_at_once(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "trap '' TERM INT; echo up >&2; setsid sleep 60 & sleep 60; sleep 60")
+    run = subprocess.Popen(
+        [sys.executable, "-m", "watchdog", "run", "/dev/null"],
+        env=environ | {"WATCHDOG_KILL_GRACE": "60"},
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    )
+    assert run.stderr is not None
+    with run:
+        lines = []
+        while '"event":"up"' not in "".join(lines):
+            lines.append(run.stderr.readline())
+            assert lines[-1], lines
+        run.send_signal(signal.SIGINT)
+        text = run.stderr.read()
+        assert run.wait() == 130
+    assert "Traceback" not in text
+    assert list((tmp_path / "tmp").iterdir()) == []
+    needle = str(tmp_path).encode()
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            assert needle not in path.read_bytes() or path.parent.name == str(os.getpid())
+        except OSError:
+            continue
+
+
+def test_check_names_every_problem_at_once(environ: dict[str, str]) -> None:
+    broken = {
+        "WATCHDOG_PORT": "http",
+        "exec_timeout": "soon",
+        "WATCHDOG_MAX_INFLIGHT": "-1",
+        "WATCHDOG_MAX_INPUT_SIZE": "10 apples",
+        "WATCHDOG_LOG_LEVEL": "LOUD",
+        "WATCHDOG_LOG_FORMAT": "xml",
+        "WATCHDOG_TMP_DIR": "/no/such/dir",
+        "WATCHDOG_AUTH_TOKEN_FILE": "/no/such/token",
+        "WATCHDOG_SERVICE_DEFINITION": "/no/such/definition",
+        "WATCHDOG_ERROR_STATUS": "maybe",
+        "SCRIPT": "no base64!",
+    }
+    done = watchdog(environ | broken, "check")
+    assert done.returncode == 2
+    for name, value in broken.items():
+        assert name in done.stdout, name
+        assert value in done.stdout or name == "SCRIPT", value
+    started = watchdog(environ | broken, "serve")
+    assert started.returncode == 2
+    assert len(started.stderr.splitlines()) == len(broken)
+
+
+def test_check_of_a_good_configuration_shows_values_and_sources(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "true")
+    secret = {"WATCHDOG_AUTH_TOKEN": "s3cret", "MAX_INFLIGHT": "3"}
+    done = watchdog(environ | secret, "check", "--exec-timeout", "5m")
+    assert done.returncode == 0, done.stdout
+    assert "s3cret" not in done.stdout
+    rows = {line.split()[0]: line for line in done.stdout.splitlines() if line.strip()}
+    assert "3" in rows["max_inflight"]
+    assert "MAX_INFLIGHT" in rows["max_inflight"]
+    assert "--exec-timeout" in rows["exec_timeout"]
+
+
+def test_check_finds_a_missing_interpreter(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "#!/no/such/interpreter\n")
+    done = watchdog(environ, "check")
+    assert done.returncode == 2
+    assert "/no/such/interpreter" in done.stdout
+
+
+def test_supervisor_says_that_jobs_come_later(environ: dict[str, str]) -> None:
+    for words, name in ((["job"], "watchdog"), ([], "/oscar/bin/supervisor")):
+        done = watchdog(environ, *words, called_as=name)
+        assert done.returncode == 2
+        assert "not part of this version yet" in done.stderr
+
+
+def test_health(environ: dict[str, str], start_server: StartServer) -> None:
+    server = start_server("echo hi")
+    here = environ | {"WATCHDOG_BIND": "127.0.0.1"}
+    assert watchdog(here, "health", "--port", str(server.port)).returncode == 0
+    assert watchdog(here, "-run-healthcheck").returncode in (0, 1)
+    server.script.unlink()
+    done = watchdog(here, "health", "--port", str(server.port))
+    assert done.returncode == 1
+    assert "there is no script" in done.stderr
+    server.kill()
+    done = watchdog(here, "health", "--port", str(server.port))
+    assert done.returncode == 1
+    assert "no server answers" in done.stderr
+
+
+def test_a_port_that_is_taken_is_told(environ: dict[str, str], start_server: StartServer) -> None:
+    server = start_server("echo hi")
+    done = watchdog(environ | {"WATCHDOG_BIND": "127.0.0.1"}, "serve", "--port", str(server.port))
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{server.port} (port): Address already in use" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_closed_standard_streams_do_not_harm(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, 'echo out; echo err >&2; echo made > "$TMP_OUTPUT_DIR/x"')
+    command = f'{sys.executable} -m watchdog run /dev/null -o "{tmp_path}/out" <&- >&- 2>&-'
+    done = subprocess.run(["/bin/sh", "-c", command], env=environ, cwd=ROOT)
+    assert done.returncode == 0
+    assert (tmp_path / "out").read_text() == "made\n"
+
+
+def test_every_error_has_an_exit_code() -> None:
+    def leaves(kind: type[errors.WatchdogError]) -> list[type[errors.WatchdogError]]:
+        below = kind.__subclasses__()
+        return [leaf for each in below for leaf in leaves(each)] if below else [kind]
+
+    told_by_the_error_itself = {errors.ScriptFailed, errors.ScriptKilled}
+    for kind in set(leaves(errors.WatchdogError)) - told_by_the_error_itself:
+        assert exit_code_of(kind.__new__(kind)) >= 1
+    assert exit_code_of(errors.ScriptFailed("", exit_code=9)) == 9
+    assert exit_code_of(errors.ScriptKilled("", signal="SIGSEGV", out_of_memory=False)) == 139

@@ -1,0 +1,100 @@
+"""A gigabyte through the server: byte for byte, in constant memory, while health is answered. Slow."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import random
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Self
+
+import pytest
+from conftest import RunningServer, StartServer
+from test_server import peak_mib
+
+BLOCK = random.Random(7).randbytes(3 * 1024 * 1024)
+COUNT = 342  # 1,026 MiB
+KEEP = 'mv "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/out"'
+
+
+def send(server: RunningServer, path: str, headers: dict[str, str], block: bytes) -> http.client.HTTPResponse:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection.putrequest("POST", path)
+    for name, value in {"Content-Length": str(len(block) * COUNT), **headers}.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    for _ in range(COUNT):
+        connection.send(block)
+    return connection.getresponse()
+
+
+def decoded(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """The pieces of a base64 answer; a piece is a multiple of 4 characters."""
+    while piece := response.read(4 * 1024 * 1024):
+        yield base64.b64decode(piece.strip())
+
+
+def raw(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while piece := response.read(4 * 1024 * 1024):
+        yield piece
+
+
+class Prober:
+    """Asks for health all the while, and counts the answers."""
+
+    def __init__(self, server: RunningServer) -> None:
+        self._server = server
+        self._end = threading.Event()
+        self.statuses: list[int] = []
+        self._thread = threading.Thread(target=self._probe)
+
+    def _probe(self) -> None:
+        while not self._end.wait(0.02):
+            self.statuses.append(self._server.call(None, "/_/health", "GET").status)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self._thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("form", ["base64", "raw"])
+def test_a_gigabyte_in_and_out(start_server: StartServer, form: str) -> None:
+    server = start_server(KEEP, WATCHDOG_HEALTHCHECK_INTERVAL="0")
+    block = base64.b64encode(BLOCK) if form == "base64" else BLOCK
+    headers = {} if form == "base64" else {"Content-Type": "image/x"}
+    with Prober(server) as prober:
+        response = send(server, f"/?output={form}", headers, block)
+        assert response.status == 200
+        checksum, size = hashlib.sha256(), 0
+        for piece in decoded(response) if form == "base64" else raw(response):
+            checksum.update(piece)
+            size += len(piece)
+    expected = hashlib.sha256()
+    for _ in range(COUNT):
+        expected.update(BLOCK)
+    assert (size, checksum.digest()) == (len(BLOCK) * COUNT, expected.digest())
+    assert peak_mib(server) < 96
+    assert set(prober.statuses) == {200}
+    assert server.stop() == 0
+    assert server.leftovers() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_a_gzip_stream_of_a_gigabyte(start_server: StartServer) -> None:
+    """A body a thousand times smaller than what it holds is written in bounded pieces."""
+    server = start_server('stat -c %s "$INPUT_FILE_PATH"')
+    squeezer = zlib.compressobj(wbits=31)
+    body = b"".join(squeezer.compress(bytes(1 << 20)) for _ in range(1024)) + squeezer.flush()
+    headers = {"Content-Type": "image/x", "Content-Encoding": "gzip"}
+    assert server.call(body, headers=headers).body == b"1073741824\n"
+    assert peak_mib(server) < 96

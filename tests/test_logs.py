@@ -1,0 +1,730 @@
+"""Levels on real output of real programs; the script's stream as events; the sink before a stalled reader."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from watchdog import logs
+
+DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
+ROOT = Path(__file__).parent.parent
+
+# What the program named wrote on a real run, and the level. "source:" marks the few rows whose program was not
+# run; they are taken from where it says what it writes.
+SHOWN = [
+    ("Python 3.11 logging", "WARNING:root:no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "2026-11-24 22:59:41,305 WARNING no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "2026-11-24 22:59:41,305 - thumbs - WARNING - no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "2026-11-24 22:59:41,305:WARNING:no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "[2026-11-24 22:59:41,305] [14842] [WARNING] no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "2026-11-24 22:59:41,305 thumbs WARNING no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "thumbs: WARNING: no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "[WARNING] no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "WARNING  no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "WARNING - no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "2026-11-24 22:59:41,306 [MainThread] WARNING thumbs: no plant", WARNING),
+    ("Python 3.11 logging", "2026-11-24 22:59:41,306 | WARNING  | a:6 - no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "thumbs - WARNING - no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "2026-11-24 22:59:41,306 14842 WARNING no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "[2026-11-24 22:59:41,306][thumbs][WARNING] - no plant in photo.jpg", WARNING),
+    ("Python 3.11 logging", "(MainThread) WARNING: no plant in photo.jpg", WARNING),
+    ("Python 3.11 warnings", "/srv/a.py:9: UserWarning: old option", WARNING),
+    ("Python 3.11 argparse", "thumbs: error: unrecognized arguments: -x", ERROR),
+    ("Python 3.11", "Exception in thread Thread-1 (<lambda>):", ERROR),
+    ("Python 3.11", "Exception ignored in: <function A.__del__ at 0x7f157a49de40>", ERROR),
+    ("loguru 0.7.3", "2026-11-24 22:59:41.377 | DEBUG    | __main__:<module>:5 - d", DEBUG),
+    ("loguru 0.7.3", "2026-11-24 22:59:41.378 | SUCCESS  | __main__:<module>:5 - ok", INFO),
+    ("loguru 0.7.3", "2026-11-24 22:59:41.378 | CRITICAL | __main__:<module>:5 - c", CRITICAL),
+    ("absl-py 2.5.1", "WARNING: Logging before flag parsing goes to stderr.", WARNING),
+    ("absl-py 2.5.1", "I1124 22:59:41.441764 140657664666496 tool.py:11] error is only a word here", INFO),
+    ("absl-py 2.5.1", "W1124 22:59:41.441942 140657664666496 tool.py:11] w", WARNING),
+    ("absl-py 2.5.1", "E1124 22:59:41.441964 140657664666496 tool.py:11] e", ERROR),
+    ("absl-py 2.5.1", "F1124 22:59:41.678666 140179931667328 tool.py:12] x", CRITICAL),
+    (
+        "python-json-logger 4.2.0",
+        '{"asctime": "2026-11-24 22:59:41,486", "levelname": "ERROR", "k": 1}',
+        ERROR,
+    ),
+    (
+        "structlog 26.1.0",
+        '{"event": "d", "level": "debug", "timestamp": "2026-11-24T22:59:41.552398Z"}',
+        DEBUG,
+    ),
+    ("structlog 26.1.0", '{"a": 1, "event": "c", "level": "critical"}', CRITICAL),
+    ("structlog 26.1.0", "2026-11-24 22:59:41 [warning  ] w                             ", WARNING),
+    ("java.util.logging 17.0.15", "Nov 24, 2026 10:59:42 PM M main", None),
+    ("java.util.logging 17.0.15", "WARNING: w", WARNING),
+    ("java.util.logging 17.0.15", "SEVERE: s", ERROR),
+    ("java.util.logging 17.0.15", "FINE: f", DEBUG),
+    ("java 17.0.15", 'Exception in thread "main" java.lang.RuntimeException: boom', ERROR),
+    ("node 20.20.2", "TypeError: Cannot read properties of null (reading 'f')", ERROR),
+    ("node 20.20.2", "(node:14949) Warning: old", WARNING),
+    ("npm 11.19.1", "npm error code ENOENT", ERROR),
+    ("gcc 12.2.0", "g.c:1:26: error: ‘y’ undeclared (first use in this function)", ERROR),
+    ("gcc 12.2.0", "g.c:1:16: warning: unused variable ‘x’ [-Wunused-variable]", WARNING),
+    ("gcc 12.2.0", "cc1: fatal error: nosuch.c: No such file or directory", CRITICAL),
+    ("rustc 1.95.0", "error[E0425]: cannot find value `y` in this scope", ERROR),
+    ("rustc 1.95.0", "error: aborting due to 1 previous error", ERROR),
+    ("pip 23.2.1", "ERROR: Invalid requirement: 'nosuch@@'", ERROR),
+    ("apt 2.6", "E: Unable to locate package nosuchpkg", ERROR),
+    ("git 2", "fatal: not a git repository (or any of the parent directories): .git", CRITICAL),
+    ("dpkg 1.21", "dpkg: error: cannot access archive 'nosuch': No such file or directory", ERROR),
+    ("bash 5.2", "bash: nosuchcmd: command not found", None),
+    ("perl 5.36", "dead at -e line 1.", None),
+    # sd-daemon(3), and `logger --prio-prefix` reads the same.
+    ("source: systemd", "<0>gone", CRITICAL),
+    ("source: systemd", "<3>disk on fire", ERROR),
+    ("source: systemd", "<4>disk warm", WARNING),
+    ("source: systemd", "<6>disk fine, no error", INFO),
+    ("source: systemd", "<7>disk", DEBUG),
+    ("source: syslog, user.err", "<11>Nov 24 22:59:42 thumbs: hello", ERROR),
+    ("source: nginx", '2026/11/24 22:59:41 [error] 12#12: *1 open() "/srv/x" failed', ERROR),
+    ("source: apache", "[Tue Nov 24 22:59:41.123456 2026] [core:error] [pid 12] AH00126: Invalid URI", ERROR),
+    ("source: log4j", "22:59:41.123 [main] ERROR com.example.Main - boom", ERROR),
+    ("source: slf4j-simple", "[main] ERROR com.example.Main - boom", ERROR),
+    ("source: logrus", 'time="2026-11-24T22:59:41Z" level=error msg="no plant"', ERROR),
+    ("source: TensorFlow", "2026-11-24 22:59:41.377123: W tensorflow/core/x.cc:1] slow", WARNING),
+    ("source: pino", '{"level":50,"time":1764000000000,"msg":"no plant"}', ERROR),
+    ("source: pino", '{"level":60,"msg":"no plant"}', CRITICAL),
+    ("source: Cloud Logging", '{"severity":"NOTICE","message":"an error"}', INFO),
+    ("source: R", "Warning message:", WARNING),
+    ("source: R", "Error in f() : no plant", ERROR),
+]
+
+# Lines that speak of levels without having one, or of others than theirs.
+NOT_SHOWN = [
+    ("0 errors found", None),
+    ("no error", None),
+    ("INFO: no ERROR", INFO),
+    ("2026-11-24 22:59:41,305 INFO no ERROR here", INFO),
+    ("2026-11-24 22:59:41 no ERROR here", None),
+    ("2026-11-24 22:59:41 found 3 ERROR lines", None),
+    ("Error-free", None),
+    ("ERROR.log written", None),
+    ("error.log: 3 lines", None),
+    ("warning-level=3", None),
+    ("run with --level=debug", None),
+    ("set level=debug", None),
+    ("error: 0.031", None),
+    ("Error: 12 %", None),
+    ("Debug: False", None),
+    ("Errors: none", None),
+    ("epoch 3: error: 0.2", None),
+    ("Note: ERROR handling is on", None),
+    ("the word ERROR in a sentence", None),
+    ("<1000> points", None),
+    ("<b>bold</b>", None),
+    ("W1124", None),
+    ("Fine: all is well", None),
+    ('{"level": true}', None),
+    ('{"level": "high"}', None),
+    ('{"level": {"a": 1}}', None),
+    ('{"level": "error"', None),
+    ('{"a": {"level": "error"}}', None),
+    ("{" * 5000, None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("program", "line", "level"), SHOWN)
+def test_level_that_a_line_shows(program: str, line: str, level: int | None) -> None:
+    assert logs.classify(line) == level, program
+
+
+@pytest.mark.parametrize(("line", "level"), NOT_SHOWN)
+def test_level_that_a_line_only_speaks_of(line: str, level: int | None) -> None:
+    assert logs.classify(line) == level
+
+
+@pytest.mark.parametrize(("program", "line", "level"), SHOWN)
+def test_level_is_found_in_a_stream_too(capture: Capture, program: str, line: str, level: int | None) -> None:
+    """The look at a whole feed, which spares one at each line, must not miss what a line shows."""
+    capture.level = 0
+    assert levels(capture(f"{line}\n".encode())) == [logging.getLevelName(level or INFO).lower()], program
+
+
+# ---- Programs that are run here ----
+
+
+def run(code: str, *arguments: str) -> bytes:
+    """What a Python program writes to stderr."""
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT).stderr
+
+
+LOGGING = """
+import logging, sys
+logging.basicConfig(format=sys.argv[1], level=10)
+for level in (10, 20, 30, 40, 50): logging.getLogger("thumbs").log(level, "no error in photo.jpg")
+"""
+
+
+@pytest.mark.parametrize(
+    "format_",
+    [
+        logging.BASIC_FORMAT,
+        "%(asctime)s %(levelname)s %(message)s",
+        "%(asctime)s - %(name)s - %(levelname)s - %(message)s",
+        "%(asctime)s:%(levelname)s:%(message)s",
+        "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s",
+        "%(asctime)s [%(threadName)s] %(levelname)s %(name)s: %(message)s",
+        "%(asctime)s | %(levelname)-8s | %(module)s:%(lineno)d - %(message)s",
+        "[%(levelname)s] %(message)s",
+        "%(levelname)-8s %(message)s",
+        "%(name)s: %(levelname)s: %(message)s",
+    ],
+)
+def test_python_logging(capture: Capture, format_: str) -> None:
+    capture.level = 0
+    assert levels(capture(run(LOGGING, format_))) == ["debug", "info", "warning", "error", "critical"]
+
+
+def test_python_warning(capture: Capture) -> None:
+    [first, *_] = capture(run("import warnings; warnings.warn('old option')"))
+    assert first["level"] == "warning"
+
+
+@pytest.mark.parametrize(
+    ("code", "last"),
+    [
+        ("{}['a']", "KeyError: 'a'"),
+        ("try:\n  {}['a']\nexcept KeyError as e:\n  raise RuntimeError('no a') from e", "RuntimeError: no a"),
+        ("try:\n  {}['a']\nexcept KeyError:\n  int('x')", "ValueError: invalid literal"),
+        ("raise ExceptionGroup('both', [ValueError(1), TypeError(2)])", "+------------------------"),
+        (
+            "try:\n  1/0\nexcept Exception as e:\n  raise ExceptionGroup('both', [ValueError(1)]) from e",
+            "+------------------------",
+        ),
+        ("x = (", "SyntaxError: '(' was never closed"),
+        ("def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
+    ],
+)
+def test_traceback_is_one_error(capture: Capture, code: str, last: str) -> None:
+    written = run(code)
+    around = capture(b"before\n" + written + b"after\n")
+    assert levels(around) == ["info", "error", "info"]
+    assert around[1]["event"] == written.decode().rstrip()
+    assert around[1]["event"].splitlines()[-1].strip().startswith(last)
+    assert texts(capture(written)) == [written.decode().rstrip()], "the end of the stream ends it too"
+
+
+def test_logged_traceback_follows_its_message(capture: Capture) -> None:
+    code = "import logging\ntry: 1/0\nexcept Exception: logging.exception('failed'); logging.warning('went on')"
+    message, traceback, after = capture(run(code))
+    assert (message["event"], message["level"]) == ("ERROR:root:failed", "error")
+    assert traceback["level"] == "error"
+    assert traceback["event"].endswith("ZeroDivisionError: division by zero")
+    assert (after["event"], after["level"]) == ("WARNING:root:went on", "warning")
+
+
+def test_absl(capture: Capture) -> None:
+    code = """
+from absl import logging
+logging.use_absl_handler(); logging.set_verbosity(logging.INFO)
+logging.info("an error"); logging.warning("w"); logging.error("e")
+"""
+    told = [e for e in capture(run(code)) if "flag parsing" not in e["event"]]
+    assert levels(told) == ["info", "warning", "error"]
+
+
+def test_python_json_logger(capture: Capture) -> None:
+    code = """
+import logging
+from pythonjsonlogger.json import JsonFormatter
+handler = logging.StreamHandler(); handler.setFormatter(JsonFormatter("%(levelname)s %(message)s"))
+logging.basicConfig(handlers=[handler])
+logging.warning("w"); logging.error("e")
+"""
+    first, second = capture(run(code))
+    assert (first["level"], second["level"]) == ("warning", "error")
+    assert json.loads(second["event"])["message"] == "e", "the line stays whole"
+
+
+def test_structlog(capture: Capture) -> None:
+    code = """
+import structlog, sys
+p = structlog.processors
+last = structlog.dev.ConsoleRenderer(colors=True) if sys.argv[1] else p.JSONRenderer()
+structlog.configure([p.add_log_level, p.TimeStamper(fmt="%Y-%m-%d %H:%M:%S"), last],
+    logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+log = structlog.get_logger(); log.debug("no error"); log.warning("w"); log.critical("c", a=1)
+"""
+    capture.level = 0
+    assert levels(capture(run(code, ""))) == ["debug", "warning", "critical"]
+    colored = capture(run(code, "colors"))
+    assert levels(colored) == ["debug", "warning", "critical"]
+    assert "\x1b" not in colored[0]["event"]
+
+
+def test_tqdm_becomes_its_last_state(capture: Capture) -> None:
+    code = "from tqdm import tqdm\nfor _ in tqdm(range(50), desc='work', mininterval=0): pass"
+    written = run(code)
+    assert written.count(b"\r") > 10
+    [event] = capture(written)
+    assert event["event"].startswith("work: 100%")
+    assert "50/50" in event["event"]
+
+
+# ---- The stream ----
+
+
+def test_events_have_the_promised_keys(capture: Capture) -> None:
+    [event] = capture(b"hello\n")
+    assert list(event) == ["timestamp", "level", "event", "logger", "stream", "call_id"]
+    assert event["timestamp"].endswith("Z")
+    del event["timestamp"]
+    assert event == {
+        "level": "info",
+        "event": "hello",
+        "logger": "script",
+        "stream": "stdout",
+        "call_id": "c-1",
+    }
+
+
+def test_lines_below_the_level_are_dropped(capture: Capture) -> None:
+    capture.level = WARNING
+    assert texts(capture(b"plain\n")) == []
+    told = capture(b"plain\nDEBUG: x\nWARNING: y\nINFO: z\nERROR: q\n" + b"x" * 70_000 + b"\n")
+    assert texts(told) == ["WARNING: y", "ERROR: q"]
+
+
+def test_levels_stay_in_order(capture: Capture) -> None:
+    told = capture(b"a\nERROR: b\nc\nWARNING: d\n")
+    assert list(zip(texts(told), levels(told), strict=True)) == [
+        ("a", "info"),
+        ("ERROR: b", "error"),
+        ("c", "info"),
+        ("WARNING: d", "warning"),
+    ]
+
+
+def test_empty_lines_are_dropped_and_crlf_is_a_line_end(capture: Capture) -> None:
+    assert texts(capture(b"\n\na\r\n  \n\r\nb\r\n", b"c\r", b"\n\r\n", b"d")) == ["a", "b", "c", "d"]
+
+
+def test_bytes_that_are_not_utf8_are_escaped(capture: Capture) -> None:
+    assert texts(capture(b"caf\xe9\nerr\xff\xc3\n" + "café\n".encode())) == [
+        "caf\\xe9",
+        "err\\xff\\xc3",
+        "café",
+    ]
+
+
+def test_characters_cut_between_feeds_stay_whole(capture: Capture) -> None:
+    first, second = "é".encode()[:1], "é".encode()[1:]
+    assert texts(capture(b"a" + first, second + b"b\nc" + first, second + b"\n")) == ["aéb", "cé"]
+
+
+def test_escape_sequences_are_stripped_before_the_level_is_looked_for(capture: Capture) -> None:
+    [event] = capture(b"\x1b[31;1mERROR\x1b[0m: \x1b]8;;http://a/\x1b\\link\x1b]8;;\x07 gone\x1b[K\n")
+    assert (event["event"], event["level"]) == ("ERROR: link gone", "error")
+
+
+@pytest.mark.parametrize("size", [65_537, 200_000])
+def test_long_line_is_cut_and_marked(capture: Capture, size: int) -> None:
+    line = b"ERROR: " + b"x" * (size - 7)
+    for feeds in (
+        [line + b"\nnext\n"],
+        [line[:65_536], line[65_536:] + b"\nnext\n"],
+        [line[:100], line[100:100_000], line[100_000:], b"\nnext"],
+    ):
+        cut, after = capture(*feeds)
+        assert (cut["event"], cut["level"]) == (line[:65_536].decode(), "error")
+        assert (cut["truncated"], cut["line_bytes"]) == (True, size)
+        assert after["event"] == "next"
+        assert "truncated" not in after
+
+
+def test_line_of_exactly_64_kib_is_whole(capture: Capture) -> None:
+    [event] = capture(b"x" * 65_536, b"\n")
+    assert len(event["event"]) == 65_536
+    assert "truncated" not in event
+
+
+def test_progress_is_told_once_a_second_and_at_its_end(capture: Capture) -> None:
+    capture.at(0.0, b"\r 10%")
+    capture.at(0.5, b"\r 20%")
+    capture.at(1.2, b"\r 30%\r 40%")
+    capture.at(1.5, b"\r 50%")
+    capture.at(2.3, b"\r 60%")
+    capture.at(2.4, b"\r 99%\r100%\n")
+    assert texts(capture.end()) == [" 40%", " 60%", "100%"]
+
+
+def test_progress_that_ends_as_it_was_told_is_not_told_again(capture: Capture) -> None:
+    capture.at(0.0, b" 10%\r")
+    capture.at(1.5, b"100%\r")
+    capture.at(1.6, b"\n")
+    assert texts(capture.end()) == ["100%"]
+
+
+def test_progress_that_wipes_itself_leaves_its_last_state(capture: Capture) -> None:
+    assert texts(capture(b"\r 50%\r100%", b"\r    \r", b"\nnext\n")) == ["100%", "next"]
+    assert texts(capture(b" 50%\r100%\r    \r")) == ["100%"]
+    assert texts(capture(b"10", b"0%\r", b"\r")) == ["100%"]
+
+
+TRACEBACK = b'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\nKeyError: 1\n'
+
+
+def test_traceback_ends_with_a_pause(capture: Capture) -> None:
+    capture.at(0.0, TRACEBACK)
+    capture.at(0.9, b"\nDuring handling of the above exception, another exception occurred:\n\n" + TRACEBACK)
+    capture.at(2.1, b"  next\n")
+    told = capture.end()
+    assert levels(told) == ["error", "info"]
+    assert told[0]["event"].count("KeyError") == 2
+
+
+def test_traceback_that_breaks_off(capture: Capture) -> None:
+    told = capture(b'Traceback (most recent call last):\n  File "a.py", line 1, in f\nand now to something else\n')
+    assert levels(told) == ["error", "info"]
+    assert texts(told)[1] == "and now to something else"
+
+
+def test_two_tracebacks_are_two_events(capture: Capture) -> None:
+    assert levels(capture(TRACEBACK + TRACEBACK + b"\n" + TRACEBACK)) == ["error"] * 3
+
+
+def test_endless_traceback_is_cut_and_marked(capture: Capture) -> None:
+    frames = b'  File "a.py", line 1, in f\n' * 2000
+    feeds = [b"Traceback (most recent call last):\n", *[frames] * 3, b"KeyError: 1\n", b"next\n"]
+    cut, after = capture(*feeds)
+    assert cut["level"] == "error"
+    assert len(cut["event"]) <= 65_536
+    assert cut["truncated"]
+    assert cut["line_bytes"] == sum(map(len, feeds[:-1]))
+    assert after["event"] == "next"
+
+
+PIECES = st.sampled_from(
+    [
+        b"\n",
+        b"\r\n",
+        b"ERROR: x",
+        b"plain",
+        TRACEBACK,
+        b"\xff",
+        b"\x1b[1m",
+        b"  + Exception Group ",
+        b"{",
+        b"<3>",
+        b"\n\n",
+    ]
+)
+
+
+@given(st.lists(PIECES | st.binary(max_size=20)), st.lists(st.integers(1, 60)))
+def test_where_a_stream_is_cut_makes_no_difference(pieces: list[bytes], cuts: list[int]) -> None:
+    data = b"".join(pieces).replace(b"\r", b"")
+    feeds, at = [], 0
+    for cut in cuts:
+        feeds.append(data[at : at + cut])
+        at += cut
+    told = [feed_all([data]), feed_all([*feeds, data[at:]])]
+    assert told[0] == told[1]
+
+
+@given(st.lists(PIECES | st.sampled_from([b"\r", b"a\r", b"\r\n"]) | st.binary(max_size=20)))
+def test_no_stream_breaks_it(feeds: list[bytes]) -> None:
+    feed_all(feeds)
+
+
+def feed_all(feeds: list[bytes]) -> list[tuple[str, str]]:
+    """Levels and texts, without a writer thread for each of Hypothesis's examples."""
+    sink = Kept(0)
+    log = logs.ScriptLog(sink, stream="stderr", call_id="c", clock=lambda: 0.0)
+    for data in feeds:
+        log.feed(data)
+    log.close()
+    events = [json.loads(line) for line in b"".join(sink.kept).splitlines()]
+    return [(event["level"], event["event"]) for event in events]
+
+
+class Kept(logs.Sink):
+    def __init__(self, level: int) -> None:
+        super().__init__(-1, level=level)
+        self.kept: list[bytes] = []
+
+    def put(self, data: bytes, events: int = 1) -> None:
+        self.kept.append(data)
+
+
+# ---- The sink ----
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    reading, writing = os.pipe()
+    yield reading, writing
+    for fd in (reading, writing):
+        try:
+            os.close(fd)
+        except OSError:  # the test has closed it
+            continue
+
+
+def flood(sink: logs.Sink, feeds: int) -> int:
+    """Feed lines without end to a sink that nobody empties; how many there were."""
+    log = logs.ScriptLog(sink, stream="stdout", call_id="c")
+    data = b"a line of the flood\n" * 3000
+    for _ in range(feeds):
+        log.feed(data)
+    log.close()
+    return 3000 * feeds
+
+
+def drain(fd: int, into: list[bytes]) -> threading.Thread:
+    def read() -> None:
+        while data := os.read(fd, 65536):
+            into.append(data)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    return thread
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_stalled_reader_blocks_nobody_and_losses_are_counted(pipe: tuple[int, int], blocking: bool) -> None:
+    reading, writing = pipe
+    os.set_blocking(writing, blocking)
+    sink = logs.Sink(writing, limit_bytes=256 * 1024)
+    lines = flood(sink, 20)  # would wait for ever here if it waited for the reader
+    was_full = sink.is_full
+    sink.put_own(sink.form.event("info", {"event": "an event of the program itself", "logger": "x"}))
+    assert not sink.flush(0.01)
+    assert not sink.close(0.01)
+    assert was_full
+
+    read: list[bytes] = []
+    thread = drain(reading, read)
+    assert sink.flush(10)
+    assert not sink.is_full
+    logs.ScriptLog(sink, stream="stdout", call_id="c").feed(b"the flood is over\n")
+    assert sink.close(10)
+    os.close(writing)
+    thread.join()
+
+    events = [json.loads(line) for line in b"".join(read).splitlines()]
+    told = sum(event["event"] == "a line of the flood" for event in events)
+    dropped = [event for event in events if event["event"] == "log lines dropped"]
+    assert told > 0
+    assert [event["level"] for event in dropped] == ["warning"]
+    assert told + dropped[0]["count"] == lines
+    assert any(event["event"] == "an event of the program itself" for event in events)
+    assert events[-1]["event"] == "the flood is over"
+
+
+def test_memory_of_a_flood_is_bounded(pipe: tuple[int, int]) -> None:
+    sink = logs.Sink(pipe[1], limit_bytes=256 * 1024)
+    flood(sink, 50)
+    for _ in range(10_000):
+        sink.put_own(b"x" * 1000)
+    # One slice of lines, and one event, may go over the limits.
+    assert sink._pending_bytes < 2 * 256 * 1024 + 100_000
+    pipe_is_read = drain(pipe[0], [])
+    sink.close(10)
+    os.close(pipe[1])
+    pipe_is_read.join()
+
+
+def test_reader_that_is_gone_is_no_problem(pipe: tuple[int, int]) -> None:
+    os.close(pipe[0])
+    sink = logs.Sink(pipe[1])
+    flood(sink, 3)
+    assert sink.flush(10)
+    flood(sink, 200)
+    assert not sink.is_full
+    assert sink.close(10)
+
+
+def test_full_disk_is_no_problem() -> None:
+    with open("/dev/full", "wb") as full:
+        sink = logs.Sink(full.fileno())
+        flood(sink, 3)
+        assert sink.close(10)
+
+
+def test_events_after_close_are_still_written(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        sink = logs.Sink(file.fileno())
+        sink.put(b"one\n")
+        assert sink.close(10)
+        sink.put(b"two\n")
+        assert sink.close(10)
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+
+
+# ---- This program's own events ----
+
+
+CONFIGURE = "from watchdog import logs; import sys; sink = logs.configure(level={level!r}, format={format!r})\n"
+
+
+def own(code: str, level: str = "INFO", format_: str = "json") -> list[dict[str, Any]]:
+    written = run(CONFIGURE.format(level=level, format=format_) + code + "\nsink.close(5)")
+    return [json.loads(line) for line in written.splitlines()]
+
+
+def test_own_event() -> None:
+    [event] = own("logs.get('server').info('listening', port=8080, level='x', path='\\udcff', big=2**70)")
+    assert list(event) == ["timestamp", "level", "event", "logger", "port", "path", "big"]
+    assert (event["level"], event["event"], event["logger"]) == ("info", "listening", "server")
+    assert (event["port"], event["path"], event["big"]) == (8080, "\\xff", str(2**70))
+
+
+def test_own_events_below_the_level_are_dropped() -> None:
+    code = "for name in ('debug', 'info', 'warning', 'error', 'critical'): getattr(logs.get('a'), name)('x')"
+    assert levels(own(code)) == ["info", "warning", "error", "critical"]
+    assert levels(own(code, level="ERROR")) == ["error", "critical"]
+    assert levels(own(code, level="NOTSET"))[0] == "debug"
+
+
+def test_own_exception() -> None:
+    [event] = own("try: 1/0\nexcept Exception: logs.get('a').exception('internal error')")
+    assert event["level"] == "error"
+    assert event["exception"].startswith("Traceback")
+    assert "ZeroDivisionError" in event["exception"]
+
+
+def test_stdlib_logging_and_warnings_are_routed() -> None:
+    code = """
+import logging, warnings, asyncio
+logging.getLogger("asyncio").debug("no")
+logging.getLogger("aiohttp.server").error("broken %s", "pipe", exc_info=ValueError("v"))
+logging.getLogger("a").log(35, "between")
+logging.getLogger("a").warning("%d", "not a number")
+warnings.warn("old")
+"""
+    broken, between, misfit, warning = own(code)
+    assert (broken["level"], broken["event"], broken["logger"]) == ("error", "broken pipe", "aiohttp.server")
+    assert "ValueError: v" in broken["exception"]
+    assert between["level"] == "warning"
+    assert "not a number" in misfit["event"]
+    assert (warning["level"], warning["logger"]) == ("warning", "py.warnings")
+    assert "UserWarning: old" in warning["event"]
+
+
+@pytest.mark.parametrize(("level", "format_"), [("LOUD", "json"), ("INFO", "xml")])
+def test_unknown_level_or_format_is_refused(level: str, format_: str) -> None:
+    with pytest.raises(ValueError):
+        logs.configure(level=level, format=format_)
+
+
+CONSOLE = """
+logs.get("server").info("listening", port=8080, name="\\x1b[2Jevil\\udcff")
+try: 1/0
+except Exception: logs.get("server").exception("internal error")
+log = logs.ScriptLog(sink, stream="stdout", call_id="c-1")
+log.feed(b"ERROR: bad \\x07 bell\\n")
+log.close()
+sink.close(5)
+"""
+
+
+def test_console_without_a_terminal_has_no_colors() -> None:
+    text = run(CONFIGURE.format(level="INFO", format="console") + CONSOLE).decode()
+    assert "\x1b" not in text
+    assert "listening" in text
+    assert "port=8080" in text
+    assert "\\x1b[2Jevil\\xff" in text
+    assert "ZeroDivisionError" in text
+    assert "[error    ] ERROR: bad \\x07 bell" in text
+    assert "stdout c-1" in text
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_auto_is_console_on_a_terminal(no_color: str) -> None:
+    ours, theirs = os.openpty()
+    environ = os.environ | {"NO_COLOR": no_color, "TERM": "xterm"}
+    command = [sys.executable, "-c", CONFIGURE.format(level="INFO", format="auto") + CONSOLE]
+    with subprocess.Popen(command, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT, env=environ) as process:
+        os.close(theirs)
+        text = b""
+        while True:
+            try:
+                text += os.read(ours, 65536)
+            except OSError:  # EIO: the last one at the other end has closed
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"ERROR: bad \\x07 bell" in text
+    assert b"\x1b[2J" not in text
+    assert (b"\x1b[" in text) is (not no_color)
+
+
+def test_printable() -> None:
+    assert logs.printable("caf\xe9 \t\x1b[31m\n\udcff\u202e\ud800") == "caf\xe9 \t\\x1b[31m\\n\\xff\\u202e\\ud800"
+
+
+def test_import_is_light() -> None:
+    heavy = "'rich', 'prometheus_client', 'yaml', 'aiohttp', 'hypothesis'"
+    code = f"import sys, watchdog.logs; print([m for m in ({heavy},) if m in sys.modules], file=sys.stderr)"
+    assert run(code) == b"[]\n"
+
+
+# ---- Fixtures ----
+
+
+class Capture:
+    """Feed a script's stream; get the events that come out of the sink as parsed JSON."""
+
+    def __init__(self, path: Path) -> None:
+        self.level = INFO
+        self.stream: Literal["stdout", "stderr"] = "stdout"
+        self._path = path
+        self._now_s = 0.0
+        self._log: tuple[logs.ScriptLog, logs.Sink] | None = None
+
+    def __call__(self, *feeds: bytes) -> list[dict[str, Any]]:
+        """All events of one stream."""
+        for data in feeds or (b"",):
+            self.at(0.0, data)
+        return self.end()
+
+    def at(self, now_s: float, data: bytes) -> None:
+        """Feed at a time."""
+        if self._log is None:
+            self._file = self._path.open("wb")
+            sink = logs.Sink(self._file.fileno(), level=self.level)
+            log = logs.ScriptLog(sink, stream=self.stream, call_id="c-1", clock=lambda: self._now_s)
+            self._log = (log, sink)
+        self._now_s = now_s
+        # The pipe's reader never hands over more.
+        for at in range(0, len(data), 65536):
+            self._log[0].feed(data[at : at + 65536])
+
+    def end(self) -> list[dict[str, Any]]:
+        assert self._log is not None
+        log, sink = self._log
+        self._log = None
+        log.close()
+        assert sink.close(10)
+        self._file.close()
+        return [json.loads(line) for line in self._path.read_bytes().splitlines()]
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> Capture:
+    return Capture(tmp_path / "log")
+
+
+def levels(events: list[dict[str, Any]]) -> list[str]:
+    return [event["level"] for event in events]
+
+
+def texts(events: list[dict[str, Any]]) -> list[str]:
+    return [event["event"] for event in events]
