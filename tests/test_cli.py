@@ -132,7 +132,7 @@ def test_ctrl_c_ends_run_and_its_script_at_once(environ: dict[str, str], tmp_pat
     )
     assert run.stderr is not None
     with run:
-        lines = []
+        lines: list[str] = []
         while '"event":"up"' not in "".join(lines):
             lines.append(run.stderr.readline())
             assert lines[-1], lines

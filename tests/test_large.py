@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.client
 import random
@@ -20,8 +21,9 @@ COUNT = 342  # 1,026 MiB
 KEEP = 'mv "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/out"'
 
 
-def send(server: RunningServer, path: str, headers: dict[str, str], block: bytes) -> http.client.HTTPResponse:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+def send(
+    connection: http.client.HTTPConnection, path: str, headers: dict[str, str], block: bytes
+) -> http.client.HTTPResponse:
     connection.putrequest("POST", path)
     for name, value in {"Content-Length": str(len(block) * COUNT), **headers}.items():
         connection.putheader(name, value)
@@ -71,8 +73,9 @@ def test_a_gigabyte_in_and_out(start_server: StartServer, form: str) -> None:
     server = start_server(KEEP, WATCHDOG_HEALTHCHECK_INTERVAL="0")
     block = base64.b64encode(BLOCK) if form == "base64" else BLOCK
     headers = {} if form == "base64" else {"Content-Type": "image/x"}
-    with Prober(server) as prober:
-        response = send(server, f"/?output={form}", headers, block)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    with Prober(server) as prober, contextlib.closing(connection):
+        response = send(connection, f"/?output={form}", headers, block)
         assert response.status == 200
         checksum, size = hashlib.sha256(), 0
         for piece in decoded(response) if form == "base64" else raw(response):
