@@ -22,16 +22,16 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
 
 test: $(VENV)/.ready  ## run all tests but the slow ones
-	@examples/install-packages.sh imagemagick cowsay curl unzip
+	@examples/install-packages.sh imagemagick cowsay curl unzip procps
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	$(PYTEST) -m "not slow"
 
 test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor their programs
-	@examples/install-packages.sh curl unzip
+	@examples/install-packages.sh curl unzip procps
 	$(PYTEST) -m "not slow" --ignore=tests/test_examples.py
 
 test-slow: $(VENV)/.ready  ## run the slow tests: gigabytes through the server
-	@examples/install-packages.sh curl unzip
+	@examples/install-packages.sh curl unzip procps
 	$(PYTEST) -m slow
 
 docs: $(VENV)/.ready  ## renew the README's table of settings from their declaration

@@ -8,6 +8,7 @@ works() {
         imagemagick) convert -version ;;
         cowsay) PATH=$PATH:/usr/games cowsay moo ;;
         coreutils) base64 --version ;;
+        procps) command -v ps ;;
         python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
         *) command -v "$1" ;;
     esac >/dev/null 2>&1

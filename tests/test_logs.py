@@ -221,7 +221,9 @@ def test_traceback_is_one_error(capture: Capture, code: str, last: str) -> None:
 
 
 def test_logged_traceback_follows_its_message(capture: Capture) -> None:
-    code = "import logging\ntry: 1/0\nexcept Exception: logging.exception('failed'); logging.warning('went on')"
+    code = (
+        "import logging\ntry: 1/0\nexcept Exception: logging.exception('failed'); logging.warning('went on')"
+    )
     message, traceback, after = capture(run(code))
     assert (message["event"], message["level"]) == ("ERROR:root:failed", "error")
     assert traceback["level"] == "error"
@@ -315,6 +317,15 @@ def test_empty_lines_are_dropped_and_crlf_is_a_line_end(capture: Capture) -> Non
     assert texts(capture(b"\n\na\r\n  \n\r\nb\r\n", b"c\r", b"\n\r\n", b"d")) == ["a", "b", "c", "d"]
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r  \r\n"])
+@pytest.mark.parametrize("line", [b"b", b"a\rb", b"\ra\rb", b"\r\r b", b"a\r  \rb", b"ab\r \r\rb"])
+def test_carriage_returns_within_whole_lines(capture: Capture, line: bytes, end: bytes) -> None:
+    whole = texts(capture(b"x\n" + line + end + b"y\n"))
+    cut = texts(capture(*[(b"x\n" + line + end + b"y\n")[at:][:1] for at in range(len(line + end) + 4)]))
+    assert [text.strip() for text in whole] == ["x", "b", "y"]
+    assert whole == cut
+
+
 def test_bytes_that_are_not_utf8_are_escaped(capture: Capture) -> None:
     assert texts(capture(b"caf\xe9\nerr\xff\xc3\n" + "café\n".encode())) == [
         "caf\\xe9",
@@ -389,8 +400,22 @@ def test_traceback_ends_with_a_pause(capture: Capture) -> None:
     assert told[0]["event"].count("KeyError") == 2
 
 
+def test_traceback_that_comes_byte_by_byte(capture: Capture) -> None:
+    told = capture(*[TRACEBACK[at : at + 1] for at in range(len(TRACEBACK))], b"\nnext")
+    assert texts(told) == [TRACEBACK.decode().rstrip(), "next"]
+
+
+def test_traceback_with_an_endless_message(capture: Capture) -> None:
+    [event] = capture(TRACEBACK[:-2] + b"x" * 100_000 + b"\n")
+    assert event["level"] == "error"
+    assert event["event"].startswith("Traceback")
+    assert event["truncated"]
+
+
 def test_traceback_that_breaks_off(capture: Capture) -> None:
-    told = capture(b'Traceback (most recent call last):\n  File "a.py", line 1, in f\nand now to something else\n')
+    told = capture(
+        b'Traceback (most recent call last):\n  File "a.py", line 1, in f\nand now to something else\n'
+    )
     assert levels(told) == ["error", "info"]
     assert texts(told)[1] == "and now to something else"
 
@@ -533,6 +558,7 @@ def test_memory_of_a_flood_is_bounded(pipe: tuple[int, int]) -> None:
     flood(sink, 50)
     for _ in range(10_000):
         sink.put_own(b"x" * 1000)
+        sink.put(b"x" * 1000)
     # One slice of lines, and one event, may go over the limits.
     assert sink._pending_bytes < 2 * 256 * 1024 + 100_000
     pipe_is_read = drain(pipe[0], [])
@@ -549,6 +575,8 @@ def test_reader_that_is_gone_is_no_problem(pipe: tuple[int, int]) -> None:
     flood(sink, 200)
     assert not sink.is_full
     assert sink.close(10)
+    sink.put(b"one more\n")
+    assert sink._thread is None, "there is nothing left to do for a thread"
 
 
 def test_full_disk_is_no_problem() -> None:
@@ -571,7 +599,9 @@ def test_events_after_close_are_still_written(tmp_path: Path) -> None:
 # ---- This program's own events ----
 
 
-CONFIGURE = "from watchdog import logs; import sys; sink = logs.configure(level={level!r}, format={format!r})\n"
+CONFIGURE = (
+    "from watchdog import logs; import sys; sink = logs.configure(level={level!r}, format={format!r})\n"
+)
 
 
 def own(code: str, level: str = "INFO", format_: str = "json") -> list[dict[str, Any]]:
@@ -667,7 +697,10 @@ def test_auto_is_console_on_a_terminal(no_color: str) -> None:
 
 
 def test_printable() -> None:
-    assert logs.printable("caf\xe9 \t\x1b[31m\n\udcff\u202e\ud800") == "caf\xe9 \t\\x1b[31m\\n\\xff\\u202e\\ud800"
+    assert (
+        logs.printable("caf\xe9 \t\x1b[31m\n\udcff\u202e\ud800")
+        == "caf\xe9 \t\\x1b[31m\\n\\xff\\u202e\\ud800"
+    )
 
 
 def test_import_is_light() -> None:

@@ -312,6 +312,32 @@ asyncio.run(main())
     assert done.stdout == "1 6 [1]\n", done.stderr
 
 
+@pytest.mark.parametrize("as_pid_1", [False, True])
+def test_a_daemon_of_the_entry_point_is_left_alone(as_pid_1: bool) -> None:
+    """An image's entry point may start a daemon and exec this program: the daemon is our child, but no script's."""
+    code = """
+import asyncio, os
+from watchdog.process import Supervisor, _processes
+def daemons():
+    return [p.pid for p in _processes() if p.parent == os.getpid() and p.state != "Z"]
+async def main():
+    before = daemons()
+    supervisor = Supervisor()
+    for _ in range(2):
+        script = "setsid sleep 60 & (env -i setsid sleep 60 &); sleep 0.2; exit 6"
+        ended = await supervisor.run(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
+                                     stdout=lambda data: None, stderr=lambda data: None)
+        print(ended.exit_code, len(before), daemons() == before)
+asyncio.run(main())
+for pid in daemons():
+    os.kill(pid, 9)
+"""
+    inside = ["/bin/bash", "-c", 'sleep 60 >/dev/null & exec "$0" -c "$1"', sys.executable, code]
+    unshared = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"] if as_pid_1 else []
+    done = subprocess.run([*unshared, *inside], capture_output=True, text=True)
+    assert done.stdout == "6 1 True\n" * 2, done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "command"),
     [

@@ -445,12 +445,13 @@ class ScriptLog:
 
     def _take_lines(self, block: bytes, now_s: float) -> None:
         """Whole lines, without the last one's end."""
-        block = block.replace(b"\r\n", b"\n").removesuffix(b"\r")
-        if b"\r" in block or len(block) > _LINE_BYTES:
+        if len(block) > _LINE_BYTES:
             for piece in block.split(b"\n"):
                 self._grow(piece, now_s)
                 self._end_line()
             return
+        if b"\r" in block:
+            block = _LAST_BLANKS.sub(b"", _OVERWRITTEN.sub(b"", block))
         text = _decode(block)
         if self._traceback or _may_show_level(text):
             for line in text.split("\n"):
@@ -656,6 +657,9 @@ _CHAINS = (
 )
 _SYNTAX_ERROR = re.compile(r'  File "[^"]+", line \d+$').match  # has no header of its own
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.<>]*(?::|$)").match
+# What whole lines leave visible of their carriage returns, as ScriptLog._grow finds it for an unfinished line.
+_OVERWRITTEN = re.compile(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
+_LAST_BLANKS = re.compile(rb"(?m)\r[^\S\n]*$")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
 
 

@@ -11,7 +11,8 @@ How the facts are had, each in the cheapest way that cannot lie:
   cannot meet a stranger.
 - What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
   and the kernel lists our children in one small file. Nothing in it: nothing left, in about 20 microseconds.
-- Whose it is, if two invocations run: its session, its ancestors, or the path of the workspace in its environment.
+- Whose it is, if two invocations run: its session, its ancestors, the path of the workspace in its environment, or
+  one of the command's own pipes still open in it.
 
 Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is missing), PR_SET_CHILD_SUBREAPER.
 """
@@ -146,6 +147,10 @@ class Supervisor:
         self._loop = asyncio.get_running_loop()
         self._reap_handle: asyncio.TimerHandle | None = None
         self._is_subreaper = _become_subreaper()
+        # Children from before: an entry point may start a daemon and then exec this program.
+        self._from_before = set(_children_by_parent())
+        # Not so for PID 1, to which `docker exec` leaves its orphans too.
+        self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
         self._watches_children = False
         with contextlib.suppress(RuntimeError, ValueError):  # only a main thread can have signal handlers
             self._loop.add_signal_handler(signal.SIGCHLD, self._reap_soon)
@@ -322,7 +327,15 @@ class Supervisor:
         children = _children_of_this_process()
         if children is None:
             return False
-        return all(pid in self._children or _reap_if_dead(pid) for pid in children)
+        return all(self._is_no_straggler(pid) for pid in children)
+
+    def _is_no_straggler(self, pid: int) -> bool:
+        if pid in self._children:
+            return True
+        if _reap_if_dead(pid):
+            self._from_before.discard(pid)
+            return True
+        return pid in self._from_before
 
     def _tree_of(self, child: _Child) -> dict[int, int]:
         """Living processes that the command started, with their start times; in a thread, it reads all of /proc."""
@@ -341,6 +354,8 @@ class Supervisor:
                     break
                 process = table.get(pid)
                 if process is None or pid in strangers or pid in owned or pid == os.getpid():
+                    break
+                if process.started < table[child.pid].started:
                     break
                 way.append(pid)
                 if process.session == child.pid or self._is_lost_child_of(child, process, owned):
@@ -365,9 +380,9 @@ class Supervisor:
         if self._is_subreaper and process.parent != os.getpid():
             return False
         environment = _environment_of(process.pid)
-        if child.mark in environment:
+        if child.mark in environment or child.holds_a_pipe(process.pid):
             return True
-        if not self._is_subreaper or any(other.mark in environment for other in owned.values()):
+        if not self._all_orphans_are_ours or any(other.mark in environment for other in owned.values()):
             return False
         # It threw its environment away. It is ours to end if nobody else can have started it; else
         # the last one of those who can will find it.
@@ -383,8 +398,7 @@ class Supervisor:
             self._reap_handle.cancel()
             self._reap_handle = None
         for pid in _children_of_this_process() or _children_by_parent():
-            if pid not in self._children:
-                _reap_if_dead(pid)
+            self._is_no_straggler(pid)
 
 
 @dataclass(slots=True, eq=False)
@@ -413,6 +427,15 @@ class _Child:
     def ask_to_end(self) -> None:
         if not self.asked_to_end.done() and not self.exited.done():
             self.asked_to_end.set_result(None)
+
+    def holds_a_pipe(self, pid: int) -> bool:
+        """Whether a process has the writing end of stdout or stderr open."""
+        names = {pipe.name for pipe in self.pipes}
+        try:
+            with os.scandir(f"/proc/{pid}/fd") as entries:
+                return any(os.readlink(entry.path) in names for entry in entries)
+        except OSError:
+            return False
 
     def signal_group(self, number: int) -> None:
         """Signal the process group. Safe until the status is read: the zombie pins the group's id."""
@@ -448,6 +471,7 @@ class _Pipe:
         self._loop = loop
         self._fd = fd
         self._consume = consume
+        self.name = f"pipe:[{os.fstat(fd).st_ino}]"  # as /proc shows it, the same for both ends
         self._pause: asyncio.Future[None] | None = None
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._readable)
