@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import gzip
 import itertools
 import json
 import os
 import random
+import threading
+import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -109,6 +112,8 @@ def test_a_bad_byte_behind_a_megabyte_in_one_piece_is_named(tmp_path: Path) -> N
     [
         (b"QQ==QUJD", "'Q' at offset 4 of the body comes after the end"),
         (b"QQ===", "'=' at offset 4 of the body comes after the end"),
+        (b"QUJD=", "1 padding characters, which does not fit"),
+        (b"=", "1 padding characters, which does not fit"),
         (b"QUJDR", "ends at byte 5 in the middle of a group"),
         (b'="QUJD', 'no " closes it'),
         (b'="QUJD" x', "'x' at offset 8"),
@@ -147,6 +152,11 @@ FORM = "application/x-www-form-urlencoded"
         (b"name=Quercus&n=3", FORM, b'{"name":"Quercus","n":"3"}'),
         (b"name=Quercus+robur&name=%C3%A9", "application/json", '{"name":["Quercus robur","é"]}'.encode()),
         (b"a=", FORM, b'{"a":""}'),
+        (b"name=", FORM, b'{"name":""}'),
+        (b"abcd==", FORM, b'{"abcd":"="}'),
+        (b"a=1&&b=2&c", FORM, b'{"a":"1","b":"2","c":""}'),
+        ("n\u00e4me=Jos\u00e9&x y=1".encode(), FORM, '{"n\u00e4me":"Jos\u00e9","x y":"1"}'.encode()),
+        (b"a=%zz%2B+", FORM, b'{"a":"%zz+ "}'),
         # scalars under a JSON type
         (b'"a text"', "application/json", b'"a text"'),
         (b"true", "application/json", b"true"),
@@ -181,9 +191,9 @@ def test_only_the_first_4_kib_decide(tmp_path: Path) -> None:
     assert content(tmp_path, body, content_type="application/octet-stream", encoding="raw") == body
 
 
-@pytest.mark.parametrize("body", [b"a=%ff", b"a=1&b", b"%zz=&"])
+@pytest.mark.parametrize("body", [b"a=%ff", b"a=\xff", b"a=1&" * 10_001])
 def test_a_malformed_form_is_refused(tmp_path: Path, body: bytes) -> None:
-    assert "key=value" in refusal(tmp_path, body, content_type=FORM)
+    assert "the form" in refusal(tmp_path, body, content_type=FORM)
 
 
 def multipart(*parts: tuple[str, bytes]) -> bytes:
@@ -220,6 +230,33 @@ def test_several_files_of_a_form_give_the_directory(tmp_path: Path) -> None:
     assert files == {"x.jpg": b"1", "x-2.jpg": b"2", "y": b"hello"}
 
 
+def test_names_of_parts_outside_ascii_and_empty_ones(tmp_path: Path) -> None:
+    extended = "Content-Disposition: form-data; name=f; filename=x; filename*=utf-8''%C3%B1.jpg"
+    body = multipart((extended, b"1"), ('Content-Disposition: form-data; name="none"; filename=""', b""))
+    assert receive(tmp_path, [body], Said(content_type=MULTIPART)).path == str(tmp_path / "ñ.jpg")
+    body = multipart(('Content-Disposition: form-data; name="f"; filename=""', b"nameless"))
+    taken = receive(tmp_path, [body], Said(content_type=MULTIPART))
+    assert Path(taken.path).name.startswith("event-file-")
+    assert Path(taken.path).read_bytes() == b"nameless"
+
+
+def test_ten_thousand_files_of_one_name(tmp_path: Path) -> None:
+    body = multipart(*[(disposition("f", "a"), b"")] * 9_999)
+    receive(tmp_path, [body], Said(content_type=MULTIPART))
+    assert (tmp_path / "a-9999").exists()
+
+
+def test_a_large_form_takes_little_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        data = content(tmp_path, b"d=", *[b"%2B" * 10_000] * 100, content_type=FORM)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert data == b'{"d":"' + b"+" * 1_000_000 + b'"}'
+    assert peak < 40_000_000
+
+
 @pytest.mark.parametrize(
     ("body", "content_type", "part"),
     [
@@ -241,6 +278,7 @@ def test_a_malformed_multipart_form_is_refused(tmp_path: Path, body: bytes, cont
     ("coding", "squeezed"),
     [
         ("gzip", gzip.compress(b"x" * 3_000_000)),
+        ("gzip", gzip.compress(b"x" * 3_000_000) + bytes(1000)),
         ("X-Gzip", gzip.compress(b"x" * 1_000_000) + gzip.compress(b"x" * 2_000_000)),
         ("deflate", zlib.compress(b"x" * 3_000_000)),
         ("deflate", zlib.compress(b"x" * 3_000_000)[2:-4]),
@@ -317,6 +355,30 @@ async def test_a_full_disk_is_told_apart(tmp_path: Path) -> None:
     with pytest.raises(NoSpace, match="no space is left for the input file"):
         file.write(b"x")
     receiver.close()
+
+
+async def test_a_cancelled_take_in_returns_only_when_its_thread_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+    is_over = False
+
+    def slowly(self: Receiver, pieces: list[bytes]) -> None:
+        nonlocal is_over
+        entered.set()
+        leave.wait(10)
+        is_over = True
+
+    monkeypatch.setattr(Receiver, "feed_all", slowly)
+    task = asyncio.ensure_future(take_in(pieces_of(bytes(1_000_000), 100_000), Said(), str(tmp_path)))
+    await asyncio.to_thread(entered.wait, 10)
+    task.cancel()
+    await asyncio.sleep(0)
+    assert not task.done()
+    leave.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert is_over
 
 
 def test_json_is_kept_byte_for_byte(tmp_path: Path) -> None:

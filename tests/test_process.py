@@ -21,6 +21,11 @@ from watchdog.errors import ScriptUnavailable
 from watchdog.process import Ended, Supervisor, command_for
 
 
+# Root needs no user namespace, which containers often forbid.
+_AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+NEW_PROCESS_NAMESPACE = ["unshare", *_AS_ROOT, "--pid", "--fork", "--mount-proc"]
+
+
 @pytest.fixture
 async def supervisor() -> AsyncIterator[Supervisor]:
     one = Supervisor()
@@ -295,17 +300,7 @@ asyncio.run(main())
 """
     assert shutil.which("unshare"), "util-linux is needed"
     done = subprocess.run(
-        [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-            sys.executable,
-            "-c",
-            code,
-        ],
+        [*NEW_PROCESS_NAMESPACE, sys.executable, "-c", code],
         capture_output=True,
         text=True,
     )
@@ -333,7 +328,7 @@ for pid in daemons():
     os.kill(pid, 9)
 """
     inside = ["/bin/bash", "-c", 'sleep 60 >/dev/null & exec "$0" -c "$1"', sys.executable, code]
-    unshared = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"] if as_pid_1 else []
+    unshared = NEW_PROCESS_NAMESPACE if as_pid_1 else []
     done = subprocess.run([*unshared, *inside], capture_output=True, text=True)
     assert done.stdout == "6 1 True\n" * 2, done.stderr
 

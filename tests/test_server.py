@@ -325,6 +325,29 @@ def problem_status(answer: Answer) -> int:
     return answer.status
 
 
+def test_headers_that_are_not_utf8_get_a_clear_answer(start_server: StartServer) -> None:
+    server = start_server(COPY)
+    for header in ({"Expect": "\xff"}, {"Accept": 'text/html;a="\xff";q=0'}):
+        assert server.call(b"", headers=header).status in (400, 406)
+
+
+def test_a_header_may_come_twice(start_server: StartServer) -> None:
+    server = start_server("printf 'Link: <a>\\nLink: <b>\\nContent-Type: text/x\\n' > $HTTP_RESPONSE_FILE")
+    answer = server.call(b"")
+    assert answer.headers.get_all("Link") == ["<a>", "<b>"]
+    assert answer.headers.get_all("Content-Type") == ["text/x"]
+
+
+def test_many_outputs_and_many_that_do_not_count(start_server: StartServer) -> None:
+    server = start_server(
+        "cd $TMP_OUTPUT_DIR; for i in $(seq 300); do echo $i > f$i; ln -s /etc/passwd l$i; done",
+    )
+    assert len(unzipped(server.call(b"", "/?output=zip").body)) == 300
+    server.stop()
+    assert len([event for event in server.logs if event["event"] == "output skipped"]) == 100
+    assert [event["count"] for event in server.logs if event["event"] == "more outputs skipped"] == [200]
+
+
 def test_what_is_no_http_is_answered_400_and_closed(start_server: StartServer) -> None:
     server = start_server(COPY)
     for request in (

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.errors import BadInput, OutputUnreadable
+from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
 from watchdog.workspace import Workspace, Workspaces, open_output, remove_tree, safe_file_name
 
 
@@ -32,6 +32,9 @@ from watchdog.workspace import Workspace, Workspaces, open_output, remove_tree, 
         ("a/", None),
         ("ab\u202egpj.exe", "abgpj.exe"),
         ("\u200b\u200f", None),
+        (". .bashrc", "bashrc"),
+        (". ..", None),
+        ("\udcf1.jpg", "\ufffd.jpg"),
         ("Größe.tar.gz", "Größe.tar.gz"),
         ("x" * 300 + ".jpg", "x" * 196 + ".jpg"),
         ("é" * 150 + ".jpg", "é" * 98 + ".jpg"),
@@ -91,6 +94,16 @@ def test_outputs_are_the_regular_files_below(workspace: Workspace, tmp_path: Pat
     assert reasons["a/up"] == "a symbolic link to a directory above it"
 
 
+def test_links_cannot_make_endless_outputs_of_a_few(workspace: Workspace) -> None:
+    for level in range(24):  # each has two links to the next: 2 to the 24th ways to the last
+        here = Path(workspace.output_dir) / f"d{level}"
+        here.mkdir()
+        (here / "a").symlink_to(f"../d{level + 1}")
+        (here / "b").symlink_to(f"../d{level + 1}")
+    with pytest.raises(OutputTooLarge, match="over 1000 outputs"):
+        workspace.outputs(1000)
+
+
 @pytest.mark.parametrize("instead", ["nothing", "file", "link"])
 def test_an_output_dir_that_is_no_directory_any_more_has_no_outputs(workspace: Workspace, instead: str) -> None:
     os.rmdir(workspace.output_dir)
@@ -98,7 +111,7 @@ def test_an_output_dir_that_is_no_directory_any_more_has_no_outputs(workspace: W
         Path(workspace.output_dir).write_bytes(b"x")
     elif instead == "link":
         os.symlink("/etc", workspace.output_dir)
-    assert workspace.outputs() == ([], [])
+    assert workspace.outputs() == ([], [("TMP_OUTPUT_DIR", "no directory any more")])
 
 
 def test_a_name_that_is_not_utf8_is_kept(workspace: Workspace) -> None:

@@ -8,6 +8,7 @@ start.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -32,6 +33,7 @@ _MOST_COUNT = 1_000_000_000
 _MOST_SECONDS = 1_000_000_000
 _MOST_BYTES = (1 << 63) - 1
 _TOKEN_FILE_MOST_BYTES = 65536
+_SERVICE_DEFINITION_MOST_BYTES = 4 * 1024 * 1024
 
 
 # -------------------------------------------------------------------------------------------- kinds of values
@@ -561,8 +563,7 @@ class _Reading:
         path = self.values["service_definition"]
         text: bytes | None
         try:
-            with open(path, "rb") as file:
-                text = file.read()
+            text = _small_file(path, _SERVICE_DEFINITION_MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             text = None
             if path != DEFAULT_SERVICE_DEFINITION:
@@ -659,14 +660,11 @@ class _Reading:
             self.problem("auth_token_file", source, f"is {_quoted(path)}, but auth_token is set too; give one of them")
             return
         try:
-            with open(path, "rb") as file:
-                content = file.read(_TOKEN_FILE_MOST_BYTES + 1)
+            content = _small_file(path, _TOKEN_FILE_MOST_BYTES)
         except OSError as error:
             self.problem("auth_token_file", source, f"is {_quoted(path)}; {_why_unreadable(error)}")
             return
         try:
-            if len(content) > _TOKEN_FILE_MOST_BYTES:
-                raise ValueError("too long for a token")
             self.values["auth_token"] = _parse_token(content.decode("ascii"))
             self.sources["auth_token"] = f"auth_token_file {path}"
         except ValueError:
@@ -714,6 +712,21 @@ def _why_unreadable(error: OSError) -> str:
 
 
 # ----------------------------------------------------------------------------------------------- telling them
+
+
+def _small_file(path: str, most_bytes: int) -> bytes:
+    """The content of a regular file. Raises ``OSError``, also for what is larger or would never end."""
+    # Without O_NONBLOCK a FIFO would keep us waiting.
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        content = file.read(most_bytes + 1)
+        if len(content) > most_bytes:
+            raise OSError(errno.EFBIG, f"it has over {most_bytes} bytes")
+        return content
 
 
 def script_problems(configuration: Configuration) -> list[str]:

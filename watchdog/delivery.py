@@ -158,10 +158,11 @@ class Preference:
 
 _BASE64_PREFERENCE = Preference(Form.BASE64)
 
+# Atomic groups where a possessive group would do: CPython 3.11.2, which Debian 12 has, gets those wrong.
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_PARAMETER = re.compile(rf'({_TOKEN})[ \t]*+=[ \t]*+({_TOKEN}|"(?:[^"\\]|\\.)*+")')
+_PARAMETER = re.compile(rf'({_TOKEN})[ \t]*+=[ \t]*+({_TOKEN}|"(?>(?:[^"\\]|\\.)*)")')
 _MEDIA_RANGE = re.compile(
-    rf"[ \t]*+({_TOKEN})(?:/({_TOKEN}))?+((?:[ \t]*+;[ \t]*+(?:{_PARAMETER.pattern})?+)*+)[ \t]*+(?:,|\Z)"
+    rf"[ \t]*+({_TOKEN})(?>(?:/({_TOKEN}))?)((?>(?:[ \t]*+;[ \t]*+(?>(?:{_PARAMETER.pattern})?))*))[ \t]*+(?:,|\Z)"
 )
 _QUALITY = re.compile(r"(?:0?\.\d+|0\.?|1(?:\.0*)?)\Z", re.ASCII)
 _EMPTY_ELEMENT = re.compile(r"[ \t]*+,")

@@ -20,8 +20,8 @@ import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
-from urllib.parse import parse_qsl
+from typing import Any, Protocol, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 import pybase64
@@ -29,6 +29,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from .errors import BadInput, InputTooLarge
 from .workspace import raise_if_no_space, safe_file_name
+
+_T = TypeVar("_T")
 
 ENCODINGS = ("base64", "raw", "json")
 
@@ -40,6 +42,7 @@ _INLINE_BYTES = 64 * 1024
 _BATCH_BYTES = 1024 * 1024
 _LARGEST_FORM_BYTES = 16 * 1024 * 1024
 _MOST_FIELDS = 10_000
+_FORM_STEP_BYTES = 64 * 1024
 
 _TO_STANDARD = bytes.maketrans(b"-_", b"+/")
 _WHITE = b" \t\r\n\v\f"
@@ -51,8 +54,9 @@ _QUOTE = re.compile(rb'\s*="')
 _NOT_WHITE = re.compile(rb"\S")
 _END = re.compile(rb"={0,2}\Z")
 _END_OF_QUOTED = re.compile(rb'={0,2}"?\Z')
+_EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]")
-_FORM_START = re.compile(rb"[\w.~%+\-\[\]*!()'@$:;/]+=", re.ASCII)
+_FORM_START = re.compile(rb"[^=&\x00-\x1f\"]+=")
 
 _BASE64_TYPES = frozenset({"", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"})
 _FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"})
@@ -98,43 +102,50 @@ async def take_in(body: AsyncIterator[bytes], said: Said, directory: str, max_si
     """
     loop = asyncio.get_running_loop()
     receiver = Receiver(said, directory, max_size_bytes)
+    # A few bytes of gzip may be many megabytes.
+    inline_bytes = _INLINE_BYTES if receiver.is_plain else 0
     received = 0
     batch: list[bytes] = []
     batch_bytes = 0
-    job: asyncio.Future[None] | None = None
+    job: asyncio.Future[Any] | None = None
     try:
         async for piece in body:
             received += len(piece)
             batch.append(piece)
             batch_bytes += len(piece)
             # The next batch is received while the one before is decoded and written.
-            if received > _INLINE_BYTES and (job is None or job.done() or batch_bytes >= _BATCH_BYTES):
+            if received > inline_bytes and (job is None or job.done() or batch_bytes >= _BATCH_BYTES):
                 if job is not None:
-                    await job
+                    await _done(job)
                 job = loop.run_in_executor(None, receiver.feed_all, batch)
                 batch, batch_bytes = [], 0
         if job is None:
             receiver.feed_all(batch)
             return receiver.finish()
-        await job
+        await _done(job)
         job = loop.run_in_executor(None, receiver.feed_all, batch)
-        await job
-        return await loop.run_in_executor(None, receiver.finish)
+        await _done(job)
+        last_job = loop.run_in_executor(None, receiver.finish)
+        job = last_job
+        return await _done(last_job)
     finally:
         # Whoever ends the call may remove the directory next: nothing may still write into it.
-        if job is not None and not job.done():
-            with contextlib.suppress(Exception):
-                await _settled(job)
+        if job is not None:
+            await _settled(job)
         receiver.close()
 
 
-async def _settled(job: asyncio.Future[None]) -> None:
+async def _done(job: asyncio.Future[_T]) -> _T:
+    """Await a thread's job. To await it directly would cancel the future while the thread goes on."""
+    await asyncio.wait([job])
+    return job.result()
+
+
+async def _settled(job: asyncio.Future[Any]) -> None:
     """Wait for a thread's job to end, through any number of cancellations."""
     while not job.done():
-        try:
+        with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([job])
-        except asyncio.CancelledError:
-            continue
     job.exception()
 
 
@@ -153,6 +164,11 @@ class Receiver:
         self._media_type = media_type
         if said.encoding is None and media_type == "multipart/form-data":
             self._reader = _Multipart(self._files, self._boundary)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the body is about as large as what it holds."""
+        return self._inflater is None
 
     def feed_all(self, pieces: list[bytes]) -> None:
         for piece in pieces:
@@ -229,7 +245,7 @@ def _decide(
     pattern = _LOOKS_LIKE_QUOTED_BASE64 if quoted else _LOOKS_LIKE_BASE64
     # `true` and `null` would decode to three bytes that nobody means under a JSON type.
     is_literal = media_type == "application/json" and complete and text.strip() in (b"true", b"null")
-    if pattern.match(text) and not is_literal and not (complete and _ends_within_a_group(text)):
+    if pattern.match(text) and not is_literal and not (complete and _is_incomplete(text)):
         return _Base64(file(), skip, quoted), skip
     if media_type == "application/octet-stream":
         return _Raw(file()), 0
@@ -240,8 +256,12 @@ def _decide(
     raise _why_not_base64(text, skip, quoted)
 
 
-def _ends_within_a_group(text: bytes) -> bool:
-    return len(text.translate(None, _WHITE + b'="')) % 4 == 1
+def _is_incomplete(text: bytes) -> bool:
+    """Whether characters and padding do not make whole groups: `name=` is a form's empty field, not base64."""
+    text = text.translate(None, _WHITE + b'"')
+    characters = len(text.rstrip(b"="))
+    padding = len(text) - characters
+    return characters % 4 == 1 or (padding > 0 and (not characters or len(text) % 4 != 0))
 
 
 def _is_json_scalar(head: bytes, complete: bool) -> bool:
@@ -297,6 +317,9 @@ class _Base64:
         if self._quoted and b'"' not in (self._end or b""):
             raise BadInput(f'the base64 begins with =" but no " closes it before the body ends at byte {self._offset}')
         last = self._carry.translate(_TO_STANDARD, _WHITE)
+        padding = (self._end or b"").count(b"=")
+        if padding and (len(last) + padding) % 4:
+            raise BadInput(f"the base64 has {padding} padding characters, which does not fit its length; {_HOW_RAW}")
         if len(last) == 1:
             raise BadInput(
                 f"the base64 ends at byte {self._offset} in the middle of a group of four characters: "
@@ -399,18 +422,13 @@ class _Form:
             )
 
     def finish(self) -> None:
-        try:
-            pairs = parse_qsl(
-                self._text.decode("ascii").strip(),
-                keep_blank_values=True,
-                strict_parsing=True,
-                errors="strict",
-                max_num_fields=_MOST_FIELDS,
-            )
-        except ValueError as error:
-            raise BadInput(f"the body is no form of key=value pairs: {error}; {_HOW_RAW}") from None
+        fields = bytes(self._text).strip().split(b"&", _MOST_FIELDS)
+        if len(fields) > _MOST_FIELDS:
+            raise BadInput(f"the form has over {_MOST_FIELDS} fields; send files with curl -F file=@FILE")
         form: dict[str, str | list[str]] = {}
-        for key, value in pairs:
+        for field in filter(None, fields):
+            name, _, text = field.partition(b"=")
+            key, value = _unquoted(name), _unquoted(text)
             if key not in form:
                 form[key] = value
             elif isinstance(values := form[key], list):
@@ -419,6 +437,24 @@ class _Form:
                 form[key] = [values, value]
         self._file.write(msgspec.json.encode(form))
         self._file.close()
+
+
+def _unquoted(text: bytes) -> str:
+    """Text of a form's name or value (the URL standard's application/x-www-form-urlencoded)."""
+    text = text.replace(b"+", b" ")
+    decoded = bytearray()
+    start = 0
+    while start < len(text):
+        stop = start + _FORM_STEP_BYTES
+        # The library's function makes an object for each escape: a few at a time, and none cut in two.
+        if (escape := text.rfind(b"%", stop - 2, stop)) >= 0:
+            stop = escape
+        decoded += unquote_to_bytes(text[start:stop])
+        start = stop
+    try:
+        return decoded.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"the form of key=value pairs is not UTF-8: {error}; {_HOW_RAW}") from None
 
 
 class _Multipart:
@@ -460,10 +496,12 @@ class _Multipart:
             self._part.feed(bytes(event))
 
     def _open(self, part: MultipartSegment) -> _Reader | None:
-        if part.filename == "":
-            return None  # a browser's empty file field
-        is_file = part.filename is not None
-        name = safe_file_name(part.filename or part.name or "") or f"event-file-{uuid.uuid4()}"
+        filename = _extended_filename(part.header("Content-Disposition") or "")
+        filename = part.filename if filename is None else filename
+        is_file = filename is not None
+        name = safe_file_name(filename or ("" if is_file else part.name) or "") or f"event-file-{uuid.uuid4()}"
+        if filename == "":
+            return _UnlessEmpty(lambda: _Raw(self._files.create(name)))
         file = self._files.create(name, is_field=not is_file)
         transfer_encoding = (part.header("Content-Transfer-Encoding") or "binary").strip().lower()
         if transfer_encoding == "base64":
@@ -473,6 +511,34 @@ class _Multipart:
         raise BadInput(
             f"the part {name!r} has the transfer encoding {transfer_encoding!r}; known are binary, 8bit, 7bit, base64"
         )
+
+
+class _UnlessEmpty:
+    """A file that is made only if something comes: a browser sends an empty file field where none was chosen."""
+
+    def __init__(self, make: Callable[[], _Reader]) -> None:
+        self._make = make
+        self._reader: _Reader | None = None
+
+    def feed(self, data: bytes) -> None:
+        if self._reader is None:
+            self._reader = self._make()
+        self._reader.feed(data)
+
+    def finish(self) -> None:
+        if self._reader is not None:
+            self._reader.finish()
+
+
+def _extended_filename(disposition: str) -> str | None:
+    """The ``filename*`` of a part (RFC 8187), which .NET and older Python clients send for a name outside ASCII."""
+    if not (found := _EXTENDED_FILENAME.search(disposition)):
+        return None
+    charset, encoded = found.groups()
+    try:
+        return unquote_to_bytes(encoded).decode(charset)
+    except (LookupError, UnicodeDecodeError):
+        raise BadInput(f"the file name in {disposition!r} is not what it says it is: {charset}") from None
 
 
 class _Inflater:
@@ -493,6 +559,8 @@ class _Inflater:
         self._empty = self._empty and not data
         while data:
             if self._decoder.eof:
+                if self._coding == "gzip" and not (data := data.lstrip(b"\0")):
+                    return  # padding, as gzip(1) ignores it
                 # gzip may have several members one after another (RFC 1952, section 2.2).
                 if self._coding != "gzip":
                     raise BadInput("bytes follow the end of the deflate stream")
@@ -597,6 +665,7 @@ class _Files:
         self._files: list[str] = []
         self._fields: list[str] = []
         self._names: set[str] = set()
+        self._counts: dict[str, int] = {}
 
     def create(self, name: str, *, is_field: bool = False) -> _File:
         path = os.path.join(self._directory, self._unused(name))
@@ -617,9 +686,9 @@ class _Files:
 
     def _unused(self, name: str) -> str:
         stem, extension = os.path.splitext(name)
-        count = 1
-        while name in self._names:
-            count += 1
-            name = f"{stem}-{count}{extension}"
-        self._names.add(name)
-        return name
+        unused = name
+        while unused in self._names:
+            self._counts[name] = count = self._counts.get(name, 1) + 1
+            unused = f"{stem}-{count}{extension}"
+        self._names.add(unused)
+        return unused

@@ -62,6 +62,9 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (NoSpace, "no_space"),
 )
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+# Up to this many outputs are listed without a thread, whose hand-over costs more.
+_INLINE_OUTPUTS = 200
+_MOST_WARNINGS = 100
 _KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
 
 
@@ -210,7 +213,7 @@ class Invocations:
         out_of_memory = _was_killed(ended) and self._cgroup.oom_kills() != oom_kills
         self._read_choice(call, workspace, record, ended)
         self._raise_for(ended, timeout_s, out_of_memory, stderr_tail.text())
-        return self._collect(call, workspace, ended, stdout, stdout_tail, stderr_tail)
+        return await self._collect(call, workspace, ended, stdout, stdout_tail, stderr_tail)
 
     def _command(self, workspace: Workspace | None) -> list[str]:
         """The command that runs the script; ``workspace`` takes the file made of ``SCRIPT``."""
@@ -296,7 +299,7 @@ class Invocations:
             return ", which a shell gives when a command is not found in the image"
         return ""
 
-    def _collect(
+    async def _collect(
         self,
         call: Call,
         workspace: Workspace,
@@ -305,9 +308,14 @@ class Invocations:
         stdout_tail: Tail,
         stderr_tail: Tail,
     ) -> Result:
-        outputs, skipped = workspace.outputs()
-        for name, reason in skipped:
+        try:
+            outputs, skipped = workspace.outputs(_INLINE_OUTPUTS)
+        except OutputTooLarge:
+            outputs, skipped = await asyncio.to_thread(workspace.outputs)
+        for name, reason in skipped[:_MOST_WARNINGS]:
             log.warning("output skipped", call_id=call.call_id, output=name, reason=reason)
+        if len(skipped) > _MOST_WARNINGS:
+            log.warning("more outputs skipped", call_id=call.call_id, count=len(skipped) - _MOST_WARNINGS)
         limit_bytes = self.settings.max_output_size_bytes
         size_bytes = sum(output.size_bytes for output in outputs)
         if limit_bytes and (size_bytes > limit_bytes or (not outputs and stdout.overflowed)):

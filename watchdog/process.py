@@ -27,6 +27,7 @@ import os
 import re
 import shlex
 import signal
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ _STRAGGLER_GRACE_S = 0.15
 # A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
 _UNKILLABLE_S = 5.0
 _REAP_INTERVAL_S = 0.1
-_READ_BYTES = 64 * 1024
+# Of short log lines, more at once would hold up the event loop for too long.
+_READ_BYTES = 32 * 1024
 
 # Python ignores SIGPIPE and SIGXFSZ, a shell's `&` or nohup may have others ignored: an ignored signal would
 # stay ignored in the script.
@@ -82,7 +84,10 @@ def command_for(script_path: str, path: str) -> list[str]:
         ScriptUnavailable: the script cannot be read or its interpreter is nowhere.
     """
     try:
-        with open(script_path, "rb") as file:
+        # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
+        with open(os.open(script_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise IsADirectoryError(errno.EISDIR, "no regular file")
             start = file.read(4096)
     except OSError as error:
         raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
@@ -113,7 +118,7 @@ def _script_unreadable(script_path: str, error: OSError) -> str:
         )
     if error.errno == errno.EISDIR:
         return (
-            f"{script_path} is a directory, not a script; `docker run -v` makes one when the file to mount "
+            f"{script_path} is a directory or a device, not a script; `docker run -v` makes one when the file to mount "
             "does not exist on the host"
         )
     return f"the script {script_path} cannot be read: {error.strerror}"
@@ -177,7 +182,7 @@ class Supervisor:
         Args:
             mark: a path unique to this command that stands in its environment: tells whose a process is that
                 left the command's session.
-            stdout, stderr: take what comes, at most 64 KiB at a time; a future returned pauses that stream.
+            stdout, stderr: take what comes, at most 32 KiB at a time; a future returned pauses that stream.
             timeout_s: 0 is no limit.
             kill_grace_s: between SIGTERM and SIGKILL.
 

@@ -80,11 +80,13 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (NoSpace, 507, "No space left"),
     (WatchdogError, 500, "Outputs cannot be sent"),
 )
+# What `watchdog health` calls itself: a container engine runs it, and sends nobody elsewhere when it fails.
+LOCAL_PROBE = "watchdog-health"
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_STATUS_WITHOUT_BODY = (204, 304)
+_STATUS_WITHOUT_BODY = (204, 205, 304)
 _BACKLOG = 1024
 
 
@@ -296,6 +298,11 @@ class Server:
             if record.is_handed_over:
                 code = record.chosen.status or 200
             raise
+        except ConnectionError:
+            raise
+        except Exception:
+            code = 500
+            raise
         finally:
             self.metrics.requests_in_flight -= 1
             self._http.tell_quiet()
@@ -304,7 +311,8 @@ class Server:
     def _probe(self, request: web.BaseRequest, *, is_ready: bool) -> web.Response:
         if request.method != "GET":
             return web.Response(status=405, text="only GET is answered here\n", headers={"Allow": "GET"})
-        self._last_probe_s = self._loop.time()
+        if request.headers.get("User-Agent") != LOCAL_PROBE:
+            self._last_probe_s = self._loop.time()
         status, text = self._health()
         if is_ready and status == 200:
             if problem := self.invocations.script_problem:
@@ -348,13 +356,6 @@ class Server:
                 return await self._send(request, call_id, record, answer)
         except WatchdogError as error:
             return self._problem(request, call_id, record, error)
-        except asyncio.CancelledError:
-            raise
-        except ConnectionError:
-            raise
-        except Exception:
-            log.exception("internal error", call_id=call_id)
-            raise
 
     def _refuse_early(self, request: web.BaseRequest) -> None:
         """What can be told from the headers alone, before anything is spent on the call."""
@@ -418,11 +419,10 @@ class Server:
         headers = self._headers(call_id, record)
         headers.update(answer.headers)
         headers["Content-Type"] = answer.content_type
-        for name, value in record.chosen.headers:
-            if name.lower() == "set-cookie":
-                headers.add(name, value)
-            else:
-                headers[name] = value
+        # A header that the script chose takes the place of ours; its own may come more than once (Link, Set-Cookie).
+        for name in {name.lower() for name, _ in record.chosen.headers}:
+            headers.popall(name, None)
+        headers.extend(record.chosen.headers)
         status = record.chosen.status or 200
         if self._is_draining:
             headers["Connection"] = "close"
@@ -473,7 +473,7 @@ class Server:
             "type": "about:blank",
             "title": title,
             "status": status,
-            "detail": str(error),
+            "detail": str(error).encode("utf-8", "backslashreplace").decode(),
             "call_id": call_id,
         }
         if record.exit_code is not None:
@@ -521,7 +521,8 @@ def _file_name(request: web.BaseRequest) -> str | None:
         kind, parameters = parse_content_disposition(disposition)
         if kind is None:
             raise BadInput(f"Content-Disposition: {disposition!r} is malformed")
-        return content_disposition_filename(parameters)
+        if (name := content_disposition_filename(parameters)) is not None:
+            return name
     return request.query.get("filename")
 
 
@@ -695,6 +696,7 @@ class _Connection(RequestHandler):
     ) -> web.StreamResponse:
         """The answer to what is no HTTP, and to a defect of this program."""
         if status >= 500:
+            log.error("internal error", reason=repr(exc), exc_info=exc)
             detail = "the server failed to answer this call; its log tells more"
         else:
             detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"

@@ -16,6 +16,7 @@ Only the fields that concern a running function are read. The others are the pla
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Any
 
@@ -37,6 +38,10 @@ _SECTIONS = frozenset({"environment", "input", "output", "storage_providers"})
 _OWN_FIELDS = frozenset({"name", "log_level", "script", "file_stage_in"}) | _SECTIONS
 _VARIABLE_SECTIONS = ("variables", "Variables", "secrets", "Secrets")
 _STORAGE_FIELDS = frozenset({"storage_provider", "path", "prefix", "suffix"})
+
+
+# MAX_ARG_STRLEN of the kernel (execve(2)), the name, `=` and the NUL at the end included.
+_LONGEST_VARIABLE_BYTES = 131_072
 
 
 class StoragePath(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,6 +195,10 @@ class _Reader:
                 text = self.text(variable, field)
                 if "\0" in text:
                     self.problem(field, "has a NUL character in its value, which no variable can carry")
+                if len(os.fsencode(name)) + len(os.fsencode(text)) + 2 > _LONGEST_VARIABLE_BYTES:
+                    self.problem(
+                        field, f"has more than the {_LONGEST_VARIABLE_BYTES} bytes that Linux lets a variable have"
+                    )
                 variables[name] = text
         return variables
 

@@ -28,8 +28,9 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .errors import BadInput, NoSpace, OutputUnreadable
+from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable
 
+MOST_OUTPUTS = 1_000_000
 _PREFIX = "watchdog-"
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -172,7 +173,7 @@ class Workspace:
         os.mkdir(self.input_dir, 0o755)
         os.mkdir(self.output_dir, 0o755)
 
-    def outputs(self) -> tuple[list[Output], list[tuple[str, str]]]:
+    def outputs(self, most: int = MOST_OUTPUTS) -> tuple[list[Output], list[tuple[str, str]]]:
         """What the script left in ``TMP_OUTPUT_DIR``, sorted by name, and what does not count.
 
         Returns:
@@ -181,16 +182,20 @@ class Workspace:
 
         Raises:
             OutputUnreadable: a directory cannot be listed.
+            OutputTooLarge: there are more than ``most`` entries. Links to directories can make any number of a few.
         """
         found: list[Output] = []
         skipped: list[tuple[str, str]] = []
         if not stat.S_ISDIR(_lstat_mode(self.output_dir)):
+            skipped.append(("TMP_OUTPUT_DIR", "no directory any more"))
             return found, skipped
         root = os.path.realpath(self.output_dir)
         pending = [(root, "", frozenset({_identity(root)}))]
         while pending:
             directory, prefix, above = pending.pop()
             for entry in _listed(directory, prefix):
+                if len(found) + len(skipped) + len(pending) >= most:
+                    raise OutputTooLarge(f"there are over {most} outputs, those behind links counted each time")
                 name = prefix + entry.name
                 path = entry.path
                 if entry.is_symlink():
@@ -231,9 +236,9 @@ def safe_file_name(name: str) -> str | None:
     """
     if re.search(r"[\x00-\x1f\x7f]", name):
         raise BadInput(f"the file name {name!r} has a control character; give a name without it")
-    name = re.split(r"[/\\]", name)[-1]
+    name = os.fsencode(re.split(r"[/\\]", name)[-1]).decode("utf-8", "replace")
     name = "".join(c for c in name if unicodedata.category(c) not in ("Cf", "Cc", "Zl", "Zp"))
-    name = name.strip().lstrip(".").strip()
+    name = re.sub(r"^[\s.]+", "", name).rstrip()
     stem, dot, extension = name.rpartition(".")
     if not dot or len(os.fsencode(extension)) > 20:
         stem, dot, extension = name, "", ""
