@@ -592,7 +592,7 @@ def test_no_usable_token_in_the_file(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "token"
     file.write_bytes(content)
     problem = only_problem(WATCHDOG_AUTH_TOKEN_FILE=str(file))
-    assert f"is '{file}', which" in problem
+    assert f"is '{file}'" in problem
     assert "hunter2" not in problem
 
 

@@ -1,7 +1,27 @@
-"""``python -m watchdog``."""
+"""``python -m watchdog``, and the entry point of the console scripts."""
 
+from __future__ import annotations
+
+import os
+import signal
 import sys
+from types import FrameType
 
-from .cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command, with an end to signals from the very start."""
+    # As PID 1, a signal without a handler is lost: `docker stop` while the program is imported would wait in vain.
+    # Nothing has begun then that would have to be ended; the commands set handlers of their own.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, _exit)
+    from .cli import main as run_command
+
+    return run_command()
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

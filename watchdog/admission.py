@@ -62,7 +62,7 @@ class Admission:
             Draining: :meth:`close` was called.
         """
         if self._draining:
-            raise self._refusal()
+            raise self.refusal()
         if self.max_inflight and self.inside >= self.max_inflight + self.max_queue:
             raise Overloaded(
                 f"all {self.max_inflight} places are taken and {self.max_queue} calls wait already; "
@@ -79,7 +79,7 @@ class Admission:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                waiter.set_exception(self._refusal())
+                waiter.set_exception(self.refusal())
 
     async def empty(self) -> None:
         """Return once nobody is inside."""
@@ -87,7 +87,7 @@ class Admission:
 
     async def _take_place(self) -> None:
         if self._draining:
-            raise self._refusal()
+            raise self.refusal()
         if self.has_free_place and not self._waiting:
             self.running += 1
             return
@@ -127,7 +127,8 @@ class Admission:
         if not self.inside:
             self._idle.set()
 
-    def _refusal(self) -> Draining:
+    def refusal(self) -> Draining:
+        """What a call is told that comes when it is too late."""
         return Draining("the server is stopping; send the call again to another one", DRAINING_RETRY_AFTER_S)
 
     def _retry_after_s(self) -> int:

@@ -50,6 +50,8 @@ _COPY_BYTES = 256 * 1024
 def main(argv: Sequence[str] | None = None, called_as: str | None = None) -> int:
     """Run the command that the arguments name; return the exit code."""
     _open_standard_streams()
+    # Whoever started us may have blocked signals; a blocked SIGTERM would never come.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     called_as = os.path.basename(called_as or sys.argv[0])
     arguments = _parse(list(sys.argv[1:] if argv is None else argv), called_as)
     environ = _image_environment()
@@ -251,7 +253,10 @@ async def _run_once(
     finally:
         await invocations.removed()
         supervisor.close()
-        await asyncio.to_thread(workspaces.close)
+        try:
+            await asyncio.to_thread(workspaces.close)
+        except OSError as error:
+            logs.get("run").error("workspaces not removed", reason=str(error))
 
 
 def _hand_over(result: Result, target: str | None) -> None:

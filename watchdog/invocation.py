@@ -197,7 +197,7 @@ class Invocations:
             ended = await self.supervisor.run(
                 command,
                 self._environment(call, workspace, taken),
-                mark=workspace.path,
+                mark=workspace.path + "/",  # not a prefix of another: 1 and 10
                 stdout=take_stdout,
                 stderr=take_stderr,
                 timeout_s=timeout_s,
@@ -335,9 +335,13 @@ class Invocations:
 
     def _remove_later(self, workspace: Workspace, call_id: str) -> None:
         # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
-        removal = asyncio.ensure_future(asyncio.to_thread(self._remove, workspace, call_id))
-        self._removals.add(removal)
-        removal.add_done_callback(self._removals.discard)
+        try:
+            removal = asyncio.get_running_loop().run_in_executor(None, self._remove, workspace, call_id)
+        except RuntimeError:  # no thread can be started now
+            self._remove(workspace, call_id)
+        else:
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
 
     def _remove(self, workspace: Workspace, call_id: str) -> None:
         try:

@@ -23,11 +23,14 @@ import asyncio
 import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import re
 import shlex
 import signal
 import stat
+import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +44,8 @@ _STRAGGLER_GRACE_S = 0.15
 # A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
 _UNKILLABLE_S = 5.0
 _REAP_INTERVAL_S = 0.1
+_EMPTY_LISTS = 3
+_CHASE_S = 0.01
 # Of short log lines, more at once would hold up the event loop for too long.
 _READ_BYTES = 32 * 1024
 
@@ -97,6 +102,13 @@ def command_for(script_path: str, path: str) -> list[str]:
         return [script_path]
     if not start.startswith(b"#!"):
         return [_interpreter("/bin/sh", path, script_path), script_path]
+    try:
+        return _command_of_shebang(start, script_path, path)
+    except ValueError as error:  # a NUL, or a quotation without its end
+        raise ScriptUnavailable(f"the first line of {script_path} cannot be understood: {error}") from None
+
+
+def _command_of_shebang(start: bytes, script_path: str, path: str) -> list[str]:
     # An editor on Windows leaves a carriage return, which would become a part of the interpreter's name.
     words = os.fsdecode(start[2:].split(b"\n", 1)[0].strip()).split(None, 1)
     if not words:
@@ -105,7 +117,7 @@ def command_for(script_path: str, path: str) -> list[str]:
     found = _found_interpreter(name, path)
     if found is None and os.path.basename(name) == "env" and argument:
         # No env in the image: do what it would do.
-        name, *rest = shlex.split(re.sub(r"^-S\s*", "", argument[0]))
+        name, *rest = shlex.split(re.sub(r"^-S\s*", "", argument[0])) or [name]
         return [_interpreter(name, path, script_path), *rest, script_path]
     return [found or _interpreter(name, path, script_path), *argument, script_path]
 
@@ -244,9 +256,11 @@ class Supervisor:
                 setsigmask=[],
                 setsigdef=_DEFAULT_SIGNALS,
             )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             for fd in fds:
                 os.close(fd)
+            if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
+                raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
         os.close(out_write)
         os.close(err_write)
@@ -273,6 +287,8 @@ class Supervisor:
             survivors = await self._clear_stragglers(child)
             for pipe in child.pipes:
                 await pipe.finish()
+            if not child.exited.done():
+                return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1)
             _, status, usage = os.wait4(child.pid, 0)
         finally:
             del self._children[child.pid]
@@ -292,9 +308,10 @@ class Supervisor:
 
     async def _end_politely(self, child: _Child) -> None:
         """SIGTERM to the whole tree, the grace, SIGKILL; return when the command itself is dead."""
-        left = await asyncio.to_thread(self._tree_of, child)
+        # The group first: to list the tree takes a thread and descriptors, of which there may be none just now.
         child.signal_group(signal.SIGTERM)
-        _signal(left, signal.SIGTERM)
+        listing = asyncio.ensure_future(self._tree(child))
+        listing.add_done_callback(_signal_politely)
         deadline_s = self._loop.time() + child.grace_s
         # The grace is looked at again and again: end_all() may shorten it at any time.
         while not child.exited.done() and child.grace_s and (rest_s := deadline_s - self._loop.time()) > 0:
@@ -302,30 +319,61 @@ class Supervisor:
         child.signal_group(signal.SIGKILL)
         if not child.exited.done():
             await asyncio.wait((child.exited,), timeout=_UNKILLABLE_S)
-        await child.exited
+        listing.cancel()
 
     async def _clear_stragglers(self, child: _Child) -> int:
         """End what the command, itself a zombie by now, left behind. Returns how many could not be ended."""
         if self._is_subreaper and self._certainly_nothing_left():
             return 0
-        left = await asyncio.to_thread(self._tree_of, child)
-        if not left:
-            return 0
+        left = await self._tree(child)
         _signal(left, signal.SIGTERM)
         now_s = self._loop.time()
         kill_at_s = now_s + min(child.grace_s, _STRAGGLER_GRACE_S)
         give_up_at_s = now_s + _UNKILLABLE_S
         pause_s = 0.002
-        while left and now_s < give_up_at_s:
+        empty_lists = 0
+        # A list of all processes takes its time: whoever forks and exits all the while is missing in it.
+        while empty_lists < _EMPTY_LISTS and now_s < give_up_at_s:
             if now_s >= kill_at_s or not child.grace_s:
                 child.signal_group(signal.SIGKILL)
                 _signal(left, signal.SIGKILL)
+                self._chase_orphans(child)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.02)
             self._reap()
-            left = await asyncio.to_thread(self._tree_of, child)
+            if self._is_subreaper and self._certainly_nothing_left():
+                return 0
+            left = await self._tree(child)
+            empty_lists = 0 if left else empty_lists + 1
             now_s = self._loop.time()
         return len(left)
+
+    def _chase_orphans(self, child: _Child) -> None:
+        """SIGKILL to our new children as fast as they come: a chain of forks is never caught by a slow list."""
+        owned = dict(self._children)
+        until_s = self._loop.time() + _CHASE_S
+        while self._loop.time() < until_s:
+            orphans = [pid for pid in _children_of_this_process() or () if not self._is_no_straggler(pid)]
+            if not orphans:
+                return
+            for pid in orphans:
+                process = _process(pid)
+                if process is not None and self._is_lost_child_of(child, process, owned):
+                    _signal({pid: process.started}, signal.SIGKILL)
+
+    async def _tree(self, child: _Child) -> dict[int, int]:
+        """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it."""
+        while True:
+            try:
+                try:
+                    job = self._loop.run_in_executor(None, self._tree_of, child)
+                except RuntimeError:  # no thread can be started
+                    return self._tree_of(child)
+                return await job
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
+                await asyncio.sleep(0.05)
 
     def _certainly_nothing_left(self) -> bool:
         """Whether this process has no children but the commands themselves. Reaps what is dead on the way."""
@@ -402,7 +450,8 @@ class Supervisor:
         if self._reap_handle is not None:
             self._reap_handle.cancel()
             self._reap_handle = None
-        for pid in _children_of_this_process() or _children_by_parent():
+        children = _children_of_this_process()
+        for pid in _children_by_parent() if children is None else children:
             self._is_no_straggler(pid)
 
 
@@ -478,19 +527,25 @@ class _Pipe:
         self._consume = consume
         self.name = f"pipe:[{os.fstat(fd).st_ino}]"  # as /proc shows it, the same for both ends
         self._pause: asyncio.Future[None] | None = None
+        self._taken_bytes = 0
+        self._rest_bytes = 0
         os.set_blocking(fd, False)
         loop.add_reader(fd, self._readable)
 
     async def finish(self) -> None:
-        """Take what is left. Nobody writes any more, so what is not there now will never come."""
+        """Take what is there. Nobody writes any more who counts, and who hides and writes on must not hold us up."""
+        if self._fd >= 0:
+            self._rest_bytes = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
         while self._fd >= 0:
             if self._pause is not None:
                 await asyncio.wait([self._pause])
                 continue
+            before_bytes = self._taken_bytes
             try:
-                more = self._read()
+                more = self._rest_bytes > 0 and self._read()
             except BlockingIOError:
                 more = False
+            self._rest_bytes -= self._taken_bytes - before_bytes
             if not more:
                 self.close()
 
@@ -511,6 +566,7 @@ class _Pipe:
         data = os.read(self._fd, _READ_BYTES)
         if not data:
             return False
+        self._taken_bytes += len(data)
         pause = self._consume(data)
         if pause is not None:
             self._pause = pause
@@ -545,11 +601,16 @@ def _process(pid: int) -> _Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             text = file.read()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
         return None
     # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
     fields = text[text.rindex(b")") + 2 :].split()
     return _Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]))
+
+
+def _signal_politely(listing: asyncio.Future[dict[int, int]]) -> None:
+    if not listing.cancelled() and listing.exception() is None:
+        _signal(listing.result(), signal.SIGTERM)
 
 
 def _signal(processes: Mapping[int, int], number: int) -> None:

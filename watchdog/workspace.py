@@ -84,13 +84,17 @@ class Workspaces:
         self._lock_fd = -1
         self._serial = itertools.count(1)
 
-    def sweep(self) -> list[str]:
-        """Remove what servers left that are dead, and return the paths removed."""
-        removed = []
+    def sweep(self) -> tuple[list[str], list[str]]:
+        """Remove what servers left that are dead; return the paths removed and those that could not be."""
+        removed, kept = [], []
         for path in self._abandoned():
-            remove_tree(path)
-            removed.append(path)
-        return removed
+            try:
+                remove_tree(path)
+            except OSError:
+                kept.append(path)
+            else:
+                removed.append(path)
+        return removed, kept
 
     def make(self) -> Workspace:
         """Make the directory of one invocation.
@@ -111,12 +115,14 @@ class Workspaces:
             raise
 
     def close(self) -> None:
-        """Remove this server's directory."""
+        """Remove this server's directory. Raises ``OSError`` if something in it cannot be removed."""
         if self._root is None:
             return
         root, self._root = self._root, None
-        remove_tree(root)
-        os.close(self._lock_fd)
+        try:
+            remove_tree(root)
+        finally:
+            os.close(self._lock_fd)
 
     def _made_root(self) -> str:
         while self._root is None:
