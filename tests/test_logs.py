@@ -221,9 +221,7 @@ def test_traceback_is_one_error(capture: Capture, code: str, last: str) -> None:
 
 
 def test_logged_traceback_follows_its_message(capture: Capture) -> None:
-    code = (
-        "import logging\ntry: 1/0\nexcept Exception: logging.exception('failed'); logging.warning('went on')"
-    )
+    code = "import logging\ntry: 1/0\nexcept Exception: logging.exception('failed'); logging.warning('went on')"
     message, traceback, after = capture(run(code))
     assert (message["event"], message["level"]) == ("ERROR:root:failed", "error")
     assert traceback["level"] == "error"
@@ -413,9 +411,7 @@ def test_traceback_with_an_endless_message(capture: Capture) -> None:
 
 
 def test_traceback_that_breaks_off(capture: Capture) -> None:
-    told = capture(
-        b'Traceback (most recent call last):\n  File "a.py", line 1, in f\nand now to something else\n'
-    )
+    told = capture(b'Traceback (most recent call last):\n  File "a.py", line 1, in f\nand now to something else\n')
     assert levels(told) == ["error", "info"]
     assert texts(told)[1] == "and now to something else"
 
@@ -599,9 +595,7 @@ def test_events_after_close_are_still_written(tmp_path: Path) -> None:
 # ---- This program's own events ----
 
 
-CONFIGURE = (
-    "from watchdog import logs; import sys; sink = logs.configure(level={level!r}, format={format!r})\n"
-)
+CONFIGURE = "from watchdog import logs; import sys; sink = logs.configure(level={level!r}, format={format!r})\n"
 
 
 def own(code: str, level: str = "INFO", format_: str = "json") -> list[dict[str, Any]]:
@@ -697,10 +691,7 @@ def test_auto_is_console_on_a_terminal(no_color: str) -> None:
 
 
 def test_printable() -> None:
-    assert (
-        logs.printable("caf\xe9 \t\x1b[31m\n\udcff\u202e\ud800")
-        == "caf\xe9 \t\\x1b[31m\\n\\xff\\u202e\\ud800"
-    )
+    assert logs.printable("caf\xe9 \t\x1b[31m\n\udcff\u202e\ud800") == "caf\xe9 \t\\x1b[31m\\n\\xff\\u202e\\ud800"
 
 
 def test_import_is_light() -> None:

@@ -20,7 +20,6 @@ from watchdog import process
 from watchdog.errors import ScriptUnavailable
 from watchdog.process import Ended, Supervisor, command_for
 
-
 # Root needs no user namespace, which containers often forbid.
 _AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
 NEW_PROCESS_NAMESPACE = ["unshare", *_AS_ROOT, "--pid", "--fork", "--mount-proc"]
@@ -307,6 +306,59 @@ asyncio.run(main())
     assert done.stdout == "1 6 [1]\n", done.stderr
 
 
+async def test_a_chain_of_forks_is_caught(supervisor: Supervisor, tmp_path: Path) -> None:
+    """Each link forks the next and exits: none lives long enough to be found in a list of all processes."""
+    chain = f"""
+import os, time
+end = time.monotonic() + 8
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+open({str(tmp_path / "survived")!r}, "w").close()
+"""
+    run = Run(supervisor, f"echo up; {sys.executable} -c '{chain.replace(chr(39), chr(34))}' & sleep 0.3; exit 3")
+    ended = await run.ended()
+    assert (ended.exit_code, ended.survivors) == (3, 0)
+    assert run.living() == []
+    assert not (tmp_path / "survived").exists()
+
+
+async def test_a_timeout_needs_neither_thread_nor_descriptor(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures = iter([OSError(24, "Too many open files")] * 3)
+    real = Supervisor._tree_of
+
+    def scarce(self: Supervisor, child: process._Child) -> dict[int, int]:
+        for failure in failures:
+            raise failure
+        return real(self, child)
+
+    monkeypatch.setattr(Supervisor, "_tree_of", scarce)
+    run = Run(supervisor, "setsid sleep 60 & sleep 60", timeout_s=0.2)
+    assert (await run.ended()).timed_out
+    assert run.living() == []
+
+
+def test_as_pid_1_a_signal_while_it_starts_ends_it() -> None:
+    code = """
+import os, signal, sys
+sys.argv = ["watchdog", "--version"]
+import builtins
+real = builtins.__import__
+def importing(name, *rest):
+    if name == "cli" or name.endswith(".cli"):
+        os.kill(os.getpid(), signal.SIGTERM)
+    return real(name, *rest)
+builtins.__import__ = importing
+from watchdog.__main__ import main
+main()
+"""
+    done = subprocess.run([*NEW_PROCESS_NAMESPACE, sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
+
+
 @pytest.mark.parametrize("as_pid_1", [False, True])
 def test_a_daemon_of_the_entry_point_is_left_alone(as_pid_1: bool) -> None:
     """An image's entry point may start a daemon and exec this program: the daemon is our child, but no script's."""
@@ -377,6 +429,7 @@ def test_command_for_a_program(tmp_path: Path) -> None:
         (None, "there is no script at"),
         ("#!/no/such/thing\n", "the interpreter /no/such/thing of"),
         ("#!\n", "empty #!"),
+        ("#!/bin/\0sh\n", "the first line of"),
     ],
 )
 def test_command_for_tells_what_is_missing(tmp_path: Path, text: str | None, part: str) -> None:

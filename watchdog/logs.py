@@ -298,10 +298,7 @@ class _Json:
 
     def script_lines(self, levels: list[int], texts: list[str], stream: str, call_id: str) -> bytes:
         now = _now()
-        heads = {
-            level: f'{{"timestamp":"{now}","level":"{_NAMES[level]}","event":'.encode()
-            for level in set(levels)
-        }
+        heads = {level: f'{{"timestamp":"{now}","level":"{_NAMES[level]}","event":'.encode() for level in set(levels)}
         tail = self._encoder.encode({"logger": "script", "stream": stream, "call_id": _unicode(call_id)})
         tail = b"," + tail[1:] + b"\n"
         # One JSON string a line; a line end inside of a string is escaped, so each one here ends a string.
@@ -317,15 +314,11 @@ class _Console:
     """Text for people."""
 
     def __init__(self, *, colors: bool) -> None:
-        self._render = structlog.dev.ConsoleRenderer(
-            colors=colors, exception_formatter=structlog.dev.plain_traceback
-        )
+        self._render = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
         self._dim, self._reset = ("\x1b[2m", "\x1b[0m") if colors else ("", "")
         shades = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m"} if colors else {}
         shade = "\x1b[31m" if colors else ""
-        self._badges = {
-            number: f"[{shades.get(name, shade)}{name:<9}{self._reset}]" for number, name in _NAMES.items()
-        }
+        self._badges = {number: f"[{shades.get(name, shade)}{name:<9}{self._reset}]" for number, name in _NAMES.items()}
 
     def event(self, level: str, fields: dict[str, Any]) -> bytes:
         # A caller chooses names and ids in here: they must not reach the terminal as control sequences.
@@ -340,10 +333,7 @@ class _Console:
         head = f"{self._dim}{time.strftime('%H:%M:%S')}{self._reset} "
         tail = f"  {self._dim}{stream} {printable(call_id)}{self._reset}\n"
         return "".join(
-            [
-                f"{head}{self._badges[level]} {printable(text)}{tail}"
-                for level, text in zip(levels, texts, strict=True)
-            ]
+            [f"{head}{self._badges[level]} {printable(text)}{tail}" for level, text in zip(levels, texts, strict=True)]
         ).encode()
 
 
@@ -746,16 +736,12 @@ _OTHERS = (
 )
 _PRIORITY = re.compile(r"<(\d{1,3})>").match
 # glog, absl and klog; TensorFlow's "2026-11-24 22:59:41.377: W tensorflow/"; apt's "E: ".
-_LETTER = re.compile(
-    r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )"
-).match
+_LETTER = re.compile(r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )").match
 _SHOWN_WITHIN = 300
 
 # Text in which nothing of these occurs shows no level but INFO. A look at 64 KiB costs less than a
 # millisecond; one at each of its lines may cost twenty.
-_TELLING_WORD = re.compile(
-    "trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception"
-).search
+_TELLING_WORD = re.compile("trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception").search
 _TELLING_START = re.compile(
     r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
 ).search

@@ -14,19 +14,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import hmac
 import os
 import re
+import select
 import signal
 import socket
 import struct
+import sys
+import termios
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any
 from urllib.parse import unquote
 
 import msgspec
-from aiohttp import web
+from aiohttp import StreamReader, web
 from aiohttp.client_exceptions import ClientError
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
@@ -82,6 +86,9 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
 )
 # What `watchdog health` calls itself: a container engine runs it, and sends nobody elsewhere when it fails.
 LOCAL_PROBE = "watchdog-health"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
+_FRESH_S = 0.3
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
@@ -96,10 +103,15 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
     Raises:
         ListenError: an address cannot be listened on.
     """
+    # From here on a signal drains, even one that comes while the server still starts.
+    loop = asyncio.get_running_loop()
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, signals.put_nowait, number)
     server = Server(configuration, environ, sink)
-    await server.start()
     try:
-        return await server.run_until_signal()
+        await server.start()
+        return await server.run_until_signal(signals)
     finally:
         await server.stop()
 
@@ -141,7 +153,7 @@ class Server:
         self._lock = _LockFile(environ) if not self.settings.suppress_lock else None
         self._is_draining = False
         self._last_probe_s: float | None = None
-        self._probed = asyncio.Event()
+        self._bodies: set[StreamReader] = set()
 
     # ---- start, drain, stop
 
@@ -151,8 +163,11 @@ class Server:
         Raises:
             ListenError: the address cannot be listened on.
         """
-        for path in await asyncio.to_thread(self.workspaces.sweep):
+        removed, kept = await asyncio.to_thread(self.workspaces.sweep)
+        for path in removed:
             log.info("workspaces of a dead server removed", path=path)
+        for path in kept:
+            log.warning("workspaces of a dead server cannot be removed", path=path)
         sock = _listening_socket(self.settings.bind, self.settings.port, "port")
         self._listener = await self._loop.create_server(self._http, sock=sock, backlog=_BACKLOG)
         metrics_port = await self._start_metrics()
@@ -170,37 +185,26 @@ class Server:
         if problem := self.invocations.script_problem:
             log.warning("not ready", reason=problem)
 
-    async def run_until_signal(self) -> int:
-        """Serve until SIGTERM, SIGHUP or SIGINT, then drain; return the exit code."""
-        signals: asyncio.Queue[int] = asyncio.Queue()
-        caught = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-        for number in caught:
-            self._loop.add_signal_handler(number, signals.put_nowait, number)
-        try:
-            first = await signals.get()
-            name = signal.Signals(first).name
-            drain = asyncio.ensure_future(self._drain(name))
-            if first == signal.SIGINT and _is_at_a_terminal():
-                log.info("stopping at once", signal=name, running=self.supervisor.running)
-                signals.put_nowait(first)
-            second = asyncio.ensure_future(signals.get())
-            await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
-            if not drain.done():
-                self.supervisor.end_all(at_once=True)
-                self.admission.close()
-                drain.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await drain
-                # What was running is dead; a moment for its answers, a bound for callers that do not take them.
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(1.0):
-                        await self.admission.empty()
-                        await self._answers_sent()
-            second.cancel()
-            return 0
-        finally:
-            for number in caught:
-                self._loop.remove_signal_handler(number)
+    async def run_until_signal(self, signals: asyncio.Queue[int]) -> int:
+        """Serve until SIGTERM, SIGHUP or SIGINT comes, then drain; return the exit code."""
+        first = await signals.get()
+        name = signal.Signals(first).name
+        drain = asyncio.ensure_future(self._drain(name))
+        if first == signal.SIGINT and _is_at_a_terminal():
+            log.info("stopping at once", signal=name, running=self.supervisor.running)
+            signals.put_nowait(first)
+        second = asyncio.ensure_future(signals.get())
+        await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+        second.cancel()
+        if not drain.done():
+            drain.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await drain
+            self._refuse_all()
+            self.supervisor.end_all(at_once=True)
+            # What was running is dead; a moment for its answers, a bound for callers that do not take them.
+            await self._within(1.0, self.admission.empty(), self._answers_sent())
+        return 0
 
     async def _drain(self, why: str) -> None:
         self._is_draining = True
@@ -209,24 +213,31 @@ class Server:
         log.info("draining", signal=why, running=self.supervisor.running, waiting=self.admission.waiting)
         if self._is_probed():
             await asyncio.sleep(self.settings.healthcheck_interval_s)
+        await _turns_of_the_loop()
         if self._listener is not None:
             self._listener.close()
-        self.admission.close()
-        self._http.refuse_idle()
-        try:
-            async with asyncio.timeout(self.settings.write_timeout_s or None):
-                await self.admission.empty()
-        except TimeoutError:
-            log.warning(
-                "running invocations are ended",
-                count=self.supervisor.running,
-                after_s=self.settings.write_timeout_s,
-            )
+        self._refuse_all()
+        await self._http.close_idle()
+        if not await self._within(self.settings.write_timeout_s, self.admission.empty()):
+            log.warning("running invocations are ended", count=self.supervisor.running)
             self.supervisor.end_all(at_once=False)
-            await self.admission.empty()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.write_timeout_s or None):
-                await self._answers_sent()
+            await self._within(self.settings.kill_grace_s + _UNKILLABLE_S, self.admission.empty())
+        await self._within(self.settings.write_timeout_s, self._answers_sent())
+
+    def _refuse_all(self) -> None:
+        """Start nothing any more: who waits for a place or still sends a body is answered 503 now."""
+        self.admission.close()
+        for content in list(self._bodies):
+            content.set_exception(self.admission.refusal())
+
+    async def _within(self, limit_s: float, *steps: Awaitable[None]) -> bool:
+        """Do steps, for a time at most (0 is no limit); tell whether they were done."""
+        try:
+            async with asyncio.timeout(limit_s or None):
+                await asyncio.gather(*steps)
+        except TimeoutError:
+            return False
+        return True
 
     async def _answers_sent(self) -> None:
         while self.metrics.requests_in_flight:
@@ -249,10 +260,13 @@ class Server:
         await self._http.shutdown(1.0)
         if self._metrics_runner is not None:
             await self._metrics_runner.cleanup()
-        await self.admission.empty()
-        await self.invocations.removed()
+        await self._within(_UNKILLABLE_S, self.admission.empty())
+        await self._within(_UNKILLABLE_S, self.invocations.removed())
         self.supervisor.close()
-        await asyncio.to_thread(self.workspaces.close)
+        try:
+            await asyncio.to_thread(self.workspaces.close)
+        except OSError as error:
+            log.error("workspaces not removed", reason=str(error))
         log.info("stopped")
 
     async def _start_metrics(self) -> int | None:
@@ -401,6 +415,7 @@ class Server:
 
     async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         limit_s = self.settings.read_timeout_s or None
+        self._bodies.add(request.content)
         try:
             while True:
                 async with asyncio.timeout(limit_s):
@@ -414,6 +429,8 @@ class Server:
             raise BadInput(f"the body is malformed: {error}") from None
         except ConnectionError as error:
             raise CallerGone("the connection ended before the body did") from error
+        finally:
+            self._bodies.discard(request.content)
 
     async def _send(self, request: web.BaseRequest, call_id: str, record: Record, answer: Answer) -> web.StreamResponse:
         headers = self._headers(call_id, record)
@@ -451,12 +468,32 @@ class Server:
         await self._patiently(request, response.write_eof())
         return response
 
-    async def _patiently(self, request: web.BaseRequest, sending: Any) -> None:
-        """Send, unless the caller takes nothing for ``write_timeout``."""
-        limit_s = self.settings.write_timeout_s or None
+    async def _patiently(self, request: web.BaseRequest, sending: Awaitable[object]) -> None:
+        """Send, unless the caller takes nothing for ``write_timeout``.
+
+        One write may be megabytes on their way through a slow line: what counts is whether they get fewer.
+        """
+        limit_s = self.settings.write_timeout_s
+        if not limit_s:
+            await sending
+            return
+        untaken: int | None = None
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal untaken, timer
+            before, untaken = untaken, _untaken_bytes(request)
+            if before is None or untaken < before:
+                bound.reschedule(self._loop.time() + limit_s)
+            timer = self._loop.call_later(limit_s / 4, look)
+
         try:
-            async with asyncio.timeout(limit_s):
-                await sending
+            async with asyncio.timeout(limit_s) as bound:
+                timer = self._loop.call_later(limit_s / 4, look)
+                try:
+                    await sending
+                finally:
+                    timer.cancel()
         except TimeoutError:
             _abort(request)
             raise ConnectionResetError(f"the caller took nothing for {limit_s:g} s (write_timeout)") from None
@@ -489,7 +526,7 @@ class Server:
             headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, (Draining, CallerSilent, CallerGone)) or self._is_draining:
             headers["Connection"] = "close"
-        if isinstance(error, CallerSilent) and isinstance(request.protocol, _Connection):
+        if isinstance(error, (CallerSilent, Draining)) and isinstance(request.protocol, _Connection):
             request.protocol.do_not_linger()
         if not record.is_logged:
             log.warning("call refused", call_id=call_id, status=status, reason=str(error))
@@ -558,6 +595,24 @@ async def _say_continue(request: web.BaseRequest) -> None:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # The interim answer does not count as a part of the answer to come.
         request.writer.output_size = 0
+
+
+def _untaken_bytes(request: web.BaseRequest) -> int:
+    """How much of what was sent is with us or in the kernel, not yet acknowledged by the caller (tcp(7), SIOCOUTQ)."""
+    transport = request.transport
+    if transport is None:
+        return 0
+    count = transport.get_write_buffer_size()
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = transport.get_extra_info("socket").fileno()
+        count += int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return count
+
+
+async def _turns_of_the_loop() -> None:
+    """Let in what has come before now: connections not accepted yet, requests not read yet."""
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 def _abort(request: web.BaseRequest) -> None:
@@ -639,11 +694,18 @@ class _HttpServer(web.Server):
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=self._loop, **self._kwargs)
 
-    def refuse_idle(self) -> None:
-        """Close the connections that wait for a next request."""
-        for connection in self.connections:
-            if isinstance(connection, _Connection):
+    async def close_idle(self) -> None:
+        """Close the connections that wait for a next request; those new ones whose first is on its way get a moment."""
+        until_s = self._loop.time() + _FRESH_S
+        while self._loop.time() < until_s:
+            for connection in self._ours():
                 connection.close_if_idle()
+            if not any(connection.is_fresh for connection in self._ours()):
+                return
+            await asyncio.sleep(0.01)
+
+    def _ours(self) -> list[_Connection]:
+        return [connection for connection in self.connections if isinstance(connection, _Connection)]
 
     async def quiet(self) -> None:
         """Return when the next answer is sent."""
@@ -683,9 +745,25 @@ class _Connection(RequestHandler):
         """After the answer, do not wait for the rest of a body of which nothing came any more."""
         self._lingering_time = 0.0
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is open and has sent no request yet."""
+        return self._request_count == 0 and self.transport is not None and not self.transport.is_closing()
+
     def close_if_idle(self) -> None:
-        if self._current_request is None and not self._messages:
+        is_busy = self._current_request is not None or bool(self._messages)
+        # A waiter that is done: its request is there, and handled in the next turn of the loop.
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        if not is_busy and is_waiting and self._request_count and not self._has_unread_bytes():
             self.force_close()
+
+    def _has_unread_bytes(self) -> bool:
+        if self.transport is None:
+            return False
+        sock = self.transport.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def handle_error(
         self,
