@@ -569,6 +569,21 @@ def test_a_caller_that_never_reads_is_cut_off(start_server: StartServer) -> None
     assert server.call(b"").status == 200
 
 
+def test_an_output_that_fails_halfway_cuts_the_connection(start_server: StartServer) -> None:
+    server = start_server("head -c 20000000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="20s")
+    with server.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.sendall(b"POST /?output=raw HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        assert sock.recv(10) == b"HTTP/1.1 2"
+        (output,) = server.tmp.glob("watchdog-*/*/output/x")
+        os.truncate(output, 1000)
+        received = len(read_all(sock))
+    assert received < 20_000_000
+    event = server.event("invocation ended")
+    assert (event["outcome"], event["level"]) == ("bad_output", "error")
+    assert server.call(b"", "/?output=json").status == 200
+
+
 # ---- concurrency and size
 
 

@@ -99,6 +99,7 @@ class Record:
     cpu_s: float = 0.0
     peak_rss_bytes: int | None = None
     chosen: Chosen = field(default_factory=Chosen)
+    is_begun: bool = False  # the first byte of a long answer is sent: its status can no longer change
     is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
     is_logged: bool = False
 

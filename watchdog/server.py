@@ -51,7 +51,6 @@ from .errors import (
     ListenError,
     NoSpace,
     NotAdmitted,
-    OutputUnreadable,
     ScriptError,
     ScriptFailed,
     ScriptKilled,
@@ -255,7 +254,7 @@ class Server:
             self._lock.remove()
         if self._listener is not None:
             self._listener.close()
-        self.admission.close()
+        self._refuse_all()
         self.supervisor.end_all(at_once=True)
         await self._http.shutdown(1.0)
         if self._metrics_runner is not None:
@@ -364,11 +363,14 @@ class Server:
                 ", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output")
             )
             call = self._call(request, call_id)
-            await _say_continue(request)
             async with self.invocations.invoke(call, record) as result:
                 answer = await prepare(result, preference)
                 return await self._send(request, call_id, record, answer)
         except WatchdogError as error:
+            if record.is_begun:
+                # The status is gone already: only a cut connection still tells the caller that bytes are missing.
+                _abort(request)
+                raise ConnectionResetError(str(error)) from error
             return self._problem(request, call_id, record, error)
 
     def _refuse_early(self, request: web.BaseRequest) -> None:
@@ -415,6 +417,8 @@ class Server:
 
     async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         limit_s = self.settings.read_timeout_s or None
+        # Only now, when the call is in: who waits for the word need not send what would be refused.
+        await _say_continue(request)
         self._bodies.add(request.content)
         try:
             while True:
@@ -454,17 +458,12 @@ class Server:
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = answer.length
         await self._patiently(request, response.prepare(request))
-        try:
-            async with contextlib.aclosing(answer.chunks()) as chunks:
-                async for piece in chunks:
-                    record.output_bytes += len(piece)
-                    record.is_handed_over = record.output_bytes == answer.length
-                    await self._patiently(request, response.write(piece))
-        except OutputUnreadable as error:
-            # The status is gone already: only a cut connection still tells the caller that bytes are missing.
-            log.error("answer cut off", call_id=call_id, reason=str(error))
-            _abort(request)
-            raise ConnectionResetError(str(error)) from error
+        record.is_begun = True
+        async with contextlib.aclosing(answer.chunks()) as chunks:
+            async for piece in chunks:
+                record.output_bytes += len(piece)
+                record.is_handed_over = record.output_bytes == answer.length
+                await self._patiently(request, response.write(piece))
         await self._patiently(request, response.write_eof())
         return response
 
