@@ -21,8 +21,7 @@ from watchdog import logs
 DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
 ROOT = Path(__file__).parent.parent
 
-# What the program named wrote on a real run, and the level. "source:" marks the few rows whose program was not
-# run; they are taken from where it says what it writes.
+# What the program named wrote on a real run, letter for letter, and the level.
 SHOWN = [
     ("Python 3.11 logging", "WARNING:root:no plant in photo.jpg", WARNING),
     ("Python 3.11 logging", "2026-11-24 22:59:41,305 WARNING no plant in photo.jpg", WARNING),
@@ -83,24 +82,116 @@ SHOWN = [
     ("dpkg 1.21", "dpkg: error: cannot access archive 'nosuch': No such file or directory", ERROR),
     ("bash 5.2", "bash: nosuchcmd: command not found", None),
     ("perl 5.36", "dead at -e line 1.", None),
-    # sd-daemon(3), and `logger --prio-prefix` reads the same.
-    ("source: systemd", "<0>gone", CRITICAL),
-    ("source: systemd", "<3>disk on fire", ERROR),
-    ("source: systemd", "<4>disk warm", WARNING),
-    ("source: systemd", "<6>disk fine, no error", INFO),
-    ("source: systemd", "<7>disk", DEBUG),
-    ("source: syslog, user.err", "<11>Nov 24 22:59:42 thumbs: hello", ERROR),
-    ("source: nginx", '2026/11/24 22:59:41 [error] 12#12: *1 open() "/srv/x" failed', ERROR),
-    ("source: apache", "[Tue Nov 24 22:59:41.123456 2026] [core:error] [pid 12] AH00126: Invalid URI", ERROR),
-    ("source: log4j", "22:59:41.123 [main] ERROR com.example.Main - boom", ERROR),
-    ("source: slf4j-simple", "[main] ERROR com.example.Main - boom", ERROR),
-    ("source: logrus", 'time="2026-11-24T22:59:41Z" level=error msg="no plant"', ERROR),
-    ("source: TensorFlow", "2026-11-24 22:59:41.377123: W tensorflow/core/x.cc:1] slow", WARNING),
-    ("source: pino", '{"level":50,"time":1764000000000,"msg":"no plant"}', ERROR),
-    ("source: pino", '{"level":60,"msg":"no plant"}', CRITICAL),
-    ("source: Cloud Logging", '{"severity":"NOTICE","message":"an error"}', INFO),
-    ("source: R", "Warning message:", WARNING),
-    ("source: R", "Error in f() : no plant", ERROR),
+    (
+        "systemd-tmpfiles 252, SYSTEMD_LOG_TARGET=console-prefixed",
+        "<27>Failed to open 'tf.conf': No such file or directory",
+        ERROR,
+    ),
+    (
+        "systemd-tmpfiles 252, SYSTEMD_LOG_TARGET=console-prefixed",
+        "<31>SELinux enabled state cached to: disabled",
+        DEBUG,
+    ),
+    ("dmesg 2.38.1 --raw", "<4>[    0.346030] software IO TLB: No low mem", WARNING),
+    ("dmesg 2.38.1 --raw", "<6>[    0.000000] BIOS-provided physical RAM map:", INFO),
+    ("logger 2.38.1 -s", "<11>Nov 24 23:28:58 thumbs: hello", ERROR),
+    ("logger 2.38.1 -s", "<11>Nov 24 23:28:58 thumbs[20912]: hello", ERROR),
+    ("logger 2.38.1 -s --prio-prefix", "<8>Nov 24 23:43:04 thumbs: no error 0", CRITICAL),
+    ("logger 2.38.1 -s --prio-prefix", "<10>Nov 24 23:43:04 thumbs: no error 2", CRITICAL),
+    ("logger 2.38.1 -s --prio-prefix", "<11>Nov 24 23:43:04 thumbs: no error 3", ERROR),
+    ("logger 2.38.1 -s --prio-prefix", "<12>Nov 24 23:43:04 thumbs: no error 4", WARNING),
+    ("logger 2.38.1 -s --prio-prefix", "<13>Nov 24 23:43:04 thumbs: no error 5", INFO),
+    ("logger 2.38.1 -s --prio-prefix", "<14>Nov 24 23:43:04 thumbs: no error 6", INFO),
+    ("logger 2.38.1 -s --prio-prefix", "<15>Nov 24 23:43:04 thumbs: no error 7", DEBUG),
+    (
+        "nginx 1.22.1",
+        '2026/11/24 23:32:26 [emerg] 21513#21513: unknown directive "bogus" in /tmp/real/ng/bad.conf:1',
+        CRITICAL,
+    ),
+    (
+        "nginx 1.22.1",
+        '2026/11/24 23:32:26 [error] 21508#21508: *1 open() "/tmp/real/ng/html/x" failed (2: No '
+        'such file or directory), client: 127.0.0.1, server: , request: "GET /x HTTP/1.1", host: '
+        '"127.0.0.1:18471"',
+        ERROR,
+    ),
+    ("nginx 1.22.1", "2026/11/24 23:32:26 [info] 21508#21508: epoll_wait() failed (4: Interrupted system call)", INFO),
+    ("nginx 1.22.1", '2026/11/24 23:32:25 [notice] 21508#21508: using the "epoll" event method', INFO),
+    ("nginx 1.22.1", "2026/11/24 23:32:25 [debug] 21508#21508: bind() 127.0.0.1:18471 #3 ", DEBUG),
+    (
+        "Apache httpd 2.4.71",
+        "[Tue Nov 24 23:32:28.209333 2026] [core:error] [pid 21524:tid 21589] [client "
+        "127.0.0.1:58606] AH10244: invalid URI path (/%2e%2e/x)",
+        ERROR,
+    ),
+    (
+        "Apache httpd 2.4.71",
+        "[Tue Nov 24 23:32:28.227272 2026] [mpm_event:notice] [pid 21520:tid 21520] AH00491: "
+        "caught SIGTERM, shutting down",
+        INFO,
+    ),
+    (
+        "Apache httpd 2.4.71",
+        "[Tue Nov 24 23:32:28.210389 2026] [mpm_event:debug] [pid 21523:tid 21523] event.c(583): wake up listener",
+        DEBUG,
+    ),
+    ("log4j 2.19.0", "23:43:03.872 [main] TRACE com.example.Log4 - t", DEBUG),
+    ("log4j 2.19.0", "23:43:03.882 [main] INFO  com.example.Log4 - no error", INFO),
+    ("log4j 2.19.0", "23:43:03.882 [main] WARN  com.example.Log4 - no error", WARNING),
+    ("log4j 2.19.0", "23:43:03.882 [main] ERROR com.example.Log4 - no plant", ERROR),
+    ("log4j 2.19.0", "23:43:03.882 [main] FATAL com.example.Log4 - no plant", CRITICAL),
+    ("log4j 2.19.0", "2026-11-24 23:43:04,262 [main] WARN  com.example.Log4 - no error", WARNING),
+    ("slf4j-simple 2.0.17", "[main] ERROR com.example.Slf - no plant", ERROR),
+    ("slf4j-simple 2.0.17", "[main] INFO com.example.Slf - no error", INFO),
+    ("slf4j-simple 2.0.17", "8 [main] WARN com.example.Slf - no error", WARNING),
+    ("slf4j-simple 2.0.17", "8 [main] [ERROR] com.example.Slf - no plant", ERROR),
+    ("slf4j-simple 2.0.17", "2026-11-24 23:43:03.557 [main] WARN com.example.Slf - no error", WARNING),
+    ("logrus of runc 1.1.5", 'time="2026-11-24T23:43:04Z" level=error msg="container does not exist"', ERROR),
+    ("logrus of runc 1.1.5", '{"level":"error","msg":"container does not exist","time":"2026-11-24T23:43:04Z"}', ERROR),
+    (
+        "TensorFlow 2.17.1",
+        "2026-11-24 23:42:41.167996: W tensorflow/core/framework/op_kernel.cc:1840] OP_REQUIRES "
+        "failed at whole_file_read_ops.cc:116 : NOT_FOUND: /nosuch; No such file or directory",
+        WARNING,
+    ),
+    (
+        "TensorFlow 2.17.1",
+        "2026-11-24 23:42:41.168040: I tensorflow/core/framework/local_rendezvous.cc:404] Local "
+        "rendezvous is aborting with status: NOT_FOUND: /nosuch; No such file or directory",
+        INFO,
+    ),
+    (
+        "TensorFlow 2.21.0",
+        "W0000 00:00:1795563243.467620   21921 op_kernel.cc:1858] OP_REQUIRES failed at "
+        "whole_file_read_ops.cc:117 : NOT_FOUND: /nosuch; No such file or directory",
+        WARNING,
+    ),
+    ("pino 10.4.0", '{"level":50,"time":1795563784431,"pid":26879,"hostname":"vm","msg":"no plant"}', ERROR),
+    ("pino 10.4.0", '{"level":60,"time":1795563784431,"pid":26879,"hostname":"vm","msg":"no plant"}', CRITICAL),
+    ("pino 10.4.0", '{"level":20,"time":1795563784432,"pid":26879,"hostname":"vm","msg":"no error"}', DEBUG),
+    ("pino 10.4.0", '{"level":30,"time":1795563784432,"pid":26879,"hostname":"vm","error":1,"msg":"error"}', INFO),
+    (
+        "google-cloud-logging 3.17.0",
+        '{"message": "an error","severity": "NOTICE", "logging.googleapis.com/labels": '
+        '{"python_logger": "thumbs"}, "logging.googleapis.com/trace": "", '
+        '"logging.googleapis.com/spanId": "", "logging.googleapis.com/trace_sampled": false, '
+        '"logging.googleapis.com/sourceLocation": {"line": 6, "file": "/tmp/real/gcl.py", '
+        '"function": "<module>"}, "httpRequest": {} }',
+        INFO,
+    ),
+    (
+        "google-cloud-logging 3.17.0",
+        '{"message": "no plant","severity": "CRITICAL", "logging.googleapis.com/labels": '
+        '{"python_logger": "thumbs"}, "logging.googleapis.com/trace": "", '
+        '"logging.googleapis.com/spanId": "", "logging.googleapis.com/trace_sampled": false, '
+        '"logging.googleapis.com/sourceLocation": {"line": 6, "file": "/tmp/real/gcl.py", '
+        '"function": "<module>"}, "httpRequest": {} }',
+        CRITICAL,
+    ),
+    ("R 4.2.2", "During startup - Warning messages:", WARNING),
+    ("R 4.2.2", "Warning message:", WARNING),
+    ("R 4.2.2", "Error in g() : no plant in photo.jpg", ERROR),
+    ("R 4.2.2", "In f() : no plant", None),
 ]
 
 # Lines that speak of levels without having one, or of others than theirs.

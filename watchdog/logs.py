@@ -703,7 +703,7 @@ _SHOWN_BY_WORD = re.compile(
             # ERROR: x, ERROR x, WARNING:root:x, INFO     x, [warning] x, <error> x, Error: x
             rf"({_UPPER}){_END}|[\[<(]\s*({_ANY})\s*[\]>)]|({_ANY}){_COLON}",
             # error[E0425]: x, Warning message:, Error in f(): x, fatal error: x, Fatal Python error: x
-            r"(error)\[\w+\]:|(Warning) messages?:|(Error) in .+:|([Ff]atal)(?: \w+)? error: ",
+            r"(error)\[\w+\]:|(?:During startup - )?(Warning) messages?:|(Error) in .+:|([Ff]atal)(?: \w+)? error: ",
             # npm error x, npm ERR! x, npm warn x
             r"npm (?i:(warn|err)(?:or)?\b)",
             # A time, then names, numbers and brackets, and the level among them.
@@ -712,8 +712,8 @@ _SHOWN_BY_WORD = re.compile(
                 rf"(?:(?!(?:no|not|an?|any|without)\b){_NAME}(?:\[\d+\])?:?\s+)?(?:{_BRACKETS}|{_NAMED}){{0,2}}?"
                 rf"(?:{_IN_BRACKETS}|({_UPPER}){_END}|({_ANY})(?::(?:\s|$)|\t|\s*\|))"
             ),
-            # [main] ERROR x, (MainThread) ERROR: x, (node:12) Warning: x
-            rf"(?:{_BRACKETS})++(?:({_UPPER}){_END}|({_ANY}){_COLON}|{_IN_BRACKETS})",
+            # [main] ERROR x, (MainThread) ERROR: x, (node:12) Warning: x, 8 [main] WARN x (milliseconds)
+            rf"(?:\d++\s+)?(?:{_BRACKETS})++(?:({_UPPER}){_END}|({_ANY}){_COLON}|{_IN_BRACKETS})",
             # name: ERROR: x, name - ERROR - x, main.c:3:5: warning: x, cc1: fatal error: x
             (
                 rf"[\w.$/@#<>+-]++(?::\d+){{0,2}}(?::\s*|\s*\|\s*|\s+-\s+)"

@@ -43,7 +43,9 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 _STRAGGLER_GRACE_S = 0.15
 # A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
 _UNKILLABLE_S = 5.0
-_REAP_INTERVAL_S = 0.1
+# Not on SIGCHLD: asyncio notes each signal in a socket that holds a few hundred, and a script that leaves more orphans
+# at once would push out the SIGTERM that comes after them.
+_REAP_INTERVAL_S = 1.0
 _EMPTY_LISTS = 3
 _CHASE_S = 0.01
 # Of short log lines, more at once would hold up the event loop for too long.
@@ -162,16 +164,12 @@ class Supervisor:
     def __init__(self) -> None:
         self._children: dict[int, _Child] = {}
         self._loop = asyncio.get_running_loop()
-        self._reap_handle: asyncio.TimerHandle | None = None
         self._is_subreaper = _become_subreaper()
         # Children from before: an entry point may start a daemon and then exec this program.
         self._from_before = set(_children_by_parent())
         # Not so for PID 1, to which `docker exec` leaves its orphans too.
         self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
-        self._watches_children = False
-        with contextlib.suppress(RuntimeError, ValueError):  # only a main thread can have signal handlers
-            self._loop.add_signal_handler(signal.SIGCHLD, self._reap_soon)
-            self._watches_children = True
+        self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     @property
     def running(self) -> int:
@@ -225,10 +223,7 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop reaping."""
-        if self._watches_children:
-            self._loop.remove_signal_handler(signal.SIGCHLD)
-        if self._reap_handle is not None:
-            self._reap_handle.cancel()
+        self._reap_handle.cancel()
 
     def _spawn(
         self,
@@ -441,15 +436,12 @@ class Supervisor:
         # the last one of those who can will find it.
         return not any(other.pid != child.pid for other in owned.values())
 
-    def _reap_soon(self) -> None:
-        if self._reap_handle is None:
-            self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap)
+    def _reap_again(self) -> None:
+        self._reap()
+        self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     def _reap(self) -> None:
         """Reap orphans; a command's own status is left to the one who runs it."""
-        if self._reap_handle is not None:
-            self._reap_handle.cancel()
-            self._reap_handle = None
         children = _children_of_this_process()
         for pid in _children_by_parent() if children is None else children:
             self._is_no_straggler(pid)
