@@ -348,13 +348,17 @@ class Supervisor:
         owned = dict(self._children)
         until_s = self._loop.time() + _CHASE_S
         while self._loop.time() < until_s:
-            orphans = [pid for pid in _children_of_this_process() or () if not self._is_no_straggler(pid)]
+            orphans = self._other_children()
             if not orphans:
                 return
             for pid in orphans:
+                # Held still while it is looked at: a link of the chain lives for less time than that takes. The pid
+                # cannot be another's, as nobody but us reaps our children.
+                os.kill(pid, signal.SIGSTOP)
                 process = _process(pid)
-                if process is not None and self._is_lost_child_of(child, process, owned):
-                    _signal({pid: process.started}, signal.SIGKILL)
+                is_lost = process is not None and self._is_lost_child_of(child, process, owned)
+                os.kill(pid, signal.SIGKILL if is_lost else signal.SIGCONT)
+                _reap_if_dead(pid)
 
     async def _tree(self, child: _Child) -> dict[int, int]:
         """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it."""
@@ -372,18 +376,19 @@ class Supervisor:
 
     def _certainly_nothing_left(self) -> bool:
         """Whether this process has no children but the commands themselves. Reaps what is dead on the way."""
+        while (others := self._other_children()) is not None:
+            if not others:
+                return True
+            # Who was reaped may have left us a child after the list was made: only a list without any dead counts.
+            if not all(_reap_if_dead(pid) for pid in others):
+                return False
+        return False
+
+    def _other_children(self) -> list[int] | None:
         children = _children_of_this_process()
         if children is None:
-            return False
-        return all(self._is_no_straggler(pid) for pid in children)
-
-    def _is_no_straggler(self, pid: int) -> bool:
-        if pid in self._children:
-            return True
-        if _reap_if_dead(pid):
-            self._from_before.discard(pid)
-            return True
-        return pid in self._from_before
+            return None
+        return [pid for pid in children if pid not in self._children and pid not in self._from_before]
 
     def _tree_of(self, child: _Child) -> dict[int, int]:
         """Living processes that the command started, with their start times; in a thread, it reads all of /proc."""
@@ -444,7 +449,8 @@ class Supervisor:
         """Reap orphans; a command's own status is left to the one who runs it."""
         children = _children_of_this_process()
         for pid in _children_by_parent() if children is None else children:
-            self._is_no_straggler(pid)
+            if pid not in self._children and _reap_if_dead(pid):
+                self._from_before.discard(pid)
 
 
 @dataclass(slots=True, eq=False)
