@@ -21,7 +21,7 @@ from watchdog import logs
 DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
 ROOT = Path(__file__).parent.parent
 
-# What the program named wrote on a real run, letter for letter, and the level.
+# What the program named wrote on a real run, letter for letter but for its paths, and the level.
 SHOWN = [
     ("Python 3.11 logging", "WARNING:root:no plant in photo.jpg", WARNING),
     ("Python 3.11 logging", "2026-11-24 22:59:41,305 WARNING no plant in photo.jpg", WARNING),
@@ -105,14 +105,16 @@ SHOWN = [
     ("logger 2.38.1 -s --prio-prefix", "<15>Nov 24 23:43:04 thumbs: no error 7", DEBUG),
     (
         "nginx 1.22.1",
-        '2026/11/24 23:32:26 [emerg] 21513#21513: unknown directive "bogus" in /tmp/real/ng/bad.conf:1',
+        '2026/11/24 23:32:26 [emerg] 21513#21513: unknown directive "bogus" in /srv/ng/bad.conf:1',
         CRITICAL,
     ),
     (
         "nginx 1.22.1",
-        '2026/11/24 23:32:26 [error] 21508#21508: *1 open() "/tmp/real/ng/html/x" failed (2: No '
-        'such file or directory), client: 127.0.0.1, server: , request: "GET /x HTTP/1.1", host: '
-        '"127.0.0.1:18471"',
+        (
+            '2026/11/24 23:32:26 [error] 21508#21508: *1 open() "/srv/html/x" failed (2: No '
+            'such file or directory), client: 127.0.0.1, server: , request: "GET /x HTTP/1.1", host: '
+            '"127.0.0.1:18471"'
+        ),
         ERROR,
     ),
     ("nginx 1.22.1", "2026/11/24 23:32:26 [info] 21508#21508: epoll_wait() failed (4: Interrupted system call)", INFO),
@@ -120,14 +122,18 @@ SHOWN = [
     ("nginx 1.22.1", "2026/11/24 23:32:25 [debug] 21508#21508: bind() 127.0.0.1:18471 #3 ", DEBUG),
     (
         "Apache httpd 2.4.71",
-        "[Tue Nov 24 23:32:28.209333 2026] [core:error] [pid 21524:tid 21589] [client "
-        "127.0.0.1:58606] AH10244: invalid URI path (/%2e%2e/x)",
+        (
+            "[Tue Nov 24 23:32:28.209333 2026] [core:error] [pid 21524:tid 21589] [client "
+            "127.0.0.1:58606] AH10244: invalid URI path (/%2e%2e/x)"
+        ),
         ERROR,
     ),
     (
         "Apache httpd 2.4.71",
-        "[Tue Nov 24 23:32:28.227272 2026] [mpm_event:notice] [pid 21520:tid 21520] AH00491: "
-        "caught SIGTERM, shutting down",
+        (
+            "[Tue Nov 24 23:32:28.227272 2026] [mpm_event:notice] [pid 21520:tid 21520] AH00491: "
+            "caught SIGTERM, shutting down"
+        ),
         INFO,
     ),
     (
@@ -150,20 +156,26 @@ SHOWN = [
     ("logrus of runc 1.1.5", '{"level":"error","msg":"container does not exist","time":"2026-11-24T23:43:04Z"}', ERROR),
     (
         "TensorFlow 2.17.1",
-        "2026-11-24 23:42:41.167996: W tensorflow/core/framework/op_kernel.cc:1840] OP_REQUIRES "
-        "failed at whole_file_read_ops.cc:116 : NOT_FOUND: /nosuch; No such file or directory",
+        (
+            "2026-11-24 23:42:41.167996: W tensorflow/core/framework/op_kernel.cc:1840] OP_REQUIRES "
+            "failed at whole_file_read_ops.cc:116 : NOT_FOUND: /nosuch; No such file or directory"
+        ),
         WARNING,
     ),
     (
         "TensorFlow 2.17.1",
-        "2026-11-24 23:42:41.168040: I tensorflow/core/framework/local_rendezvous.cc:404] Local "
-        "rendezvous is aborting with status: NOT_FOUND: /nosuch; No such file or directory",
+        (
+            "2026-11-24 23:42:41.168040: I tensorflow/core/framework/local_rendezvous.cc:404] Local "
+            "rendezvous is aborting with status: NOT_FOUND: /nosuch; No such file or directory"
+        ),
         INFO,
     ),
     (
         "TensorFlow 2.21.0",
-        "W0000 00:00:1795563243.467620   21921 op_kernel.cc:1858] OP_REQUIRES failed at "
-        "whole_file_read_ops.cc:117 : NOT_FOUND: /nosuch; No such file or directory",
+        (
+            "W0000 00:00:1795563243.467620   21921 op_kernel.cc:1858] OP_REQUIRES failed at "
+            "whole_file_read_ops.cc:117 : NOT_FOUND: /nosuch; No such file or directory"
+        ),
         WARNING,
     ),
     ("pino 10.4.0", '{"level":50,"time":1795563784431,"pid":26879,"hostname":"vm","msg":"no plant"}', ERROR),
@@ -172,20 +184,24 @@ SHOWN = [
     ("pino 10.4.0", '{"level":30,"time":1795563784432,"pid":26879,"hostname":"vm","error":1,"msg":"error"}', INFO),
     (
         "google-cloud-logging 3.17.0",
-        '{"message": "an error","severity": "NOTICE", "logging.googleapis.com/labels": '
-        '{"python_logger": "thumbs"}, "logging.googleapis.com/trace": "", '
-        '"logging.googleapis.com/spanId": "", "logging.googleapis.com/trace_sampled": false, '
-        '"logging.googleapis.com/sourceLocation": {"line": 6, "file": "/tmp/real/gcl.py", '
-        '"function": "<module>"}, "httpRequest": {} }',
+        (
+            '{"message": "an error","severity": "NOTICE", "logging.googleapis.com/labels": '
+            '{"python_logger": "thumbs"}, "logging.googleapis.com/trace": "", '
+            '"logging.googleapis.com/spanId": "", "logging.googleapis.com/trace_sampled": false, '
+            '"logging.googleapis.com/sourceLocation": {"line": 6, "file": "/srv/gcl.py", '
+            '"function": "<module>"}, "httpRequest": {} }'
+        ),
         INFO,
     ),
     (
         "google-cloud-logging 3.17.0",
-        '{"message": "no plant","severity": "CRITICAL", "logging.googleapis.com/labels": '
-        '{"python_logger": "thumbs"}, "logging.googleapis.com/trace": "", '
-        '"logging.googleapis.com/spanId": "", "logging.googleapis.com/trace_sampled": false, '
-        '"logging.googleapis.com/sourceLocation": {"line": 6, "file": "/tmp/real/gcl.py", '
-        '"function": "<module>"}, "httpRequest": {} }',
+        (
+            '{"message": "no plant","severity": "CRITICAL", "logging.googleapis.com/labels": '
+            '{"python_logger": "thumbs"}, "logging.googleapis.com/trace": "", '
+            '"logging.googleapis.com/spanId": "", "logging.googleapis.com/trace_sampled": false, '
+            '"logging.googleapis.com/sourceLocation": {"line": 6, "file": "/srv/gcl.py", '
+            '"function": "<module>"}, "httpRequest": {} }'
+        ),
         CRITICAL,
     ),
     ("R 4.2.2", "During startup - Warning messages:", WARNING),

@@ -291,11 +291,12 @@ class Invocations:
             )
 
     def _hint(self, exit_code: int) -> str:
-        with contextlib.suppress(OSError):
-            with open(self.settings.script_path, "rb") as file:
-                start = file.read(64 * 1024) if self._script_text is None else self._script_text
-            if b"\r\n" in start:
-                return "; its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
+        text = self._script_text
+        if text is None:
+            with contextlib.suppress(OSError), open(self.settings.script_path, "rb") as file:
+                text = file.read(64 * 1024)
+        if text is not None and b"\r\n" in text:
+            return "; its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
         if exit_code == 127:
             return ", which a shell gives when a command is not found in the image"
         return ""

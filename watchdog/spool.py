@@ -62,7 +62,11 @@ class Spool:
             return None
         self._memory.append(data)
         pieces, self._memory = self._memory, []
-        return asyncio.get_running_loop().run_in_executor(None, self._write, pieces)
+        try:
+            return asyncio.get_running_loop().run_in_executor(None, self._write, pieces)
+        except RuntimeError:  # no thread can be started now
+            self._write(pieces)
+            return None
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
         """All that was kept, in pieces of at most ``piece_bytes``.
