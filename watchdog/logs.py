@@ -689,8 +689,8 @@ _COLON = r":(?=\s|$)(?!\s*(?:[-+]?\d[\d.,e+-]*\s*%?|(?i:true|false|yes|no|on|off
 _NAME = r"[\w.$/@#<>-]++"
 _TIME = (
     r"(?=[\[\dMTWFSJADNO])(?=[^:]{2,32}+(?<=\d\d):\d\d)"
-    r"(?:\[?(?:\d[\d/:.,TZ+-]*+|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b"
-    r"|[AP]M\b|UTC\b|[+-]\d{4}\b)[,:\]|]*+[ \t]*+)++[|:\s-]*+"
+    r"(?>(?:\[?(?:\d[\d/:.,TZ+-]*+|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b"
+    r"|[AP]M\b|UTC\b|[+-]\d{4}\b)[,:\]|]*+[ \t]*+)+)[|:\s-]*+"
 )
 _BRACKETS = r"(?:\[[^\[\]]*+\]|\([^()]*+\))[\s:|-]*+"
 _NAMED = rf"{_NAME}(?:\[\d+\])?(?::(?!:)\s*|\s*\|\s*|\s+-\s+|:[\w<>]+:\d+\s+-\s+)"
@@ -713,7 +713,7 @@ _SHOWN_BY_WORD = re.compile(
                 rf"(?:{_IN_BRACKETS}|({_UPPER}){_END}|({_ANY})(?::(?:\s|$)|\t|\s*\|))"
             ),
             # [main] ERROR x, (MainThread) ERROR: x, (node:12) Warning: x, 8 [main] WARN x (milliseconds)
-            rf"(?:\d++\s+)?(?:{_BRACKETS})++(?:({_UPPER}){_END}|({_ANY}){_COLON}|{_IN_BRACKETS})",
+            rf"(?:\d++\s+)?(?:{_BRACKETS}){{1,4}}?(?:({_UPPER}){_END}|({_ANY}){_COLON}|{_IN_BRACKETS})",
             # name: ERROR: x, name - ERROR - x, main.c:3:5: warning: x, cc1: fatal error: x
             (
                 rf"[\w.$/@#<>+-]++(?::\d+){{0,2}}(?::\s*|\s*\|\s*|\s+-\s+)"
@@ -721,7 +721,7 @@ _SHOWN_BY_WORD = re.compile(
             ),
             # level=error msg="x"
             (
-                r'(?:[\w.@-]+=(?:"(?:[^"\\]|\\.)*+"|[^\s"]*+)\s+){0,8}'
+                r'(?:[\w.@-]+=(?:"(?>(?:[^"\\]|\\.)*)"|[^\s"]*+)\s+){0,8}'
                 rf'(?:level|lvl|severity)="?({_ANY})"?(?=[\s,]|$)'
             ),
         )
