@@ -11,6 +11,7 @@ import os
 import pty
 import random
 import re
+import resource
 import select
 import signal
 import socket
@@ -891,13 +892,25 @@ def test_http_1_0(start_server: StartServer) -> None:
     assert answer.endswith(b"hi\n")
 
 
-def test_an_internal_error_is_answered_and_logged(start_server: StartServer) -> None:
+def test_what_the_system_refuses_is_told(start_server: StartServer) -> None:
     server = start_server("echo hi")
     server.call(b"")
     root = next(server.tmp.glob("watchdog-*"))
     (root / "2").mkdir()  # in the way of the next workspace
-    answer = server.call(b"")
-    assert answer.status == 500
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    server.event("internal error")
+    assert "a workspace cannot be made: File exists" in str(problem(server.call(b""), 500)["detail"])
+    server.event("invocation ended", outcome="no_resources", level="error")
+    assert server.call(b"").body == b"hi\n"
+
+
+def test_out_of_descriptors_is_told_and_passes(start_server: StartServer) -> None:
+    server = start_server("sleep 0.3; echo hi")
+    in_use = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (in_use + 4, 4096))
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: server.call(b"", headers={"Connection": "close"}), range(3)))
+    assert {answer.status for answer in answers} <= {200, 500}
+    failed = [answer for answer in answers if answer.status == 500]
+    assert failed
+    assert all("limit of open files" in str(answer.json["detail"]) for answer in failed)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (1024, 4096))
     assert server.call(b"").body == b"hi\n"

@@ -24,7 +24,8 @@
     ├── OutputError
     │   ├── OutputTooLarge           over ``max_output_size``
     │   └── OutputUnreadable         an output changed or could not be read
-    └── NoSpace                      ``tmp_dir`` is full
+    ├── NoSpace                      ``tmp_dir`` is full
+    └── OutOfResources               the system refuses something else: descriptors, memory, a directory
 
 No type knows of HTTP or of exit codes: ``server.py`` and ``cli.py`` each have one table for that.
 The text of an error tells what happened, to what, and what to do.
@@ -144,3 +145,7 @@ class OutputUnreadable(OutputError):
 
 class NoSpace(WatchdogError):
     """No space is left in ``tmp_dir``."""
+
+
+class OutOfResources(WatchdogError):
+    """The system refused what a call needs: a descriptor, memory, a place in ``tmp_dir``."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -28,6 +29,7 @@ from .errors import (
     InputTooLarge,
     NoSpace,
     NotAdmitted,
+    OutOfResources,
     OutputError,
     OutputTooLarge,
     ScriptFailed,
@@ -60,6 +62,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (ScriptKilled, "killed"),
     (OutputError, "bad_output"),
     (NoSpace, "no_space"),
+    (OutOfResources, "no_resources"),
 )
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
@@ -144,7 +147,7 @@ class Invocations:
             WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came.
         """
         with self._accounted(call, record), self.admission.enter() as ticket:
-            workspace = self.workspaces.make()
+            workspace = self._workspace()
             try:
                 taken = await self._take_in(call, workspace, record)
                 record.queue_wait_s = await ticket.place()
@@ -167,8 +170,19 @@ class Invocations:
             return str(error)
         return None
 
+    def _workspace(self) -> Workspace:
+        try:
+            return self.workspaces.make()
+        except OSError as error:
+            raise _refused_by_system("a workspace", error) from error
+
     async def _take_in(self, call: Call, workspace: Workspace, record: Record) -> Input:
-        taken = await take_in(call.body, call.said, workspace.input_dir, self.settings.max_input_size_bytes)
+        try:
+            taken = await take_in(call.body, call.said, workspace.input_dir, self.settings.max_input_size_bytes)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise _refused_by_system("the input file", error) from error
         record.input_bytes = taken.size_bytes
         return taken
 
@@ -229,7 +243,7 @@ class Invocations:
                 file.write(self._script_text)
         except OSError as error:
             raise_if_no_space(error, "the script given in SCRIPT")
-            raise
+            raise _refused_by_system("the script given in SCRIPT", error) from error
         return command_for(script_path, path)
 
     def _environment(self, call: Call, workspace: Workspace, taken: Input) -> dict[str, str]:
@@ -414,6 +428,15 @@ def _level(record: Record) -> Callable[..., None]:
     if record.outcome in ("caller_gone", "caller_silent", "bad_input", "overloaded", "drained"):
         return log.warning
     return log.error
+
+
+def _refused_by_system(what: str, error: OSError) -> OutOfResources:
+    hint = ""
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = "; raise the limit of open files (docker run --ulimit nofile) or lower max_inflight and max_queue"
+    elif error.errno in (errno.EACCES, errno.EROFS, errno.ENOENT):
+        hint = "; tmp_dir must be there and writable"
+    return OutOfResources(f"{what} cannot be made: {error.strerror}{hint}")
 
 
 def _shorter(limit_s: float, asked_s: float) -> float:

@@ -51,6 +51,7 @@ from .errors import (
     ListenError,
     NoSpace,
     NotAdmitted,
+    OutOfResources,
     ScriptError,
     ScriptFailed,
     ScriptKilled,
@@ -81,6 +82,7 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (ScriptFailed, 500, "Script failed"),
     (ScriptError, 500, "Script cannot be used"),
     (NoSpace, 507, "No space left"),
+    (OutOfResources, 500, "Out of resources"),
     (WatchdogError, 500, "Outputs cannot be sent"),
 )
 # What `watchdog health` calls itself: a container engine runs it, and sends nobody elsewhere when it fails.
