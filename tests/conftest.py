@@ -37,7 +37,9 @@ class Answer:
 class RunningServer:
     """``watchdog serve`` on a free port of the loopback interface."""
 
-    def __init__(self, directory: Path, script: str | None, *flags: str, **environ: str) -> None:
+    def __init__(
+        self, directory: Path, script: str | None, *flags: str, prefix: tuple[str, ...] = (), **environ: str
+    ) -> None:
         self.directory = directory
         self.tmp = directory / "tmp"
         self.tmp.mkdir(parents=True, exist_ok=True)
@@ -58,7 +60,7 @@ class RunningServer:
         environ = defaults | environ
         is_quiet = environ.get("WATCHDOG_LOG_LEVEL", "INFO").upper() in ("WARNING", "ERROR", "CRITICAL")
         self.port = _free_port() if is_quiet else 0
-        command = [sys.executable, "-m", "watchdog", "serve", "--port", str(self.port), *flags]
+        command = [*prefix, sys.executable, "-m", "watchdog", "serve", "--port", str(self.port), *flags]
         self.process = subprocess.Popen(
             command,
             env=clean | environ,
@@ -177,8 +179,8 @@ def start_server(tmp_path: Path) -> Iterator[StartServer]:
     """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
     servers: list[RunningServer] = []
 
-    def start(script: str | None = None, *flags: str, **environ: str) -> RunningServer:
-        server = RunningServer(tmp_path / f"server-{len(servers)}", script, *flags, **environ)
+    def start(script: str | None = None, *flags: str, prefix: tuple[str, ...] = (), **environ: str) -> RunningServer:
+        server = RunningServer(tmp_path / f"server-{len(servers)}", script, *flags, prefix=prefix, **environ)
         servers.append(server)
         return server
 

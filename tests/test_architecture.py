@@ -53,3 +53,12 @@ def test_the_lower_levels_know_no_http() -> None:
         if level < 6:
             text = (PACKAGE / f"{name}.py").read_text()
             assert not re.search(r"^\s*(from|import) aiohttp", text, re.MULTILINE), name
+
+
+def test_the_environment_of_the_process_is_never_changed() -> None:
+    """Concurrent invocations would see one another's variables."""
+    changes = re.compile(
+        r"os\.environ\[[^\]]+\]\s*=|del os\.environ|os\.(putenv|unsetenv)|os\.environ\.(update|pop|setdefault|clear)\("
+    )
+    for path in PACKAGE.glob("*.py"):
+        assert not [found[0] for found in changes.finditer(path.read_text())], path.name

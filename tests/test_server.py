@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -474,6 +475,42 @@ def test_500_signal(start_server: StartServer) -> None:
     assert problem(server.call(b""), 500)["signal"] == "SIGSEGV"
 
 
+@pytest.fixture
+def small_cgroup() -> Iterator[Path]:
+    """A control group with 100 MiB of memory, of version 1 or 2, whichever this machine has."""
+    top = Path("/sys/fs/cgroup")
+    one = top / "memory" / f"watchdog-test-{os.getpid()}"
+    two = top / f"watchdog-test-{os.getpid()}"
+    try:
+        if (top / "memory").is_dir():
+            group, limit = one, "memory.limit_in_bytes"
+        else:
+            (top / "cgroup.subtree_control").write_text("+memory")
+            group, limit = two, "memory.max"
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made here: {error}")
+    (group / limit).write_text(str(100 << 20))
+    yield group
+    until(lambda: not (group / "cgroup.procs").read_text(), "the control group to be empty")
+    group.rmdir()
+
+
+def test_500_out_of_memory(start_server: StartServer, small_cgroup: Path) -> None:
+    join = ("/bin/sh", "-c", f'echo $$ > {small_cgroup}/cgroup.procs && exec "$@"', "sh")
+    server = start_server(f"exec {sys.executable} -c 'bytearray(300 << 20)'", prefix=join)
+    document = problem(server.call(b""), 500)
+    assert document["out_of_memory"] is True
+    assert document["signal"] == "SIGKILL"
+    assert "out of memory, limit 100 MiB" in str(document["detail"])
+    server.script.write_text(f"{sys.executable} -c 'bytearray(300 << 20)'; echo $?")  # the shell outlives its child
+    assert server.call(b"").body.endswith(b"137\n")
+    server.script.write_text("kill -9 $$")
+    assert problem(server.call(b""), 500)["out_of_memory"] is False
+    assert server.call(None, "/_/health", "GET").status == 200
+    server.kill()
+
+
 def test_500_no_script(start_server: StartServer) -> None:
     server = start_server(None)
     assert "there is no script at " + str(server.script) in str(problem(server.call(b""), 500)["detail"])
@@ -614,7 +651,7 @@ def peak_mib(server: RunningServer) -> float:
 
 def test_a_script_that_prints_without_end_finishes(start_server: StartServer) -> None:
     script = (
-        "yes 'a line of the flood' | head -c 200000000 >&2; yes out | head -c 200000000; printf ok > $TMP_OUTPUT_DIR/x"
+        "yes 'a line of the flood' | head -c 210000000 >&2; yes out | head -c 210000000; printf ok > $TMP_OUTPUT_DIR/x"
     )
     server = start_server(script)
     assert server.call(b"").body == b"b2s=\n"
