@@ -464,6 +464,10 @@ def test_long_line_is_cut_and_marked(capture: Capture, size: int) -> None:
         assert "truncated" not in after
 
 
+def test_a_json_line_that_is_cut_keeps_its_level() -> None:
+    assert logs.classify('{"time": 1, "level": "error", "msg": "' + "x" * 65_000) == ERROR
+
+
 def test_line_of_exactly_64_kib_is_whole(capture: Capture) -> None:
     [event] = capture(b"x" * 65_536, b"\n")
     assert len(event["event"]) == 65_536

@@ -738,6 +738,7 @@ _PRIORITY = re.compile(r"<(\d{1,3})>").match
 # glog, absl and klog; TensorFlow's "2026-11-24 22:59:41.377: W tensorflow/"; apt's "E: ".
 _LETTER = re.compile(r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )").match
 _SHOWN_WITHIN = 300
+_LEVEL_IN_JSON = re.compile(r'"(?:level|severity|levelname|lvl)"\s*:\s*"(\w+)"').search
 
 # Text in which nothing of these occurs shows no level but INFO. A look at 64 KiB costs less than a
 # millisecond; one at each of its lines may cost twenty.
@@ -793,7 +794,10 @@ def _json_level(line: str) -> int | None:
             level = _value_level(value)
             if level is not None:
                 return level
-    return None
+        return None
+    # One that was cut is no JSON any more, but the level stands near the beginning as a rule.
+    match = _LEVEL_IN_JSON(line[:_SHOWN_WITHIN]) if len(line) >= _LINE_BYTES // 4 else None
+    return _LEVELS.get(match[1].upper()) if match else None
 
 
 def _value_level(value: object) -> int | None:
