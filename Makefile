@@ -58,7 +58,7 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 # The locks hold the hashes of every wheel and name no index and no host. They are made with the oldest Python, which
 # needs the most packages, so that they fit the newer ones too.
 LOCK := build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
-    --no-header --no-emit-options --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --annotation-style=line
+    --no-header --no-emit-options --annotation-style=line
 UNLOCAL := sed -i -e 's/ (pyproject\.toml)//' -e 's/-c [^ ,]*, //' -e '/^--/d' \
     -e '/^$$/d' -e '/^# The following packages/d'
 
