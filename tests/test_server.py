@@ -845,7 +845,6 @@ class Screen:
             ready, _, _ = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, self.text
             self.text += os.read(self._terminal, 65536)
-        time.sleep(0)
         return self.text
 
 
