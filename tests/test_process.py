@@ -309,7 +309,8 @@ asyncio.run(main())
     assert done.stdout == "1 6 [1]\n", done.stderr
 
 
-async def test_a_chain_of_forks_is_caught(supervisor: Supervisor, tmp_path: Path) -> None:
+@pytest.mark.parametrize("leave", ["os.setsid()", "pass"])
+async def test_a_chain_of_forks_is_caught(supervisor: Supervisor, tmp_path: Path, leave: str) -> None:
     """Each link forks the next and exits: none lives long enough to be found in a list of all processes."""
     chain = f"""
 import os, time
@@ -317,7 +318,7 @@ end = time.monotonic() + 8
 while time.monotonic() < end:
     if os.fork():
         os._exit(0)
-    os.setsid()
+    {leave}
 open({str(tmp_path / "survived")!r}, "w").close()
 """
     run = Run(supervisor, f"echo up; {sys.executable} -c '{chain.replace(chr(39), chr(34))}' & sleep 0.3; exit 3")

@@ -46,7 +46,7 @@ _UNKILLABLE_S = 5.0
 # Not on SIGCHLD: asyncio notes each signal in a socket that holds a few hundred, and a script that leaves more orphans
 # at once would push out the SIGTERM that comes after them.
 _REAP_INTERVAL_S = 1.0
-_EMPTY_LISTS = 3
+_QUIET_LOOKS = 3
 _CHASE_S = 0.01
 # Of short log lines, more at once would hold up the event loop for too long.
 _READ_BYTES = 32 * 1024
@@ -326,39 +326,47 @@ class Supervisor:
         kill_at_s = now_s + min(child.grace_s, _STRAGGLER_GRACE_S)
         give_up_at_s = now_s + _UNKILLABLE_S
         pause_s = 0.002
-        empty_lists = 0
+        quiet_looks = 0
         # A list of all processes takes its time: whoever forks and exits all the while is missing in it.
-        while empty_lists < _EMPTY_LISTS and now_s < give_up_at_s:
+        while quiet_looks < _QUIET_LOOKS and now_s < give_up_at_s:
             if now_s >= kill_at_s or not child.grace_s:
                 child.signal_group(signal.SIGKILL)
                 _signal(left, signal.SIGKILL)
-                self._chase_orphans(child)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.02)
             self._reap()
             if self._is_subreaper and self._certainly_nothing_left():
                 return 0
             left = await self._tree(child)
-            empty_lists = 0 if left else empty_lists + 1
+            is_quiet = not left and self._chase_orphans(child)
+            quiet_looks = quiet_looks + 1 if is_quiet else 0
             now_s = self._loop.time()
-        return len(left)
+        return len(left) if quiet_looks or left else 1
 
-    def _chase_orphans(self, child: _Child) -> None:
-        """SIGKILL to our new children as fast as they come: a chain of forks is never caught by a slow list."""
+    def _chase_orphans(self, child: _Child) -> bool:
+        """SIGKILL to our new children that are the command's, as fast as they come; whether none came any more.
+
+        A chain of forks is in no list of all processes, and each of its links lives for less than a millisecond.
+        """
         owned = dict(self._children)
+        strangers: set[int] = set()
         until_s = self._loop.time() + _CHASE_S
         while self._loop.time() < until_s:
-            orphans = self._other_children()
+            orphans = [pid for pid in self._other_children() or () if pid not in strangers]
             if not orphans:
-                return
+                return True
             for pid in orphans:
-                # Held still while it is looked at: a link of the chain lives for less time than that takes. The pid
-                # cannot be another's, as nobody but us reaps our children.
+                # Held still while it is looked at. The pid cannot be another's: only we reap our children.
                 os.kill(pid, signal.SIGSTOP)
                 process = _process(pid)
-                is_lost = process is not None and self._is_lost_child_of(child, process, owned)
-                os.kill(pid, signal.SIGKILL if is_lost else signal.SIGCONT)
-                _reap_if_dead(pid)
+                if process is not None and self._belongs_to(child, process, owned):
+                    os.kill(pid, signal.SIGKILL)
+                else:
+                    os.kill(pid, signal.SIGCONT)
+                    strangers.add(pid)
+                if _reap_if_dead(pid):
+                    strangers.discard(pid)
+        return False
 
     async def _tree(self, child: _Child) -> dict[int, int]:
         """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it."""
@@ -411,7 +419,7 @@ class Supervisor:
                 if process.started < table[child.pid].started:
                     break
                 way.append(pid)
-                if process.session == child.pid or self._is_lost_child_of(child, process, owned):
+                if self._belongs_to(child, process, owned):
                     verdict = True
                     break
                 pid = process.parent
@@ -426,10 +434,10 @@ class Supervisor:
             belongs(pid)
         return {pid: started for pid, started in tree.items() if table[pid].state not in "ZX"}
 
-    def _is_lost_child_of(self, child: _Child, process: _Process, owned: dict[int, _Child]) -> bool:
-        """Whether a process that left the session and lost its parent is this command's."""
+    def _belongs_to(self, child: _Child, process: _Process, owned: dict[int, _Child]) -> bool:
+        """Whether a process is this command's, by its session or, if it left that and lost its parent, by its marks."""
         if process.session in owned:
-            return False
+            return process.session == child.pid
         if self._is_subreaper and process.parent != os.getpid():
             return False
         environment = _environment_of(process.pid)
