@@ -145,6 +145,11 @@ class RunningServer:
             self.signal(signal.SIGTERM)
         return self.wait()
 
+    def memory_mib(self, field: str) -> float:
+        """``VmRSS``, the memory it has now, or ``VmHWM``, the most that it had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split(f"{field}:")[1].split()[0]) / 1024
+
     def leftovers(self) -> list[Path]:
         """What is in its temporary directory, the lock file aside."""
         return [path for path in self.tmp.rglob("*") if path.name not in (".lock", "lock")]

@@ -14,7 +14,6 @@ from typing import Self
 
 import pytest
 from conftest import RunningServer, StartServer
-from test_server import peak_mib
 
 BLOCK = random.Random(7).randbytes(3 * 1024 * 1024)
 COUNT = 342  # 1,026 MiB
@@ -85,7 +84,7 @@ def test_a_gigabyte_in_and_out(start_server: StartServer, form: str) -> None:
     for _ in range(COUNT):
         expected.update(BLOCK)
     assert (size, checksum.digest()) == (len(BLOCK) * COUNT, expected.digest())
-    assert peak_mib(server) < 96
+    assert server.memory_mib("VmHWM") < 96
     assert set(prober.statuses) == {200}
     assert server.stop() == 0
     assert server.leftovers() == []
@@ -100,4 +99,4 @@ def test_a_gzip_stream_of_a_gigabyte(start_server: StartServer) -> None:
     body = b"".join(squeezer.compress(bytes(1 << 20)) for _ in range(1024)) + squeezer.flush()
     headers = {"Content-Type": "image/x", "Content-Encoding": "gzip"}
     assert server.call(body, headers=headers).body == b"1073741824\n"
-    assert peak_mib(server) < 96
+    assert server.memory_mib("VmHWM") < 96

@@ -642,20 +642,13 @@ def test_concurrent_invocations_are_strangers(start_server: StartServer) -> None
     assert server.leftovers() == []
 
 
-def peak_mib(server: RunningServer) -> float:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match
-    return int(match[1]) / 1024
-
-
 def test_a_script_that_prints_without_end_finishes(start_server: StartServer) -> None:
     script = (
         "yes 'a line of the flood' | head -c 210000000 >&2; yes out | head -c 210000000; printf ok > $TMP_OUTPUT_DIR/x"
     )
     server = start_server(script)
     assert server.call(b"").body == b"b2s=\n"
-    assert peak_mib(server) < 96
+    assert server.memory_mib("VmHWM") < 96
 
 
 # ---- the program's end

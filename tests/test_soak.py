@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,13 +22,6 @@ esac
 cat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/out"
 """
 PATHS = ["/", "/", "/background", "/daemon", "/orphan", "/fail", "/gone"]
-
-
-def rss_mib(server: RunningServer) -> float:
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    match = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert match
-    return int(match[1]) / 1024
 
 
 def descriptors(server: RunningServer) -> int:
@@ -69,11 +61,11 @@ def test_three_thousand_calls_leave_nothing(start_server: StartServer) -> None:
     with ThreadPoolExecutor(20) as pool:
         batch(pool)
         until(lambda: descriptors(server) < 15, "the connections to be closed")
-        rss_before, descriptors_before = rss_mib(server), descriptors(server)
+        rss_before, descriptors_before = server.memory_mib("VmRSS"), descriptors(server)
         batch(pool)
         batch(pool)
     until(lambda: descriptors(server) <= descriptors_before, "the descriptors to be closed")
-    assert rss_mib(server) < rss_before + 5
+    assert server.memory_mib("VmRSS") < rss_before + 5
     assert server.stop() == 0
     ended = Counter(event["outcome"] for event in server.logs if event["event"] == "invocation ended")
     # Who sent all and hung up may have been answered before that was seen, or not even been heard.

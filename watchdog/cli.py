@@ -166,7 +166,7 @@ def _health(configuration: config.Configuration) -> int:
     host = settings.bind if settings.bind not in (None, "", "0.0.0.0", "::") else "127.0.0.1"
     connection = http.client.HTTPConnection(host, settings.port, timeout=5)
     try:
-        connection.request("GET", "/_/ready", headers={"User-Agent": "watchdog-health"})
+        connection.request("GET", "/_/ready", headers={"User-Agent": config.LOCAL_PROBE})
         response = connection.getresponse()
         text = response.read(1000).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:

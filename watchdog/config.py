@@ -25,6 +25,9 @@ from .cgroup import Cgroup
 from .errors import ConfigError
 from .service_definition import ServiceDefinition
 
+# What `watchdog health` calls itself: a container engine runs it, and sends nobody elsewhere when it fails, so that
+# the server does not count it as a probe.
+LOCAL_PROBE = "watchdog-health"
 DEFAULT_SCRIPT_PATH = "/oscar/config/script.sh"
 DEFAULT_SERVICE_DEFINITION = "/oscar/config/function_config.yaml"
 
@@ -528,9 +531,6 @@ class _Reading:
                 if self.environ[spelling]:
                     return self.environ[spelling], f"environment {spelling}"
         return self.from_service.get(setting.name, (None, "default"))
-
-    def bare_sources(self, setting: Setting) -> list[str]:
-        return [f"environment {spelling}" for spelling in self.spellings.get(setting.name, ())]
 
     def problem(self, name: str, source: str, text: str) -> None:
         self.problems.append(f"{name}: {source} {text}")

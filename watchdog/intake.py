@@ -35,7 +35,7 @@ _T = TypeVar("_T")
 ENCODINGS = ("base64", "raw", "json")
 
 _HEAD_BYTES = 4096
-# A piece and what it decodes to stay in a core's cache; 64 KiB to 256 KiB measure the same.
+# A piece and what it decodes to stay in a core's cache.
 _PIECE_BYTES = 128 * 1024
 # Below this the hand-over to a thread costs more than the work.
 _INLINE_BYTES = 64 * 1024

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import logs
-from .admission import Admission, Ticket
+from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
 from .cgroup import Cgroup
 from .config import Configuration
 from .delivery import Result
@@ -275,7 +275,10 @@ class Invocations:
     def _raise_for(self, ended: Ended, timeout_s: float, out_of_memory: bool, stderr: str) -> None:
         """Raise what a script's end means to its caller, if it did not end well."""
         if ended.ended_early:
-            raise Draining("the server is stopping and ended the script; send the call again to another one", 5)
+            raise Draining(
+                "the server is stopping and ended the script; send the call again to another one",
+                DRAINING_RETRY_AFTER_S,
+            )
         if ended.timed_out:
             raise ScriptTimedOut(f"the script ran for longer than {timeout_s:g} s and was ended", stderr=stderr)
         if out_of_memory:

@@ -10,7 +10,7 @@ How the facts are had, each in the cheapest way that cannot lie:
 - Its status: read last. Until then the zombie pins the process group id, so that a signal to the group
   cannot meet a stranger.
 - What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
-  and the kernel lists our children in one small file. Nothing in it: nothing left, in about 20 microseconds.
+  and the kernel lists our children in one small file. Nothing in it: nothing left.
 - Whose it is, if two invocations run: its session, its ancestors, the path of the workspace in its environment, or
   one of the command's own pipes still open in it.
 
@@ -26,6 +26,7 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import shlex
 import signal
 import stat
@@ -665,8 +666,6 @@ def _reap_if_dead(pid: int) -> bool:
 
 
 def _own_peak_rss_bytes() -> int:
-    import resource
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

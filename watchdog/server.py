@@ -39,7 +39,7 @@ from multidict import CIMultiDict
 
 from . import logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission
-from .config import Configuration, parse_duration_s
+from .config import LOCAL_PROBE, Configuration, parse_duration_s
 from .delivery import Answer, choose_form, prepare
 from .errors import (
     AnswerNotAvailable,
@@ -85,8 +85,7 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (OutOfResources, 500, "Out of resources"),
     (WatchdogError, 500, "Outputs cannot be sent"),
 )
-# What `watchdog health` calls itself: a container engine runs it, and sends nobody elsewhere when it fails.
-LOCAL_PROBE = "watchdog-health"
+_PROBLEM_TYPE = "application/problem+json"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _FRESH_S = 0.3
@@ -383,8 +382,8 @@ class Server:
             is_right = hmac.compare_digest(os.fsencode(given.strip()), os.fsencode(token))
             if scheme.lower() != "bearer" or not is_right:
                 raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
-        if self._is_draining and self.admission.is_closed:
-            raise Draining("the server is stopping; send the call again to another one", DRAINING_RETRY_AFTER_S)
+        if self.admission.is_closed:
+            raise self.admission.refusal()
         expect = request.headers.get("Expect", "100-continue")
         if expect.lower() != "100-continue":
             raise BadInput(f"Expect: {expect} is not known; known is 100-continue")
@@ -507,20 +506,14 @@ class Server:
             # The script says itself what its failure means to the caller.
             status = record.chosen.status or status
             headers.extend(record.chosen.headers)
-        document: dict[str, Any] = {
-            "type": "about:blank",
-            "title": title,
-            "status": status,
-            "detail": str(error).encode("utf-8", "backslashreplace").decode(),
-            "call_id": call_id,
-        }
+        members: dict[str, object] = {"call_id": call_id}
         if record.exit_code is not None:
-            document["exit_code"] = record.exit_code
+            members["exit_code"] = record.exit_code
         if isinstance(error, ScriptKilled):
-            document["signal"] = error.signal
-            document["out_of_memory"] = error.out_of_memory
+            members["signal"] = error.signal
+            members["out_of_memory"] = error.out_of_memory
         if isinstance(error, ScriptError) and error.stderr:
-            document["stderr"] = error.stderr
+            members["stderr"] = error.stderr
         if isinstance(error, NotAdmitted):
             headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, Unauthorized):
@@ -531,8 +524,10 @@ class Server:
             request.protocol.do_not_linger()
         if not record.is_logged:
             log.warning("call refused", call_id=call_id, status=status, reason=str(error))
-        headers["Content-Type"] = "application/problem+json"
-        return web.Response(status=status, headers=headers, body=msgspec.json.encode(document) + b"\n")
+        headers["Content-Type"] = _PROBLEM_TYPE
+        return web.Response(
+            status=status, headers=headers, body=_problem_document(status, title, str(error), **members)
+        )
 
     def _headers(self, call_id: str, record: Record) -> CIMultiDict[str]:
         headers = CIMultiDict({"X-Call-Id": call_id})
@@ -541,6 +536,14 @@ class Server:
         if record.duration_s is not None:
             headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
         return headers
+
+
+def _problem_document(status: int, title: str, detail: str, **members: object) -> bytes:
+    """The body of every answer that tells of a problem (RFC 9457)."""
+    # Part of a detail may be bytes of a header that are not UTF-8.
+    detail = detail.encode("utf-8", "backslashreplace").decode()
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **members}
+    return msgspec.json.encode(document) + b"\n"
 
 
 def _call_id(request: web.BaseRequest, fallback: str) -> str:
@@ -659,7 +662,7 @@ class _LockFile:
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self.path = os.path.join(environ.get("TMPDIR") or "/tmp", ".lock")
-        self._identity: tuple[int, int] | None = None
+        self._is_written = False
 
     def write(self) -> None:
         """Raises ListenError if it cannot be written."""
@@ -670,16 +673,15 @@ class _LockFile:
                 f"cannot write the lock file {self.path}: {error.strerror}; make its directory writable "
                 "or set suppress_lock=true"
             ) from error
-        status = os.fstat(fd)
         os.close(fd)
-        self._identity = (status.st_dev, status.st_ino)
+        self._is_written = True
 
     def is_there(self) -> bool:
-        return self._identity is not None and os.path.exists(self.path)
+        return self._is_written and os.path.exists(self.path)
 
     def remove(self) -> None:
-        if self._identity is not None:
-            self._identity = None
+        if self._is_written:
+            self._is_written = False
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
 
@@ -779,9 +781,8 @@ class _Connection(RequestHandler):
             detail = "the server failed to answer this call; its log tells more"
         else:
             detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
-        document = {"type": "about:blank", "title": "Bad request" if status < 500 else "Internal error"}
-        body = msgspec.json.encode({**document, "status": status, "detail": detail}) + b"\n"
-        response = web.Response(status=status, body=body, headers={"Content-Type": "application/problem+json"})
+        body = _problem_document(status, "Bad request" if status < 500 else "Internal error", detail)
+        response = web.Response(status=status, body=body, headers={"Content-Type": _PROBLEM_TYPE})
         response.force_close()
         return response
 
@@ -799,11 +800,9 @@ class _Connection(RequestHandler):
         self._headers_timer = None
         if self.transport is not None and self._has_part_of_headers:
             detail = f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)"
-            body = msgspec.json.encode(
-                {"type": "about:blank", "title": "Request timed out", "status": 408, "detail": detail}
-            )
+            body = _problem_document(408, "Request timed out", detail)
             self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: application/problem+json\r\n"
-                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: %b\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (_PROBLEM_TYPE.encode(), len(body), body)
             )
         self.force_close()
