@@ -1,194 +1,85 @@
-"""A real server in a process of its own, and what a test needs to talk to it."""
+"""A real server for each test that asks for one, and the tests of guards.
+
+A test with ``@pytest.mark.guard(NAME)`` runs as it is, and once more with that guard of the program taken out (see
+``guards.py``): then it must fail, or it would prove nothing.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
-import os
-import queue
-import signal
-import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from guards import GUARDS
+from lifeline import Lifeline
+from running_server import RunningServer, StartServer
 
-_PATIENCE_S = 15
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+# Without its guard a test fails mostly because something never comes: that is not waited for as long as a slow
+# machine may need for what does come.
+_SHORT_PATIENCE_S = 3
 
 
-class RunningServer:
-    """``watchdog serve`` on a free port of the loopback interface."""
-
-    def __init__(
-        self, directory: Path, script: str | None, *flags: str, prefix: tuple[str, ...] = (), **environ: str
-    ) -> None:
-        self.directory = directory
-        self.tmp = directory / "tmp"
-        self.tmp.mkdir(parents=True, exist_ok=True)
-        self.script = directory / "script.sh"
-        if script is not None:
-            self.script.write_text(script)
-        self.logs: list[dict[str, Any]] = []
-        self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
-        defaults = {
-            "TMPDIR": str(self.tmp),
-            "WATCHDOG_BIND": "127.0.0.1",
-            "WATCHDOG_METRICS_PORT": "0",
-            "WATCHDOG_SCRIPT_PATH": str(self.script),
-            "WATCHDOG_LOG_FORMAT": "json",
-            "WATCHDOG_KILL_GRACE": "2",
-        }
-        environ = defaults | environ
-        is_quiet = environ.get("WATCHDOG_LOG_LEVEL", "INFO").upper() in ("WARNING", "ERROR", "CRITICAL")
-        self.port = _free_port() if is_quiet else 0
-        command = [*prefix, sys.executable, "-m", "watchdog", "serve", "--port", str(self.port), *flags]
-        self.process = subprocess.Popen(
-            command,
-            env=clean | environ,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=Path(__file__).parent.parent,
-        )
-        self._reader = threading.Thread(target=self._read_logs, daemon=True)
-        self._reader.start()
-        if is_quiet:
-            self._wait_until_it_listens()
-        else:
-            self.port = self.event("listening")["port"]
-
-    def _wait_until_it_listens(self) -> None:
-        """For a server whose log level hides the event that tells so."""
-        deadline = time.monotonic() + _PATIENCE_S
-        while True:
-            try:
-                self.connect().close()
-                return
-            except ConnectionRefusedError:
-                assert time.monotonic() < deadline, "the server does not listen"
-                time.sleep(0.01)
-
-    def _read_logs(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                event = {"event": "not json", "text": line.decode("utf-8", "replace")}
-            self._news.put(event)
-        self._news.put(None)
-
-    def event(self, name: str, **fields: object) -> dict[str, Any]:
-        """The next log event with this name and these fields; those passed over stay in ``logs``."""
-        while True:
-            event = self._news.get(timeout=_PATIENCE_S)
-            if event is None:
-                raise AssertionError(f"the server ended before the event {name!r}; it logged {self.logs}")
-            self.logs.append(event)
-            if event["event"] == name and fields.items() <= event.items():
-                return event
-
-    def call(
-        self,
-        body: bytes | None = b"",
-        path: str = "/",
-        method: str = "POST",
-        headers: dict[str, str] | None = None,
-    ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PATIENCE_S)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
-
-    def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=_PATIENCE_S)
-
-    def raw(self, data: bytes) -> bytes:
-        """Send bytes, and return all that comes until the server closes."""
-        with self.connect() as sock:
-            sock.sendall(data)
-            return read_all(sock)
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def wait(self) -> int:
-        code = self.process.wait(timeout=_PATIENCE_S)
-        self._reader.join(timeout=_PATIENCE_S)
-        while (event := self._news.get(timeout=_PATIENCE_S)) is not None:
-            self.logs.append(event)
-        self._news.put(None)
-        return code
-
-    def stop(self) -> int:
-        """End it politely and return its exit code; all it logged is in ``logs`` then."""
-        if self.process.poll() is None:
-            self.signal(signal.SIGTERM)
-        return self.wait()
-
-    def memory_mib(self, field: str) -> float:
-        """``VmRSS``, the memory it has now, or ``VmHWM``, the most that it had."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split(f"{field}:")[1].split()[0]) / 1024
-
-    def leftovers(self) -> list[Path]:
-        """What is in its temporary directory, the lock file aside."""
-        return [path for path in self.tmp.rglob("*") if path.name not in (".lock", "lock")]
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
-        assert self.process.stderr is not None
-        self._reader.join(timeout=_PATIENCE_S)
-        self.process.stderr.close()
+class NoStart(BaseException):
+    """The server did not start without the guard: no failure that would prove anything."""
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    names = [name for mark in metafunc.definition.iter_markers("guard") for name in mark.args]
+    if names:
+        unknown = set(names) - GUARDS.keys()
+        assert not unknown, f"{metafunc.function.__name__}: guards.py has no {unknown}"
+        metafunc.fixturenames.append("removed_guard")
+        metafunc.parametrize("removed_guard", [None, *names], ids=["guarded", *(f"without-{n}" for n in names)])
 
 
-def read_all(sock: socket.socket) -> bytes:
-    data = bytearray()
-    with contextlib.suppress(ConnectionResetError):
-        while piece := sock.recv(65536):
-            data += piece
-    return bytes(data)
-
-
-StartServer = Callable[..., RunningServer]
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    callspec = getattr(pyfuncitem, "callspec", None)
+    name = callspec.params.get("removed_guard") if callspec is not None else None
+    if name is None:
+        return (yield)
+    try:
+        yield
+    except (Exception, pytest.fail.Exception) as failure:
+        pyfuncitem.user_properties.append(("failed without the guard", repr(failure)[:500]))
+        return True
+    return pytest.fail(f"the test passes without the guard {name!r}: it proves nothing")
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[StartServer]:
-    """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
+def removed_guard() -> str | None:
+    """The guard that is taken out in this run of the test, or None."""
+    return None
+
+
+@pytest.fixture
+def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartServer]:
+    """Start servers that end with the test: ``start_server(script, *flags, prefix=(), **environment)``."""
     servers: list[RunningServer] = []
+    program = ("-m", "watchdog")
+    if removed_guard is not None:
+        program = (str(Path(__file__).parent / "guards.py"), removed_guard)
 
     def start(script: str | None = None, *flags: str, prefix: tuple[str, ...] = (), **environ: str) -> RunningServer:
-        server = RunningServer(tmp_path / f"server-{len(servers)}", script, *flags, prefix=prefix, **environ)
+        directory = tmp_path / f"server-{len(servers)}"
+        try:
+            server = RunningServer(directory, script, *flags, prefix=prefix, program=program, **environ)
+        except Exception as error:
+            if removed_guard is None:
+                raise
+            raise NoStart(removed_guard) from error
         servers.append(server)
+        if removed_guard is not None:
+            monkeypatch.setattr(RunningServer, "patience_s", _SHORT_PATIENCE_S)
         return server
 
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def lifeline(tmp_path: Path) -> Iterator[Lifeline]:
+    line = Lifeline(tmp_path / "lifeline")
+    yield line
+    line.close()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import StartServer
+from running_server import StartServer
 
 from watchdog import __version__, errors
 from watchdog.cli import exit_code_of

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Self
 
 import pytest
-from conftest import RunningServer, StartServer
+from running_server import RunningServer, StartServer
 
 BLOCK = random.Random(7).randbytes(3 * 1024 * 1024)
 COUNT = 342  # 1,026 MiB

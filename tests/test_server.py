@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import gzip
 import hashlib
 import io
@@ -24,30 +25,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import Answer, RunningServer, StartServer, read_all
+from running_server import Answer, RunningServer, StartServer, problem, read_all, until
 
 COPY = 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/output.bin"\n'
 PICTURE = b"\xff\xd8\xff\xe0" + random.Random(3).randbytes(50_000)
 # A handshake with a script: it says that it is up by making a file, and ends when another is there.
 WAIT = 'touch "$HANDSHAKE/up-$CALL_ID"; while [ ! -e "$HANDSHAKE/go" ]; do sleep 0.02; done; '
-
-
-def until(condition: object, what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not condition():  # type: ignore[operator]
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.01)
-
-
-def problem(answer: Answer, status: int) -> dict[str, object]:
-    assert answer.status == status, answer.body
-    assert answer.headers["Content-Type"] == "application/problem+json"
-    document: dict[str, object] = answer.json
-    assert document["status"] == status
-    assert document["call_id"] == answer.headers["X-Call-Id"]
-    assert document["title"]
-    assert document["detail"]
-    return document
 
 
 # ---- the seed case
@@ -418,7 +401,7 @@ def test_429_and_the_order_of_the_queue(start_server: StartServer, tmp_path: Pat
             calls.append(pool.submit(server.call, b"", headers={"X-Call-Id": f"c{n}"}))
             if n == 0:
                 until((tmp_path / "up-c0").exists, "the first script")
-            until(lambda n=n: waiting_calls(server, n), f"call {n} to wait")
+            until(functools.partial(waiting_calls, server, n), f"call {n} to wait")
         answer = server.call(b"", headers={"X-Call-Id": "eleventh"})
         problem(answer, 429)
         assert int(answer.headers["Retry-After"]) >= 1

@@ -9,8 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from conftest import RunningServer, StartServer
-from test_server import until
+from running_server import RunningServer, StartServer, until
 
 SCRIPT = """
 case $Http_Path in

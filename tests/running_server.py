@@ -1,0 +1,204 @@
+"""A real server in a process of its own, and what a test needs to talk to it."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class RunningServer:
+    """``watchdog serve`` on a free port of the loopback interface."""
+
+    # How long to wait for what should come at once; generous, because machines are slow at times.
+    patience_s: ClassVar[float] = 15
+
+    def __init__(
+        self,
+        directory: Path,
+        script: str | None,
+        *flags: str,
+        prefix: tuple[str, ...] = (),
+        program: tuple[str, ...] = ("-m", "watchdog"),
+        **environ: str,
+    ) -> None:
+        self.directory = directory
+        self.tmp = directory / "tmp"
+        self.tmp.mkdir(parents=True, exist_ok=True)
+        self.script = directory / "script.sh"
+        if script is not None:
+            self.script.write_text(script)
+        self.logs: list[dict[str, Any]] = []
+        self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
+        defaults = {
+            "TMPDIR": str(self.tmp),
+            "WATCHDOG_BIND": "127.0.0.1",
+            "WATCHDOG_METRICS_PORT": "0",
+            "WATCHDOG_SCRIPT_PATH": str(self.script),
+            "WATCHDOG_LOG_FORMAT": "json",
+            "WATCHDOG_KILL_GRACE": "2",
+        }
+        environ = defaults | environ
+        is_quiet = environ.get("WATCHDOG_LOG_LEVEL", "INFO").upper() in ("WARNING", "ERROR", "CRITICAL")
+        self.port = _free_port() if is_quiet else 0
+        command = [*prefix, sys.executable, *program, "serve", "--port", str(self.port), *flags]
+        self.process = subprocess.Popen(
+            command,
+            env=clean | environ,
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            cwd=Path(__file__).parent.parent,
+        )
+        self._reader = threading.Thread(target=self._read_logs, daemon=True)
+        self._reader.start()
+        if is_quiet:
+            self._wait_until_it_listens()
+        else:
+            self.port = self.event("listening")["port"]
+
+    def _wait_until_it_listens(self) -> None:
+        """For a server whose log level hides the event that tells so."""
+        deadline = time.monotonic() + self.patience_s
+        while True:
+            try:
+                self.connect().close()
+                return
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, "the server does not listen"
+                time.sleep(0.01)
+
+    def _read_logs(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {"event": "not json", "text": line.decode("utf-8", "replace")}
+            self._news.put(event)
+        self._news.put(None)
+
+    def event(self, name: str, **fields: object) -> dict[str, Any]:
+        """The next log event with this name and these fields; those passed over stay in ``logs``."""
+        while True:
+            event = self._news.get(timeout=self.patience_s)
+            if event is None:
+                raise AssertionError(f"the server ended before the event {name!r}; it logged {self.logs}")
+            self.logs.append(event)
+            if event["event"] == name and fields.items() <= event.items():
+                return event
+
+    def call(
+        self,
+        body: bytes | None = b"",
+        path: str = "/",
+        method: str = "POST",
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience_s)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(("127.0.0.1", self.port), timeout=self.patience_s)
+
+    def raw(self, data: bytes) -> bytes:
+        """Send bytes, and return all that comes until the server closes."""
+        with self.connect() as sock:
+            sock.sendall(data)
+            return read_all(sock)
+
+    def signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        code = self.process.wait(timeout=self.patience_s)
+        self._reader.join(timeout=self.patience_s)
+        while (event := self._news.get(timeout=self.patience_s)) is not None:
+            self.logs.append(event)
+        self._news.put(None)
+        return code
+
+    def stop(self) -> int:
+        """End it politely and return its exit code; all it logged is in ``logs`` then."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def memory_mib(self, field: str) -> float:
+        """``VmRSS``, the memory it has now, or ``VmHWM``, the most that it had."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split(f"{field}:")[1].split()[0]) / 1024
+
+    def leftovers(self) -> list[Path]:
+        """What is in its temporary directory, the lock file aside."""
+        return [path for path in self.tmp.rglob("*") if path.name not in (".lock", "lock")]
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self._reader.join(timeout=self.patience_s)
+        self.process.stderr.close()
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+def read_all(sock: socket.socket) -> bytes:
+    data = bytearray()
+    with contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(65536):
+            data += piece
+    return bytes(data)
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait for what can only be looked at."""
+    deadline = time.monotonic() + RunningServer.patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.01)
+
+
+def problem(answer: Answer, status: int) -> dict[str, object]:
+    """The document of an answer that must tell of a problem with this status."""
+    assert answer.status == status, answer.body
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    document: dict[str, object] = answer.json
+    assert document["status"] == status
+    assert document["call_id"] == answer.headers["X-Call-Id"]
+    assert document["title"]
+    assert document["detail"]
+    return document
+
+
+StartServer = Callable[..., RunningServer]
