@@ -53,6 +53,122 @@ def header_timer() -> None:
     replace(_Connection, "_start_headers_timer", lambda self: None)
 
 
+# ---- HTTP
+
+
+@guard
+def lingering() -> None:
+    """What a caller still sends after an early answer is not read: the kernel resets the connection."""
+    from watchdog.server import _HttpServer
+
+    make: Callable[[Any], Any] = _HttpServer.__call__
+
+    def make_without(self: Any) -> Any:
+        connection = make(self)
+        connection.do_not_linger()
+        return connection
+
+    replace(_HttpServer, "__call__", make_without)
+
+
+@guard
+def header_limits() -> None:
+    """Lines and numbers of headers are not bounded."""
+    from watchdog.server import _HttpServer
+
+    start: Callable[..., None] = _HttpServer.__init__
+
+    def start_without(self: Any, handler: Any, **options: Any) -> None:
+        endless = 1 << 40
+        start(self, handler, max_line_size=endless, max_field_size=endless, max_headers=endless, **options)
+
+    replace(_HttpServer, "__init__", start_without)
+
+
+@guard
+def body_timer() -> None:
+    """A body may take for ever."""
+    from watchdog import server
+
+    async def body(self: Any, request: Any) -> Any:
+        while piece := await request.content.readany():
+            yield piece
+
+    replace(server.Server, "_body", body)
+
+
+@guard
+def write_timer() -> None:
+    """An answer may take for ever."""
+    from watchdog.server import Server
+
+    async def send(self: Any, request: Any, sending: Any) -> None:
+        await sending
+
+    replace(Server, "_patiently", send)
+
+
+@guard
+def late_continue() -> None:
+    """The body is asked for before it is known whether the call is wanted."""
+    from watchdog import server
+
+    refuse: Callable[[Any, Any], None] = server.Server._refuse_early
+
+    def ask_first(self: Any, request: Any) -> None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        refuse(self, request)
+
+    replace(server.Server, "_refuse_early", ask_first)
+
+
+@guard
+def input_limit() -> None:
+    """max_input_size is not looked at."""
+    from watchdog.intake import _Limit
+
+    def count(self: Any, count: int) -> None:
+        self.taken += count
+
+    replace(_Limit, "take", count)
+
+
+@guard
+def inflate_bound() -> None:
+    """What a piece of gzip or deflate holds is decoded at once, into memory."""
+    from watchdog.intake import _Inflater
+
+    replace(_Inflater, "_inflate", lambda self, data: self._decoder.decompress(data))
+
+
+@guard
+def file_names() -> None:
+    """A file gets the name that the caller gave."""
+    from watchdog import intake
+
+    replace(intake, "safe_file_name", lambda name: name)
+
+
+@guard
+def response_file_checks() -> None:
+    """What a script writes into $HTTP_RESPONSE_FILE is taken as it is, whatever that file is."""
+    from watchdog import invocation
+    from watchdog.response_file import Chosen
+
+    def read(path: str) -> Chosen:
+        try:
+            with open(path, "rb") as file:
+                # A bound, so that /dev/zero does not take the machine's memory.
+                text = file.read(1 << 22).decode("latin-1")
+        except FileNotFoundError:
+            return Chosen()
+        chosen: dict[str, str] = dict(line.split(":", 1) for line in text.split("\n") if ":" in line)
+        status = int(chosen.pop("Status", "200").split()[0])
+        return Chosen(status, [(name, value.strip(" ")) for name, value in chosen.items()])
+
+    replace(invocation, "read_response_file", read)
+
+
 if __name__ == "__main__":
     for each in sys.argv.pop(1).split(","):
         GUARDS[each]()

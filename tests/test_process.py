@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from watchdog import process
+from watchdog import guardian, proc, process
 from watchdog.errors import ScriptUnavailable
 from watchdog.process import Ended, Supervisor, command_for
 
@@ -70,8 +70,8 @@ class Run:
         """Processes with this run's mark in their environment."""
         return [
             each.pid
-            for each in process._processes()
-            if each.state not in "ZX" and self.mark.encode() in process._environment_of(each.pid)
+            for each in proc.processes()
+            if each.is_alive and self.mark.encode() in proc.environment_of(each.pid)
         ]
 
 
@@ -98,6 +98,20 @@ async def test_stdin_is_at_its_end_and_signals_are_the_default(supervisor: Super
     assert session == pid
 
 
+def children_since(before: set[int]) -> list[proc.Process]:
+    """Children that this process has got, dead or alive, the supervisor's guardian left out."""
+    return [
+        each
+        for each in proc.processes()
+        if each.pid not in before and each.parent == os.getpid() and not is_guardian(each.pid)
+    ]
+
+
+def is_guardian(pid: int) -> bool:
+    # Until it has named itself, its arguments tell.
+    return guardian.__name__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 STRAGGLERS = {
     "background": "sleep 60 & echo started; exit 3",
     "ignores SIGTERM": "(trap '' TERM; echo started; sleep 60; sleep 60) & sleep 0.1; exit 3",
@@ -112,23 +126,22 @@ STRAGGLERS = {
 
 @pytest.mark.parametrize("script", STRAGGLERS.values(), ids=STRAGGLERS)
 async def test_nothing_that_a_script_leaves_survives_it(supervisor: Supervisor, script: str) -> None:
-    before = {each.pid for each in process._processes()}
+    before = {each.pid for each in proc.processes()}
     run = Run(supervisor, script)
     ended = await run.ended()
     assert (ended.exit_code, ended.survivors) == (3, 0)
     assert b"started" in run.out
     assert run.living() == []
-    left = [each for each in process._processes() if each.pid not in before and each.parent == os.getpid()]
-    assert left == []
+    assert children_since(before) == []
 
 
 @pytest.mark.parametrize("name", ["setsid", "daemon", "no environment"])
 async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the search for what left the session, they survive."""
     monkeypatch.setattr(Supervisor, "_certainly_nothing_left", lambda self: True)
-    before = {each.pid for each in process._processes()}
+    before = {each.pid for each in proc.processes()}
     await Run(supervisor, STRAGGLERS[name]).ended()
-    left = [p for p in process._processes() if p.pid not in before and p.parent == os.getpid() and p.state != "Z"]
+    left = [each for each in children_since(before) if each.is_alive]
     assert left
     for each in left:
         os.kill(each.pid, signal.SIGKILL)
@@ -226,7 +239,7 @@ async def test_orphans_are_reaped_and_no_status_is_lost(supervisor: Supervisor) 
     results = await asyncio.gather(*(Run(supervisor, f"(setsid true &); exit {n}").ended() for n in range(30)))
     assert [ended.exit_code for ended in results] == list(range(30))
     assert (await lasting.ended()).exit_code == 5
-    zombies = [p for p in process._processes() if p.parent == os.getpid() and p.state == "Z"]
+    zombies = [p for p in proc.processes() if p.parent == os.getpid() and p.state == "Z"]
     assert zombies == []
 
 
@@ -234,7 +247,7 @@ async def test_orphans_are_reaped_while_a_long_script_runs(supervisor: Superviso
     run = Run(supervisor, "for i in $(seq 20); do (setsid true &); done; echo up; sleep 60")
     await run.line("up")
     async with asyncio.timeout(10):
-        while [p for p in process._processes() if p.parent == os.getpid() and p.state == "Z"]:
+        while [p for p in proc.processes() if p.parent == os.getpid() and p.state == "Z"]:
             await asyncio.sleep(0.02)
     supervisor.end_all(at_once=True)
     await run.ended()
@@ -290,14 +303,15 @@ def test_as_pid_1_orphans_are_reaped_and_the_status_is_true(tmp_path: Path) -> N
     """In a process namespace of its own, where the program is PID 1."""
     code = """
 import asyncio, os, sys
-from watchdog.process import Supervisor, _processes
+from watchdog.process import Supervisor
+from watchdog.proc import processes
 async def main():
     supervisor = Supervisor()
     out = bytearray()
     script = "(setsid sleep 60 &); (setsid sleep 0.1 &); sleep 0.3; exit 6"
     ended = await supervisor.run(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
                                  stdout=out.extend, stderr=out.extend)
-    print(os.getpid(), ended.exit_code, [p.pid for p in _processes()])
+    print(os.getpid(), ended.exit_code, [p.pid for p in processes()])
 asyncio.run(main())
 """
     assert shutil.which("unshare"), "util-linux is needed"
@@ -368,9 +382,10 @@ def test_a_daemon_of_the_entry_point_is_left_alone(as_pid_1: bool) -> None:
     """An image's entry point may start a daemon and exec this program: the daemon is our child, but no script's."""
     code = """
 import asyncio, os
-from watchdog.process import Supervisor, _processes
-def daemons():
-    return [p.pid for p in _processes() if p.parent == os.getpid() and p.state != "Z"]
+from watchdog.process import Supervisor
+from watchdog.proc import processes
+def daemons(guardian=0):
+    return [p.pid for p in processes() if p.parent == os.getpid() and p.is_alive and p.pid != guardian]
 async def main():
     before = daemons()
     supervisor = Supervisor()
@@ -378,7 +393,7 @@ async def main():
         script = "setsid sleep 60 & (env -i setsid sleep 60 &); sleep 0.2; exit 6"
         ended = await supervisor.run(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
                                      stdout=lambda data: None, stderr=lambda data: None)
-        print(ended.exit_code, len(before), daemons() == before)
+        print(ended.exit_code, len(before), daemons(supervisor._guardian.pid) == before)
 asyncio.run(main())
 for pid in daemons():
     os.kill(pid, 9)

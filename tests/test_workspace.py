@@ -104,14 +104,29 @@ def test_links_cannot_make_endless_outputs_of_a_few(workspace: Workspace) -> Non
         workspace.outputs(1000)
 
 
-@pytest.mark.parametrize("instead", ["nothing", "file", "link"])
-def test_an_output_dir_that_is_no_directory_any_more_has_no_outputs(workspace: Workspace, instead: str) -> None:
+def test_an_output_dir_that_was_removed_has_no_outputs(workspace: Workspace) -> None:
     os.rmdir(workspace.output_dir)
-    if instead == "file":
+    assert workspace.outputs() == ([], [("TMP_OUTPUT_DIR", "removed by the script")])
+
+
+@pytest.mark.parametrize("instead", ["a file", "a symbolic link", "a FIFO"])
+def test_what_stands_in_the_place_of_the_output_dir_is_told(workspace: Workspace, instead: str) -> None:
+    os.rmdir(workspace.output_dir)
+    if instead == "a file":
         Path(workspace.output_dir).write_bytes(b"x")
-    elif instead == "link":
+    elif instead == "a FIFO":
+        os.mkfifo(workspace.output_dir)
+    else:
         os.symlink("/etc", workspace.output_dir)
-    assert workspace.outputs() == ([], [("TMP_OUTPUT_DIR", "no directory any more")])
+    with pytest.raises(OutputUnreadable, match=instead):
+        workspace.outputs()
+
+
+def test_a_file_larger_than_its_file_system_is_refused(workspace: Workspace) -> None:
+    with open(workspace.output_dir + "/sparse", "wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(OutputTooLarge, match="sparse"):
+        workspace.outputs()
 
 
 def test_a_name_that_is_not_utf8_is_kept(workspace: Workspace) -> None:

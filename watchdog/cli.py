@@ -45,6 +45,7 @@ _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (WatchdogError, 1),
 )
 _COPY_BYTES = 256 * 1024
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def main(argv: Sequence[str] | None = None, called_as: str | None = None) -> int:
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None, called_as: str | None = None) -> int
             )
             return 2
         config.require_valid(configuration)
+        if not configuration.secret_names.isdisjoint(environ) or configuration.settings.auth_token is not None:
+            _hide_memory()
         if arguments.command == "health":
             return _health(configuration)
         if arguments.command == "run":
@@ -133,7 +136,20 @@ def _parse(words: list[str], called_as: str) -> argparse.Namespace:
                 metavar=metavar,
                 help=f"{text} (default: {default})".replace("%", "%%"),
             )
+        for setting in config.secret_names():
+            command.add_argument("--" + setting.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
     return parser.parse_args(words)
+
+
+class _Secret(argparse.Action):
+    """Refuses a secret on the command line. Without it, argparse would take it for short of --auth-token-file."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
+        variable = f"WATCHDOG_{self.dest.upper()}"
+        parser.error(
+            f"a secret on the command line can be read by every process (ps); set the environment variable {variable} "
+            f"or --{self.dest.replace('_', '-')}-file"
+        )
 
 
 def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
@@ -307,6 +323,18 @@ def _start_logs(configuration: config.Configuration) -> logs.Sink:
     if configuration.ignored_names:
         log.debug("settings without effect", names=configuration.ignored_names)
     return sink
+
+
+def _hide_memory() -> None:
+    """Close this process's memory and first environment to others (prctl(2), PR_SET_DUMPABLE).
+
+    A script is another process of the same user, who could read both in /proc; root may without it, unless it lacks
+    the capability to trace, as in a container it does.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _image_environment() -> dict[str, str]:

@@ -329,7 +329,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[int, Declared("port of the Prometheus metrics; 0 turns them off", PORT, 8081)]
     auth_token: Annotated[
         str | None,
-        Declared("bearer token that calls must carry; health routes stay open", TOKEN, secret=True),
+        Declared("bearer token that calls must carry; health routes stay open; it has no flag", TOKEN, secret=True),
     ]
     auth_token_file: Annotated[str | None, Declared("file that holds the bearer token", PATH)]
     cgi_headers: Annotated[
@@ -816,5 +816,10 @@ class FlagSpec(NamedTuple):
 
 
 def flag_specs() -> list[FlagSpec]:
-    """A flag for each setting, in the README's order."""
-    return [FlagSpec(s.name, s.help, s.kind.metavar, s.default_text) for s in SETTINGS.values()]
+    """A flag for each setting, in the README's order; none for a secret, which every process could read (``ps``)."""
+    return [FlagSpec(s.name, s.help, s.kind.metavar, s.default_text) for s in SETTINGS.values() if not s.secret]
+
+
+def secret_names() -> list[str]:
+    """The settings that have no flag."""
+    return [s.name for s in SETTINGS.values() if s.secret]

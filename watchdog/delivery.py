@@ -36,7 +36,7 @@ import msgspec
 import pybase64
 
 from .errors import AnswerNotAvailable, BadInput, OutputUnreadable
-from .workspace import Output, open_output
+from .workspace import Output, open_output, raise_if_changed
 
 # A multiple of 3: base64 of one piece ends where that of the next begins.
 _PIECE_BYTES = 192 * 1024
@@ -452,14 +452,15 @@ def _read(output: Output) -> Generator[bytes, None, None]:
     fd = open_output(output)
     try:
         left = output.size_bytes
-        # One byte more than expected is asked for at the end, to see a file that grows.
-        while piece := _read_some(fd, min(_PIECE_BYTES, left + 1), output):
+        while left:
+            piece = _read_some(fd, min(_PIECE_BYTES, left), output)
+            if not piece:
+                raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
             left -= len(piece)
-            if left < 0:
-                raise OutputUnreadable(f"the output {output.name!r} grew after the script had ended")
+            if not left:
+                # Before the last piece goes out: until then the answer can be cut, and is not taken for whole.
+                raise_if_changed(fd, output)
             yield piece
-        if left:
-            raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
     finally:
         os.close(fd)
 

@@ -18,6 +18,7 @@
     ├── ScriptError
     │   ├── ScriptUnavailable        no script, not readable, no interpreter
     │   ├── ScriptFailed             exit code other than 0
+    │   │   └── ScriptOutOfSpace     and ``tmp_dir`` is full
     │   ├── ScriptKilled             ended by a signal
     │   ├── ScriptTimedOut           ``exec_timeout`` or ``X-Timeout`` passed
     │   └── BadScriptResponse        ``$HTTP_RESPONSE_FILE`` is malformed
@@ -112,6 +113,10 @@ class ScriptFailed(ScriptError):
     def __init__(self, message: str, *, exit_code: int, stderr: str = "") -> None:
         super().__init__(message, stderr=stderr)
         self.exit_code = exit_code
+
+
+class ScriptOutOfSpace(ScriptFailed):
+    """The script failed, and nothing more can be written to ``tmp_dir``."""
 
 
 class ScriptKilled(ScriptError):

@@ -34,6 +34,7 @@ from .errors import (
     OutputTooLarge,
     ScriptFailed,
     ScriptKilled,
+    ScriptOutOfSpace,
     ScriptTimedOut,
     ScriptUnavailable,
 )
@@ -58,6 +59,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (NotAdmitted, "overloaded"),
     (ScriptUnavailable, "no_script"),
     (ScriptTimedOut, "timeout"),
+    (ScriptOutOfSpace, "no_space"),
     (ScriptFailed, "failed"),
     (ScriptKilled, "killed"),
     (OutputError, "bad_output"),
@@ -227,7 +229,12 @@ class Invocations:
             log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
         out_of_memory = _was_killed(ended) and self._cgroup.oom_kills() != oom_kills
         self._read_choice(call, workspace, record, ended)
-        self._raise_for(ended, timeout_s, out_of_memory, stderr_tail.text())
+        is_full = workspace.is_full()
+        self._raise_for(ended, timeout_s, out_of_memory, is_full, stderr_tail.text())
+        if is_full:
+            log.warning(
+                "no space is left: outputs may be incomplete", call_id=call.call_id, tmp_dir=self.settings.tmp_dir
+            )
         return await self._collect(call, workspace, ended, stdout, stdout_tail, stderr_tail)
 
     def _command(self, workspace: Workspace | None) -> list[str]:
@@ -272,7 +279,7 @@ class Invocations:
             # How the script failed matters more than what it failed to say.
             log.warning("response file ignored", call_id=call.call_id, reason=str(error))
 
-    def _raise_for(self, ended: Ended, timeout_s: float, out_of_memory: bool, stderr: str) -> None:
+    def _raise_for(self, ended: Ended, timeout_s: float, out_of_memory: bool, is_full: bool, stderr: str) -> None:
         """Raise what a script's end means to its caller, if it did not end well."""
         if ended.ended_early:
             raise Draining(
@@ -297,6 +304,13 @@ class Invocations:
                 f"the script was ended by {ended.signal}",
                 signal=ended.signal,
                 out_of_memory=False,
+                stderr=stderr,
+            )
+        if ended.exit_code and is_full:
+            raise ScriptOutOfSpace(
+                f"the script ended with exit code {ended.exit_code}, and no space is left in {self.settings.tmp_dir}; "
+                "give it more, or lower max_inflight and max_queue",
+                exit_code=ended.exit_code,
                 stderr=stderr,
             )
         if ended.exit_code:

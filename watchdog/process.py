@@ -11,6 +11,7 @@ How the facts are had, each in the cheapest way that cannot lie:
   cannot meet a stranger.
 - What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
   and the kernel lists our children in one small file. Nothing in it: nothing left.
+- What happens if this process is killed: ``guardian.py`` sees to it.
 - Whose it is, if two invocations run: its session, its ancestors, the path of the workspace in its environment, or
   one of the command's own pipes still open in it.
 
@@ -24,6 +25,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import math
 import os
 import re
 import resource
@@ -33,10 +35,14 @@ import stat
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from . import logs, proc
 from .errors import ScriptUnavailable
+from .guardian import Guardian
+
+log = logs.get("process")
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -49,6 +55,11 @@ _UNKILLABLE_S = 5.0
 _REAP_INTERVAL_S = 1.0
 _QUIET_LOOKS = 3
 _CHASE_S = 0.01
+# A guardian that does not live is not started for each command anew.
+_GUARDIAN_PAUSE_S = 10.0
+# How much more than the server a script is to the liking of the kernel when memory ends: half of all there is.
+_OOM_SCORE_ADJ = 500
+_LARGEST_OOM_SCORE_ADJ = 1000
 # Of short log lines, more at once would hold up the event loop for too long.
 _READ_BYTES = 32 * 1024
 
@@ -168,6 +179,10 @@ class Supervisor:
         self._is_subreaper = _become_subreaper()
         # Children from before: an entry point may start a daemon and then exec this program.
         self._from_before = set(_children_by_parent())
+        self._guardian = Guardian()
+        # The end of PID 1 is that of all others.
+        self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
+        self._oom_score_adj = min(_LARGEST_OOM_SCORE_ADJ, _own_oom_score_adj() + _OOM_SCORE_ADJ)
         # Not so for PID 1, to which `docker exec` leaves its orphans too.
         self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
@@ -225,6 +240,7 @@ class Supervisor:
     def close(self) -> None:
         """Stop reaping."""
         self._reap_handle.cancel()
+        self._guardian.stop()
 
     def _spawn(
         self,
@@ -234,6 +250,8 @@ class Supervisor:
         stdout: Consumer,
         stderr: Consumer,
     ) -> _Child:
+        self._start_guardian()
+        slot = self._guardian.note(os.fsencode(mark))
         fds: list[int] = []
         try:
             fds += os.pipe()
@@ -253,17 +271,35 @@ class Supervisor:
                 setsigdef=_DEFAULT_SIGNALS,
             )
         except (OSError, ValueError) as error:
+            self._guardian.forget(slot)
             for fd in fds:
                 os.close(fd)
             if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
                 raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
+        self._guardian.note_session(slot, pid)
+        _prefer_when_memory_ends(pid, self._oom_score_adj)
         os.close(out_write)
         os.close(err_write)
         pipes = (_Pipe(self._loop, out_read, stdout), _Pipe(self._loop, err_read, stderr))
-        child = _Child(pid, os.fsencode(mark), pipes, self._loop)
+        child = _Child(pid, os.fsencode(mark), pipes, self._loop, slot)
         self._children[pid] = child
         return child
+
+    def _start_guardian(self) -> None:
+        """Not before there is something to guard: a server that is idle from its start needs no second process."""
+        now_s = self._loop.time()
+        if self._guardian.pid or now_s < self._guardian_from_s:
+            return
+        self._guardian_from_s = now_s + _GUARDIAN_PAUSE_S
+        try:
+            self._guardian.start()
+        except OSError as error:
+            log.warning("no guardian: a kill -9 of the server would leave its scripts", reason=str(error))
+            return
+        for child in self._children.values():
+            child.slot = self._guardian.note(child.mark)
+            self._guardian.note_session(child.slot, child.pid)
 
     async def _see_through(self, child: _Child, timeout_s: float, kill_grace_s: float) -> Ended:
         child.grace_s = kill_grace_s
@@ -288,6 +324,7 @@ class Supervisor:
             _, status, usage = os.wait4(child.pid, 0)
         finally:
             del self._children[child.pid]
+            self._guardian.forget(child.slot)
             child.close()
         code = os.waitstatus_to_exitcode(status)
         peak_rss_bytes = usage.ru_maxrss * 1024
@@ -322,17 +359,21 @@ class Supervisor:
         if self._is_subreaper and self._certainly_nothing_left():
             return 0
         left = await self._tree(child)
-        _signal(left, signal.SIGTERM)
+        proc.signal_each(left, signal.SIGTERM)
         now_s = self._loop.time()
         kill_at_s = now_s + min(child.grace_s, _STRAGGLER_GRACE_S)
         give_up_at_s = now_s + _UNKILLABLE_S
         pause_s = 0.002
         quiet_looks = 0
+        held: dict[int, int] = {}
         # A list of all processes takes its time: whoever forks and exits all the while is missing in it.
         while quiet_looks < _QUIET_LOOKS and now_s < give_up_at_s:
             if now_s >= kill_at_s or not child.grace_s:
                 child.signal_group(signal.SIGKILL)
-                _signal(left, signal.SIGKILL)
+                # Who dies makes room for what others fork: all are held still before the first is killed.
+                new = {pid: started for pid, started in left.items() if held.get(pid) != started}
+                held |= new
+                proc.signal_each(new or held, signal.SIGSTOP if new else signal.SIGKILL)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * 2, 0.02)
             self._reap()
@@ -342,6 +383,7 @@ class Supervisor:
             is_quiet = not left and self._chase_orphans(child)
             quiet_looks = quiet_looks + 1 if is_quiet else 0
             now_s = self._loop.time()
+        proc.signal_each(held, signal.SIGKILL)
         return len(left) if quiet_looks or left else 1
 
     def _chase_orphans(self, child: _Child) -> bool:
@@ -359,7 +401,7 @@ class Supervisor:
             for pid in orphans:
                 # Held still while it is looked at. The pid cannot be another's: only we reap our children.
                 os.kill(pid, signal.SIGSTOP)
-                process = _process(pid)
+                process = proc.process(pid)
                 if process is not None and self._belongs_to(child, process, owned):
                     os.kill(pid, signal.SIGKILL)
                 else:
@@ -397,11 +439,14 @@ class Supervisor:
         children = _children_of_this_process()
         if children is None:
             return None
-        return [pid for pid in children if pid not in self._children and pid not in self._from_before]
+        return [pid for pid in children if pid not in self._children and not self._is_no_scripts(pid)]
+
+    def _is_no_scripts(self, pid: int) -> bool:
+        return pid in self._from_before or pid == self._guardian.pid
 
     def _tree_of(self, child: _Child) -> dict[int, int]:
         """Living processes that the command started, with their start times; in a thread, it reads all of /proc."""
-        table = {process.pid: process for process in _processes()}
+        table = {each.pid: each for each in proc.processes()}
         owned = dict(self._children)
         tree: dict[int, int] = {}
         strangers: set[int] = set()
@@ -433,15 +478,17 @@ class Supervisor:
 
         for pid in table:
             belongs(pid)
-        return {pid: started for pid, started in tree.items() if table[pid].state not in "ZX"}
+        return {pid: started for pid, started in tree.items() if table[pid].is_alive}
 
-    def _belongs_to(self, child: _Child, process: _Process, owned: dict[int, _Child]) -> bool:
+    def _belongs_to(self, child: _Child, process: proc.Process, owned: dict[int, _Child]) -> bool:
         """Whether a process is this command's, by its session or, if it left that and lost its parent, by its marks."""
         if process.session in owned:
             return process.session == child.pid
+        if self._is_no_scripts(process.pid):
+            return False
         if self._is_subreaper and process.parent != os.getpid():
             return False
-        environment = _environment_of(process.pid)
+        environment = proc.environment_of(process.pid)
         if child.mark in environment or child.holds_a_pipe(process.pid):
             return True
         if not self._all_orphans_are_ours or any(other.mark in environment for other in owned.values()):
@@ -460,6 +507,9 @@ class Supervisor:
         for pid in _children_by_parent() if children is None else children:
             if pid not in self._children and _reap_if_dead(pid):
                 self._from_before.discard(pid)
+                if pid == self._guardian.pid:
+                    log.warning("the guardian died", pid=pid)
+                    self._guardian.stop(is_dead=True)
 
 
 @dataclass(slots=True, eq=False)
@@ -468,6 +518,7 @@ class _Child:
     mark: bytes
     pipes: tuple[_Pipe, _Pipe]
     loop: asyncio.AbstractEventLoop
+    slot: int  # with the guardian
     grace_s: float = 0.0
     started_s: float = 0.0
     exited: asyncio.Future[None] = field(init=False)
@@ -587,54 +638,9 @@ class _Pipe:
             self._loop.add_reader(self._fd, self._readable)
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
-    pid: int
-    parent: int
-    session: int
-    state: str
-    started: int  # clock ticks after boot: with it, a pid names one process for ever
-
-
-def _processes() -> Iterator[_Process]:
-    with os.scandir("/proc") as entries:
-        pids = [int(entry.name) for entry in entries if entry.name.isdigit()]
-    for pid in pids:
-        if (process := _process(pid)) is not None:
-            yield process
-
-
-def _process(pid: int) -> _Process | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
-    fields = text[text.rindex(b")") + 2 :].split()
-    return _Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]))
-
-
 def _signal_politely(listing: asyncio.Future[dict[int, int]]) -> None:
     if not listing.cancelled() and listing.exception() is None:
-        _signal(listing.result(), signal.SIGTERM)
-
-
-def _signal(processes: Mapping[int, int], number: int) -> None:
-    for pid, started in processes.items():
-        # Between the listing and now the pid may have become somebody else's.
-        process = _process(pid)
-        if process is not None and process.started == started:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, number)
-
-
-def _environment_of(pid: int) -> bytes:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+        proc.signal_each(listing.result(), signal.SIGTERM)
 
 
 def _children_of_this_process() -> list[int] | None:
@@ -653,7 +659,7 @@ def _children_of_this_process() -> list[int] | None:
 def _children_by_parent() -> list[int]:
     me = os.getpid()
     try:
-        return [process.pid for process in _processes() if process.parent == me]
+        return [each.pid for each in proc.processes() if each.parent == me]
     except OSError:
         return []
 
@@ -663,6 +669,26 @@ def _reap_if_dead(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True
+
+
+def _own_oom_score_adj() -> int:
+    try:
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            return int(file.read())
+    except OSError:
+        return 0
+
+
+def _prefer_when_memory_ends(pid: int, oom_score_adj: int) -> None:
+    """Have the kernel choose the script's processes, which inherit this, before the server (proc(5))."""
+    try:
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % oom_score_adj)
+        finally:
+            os.close(fd)
+    except OSError:  # it has ended already, or /proc is read-only
+        return
 
 
 def _own_peak_rss_bytes() -> int:

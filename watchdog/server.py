@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hmac
+import math
 import os
 import re
 import select
@@ -55,6 +57,7 @@ from .errors import (
     ScriptError,
     ScriptFailed,
     ScriptKilled,
+    ScriptOutOfSpace,
     ScriptTimedOut,
     Unauthorized,
     WatchdogError,
@@ -79,6 +82,7 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (NotAdmitted, 429, "Too many calls"),
     (ScriptTimedOut, 504, "Script timed out"),
     (ScriptKilled, 500, "Script killed"),
+    (ScriptOutOfSpace, 507, "No space left"),
     (ScriptFailed, 500, "Script failed"),
     (ScriptError, 500, "Script cannot be used"),
     (NoSpace, 507, "No space left"),
@@ -88,7 +92,15 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
 _PROBLEM_TYPE = "application/problem+json"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
-_FRESH_S = 0.3
+# A new connection may have its first request on its way; a handshake may be half done.
+_FRESH_S = 0.2
+_HANDSHAKE_S = 0.05
+# After the last answer, for a caller's own end, or for the rest of a body that is refused.
+_GOODBYE_S = 0.15
+_LAST_WORDS_S = 1.0
+# A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
+_LINGER_S = 30.0
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
@@ -144,7 +156,9 @@ class Server:
             self._handle,
             handler_cancellation=True,
             read_timeout_s=self.settings.read_timeout_s,
+            write_timeout_s=self.settings.write_timeout_s,
             access_log=None,
+            lingering_time=_LINGER_S,
             # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
             auto_decompress=False,
         )
@@ -213,9 +227,7 @@ class Server:
         log.info("draining", signal=why, running=self.supervisor.running, waiting=self.admission.waiting)
         if self._is_probed():
             await asyncio.sleep(self.settings.healthcheck_interval_s)
-        await _turns_of_the_loop()
-        if self._listener is not None:
-            self._listener.close()
+        await self._stop_listening()
         self._refuse_all()
         await self._http.close_idle()
         if not await self._within(self.settings.write_timeout_s, self.admission.empty()):
@@ -223,6 +235,20 @@ class Server:
             self.supervisor.end_all(at_once=False)
             await self._within(self.settings.kill_grace_s + _UNKILLABLE_S, self.admission.empty())
         await self._within(self.settings.write_timeout_s, self._answers_sent())
+        await self._http.say_goodbye(self.settings.write_timeout_s)
+
+    async def _stop_listening(self) -> None:
+        """Let in all who are connected or about to be, and then nobody.
+
+        A listening socket that is closed resets the connections that wait in it. So it is made deaf to new ones first,
+        which then find it closed, and closed once those before them are let in.
+        """
+        if self._listener is None:
+            return
+        for sock in self._listener.sockets:
+            _ignore_new_connections(sock)
+        await asyncio.sleep(_HANDSHAKE_S)
+        self._listener.close()
 
     def _refuse_all(self) -> None:
         """Start nothing any more: who waits for a place or still sends a body is answered 503 now."""
@@ -291,15 +317,13 @@ class Server:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path == "/_/health":
-            return self._probe(request, is_ready=False)
+            return await self._sent(request, self._probe(request, is_ready=False))
         if request.path == "/_/ready":
-            return self._probe(request, is_ready=True)
+            return await self._sent(request, self._probe(request, is_ready=True))
         if request.method not in _METHODS:
-            return web.Response(
-                status=405,
-                text=f"the method {request.method} is not answered; {', '.join(_METHODS)} are\n",
-                headers={"Allow": ", ".join(_METHODS)},
-            )
+            text = f"the method {request.method} is not answered; {', '.join(_METHODS)} are\n"
+            refusal = web.Response(status=405, text=text, headers={"Allow": ", ".join(_METHODS)})
+            return await self._sent(request, refusal)
         started_s = self._loop.time()
         self.metrics.requests_in_flight += 1
         record = Record()
@@ -307,7 +331,7 @@ class Server:
         try:
             response = await self._answer_call(request, record)
             code = response.status
-            return response
+            return await self._sent(request, response)
         except asyncio.CancelledError:
             if record.is_handed_over:
                 code = record.chosen.status or 200
@@ -468,6 +492,13 @@ class Server:
         await self._patiently(request, response.write_eof())
         return response
 
+    async def _sent(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+        """The response, sent if it was not yet: aiohttp itself would wait without end for a caller to take it."""
+        if not response.prepared:
+            await self._patiently(request, response.prepare(request))
+            await self._patiently(request, response.write_eof())
+        return response
+
     async def _patiently(self, request: web.BaseRequest, sending: Awaitable[object]) -> None:
         """Send, unless the caller takes nothing for ``write_timeout``.
 
@@ -520,8 +551,11 @@ class Server:
             headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, (Draining, CallerSilent, CallerGone)) or self._is_draining:
             headers["Connection"] = "close"
-        if isinstance(error, (CallerSilent, Draining)) and isinstance(request.protocol, _Connection):
-            request.protocol.do_not_linger()
+        if isinstance(request.protocol, _Connection):
+            if isinstance(error, CallerSilent):
+                request.protocol.linger(0.0)
+            elif self._is_draining:
+                request.protocol.linger(_LAST_WORDS_S)
         if not record.is_logged:
             log.warning("call refused", call_id=call_id, status=status, reason=str(error))
         headers["Content-Type"] = _PROBLEM_TYPE
@@ -613,12 +647,6 @@ def _untaken_bytes(request: web.BaseRequest) -> int:
     return count
 
 
-async def _turns_of_the_loop() -> None:
-    """Let in what has come before now: connections not accepted yet, requests not read yet."""
-    for _ in range(3):
-        await asyncio.sleep(0)
-
-
 def _abort(request: web.BaseRequest) -> None:
     """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
     if request.transport is not None:
@@ -626,6 +654,24 @@ def _abort(request: web.BaseRequest) -> None:
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         request.transport.abort()
+
+
+def _ignore_new_connections(sock: socket.socket) -> None:
+    """Have the kernel drop each packet that asks a listening socket for a connection, and no other (socket(7))."""
+    flags, syn, syn_or_ack = 13, 0x02, 0x12  # where a TCP header has its flags, and two of them (RFC 9293, 3.1)
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, flags),  # load that byte (linux/bpf_common.h)
+            (0x54, 0, 0, syn_or_ack),  # keep these bits of it
+            (0x15, 0, 1, syn),  # only SYN: the next instruction, else the one after
+            (0x06, 0, 0, 0),  # drop
+            (0x06, 0, 0, 0xFFFFFFFF),  # take
+        )
+    )
+    buffer = ctypes.create_string_buffer(program)
+    with contextlib.suppress(OSError):  # a kernel without it: a connection made in this very moment may be reset
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(buffer)))
 
 
 def _is_at_a_terminal() -> bool:
@@ -689,9 +735,10 @@ class _LockFile:
 class _HttpServer(web.Server):
     """aiohttp's low-level server, with a bound on slow headers and our form of errors."""
 
-    def __init__(self, handler: Any, *, read_timeout_s: float, **options: Any) -> None:
+    def __init__(self, handler: Any, *, read_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
         super().__init__(handler, **options)
         self.read_timeout_s = read_timeout_s
+        self.write_timeout_s = write_timeout_s
         self._quiet = asyncio.Event()
 
     def __call__(self) -> RequestHandler:
@@ -706,6 +753,25 @@ class _HttpServer(web.Server):
             if not any(connection.is_fresh for connection in self._ours()):
                 return
             await asyncio.sleep(0.01)
+
+    async def say_goodbye(self, limit_s: float) -> None:
+        """Close all connections, each in a way that does not reset it, as far as the callers do their part in time.
+
+        Args:
+            limit_s: for callers that have not taken all of their answer yet; 0 is no limit.
+        """
+        started_s = self._loop.time()
+        while ours := self._ours():
+            for connection in ours:
+                connection.half_close()
+            patience_s = _GOODBYE_S
+            if any(connection.is_lingering for connection in ours):
+                patience_s = _LAST_WORDS_S
+            if any(connection.has_unsent_bytes for connection in ours):
+                patience_s = limit_s or math.inf
+            if self._loop.time() > started_s + patience_s:
+                return
+            await asyncio.sleep(0.005)
 
     def _ours(self) -> list[_Connection]:
         return [connection for connection in self.connections if isinstance(connection, _Connection)]
@@ -725,14 +791,26 @@ class _Connection(RequestHandler):
     def __init__(self, server: _HttpServer, **options: Any) -> None:
         super().__init__(server, **options)
         self._headers_timeout_s = server.read_timeout_s
+        self._write_timeout_s = server.write_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
         self._has_part_of_headers = False
+        self._is_half_closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        # What is written waits until the system has it, so that write_timeout bounds the last bytes, too.
+        transport.set_write_buffer_limits(0)
+        if self._write_timeout_s:
+            # And the system waits no longer for a caller that takes nothing, whoever of us is done with it (tcp(7)).
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._write_timeout_s * 1000))
         self._start_headers_timer()
 
     def data_received(self, data: bytes) -> None:
+        if self._is_half_closed:
+            # A request that crossed with the close: it cannot be answered, so it must not be begun.
+            return
         super().data_received(data)
         if self._messages or self._current_request is not None:
             self._stop_headers_timer()
@@ -744,9 +822,19 @@ class _Connection(RequestHandler):
         self._stop_headers_timer()
         super().connection_lost(exc)
 
-    def do_not_linger(self) -> None:
-        """After the answer, do not wait for the rest of a body of which nothing came any more."""
-        self._lingering_time = 0.0
+    def linger(self, limit_s: float) -> None:
+        """After the answer, wait no longer than this for the rest of the body."""
+        self._lingering_time = limit_s
+
+    @property
+    def is_lingering(self) -> bool:
+        """Whether its answer is sent and the rest of its body is still awaited."""
+        return self._current_request is None and self._waiter is None and self._request_count > 0
+
+    @property
+    def has_unsent_bytes(self) -> bool:
+        """Whether a part of an answer is still with this process: it would be lost with it."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
     @property
     def is_fresh(self) -> bool:
@@ -758,7 +846,16 @@ class _Connection(RequestHandler):
         # A waiter that is done: its request is there, and handled in the next turn of the loop.
         is_waiting = self._waiter is not None and not self._waiter.done()
         if not is_busy and is_waiting and self._request_count and not self._has_unread_bytes():
-            self.force_close()
+            self.half_close()
+
+    def half_close(self) -> None:
+        """Send no more, and read until the caller ends too: to close with bytes unread would be a reset."""
+        if self._is_half_closed or self.is_lingering:
+            return
+        if self.transport is not None and not self.transport.is_closing():
+            self._is_half_closed = True
+            self.transport.write_eof()
+            self.transport.resume_reading()
 
     def _has_unread_bytes(self) -> bool:
         if self.transport is None:

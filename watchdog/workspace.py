@@ -32,6 +32,10 @@ from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable
 
 MOST_OUTPUTS = 1_000_000
 _PREFIX = "watchdog-"
+# Larger than this, a file may be larger than its file system.
+_SUSPICIOUS_BYTES = 1 << 30
+# Less than a usual write of a buffer.
+_FULL_BYTES = 4096
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # NAME_MAX is 255 bytes; the rest is left for what scripts like to append (".jpg", ".tmp", "-resized").
@@ -57,18 +61,27 @@ def open_output(output: Output) -> int:
     """Open an output for reading and return its descriptor.
 
     Raises:
-        OutputUnreadable: it is gone, not readable, no regular file any more, or of another size.
+        OutputUnreadable: it is gone, not readable, or not what it was when it was listed.
     """
     # O_NONBLOCK: a FIFO put in the file's place must not block the open.
     try:
         fd = os.open(output.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
-    status = os.fstat(fd)
-    if not stat.S_ISREG(status.st_mode) or status.st_size != output.size_bytes:
+    try:
+        raise_if_changed(fd, output)
+    except OutputUnreadable:
         os.close(fd)
-        raise OutputUnreadable(f"the output {output.name!r} changed after the script had ended")
+        raise
     return fd
+
+
+def raise_if_changed(fd: int, output: Output) -> None:
+    """Raise :class:`OutputUnreadable` if a file is not any more what it was when it was listed."""
+    status = os.fstat(fd)
+    is_same = status.st_size == output.size_bytes and status.st_mtime == output.mtime_s
+    if not stat.S_ISREG(status.st_mode) or not is_same:
+        raise OutputUnreadable(f"the output {output.name!r} changed after the script had ended")
 
 
 class Workspaces:
@@ -187,14 +200,22 @@ class Workspace:
             each thing that was skipped. Nothing is opened.
 
         Raises:
-            OutputUnreadable: a directory cannot be listed.
-            OutputTooLarge: there are more than ``most`` entries. Links to directories can make any number of a few.
+            OutputUnreadable: a directory cannot be listed, or something else stands in the place of the first.
+            OutputTooLarge: there are more than ``most`` entries (links to directories can make any number of a few),
+                or a file is larger than the file system.
         """
         found: list[Output] = []
         skipped: list[tuple[str, str]] = []
-        if not stat.S_ISDIR(_lstat_mode(self.output_dir)):
-            skipped.append(("TMP_OUTPUT_DIR", "no directory any more"))
+        mode = _lstat_mode(self.output_dir)
+        if not mode:
+            # It may have been tidied up at the script's end: then there are no outputs, which is no fault.
+            skipped.append(("TMP_OUTPUT_DIR", "removed by the script"))
             return found, skipped
+        if not stat.S_ISDIR(mode):
+            kind = "a file" if stat.S_ISREG(mode) else "a symbolic link" if stat.S_ISLNK(mode) else _kind(mode)
+            raise OutputUnreadable(
+                f"the script put {kind} in the place of the directory TMP_OUTPUT_DIR; it should write its files into it"
+            )
         root = os.path.realpath(self.output_dir)
         pending = [(root, "", frozenset({_identity(root)}))]
         while pending:
@@ -215,6 +236,8 @@ class Workspace:
                     skipped.append((name, "a symbolic link to nothing"))
                     continue
                 if stat.S_ISREG(status.st_mode):
+                    if status.st_size > _SUSPICIOUS_BYTES:
+                        self._raise_if_impossible(name, status.st_size)
                     found.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
                 elif not stat.S_ISDIR(status.st_mode):
                     skipped.append((name, _kind(status.st_mode)))
@@ -224,6 +247,25 @@ class Workspace:
                     pending.append((path, name + "/", above | {(status.st_dev, status.st_ino)}))
         found.sort(key=lambda output: output.name)
         return found, skipped
+
+    def is_full(self) -> bool:
+        """Whether nothing more can be written here."""
+        try:
+            status = os.statvfs(self.path)
+        except OSError:
+            return False
+        has_inodes = not status.f_files or status.f_favail > 0  # some file systems count none
+        return status.f_bavail * status.f_frsize < _FULL_BYTES or not has_inodes
+
+    def _raise_if_impossible(self, name: str, size_bytes: int) -> None:
+        """A sparse file may claim any size; what its holes would be as an answer takes hours to find out."""
+        status = os.statvfs(self.path)
+        capacity_bytes = status.f_blocks * status.f_frsize
+        if capacity_bytes and size_bytes > capacity_bytes:
+            raise OutputTooLarge(
+                f"the output {name!r} has {size_bytes} bytes, its file system only {capacity_bytes}: a sparse file, of "
+                "which most was never written"
+            )
 
     def remove(self) -> None:
         """Remove the directory and all that is in it, however deep and whatever its modes."""

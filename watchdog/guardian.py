@@ -1,0 +1,178 @@
+"""A small process beside the server, which ends the running scripts if the server is killed.
+
+As PID 1 the server needs none: the kernel ends all of a container with it. Elsewhere (``docker run --init``, an entry
+point that is a shell, a pod with a shared process namespace) scripts would outlive a ``kill -9``, or the kernel's
+choice of the server when memory ends. A parent-death signal would reach the script alone, not what it started, and
+posix_spawn cannot ask for one.
+
+::
+
+    server ── a pipe, of which it holds the only writing end ──► guardian: its end is the server's
+           ── shared memory: the sessions that run, with their marks ──►
+
+Nothing is sent for an invocation: the server writes a few bytes into memory, the guardian sleeps in a read all its
+life. It imports neither asyncio nor the rest of the program.
+
+What it cannot find: a process that left the session, lost its parent *and* threw its environment away.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import signal
+import struct
+import sys
+import time
+
+from .proc import environment_of, processes, signal_each
+
+NAME = "watchdog-guard"  # as /proc/PID/comm shows it, 15 characters at most
+
+_SLOTS = 1024
+# Session (0 while it is not known yet), length of the mark, mark. A page that is never used takes no memory.
+_SLOT = struct.Struct("=iH250s")
+_LONGEST_MARK_BYTES = 250
+_CODE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from watchdog.guardian import watch; watch(*map(int, sys.argv[2:]))"
+)
+_PATIENCE_S = 5.0
+_PAUSE_S = 0.01
+_QUIET_LOOKS = 3
+
+
+class Guardian:
+    """The server's end of it. ``pid``: of the guardian; 0 while there is none."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self._pipe_fd = -1
+        self._table: mmap.mmap | None = None
+        self._free = list(range(_SLOTS))
+
+    def start(self) -> None:
+        """Start it.
+
+        Raises:
+            OSError: no process, descriptor or memory can be had for it.
+        """
+        table_fd = os.memfd_create("watchdog", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(table_fd, _SLOTS * _SLOT.size)
+            table = mmap.mmap(table_fd, 0)
+            self.pid, self._pipe_fd = _spawn(table_fd)
+        finally:
+            os.close(table_fd)
+        self._table = table
+        self._free = list(range(_SLOTS))
+
+    def note(self, mark: bytes) -> int:
+        """A command is about to start with this in its environment; returns its slot, -1 if none is free."""
+        if self._table is None or not self._free or len(mark) > _LONGEST_MARK_BYTES:
+            return -1
+        slot = self._free.pop()
+        _SLOT.pack_into(self._table, slot * _SLOT.size, 0, len(mark), mark)
+        return slot
+
+    def note_session(self, slot: int, session: int) -> None:
+        """It has started."""
+        if self._table is not None and slot >= 0:
+            struct.pack_into("=i", self._table, slot * _SLOT.size, session)
+
+    def forget(self, slot: int) -> None:
+        """It has ended, and so has its tree."""
+        if self._table is not None and slot >= 0:
+            _SLOT.pack_into(self._table, slot * _SLOT.size, 0, 0, b"")
+            self._free.append(slot)
+
+    def stop(self, *, is_dead: bool = False) -> None:
+        """End it: nothing runs any more. ``is_dead``: it has died and was reaped."""
+        if not self.pid:
+            return
+        if not is_dead:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self._pipe_fd)
+        self.pid, self._pipe_fd, self._table = 0, -1, None
+
+
+def _spawn(table_fd: int) -> tuple[int, int]:
+    """Start the process; its pid, and the end of the pipe that must stay with this process alone."""
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    pipe_read, pipe_write = os.pipe()
+    try:
+        for fd in (pipe_read, table_fd):
+            os.set_inheritable(fd, True)
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", _CODE, root, str(pipe_read), str(table_fd)],
+            {},
+            file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)],
+            # Out of reach of a Ctrl-C, and of a signal to the server's group.
+            setsid=True,
+        )
+    except BaseException:
+        os.close(pipe_write)
+        raise
+    finally:
+        os.close(pipe_read)
+    return pid, pipe_write
+
+
+def watch(pipe_fd: int, table_fd: int) -> None:
+    """Be the guardian: sleep until the server is gone, then end what it ran."""
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    with open("/proc/self/comm", "w") as file:
+        file.write(NAME)
+    os.read(pipe_fd, 1)
+    with mmap.mmap(table_fd, 0, prot=mmap.PROT_READ) as table:
+        _end_all(*_noted(table))
+
+
+def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
+    """The sessions and the marks of all that ran."""
+    sessions, marks = set(), []
+    for session, length, mark in _SLOT.iter_unpack(table):
+        if session:
+            sessions.add(session)
+        if length:
+            marks.append(mark[:length])
+    return sessions, marks
+
+
+def _end_all(sessions: set[int], marks: list[bytes]) -> None:
+    held: dict[int, int] = {}
+    quiet_looks = 0
+    until_s = time.monotonic() + _PATIENCE_S
+    while quiet_looks < _QUIET_LOOKS and time.monotonic() < until_s:
+        found = _belonging(sessions, marks)
+        new = {pid: started for pid, started in found.items() if held.get(pid) != started}
+        # First all are held still, then they die: who dies at once makes room for what others fork.
+        signal_each(new, signal.SIGSTOP)
+        held |= new
+        if not new:
+            signal_each(held, signal.SIGKILL)
+            quiet_looks = quiet_looks + 1 if not found else 0
+            time.sleep(_PAUSE_S)
+    signal_each(held, signal.SIGKILL)
+
+
+def _belonging(sessions: set[int], marks: list[bytes]) -> dict[int, int]:
+    """Living processes of these sessions, with one of these marks, or below such a process; with their start times."""
+    table = {each.pid: each for each in processes()}
+    ours: set[int] = set()
+    for each in table.values():
+        way = []
+        pid = each.pid
+        while pid in table and pid not in ours:
+            way.append(pid)
+            if table[pid].session in sessions or any(mark in environment_of(pid) for mark in marks):
+                break
+            pid = table[pid].parent
+        else:
+            if pid not in ours:
+                continue
+        ours.update(way)
+    return {pid: table[pid].started for pid in ours if table[pid].is_alive}

@@ -1,0 +1,72 @@
+"""What the kernel tells of processes in ``/proc`` (proc(5)), and signals that cannot meet a stranger."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+
+
+class Process:
+    """One process at the moment of reading.
+
+    ``started``: in clock ticks after boot; with it, a pid names one process for ever. ``state``: one letter, ``Z`` for
+    a zombie.
+    """
+
+    __slots__ = ("parent", "pid", "session", "started", "state")
+
+    def __init__(self, pid: int, parent: int, session: int, state: str, started: int) -> None:
+        self.pid = pid
+        self.parent = parent
+        self.session = session
+        self.state = state
+        self.started = started
+
+    @property
+    def is_alive(self) -> bool:
+        return self.state not in "ZX"
+
+
+def processes() -> Iterator[Process]:
+    """All that can be seen. Raises ``OSError`` if /proc cannot be listed."""
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (found := process(int(name))) is not None:
+            yield found
+
+
+def process(pid: int) -> Process | None:
+    """One process, or None if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            text = file.read()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]))
+
+
+def environment_of(pid: int) -> bytes:
+    """The environment that it was started with, ``NAME=value`` each ended by a NUL; nothing if that cannot be read."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
+
+
+def signal_each(started_by_pid: Mapping[int, int], number: int) -> None:
+    """Signal processes, given as pids with their start times."""
+    for pid, started in started_by_pid.items():
+        # Between the listing and now the pid may have become somebody else's.
+        found = process(pid)
+        if found is not None and found.started == started:
+            signal_one(pid, number)
+
+
+def signal_one(pid: int, number: int) -> None:
+    """Signal a process that is known to be the right one, if it is still there and ours to signal."""
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
