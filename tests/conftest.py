@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+import running_server
 from guards import GUARDS
 from lifeline import Lifeline
 from running_server import RunningServer, StartServer
@@ -76,6 +77,11 @@ def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture
+def free_port() -> int:
+    return running_server.free_port()
 
 
 @pytest.fixture

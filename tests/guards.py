@@ -10,6 +10,9 @@ of the fault. The tests name them with ``@pytest.mark.guard(NAME)``, see ``conft
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -40,6 +43,114 @@ def straggler_search() -> None:
     from watchdog.process import Supervisor
 
     replace(Supervisor, "_certainly_nothing_left", lambda self: True)
+
+
+@guard
+def subreaper() -> None:
+    """Whoever loses its parent goes to PID 1 of the container."""
+    from watchdog import process
+
+    replace(process, "_become_subreaper", lambda: False)
+
+
+@guard
+def chase() -> None:
+    """Nobody runs after a chain of forks."""
+    from watchdog.process import Supervisor
+
+    replace(Supervisor, "_chase_orphans", lambda self, child: True)
+
+
+@guard
+def exit_not_eof() -> None:
+    """The end of a script is the end of its pipes, as with asyncio's own subprocesses."""
+    from watchdog.process import _Child
+
+    def wait_for_pipes(self: Any) -> None:
+        if all(pipe._fd < 0 for pipe in self.pipes):
+            if not self.exited.done():
+                self.exited.set_result(None)
+        else:
+            self.loop.call_later(0.05, wait_for_pipes, self)
+
+    replace(_Child, "_set_exited", wait_for_pipes)
+
+
+@guard
+def sigterm_first() -> None:
+    """A script is killed without a word."""
+    from watchdog.process import _Child
+
+    real = _Child.signal_group
+    replace(_Child, "signal_group", lambda self, number: real(self, signal.SIGKILL))
+
+
+@guard
+def sigkill() -> None:
+    """A script that does not listen is asked again and again."""
+    from watchdog import proc
+    from watchdog.process import _Child
+
+    real_group, real_each = _Child.signal_group, proc.signal_each
+    replace(_Child, "signal_group", lambda self, number: real_group(self, signal.SIGTERM))
+    replace(proc, "signal_each", lambda processes, number: real_each(processes, signal.SIGTERM))
+
+
+@guard
+def ownership() -> None:
+    """Every process that loses its parent is taken for the one's who ends first."""
+    from watchdog.process import Supervisor
+
+    def belongs_to(self: Any, child: Any, process: Any, owned: Any) -> bool:
+        return bool(process.session == child.pid or process.parent == os.getpid())
+
+    replace(Supervisor, "_belongs_to", belongs_to)
+
+
+@guard
+def own_status() -> None:
+    """Whoever is dead is reaped, as PID 1 must, the script itself too."""
+    from watchdog import process
+
+    def reap(self: Any) -> None:
+        with contextlib.suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    replace(process.Supervisor, "_reap", reap)
+    replace(process, "_REAP_INTERVAL_S", 0.001)
+
+
+@guard
+def reap_timer() -> None:
+    """Orphans are reaped when a script ends."""
+    from watchdog.process import Supervisor
+
+    replace(Supervisor, "_reap_again", lambda self: None)
+
+
+@guard
+def oom_preference() -> None:
+    """When memory ends, the kernel takes the largest."""
+    from watchdog import process
+
+    replace(process, "_prefer_when_memory_ends", lambda pid, oom_score_adj: None)
+
+
+@guard
+def guardian() -> None:
+    """A server that is killed leaves its scripts."""
+    from watchdog.process import Supervisor
+
+    replace(Supervisor, "_start_guardian", lambda self: None)
+
+
+@guard
+def guardian_restart() -> None:
+    """A guardian that died is not missed."""
+    from watchdog import process
+
+    replace(process, "_GUARDIAN_PAUSE_S", float("inf"))
 
 
 # ---- callers

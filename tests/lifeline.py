@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
@@ -52,5 +53,6 @@ class Lifeline:
     def close(self) -> None:
         """End whoever still holds it: without a guard, processes do survive."""
         for pid in self.holders():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         os.close(self._fd)

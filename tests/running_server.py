@@ -18,6 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+# Prefixes of a command. Root needs no user namespace, which containers often forbid.
+_AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+AS_PID_1 = ("unshare", *_AS_ROOT, "--pid", "--fork", "--kill-child", "--mount-proc")
+WITHOUT_PRIVILEGES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -64,7 +69,7 @@ class RunningServer:
         }
         environ = defaults | environ
         is_quiet = environ.get("WATCHDOG_LOG_LEVEL", "INFO").upper() in ("WARNING", "ERROR", "CRITICAL")
-        self.port = _free_port() if is_quiet else 0
+        self.port = free_port() if is_quiet else 0
         command = [*prefix, sys.executable, *program, "serve", "--port", str(self.port), *flags]
         self.process = subprocess.Popen(
             command,
@@ -117,8 +122,9 @@ class RunningServer:
         path: str = "/",
         method: str = "POST",
         headers: dict[str, str] | None = None,
+        port: int | None = None,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=self.patience_s)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=self.patience_s)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
@@ -168,7 +174,7 @@ class RunningServer:
         self.process.stderr.close()
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 

@@ -16,7 +16,7 @@ import threading
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
@@ -716,9 +716,13 @@ async def test_a_file_that_changes_while_it_is_sent_cuts_the_answer(
     sent = [await anext(chunks)]
     change(tmp_path / "leaf")  # type: ignore[operator]
     with pytest.raises(OutputUnreadable, match="became shorter" if change is shorten else "changed"):
-        async for chunk in chunks:
-            sent.append(chunk)
+        await collect(chunks, sent)
     assert sum(map(len, sent)) < answer.length
+
+
+async def collect(chunks: AsyncIterator[bytes], into: list[bytes]) -> None:
+    async for chunk in chunks:
+        into.append(chunk)
 
 
 async def test_a_read_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

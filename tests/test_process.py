@@ -15,14 +15,11 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
+from running_server import AS_PID_1
 
 from watchdog import guardian, proc, process
 from watchdog.errors import ScriptUnavailable
 from watchdog.process import Ended, Supervisor, command_for
-
-# Root needs no user namespace, which containers often forbid.
-_AS_ROOT = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
-NEW_PROCESS_NAMESPACE = ["unshare", *_AS_ROOT, "--pid", "--fork", "--mount-proc"]
 
 
 @pytest.fixture
@@ -316,7 +313,7 @@ asyncio.run(main())
 """
     assert shutil.which("unshare"), "util-linux is needed"
     done = subprocess.run(
-        [*NEW_PROCESS_NAMESPACE, sys.executable, "-c", code],
+        [*AS_PID_1, sys.executable, "-c", code],
         capture_output=True,
         text=True,
     )
@@ -373,7 +370,7 @@ builtins.__import__ = importing
 from watchdog.__main__ import main
 main()
 """
-    done = subprocess.run([*NEW_PROCESS_NAMESPACE, sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([*AS_PID_1, sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
@@ -399,7 +396,7 @@ for pid in daemons():
     os.kill(pid, 9)
 """
     inside = ["/bin/bash", "-c", 'sleep 60 >/dev/null & exec "$0" -c "$1"', sys.executable, code]
-    unshared = NEW_PROCESS_NAMESPACE if as_pid_1 else []
+    unshared = AS_PID_1 if as_pid_1 else ()
     done = subprocess.run([*unshared, *inside], capture_output=True, text=True)
     assert done.stdout == "6 1 True\n" * 2, done.stderr
 

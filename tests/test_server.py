@@ -25,6 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from control_groups import ControlGroup, joining, made_control_group
 from running_server import Answer, RunningServer, StartServer, problem, read_all, until
 
 COPY = 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/output.bin"\n'
@@ -459,29 +460,13 @@ def test_500_signal(start_server: StartServer) -> None:
 
 
 @pytest.fixture
-def small_cgroup() -> Iterator[Path]:
-    """A control group with 100 MiB of memory, of version 1 or 2, whichever this machine has."""
-    top = Path("/sys/fs/cgroup")
-    one = top / "memory" / f"watchdog-test-{os.getpid()}"
-    two = top / f"watchdog-test-{os.getpid()}"
-    try:
-        if (top / "memory").is_dir():
-            group, limit = one, "memory.limit_in_bytes"
-        else:
-            (top / "cgroup.subtree_control").write_text("+memory")
-            group, limit = two, "memory.max"
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    (group / limit).write_text(str(100 << 20))
-    yield group
-    until(lambda: not (group / "cgroup.procs").read_text(), "the control group to be empty")
-    group.rmdir()
+def small_cgroup() -> Iterator[ControlGroup]:
+    with made_control_group("memory", ("memory.limit_in_bytes", "memory.max"), str(100 << 20)) as group:
+        yield group
 
 
-def test_500_out_of_memory(start_server: StartServer, small_cgroup: Path) -> None:
-    join = ("/bin/sh", "-c", f'echo $$ > {small_cgroup}/cgroup.procs && exec "$@"', "sh")
-    server = start_server(f"exec {sys.executable} -c 'bytearray(300 << 20)'", prefix=join)
+def test_500_out_of_memory(start_server: StartServer, small_cgroup: ControlGroup) -> None:
+    server = start_server(f"exec {sys.executable} -c 'bytearray(300 << 20)'", prefix=joining(small_cgroup))
     document = problem(server.call(b""), 500)
     assert document["out_of_memory"] is True
     assert document["signal"] == "SIGKILL"
@@ -842,15 +827,11 @@ def test_suppress_lock(start_server: StartServer) -> None:
     assert server.call(None, "/_/health", "GET").status == 200
 
 
-def test_metrics(start_server: StartServer) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    server = start_server('[ "$Http_Query" = fail ] && exit 1; echo hi', WATCHDOG_METRICS_PORT=str(port))
+def test_metrics(start_server: StartServer, free_port: int) -> None:
+    server = start_server('[ "$Http_Query" = fail ] && exit 1; echo hi', WATCHDOG_METRICS_PORT=str(free_port))
     server.call(b"")
     server.call(b"", "/?fail")
-    other = RunningServer.__new__(RunningServer)
-    other.port = port
-    answer = other.call(None, "/metrics", "GET")
+    answer = server.call(None, "/metrics", "GET", port=free_port)
     assert answer.headers["Content-Type"].startswith("text/plain")
     text = answer.body.decode()
     for line in (

@@ -1,75 +1,279 @@
-"""Thousands of good, bad and vanishing calls leave the server as it was. Slow."""
+"""Thousands of good, bad and vanishing calls leave the server as it was; and who tells so would notice if not."""
 
 from __future__ import annotations
 
+import base64
+import http.client
+import io
 import os
-import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
-from running_server import RunningServer, StartServer, until
+from lifeline import Lifeline
+from running_server import Answer, RunningServer, until
 
-SCRIPT = """
-case $Http_Path in
-    /background) sleep 60 & ;;
-    /daemon) setsid sleep 60 & ;;
-    /orphan) (true &) ;;
-    /fail) exit 3 ;;
-esac
-cat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/out"
-"""
-PATHS = ["/", "/", "/background", "/daemon", "/orphan", "/fail", "/gone"]
+sys.path.insert(0, str(Path(__file__).parent / "faults"))
 
+import soak
 
-def descriptors(server: RunningServer) -> int:
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+FAULTS = Path(soak.__file__).parent
 
-
-def children(server: RunningServer) -> list[str]:
-    pid = server.process.pid
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def call(server: RunningServer, path: str) -> str:
-    if path == "/gone":
-        with server.connect() as sock:
-            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nQUJD")
-        return path
-    answer = server.call(b"QUJD", path)
-    if path == "/fail":
-        assert answer.status == 500
-    else:
-        assert (answer.status, answer.body) == (200, b"QUJD\n")
-    return path
+# ---------------------------------------------------------------------------- the soak
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(180)
-def test_three_thousand_calls_leave_nothing(start_server: StartServer) -> None:
-    server = start_server(SCRIPT, WATCHDOG_MAX_INFLIGHT="8", WATCHDOG_MAX_QUEUE="100")
-    dice = random.Random(11)
-    counts: Counter[str] = Counter()
+def test_a_short_soak_loses_and_leaves_nothing() -> None:
+    run = soaked("--seconds", "20", "--seed", "11")
+    assert run.returncode == 0, run.stdout
+    assert run.stdout.splitlines()[-2:] == ["lost answers: 0", "leaks: 0"]
+    # That it did something: all kinds of calls, and most of what may become of one.
+    kinds = set(re.findall(r"^  ([a-z]+)[-_a-z0-9]* +\d+$", run.stdout, re.MULTILINE))
+    assert {"good", "bad", "failing", "straggling", "slow", "silent", "gone", "crowd", "probe"} <= kinds
+    outcomes = {"ok", "failed", "killed", "timeout", "bad_input", "bad_output", "caller_gone", "overloaded"}
+    assert outcomes <= set(re.findall(r"^  (\w+) +\d+$", run.stdout, re.MULTILINE))
 
-    def batch(pool: ThreadPoolExecutor) -> None:
-        counts.update(pool.map(lambda path: call(server, path), dice.choices(PATHS, k=1000)))
-        until(lambda: not list(server.tmp.glob("watchdog-*/[0-9]*")), "the workspaces to be removed")
-        until(lambda: not children(server), "the children to be reaped")
 
-    with ThreadPoolExecutor(20) as pool:
-        batch(pool)
-        until(lambda: descriptors(server) < 15, "the connections to be closed")
-        rss_before, descriptors_before = server.memory_mib("VmRSS"), descriptors(server)
-        batch(pool)
-        batch(pool)
-    until(lambda: descriptors(server) <= descriptors_before, "the descriptors to be closed")
-    assert server.memory_mib("VmRSS") < rss_before + 5
-    assert server.stop() == 0
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_soak_notices_a_server_that_leaves_processes() -> None:
+    run = soaked("--seconds", "5", "--patience", "3", "--seed", "11", "--without", "straggler-search")
+    assert run.returncode == 1, run.stdout
+    assert re.search(r"^  surviving processes +[1-9]", run.stdout, re.MULTILINE), run.stdout
+    assert re.fullmatch(r"leaks: [1-9]\d*", run.stdout.splitlines()[-1])
+
+
+def soaked(*options: str) -> subprocess.CompletedProcess[str]:
+    """A run of the soak, as a user starts it, with all it prints in ``stdout``."""
+    command = [sys.executable, str(FAULTS / "soak.py"), *options]
+    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+
+
+# ---------------------------------------------------------------------------- its checks can fail
+
+
+@pytest.fixture
+def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A caller's end of a connection, and the server's."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield ours, theirs
+
+
+def answer_of(status: int, body: bytes, call_id: str = "c1", length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    return b"HTTP/1.1 %d X\r\nX-Call-Id: %b\r\nContent-Length: %d\r\n\r\n%b" % (status, call_id.encode(), length, body)
+
+
+def received(wire: tuple[socket.socket, socket.socket], data: bytes) -> Answer:
+    ours, theirs = wire
+    theirs.sendall(data)
+    theirs.close()
+    return soak.receive(ours)
+
+
+WANTED = soak.Wanted(200, frozenset({"ok"}), lambda answer: soak.files_fault("raw", {None: b"abc"}, answer.body))
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (answer_of(200, b"abc"), None),
+        (answer_of(200, b"abd"), "from byte 2 on"),
+        (answer_of(200, b"ab"), "2 bytes instead of 3"),
+        (answer_of(200, b"abc", call_id="c2"), "the answer to c2"),
+        (answer_of(500, b"abc"), "status 500 instead of 200"),
+    ],
+)
+def test_the_soak_notices_a_wrong_answer(
+    wire: tuple[socket.socket, socket.socket], answer: bytes, told: str | None
+) -> None:
+    fault = soak.fault(WANTED, "c1", received(wire, answer))
+    if told is None:
+        assert fault is None
+    else:
+        assert fault is not None
+        assert told in fault
+
+
+@pytest.mark.parametrize("document", [b"", b"{}", b'{"status":500,"call_id":"c2"}', b'{"status":504,"call_id":"c1"}'])
+def test_the_soak_notices_a_wrong_problem(wire: tuple[socket.socket, socket.socket], document: bytes) -> None:
+    assert soak.fault(soak.Wanted(500, frozenset({"failed"})), "c1", received(wire, answer_of(500, document)))
+
+
+@pytest.mark.parametrize(
+    ("data", "how"),
+    [
+        (b"", "none"),
+        (b"HTTP/1.1 20", "none"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "cut"),
+        (b"HTTP/1.1 200 OK\r\nX-Call-Id: c1\r\n\r\nabc", "cut"),  # without its length none could be noticed
+        (answer_of(200, b"", length=3), "cut"),
+        (answer_of(200, b"ab", length=3), "cut"),
+    ],
+)
+def test_the_soak_notices_a_cut_answer(wire: tuple[socket.socket, socket.socket], data: bytes, how: str) -> None:
+    with pytest.raises(soak.Lost) as lost:
+        received(wire, data)
+    assert lost.value.how == how
+
+
+def zip_of(files: dict[str, bytes]) -> bytes:
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return target.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("form", "right", "wrong"),
+    [
+        ("base64", base64.b64encode(b"abc") + b"\n", base64.b64encode(b"abc")),
+        ("base64", base64.b64encode(b"abc") + b"\n", base64.b64encode(b"abd") + b"\n"),
+        ("zip", zip_of({"a": b"abc"}), zip_of({"a": b"abd"})),
+        ("zip", zip_of({"a": b"abc"}), zip_of({"b": b"abc"})),
+        ("zip", zip_of({"a": b"abc"}), zip_of({"a": b"abc", "b": b""})),
+        ("zip", zip_of({"a": b"abc"}), zip_of({"a": b"abc"})[:-1]),
+        ("json", b'{"outputs":[{"name":"a","data":"YWJj"}]}', b'{"outputs":[{"name":"a","data":"YWJk"}]}'),
+        ("json", b'{"outputs":[{"name":"a","data":"YWJj"}]}', b'{"outputs":[]}'),
+        ("json", b'{"outputs":[{"name":"a","data":"YWJj"}]}', b'{"outputs":[{"name":"a","data":"YWJ'),
+    ],
+)
+def test_the_soak_notices_wrong_files(form: str, right: bytes, wrong: bytes) -> None:
+    assert soak.files_fault(form, {"a": b"abc"}, right) is None
+    assert soak.files_fault(form, {"a": b"abc"}, wrong)
+
+
+def test_the_soak_notices_a_surviving_process(lifeline: Lifeline) -> None:
+    mark = f"CALL_ID=c1-{os.getpid()}"
+    assert not soak.processes_with(mark.encode())
+    script = lifeline.script_line + "read line"
+    name, _, value = mark.partition("=")
+    with subprocess.Popen(["/bin/sh", "-c", script], env={name: value}, stdin=subprocess.PIPE) as process:
+        until(lifeline.was_held, "the process to open the lifeline")
+        assert soak.processes_with(mark.encode()) == [process.pid]
+        assert lifeline.holders() == [process.pid]
+        assert [child.split()[:2] for child in soak.children(os.getpid())] == [[str(process.pid), "sh"]]
+        process.communicate(b"end\n")
+    assert not soak.processes_with(mark.encode())
+    assert not soak.children(os.getpid())
+
+
+@pytest.mark.parametrize(
+    ("events", "told"),
+    [
+        ([("c1", "ok"), ("c3", "caller_gone")], None),
+        ([("c1", "ok")], None),  # c3 left: it may not have been heard
+        ([], "c1: 0 ends"),
+        ([("c1", "ok"), ("c1", "ok")], "c1: ended twice"),
+        ([("c1", "failed")], "c1: ended 'failed'"),
+        ([("c1", "ok"), ("c2", "bad_input")], "c2: 1 ends"),
+        ([("c1", "ok"), ("c9", "ok")], "c9: ended in the log, but nobody called"),
+    ],
+)
+def test_the_soak_notices_what_does_not_fit_in_the_log(events: list[tuple[str, str]], told: str | None) -> None:
+    ledger = soak.Ledger()
+    ledger.answered("c1", "200", frozenset({"ok"}))
+    ledger.answered("c2", "400", frozenset())
+    ledger.left("c3", soak.Note(frozenset({"caller_gone"}), 0, 1))
+    ledger.event({"event": "call refused", "call_id": "c2", "logger": "server", "level": "warning"})
+    for call_id, outcome in events:
+        ledger.event({"event": "invocation ended", "call_id": call_id, "outcome": outcome, "logger": "invocation"})
+    misfits = ledger.misfits()
+    if told is None:
+        assert misfits == []
+    else:
+        assert len(misfits) == 1
+        assert told in misfits[0]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"event": "internal error", "level": "error", "logger": "server", "reason": "KeyError()"},
+        {"event": "not json", "text": "Traceback (most recent call last):"},
+    ],
+)
+def test_the_soak_notices_an_error_in_the_log(event: dict[str, Any]) -> None:
+    ledger = soak.Ledger()
+    ledger.event(event)
+    assert ledger.bad_events.total() == 1
+
+
+# ---------------------------------------------------------------------------- ten thousand invocations
+
+
+CALLERS = 50
+
+
+def drive(server: RunningServer, calls: int) -> None:
+    """Make calls, each caller on one connection, and close those."""
+
+    def caller(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        for serial in range(calls // CALLERS):
+            call_id = f"{calls}-{number}-{serial}"
+            connection.request("POST", "/", b"QUJD", {"X-Call-Id": call_id})
+            response = connection.getresponse()
+            body = response.read()
+            assert (response.status, body) == (200, base64.b64encode(f"{call_id}\n".encode()) + b"\n")
+        connection.close()
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(caller, range(CALLERS)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_ten_thousand_invocations_fifty_at_a_time(tmp_path: Path) -> None:
+    server = RunningServer(
+        tmp_path,
+        'echo "$CALL_ID" > "$TMP_OUTPUT_DIR/out"',
+        program=(str(FAULTS / "inspected_server.py"),),
+        WATCHDOG_MAX_INFLIGHT=str(CALLERS),
+    )
+    try:
+        pid = server.process.pid
+        sockets = count_of_sockets(pid)
+
+        def look() -> dict[str, Any]:
+            until(lambda: not soak.children(pid), "the children to be reaped")
+            until(lambda: not list(server.tmp.glob("watchdog-*/[0-9]*")), "the workspaces to be removed")
+            until(lambda: count_of_sockets(pid) == sockets, "the connections to be closed")
+            server.signal(signal.SIGUSR2)
+            return server.event("inspected") | {
+                "rss_mib": server.memory_mib("VmRSS"),
+                "descriptors": sorted(name.partition(":[")[0] for name in soak.descriptors(pid)),
+                "threads": soak.threads(pid),
+            }
+
+        drive(server, 1_000)
+        before = look()
+        drive(server, 9_000)
+        after = look()
+        print(f"after 1,000: {before}\nafter 10,000: {after}")
+        assert after["descriptors"] == before["descriptors"]
+        assert after["threads"] <= before["threads"]
+        assert (after["tasks"], after["names"]) == (before["tasks"], before["names"])
+        assert after["rss_mib"] <= before["rss_mib"] + 3, (before["objects"], after["objects"])
+        assert server.stop() == 0
+    finally:
+        server.kill()
+    assert server.leftovers() == []
     ended = Counter(event["outcome"] for event in server.logs if event["event"] == "invocation ended")
-    # Who sent all and hung up may have been answered before that was seen, or not even been heard.
-    assert ended["failed"] == counts["/fail"]
-    assert ended["ok"] + ended["caller_gone"] <= counts.total() - counts["/fail"]
-    assert ended["ok"] >= counts.total() - counts["/fail"] - counts["/gone"]
-    assert set(ended) <= {"ok", "failed", "caller_gone"}
-    assert not [event for event in server.logs if event["event"] == "internal error"]
+    assert ended == {"ok": 10_000}
+
+
+def count_of_sockets(pid: int) -> int:
+    return sum(name.startswith("socket:") for name in soak.descriptors(pid))

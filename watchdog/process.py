@@ -56,7 +56,7 @@ _REAP_INTERVAL_S = 1.0
 _QUIET_LOOKS = 3
 _CHASE_S = 0.01
 # A guardian that does not live is not started for each command anew.
-_GUARDIAN_PAUSE_S = 10.0
+_GUARDIAN_PAUSE_S = 1.0
 # How much more than the server a script is to the liking of the kernel when memory ends: half of all there is.
 _OOM_SCORE_ADJ = 500
 _LARGEST_OOM_SCORE_ADJ = 1000
@@ -499,6 +499,8 @@ class Supervisor:
 
     def _reap_again(self) -> None:
         self._reap()
+        if self._children:
+            self._start_guardian()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     def _reap(self) -> None:

@@ -2,20 +2,282 @@
 
 from __future__ import annotations
 
-import pytest
-from lifeline import Lifeline
-from running_server import StartServer
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import pytest
+from control_groups import ControlGroup, joining, made_control_group
+from lifeline import Lifeline
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, problem, until
+
+from watchdog import guardian
+
+CHAIN = f"""{sys.executable} -c '
+import os, time
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+' &"""
 KINDS = {
     "background": "sleep 60 &",
+    "ignores SIGTERM": "(trap '' TERM; echo trapped; sleep 60; sleep 60) &",
+    "own group": "set -m; sleep 60 &",
+    "nohup": "nohup sleep 60 >/dev/null 2>&1 &",
     "setsid": "setsid sleep 60 &",
+    "daemon": "(setsid bash -c 'setsid sleep 60 >/dev/null 2>&1 <&- & exit 0' &)",
+    "tree": "setsid bash -c 'sleep 60 & setsid sleep 60 & wait' &",
+    "no environment": "env -i setsid sleep 60 &",
+    "chain of forks": CHAIN,
 }
+PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
+
+
+def leaving(lifeline: Lifeline, kind: str) -> str:
+    # A moment, so that what it leaves has left the session, too, when it ends.
+    return f"#!/bin/bash\n{lifeline.script_line}{KINDS[kind]}\nsleep 0.15; echo said; exit 3\n"
 
 
 @pytest.mark.guard("straggler-search")
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_survives(start_server: StartServer, lifeline: Lifeline, kind: str) -> None:
-    server = start_server(lifeline.script_line + KINDS[kind] + "\nexit 0")
-    answer = server.call(b"")
-    assert answer.status == 200
+    server = start_server(leaving(lifeline, kind))
+    assert problem(server.call(b""), 500)["exit_code"] == 3
+    assert lifeline.was_held()
     assert not lifeline.is_held()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", ["pid 1", "no privileges"])
+def test_nothing_survives_wherever_it_runs(start_server: StartServer, lifeline: Lifeline, kind: str, mode: str) -> None:
+    server = start_server(leaving(lifeline, kind), prefix=PREFIXES[mode])
+    assert problem(server.call(b""), 500)["exit_code"] == 3
+    assert lifeline.was_held()
+    assert not lifeline.is_held()
+
+
+@pytest.mark.guard("subreaper")
+def test_a_daemon_without_environment_or_pipes(start_server: StartServer, lifeline: Lifeline) -> None:
+    """Only that it becomes our child when it loses its parent still tells whose it is."""
+    server = start_server(
+        f"{lifeline.script_line}(env -i setsid sleep 60 >/dev/null 2>&1 &); sleep 0.15", prefix=PREFIXES["plain"]
+    )
+    assert server.call(b"").status == 200
+    assert not lifeline.is_held()
+
+
+@pytest.mark.guard("chase")
+def test_a_chain_of_forks_without_end(start_server: StartServer, lifeline: Lifeline) -> None:
+    """Each of its links lives for less than a list of all processes takes."""
+    server = start_server(leaving(lifeline, "chain of forks"))
+    for _ in range(3):
+        assert problem(server.call(b""), 500)["exit_code"] == 3
+        assert not lifeline.is_held()
+
+
+@pytest.mark.guard("exit-not-eof")
+def test_who_holds_stdout_open_does_not_hold_up_the_answer(start_server: StartServer) -> None:
+    server = start_server("(trap '' TERM; sleep 60; sleep 60) & echo said")
+    assert server.call(b"").body == b"said\n"
+
+
+@pytest.mark.guard("sigterm-first")
+def test_sigterm_comes_first_and_a_last_file_changes_nothing(start_server: StartServer, tmp_path: Path) -> None:
+    script = f"trap 'echo late > $TMP_OUTPUT_DIR/x; touch {tmp_path}/asked; exit 0' TERM; sleep 60 & wait"
+    server = start_server(script, WATCHDOG_KILL_GRACE="60")
+    document = problem(server.call(b"", headers={"X-Timeout": "300ms"}), 504)
+    assert document["exit_code"] == 0
+    assert (tmp_path / "asked").exists()
+
+
+@pytest.mark.guard("sigkill")
+def test_sigkill_comes_after_the_grace(start_server: StartServer, lifeline: Lifeline) -> None:
+    script = lifeline.script_line + "trap '' TERM; (trap '' TERM; setsid sleep 60) & while :; do sleep 0.1; done"
+    server = start_server(script, WATCHDOG_KILL_GRACE="300ms")
+    problem(server.call(b"", headers={"X-Timeout": "300ms"}), 504)
+    server.event("invocation ended", outcome="timeout", signal="SIGKILL")
+    assert not lifeline.is_held()
+
+
+@pytest.mark.guard("ownership")
+def test_never_the_wrong_ones_child(start_server: StartServer, tmp_path: Path) -> None:
+    script = f"""#!/bin/bash
+case $CALL_ID in
+long)
+    for n in 1 2 3; do setsid sleep 60 & echo $! >> {tmp_path}/pids; done
+    (setsid bash -c 'echo $$ >> {tmp_path}/pids; exec sleep 60' &)
+    while [ $(wc -l < {tmp_path}/pids) -lt 4 ]; do sleep 0.02; done
+    touch {tmp_path}/up
+    until [ -e {tmp_path}/go ]; do sleep 0.05; done
+    for pid in $(cat {tmp_path}/pids); do kill -0 $pid && echo lives; done;;
+*)
+    setsid sleep 60 & (setsid sleep 60 &); sleep 0.1;;
+esac
+"""
+    server = start_server(script, WATCHDOG_MAX_INFLIGHT="4")
+    with ThreadPoolExecutor(3) as pool:
+        long = pool.submit(server.call, b"", headers={"X-Call-Id": "long"})
+        until((tmp_path / "up").exists, "the children of the long one")
+        for answer in pool.map(lambda _: server.call(b""), range(8)):
+            assert answer.status == 200
+        (tmp_path / "go").touch()
+        assert long.result().body == b"lives\n" * 4
+
+
+@pytest.mark.guard("own-status")
+def test_no_status_is_lost_to_the_reaper(start_server: StartServer) -> None:
+    server = start_server("for n in 1 2 3; do (setsid true &); done; exit $Http_X_Code", WATCHDOG_MAX_INFLIGHT="8")
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda n: server.call(b"", headers={"X-Code": str(n)}), range(1, 60))
+        assert [answer.headers["X-Exit-Code"] for answer in answers] == [str(n) for n in range(1, 60)]
+
+
+@pytest.mark.guard("reap-timer")
+def test_orphans_are_reaped_while_a_long_script_runs(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(f"for n in 1 2 3 4 5; do (setsid true &); done; touch {tmp_path}/up; sleep 60")
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        until((tmp_path / "up").exists, "the script")
+        until(lambda: zombies(server) == [], "the orphans to be reaped")
+
+
+def zombies(server: RunningServer) -> list[int]:
+    pid = server.process.pid
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in children if "\nState:\tZ" in Path(f"/proc/{child}/status").read_text()]
+
+
+# ---- the limits of the container
+
+
+@pytest.fixture
+def few_processes() -> Iterator[ControlGroup]:
+    with made_control_group("pids", ("pids.max", "pids.max"), "200") as group:
+        yield group
+
+
+BOMB = f"""{sys.executable} -c '
+import os, time
+end = time.monotonic() + 20
+while time.monotonic() < end:
+    try:
+        if os.fork() == 0:
+            LEAVE
+    except OSError:
+        time.sleep(0.001)
+' & sleep 60"""
+
+
+def test_a_fork_bomb_ends_with_its_timeout(
+    start_server: StartServer, lifeline: Lifeline, few_processes: ControlGroup
+) -> None:
+    defuse(start_server(lifeline.script_line + BOMB.replace("LEAVE", "pass"), prefix=joining(few_processes)), lifeline)
+
+
+@pytest.mark.guard("straggler-search")
+def test_a_fork_bomb_of_sessions_ends_with_its_timeout(
+    start_server: StartServer, lifeline: Lifeline, few_processes: ControlGroup
+) -> None:
+    script = lifeline.script_line + BOMB.replace("LEAVE", "os.setsid()")
+    defuse(start_server(script, prefix=joining(few_processes)), lifeline)
+
+
+def defuse(server: RunningServer, lifeline: Lifeline) -> None:
+    problem(server.call(b"", headers={"X-Timeout": "1s"}), 504)
+    assert not lifeline.is_held()
+    server.script.write_text("echo fine")
+    assert server.call(b"").body == b"fine\n"
+
+
+@pytest.fixture
+def little_memory() -> Iterator[ControlGroup]:
+    with made_control_group("memory", ("memory.limit_in_bytes", "memory.max"), str(150 << 20)) as group:
+        yield group
+
+
+@pytest.mark.guard("oom-preference")
+def test_when_memory_ends_the_kernel_takes_the_script(start_server: StartServer, little_memory: ControlGroup) -> None:
+    """Also where the server is the largest of many."""
+    many = f"for n in $(seq 30); do {sys.executable} -S -c 'x = bytearray(8 << 20); input()' <&8 & done; wait"
+    server = start_server(f"mkfifo $TMP_INPUT_DIR/f; exec 8<>$TMP_INPUT_DIR/f; {many}", prefix=joining(little_memory))
+    server.call(b"", headers={"X-Timeout": "4s"})
+    server.script.write_text("echo fine")
+    assert server.call(b"").body == b"fine\n"
+
+
+# ---- the server's own end by force
+
+
+@pytest.mark.guard("guardian")
+@pytest.mark.parametrize("kind", ["background", "setsid", "daemon", "ignores SIGTERM", "chain of forks"])
+def test_a_killed_server_leaves_no_script(
+    start_server: StartServer, lifeline: Lifeline, tmp_path: Path, kind: str
+) -> None:
+    script = f"#!/bin/bash\n{lifeline.script_line}{KINDS[kind]}\ntrap '' TERM; touch {tmp_path}/up; sleep 60; sleep 60"
+    server = start_server(script)
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        until((tmp_path / "up").exists, "the script")
+        server.process.kill()
+        until(lambda: not lifeline.is_held(), "the script's end")
+
+
+@pytest.mark.guard("guardian-restart")
+def test_a_guardian_that_died_is_replaced(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
+    server = start_server("echo hi")
+    assert server.call(b"").status == 200
+    (child,) = guardians(server)
+    os.kill(child, signal.SIGKILL)
+    server.event("the guardian died")
+    server.script.write_text(f"{lifeline.script_line}touch {tmp_path}/up; sleep 60")
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        until((tmp_path / "up").exists, "the script")
+        until(lambda: guardians(server), "another guardian")
+        server.process.kill()
+        until(lambda: not lifeline.is_held(), "the script's end")
+
+
+def test_the_guardian_goes_with_the_server(start_server: StartServer) -> None:
+    server = start_server("echo hi")
+    assert server.call(b"").status == 200
+    (child,) = guardians(server)
+    server.stop()
+    assert not Path(f"/proc/{child}").exists()
+
+
+def guardians(server: RunningServer) -> list[int]:
+    pid = server.process.pid
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    # Until it has named itself, its arguments tell.
+    return [child for child in children if guardian.__name__ in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+# ---- the ends told apart
+
+ENDS: dict[str, tuple[str, dict[str, str], int, dict[str, object]]] = {
+    "ok": ("exit 0", {}, 200, {"exit_code": 0}),
+    "failed": ("exit 7", {}, 500, {"exit_code": 7}),
+    "killed": ("kill -SEGV $$", {}, 500, {"signal": "SIGSEGV"}),
+    "timeout": ("sleep 60", {"X-Timeout": "200ms"}, 504, {"signal": "SIGTERM"}),
+    "no_script": ("#!/no/such/interpreter", {}, 500, {}),
+    "bad_input": ("exit 0", {"Content-Encoding": "gzip"}, 400, {}),
+}
+
+
+def test_each_end_has_its_name_in_answer_log_and_metrics(start_server: StartServer, free_port: int) -> None:
+    server = start_server("", WATCHDOG_METRICS_PORT=str(free_port))
+    for outcome, (script, headers, status, fields) in ENDS.items():
+        server.script.write_text(script)
+        answer = server.call(b"AAAA", headers={"X-Call-Id": outcome, **headers})
+        assert answer.status == status
+        event = server.event("invocation ended", call_id=outcome)
+        assert {"outcome": outcome, **fields}.items() <= event.items()
+    metrics = server.call(None, "/metrics", "GET", port=free_port).body.decode().splitlines()
+    for outcome in ENDS:
+        assert f'watchdog_invocation_duration_seconds_count{{outcome="{outcome}"}} 1.0' in metrics
