@@ -9,8 +9,12 @@ PYTEST := $(IN_VENV)python -m pytest
 EXAMPLE ?= grayify
 DIGITS := examples/image-classification
 
+SECONDS ?= 60
+SOAK_SECONDS ?= 600
+FUZZ_TARGETS ?= accept intake response_file script_log service_definition
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow docs lint format lock clean
+.PHONY: help setup run test test-unit test-slow fuzz soak docs lint format lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +37,13 @@ test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor t
 test-slow: $(VENV)/.ready  ## run the slow tests: gigabytes through the server
 	@examples/install-packages.sh curl unzip procps
 	$(PYTEST) -m slow
+
+fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-64; FUZZ_TARGETS=intake for one)
+	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r tests/fuzz/requirements.txt
+	@set -e; for target in $(FUZZ_TARGETS); do $(IN_VENV)python tests/fuzz/fuzz.py $$target --seconds $(SECONDS); done
+
+soak: $(VENV)/.ready  ## good, bad, slow, dying and vanishing calls for SOAK_SECONDS; counts lost answers and leaks
+	$(IN_VENV)python tests/faults/soak.py --seconds $(SOAK_SECONDS)
 
 docs: $(VENV)/.ready  ## renew the README's table of settings from their declaration
 	$(IN_VENV)python docs/settings_table.py

@@ -55,6 +55,8 @@ _NOT_WHITE = re.compile(rb"\S")
 _END = re.compile(rb"={0,2}\Z")
 _END_OF_QUOTED = re.compile(rb'={0,2}"?\Z')
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
+# RFC 8187 has UTF-8, RFC 5987 had Latin-1 too. Python's other codecs make half characters, or fail in their own ways.
+_NAME_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1"})
 _JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]")
 _FORM_START = re.compile(rb"[^=&\x00-\x1f\"]+=")
 
@@ -463,6 +465,8 @@ class _Multipart:
     def __init__(self, files: _Files, boundary: str) -> None:
         if not boundary:
             raise BadInput("the content type multipart/form-data has no boundary; let the client set it (curl -F)")
+        if not boundary.isascii():
+            raise BadInput(f"the boundary {boundary!r} of the form is not ASCII; let the client set it (curl -F)")
         self._files = files
         self._parser = PushMultipartParser(
             boundary, max_header_size=8192, max_header_count=32, max_segment_count=_MOST_FIELDS
@@ -536,6 +540,8 @@ def _extended_filename(disposition: str) -> str | None:
         return None
     charset, encoded = found.groups()
     try:
+        if charset.lower() not in _NAME_CHARSETS:
+            raise LookupError(charset)
         return unquote_to_bytes(encoded).decode(charset)
     except (LookupError, UnicodeDecodeError):
         raise BadInput(f"the file name in {disposition!r} is not what it says it is: {charset}") from None

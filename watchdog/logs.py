@@ -457,7 +457,7 @@ class ScriptLog:
         if carriage_return:
             shown = before.rstrip()
             if shown and b"\r" in before[: len(shown)]:
-                shown = shown.rpartition(b"\r")[2]
+                shown = before[shown.rfind(b"\r") + 1 :].partition(b"\r")[0]
                 self._state = (shown[:_LINE_BYTES], len(shown))
             elif shown or self._line.strip():
                 # The first carriage return ends what had come before.
@@ -584,6 +584,8 @@ class _Traceback:
 
     def takes(self, line: str) -> bool:
         """Go on with this line, if the traceback does."""
+        if not line.strip():
+            line = ""  # as it comes when it was cut
         if not self._lines or not self._next(line):
             return False
         self._keep(line)
@@ -650,7 +652,7 @@ _EXCEPTION = re.compile(r"[A-Za-z_][\w.<>]*(?::|$)").match
 # What whole lines leave visible of their carriage returns, as ScriptLog._grow finds it for an unfinished line.
 _OVERWRITTEN = re.compile(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
 _LAST_BLANKS = re.compile(rb"(?m)\r[^\S\n]*$")
-_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\))")
+_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\))")
 
 
 # What is not UTF-8, as the error handler "backslashreplace" has it, which takes a microsecond for each byte.

@@ -42,6 +42,8 @@ _STORAGE_FIELDS = frozenset({"storage_provider", "path", "prefix", "suffix"})
 
 # MAX_ARG_STRLEN of the kernel (execve(2)), the name, `=` and the NUL at the end included.
 _LONGEST_VARIABLE_BYTES = 131_072
+# str() refuses integers over 4300 digits, which `!!int 0x…` can make.
+_MOST_DECIMAL_BITS = 14_000
 
 
 class StoragePath(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,7 +139,7 @@ class _Reader:
         for index, entry in enumerate(entries):
             place = f"functions.oscar[{index}]"
             for cluster, service in self.mapping(entry, place).items():
-                services.append((f"{place}.{cluster}", service))
+                services.append((f"{place}.{_name(cluster)}", service))
         if self.problems:
             return None
         if len(services) != 1:
@@ -260,6 +262,8 @@ def _text_of(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > _MOST_DECIMAL_BITS:
+        return hex(value)
     return str(value)
 
 

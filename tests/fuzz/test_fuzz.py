@@ -1,0 +1,252 @@
+"""The fuzz targets without the fuzzer: their seeds, each promise broken once, and what the fuzzer has found."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import fuzz
+import pytest
+import targets
+
+from watchdog import delivery, intake, logs, response_file
+from watchdog.errors import BadInput, InputTooLarge
+from watchdog.service_definition import Parsed, ServiceDefinition, parse
+
+HERE = Path(__file__).parent
+SEEDS = sorted((HERE / "corpus").glob("*/*"))
+
+
+def test_each_target_has_seeds_and_its_name_in_the_program() -> None:
+    assert sorted(targets.TARGETS) == sorted(fuzz.TARGETS) == sorted({path.parent.name for path in SEEDS})
+
+
+@pytest.mark.parametrize("target", fuzz.TARGETS)
+def test_seeds(target: str) -> None:
+    for path in sorted((HERE / "corpus" / target).iterdir()):
+        try:
+            targets.TARGETS[target](path.read_bytes())
+        except Exception as error:
+            error.add_note(f"the seed is {path}")
+            raise
+
+
+# ---- a target that cannot fail is none ----
+
+
+def seed(target: str, name: str) -> bytes:
+    return (HERE / "corpus" / target / name).read_bytes()
+
+
+def write_twice(self: intake._File, data: bytes) -> None:
+    write(self, data)
+    write(self, data)
+
+
+write = intake._File.write
+
+
+def write_reversed(self: intake._Raw, data: bytes) -> None:
+    self._file.write(data[::-1])
+
+
+def write_above(self: intake._File, data: bytes) -> None:
+    path = Path(self._path)
+    (path.parent.parent / "escaped").write_bytes(data)
+    write(self, data)
+
+
+def refuse(*_: object) -> None:
+    raise BadInput("no")
+
+
+def take_no_carry(self: intake._Base64, data: bytes) -> None:
+    decode(self, data)
+    self._carry = b""
+
+
+decode = intake._Base64._decode
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "attribute", "broken_version"),
+    [
+        ("base64", intake._File, "write", write_twice),
+        ("base64", intake._File, "write", write_above),
+        ("raw-octets", intake._File, "write", write_twice),
+        ("json-object", intake._File, "write", lambda self, data: write(self, data.strip())),
+        ("form", intake, "_unquoted", lambda text: text.decode()[::-1]),
+        ("gzip-cut-off-raw", intake._Inflater, "finish", lambda self: None),
+        ("base64-lf-lines", intake._Base64, "_decode", take_no_carry),
+        ("raw-too-large", intake._Limit, "take", lambda self, count: None),
+        ("base64-too-large", intake._Limit, "take", lambda self, count: None),
+        ("name-free", intake, "safe_file_name", lambda name: ".hidden"),
+        ("name-free", intake, "safe_file_name", lambda name: "a\nb"),
+        ("name-free", intake, "safe_file_name", lambda name: "../beside"),
+        ("made-form-one-file", intake._Files, "_unused", lambda self, name: name + "\u202e"),
+        ("multipart-file", intake._Raw, "feed", write_reversed),
+        ("made-form", intake._Raw, "feed", lambda self, data: None),
+        ("html-is-refused", intake, "_why_not_base64", lambda *_: InputTooLarge("no")),
+        ("base64", intake, "_decide", refuse),
+    ],
+)
+def test_intake_can_fail(
+    monkeypatch: pytest.MonkeyPatch, name: str, where: object, attribute: str, broken_version: object
+) -> None:
+    monkeypatch.setattr(where, attribute, broken_version)
+    with pytest.raises(AssertionError):
+        targets.check_intake(seed("intake", name))
+
+
+def parse_leniently(text: str) -> response_file.Chosen:
+    pairs = [line.partition(":") for line in text.split("\n") if ":" in line]
+    return response_file.Chosen(None, [(name, value.strip(" \t")) for name, _, value in pairs])
+
+
+@pytest.mark.parametrize(
+    "name", ["header-cr-inside", "header-nul", "name-cr", "name-empty", "forbidden-content-length"]
+)
+def test_response_file_can_fail(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(response_file, "_parse", parse_leniently)
+    with pytest.raises(AssertionError):
+        targets.check_response_file(seed("response_file", name))
+
+
+@pytest.mark.parametrize("status", [199, 600])
+def test_response_file_can_fail_for_its_status(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    monkeypatch.setattr(response_file, "_parse", lambda text: response_file.Chosen(status))
+    with pytest.raises(AssertionError):
+        targets.check_response_file(b"")
+
+
+def test_accept_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery._Range, "includes", lambda self, media_type: True)
+    with pytest.raises(AssertionError):
+        targets.check_accept(seed("accept", "other-type"))
+
+
+def test_accept_can_fail_for_its_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "choose_form", lambda accept, parameter: delivery.choose_form(accept, None))
+    with pytest.raises(AssertionError):
+        targets.check_accept(seed("accept", "output-raw"))
+
+
+def test_accept_can_fail_for_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(targets, "_MOST_CPU_S", 0.0)
+    with pytest.raises(AssertionError, match="processor time"):
+        targets.check_accept(seed("accept", "blow-up-ranges"))
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "attribute", "broken_version"),
+    [
+        ("progress", logs, "_OVERWRITTEN", re.compile(rb"(?!)")),
+        ("line-without-end-all-levels", logs.ScriptLog, "close", lambda self: None),
+        ("long-line", logs.ScriptLog, "_extend", lambda self, piece: self._line.extend(piece * 9)),
+        ("words-below", logs, "_may_show_level", lambda text: "\n" not in text),
+        ("colors", logs, "printable", lambda text: text + "\x1b[0m"),
+        ("line", logs._Json, "script_lines", lambda *_: b'{"level": "info"\n'),
+    ],
+)
+def test_script_log_can_fail(
+    monkeypatch: pytest.MonkeyPatch, name: str, where: object, attribute: str, broken_version: object
+) -> None:
+    monkeypatch.setattr(where, attribute, broken_version)
+    with pytest.raises(AssertionError):
+        targets.check_script_log(seed("script_log", name))
+
+
+@pytest.mark.parametrize(
+    "parsed",
+    [
+        Parsed(None, [], []),
+        Parsed(ServiceDefinition(), ["service definition /o.yaml: x"], []),
+        Parsed(None, ["service definition /o.yaml: a\nb"], []),
+        Parsed(ServiceDefinition(), [], ["no origin"]),
+        Parsed(ServiceDefinition(variables={"a=b": "c"}), [], []),
+        Parsed(ServiceDefinition(variables={"": "c"}), [], []),
+        Parsed(ServiceDefinition(variables={"a": "\0"}), [], []),
+        Parsed(ServiceDefinition(variables={"a": "b" * 131_072}), [], []),
+    ],
+)
+def test_service_definition_can_fail(monkeypatch: pytest.MonkeyPatch, parsed: Parsed) -> None:
+    monkeypatch.setattr(targets, "parse", lambda text, origin: parsed)
+    with pytest.raises(AssertionError):
+        targets.check_service_definition(b"")
+
+
+# ---- the program ----
+
+
+def test_an_unknown_target_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        fuzz.main(["nothing"])
+    assert caught.value.code == 2
+    assert "invalid choice: 'nothing'" in capsys.readouterr().err
+
+
+def test_files_are_replayed_and_what_is_found_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "good").write_bytes(b"A: b")
+    (tmp_path / "bad").write_bytes(b"A: b\0")
+    files = [str(tmp_path / "good"), str(tmp_path / "bad")]
+    assert fuzz.main(["response_file", *files]) == 0
+    monkeypatch.setattr(response_file, "_parse", parse_leniently)
+    assert fuzz.main(["response_file", *files]) == 1
+    assert capsys.readouterr().out.splitlines()[-2:] == [
+        f"found: {tmp_path / 'bad'}",
+        "response_file: 2 replayed, 1 of them found to break a promise",
+    ]
+
+
+# ---- what the fuzzer found ----
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "multipart-extended-name-utf-7",
+        "multipart-extended-name-half-character",
+        "multipart-extended-name-undefined",
+        "multipart-extended-name-idna",
+        "type-boundary-not-utf8",
+    ],
+)
+def test_what_no_codec_can_read_is_bad_input(tmp_path: Path, name: str) -> None:
+    request = targets._request(seed("intake", name))
+    with pytest.raises(BadInput):
+        intake.Receiver(request.said, str(tmp_path)).feed(request.packed)
+
+
+def events(output: bytes) -> list[tuple[object, object]]:
+    sink = targets._logged([output], logs._Json(), 0)
+    shown = [json.loads(line) for line in sink.data.splitlines()]
+    return [(event["level"], event["event"]) for event in shown]
+
+
+def test_a_title_that_is_never_closed_swallows_no_line() -> None:
+    assert events(b"\x1b]0;title\nERROR: kept\n\x07hello\n")[1] == ("error", "ERROR: kept")
+
+
+@pytest.mark.parametrize("blank", [b"", b"   ", b"\t", b"\x0b"])
+def test_a_blank_line_of_a_traceback_is_the_same_however_it_is_cut(blank: bytes) -> None:
+    output = b'  File "a.py", line 1\n' + blank + b"\nSyntaxError: invalid syntax\n"
+    assert events(output) == [("error", '  File "a.py", line 1\n\nSyntaxError: invalid syntax')]
+    targets.check_script_log(b"bab" + output)
+
+
+def test_the_blanks_at_the_end_of_a_progress_bar_are_the_same_however_it_is_cut() -> None:
+    assert events(b"5%\r10%\t\r") == events(b"5%\r10%\t\r\n") == [("info", "10%\t")]
+    targets.check_script_log(b"aaa5%\r10%\t\r")
+
+
+def test_an_integer_too_large_for_decimal_digits_is_read() -> None:
+    assert parse(b"name: !!int 0x" + b"f" * 3800, "x").problems == []
+
+
+@pytest.mark.parametrize("name", ["functions-cluster-not-printable", "functions-two-not-printable"])
+def test_a_problem_of_a_cluster_is_one_line(name: str) -> None:
+    (problem,) = parse(seed("service_definition", name), "x").problems
+    assert problem.isprintable()
