@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import running_server
@@ -55,16 +56,16 @@ def removed_guard() -> str | None:
 
 @pytest.fixture
 def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartServer]:
-    """Start servers that end with the test: ``start_server(script, *flags, prefix=(), **environment)``."""
+    """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
     servers: list[RunningServer] = []
     program = ("-m", "watchdog")
     if removed_guard is not None:
         program = (str(Path(__file__).parent / "guards.py"), removed_guard)
 
-    def start(script: str | None = None, *flags: str, prefix: tuple[str, ...] = (), **environ: str) -> RunningServer:
+    def start(script: str | None = None, *flags: str, **options: Any) -> RunningServer:
         directory = tmp_path / f"server-{len(servers)}"
         try:
-            server = RunningServer(directory, script, *flags, prefix=prefix, program=program, **environ)
+            server = RunningServer(directory, script, *flags, **{"program": program, **options})
         except Exception as error:
             if removed_guard is None:
                 raise

@@ -153,6 +153,95 @@ def guardian_restart() -> None:
     replace(process, "_GUARDIAN_PAUSE_S", float("inf"))
 
 
+# ---- disk
+
+
+@guard
+def no_space() -> None:
+    """A full disk is an error like any other."""
+    from watchdog import intake, invocation, workspace
+
+    for module in (intake, invocation, workspace):
+        replace(module, "raise_if_no_space", lambda error, what: None)
+
+
+@guard
+def full_disk_look() -> None:
+    """Why a script failed is the script's affair."""
+    from watchdog.workspace import Workspace
+
+    replace(Workspace, "is_full", lambda self: False)
+
+
+@guard
+def output_checks() -> None:
+    """Whatever lies in the output directory is opened and read, links and devices too."""
+    from watchdog import delivery
+    from watchdog.workspace import Output, Workspace
+
+    def outputs(self: Any, most: int = 0) -> tuple[list[Output], list[tuple[str, str]]]:
+        found = []
+        for directory, _, names in os.walk(self.output_dir, followlinks=True):
+            for name in names:
+                path = os.path.join(directory, name)
+                status = os.stat(path)
+                found.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
+        return found, []
+
+    replace(Workspace, "outputs", outputs)
+    replace(delivery, "open_output", lambda output: os.open(output.path, os.O_RDONLY))
+    replace(delivery, "raise_if_changed", lambda fd, output: None)
+
+
+@guard
+def sparse_look() -> None:
+    """A file of a tebibyte is sent."""
+    from watchdog.workspace import Workspace
+
+    replace(Workspace, "_raise_if_impossible", lambda self, name, size_bytes: None)
+
+
+@guard
+def output_dir_look() -> None:
+    """What is no directory has no outputs in it."""
+    from watchdog.workspace import Workspace
+
+    real = Workspace.outputs
+
+    def outputs(self: Any, *most: int) -> tuple[list[Any], list[tuple[str, str]]]:
+        return real(self, *most) if os.path.isdir(self.output_dir) else ([], [])
+
+    replace(Workspace, "outputs", outputs)
+
+
+@guard
+def change_look() -> None:
+    """A file stays what it was when it was listed."""
+    from watchdog import delivery, workspace
+
+    for module in (delivery, workspace):
+        replace(module, "raise_if_changed", lambda fd, output: None)
+
+
+@guard
+def sweep() -> None:
+    """What a crash left stays."""
+    from watchdog.workspace import Workspaces
+
+    replace(Workspaces, "sweep", lambda self: ([], []))
+
+
+@guard
+def sweep_lock() -> None:
+    """Whatever is called like a server's directory is taken for a dead one's."""
+    from watchdog.workspace import Workspaces
+
+    def abandoned(self: Any) -> list[str]:
+        return [entry.path for entry in os.scandir(self.tmp_dir) if entry.name.startswith("watchdog-")]
+
+    replace(Workspaces, "_abandoned", abandoned)
+
+
 # ---- callers
 
 
@@ -170,30 +259,25 @@ def header_timer() -> None:
 @guard
 def lingering() -> None:
     """What a caller still sends after an early answer is not read: the kernel resets the connection."""
-    from watchdog.server import _HttpServer
-
-    make: Callable[[Any], Any] = _HttpServer.__call__
-
-    def make_without(self: Any) -> Any:
-        connection = make(self)
-        connection.do_not_linger()
-        return connection
-
-    replace(_HttpServer, "__call__", make_without)
+    _serve_with(lingering_time=0.0)
 
 
 @guard
 def header_limits() -> None:
     """Lines and numbers of headers are not bounded."""
+    endless = 1 << 40
+    _serve_with(max_line_size=endless, max_field_size=endless, max_headers=endless)
+
+
+def _serve_with(**options: float) -> None:
     from watchdog.server import _HttpServer
 
     start: Callable[..., None] = _HttpServer.__init__
 
-    def start_without(self: Any, handler: Any, **options: Any) -> None:
-        endless = 1 << 40
-        start(self, handler, max_line_size=endless, max_field_size=endless, max_headers=endless, **options)
+    def start_with(self: Any, handler: Any, **given: Any) -> None:
+        start(self, handler, **{**given, **options})
 
-    replace(_HttpServer, "__init__", start_without)
+    replace(_HttpServer, "__init__", start_with)
 
 
 @guard
@@ -217,6 +301,7 @@ def write_timer() -> None:
         await sending
 
     replace(Server, "_patiently", send)
+    _serve_with(write_timeout_s=0.0)
 
 
 @guard

@@ -48,6 +48,7 @@ class RunningServer:
         *flags: str,
         prefix: tuple[str, ...] = (),
         program: tuple[str, ...] = ("-m", "watchdog"),
+        has_logs: bool = True,
         **environ: str,
     ) -> None:
         self.directory = directory
@@ -68,7 +69,8 @@ class RunningServer:
             "WATCHDOG_KILL_GRACE": "2",
         }
         environ = defaults | environ
-        is_quiet = environ.get("WATCHDOG_LOG_LEVEL", "INFO").upper() in ("WARNING", "ERROR", "CRITICAL")
+        # Such a server does not tell its port.
+        is_quiet = not has_logs or environ.get("WATCHDOG_LOG_LEVEL", "INFO") in ("WARNING", "ERROR", "CRITICAL")
         self.port = free_port() if is_quiet else 0
         command = [*prefix, sys.executable, *program, "serve", "--port", str(self.port), *flags]
         self.process = subprocess.Popen(
@@ -164,6 +166,10 @@ class RunningServer:
     def leftovers(self) -> list[Path]:
         """What is in its temporary directory, the lock file aside."""
         return [path for path in self.tmp.rglob("*") if path.name not in (".lock", "lock")]
+
+    def leftovers_of_calls(self) -> list[Path]:
+        """The workspaces that are there."""
+        return list(self.tmp.glob("watchdog-*/[0-9]*"))
 
     def kill(self) -> None:
         if self.process.poll() is None:

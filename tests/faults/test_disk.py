@@ -1,0 +1,355 @@
+"""Full disks, files that are no files, files that change, and what a crash left."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, problem, read_all, until
+
+RAW = {"Content-Type": "application/x-raw"}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one MiB with room for 100 files and directories."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    assert os.geteuid() == 0, "this test mounts a small file system and must be root"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "none", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def assert_it_goes_on(server: RunningServer, disk: Path) -> None:
+    """The next call works, and nothing is left."""
+    server.script.write_text("echo fine; echo fine > $TMP_OUTPUT_DIR/x")
+    assert server.call(b"QUJD").body == b"ZmluZQo=\n"
+    server.stop()
+    assert list(disk.iterdir()) == []
+
+
+# ---- no space
+
+
+@pytest.mark.guard("no-space")
+def test_no_space_for_the_input(start_server: StartServer, small_disk: Path) -> None:
+    server = start_server("echo never", WATCHDOG_TMP_DIR=str(small_disk))
+    for headers, body in (
+        (RAW, bytes(2 << 20)),
+        ({}, base64.b64encode(bytes(2 << 20))),
+        ({"Content-Type": 'multipart/form-data; boundary="b"'}, form_of(bytes(2 << 20))),
+    ):
+        assert "the input file" in str(problem(server.call(body, headers=headers), 507)["detail"])
+    assert_it_goes_on(server, small_disk)
+
+
+def form_of(data: bytes) -> bytes:
+    return b'--b\r\nContent-Disposition: form-data; name="f"; filename="f"\r\n\r\n' + data + b"\r\n--b--\r\n"
+
+
+@pytest.mark.guard("no-space")
+def test_no_space_for_stdout(start_server: StartServer, small_disk: Path) -> None:
+    server = start_server("head -c 3000000 /dev/zero", WATCHDOG_TMP_DIR=str(small_disk))
+    assert "stdout" in str(problem(server.call(b""), 507)["detail"])
+    assert_it_goes_on(server, small_disk)
+
+
+@pytest.mark.guard("full-disk-look")
+def test_no_space_while_the_script_writes(start_server: StartServer, small_disk: Path) -> None:
+    server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_TMP_DIR=str(small_disk))
+    document = problem(server.call(b""), 507)
+    assert document["exit_code"] == 1
+    assert "No space left on device" in str(document["stderr"])
+    assert str(small_disk) in str(document["detail"])
+    server.event("invocation ended", outcome="no_space", exit_code=1, level="error")
+    assert_it_goes_on(server, small_disk)
+
+
+@pytest.mark.guard("full-disk-look")
+def test_a_script_that_does_not_mind_a_full_disk_is_warned_of(start_server: StartServer, small_disk: Path) -> None:
+    server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x; exit 0", WATCHDOG_TMP_DIR=str(small_disk))
+    assert server.call(b"", "/?output=raw").status == 200
+    server.event("no space is left: outputs may be incomplete", level="warning")
+    assert_it_goes_on(server, small_disk)
+
+
+def test_a_zip_needs_no_space(start_server: StartServer, small_disk: Path) -> None:
+    script = """
+for n in 1 2 3 4; do head -c 200000 /dev/zero | tr '\\0' $n > $TMP_OUTPUT_DIR/$n; done
+head -c 3000000 /dev/zero > $TMP_INPUT_DIR/filler
+true
+"""
+    server = start_server(script, WATCHDOG_TMP_DIR=str(small_disk))
+    for query in ("/?output=zip", "/"):
+        body = server.call(b"", query).body
+        archive = zipfile.ZipFile(io.BytesIO(body if body.startswith(b"PK") else base64.b64decode(body)))
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == {
+            str(n): str(n).encode() * 200_000 for n in range(1, 5)
+        }
+    assert_it_goes_on(server, small_disk)
+
+
+@pytest.mark.guard("no-space")
+def test_no_inode_for_a_workspace(start_server: StartServer, small_disk: Path) -> None:
+    server = start_server("echo hi", WATCHDOG_TMP_DIR=str(small_disk))
+    assert server.call(b"").body == b"hi\n"
+    (small_disk / "theirs").mkdir()
+    fill(small_disk / "theirs" / str(n) for n in range(1000))
+    assert "no space is left" in str(problem(server.call(b""), 507)["detail"])
+    for path in (small_disk / "theirs").iterdir():
+        path.unlink()
+    (small_disk / "theirs").rmdir()
+    assert_it_goes_on(server, small_disk)
+
+
+@pytest.mark.guard("no-space")
+def test_no_space_for_the_script_of_the_environment(start_server: StartServer, small_disk: Path) -> None:
+    text = "echo hi\n" + "# a long script\n" * 5000
+    server = start_server(None, SCRIPT=base64.b64encode(text.encode()).decode(), WATCHDOG_TMP_DIR=str(small_disk))
+    assert server.call(b"").body == b"hi\n"
+    until(lambda: not list(small_disk.glob("watchdog-*/1")), "the workspace to be removed")
+    fill([small_disk / "theirs"], bytes(65536))
+    assert "SCRIPT" in str(problem(server.call(b""), 507)["detail"])
+    (small_disk / "theirs").unlink()
+    assert server.call(b"").body == b"hi\n"
+
+
+def fill(paths: Iterable[Path], block: bytes = b"") -> None:
+    """Make files, of blocks without end if there is a block, until nothing more fits."""
+    with contextlib.suppress(OSError):
+        for path in paths:
+            with path.open("wb", buffering=0) as file:
+                while file.write(block):
+                    pass
+
+
+@pytest.mark.parametrize("log", ["a full disk", "a reader that is gone"])
+def test_logs_that_cannot_be_written_harm_nobody(start_server: StartServer, log: str) -> None:
+    into = "2>/dev/full" if log == "a full disk" else "2> >(exec head -c 0)"
+    prefix = ("/bin/bash", "-c", f'exec "$@" {into}', "bash")
+    script = "echo a line of the log >&2; echo hi; yes a line of the log | head -n 20000 >&2"
+    server = start_server(script, prefix=prefix, has_logs=False)
+    for _ in range(3):
+        assert server.call(b"").body == b"hi\n"
+    server.signal(signal.SIGTERM)
+    assert server.process.wait(timeout=15) == 0
+
+
+def test_out_of_descriptors_is_told_and_passes(start_server: StartServer) -> None:
+    server = start_server("sleep 0.3; echo hi")
+    server.call(b"")  # what is opened for the first call alone is there now
+    until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
+    in_use = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (in_use + 4, 4096))
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: server.call(b"", headers={"Connection": "close"}), range(3)))
+    assert {answer.status for answer in answers} <= {200, 500}
+    failed = [answer for answer in answers if answer.status == 500]
+    assert failed
+    assert all("limit of open files" in str(answer.json["detail"]) for answer in failed)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (1024, 4096))
+    assert server.call(b"").body == b"hi\n"
+
+
+# ---- files that are none
+
+NO_FILES = {
+    "link to a file": "ln -s /etc/passwd $TMP_OUTPUT_DIR/x",
+    "link to a directory": "ln -s /etc $TMP_OUTPUT_DIR/x",
+    "link to the input": "ln -s $INPUT_FILE_PATH $TMP_OUTPUT_DIR/x",
+    "link to itself": "ln -s x $TMP_OUTPUT_DIR/x",
+    "FIFO": "mkfifo $TMP_OUTPUT_DIR/x",
+    "link to a FIFO": "mkfifo $TMP_INPUT_DIR/f; ln -s $TMP_INPUT_DIR/f $TMP_OUTPUT_DIR/x",
+    "device": "mknod $TMP_OUTPUT_DIR/x c 1 5",
+    "link to a device": "ln -s /dev/zero $TMP_OUTPUT_DIR/x",
+    "socket": "python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' $TMP_OUTPUT_DIR/x",
+}
+
+
+@pytest.mark.guard("output-checks")
+@pytest.mark.parametrize("kind", NO_FILES)
+def test_what_is_no_file_is_never_opened(start_server: StartServer, kind: str) -> None:
+    server = start_server(NO_FILES[kind] + "; echo said")
+    for query in ("/", "/?output=json"):
+        answer = server.call(b"c2VjcmV0", query)
+        assert (answer.status, answer.body[:5] if query == "/" else answer.json["outputs"]) == (
+            200,
+            b"said\n" if query == "/" else [],
+        )
+        server.event("output skipped", output="x", level="warning")
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_what_cannot_be_read_is_told(start_server: StartServer, what: str) -> None:
+    """Without privileges: root reads everything."""
+    path = "d/f" if what == "file" else "d"
+    script = f"cd $TMP_OUTPUT_DIR; echo a > good; mkdir d; echo b > d/f; chmod 0 {path}"
+    server = start_server(script, prefix=WITHOUT_PRIVILEGES)
+    for query in ("/", "/?output=zip", "/?output=json"):
+        detail = str(problem(server.call(b"", query), 500)["detail"])
+        assert f"'{path}" in detail
+        assert "Permission denied" in detail
+    server.stop()
+    assert server.leftovers() == []
+
+
+def test_names_of_any_bytes_come_back(start_server: StartServer) -> None:
+    names = [b"\xff\xfe.bin", b"new\nline", b"a b\t'\"%.txt", "\u202egpj.exe".encode(), b"n" * 255, b"-rf"]
+    server = start_server('#!/bin/bash\ncp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/$(printf %b "$Http_X_Name")"')
+    for name in names:
+        escaped = "".join(f"\\x{byte:02x}" for byte in name)
+        answer = server.call(b"aGk=", "/?output=raw", headers={"X-Name": escaped})
+        assert (answer.status, answer.body) == (200, b"hi")
+        assert unquote_to_bytes(answer.headers["X-Output-Name"]) == name.rstrip(b"\n")
+        (output,) = server.call(b"aGk=", "/?output=json", headers={"X-Name": escaped}).json["outputs"]
+        assert output["data"] == "aGk="
+
+
+@pytest.mark.guard("sparse-look")
+def test_a_sparse_file_that_cannot_be_is_refused(start_server: StartServer) -> None:
+    server = start_server("truncate -s 1T $TMP_OUTPUT_DIR/x; echo y > $TMP_OUTPUT_DIR/y")
+    for query in ("/?output=zip", "/"):
+        assert "sparse" in str(problem(server.call(b"", query), 500)["detail"])
+    server.script.write_text("truncate -s 30M $TMP_OUTPUT_DIR/x")
+    assert server.call(b"", "/?output=raw").body == bytes(30 << 20)
+
+
+@pytest.mark.guard("output-dir-look")
+def test_something_else_in_the_place_of_the_output_directory(start_server: StartServer) -> None:
+    server = start_server('rmdir $TMP_OUTPUT_DIR; echo said; cp "$INPUT_FILE_PATH" $TMP_OUTPUT_DIR')
+    assert "a file in the place of the directory" in str(problem(server.call(b"aGk="), 500)["detail"])
+    server.script.write_text("rmdir $TMP_OUTPUT_DIR; ln -s /etc $TMP_OUTPUT_DIR; echo said")
+    assert "a symbolic link in the place" in str(problem(server.call(b"aGk="), 500)["detail"])
+    server.script.write_text("rmdir $TMP_OUTPUT_DIR; echo said")  # tidied up: no outputs
+    assert server.call(b"").body == b"said\n"
+    server.event("output skipped", output="TMP_OUTPUT_DIR", level="warning")
+
+
+def test_a_script_that_removes_all_there_is(start_server: StartServer) -> None:
+    server = start_server("rm -rf $TMP_INPUT_DIR/../../*; echo said")
+    assert server.call(b"aGk=").body == b"said\n"
+    server.script.write_text("rm -rf $TMP_INPUT_DIR/../..; echo said")
+    assert server.call(b"aGk=").body == b"said\n"
+    server.script.write_text('cp "$INPUT_FILE_PATH" $TMP_OUTPUT_DIR')
+    assert server.call(b"aGk=").body == b"aGk=\n"
+    server.stop()
+    assert server.leftovers() == []
+
+
+@pytest.mark.timeout(60)  # for slow machines
+def test_a_hundred_thousand_small_files(start_server: StartServer) -> None:
+    script = f"""#!{sys.executable} -S
+import os
+os.chdir(os.environ["TMP_OUTPUT_DIR"])
+for n in range(100_000):
+    with open(f"{{n:05}}", "w") as file:
+        file.write(f"{{n}}")
+"""
+    # In memory: a disk would take longer for the files than all the rest.
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        server = start_server(script, WATCHDOG_TMP_DIR=memory)
+        answer = server.call(b"", "/?output=zip")
+        assert answer.status == 200
+        archive = zipfile.ZipFile(io.BytesIO(answer.body))
+        assert len(archive.namelist()) == 100_000
+        assert archive.read("09999") == b"9999"
+        assert archive.testzip() is None
+        assert server.memory_mib("VmHWM") < 150
+        assert server.stop() == 0
+        assert os.listdir(memory) == []
+
+
+# ---- files that change while they are sent
+
+
+def rewrite(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"?")
+
+
+def lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"?")
+
+
+def shorten(path: Path) -> None:
+    os.truncate(path, 1000)
+
+
+@pytest.mark.guard("change-look")
+@pytest.mark.parametrize("change", [rewrite, lengthen])
+@pytest.mark.parametrize("form", ["raw", "base64", "zip"])
+def test_a_file_that_changes_while_it_is_sent_cuts_the_answer(
+    start_server: StartServer, change: Callable[[Path], None], form: str
+) -> None:
+    cut_by(start_server, change, form)
+
+
+@pytest.mark.parametrize("form", ["raw", "base64", "zip"])
+def test_a_file_that_shrinks_while_it_is_sent_cuts_the_answer(start_server: StartServer, form: str) -> None:
+    cut_by(start_server, shorten, form)
+
+
+def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str) -> None:
+    # More than what all buffers on the way hold: most of it is not read when the file changes.
+    server = start_server("head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x")
+    with server.connect() as sock:
+        sock.sendall(
+            b"POST /?output=%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % form.encode()
+        )
+        start = b""
+        while len(start) < 100_000:
+            start += sock.recv(65536)
+        (output,) = server.tmp.glob("watchdog-*/*/output/x")
+        change(output)
+        head, _, body = (start + read_all(sock)).partition(b"\r\n\r\n")
+    length = re.search(rb"\r\nContent-Length: (\d+)", head)
+    assert length is not None
+    assert 0 < len(body) < int(length[1])
+    server.event("invocation ended", outcome="bad_output", level="error")
+    assert server.call(b"", "/?output=json").status == 200
+
+
+# ---- what a crash left
+
+
+@pytest.mark.guard("sweep", "sweep-lock")
+def test_the_sweep_takes_what_a_crash_left_and_only_that(start_server: StartServer, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    wait = f"touch {tmp_path}/up-$CALL_ID; until [ -e {tmp_path}/go ]; do sleep 0.05; done; cat $INPUT_FILE_PATH"
+    dead = start_server(wait, WATCHDOG_TMP_DIR=str(shared))
+    live = start_server(wait, WATCHDOG_TMP_DIR=str(shared))
+    with ThreadPoolExecutor(1) as pool, dead.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Call-Id: dead\r\nContent-Length: 4\r\n\r\nZGVk")
+        living = pool.submit(live.call, b"bGl2ZXM=", headers={"X-Call-Id": "live"})
+        for name in ("up-dead", "up-live"):
+            until((tmp_path / name).exists, name)
+        (shared / "watchdog-no-lock").mkdir()  # somebody else's, whatever it is called
+        (shared / "theirs").touch()
+        dead.process.kill()
+        dead.process.wait()
+        assert len(list(shared.glob("watchdog-*/lock"))) == 2
+        start_server("echo hi", WATCHDOG_TMP_DIR=str(shared))
+        assert len(list(shared.glob("watchdog-*/lock"))) == 1
+        (tmp_path / "go").touch()
+        assert living.result().body == b"lives"
+    assert (shared / "watchdog-no-lock").is_dir()
+    assert (shared / "theirs").exists()
