@@ -56,7 +56,14 @@ def test_the_soak_notices_a_server_that_leaves_processes() -> None:
 def soaked(*options: str) -> subprocess.CompletedProcess[str]:
     """A run of the soak, as a user starts it, with all it prints in ``stdout``."""
     command = [sys.executable, str(FAULTS / "soak.py"), *options]
-    return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        try:
+            output, _ = process.communicate()
+        except BaseException:
+            # Not killed, as subprocess.run() does: it has a server to end.
+            process.terminate()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 # ---------------------------------------------------------------------------- its checks can fail

@@ -21,6 +21,7 @@ from .cgroup import Cgroup
 from .config import Configuration
 from .delivery import Result
 from .errors import (
+    AnswerNotAvailable,
     BadInput,
     BadScriptResponse,
     CallerGone,
@@ -55,6 +56,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (CallerSilent, "caller_silent"),
     (InputTooLarge, "bad_input"),
     (BadInput, "bad_input"),
+    (AnswerNotAvailable, "not_available"),
     (Draining, "drained"),
     (NotAdmitted, "overloaded"),
     (ScriptUnavailable, "no_script"),
@@ -63,6 +65,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (ScriptFailed, "failed"),
     (ScriptKilled, "killed"),
     (OutputError, "bad_output"),
+    (BadScriptResponse, "bad_output"),
     (NoSpace, "no_space"),
     (OutOfResources, "no_resources"),
 )
@@ -442,7 +445,7 @@ def _was_killed(ended: Ended) -> bool:
 def _level(record: Record) -> Callable[..., None]:
     if record.outcome == "ok":
         return log.info
-    if record.outcome in ("caller_gone", "caller_silent", "bad_input", "overloaded", "drained"):
+    if record.outcome in ("caller_gone", "caller_silent", "bad_input", "not_available", "overloaded", "drained"):
         return log.warning
     return log.error
 

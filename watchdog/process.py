@@ -54,6 +54,8 @@ _UNKILLABLE_S = 5.0
 # at once would push out the SIGTERM that comes after them.
 _REAP_INTERVAL_S = 1.0
 _QUIET_LOOKS = 3
+# On a machine that stands still at times, seconds say little.
+_FEWEST_LOOKS = 20
 _CHASE_S = 0.01
 # A guardian that does not live is not started for each command anew.
 _GUARDIAN_PAUSE_S = 1.0
@@ -364,10 +366,11 @@ class Supervisor:
         kill_at_s = now_s + min(child.grace_s, _STRAGGLER_GRACE_S)
         give_up_at_s = now_s + _UNKILLABLE_S
         pause_s = 0.002
-        quiet_looks = 0
+        looks = quiet_looks = 0
         held: dict[int, int] = {}
         # A list of all processes takes its time: whoever forks and exits all the while is missing in it.
-        while quiet_looks < _QUIET_LOOKS and now_s < give_up_at_s:
+        while quiet_looks < _QUIET_LOOKS and (now_s < give_up_at_s or looks < _FEWEST_LOOKS):
+            looks += 1
             if now_s >= kill_at_s or not child.grace_s:
                 child.signal_group(signal.SIGKILL)
                 # Who dies makes room for what others fork: all are held still before the first is killed.
@@ -393,23 +396,26 @@ class Supervisor:
         """
         owned = dict(self._children)
         strangers: set[int] = set()
+        found_any = False
         until_s = self._loop.time() + _CHASE_S
         while self._loop.time() < until_s:
             orphans = [pid for pid in self._other_children() or () if pid not in strangers]
             if not orphans:
-                return True
+                break
             for pid in orphans:
                 # Held still while it is looked at. The pid cannot be another's: only we reap our children.
                 os.kill(pid, signal.SIGSTOP)
                 process = proc.process(pid)
                 if process is not None and self._belongs_to(child, process, owned):
                     os.kill(pid, signal.SIGKILL)
+                    found_any = True
                 else:
                     os.kill(pid, signal.SIGCONT)
                     strangers.add(pid)
                 if _reap_if_dead(pid):
                     strangers.discard(pid)
-        return False
+        # Another command may have such a chain, too: that one's links are no unrest of this one's.
+        return not found_any
 
     async def _tree(self, child: _Child) -> dict[int, int]:
         """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it."""

@@ -811,10 +811,12 @@ class _Connection(RequestHandler):
         if self._is_half_closed:
             # A request that crossed with the close: it cannot be answered, so it must not be begun.
             return
+        # After an early answer (413, 429) the rest of its body still comes: that is no next request.
+        is_rest_of_body = self.is_lingering
         super().data_received(data)
         if self._messages or self._current_request is not None:
             self._stop_headers_timer()
-        elif data:
+        elif data and not is_rest_of_body:
             self._has_part_of_headers = True
             self._start_headers_timer()
 
@@ -873,7 +875,10 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what is no HTTP, and to a defect of this program."""
-        if status >= 500:
+        if isinstance(exc, ConnectionError):
+            # The caller is gone, as the end of its invocation tells: nobody is left to be answered.
+            detail = "the connection ended"
+        elif status >= 500:
             log.error("internal error", reason=repr(exc), exc_info=exc)
             detail = "the server failed to answer this call; its log tells more"
         else:

@@ -173,21 +173,12 @@ while time.monotonic() < end:
 ' & sleep 60"""
 
 
+@pytest.mark.parametrize("leave", ["pass", "os.setsid()"])
 def test_a_fork_bomb_ends_with_its_timeout(
-    start_server: StartServer, lifeline: Lifeline, few_processes: ControlGroup
+    start_server: StartServer, lifeline: Lifeline, few_processes: ControlGroup, leave: str
 ) -> None:
-    defuse(start_server(lifeline.script_line + BOMB.replace("LEAVE", "pass"), prefix=joining(few_processes)), lifeline)
-
-
-@pytest.mark.guard("straggler-search")
-def test_a_fork_bomb_of_sessions_ends_with_its_timeout(
-    start_server: StartServer, lifeline: Lifeline, few_processes: ControlGroup
-) -> None:
-    script = lifeline.script_line + BOMB.replace("LEAVE", "os.setsid()")
-    defuse(start_server(script, prefix=joining(few_processes)), lifeline)
-
-
-def defuse(server: RunningServer, lifeline: Lifeline) -> None:
+    """Not tried without the search, as `test_nothing_survives` is: what would go on then takes all of a machine."""
+    server = start_server(lifeline.script_line + BOMB.replace("LEAVE", leave), prefix=joining(few_processes))
     problem(server.call(b"", headers={"X-Timeout": "1s"}), 504)
     assert not lifeline.is_held()
     server.script.write_text("echo fine")
