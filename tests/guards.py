@@ -10,6 +10,7 @@ of the fault. The tests name them with ``@pytest.mark.guard(NAME)``, see ``conft
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -242,15 +243,101 @@ def sweep_lock() -> None:
     replace(Workspaces, "_abandoned", abandoned)
 
 
+# ---- stop
+
+
+@guard
+def drain() -> None:
+    """The first signal is the end."""
+    from watchdog.server import Server
+
+    async def end(self: Any, why: str) -> None:
+        os._exit(0)
+
+    replace(Server, "_drain", end)
+
+
+@guard
+def second_signal() -> None:
+    """A drain takes its time, however often it is asked."""
+    from watchdog.server import Server
+
+    real = Server.run_until_signal
+
+    async def run(self: Any, signals: Any) -> int:
+        only: asyncio.Queue[int] = asyncio.Queue()
+        only.put_nowait(await signals.get())
+        return await real(self, only)
+
+    replace(Server, "run_until_signal", run)
+
+
+@guard
+def deaf_listener() -> None:
+    """Connections can be made until the listening socket is closed."""
+    from watchdog import server
+
+    replace(server, "ignore_new_connections", lambda sock: None)
+
+
+@guard
+def last_words() -> None:
+    """Who is refused is closed at once."""
+    from watchdog import connection, server
+
+    for module in (connection, server):
+        replace(module, "LAST_WORDS_S", 0.0)
+
+
+@guard
+def answers_sent() -> None:
+    """A call is over when its script is."""
+    from watchdog.connection import HttpServer
+    from watchdog.server import Server
+
+    async def nothing(self: Any, *_: Any) -> None: ...
+
+    replace(Server, "_answers_sent", nothing)
+    replace(HttpServer, "say_goodbye", nothing)
+
+
+@guard
+def half_close() -> None:
+    """An idle connection is closed, with what comes over it just then unread."""
+    from watchdog.connection import Connection
+
+    replace(Connection, "half_close", lambda self: self.force_close())
+
+
+@guard
+def drain_bound() -> None:
+    """A drain waits for as long as scripts run."""
+    from watchdog.server import Server
+
+    async def wait(self: Any, limit_s: float, *steps: Any) -> bool:
+        await asyncio.gather(*steps)
+        return True
+
+    replace(Server, "_within", wait)
+
+
+@guard
+def refuse_senders() -> None:
+    """Whoever has begun to send may go on."""
+    from watchdog.server import Server
+
+    replace(Server, "_refuse_all", lambda self: self.admission.close())
+
+
 # ---- callers
 
 
 @guard
 def header_timer() -> None:
     """Headers may take for ever."""
-    from watchdog.server import _Connection
+    from watchdog.connection import Connection
 
-    replace(_Connection, "_start_headers_timer", lambda self: None)
+    replace(Connection, "_start_headers_timer", lambda self: None)
 
 
 # ---- HTTP
@@ -263,6 +350,35 @@ def lingering() -> None:
 
 
 @guard
+def request_checks() -> None:
+    """What the parser lets pass is a request."""
+    from watchdog import connection
+
+    replace(connection, "_why_refused", lambda message: None)
+
+
+@guard
+def distrust() -> None:
+    """What the parser finds after a body is the next request."""
+    from watchdog.connection import Connection
+
+    replace(Connection, "_distrust", lambda self, new: None)
+
+
+@guard
+def closing_requests() -> None:
+    """A connection is kept after a CONNECT or an Upgrade."""
+    from aiohttp import web
+
+    from watchdog import connection
+
+    def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
+        return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
+
+    replace(connection, "_make_request", make)
+
+
+@guard
 def header_limits() -> None:
     """Lines and numbers of headers are not bounded."""
     endless = 1 << 40
@@ -270,14 +386,14 @@ def header_limits() -> None:
 
 
 def _serve_with(**options: float) -> None:
-    from watchdog.server import _HttpServer
+    from watchdog.connection import HttpServer
 
-    start: Callable[..., None] = _HttpServer.__init__
+    start: Callable[..., None] = HttpServer.__init__
 
     def start_with(self: Any, handler: Any, **given: Any) -> None:
         start(self, handler, **{**given, **options})
 
-    replace(_HttpServer, "__init__", start_with)
+    replace(HttpServer, "__init__", start_with)
 
 
 @guard

@@ -13,7 +13,6 @@ import pty
 import random
 import re
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -584,116 +583,6 @@ def test_idle_it_ends_at_once_and_leaves_nothing(start_server: StartServer) -> N
     assert server.logs[-1]["event"] == "stopped"
 
 
-def test_a_drain_lets_running_finish_and_refuses_the_rest(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(WAIT + "echo done", HANDSHAKE=str(tmp_path), WATCHDOG_MAX_INFLIGHT="1")
-    kept = server.connect()
-    with ThreadPoolExecutor(2) as pool, kept:
-        running = pool.submit(server.call, b"", headers={"X-Call-Id": "runs"})
-        until((tmp_path / "up-runs").exists, "the script")
-        queued = pool.submit(server.call, b"", headers={"X-Call-Id": "waits"})
-        until(lambda: waiting_calls(server, 1), "the call to wait")
-        server.signal(signal.SIGTERM)
-        refused = queued.result()
-        problem(refused, 503)
-        assert refused.headers["Connection"] == "close"
-        assert refused.headers["Retry-After"]
-        assert not (server.tmp / ".lock").exists()
-        (tmp_path / "go").touch()
-        answer = running.result()
-        assert (answer.status, answer.body) == (200, b"done\n")
-    assert server.wait() == 0
-    assert not (tmp_path / "up-waits").exists()
-    assert server.leftovers() == []
-
-
-def test_probed_it_stays_reachable_but_not_ready(start_server: StartServer) -> None:
-    server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="2s")
-    assert server.call(None, "/_/health", "GET").status == 200
-    server.signal(signal.SIGTERM)
-    server.event("draining")
-    assert server.call(None, "/_/health", "GET").status == 503
-    assert server.call(b"").body == b"hi\n"
-    assert server.wait() == 0
-
-
-def test_what_outlives_the_drain_is_ended_and_answered(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_WRITE_TIMEOUT="300ms")
-    with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(server.call, b"", headers={"X-Call-Id": "c"})
-        until((tmp_path / "up-c").exists, "the script")
-        assert server.stop() == 0
-        problem(call.result(), 503)
-
-
-def test_a_drain_does_not_wait_for_a_caller_that_sends_drop_by_drop(start_server: StartServer) -> None:
-    server = start_server(COPY, WATCHDOG_READ_TIMEOUT="60")
-    with server.connect() as sock:
-        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nQUJD")
-        until(lambda: list(server.tmp.glob("watchdog-*/1")), "the workspace")
-        server.signal(signal.SIGTERM)
-        answer = read_all(sock)
-    assert answer.startswith(b"HTTP/1.1 503 ")
-    assert server.wait() == 0
-
-
-def test_a_drain_answers_what_was_sent_before_it(start_server: StartServer) -> None:
-    server = start_server("echo hi")
-    server.signal(signal.SIGSTOP)
-    with server.connect() as sock:
-        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
-        server.signal(signal.SIGTERM)
-        server.signal(signal.SIGCONT)
-        answer = read_all(sock)
-    assert answer.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 200 ")), answer
-    assert server.wait() == 0
-
-
-@pytest.mark.parametrize("round_", range(5))
-def test_sigterm_under_load_answers_every_accepted_call(start_server: StartServer, round_: int) -> None:
-    server = start_server("sleep 0.0$(($$ % 5)); echo done", WATCHDOG_MAX_INFLIGHT="4")
-    statuses: list[int] = []
-    broken: list[bytes] = []
-
-    def caller() -> None:
-        # On a kept connection; it ends when the server closes it between calls, as a server may.
-        with server.connect() as sock:
-            while True:
-                try:
-                    sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-                    answer = b""
-                    while b"\r\n\r\n" not in answer or len(answer.partition(b"\r\n\r\n")[2]) < length_of(answer):
-                        piece = sock.recv(65536)
-                        if not piece:
-                            break
-                        answer += piece
-                except (ConnectionResetError, BrokenPipeError):
-                    return
-                if not answer:
-                    return
-                if len(answer.partition(b"\r\n\r\n")[2]) < length_of(answer):
-                    broken.append(answer)
-                    return
-                statuses.append(int(answer[9:12]))
-                if b"Connection: close" in answer:
-                    return
-
-    with ThreadPoolExecutor(8) as pool:
-        callers = [pool.submit(caller) for _ in range(8)]
-        until(lambda: len(statuses) > 20, "calls to be answered")
-        server.signal(signal.SIGTERM)
-        for each in callers:
-            each.result()
-    assert server.wait() == 0
-    assert broken == []
-    assert set(statuses) <= {200, 503}
-    assert server.leftovers() == []
-
-
-def length_of(answer: bytes) -> int:
-    match = re.search(rb"\r\nContent-Length: (\d+)\r\n", answer)
-    return int(match[1]) if match else 1 << 60
-
-
 def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> None:
     server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="1s")
     with server.connect() as sock:
@@ -705,19 +594,6 @@ def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> N
             time.sleep(0.04)  # the slow line itself: about 1 MB a second
     assert received > 3_000_000
     assert server.event("invocation ended")["outcome"] == "ok"
-
-
-def test_a_second_signal_ends_it_now(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server("trap '' TERM; " + WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_KILL_GRACE="60")
-    with ThreadPoolExecutor(1) as pool:
-        call = pool.submit(server.call, b"", headers={"X-Call-Id": "c"})
-        until((tmp_path / "up-c").exists, "the script")
-        server.signal(signal.SIGTERM)
-        server.event("draining")
-        server.signal(signal.SIGTERM)
-        assert server.wait() == 0
-        problem(call.result(), 503)
-    assert server.leftovers() == []
 
 
 def test_ctrl_c_at_a_terminal_ends_a_running_script_at_once(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ posix_spawn cannot ask for one.
 Nothing is sent for an invocation: the server writes a few bytes into memory, the guardian sleeps in a read all its
 life. It imports neither asyncio nor the rest of the program.
 
-What it cannot find: a process that left the session, lost its parent *and* threw its environment away.
+What it cannot find: a process that left the session, lost its parent *and* threw its environment away; a chain of forks
+outside the session, each link of which ends before /proc is read.
 """
 
 from __future__ import annotations

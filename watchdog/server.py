@@ -13,35 +13,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import errno
-import fcntl
 import hmac
-import math
 import os
 import re
-import select
 import signal
-import socket
-import struct
-import sys
-import termios
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from typing import Any
 from urllib.parse import unquote
 
-import msgspec
-from aiohttp import StreamReader, web
+from aiohttp import web
 from aiohttp.client_exceptions import ClientError
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
-from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
 
 from . import logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission
 from .config import LOCAL_PROBE, Configuration, parse_duration_s
+from .connection import (
+    BACKLOG,
+    HANDSHAKE_S,
+    LAST_WORDS_S,
+    PROBLEM_TYPE,
+    Connection,
+    HttpServer,
+    abort,
+    ignore_new_connections,
+    listening_socket,
+    problem_document,
+    refusal_of,
+    say_continue,
+    untaken_bytes,
+)
 from .delivery import Answer, choose_form, prepare
 from .errors import (
     AnswerNotAvailable,
@@ -89,24 +92,13 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (OutOfResources, 500, "Out of resources"),
     (WatchdogError, 500, "Outputs cannot be sent"),
 )
-_PROBLEM_TYPE = "application/problem+json"
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
-# A new connection may have its first request on its way; a handshake may be half done.
-_FRESH_S = 0.2
-_HANDSHAKE_S = 0.05
-# After the last answer, for a caller's own end, or for the rest of a body that is refused.
-_GOODBYE_S = 0.15
-_LAST_WORDS_S = 1.0
-# A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
-_LINGER_S = 30.0
-_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _STATUS_WITHOUT_BODY = (204, 205, 304)
-_BACKLOG = 1024
 
 
 async def serve(configuration: Configuration, environ: Mapping[str, str], sink: logs.Sink) -> int:
@@ -152,22 +144,18 @@ class Server:
             admission=self.admission,
             metrics=self.metrics,
         )
-        self._http = _HttpServer(
+        self._http = HttpServer(
             self._handle,
-            handler_cancellation=True,
             read_timeout_s=self.settings.read_timeout_s,
             write_timeout_s=self.settings.write_timeout_s,
-            access_log=None,
-            lingering_time=_LINGER_S,
-            # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
-            auto_decompress=False,
         )
         self._listener: asyncio.Server | None = None
         self._metrics_runner: web.ServerRunner | None = None
         self._lock = _LockFile(environ) if not self.settings.suppress_lock else None
         self._is_draining = False
         self._last_probe_s: float | None = None
-        self._bodies: set[StreamReader] = set()
+        # The waits for more of a body, which a drain ends.
+        self._bodies: set[asyncio.Timeout] = set()
 
     # ---- start, drain, stop
 
@@ -182,8 +170,8 @@ class Server:
             log.info("workspaces of a dead server removed", path=path)
         for path in kept:
             log.warning("workspaces of a dead server cannot be removed", path=path)
-        sock = _listening_socket(self.settings.bind, self.settings.port, "port")
-        self._listener = await self._loop.create_server(self._http, sock=sock, backlog=_BACKLOG)
+        sock = listening_socket(self.settings.bind, self.settings.port, "port")
+        self._listener = await self._loop.create_server(self._http, sock=sock, backlog=BACKLOG)
         metrics_port = await self._start_metrics()
         if self._lock is not None:
             self._lock.write()
@@ -246,15 +234,16 @@ class Server:
         if self._listener is None:
             return
         for sock in self._listener.sockets:
-            _ignore_new_connections(sock)
-        await asyncio.sleep(_HANDSHAKE_S)
+            ignore_new_connections(sock)
+        await asyncio.sleep(HANDSHAKE_S)
         self._listener.close()
 
     def _refuse_all(self) -> None:
         """Start nothing any more: who waits for a place or still sends a body is answered 503 now."""
         self.admission.close()
-        for content in list(self._bodies):
-            content.set_exception(self.admission.refusal())
+        for bound in self._bodies:
+            if not bound.expired():
+                bound.reschedule(self._loop.time())
 
     async def _within(self, limit_s: float, *steps: Awaitable[None]) -> bool:
         """Do steps, for a time at most (0 is no limit); tell whether they were done."""
@@ -301,7 +290,7 @@ class Server:
             return None
         is_default = self._configuration.sources.get("metrics_port") == "default"
         try:
-            sock = _listening_socket(self.settings.bind, port, "metrics_port")
+            sock = listening_socket(self.settings.bind, port, "metrics_port")
         except ListenError as error:
             if not is_default:
                 raise
@@ -316,14 +305,16 @@ class Server:
     # ---- routes
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        if (refusal := refusal_of(request)) is not None:
+            return await self._sent(request, refusal)
         if request.path == "/_/health":
             return await self._sent(request, self._probe(request, is_ready=False))
         if request.path == "/_/ready":
             return await self._sent(request, self._probe(request, is_ready=True))
         if request.method not in _METHODS:
             text = f"the method {request.method} is not answered; {', '.join(_METHODS)} are\n"
-            refusal = web.Response(status=405, text=text, headers={"Allow": ", ".join(_METHODS)})
-            return await self._sent(request, refusal)
+            answer = web.Response(status=405, text=text, headers={"Allow": ", ".join(_METHODS)})
+            return await self._sent(request, answer)
         started_s = self._loop.time()
         self.metrics.requests_in_flight += 1
         record = Record()
@@ -394,7 +385,7 @@ class Server:
         except WatchdogError as error:
             if record.is_begun:
                 # The status is gone already: only a cut connection still tells the caller that bytes are missing.
-                _abort(request)
+                abort(request)
                 raise ConnectionResetError(str(error)) from error
             return self._problem(request, call_id, record, error)
 
@@ -408,9 +399,9 @@ class Server:
                 raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
         if self.admission.is_closed:
             raise self.admission.refusal()
-        expect = request.headers.get("Expect", "100-continue")
-        if expect.lower() != "100-continue":
-            raise BadInput(f"Expect: {expect} is not known; known is 100-continue")
+        for expect in request.headers.getall("Expect", []):
+            if expect.lower() != "100-continue":
+                raise BadInput(f"Expect: {expect} is not known; known is 100-continue")
 
     def _call(self, request: web.BaseRequest, call_id: str) -> Call:
         headers, query = request.headers, request.query
@@ -443,23 +434,28 @@ class Server:
     async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         limit_s = self.settings.read_timeout_s or None
         # Only now, when the call is in: who waits for the word need not send what would be refused.
-        await _say_continue(request)
-        self._bodies.add(request.content)
+        await say_continue(request)
         try:
             while True:
-                async with asyncio.timeout(limit_s):
-                    piece = await request.content.readany()
+                if self.admission.is_closed:
+                    raise self.admission.refusal()
+                async with asyncio.timeout(limit_s) as bound:
+                    self._bodies.add(bound)
+                    try:
+                        piece = await request.content.readany()
+                    finally:
+                        self._bodies.discard(bound)
                 if not piece:
                     return
                 yield piece
         except TimeoutError:
+            if self.admission.is_closed:
+                raise self.admission.refusal() from None
             raise CallerSilent(f"nothing of the body came for {limit_s:g} s (read_timeout)") from None
         except (ClientError, HttpProcessingError) as error:
             raise BadInput(f"the body is malformed: {error}") from None
         except ConnectionError as error:
             raise CallerGone("the connection ended before the body did") from error
-        finally:
-            self._bodies.discard(request.content)
 
     async def _send(self, request: web.BaseRequest, call_id: str, record: Record, answer: Answer) -> web.StreamResponse:
         headers = self._headers(call_id, record)
@@ -513,7 +509,7 @@ class Server:
 
         def look() -> None:
             nonlocal untaken, timer
-            before, untaken = untaken, _untaken_bytes(request)
+            before, untaken = untaken, untaken_bytes(request)
             if before is None or untaken < before:
                 bound.reschedule(self._loop.time() + limit_s)
             timer = self._loop.call_later(limit_s / 4, look)
@@ -526,7 +522,7 @@ class Server:
                 finally:
                     timer.cancel()
         except TimeoutError:
-            _abort(request)
+            abort(request)
             raise ConnectionResetError(f"the caller took nothing for {limit_s:g} s (write_timeout)") from None
 
     def _problem(self, request: web.BaseRequest, call_id: str, record: Record, error: WatchdogError) -> web.Response:
@@ -551,17 +547,15 @@ class Server:
             headers["WWW-Authenticate"] = "Bearer"
         if isinstance(error, (Draining, CallerSilent, CallerGone)) or self._is_draining:
             headers["Connection"] = "close"
-        if isinstance(request.protocol, _Connection):
+        if isinstance(request.protocol, Connection):
             if isinstance(error, CallerSilent):
                 request.protocol.linger(0.0)
             elif self._is_draining:
-                request.protocol.linger(_LAST_WORDS_S)
+                request.protocol.linger(LAST_WORDS_S)
         if not record.is_logged:
             log.warning("call refused", call_id=call_id, status=status, reason=str(error))
-        headers["Content-Type"] = _PROBLEM_TYPE
-        return web.Response(
-            status=status, headers=headers, body=_problem_document(status, title, str(error), **members)
-        )
+        headers["Content-Type"] = PROBLEM_TYPE
+        return web.Response(status=status, headers=headers, body=problem_document(status, title, str(error), **members))
 
     def _headers(self, call_id: str, record: Record) -> CIMultiDict[str]:
         headers = CIMultiDict({"X-Call-Id": call_id})
@@ -570,14 +564,6 @@ class Server:
         if record.duration_s is not None:
             headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
         return headers
-
-
-def _problem_document(status: int, title: str, detail: str, **members: object) -> bytes:
-    """The body of every answer that tells of a problem (RFC 9457)."""
-    # Part of a detail may be bytes of a header that are not UTF-8.
-    detail = detail.encode("utf-8", "backslashreplace").decode()
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **members}
-    return msgspec.json.encode(document) + b"\n"
 
 
 def _call_id(request: web.BaseRequest, fallback: str) -> str:
@@ -613,10 +599,12 @@ def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
     length = "-1" if request.content_length is None else str(request.content_length)
     if request.content_length is None and not request.body_exists:
         length = "0"
+    # A request through a proxy may have the whole URL for its target (RFC 9112, section 3.2.2).
+    target = request.raw_path if request.raw_path.startswith("/") else request.url.raw_path_qs
     variables = {
         "Http_Method": request.method,
-        "Http_Path": request.raw_path.partition("?")[0],
-        "Http_Query": request.raw_path.partition("?")[2],
+        "Http_Path": target.partition("?")[0],
+        "Http_Query": target.partition("?")[2],
         "Http_Host": request.headers.get("Host", ""),
         "Http_ContentLength": length,
         "Http_Content_Length": length,
@@ -628,79 +616,8 @@ def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
     return variables
 
 
-async def _say_continue(request: web.BaseRequest) -> None:
-    if request.headers.get("Expect") and request.version >= (1, 1):
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # The interim answer does not count as a part of the answer to come.
-        request.writer.output_size = 0
-
-
-def _untaken_bytes(request: web.BaseRequest) -> int:
-    """How much of what was sent is with us or in the kernel, not yet acknowledged by the caller (tcp(7), SIOCOUTQ)."""
-    transport = request.transport
-    if transport is None:
-        return 0
-    count = transport.get_write_buffer_size()
-    with contextlib.suppress(OSError, ValueError):
-        descriptor = transport.get_extra_info("socket").fileno()
-        count += int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-    return count
-
-
-def _abort(request: web.BaseRequest) -> None:
-    """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
-    if request.transport is not None:
-        sock = request.transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        request.transport.abort()
-
-
-def _ignore_new_connections(sock: socket.socket) -> None:
-    """Have the kernel drop each packet that asks a listening socket for a connection, and no other (socket(7))."""
-    flags, syn, syn_or_ack = 13, 0x02, 0x12  # where a TCP header has its flags, and two of them (RFC 9293, 3.1)
-    program = b"".join(
-        struct.pack("HBBI", *instruction)
-        for instruction in (
-            (0x30, 0, 0, flags),  # load that byte (linux/bpf_common.h)
-            (0x54, 0, 0, syn_or_ack),  # keep these bits of it
-            (0x15, 0, 1, syn),  # only SYN: the next instruction, else the one after
-            (0x06, 0, 0, 0),  # drop
-            (0x06, 0, 0, 0xFFFFFFFF),  # take
-        )
-    )
-    buffer = ctypes.create_string_buffer(program)
-    with contextlib.suppress(OSError):  # a kernel without it: a connection made in this very moment may be reset
-        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(buffer)))
-
-
 def _is_at_a_terminal() -> bool:
     return os.isatty(0) or os.isatty(2)
-
-
-def _listening_socket(bind: str | None, port: int, setting: str) -> socket.socket:
-    """A socket that listens; on all interfaces, IPv4 and IPv6, if ``bind`` is None.
-
-    Raises:
-        ListenError: it cannot be had.
-    """
-    try:
-        if bind is None and socket.has_dualstack_ipv6():
-            try:
-                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
-            except OSError as error:
-                if error.errno != errno.EADDRNOTAVAIL:
-                    raise
-        if bind is None:
-            return socket.create_server(("", port), backlog=_BACKLOG)
-        family, _, _, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
-    except OSError as error:
-        where = f"{bind or '*'}:{port}"
-        what = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        raise ListenError(
-            f"cannot listen on {where} ({setting}): {what}; choose another with {setting} or bind"
-        ) from error
 
 
 class _LockFile:
@@ -730,181 +647,3 @@ class _LockFile:
             self._is_written = False
             with contextlib.suppress(OSError):
                 os.unlink(self.path)
-
-
-class _HttpServer(web.Server):
-    """aiohttp's low-level server, with a bound on slow headers and our form of errors."""
-
-    def __init__(self, handler: Any, *, read_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
-        super().__init__(handler, **options)
-        self.read_timeout_s = read_timeout_s
-        self.write_timeout_s = write_timeout_s
-        self._quiet = asyncio.Event()
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, **self._kwargs)
-
-    async def close_idle(self) -> None:
-        """Close the connections that wait for a next request; those new ones whose first is on its way get a moment."""
-        until_s = self._loop.time() + _FRESH_S
-        while self._loop.time() < until_s:
-            for connection in self._ours():
-                connection.close_if_idle()
-            if not any(connection.is_fresh for connection in self._ours()):
-                return
-            await asyncio.sleep(0.01)
-
-    async def say_goodbye(self, limit_s: float) -> None:
-        """Close all connections, each in a way that does not reset it, as far as the callers do their part in time.
-
-        Args:
-            limit_s: for callers that have not taken all of their answer yet; 0 is no limit.
-        """
-        started_s = self._loop.time()
-        while ours := self._ours():
-            for connection in ours:
-                connection.half_close()
-            patience_s = _GOODBYE_S
-            if any(connection.is_lingering for connection in ours):
-                patience_s = _LAST_WORDS_S
-            if any(connection.has_unsent_bytes for connection in ours):
-                patience_s = limit_s or math.inf
-            if self._loop.time() > started_s + patience_s:
-                return
-            await asyncio.sleep(0.005)
-
-    def _ours(self) -> list[_Connection]:
-        return [connection for connection in self.connections if isinstance(connection, _Connection)]
-
-    async def quiet(self) -> None:
-        """Return when the next answer is sent."""
-        self._quiet.clear()
-        await self._quiet.wait()
-
-    def tell_quiet(self) -> None:
-        self._quiet.set()
-
-
-class _Connection(RequestHandler):
-    # aiohttp bounds neither the time for a first request nor that between the first and last byte of headers.
-
-    def __init__(self, server: _HttpServer, **options: Any) -> None:
-        super().__init__(server, **options)
-        self._headers_timeout_s = server.read_timeout_s
-        self._write_timeout_s = server.write_timeout_s
-        self._headers_timer: asyncio.TimerHandle | None = None
-        self._has_part_of_headers = False
-        self._is_half_closed = False
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        assert isinstance(transport, asyncio.Transport)
-        # What is written waits until the system has it, so that write_timeout bounds the last bytes, too.
-        transport.set_write_buffer_limits(0)
-        if self._write_timeout_s:
-            # And the system waits no longer for a caller that takes nothing, whoever of us is done with it (tcp(7)).
-            sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._write_timeout_s * 1000))
-        self._start_headers_timer()
-
-    def data_received(self, data: bytes) -> None:
-        if self._is_half_closed:
-            # A request that crossed with the close: it cannot be answered, so it must not be begun.
-            return
-        # After an early answer (413, 429) the rest of its body still comes: that is no next request.
-        is_rest_of_body = self.is_lingering
-        super().data_received(data)
-        if self._messages or self._current_request is not None:
-            self._stop_headers_timer()
-        elif data and not is_rest_of_body:
-            self._has_part_of_headers = True
-            self._start_headers_timer()
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        self._stop_headers_timer()
-        super().connection_lost(exc)
-
-    def linger(self, limit_s: float) -> None:
-        """After the answer, wait no longer than this for the rest of the body."""
-        self._lingering_time = limit_s
-
-    @property
-    def is_lingering(self) -> bool:
-        """Whether its answer is sent and the rest of its body is still awaited."""
-        return self._current_request is None and self._waiter is None and self._request_count > 0
-
-    @property
-    def has_unsent_bytes(self) -> bool:
-        """Whether a part of an answer is still with this process: it would be lost with it."""
-        return self.transport is not None and self.transport.get_write_buffer_size() > 0
-
-    @property
-    def is_fresh(self) -> bool:
-        """Whether it is open and has sent no request yet."""
-        return self._request_count == 0 and self.transport is not None and not self.transport.is_closing()
-
-    def close_if_idle(self) -> None:
-        is_busy = self._current_request is not None or bool(self._messages)
-        # A waiter that is done: its request is there, and handled in the next turn of the loop.
-        is_waiting = self._waiter is not None and not self._waiter.done()
-        if not is_busy and is_waiting and self._request_count and not self._has_unread_bytes():
-            self.half_close()
-
-    def half_close(self) -> None:
-        """Send no more, and read until the caller ends too: to close with bytes unread would be a reset."""
-        if self._is_half_closed or self.is_lingering:
-            return
-        if self.transport is not None and not self.transport.is_closing():
-            self._is_half_closed = True
-            self.transport.write_eof()
-            self.transport.resume_reading()
-
-    def _has_unread_bytes(self) -> bool:
-        if self.transport is None:
-            return False
-        sock = self.transport.get_extra_info("socket")
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer to what is no HTTP, and to a defect of this program."""
-        if isinstance(exc, ConnectionError):
-            # The caller is gone, as the end of its invocation tells: nobody is left to be answered.
-            detail = "the connection ended"
-        elif status >= 500:
-            log.error("internal error", reason=repr(exc), exc_info=exc)
-            detail = "the server failed to answer this call; its log tells more"
-        else:
-            detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
-        body = _problem_document(status, "Bad request" if status < 500 else "Internal error", detail)
-        response = web.Response(status=status, body=body, headers={"Content-Type": _PROBLEM_TYPE})
-        response.force_close()
-        return response
-
-    def _start_headers_timer(self) -> None:
-        if self._headers_timer is None and self._headers_timeout_s:
-            self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._headers_too_slow)
-
-    def _stop_headers_timer(self) -> None:
-        self._has_part_of_headers = False
-        if self._headers_timer is not None:
-            self._headers_timer.cancel()
-            self._headers_timer = None
-
-    def _headers_too_slow(self) -> None:
-        self._headers_timer = None
-        if self.transport is not None and self._has_part_of_headers:
-            detail = f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)"
-            body = _problem_document(408, "Request timed out", detail)
-            self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: %b\r\n"
-                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (_PROBLEM_TYPE.encode(), len(body), body)
-            )
-        self.force_close()

@@ -1,0 +1,325 @@
+"""A stop loses no call that was accepted and resets no connection."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from running_server import RunningServer, StartServer, problem, read_all, until
+
+from watchdog import connection
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+WAIT = "touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02; done; echo done\n"
+
+
+def read_answer(sock: socket.socket) -> bytes:
+    """One answer with a length, or what came before the end; a reset raises."""
+    answer = b""
+    while len(answer.partition(b"\r\n\r\n")[2]) < length_of(answer):
+        piece = sock.recv(65536)
+        if not piece:
+            return answer
+        answer += piece
+    return answer
+
+
+def length_of(answer: bytes) -> int:
+    match = re.search(rb"\r\nContent-Length: (\d+)\r\n", answer)
+    return int(match[1]) if match else 1 << 60
+
+
+def is_whole(answer: bytes) -> bool:
+    return len(answer.partition(b"\r\n\r\n")[2]) == length_of(answer)
+
+
+# ---- under load
+
+
+class Load:
+    """Callers that call until the server is gone, half of them on kept connections, half on a new one each time.
+
+    What may happen to a call: a whole answer; the connection is refused; a kept connection is closed between two
+    answers, as HTTP allows (RFC 9112, 9.6). All else is counted under its name.
+    """
+
+    def __init__(self, server: RunningServer) -> None:
+        self._server = server
+        self.outcomes: Counter[str] = Counter()
+        self._pool = ThreadPoolExecutor(12)
+        kinds = [self._on_one_connection, self._on_new_connections] * 6
+        self._callers = [self._pool.submit(kind) for kind in kinds]
+
+    def ended(self) -> Counter[str]:
+        for caller in self._callers:
+            caller.result()
+        self._pool.shutdown()
+        return self.outcomes
+
+    def _on_one_connection(self) -> None:
+        with self._server.connect() as sock:
+            while True:
+                try:
+                    sock.sendall(REQUEST)
+                    answer = read_answer(sock)
+                except ConnectionError as error:
+                    # The server is gone for good once its connection was closed, and the next send meets nobody.
+                    self.outcomes[f"reset of a kept connection: {error}"] += 1
+                    return
+                if not answer:
+                    return
+                self._count(answer)
+                if b"\r\nConnection: close\r\n" in answer:
+                    return
+
+    def _on_new_connections(self) -> None:
+        while True:
+            try:
+                sock = self._server.connect()
+            except (ConnectionRefusedError, TimeoutError):
+                return
+            with sock:
+                try:
+                    sock.sendall(REQUEST)
+                    answer = read_answer(sock)
+                except ConnectionError as error:
+                    self.outcomes[f"reset of a new connection: {error}"] += 1
+                    continue
+                self._count(answer)
+
+    def _count(self, answer: bytes) -> None:
+        self.outcomes[answer[9:12].decode() if is_whole(answer) else f"cut: {answer!r}"] += 1
+
+
+def assert_every_call_is_answered(start_server: StartServer, signals: int) -> None:
+    server = start_server("sleep 0.0$(($$ % 5)); echo done", WATCHDOG_MAX_INFLIGHT="4")
+    load = Load(server)
+    until(lambda: load.outcomes["200"] > 20, "calls to be answered")
+    for _ in range(signals):
+        server.signal(signal.SIGTERM)
+    outcomes = load.ended()
+    assert server.wait() == 0
+    assert set(outcomes) <= {"200", "503", "429"}, outcomes
+    assert server.leftovers() == []
+
+
+@pytest.mark.guard("drain")
+def test_every_call_is_answered(start_server: StartServer) -> None:
+    assert_every_call_is_answered(start_server, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("_round", range(50))
+def test_every_call_is_answered_fifty_times(start_server: StartServer, _round: int) -> None:
+    assert_every_call_is_answered(start_server, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("_round", range(50))
+def test_a_second_signal_ends_it_fifty_times(start_server: StartServer, tmp_path: Path, _round: int) -> None:
+    a_second_signal_ends_it(start_server, tmp_path)
+
+
+@pytest.mark.guard("second-signal")
+def test_a_second_signal_ends_it(start_server: StartServer, tmp_path: Path) -> None:
+    a_second_signal_ends_it(start_server, tmp_path)
+
+
+def a_second_signal_ends_it(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("trap '' TERM; " + WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_KILL_GRACE="60")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(server.call, b"", headers={"X-Call-Id": "c"})
+        until((tmp_path / "up-c").exists, "the script")
+        server.signal(signal.SIGTERM)
+        server.event("draining")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        problem(call.result(), 503)
+    assert server.leftovers() == []
+
+
+# ---- at each stage of a call
+
+
+def test_who_waits_to_be_accepted_is_answered(start_server: StartServer) -> None:
+    server = start_server("echo hi")
+    server.signal(signal.SIGSTOP)
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(server.connect()) for _ in range(20)]
+        for sock in socks:
+            sock.sendall(REQUEST)
+        server.signal(signal.SIGTERM)
+        server.signal(signal.SIGCONT)
+        for sock in socks:
+            answer = read_answer(sock)
+            assert is_whole(answer)
+            assert answer[9:12] in (b"200", b"503")
+    assert server.wait() == 0
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=8) as sock:
+        yield sock
+
+
+@pytest.mark.guard("deaf-listener")
+def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
+    listener: socket.socket, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the last look at the queue and the close nobody can come in, who would be reset."""
+    if removed_guard is not None:
+        monkeypatch.setattr(connection, "ignore_new_connections", lambda sock: None)
+    address = listener.getsockname()
+    with socket.create_connection(address) as before, socket.socket() as after:
+        connection.ignore_new_connections(listener)
+        after.setblocking(False)
+        after.connect_ex(address)
+        poll = select.poll()
+        poll.register(after, select.POLLOUT | select.POLLERR)
+        assert not poll.poll(200)
+        accepted, _ = listener.accept()
+        with accepted:
+            before.sendall(b"hello")
+            assert accepted.recv(5) == b"hello"
+
+
+@pytest.mark.guard("last-words")
+def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer) -> None:
+    """A close with bytes unread would be a reset, which takes the 503 from its reader."""
+    server = start_server("echo never")
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n" + b"QUJD" * 1000)
+        until(server.leftovers_of_calls, "the workspace")
+        server.signal(signal.SIGTERM)
+        server.event("invocation ended", outcome="drained")
+        # What is on its way when the answer comes.
+        sock.sendall(b"QUJD" * 500_000)
+        answer = read_answer(sock)
+    assert answer[9:12] == b"503"
+    assert is_whole(answer)
+    assert server.wait() == 0
+
+
+def test_who_waits_is_refused_and_who_runs_is_answered(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_MAX_INFLIGHT="1")
+    kept = server.connect()
+    with ThreadPoolExecutor(2) as pool, kept:
+        running = pool.submit(server.call, b"", headers={"X-Call-Id": "runs"})
+        until((tmp_path / "up-runs").exists, "the script")
+        queued = pool.submit(server.call, b"", headers={"X-Call-Id": "waits"})
+        until(lambda: len(server.leftovers_of_calls()) == 2, "the call to wait")
+        server.signal(signal.SIGTERM)
+        refused = queued.result()
+        problem(refused, 503)
+        assert refused.headers["Connection"] == "close"
+        assert refused.headers["Retry-After"]
+        assert not (server.tmp / ".lock").exists()
+        (tmp_path / "go").touch()
+        answer = running.result()
+        assert (answer.status, answer.body) == (200, b"done\n")
+    assert server.wait() == 0
+    assert not (tmp_path / "up-waits").exists()
+    assert server.leftovers() == []
+
+
+@pytest.mark.guard("answers-sent")
+def test_who_reads_slowly_gets_the_whole(start_server: StartServer) -> None:
+    server = start_server("head -c 30000000 /dev/zero")
+    with server.connect() as sock:
+        sock.sendall(REQUEST)
+        start = sock.recv(1000)
+        server.signal(signal.SIGTERM)
+        server.event("draining")
+        answer = start + read_answer_after(server, sock)
+    assert len(answer.partition(b"\r\n\r\n")[2]) == 30_000_000
+    assert server.wait() == 0
+
+
+def read_answer_after(server: RunningServer, sock: socket.socket) -> bytes:
+    # The slowness itself: whoever does not wait for the answers to be sent is gone by then.
+    time.sleep(3)
+    answer = bytearray()
+    while len(answer) < 30_000_000:
+        piece = sock.recv(1 << 20)
+        if not piece:
+            break
+        answer += piece
+    return bytes(answer)
+
+
+@pytest.mark.guard("half-close")
+def test_a_kept_connection_is_closed_and_not_reset(start_server: StartServer) -> None:
+    """A request that crosses with the close is not begun: its caller sees an end, and may send it elsewhere."""
+    server = start_server("touch $HANDSHAKE; echo hi", HANDSHAKE=str(Path("/dev/null")))
+    with server.connect() as sock, server.connect() as busy:
+        sock.sendall(REQUEST)
+        assert is_whole(read_answer(sock))
+        server.script.write_text("sleep 0.5; echo hi")
+        busy.sendall(REQUEST)
+        until(server.leftovers_of_calls, "the workspace")
+        server.signal(signal.SIGTERM)
+        assert sock.recv(1) == b""
+        sock.sendall(REQUEST)
+        sock.sendall(REQUEST)
+        assert sock.recv(1) == b""
+        assert is_whole(read_answer(busy))
+    assert server.wait() == 0
+    assert [event["outcome"] for event in server.logs if event["event"] == "invocation ended"] == ["ok", "ok"]
+
+
+# ---- idle
+
+
+def test_idle_connections_do_not_hold_it_up(start_server: StartServer) -> None:
+    server = start_server("echo hi", WATCHDOG_WRITE_TIMEOUT="60", WATCHDOG_READ_TIMEOUT="60")
+    with server.connect() as kept, server.connect(), server.connect() as half:
+        kept.sendall(REQUEST)
+        assert is_whole(read_answer(kept))
+        half.sendall(b"POST / HT")
+        assert server.stop() == 0
+        assert kept.recv(1) == b""
+        assert b" 408 " in (rest := read_all(half)) or not rest
+    assert server.leftovers() == []
+
+
+def test_probed_it_stays_reachable_but_not_ready(start_server: StartServer) -> None:
+    server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="2s")
+    assert server.call(None, "/_/health", "GET").status == 200
+    server.signal(signal.SIGTERM)
+    server.event("draining")
+    assert server.call(None, "/_/health", "GET").status == 503
+    assert server.call(b"").body == b"hi\n"
+    assert server.wait() == 0
+
+
+@pytest.mark.guard("drain-bound")
+def test_what_outlives_the_drain_is_ended_and_answered(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_WRITE_TIMEOUT="300ms")
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(server.call, b"", headers={"X-Call-Id": "c"})
+        until((tmp_path / "up-c").exists, "the script")
+        assert server.stop() == 0
+        problem(call.result(), 503)
+    server_events = [event for event in server.logs if event["event"] == "invocation ended"]
+    assert [event["outcome"] for event in server_events] == ["drained"]
+
+
+@pytest.mark.guard("refuse-senders")
+def test_a_drain_does_not_wait_for_a_caller_that_sends_drop_by_drop(start_server: StartServer) -> None:
+    server = start_server("echo never", WATCHDOG_READ_TIMEOUT="60")
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nQUJD")
+        until(server.leftovers_of_calls, "the workspace")
+        server.signal(signal.SIGTERM)
+        assert read_answer(sock).startswith(b"HTTP/1.1 503 ")
+    assert server.wait() == 0

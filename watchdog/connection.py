@@ -1,0 +1,387 @@
+"""Connections: aiohttp's low-level server, with bounds and strictness of our own, and an end that resets nobody.
+
+What aiohttp (3.14) leaves to its user:
+
+- the time that headers may take, and the time for which a caller may take nothing of its answer;
+- where a request ends. Its parser takes the last trailer of a chunked body for a header of the next request, loses what
+  came in one segment with a request that asks for an upgrade, ignores the length of a CONNECT and transfer codings that
+  it does not know, and tells no reader that a body is malformed. After what is not certain, a connection is not kept.
+- the form of its errors: here ``application/problem+json`` (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import fcntl
+import itertools
+import math
+import os
+import select
+import socket
+import struct
+import sys
+import termios
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from . import logs
+from .errors import ListenError
+
+log = logs.get("server")
+
+PROBLEM_TYPE = "application/problem+json"
+BACKLOG = 1024
+# A new connection may have its first request on its way; a handshake may be half done.
+_FRESH_S = 0.2
+HANDSHAKE_S = 0.05
+# After the last answer, for a caller's own end, or for the rest of a body that is refused.
+_GOODBYE_S = 0.15
+LAST_WORDS_S = 3.0
+# A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
+_LINGER_S = 30.0
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
+
+
+def listening_socket(bind: str | None, port: int, setting: str) -> socket.socket:
+    """A socket that listens; on all interfaces, IPv4 and IPv6, if ``bind`` is None.
+
+    Raises:
+        ListenError: it cannot be had.
+    """
+    try:
+        if bind is None and socket.has_dualstack_ipv6():
+            try:
+                return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=BACKLOG)
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+        if bind is None:
+            return socket.create_server(("", port), backlog=BACKLOG)
+        family, _, _, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        where = f"{bind or '*'}:{port}"
+        what = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise ListenError(
+            f"cannot listen on {where} ({setting}): {what}; choose another with {setting} or bind"
+        ) from error
+
+
+def ignore_new_connections(sock: socket.socket) -> None:
+    """Have the kernel drop each packet that asks a listening socket for a connection, and no other (socket(7))."""
+    flags, syn, syn_or_ack = 13, 0x02, 0x12  # where a TCP header has its flags, and two of them (RFC 9293, 3.1)
+    program = b"".join(
+        struct.pack("HBBI", *instruction)
+        for instruction in (
+            (0x30, 0, 0, flags),  # load that byte (linux/bpf_common.h)
+            (0x54, 0, 0, syn_or_ack),  # keep these bits of it
+            (0x15, 0, 1, syn),  # only SYN: the next instruction, else the one after
+            (0x06, 0, 0, 0),  # drop
+            (0x06, 0, 0, 0xFFFFFFFF),  # take
+        )
+    )
+    buffer = ctypes.create_string_buffer(program)
+    with contextlib.suppress(OSError):  # a kernel without it: a connection made in this very moment may be reset
+        sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(buffer)))
+
+
+def problem_document(status: int, title: str, detail: str, **members: object) -> bytes:
+    """The body of every answer that tells of a problem (RFC 9457)."""
+    # Part of a detail may be bytes of a header that are not UTF-8.
+    detail = detail.encode("utf-8", "backslashreplace").decode()
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **members}
+    return msgspec.json.encode(document) + b"\n"
+
+
+class HttpServer(web.Server):
+    """A server of one handler. A caller that disconnects cancels it.
+
+    Args:
+        read_timeout_s: the longest time for a request's headers; 0 is no limit.
+        write_timeout_s: the longest time for which a caller takes nothing; 0 is no limit.
+        options: of aiohttp's ``RequestHandler``, in the place of those chosen here.
+    """
+
+    def __init__(self, handler: Any, *, read_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
+        own_options = {
+            "request_factory": _make_request,
+            "handler_cancellation": True,
+            "lingering_time": _LINGER_S,
+            "access_log": None,
+            # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
+            "auto_decompress": False,
+        }
+        super().__init__(handler, **{**own_options, **options})
+        self.read_timeout_s = read_timeout_s
+        self.write_timeout_s = write_timeout_s
+        self._quiet = asyncio.Event()
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    async def close_idle(self) -> None:
+        """Close the connections that wait for a next request; those new ones whose first is on its way get a moment."""
+        until_s = self._loop.time() + _FRESH_S
+        while self._loop.time() < until_s:
+            for connection in self._ours():
+                connection.close_if_idle()
+            if not any(connection.is_fresh for connection in self._ours()):
+                return
+            await asyncio.sleep(0.01)
+
+    async def say_goodbye(self, limit_s: float) -> None:
+        """Close all connections, each in a way that does not reset it, as far as the callers do their part in time.
+
+        Args:
+            limit_s: for callers that have not taken all of their answer yet; 0 is no limit.
+        """
+        started_s = self._loop.time()
+        while ours := self._ours():
+            for connection in ours:
+                connection.half_close()
+            patience_s = _GOODBYE_S
+            if any(connection.is_lingering for connection in ours):
+                patience_s = LAST_WORDS_S
+            if any(connection.has_unsent_bytes for connection in ours):
+                patience_s = limit_s or math.inf
+            if self._loop.time() > started_s + patience_s:
+                return
+            await asyncio.sleep(0.005)
+
+    def _ours(self) -> list[Connection]:
+        return [connection for connection in self.connections if isinstance(connection, Connection)]
+
+    async def quiet(self) -> None:
+        """Return when the next answer is sent."""
+        self._quiet.clear()
+        await self._quiet.wait()
+
+    def tell_quiet(self) -> None:
+        self._quiet.set()
+
+
+def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    """A request after which the connection is not kept if it is not sure where it ends or what follows it."""
+    reason = _why_refused(message)
+    # aiohttp loses what came in one segment with a request that asks for an upgrade, and ignores the length of CONNECT.
+    if reason or message.upgrade or message.method == "CONNECT":
+        message = message._replace(should_close=True)
+    if message.version not in (HttpVersion10, HttpVersion11):
+        message = message._replace(version=HttpVersion11)
+    request = web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    if reason:
+        request["refused"] = reason
+    return request
+
+
+def refusal_of(request: web.BaseRequest) -> web.Response | None:
+    """The answer to a request that the parser let pass although it is malformed, or None."""
+    if (reason := request.get("refused")) is None:
+        return None
+    body = problem_document(400, "Bad request", f"the request is malformed: {reason}")
+    return web.Response(status=400, body=body, headers={"Content-Type": PROBLEM_TYPE})
+
+
+def _why_refused(message: Any) -> str | None:
+    """What the parser lets pass and RFC 9112 does not."""
+    if message.version not in (HttpVersion10, HttpVersion11):
+        return "its version is neither HTTP/1.1 nor HTTP/1.0"
+    if not message.headers:
+        return None  # aiohttp's stand-in for what is malformed has a plain dict
+    codings = message.headers.getall("Transfer-Encoding", [])
+    if codings and message.version == HttpVersion10:
+        return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"
+    if codings and ",".join(codings).strip(" \t,").lower() != "chunked":
+        return f"the Transfer-Encoding {', '.join(codings)!r} is not known; known is chunked"
+    if len(length := message.headers.get("Content-Length", "")) > 18 and int(length) >= 1 << 63:
+        return "its Content-Length is over 2^63"
+    return None
+
+
+class Connection(RequestHandler):
+    # aiohttp bounds neither the time for a first request nor that between the first and last byte of headers.
+
+    def __init__(self, server: HttpServer, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._headers_timeout_s = server.read_timeout_s
+        self._write_timeout_s = server.write_timeout_s
+        self._headers_timer: asyncio.TimerHandle | None = None
+        self._has_part_of_headers = False
+        self._is_half_closed = False
+        self._newest: tuple[Any, Any] | None = None
+        self._last_bytes = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        # What is written waits until the system has it, so that write_timeout bounds the last bytes, too.
+        transport.set_write_buffer_limits(0)
+        if self._write_timeout_s:
+            # And the system waits no longer for a caller that takes nothing, whoever of us is done with it (tcp(7)).
+            sock = transport.get_extra_info("socket")
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._write_timeout_s * 1000))
+        self._start_headers_timer()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_half_closed:
+            # A request that crossed with the close: it cannot be answered, so it must not be begun.
+            return
+        # After an early answer (413, 429) the rest of its body still comes: that is no next request.
+        is_rest_of_body = self.is_lingering
+        known = len(self._messages)
+        super().data_received(data)
+        self._last_bytes = (self._last_bytes + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
+        self._distrust(list(itertools.islice(self._messages, known, None)))
+        if self._messages or self._current_request is not None:
+            self._stop_headers_timer()
+        elif data and not is_rest_of_body:
+            self._has_part_of_headers = True
+            self._start_headers_timer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._stop_headers_timer()
+        super().connection_lost(exc)
+
+    def _distrust(self, new: list[tuple[Any, Any]]) -> None:
+        """Two faults of aiohttp's parser: it tells no reader that a body is malformed, and it takes the last trailer of
+        a request for a header of the next one, which behind a proxy is another caller's."""
+        if new and isinstance(new[-1][0], _ErrInfo):
+            if self._newest is not None and not self._newest[1].is_eof():
+                self._messages.pop()
+                self._newest[1].set_exception(new[-1][0].exc)
+                self._newest[1].feed_eof()
+                self.close()
+            return
+        parsed = new if self._newest is None else [self._newest, *new]
+        for position, (message, payload) in enumerate(parsed):
+            if not message.chunked or not payload.is_eof():
+                continue
+            later = len(parsed) - 1 - position
+            if later or self._last_bytes != _END_OF_CHUNKS:
+                for _ in range(later):
+                    self._messages.pop()
+                self.close()
+                break
+        # What was found well ended is not looked at again.
+        self._newest = parsed[-1] if parsed and not parsed[-1][1].is_eof() else None
+
+    def linger(self, limit_s: float) -> None:
+        """After the answer, wait no longer than this for the rest of the body."""
+        self._lingering_time = limit_s
+
+    @property
+    def is_lingering(self) -> bool:
+        """Whether its answer is sent and the rest of its body is still awaited."""
+        return self._current_request is None and self._waiter is None and self._request_count > 0
+
+    @property
+    def has_unsent_bytes(self) -> bool:
+        """Whether a part of an answer is still with this process: it would be lost with it."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is open and has sent no request yet."""
+        return self._request_count == 0 and self.transport is not None and not self.transport.is_closing()
+
+    def close_if_idle(self) -> None:
+        is_busy = self._current_request is not None or bool(self._messages)
+        # A waiter that is done: its request is there, and handled in the next turn of the loop.
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        if not is_busy and is_waiting and self._request_count and not self._has_unread_bytes():
+            self.half_close()
+
+    def half_close(self) -> None:
+        """Send no more, and read until the caller ends too: to close with bytes unread would be a reset."""
+        if self._is_half_closed or self.is_lingering:
+            return
+        if self.transport is not None and not self.transport.is_closing():
+            self._is_half_closed = True
+            self.transport.write_eof()
+            self.transport.resume_reading()
+
+    def _has_unread_bytes(self) -> bool:
+        if self.transport is None:
+            return False
+        sock = self.transport.get_extra_info("socket")
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP, and to a defect of this program."""
+        if isinstance(exc, ConnectionError):
+            # The caller is gone, as the end of its invocation tells: nobody is left to be answered.
+            detail = "the connection ended"
+        elif status >= 500:
+            log.error("internal error", reason=repr(exc), exc_info=exc)
+            detail = "the server failed to answer this call; its log tells more"
+        else:
+            detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
+        body = problem_document(status, "Bad request" if status < 500 else "Internal error", detail)
+        response = web.Response(status=status, body=body, headers={"Content-Type": PROBLEM_TYPE})
+        response.force_close()
+        return response
+
+    def _start_headers_timer(self) -> None:
+        if self._headers_timer is None and self._headers_timeout_s:
+            self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._headers_too_slow)
+
+    def _stop_headers_timer(self) -> None:
+        self._has_part_of_headers = False
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+    def _headers_too_slow(self) -> None:
+        self._headers_timer = None
+        if self.transport is not None and self._has_part_of_headers:
+            detail = f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)"
+            body = problem_document(408, "Request timed out", detail)
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: %b\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (PROBLEM_TYPE.encode(), len(body), body)
+            )
+        self.force_close()
+
+
+async def say_continue(request: web.BaseRequest) -> None:
+    if request.headers.get("Expect") and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The interim answer does not count as a part of the answer to come.
+        request.writer.output_size = 0
+
+
+def untaken_bytes(request: web.BaseRequest) -> int:
+    """How much of what was sent is with us or in the kernel, not yet acknowledged by the caller (tcp(7), SIOCOUTQ)."""
+    transport = request.transport
+    if transport is None:
+        return 0
+    count = transport.get_write_buffer_size()
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = transport.get_extra_info("socket").fileno()
+        count += int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    return count
+
+
+def abort(request: web.BaseRequest) -> None:
+    """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
+    if request.transport is not None:
+        sock = request.transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        request.transport.abort()
