@@ -333,6 +333,12 @@ def refuse_senders() -> None:
 
 
 @guard
+def disconnect() -> None:
+    """Nobody tells a call that its caller has gone, as with aiohttp unless it is asked to."""
+    _serve_with(handler_cancellation=False)
+
+
+@guard
 def header_timer() -> None:
     """Headers may take for ever."""
     from watchdog.connection import Connection

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 from pathlib import Path
 
@@ -24,12 +23,12 @@ class Lifeline:
 
     def is_held(self) -> bool:
         """Whether a process holds it now."""
-        poll = select.poll()
-        poll.register(self._fd, select.POLLIN)
-        while poll.poll(0):
-            if not os.read(self._fd, 65536):
-                return False
-        return True
+        try:
+            while os.read(self._fd, 65536):
+                pass
+        except BlockingIOError:
+            return True
+        return False
 
     def was_held(self) -> bool:
         """Whether a script opened it since this was asked last."""

@@ -167,6 +167,10 @@ class RunningServer:
         """What is in its temporary directory, the lock file aside."""
         return [path for path in self.tmp.rglob("*") if path.name not in (".lock", "lock")]
 
+    def descriptors(self) -> int:
+        """How many it has open."""
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
     def leftovers_of_calls(self) -> list[Path]:
         """The workspaces that are there."""
         return list(self.tmp.glob("watchdog-*/[0-9]*"))

@@ -1,0 +1,180 @@
+"""Callers who go away, and callers who take their time: nobody else is served worse for them, and nothing is left."""
+
+from __future__ import annotations
+
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from lifeline import Lifeline
+from running_server import RunningServer, StartServer, read_all, until
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\nX-Call-Id: gone\r\n\r\n"
+WAIT = "touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02; done; echo done\n"
+
+
+def assert_nothing_is_left(server: RunningServer, lifeline: Lifeline) -> None:
+    assert not lifeline.is_held()
+    server.script.write_text("echo fine")
+    assert server.call(b"").body == b"fine\n"
+    server.stop()
+    assert server.leftovers() == []
+
+
+def test_gone_while_it_sends(start_server: StartServer, lifeline: Lifeline) -> None:
+    server = start_server(lifeline.script_line + "echo never", WATCHDOG_READ_TIMEOUT="60")
+    with server.connect() as sock:
+        sock.sendall(HEAD % 100 + b"QUJD")
+        until(server.leftovers_of_calls, "the workspace")
+    server.event("invocation ended", call_id="gone", outcome="caller_gone")
+    assert not lifeline.was_held()
+    assert_nothing_is_left(server, lifeline)
+
+
+@pytest.mark.guard("disconnect")
+def test_gone_while_it_waits_never_starts_its_script(
+    start_server: StartServer, lifeline: Lifeline, tmp_path: Path
+) -> None:
+    server = start_server(lifeline.script_line + WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_MAX_INFLIGHT="1")
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(server.call, b"", headers={"X-Call-Id": "other"})
+        until((tmp_path / "up-other").exists, "the other script")
+        with server.connect() as sock:
+            sock.sendall(HEAD % 0)
+            until(lambda: len(server.leftovers_of_calls()) == 2, "the call to wait")
+        server.event("invocation ended", call_id="gone", outcome="caller_gone")
+        (tmp_path / "go").touch()
+        assert other.result().body == b"done\n"
+    assert not (tmp_path / "up-gone").exists()
+    assert_nothing_is_left(server, lifeline)
+
+
+@pytest.mark.guard("disconnect")
+@pytest.mark.parametrize("end", ["closed", "reset"])
+def test_gone_while_the_script_runs(start_server: StartServer, lifeline: Lifeline, tmp_path: Path, end: str) -> None:
+    script = f"{lifeline.script_line}setsid sleep 60 & trap '' TERM; {WAIT}"
+    server = start_server(script, HANDSHAKE=str(tmp_path), WATCHDOG_KILL_GRACE="300ms")
+    with server.connect() as sock:
+        sock.sendall(HEAD % 0)
+        until((tmp_path / "up-gone").exists, "the script")
+        if end == "reset":
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    server.event("invocation ended", call_id="gone", outcome="caller_gone")
+    assert_nothing_is_left(server, lifeline)
+
+
+@pytest.mark.parametrize("form", ["base64", "raw", "zip", "json"])
+def test_gone_while_the_answer_is_sent(start_server: StartServer, lifeline: Lifeline, form: str) -> None:
+    server = start_server(lifeline.script_line + "head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x")
+    with server.connect() as sock:
+        sock.sendall(HEAD.replace(b"/ ", b"/?output=%b " % form.encode()) % 0)
+        assert sock.recv(1000)
+    event = server.event("invocation ended", call_id="gone", outcome="caller_gone")
+    assert event["output_bytes"] < 60_000_000
+    assert_nothing_is_left(server, lifeline)
+
+
+@pytest.mark.guard("write-timer")
+@pytest.mark.parametrize("what", ["a long answer", "short answers", "refusals", "probes"])
+def test_who_never_reads_is_cut_off(start_server: StartServer, what: str) -> None:
+    """Not only while a long answer is sent: pipelined calls make as many bytes of short ones."""
+    server = start_server("head -c ${Http_X_Size:-2} /dev/zero", WATCHDOG_WRITE_TIMEOUT="500ms")
+    request = {
+        "a long answer": b"POST / HTTP/1.1\r\nHost: x\r\nX-Size: 50000000\r\nContent-Length: 0\r\n\r\n",
+        "short answers": b"POST / HTTP/1.1\r\nHost: x\r\nX-Size: 60000\r\nContent-Length: 0\r\n\r\n" * 200,
+        "refusals": b"POST /?output=%b HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n" % (b"z" * 7000) * 1500,
+        "probes": b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n" * 40_000,
+    }[what]
+    server.call(b"")  # what is opened for the first call alone is there now
+    until(lambda: not server.leftovers_of_calls(), "the call to be over")
+    before = server.descriptors()
+    with server.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        until(lambda: server.descriptors() > before, "the connection")
+        sock.setblocking(False)
+        sent = 0
+
+        def is_cut_off() -> bool:
+            nonlocal sent
+            try:
+                while sent < len(request):
+                    sent += sock.send(request[sent : sent + 65536])
+            except BlockingIOError:
+                pass
+            except OSError:
+                return True
+            return len(request) == sent and server.descriptors() <= before
+
+        until(is_cut_off, "the connection to be closed")
+        until(lambda: server.descriptors() <= before, "the descriptors to be closed")
+    assert server.call(b"").status == 200
+
+
+def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> None:
+    server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="1s")
+    with server.connect() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.sendall(b"POST /?output=raw HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        received = 0
+        while piece := sock.recv(40_000):
+            received += len(piece)
+            time.sleep(0.04)  # the slow line itself: about 1 MB a second
+    assert received > 3_000_000
+    assert server.event("invocation ended")["outcome"] == "ok"
+
+
+@pytest.mark.guard("body-timer")
+def test_who_stops_sending_is_told(start_server: StartServer) -> None:
+    server = start_server("echo never", WATCHDOG_READ_TIMEOUT="300ms")
+    assert server.raw(HEAD % 100 + b"QUJD").startswith(b"HTTP/1.1 408 ")
+    server.event("invocation ended", call_id="gone", outcome="caller_silent")
+    server.stop()
+    assert server.leftovers() == []
+
+
+def test_who_sends_slowly_holds_up_nobody(start_server: StartServer) -> None:
+    """A call is counted when it comes, and gets its place when its input is complete."""
+    server = start_server('cat "$INPUT_FILE_PATH"', WATCHDOG_MAX_INFLIGHT="1", WATCHDOG_MAX_QUEUE="5")
+    slow = [server.connect() for _ in range(4)]
+    for sock in slow:
+        sock.sendall(HEAD % 8 + b"QUJD")
+    until(lambda: len(server.leftovers_of_calls()) == 4, "the slow calls")
+    for _ in range(3):
+        assert server.call(b"aGk=").body == b"hi"
+    for sock in slow:
+        with sock:
+            sock.sendall(b"REVG")
+            sock.shutdown(socket.SHUT_RD)
+    server.stop()
+    assert server.leftovers() == []
+
+
+def test_no_bytes_of_one_call_reach_another(start_server: StartServer) -> None:
+    script = (
+        "#!/bin/bash\n"
+        "sleep 0.0$((RANDOM % 5)); ls $TMP_INPUT_DIR | wc -l; cat $INPUT_FILE_PATH; echo; echo $Http_X_Mine $CALL_ID"
+    )
+    server = start_server(script, WATCHDOG_MAX_INFLIGHT="8", WATCHDOG_MAX_QUEUE="100")
+
+    def one(n: int) -> None:
+        headers = {"X-Mine": f"m{n}", "X-Call-Id": f"id{n}", "Content-Type": "x/y"}
+        answer = server.call(f"body{n}".encode(), headers=headers)
+        assert answer.body.decode() == f"1\nbody{n}\nm{n} id{n}\n"
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(one, range(100)))
+    server.stop()
+    assert server.leftovers() == []
+
+
+def test_half_closed_counts_as_gone(start_server: StartServer, tmp_path: Path) -> None:
+    """As the README says: from here it looks like a caller who hung up."""
+    server = start_server(WAIT, HANDSHAKE=str(tmp_path))
+    with server.connect() as sock:
+        sock.sendall(HEAD % 0)
+        until((tmp_path / "up-gone").exists, "the script")
+        sock.shutdown(socket.SHUT_WR)
+        assert read_all(sock) == b""
+    server.event("invocation ended", call_id="gone", outcome="caller_gone")
