@@ -18,6 +18,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 Guard = Callable[[], None]
 GUARDS: dict[str, Guard] = {}
 
@@ -327,6 +329,46 @@ def refuse_senders() -> None:
     from watchdog.server import Server
 
     replace(Server, "_refuse_all", lambda self: self.admission.close())
+
+
+# ---- secrets
+
+
+@guard
+def hidden_memory() -> None:
+    """The server's memory is as open to scripts as any process's to its user."""
+    from watchdog import cli
+
+    replace(cli, "_hide_memory", lambda: None)
+
+
+@guard
+def secret_names() -> None:
+    """A script gets the server's whole environment."""
+    from watchdog import config
+
+    real = config.load
+
+    def load(*arguments: Any) -> Any:
+        return msgspec.structs.replace(real(*arguments), secret_names=frozenset())
+
+    replace(config, "load", load)
+
+
+@guard
+def private_headers() -> None:
+    """A script gets all headers."""
+    from watchdog import server
+
+    replace(server, "_NOT_FOR_SCRIPTS", frozenset())
+
+
+@guard
+def masked_values() -> None:
+    """Every value is shown as it is."""
+    from watchdog import config
+
+    replace(config, "SETTINGS", {name: each._replace(secret=False) for name, each in config.SETTINGS.items()})
 
 
 # ---- callers

@@ -72,7 +72,8 @@ class RunningServer:
         # Such a server does not tell its port.
         is_quiet = not has_logs or environ.get("WATCHDOG_LOG_LEVEL", "INFO") in ("WARNING", "ERROR", "CRITICAL")
         self.port = free_port() if is_quiet else 0
-        command = [*prefix, sys.executable, *program, "serve", "--port", str(self.port), *flags]
+        self.command_without_serve = [*prefix, sys.executable, *program]
+        command = [*self.command_without_serve, "serve", "--port", str(self.port), *flags]
         self.process = subprocess.Popen(
             command,
             env=clean | environ,

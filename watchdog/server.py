@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import os
 import re
 import signal
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from hmac import compare_digest
 from urllib.parse import unquote
 
 from aiohttp import web
@@ -392,11 +392,8 @@ class Server:
     def _refuse_early(self, request: web.BaseRequest) -> None:
         """What can be told from the headers alone, before anything is spent on the call."""
         token = self.settings.auth_token
-        if token is not None:
-            scheme, _, given = request.headers.get("Authorization", "").partition(" ")
-            is_right = hmac.compare_digest(os.fsencode(given.strip()), os.fsencode(token))
-            if scheme.lower() != "bearer" or not is_right:
-                raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
+        if token is not None and not _is_token(request.headers.get("Authorization", ""), token):
+            raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
         if self.admission.is_closed:
             raise self.admission.refusal()
         for expect in request.headers.getall("Expect", []):
@@ -564,6 +561,13 @@ class Server:
         if record.duration_s is not None:
             headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
         return headers
+
+
+def _is_token(authorization: str, token: str) -> bool:
+    """Whether a header holds the token, in a time that does not tell how much of it is right."""
+    scheme, _, given = authorization.partition(" ")
+    is_right = compare_digest(os.fsencode(given.strip()), os.fsencode(token))
+    return is_right and scheme.lower() == "bearer"
 
 
 def _call_id(request: web.BaseRequest, fallback: str) -> str:
