@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV ?= .venv
 IN_VENV := $(VENV)/bin/
 PYTEST := $(IN_VENV)python -m pytest
+# Most tests wait for processes most of the time.
+PARALLEL ?= -n 4
 
 EXAMPLE ?= grayify
 DIGITS := examples/image-classification
@@ -28,11 +30,11 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 test: $(VENV)/.ready  ## run all tests but the slow ones
 	@examples/install-packages.sh imagemagick cowsay curl unzip procps
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
-	$(PYTEST) -m "not slow"
+	$(PYTEST) $(PARALLEL) -m "not slow"
 
 test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor their programs
 	@examples/install-packages.sh curl unzip procps
-	$(PYTEST) -m "not slow" --ignore=tests/test_examples.py
+	$(PYTEST) $(PARALLEL) -m "not slow" --ignore=tests/test_examples.py
 
 test-slow: $(VENV)/.ready  ## run the slow tests: gigabytes through the server
 	@examples/install-packages.sh curl unzip procps

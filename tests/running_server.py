@@ -172,6 +172,18 @@ class RunningServer:
         """How many it has open."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
+    def descriptors_at_rest(self) -> int:
+        """How many it has open after a first call, for which alone some are opened, and without any connection."""
+        self.call(b"")
+        until(lambda: not self.connections() and not self.leftovers_of_calls(), "the server to come to rest")
+        return self.descriptors()
+
+    def connections(self) -> int:
+        """How many connections it has."""
+        lines = Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]
+        listening, port = "0A", f":{self.port:04X}"
+        return sum(fields[1].endswith(port) and fields[3] != listening for fields in map(str.split, lines))
+
     def leftovers_of_calls(self) -> list[Path]:
         """The workspaces that are there."""
         return list(self.tmp.glob("watchdog-*/[0-9]*"))

@@ -171,10 +171,11 @@ def test_the_soak_notices_a_surviving_process(lifeline: Lifeline) -> None:
         until(lifeline.was_held, "the process to open the lifeline")
         assert soak.processes_with(mark.encode()) == [process.pid]
         assert lifeline.holders() == [process.pid]
-        assert [child.split()[:2] for child in soak.children(os.getpid())] == [[str(process.pid), "sh"]]
+        # Other tests of this process may have left it children, too.
+        assert [str(process.pid), "sh"] in [child.split()[:2] for child in soak.children(os.getpid())]
         process.communicate(b"end\n")
     assert not soak.processes_with(mark.encode())
-    assert not soak.children(os.getpid())
+    assert str(process.pid) not in [child.split()[0] for child in soak.children(os.getpid())]
 
 
 @pytest.mark.parametrize(

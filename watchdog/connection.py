@@ -39,10 +39,10 @@ log = logs.get("server")
 PROBLEM_TYPE = "application/problem+json"
 BACKLOG = 1024
 # A new connection may have its first request on its way; a handshake may be half done.
-_FRESH_S = 0.2
+_FRESH_S = 0.1
 HANDSHAKE_S = 0.05
 # After the last answer, for a caller's own end, or for the rest of a body that is refused.
-_GOODBYE_S = 0.15
+_GOODBYE_S = 0.1
 LAST_WORDS_S = 3.0
 # A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
 _LINGER_S = 30.0
@@ -153,8 +153,11 @@ class HttpServer(web.Server):
             if any(connection.has_unsent_bytes for connection in ours):
                 patience_s = limit_s or math.inf
             if self._loop.time() > started_s + patience_s:
-                return
+                break
             await asyncio.sleep(0.005)
+        for connection in self._ours():
+            # aiohttp's own shutdown would wait for the callers' next requests.
+            connection.force_close()
 
     def _ours(self) -> list[Connection]:
         return [connection for connection in self.connections if isinstance(connection, Connection)]

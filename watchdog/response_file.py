@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from dataclasses import dataclass, field
 
 from .errors import BadScriptResponse
@@ -47,9 +48,11 @@ def read_response_file(path: str) -> Chosen:
     except OSError as error:
         raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
     try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise BadScriptResponse("$HTTP_RESPONSE_FILE is no regular file any more; write lines into it")
         data = os.read(fd, _LARGEST_BYTES + 1)
     except OSError as error:
-        raise BadScriptResponse(f"$HTTP_RESPONSE_FILE is no regular file: {error.strerror}") from error
+        raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
     if len(data) > _LARGEST_BYTES:

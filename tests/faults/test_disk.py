@@ -97,6 +97,7 @@ true
     server = start_server(script, WATCHDOG_TMP_DIR=str(small_disk))
     for query in ("/?output=zip", "/"):
         body = server.call(b"", query).body
+        until(lambda: not list(small_disk.glob("watchdog-*/[0-9]*")), "the workspace to be removed")
         archive = zipfile.ZipFile(io.BytesIO(body if body.startswith(b"PK") else base64.b64decode(body)))
         assert archive.testzip() is None
         assert {name: archive.read(name) for name in archive.namelist()} == {
@@ -109,6 +110,7 @@ true
 def test_no_inode_for_a_workspace(start_server: StartServer, small_disk: Path) -> None:
     server = start_server("echo hi", WATCHDOG_TMP_DIR=str(small_disk))
     assert server.call(b"").body == b"hi\n"
+    until(lambda: not list(small_disk.glob("watchdog-*/1")), "the workspace to be removed")
     (small_disk / "theirs").mkdir()
     fill(small_disk / "theirs" / str(n) for n in range(1000))
     assert "no space is left" in str(problem(server.call(b""), 507)["detail"])
@@ -153,9 +155,7 @@ def test_logs_that_cannot_be_written_harm_nobody(start_server: StartServer, log:
 
 def test_out_of_descriptors_is_told_and_passes(start_server: StartServer) -> None:
     server = start_server("sleep 0.3; echo hi")
-    server.call(b"")  # what is opened for the first call alone is there now
-    until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
-    in_use = len(os.listdir(f"/proc/{server.process.pid}/fd"))
+    in_use = server.descriptors_at_rest()
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (in_use + 4, 4096))
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: server.call(b"", headers={"Connection": "close"}), range(3)))
@@ -178,7 +178,7 @@ NO_FILES = {
     "link to a FIFO": "mkfifo $TMP_INPUT_DIR/f; ln -s $TMP_INPUT_DIR/f $TMP_OUTPUT_DIR/x",
     "device": "mknod $TMP_OUTPUT_DIR/x c 1 5",
     "link to a device": "ln -s /dev/zero $TMP_OUTPUT_DIR/x",
-    "socket": "python3 -c 'import socket, sys; socket.socket(socket.AF_UNIX).bind(sys.argv[1])' $TMP_OUTPUT_DIR/x",
+    "socket": "cd $TMP_OUTPUT_DIR; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"x\")'",
 }
 
 

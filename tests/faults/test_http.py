@@ -656,15 +656,10 @@ def test_the_next_request_on_the_connection_of_an_error(
 # ---- many callers who are slow
 
 
-def descriptors(server: RunningServer) -> int:
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
-
-
 @pytest.mark.guard("header-timer")
 def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s")
-    server.call(b"")
-    before = descriptors(server)
+    before = server.descriptors_at_rest()
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(server.connect()) for _ in range(500)]
         for sock in slow:
@@ -678,7 +673,7 @@ def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer
         for sock in slow:
             sock.settimeout(RunningServer.patience_s)
             assert all(reply.status == 408 for reply in replies(read_all(sock)))
-    until(lambda: descriptors(server) <= before, "the descriptors to be closed")
+    until(lambda: server.descriptors() <= before, "the descriptors to be closed")
     assert server.call(b"YQ==").status == 200
 
 
@@ -689,15 +684,14 @@ def test_a_hundred_callers_who_never_read(start_server: StartServer) -> None:
         WATCHDOG_WRITE_TIMEOUT="1s",
         WATCHDOG_MAX_INFLIGHT="0",
     )
-    server.call(b"")
-    before = descriptors(server)
+    before = server.descriptors_at_rest()
     with contextlib.ExitStack() as stack:
         for _ in range(100):
             sock = stack.enter_context(server.connect())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.sendall(b"POST /big?output=raw HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         assert server.call(b"").body == b"small\n"
-        until(lambda: descriptors(server) <= before, "the descriptors to be closed")
+        until(lambda: server.descriptors() <= before, "the descriptors to be closed")
         assert server.call(b"").body == b"small\n"
         assert server.memory_mib("VmHWM") < 300
     until(lambda: not list(server.tmp.glob("watchdog-*/[0-9]*")), "the workspaces to be removed")
@@ -971,7 +965,7 @@ def test_the_checks_are_what_stops_a_response_file(start_server: StartServer, tm
 @pytest.mark.guard("response-file-checks")
 def test_a_fifo_for_a_response_file_holds_up_nobody(start_server: StartServer) -> None:
     server = start_server('[ "$Http_Path" = /bad ] && mkfifo $HTTP_RESPONSE_FILE; echo ok')
-    assert server.call(b"", "/bad").status in (200, 500)
+    problem(server.call(b"", "/bad"), 500)
     assert server.call(b"").body == b"ok\n"
 
 
