@@ -44,7 +44,7 @@ from .metrics import Metrics
 from .process import Ended, Supervisor, command_for
 from .response_file import Chosen, read_response_file
 from .spool import Spool, Tail
-from .workspace import Workspace, Workspaces, raise_if_no_space
+from .workspace import Workspace, Workspaces, is_full, raise_if_no_space
 
 log = logs.get("invocation")
 
@@ -152,6 +152,7 @@ class Invocations:
             WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came.
         """
         with self._accounted(call, record), self.admission.enter() as ticket:
+            await self._room()
             workspace = self._workspace()
             try:
                 taken = await self._take_in(call, workspace, record)
@@ -174,6 +175,11 @@ class Invocations:
         except ScriptUnavailable as error:
             return str(error)
         return None
+
+    async def _room(self) -> None:
+        """Wait for what is being removed, where nothing more can be written until it is."""
+        if self._removals and is_full(self.settings.tmp_dir):
+            await asyncio.wait(self._removals)
 
     def _workspace(self) -> Workspace:
         try:
@@ -232,9 +238,9 @@ class Invocations:
             log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
         out_of_memory = _was_killed(ended) and self._cgroup.oom_kills() != oom_kills
         self._read_choice(call, workspace, record, ended)
-        is_full = workspace.is_full()
-        self._raise_for(ended, timeout_s, out_of_memory, is_full, stderr_tail.text())
-        if is_full:
+        has_no_space = workspace.is_full()
+        self._raise_for(ended, timeout_s, out_of_memory, has_no_space, stderr_tail.text())
+        if has_no_space:
             log.warning(
                 "no space is left: outputs may be incomplete", call_id=call.call_id, tmp_dir=self.settings.tmp_dir
             )
@@ -282,7 +288,7 @@ class Invocations:
             # How the script failed matters more than what it failed to say.
             log.warning("response file ignored", call_id=call.call_id, reason=str(error))
 
-    def _raise_for(self, ended: Ended, timeout_s: float, out_of_memory: bool, is_full: bool, stderr: str) -> None:
+    def _raise_for(self, ended: Ended, timeout_s: float, out_of_memory: bool, has_no_space: bool, stderr: str) -> None:
         """Raise what a script's end means to its caller, if it did not end well."""
         if ended.ended_early:
             raise Draining(
@@ -309,7 +315,7 @@ class Invocations:
                 out_of_memory=False,
                 stderr=stderr,
             )
-        if ended.exit_code and is_full:
+        if ended.exit_code and has_no_space:
             raise ScriptOutOfSpace(
                 f"the script ended with exit code {ended.exit_code}, and no space is left in {self.settings.tmp_dir}; "
                 "give it more, or lower max_inflight and max_queue",

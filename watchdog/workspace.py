@@ -250,12 +250,7 @@ class Workspace:
 
     def is_full(self) -> bool:
         """Whether nothing more can be written here."""
-        try:
-            status = os.statvfs(self.path)
-        except OSError:
-            return False
-        has_inodes = not status.f_files or status.f_favail > 0  # some file systems count none
-        return status.f_bavail * status.f_frsize < _FULL_BYTES or not has_inodes
+        return is_full(self.path)
 
     def _raise_if_impossible(self, name: str, size_bytes: int) -> None:
         """A sparse file may claim any size; what its holes would be as an answer takes hours to find out."""
@@ -270,6 +265,16 @@ class Workspace:
     def remove(self) -> None:
         """Remove the directory and all that is in it, however deep and whatever its modes."""
         remove_tree(self.path)
+
+
+def is_full(directory: str) -> bool:
+    """Whether nothing more can be written there."""
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return False
+    has_inodes = not status.f_files or status.f_favail > 0  # some file systems count none
+    return status.f_bavail * status.f_frsize < _FULL_BYTES or not has_inodes
 
 
 def safe_file_name(name: str) -> str | None:

@@ -202,8 +202,8 @@ def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer) -
         until(server.leftovers_of_calls, "the workspace")
         server.signal(signal.SIGTERM)
         server.event("invocation ended", outcome="drained")
-        # What is on its way when the answer comes.
-        sock.sendall(b"QUJD" * 500_000)
+        # More than the buffers on the way hold.
+        sock.sendall(b"QUJD" * 8_000_000)
         answer = read_answer(sock)
     assert answer[9:12] == b"503"
     assert is_whole(answer)
