@@ -47,6 +47,8 @@ LAST_WORDS_S = 3.0
 # A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
 _LINGER_S = 30.0
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
+_MOST_DIGITS = 100
+_LONGEST_USER_TIMEOUT_MS = 2**31 - 1
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
 
 
@@ -204,13 +206,14 @@ def _why_refused(message: Any) -> str | None:
         return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"
     if codings and ",".join(codings).strip(" \t,").lower() != "chunked":
         return f"the Transfer-Encoding {', '.join(codings)!r} is not known; known is chunked"
-    if len(length := message.headers.get("Content-Length", "")) > 18 and int(length) >= 1 << 63:
-        return "its Content-Length is over 2^63"
+    length = message.headers.get("Content-Length", "0")
+    if len(length) > _MOST_DIGITS or int(length) >= 1 << 63:
+        return "its Content-Length is over 2^63 or has too many zeros"
     return None
 
 
 class Connection(RequestHandler):
-    # aiohttp bounds neither the time for a first request nor that between the first and last byte of headers.
+    """One connection: bounded in time, trusted only as far as it is certain where its requests end."""
 
     def __init__(self, server: HttpServer, **options: Any) -> None:
         super().__init__(server, **options)
@@ -230,7 +233,8 @@ class Connection(RequestHandler):
         if self._write_timeout_s:
             # And the system waits no longer for a caller that takes nothing, whoever of us is done with it (tcp(7)).
             sock = transport.get_extra_info("socket")
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(self._write_timeout_s * 1000))
+            limit_ms = min(int(self._write_timeout_s * 1000), _LONGEST_USER_TIMEOUT_MS)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
         self._start_headers_timer()
 
     def data_received(self, data: bytes) -> None:
@@ -296,15 +300,18 @@ class Connection(RequestHandler):
         return self._request_count == 0 and self.transport is not None and not self.transport.is_closing()
 
     def close_if_idle(self) -> None:
-        is_busy = self._current_request is not None or bool(self._messages)
         # A waiter that is done: its request is there, and handled in the next turn of the loop.
         is_waiting = self._waiter is not None and not self._waiter.done()
-        if not is_busy and is_waiting and self._request_count and not self._has_unread_bytes():
+        if is_waiting and self._request_count and not self._has_unread_bytes():
             self.half_close()
 
     def half_close(self) -> None:
-        """Send no more, and read until the caller ends too: to close with bytes unread would be a reset."""
-        if self._is_half_closed or self.is_lingering:
+        """Send no more, and read until the caller ends too: to close with bytes unread would be a reset.
+
+        Does nothing as long as a request is being answered.
+        """
+        is_busy = self._current_request is not None or bool(self._messages)
+        if self._is_half_closed or is_busy or self.is_lingering:
             return
         if self.transport is not None and not self.transport.is_closing():
             self._is_half_closed = True
@@ -363,6 +370,7 @@ class Connection(RequestHandler):
 
 
 async def say_continue(request: web.BaseRequest) -> None:
+    """Ask a caller who waits for it to send the body (RFC 9110, section 10.1.1)."""
     if request.headers.get("Expect") and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         # The interim answer does not count as a part of the answer to come.

@@ -229,6 +229,7 @@ def test_targets(echo: RunningServer, target: bytes, path: str) -> None:
 
 WRONG: dict[str, bytes] = {
     # The first line
+    "length with very many zeros": ONE + b"Content-Length: " + b"0" * 5000 + b"3\r\n\r\nabc",
     "preface of HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(100),
     "HTTP/1.2": b"POST /one HTTP/1.2\r\nHost: x\r\n\r\n",
