@@ -75,7 +75,7 @@ LOCK := build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --strip-e
 UNLOCAL := sed -i -e 's/ (pyproject\.toml)//' -e 's/-c [^ ,]*, //' -e '/^--/d' \
     -e '/^$$/d' -e '/^# The following packages/d'
 
-lock:  ## renew requirements*.txt (with Python 3.11)
+lock:  ## renew all requirements*.txt (with Python 3.11)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	    echo "the locks are made with Python 3.11, and $(PYTHON) is not that: make lock PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv build/lock
@@ -83,7 +83,8 @@ lock:  ## renew requirements*.txt (with Python 3.11)
 	$(LOCK) --output-file=requirements.txt pyproject.toml
 	$(LOCK) --extra=dev --constraint=requirements.txt --output-file=requirements-dev.txt pyproject.toml
 	$(LOCK) --output-file=$(DIGITS)/requirements.txt $(DIGITS)/requirements.in
-	$(UNLOCAL) requirements.txt requirements-dev.txt $(DIGITS)/requirements.txt
+	$(LOCK) --output-file=tests/fuzz/requirements.txt tests/fuzz/requirements.in
+	$(UNLOCAL) requirements.txt requirements-dev.txt $(DIGITS)/requirements.txt tests/fuzz/requirements.txt
 
 clean:  ## remove all that the other targets made
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache $(DIGITS)/.venv

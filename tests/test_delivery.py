@@ -22,6 +22,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from changes import lengthen, rewrite, shorten
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -661,22 +662,6 @@ async def test_memory_does_not_grow_with_the_answer(tmp_path: Path, output: str)
 
 
 # --------------------------------------------------------------------------------- what changes underneath
-
-
-def shorten(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-def rewrite(path: Path) -> None:
-    """Other bytes, of the same number."""
-    with path.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"?")
-
-
-def lengthen(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"x")
 
 
 @pytest.mark.parametrize("output", ["base64", "raw", "zip", "json"])

@@ -543,9 +543,9 @@ class Caller:
             do, wanted = f"large.{MAX_OUTPUT_BYTES + 1}", Wanted(500, frozenset({"bad_output"}))
         elif kind == "two":
             parameters = "&output=raw"
-            wanted = Wanted(406, frozenset({"error", "not_available"}))
+            wanted = Wanted(406, frozenset({"not_available"}))
         elif kind == "response":
-            wanted = Wanted(500, frozenset({"error", "bad_output"}))
+            wanted = Wanted(500, frozenset({"bad_output"}))
         self._ask(call_id, f"do={do}{parameters}", {}, b"QUJD", wanted)
         self._look_for_survivors(call_id)
 

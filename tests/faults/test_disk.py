@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 import pytest
+from changes import lengthen, rewrite, shorten
 from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, problem, read_all, until
 
 RAW = {"Content-Type": "application/x-raw"}
@@ -275,21 +276,6 @@ for n in range(100_000):
 
 
 # ---- files that change while they are sent
-
-
-def rewrite(path: Path) -> None:
-    with path.open("r+b") as file:
-        file.seek(-1, os.SEEK_END)
-        file.write(b"?")
-
-
-def lengthen(path: Path) -> None:
-    with path.open("ab") as file:
-        file.write(b"?")
-
-
-def shorten(path: Path) -> None:
-    os.truncate(path, 1000)
 
 
 @pytest.mark.guard("change-look")
