@@ -320,8 +320,8 @@ def test_the_sweep_takes_what_a_crash_left_and_only_that(start_server: StartServ
     shared = tmp_path / "shared"
     shared.mkdir()
     wait = f"touch {tmp_path}/up-$CALL_ID; until [ -e {tmp_path}/go ]; do sleep 0.05; done; cat $INPUT_FILE_PATH"
-    dead = start_server(wait, WATCHDOG_TMP_DIR=str(shared))
-    live = start_server(wait, WATCHDOG_TMP_DIR=str(shared))
+    dead = start_server(wait, TMPDIR=str(shared))
+    live = start_server(wait, TMPDIR=str(shared))
     with ThreadPoolExecutor(1) as pool, dead.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Call-Id: dead\r\nContent-Length: 4\r\n\r\nZGVk")
         living = pool.submit(live.call, b"bGl2ZXM=", headers={"X-Call-Id": "live"})
@@ -332,8 +332,10 @@ def test_the_sweep_takes_what_a_crash_left_and_only_that(start_server: StartServ
         dead.process.kill()
         dead.process.wait()
         assert len(list(shared.glob("watchdog-*/lock"))) == 2
-        start_server("echo hi", WATCHDOG_TMP_DIR=str(shared))
+        # In the same place, over the lock file of the dead one; its own directory comes with its first call.
+        following = start_server("echo hi", TMPDIR=str(shared))
         assert len(list(shared.glob("watchdog-*/lock"))) == 1
+        assert following.call(b"").body == b"hi\n"
         (tmp_path / "go").touch()
         assert living.result().body == b"lives"
     assert (shared / "watchdog-no-lock").is_dir()
