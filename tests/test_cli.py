@@ -240,4 +240,4 @@ def test_every_error_has_an_exit_code() -> None:
             continue  # the error itself tells
         assert exit_code_of(kind.__new__(kind)) >= 1
     assert exit_code_of(errors.ScriptFailed("", exit_code=9)) == 9
-    assert exit_code_of(errors.ScriptKilled("", signal="SIGSEGV", out_of_memory=False)) == 139
+    assert exit_code_of(errors.ScriptKilled("", signal="SIGSEGV")) == 139

@@ -457,6 +457,7 @@ def test_500_out_of_memory(start_server: StartServer, small_cgroup: ControlGroup
     assert document["out_of_memory"] is True
     assert document["signal"] == "SIGKILL"
     assert "out of memory, limit 100 MiB" in str(document["detail"])
+    server.event("invocation ended", outcome="out_of_memory", signal="SIGKILL")
     server.script.write_text(f"{sys.executable} -c 'bytearray(300 << 20)'; echo $?")  # the shell outlives its child
     assert server.call(b"").body.endswith(b"137\n")
     server.script.write_text("kill -9 $$")

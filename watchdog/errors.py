@@ -20,6 +20,7 @@
     │   ├── ScriptFailed             exit code other than 0
     │   │   └── ScriptOutOfSpace     and ``tmp_dir`` is full
     │   ├── ScriptKilled             ended by a signal
+    │   │   └── ScriptOutOfMemory    because the container's memory had ended
     │   ├── ScriptTimedOut           ``exec_timeout`` or ``X-Timeout`` passed
     │   └── BadScriptResponse        ``$HTTP_RESPONSE_FILE`` is malformed
     ├── OutputError
@@ -122,10 +123,13 @@ class ScriptOutOfSpace(ScriptFailed):
 class ScriptKilled(ScriptError):
     """The script was ended by a signal. ``signal``: its name, ``SIGSEGV``."""
 
-    def __init__(self, message: str, *, signal: str, out_of_memory: bool, stderr: str = "") -> None:
+    def __init__(self, message: str, *, signal: str, stderr: str = "") -> None:
         super().__init__(message, stderr=stderr)
         self.signal = signal
-        self.out_of_memory = out_of_memory
+
+
+class ScriptOutOfMemory(ScriptKilled):
+    """The kernel ended the script because the memory of its control group had ended."""
 
 
 class ScriptTimedOut(ScriptError):

@@ -35,6 +35,7 @@ from .errors import (
     OutputTooLarge,
     ScriptFailed,
     ScriptKilled,
+    ScriptOutOfMemory,
     ScriptOutOfSpace,
     ScriptTimedOut,
     ScriptUnavailable,
@@ -63,6 +64,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (ScriptTimedOut, "timeout"),
     (ScriptOutOfSpace, "no_space"),
     (ScriptFailed, "failed"),
+    (ScriptOutOfMemory, "out_of_memory"),
     (ScriptKilled, "killed"),
     (OutputError, "bad_output"),
     (BadScriptResponse, "bad_output"),
@@ -300,10 +302,9 @@ class Invocations:
         if out_of_memory:
             limit = self._cgroup.memory_limit_bytes()
             known = f", limit {_readable_size(limit)}" if limit else ""
-            raise ScriptKilled(
+            raise ScriptOutOfMemory(
                 f"the script was killed: out of memory{known}; give the container more, or process less at once",
                 signal="SIGKILL",
-                out_of_memory=True,
                 stderr=stderr,
             )
         if not self.settings.error_status:
@@ -312,7 +313,6 @@ class Invocations:
             raise ScriptKilled(
                 f"the script was ended by {ended.signal}",
                 signal=ended.signal,
-                out_of_memory=False,
                 stderr=stderr,
             )
         if ended.exit_code and has_no_space:

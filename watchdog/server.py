@@ -60,6 +60,7 @@ from .errors import (
     ScriptError,
     ScriptFailed,
     ScriptKilled,
+    ScriptOutOfMemory,
     ScriptOutOfSpace,
     ScriptTimedOut,
     Unauthorized,
@@ -535,7 +536,7 @@ class Server:
             members["exit_code"] = record.exit_code
         if isinstance(error, ScriptKilled):
             members["signal"] = error.signal
-            members["out_of_memory"] = error.out_of_memory
+            members["out_of_memory"] = isinstance(error, ScriptOutOfMemory)
         if isinstance(error, ScriptError) and error.stderr:
             members["stderr"] = error.stderr
         if isinstance(error, NotAdmitted):
