@@ -31,3 +31,10 @@ def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
         if "://" not in target:
             assert (ROOT / target).exists(), target
+
+
+def test_every_outcome_is_named() -> None:
+    from watchdog.invocation import _OUTCOMES
+
+    readme = (ROOT / "README.md").read_text()
+    assert [name for _, name in _OUTCOMES if f"`{name}`" not in readme] == []
