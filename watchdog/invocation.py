@@ -75,6 +75,7 @@ _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
 _MOST_WARNINGS = 100
+_MOMENT_FOR_ROOM_S = 1.0
 _KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
 
 
@@ -145,6 +146,7 @@ class Invocations:
             self._environ.update(configuration.service.variables)
         self._cgroup = Cgroup()
         self._removals: set[asyncio.Future[None]] = set()
+        self._handing_over = 0
 
     @contextlib.asynccontextmanager
     async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
@@ -160,7 +162,12 @@ class Invocations:
                 taken = await self._take_in(call, workspace, record)
                 record.queue_wait_s = await ticket.place()
                 with contextlib.closing(self._spool(workspace)) as stdout:
-                    yield await self._run(call, workspace, taken, stdout, ticket, record)
+                    result = await self._run(call, workspace, taken, stdout, ticket, record)
+                    self._handing_over += 1
+                    try:
+                        yield result
+                    finally:
+                        self._handing_over -= 1
             finally:
                 self._remove_later(workspace, call.call_id)
 
@@ -179,9 +186,15 @@ class Invocations:
         return None
 
     async def _room(self) -> None:
-        """Wait for what is being removed, where nothing more can be written until it is."""
-        if self._removals and is_full(self.settings.tmp_dir):
-            await asyncio.wait(self._removals)
+        """On a full disk, give the calls that are as good as over a moment to make room.
+
+        A caller has its whole answer a little before the answer's files begin to be removed.
+        """
+        until_s = time.monotonic() + _MOMENT_FOR_ROOM_S
+        while (self._removals or self._handing_over) and is_full(self.settings.tmp_dir):
+            if time.monotonic() > until_s:
+                return
+            await asyncio.sleep(0.005)
 
     def _workspace(self) -> Workspace:
         try:
