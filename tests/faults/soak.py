@@ -751,7 +751,10 @@ class Caller:
 
     def _multipart(self, call_id: str) -> tuple[dict[str, str], str, bytes, dict[str | None, bytes]]:
         count = self._dice.randint(1, 3)
-        files: dict[str | None, bytes] = {f"{number}.bin": self._data(f"{call_id}/{number}") for number in range(count)}
+        most = MAX_INPUT_BYTES // count - 1000  # a good call is not over the limit
+        files: dict[str | None, bytes] = {
+            f"{number}.bin": self._data(f"{call_id}/{number}", most) for number in range(count)
+        }
         boundary = f"soak{self._dice.getrandbits(64):x}"
         body = b""
         for name, data in files.items():
