@@ -137,7 +137,7 @@ def oom_preference() -> None:
     """When memory ends, the kernel takes the largest."""
     from watchdog import process
 
-    replace(process, "_prefer_when_memory_ends", lambda pid, oom_score_adj: None)
+    replace(process, "_OOM_SCORE_ADJ", 0)
 
 
 @guard

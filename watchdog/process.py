@@ -35,7 +35,7 @@ import stat
 import sys
 import termios
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import logs, proc
@@ -184,7 +184,7 @@ class Supervisor:
         self._guardian = Guardian()
         # The end of PID 1 is that of all others.
         self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
-        self._oom_score_adj = min(_LARGEST_OOM_SCORE_ADJ, _own_oom_score_adj() + _OOM_SCORE_ADJ)
+        self._preference = _Preference()
         # Not so for PID 1, to which `docker exec` leaves its orphans too.
         self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
@@ -243,6 +243,7 @@ class Supervisor:
         """Stop reaping."""
         self._reap_handle.cancel()
         self._guardian.stop()
+        self._preference.close()
 
     def _spawn(
         self,
@@ -259,19 +260,20 @@ class Supervisor:
             fds += os.pipe()
             fds += os.pipe()
             out_read, out_write, err_read, err_write = fds
-            pid = os.posix_spawn(
-                command[0],
-                command,
-                environment,
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, out_write, 1),
-                    (os.POSIX_SPAWN_DUP2, err_write, 2),
-                ],
-                setsid=True,
-                setsigmask=[],
-                setsigdef=_DEFAULT_SIGNALS,
-            )
+            with self._preference.inherited():
+                pid = os.posix_spawn(
+                    command[0],
+                    command,
+                    environment,
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, out_write, 1),
+                        (os.POSIX_SPAWN_DUP2, err_write, 2),
+                    ],
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
         except (OSError, ValueError) as error:
             self._guardian.forget(slot)
             for fd in fds:
@@ -280,7 +282,7 @@ class Supervisor:
                 raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
         self._guardian.note_session(slot, pid)
-        _prefer_when_memory_ends(pid, self._oom_score_adj)
+        self._preference.give(pid)
         os.close(out_write)
         os.close(err_write)
         pipes = (_Pipe(self._loop, out_read, stdout), _Pipe(self._loop, err_read, stderr))
@@ -520,6 +522,56 @@ class Supervisor:
                     self._guardian.stop(is_dead=True)
 
 
+class _Preference:
+    """Has the kernel choose scripts before the server when memory ends (proc(5), oom_score_adj).
+
+    A script and all that it forks inherit it from the server, which has it itself for the moment of the spawning: given
+    to the script afterwards, it would miss what a quick one has forked by then.
+    """
+
+    def __init__(self) -> None:
+        own = _read_oom_score_adj()
+        self._own = b"%d" % own
+        self._of_scripts = b"%d" % min(_LARGEST_OOM_SCORE_ADJ, own + _OOM_SCORE_ADJ)
+        try:
+            self._fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        except OSError:  # closed to its owner, as after PR_SET_DUMPABLE, or /proc is read-only
+            self._fd = -1
+
+    @contextlib.contextmanager
+    def inherited(self) -> Iterator[None]:
+        """What is spawned in this context has it."""
+        self._set_own(self._of_scripts)
+        try:
+            yield
+        finally:
+            self._set_own(self._own)
+
+    def give(self, pid: int) -> None:
+        """Where it could not be inherited, as quickly as may be."""
+        if self._fd < 0:
+            with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
+                file.write(self._of_scripts)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _set_own(self, value: bytes) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.pwrite(self._fd, value, 0)
+
+
+def _read_oom_score_adj() -> int:
+    try:
+        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
+            return int(file.read())
+    except OSError:
+        return 0
+
+
 @dataclass(slots=True, eq=False)
 class _Child:
     pid: int
@@ -677,26 +729,6 @@ def _reap_if_dead(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True
-
-
-def _own_oom_score_adj() -> int:
-    try:
-        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
-            return int(file.read())
-    except OSError:
-        return 0
-
-
-def _prefer_when_memory_ends(pid: int, oom_score_adj: int) -> None:
-    """Have the kernel choose the script's processes, which inherit this, before the server (proc(5))."""
-    try:
-        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, b"%d" % oom_score_adj)
-        finally:
-            os.close(fd)
-    except OSError:  # it has ended already, or /proc is read-only
-        return
 
 
 def _own_peak_rss_bytes() -> int:

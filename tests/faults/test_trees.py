@@ -193,12 +193,14 @@ def little_memory() -> Iterator[ControlGroup]:
 
 @pytest.mark.guard("oom-preference")
 def test_when_memory_ends_the_kernel_takes_the_script(start_server: StartServer, little_memory: ControlGroup) -> None:
-    """Also where the server is the largest of many."""
+    """Also where the server is the largest of many; and it is as before afterwards."""
     many = f"for n in $(seq 30); do {sys.executable} -S -c 'x = bytearray(8 << 20); input()' <&8 & done; wait"
     server = start_server(f"mkfifo $TMP_INPUT_DIR/f; exec 8<>$TMP_INPUT_DIR/f; {many}", prefix=joining(little_memory))
+    before = Path("/proc/self/oom_score_adj").read_text()
     server.call(b"", headers={"X-Timeout": "4s"})
-    server.script.write_text("echo fine")
-    assert server.call(b"").body == b"fine\n"
+    server.script.write_text("cat /proc/self/oom_score_adj")
+    assert int(server.call(b"").body) == min(1000, int(before) + 500)
+    assert Path(f"/proc/{server.process.pid}/oom_score_adj").read_text() == before
 
 
 # ---- the server's own end by force
