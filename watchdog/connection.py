@@ -44,11 +44,13 @@ HANDSHAKE_S = 0.05
 # After the last answer, for a caller's own end, or for the rest of a body that is refused.
 _GOODBYE_S = 0.1
 LAST_WORDS_S = 3.0
+# On a machine that stands still at times, seconds say little: a turn of the loop reads what has come.
+_FEWEST_LOOKS = 10
 # A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
 _LINGER_S = 30.0
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MOST_DIGITS = 100
-_LONGEST_USER_TIMEOUT_MS = 2**31 - 1
+_BYTES_ACKED_AT = 120  # of struct tcp_info in linux/tcp.h, since Linux 4.1
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
 
 
@@ -95,6 +97,13 @@ def ignore_new_connections(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(buffer)))
 
 
+def is_readable(sock: socket.socket) -> bool:
+    """Whether bytes, or connections, wait in a socket."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def problem_document(status: int, title: str, detail: str, **members: object) -> bytes:
     """The body of every answer that tells of a problem (RFC 9457)."""
     # Part of a detail may be bytes of a header that are not UTF-8.
@@ -132,7 +141,9 @@ class HttpServer(web.Server):
     async def close_idle(self) -> None:
         """Close the connections that wait for a next request; those new ones whose first is on its way get a moment."""
         until_s = self._loop.time() + _FRESH_S
-        while self._loop.time() < until_s:
+        looks = 0
+        while self._loop.time() < until_s or looks < _FEWEST_LOOKS:
+            looks += 1
             for connection in self._ours():
                 connection.close_if_idle()
             if not any(connection.is_fresh for connection in self._ours()):
@@ -146,7 +157,9 @@ class HttpServer(web.Server):
             limit_s: for callers that have not taken all of their answer yet; 0 is no limit.
         """
         started_s = self._loop.time()
+        looks = 0
         while ours := self._ours():
+            looks += 1
             for connection in ours:
                 connection.half_close()
             patience_s = _GOODBYE_S
@@ -154,7 +167,7 @@ class HttpServer(web.Server):
                 patience_s = LAST_WORDS_S
             if any(connection.has_unsent_bytes for connection in ours):
                 patience_s = limit_s or math.inf
-            if self._loop.time() > started_s + patience_s:
+            if self._loop.time() > started_s + patience_s and looks >= _FEWEST_LOOKS:
                 break
             await asyncio.sleep(0.005)
         for connection in self._ours():
@@ -220,6 +233,7 @@ class Connection(RequestHandler):
         self._headers_timeout_s = server.read_timeout_s
         self._write_timeout_s = server.write_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
         self._has_part_of_headers = False
         self._is_half_closed = False
         self._newest: tuple[Any, Any] | None = None
@@ -231,11 +245,26 @@ class Connection(RequestHandler):
         # What is written waits until the system has it, so that write_timeout bounds the last bytes, too.
         transport.set_write_buffer_limits(0)
         if self._write_timeout_s:
-            # And the system waits no longer for a caller that takes nothing, whoever of us is done with it (tcp(7)).
-            sock = transport.get_extra_info("socket")
-            limit_ms = min(int(self._write_timeout_s * 1000), _LONGEST_USER_TIMEOUT_MS)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, limit_ms)
+            self._look(transport, 0, self._loop.time())
         self._start_headers_timer()
+
+    def _look(self, transport: asyncio.Transport, taken_bytes: int, since_s: float) -> None:
+        """Now and then, reset a caller that takes nothing of what the system holds for it, even if we are done with it.
+
+        Not with TCP_USER_TIMEOUT: the kernel counts on through the moments in which a slow reader does take something.
+
+        Args:
+            taken_bytes, since_s: how much it had taken at the last look at which that was more, and when that was.
+        """
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, ValueError):
+            taken = _taken_bytes(sock)
+            if taken != taken_bytes or not _bytes_in_the_system(sock):
+                taken_bytes, since_s = taken, self._loop.time()
+            elif self._loop.time() - since_s > self._write_timeout_s:
+                _reset(sock, transport)
+                return
+        self._look_timer = self._loop.call_later(self._write_timeout_s / 4, self._look, transport, taken_bytes, since_s)
 
     def data_received(self, data: bytes) -> None:
         if self._is_half_closed:
@@ -255,6 +284,8 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_headers_timer()
+        if self._look_timer is not None:
+            self._look_timer.cancel()
         super().connection_lost(exc)
 
     def _distrust(self, new: list[tuple[Any, Any]]) -> None:
@@ -263,7 +294,8 @@ class Connection(RequestHandler):
         if new and isinstance(new[-1][0], _ErrInfo):
             if self._newest is not None and not self._newest[1].is_eof():
                 self._messages.pop()
-                self._newest[1].set_exception(new[-1][0].exc)
+                if not self.is_lingering:  # then nobody reads it but to throw it away
+                    self._newest[1].set_exception(new[-1][0].exc)
                 self._newest[1].feed_eof()
                 self.close()
             return
@@ -302,15 +334,15 @@ class Connection(RequestHandler):
     def close_if_idle(self) -> None:
         # A waiter that is done: its request is there, and handled in the next turn of the loop.
         is_waiting = self._waiter is not None and not self._waiter.done()
-        if is_waiting and self._request_count and not self._has_unread_bytes():
+        if is_waiting and self._request_count:
             self.half_close()
 
     def half_close(self) -> None:
         """Send no more, and read until the caller ends too: to close with bytes unread would be a reset.
 
-        Does nothing as long as a request is being answered.
+        Does nothing as long as a request is being answered, or is there to be read.
         """
-        is_busy = self._current_request is not None or bool(self._messages)
+        is_busy = self._current_request is not None or bool(self._messages) or self._has_unread_bytes()
         if self._is_half_closed or is_busy or self.is_lingering:
             return
         if self.transport is not None and not self.transport.is_closing():
@@ -319,12 +351,9 @@ class Connection(RequestHandler):
             self.transport.resume_reading()
 
     def _has_unread_bytes(self) -> bool:
-        if self.transport is None:
+        if self.transport is None or self.transport.is_closing():
             return False
-        sock = self.transport.get_extra_info("socket")
-        poll = select.poll()
-        poll.register(sock.fileno(), select.POLLIN)
-        return bool(poll.poll(0))
+        return is_readable(self.transport.get_extra_info("socket"))
 
     def handle_error(
         self,
@@ -378,21 +407,34 @@ async def say_continue(request: web.BaseRequest) -> None:
 
 
 def untaken_bytes(request: web.BaseRequest) -> int:
-    """How much of what was sent is with us or in the kernel, not yet acknowledged by the caller (tcp(7), SIOCOUTQ)."""
+    """How much of what was sent is with us or in the kernel, not yet acknowledged by the caller."""
     transport = request.transport
     if transport is None:
         return 0
-    count = transport.get_write_buffer_size()
+    count: int = transport.get_write_buffer_size()
     with contextlib.suppress(OSError, ValueError):
-        descriptor = transport.get_extra_info("socket").fileno()
-        count += int.from_bytes(fcntl.ioctl(descriptor, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        count += _bytes_in_the_system(transport.get_extra_info("socket"))
     return count
+
+
+def _bytes_in_the_system(sock: socket.socket) -> int:
+    """Sent, not yet acknowledged (tcp(7), SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def _taken_bytes(sock: socket.socket) -> int:
+    """Acknowledged by the caller since the connection was made (tcp(7), TCP_INFO)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int.from_bytes(info[_BYTES_ACKED_AT : _BYTES_ACKED_AT + 8], sys.byteorder)
 
 
 def abort(request: web.BaseRequest) -> None:
     """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
     if request.transport is not None:
-        sock = request.transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        request.transport.abort()
+        _reset(request.transport.get_extra_info("socket"), request.transport)
+
+
+def _reset(sock: socket.socket | None, transport: asyncio.Transport) -> None:
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

@@ -68,9 +68,14 @@ class Guardian:
         self._free = list(range(_SLOTS))
 
     def note(self, mark: bytes) -> int:
-        """A command is about to start with this in its environment; returns its slot, -1 if none is free."""
-        if self._table is None or not self._free or len(mark) > _LONGEST_MARK_BYTES:
+        """A command is about to start with this in its environment; returns its slot, -1 if none is free.
+
+        Of a mark that is too long for a slot nothing is noted: a part of it could be another's. The session has to do.
+        """
+        if self._table is None or not self._free:
             return -1
+        if len(mark) > _LONGEST_MARK_BYTES:
+            mark = b""
         slot = self._free.pop()
         _SLOT.pack_into(self._table, slot * _SLOT.size, 0, len(mark), mark)
         return slot
@@ -91,8 +96,11 @@ class Guardian:
         if not self.pid:
             return
         if not is_dead:
-            os.kill(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+                os.waitpid(self.pid, 0)
+            except (ProcessLookupError, ChildProcessError):
+                pass
         os.close(self._pipe_fd)
         self.pid, self._pipe_fd, self._table = 0, -1, None
 
@@ -125,8 +133,11 @@ def watch(pipe_fd: int, table_fd: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
-    with open("/proc/self/comm", "w") as file:
-        file.write(NAME)
+    try:
+        with open("/proc/self/comm", "w") as file:
+            file.write(NAME)
+    except OSError:  # /proc may be read-only
+        pass
     os.read(pipe_fd, 1)
     with mmap.mmap(table_fd, 0, prot=mmap.PROT_READ) as table:
         _end_all(*_noted(table))
@@ -160,6 +171,10 @@ def _end_all(sessions: set[int], marks: list[bytes]) -> None:
     signal_each(held, signal.SIGKILL)
 
 
+def _has_one_of(marks: list[bytes], environment: bytes) -> bool:
+    return any(mark in environment for mark in marks)
+
+
 def _belonging(sessions: set[int], marks: list[bytes]) -> dict[int, int]:
     """Living processes of these sessions, with one of these marks, or below such a process; with their start times."""
     table = {each.pid: each for each in processes()}
@@ -169,7 +184,7 @@ def _belonging(sessions: set[int], marks: list[bytes]) -> dict[int, int]:
         pid = each.pid
         while pid in table and pid not in ours:
             way.append(pid)
-            if table[pid].session in sessions or any(mark in environment_of(pid) for mark in marks):
+            if table[pid].session in sessions or _has_one_of(marks, environment_of(pid)):
                 break
             pid = table[pid].parent
         else:

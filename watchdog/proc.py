@@ -39,7 +39,7 @@ def process(pid: int) -> Process | None:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             text = file.read()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # hidepid, or another user's
         return None
     # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
     fields = text[text.rindex(b")") + 2 :].split()

@@ -59,6 +59,7 @@ _FEWEST_LOOKS = 20
 _CHASE_S = 0.01
 # A guardian that does not live is not started for each command anew.
 _GUARDIAN_PAUSE_S = 1.0
+_LONGEST_GUARDIAN_PAUSE_S = 300.0
 # How much more than the server a script is to the liking of the kernel when memory ends: half of all there is.
 _OOM_SCORE_ADJ = 500
 _LARGEST_OOM_SCORE_ADJ = 1000
@@ -178,10 +179,13 @@ class Supervisor:
     def __init__(self) -> None:
         self._children: dict[int, _Child] = {}
         self._loop = asyncio.get_running_loop()
+        # An ignored SIGCHLD, which exec keeps, would have the kernel reap our children before us.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._is_subreaper = _become_subreaper()
         # Children from before: an entry point may start a daemon and then exec this program.
         self._from_before = set(_children_by_parent())
         self._guardian = Guardian()
+        self._guardian_pause_s = _GUARDIAN_PAUSE_S
         # The end of PID 1 is that of all others.
         self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
         self._preference = _Preference()
@@ -295,10 +299,11 @@ class Supervisor:
         now_s = self._loop.time()
         if self._guardian.pid or now_s < self._guardian_from_s:
             return
-        self._guardian_from_s = now_s + _GUARDIAN_PAUSE_S
+        self._guardian_from_s = now_s + self._guardian_pause_s
+        self._guardian_pause_s = min(self._guardian_pause_s * 2, _LONGEST_GUARDIAN_PAUSE_S)
         try:
             self._guardian.start()
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
             log.warning("no guardian: a kill -9 of the server would leave its scripts", reason=str(error))
             return
         for child in self._children.values():
@@ -406,7 +411,11 @@ class Supervisor:
                 break
             for pid in orphans:
                 # Held still while it is looked at. The pid cannot be another's: only we reap our children.
-                os.kill(pid, signal.SIGSTOP)
+                try:
+                    os.kill(pid, signal.SIGSTOP)
+                except PermissionError:  # another user's, such as root's of `docker exec`
+                    strangers.add(pid)
+                    continue
                 process = proc.process(pid)
                 if process is not None and self._belongs_to(child, process, owned):
                     os.kill(pid, signal.SIGKILL)

@@ -39,6 +39,7 @@ from .connection import (
     HttpServer,
     abort,
     ignore_new_connections,
+    is_readable,
     listening_socket,
     problem_document,
     refusal_of,
@@ -99,6 +100,7 @@ _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_LETTING_IN_S = 1.0
 _STATUS_WITHOUT_BODY = (204, 205, 304)
 
 
@@ -172,7 +174,9 @@ class Server:
         for path in kept:
             log.warning("workspaces of a dead server cannot be removed", path=path)
         sock = listening_socket(self.settings.bind, self.settings.port, "port")
-        self._listener = await self._loop.create_server(self._http, sock=sock, backlog=BACKLOG)
+        # asyncio tries to accept as many at once as its backlog is, and logs as many errors without descriptors.
+        self._listener = await self._loop.create_server(self._http, sock=sock, backlog=1)
+        sock.listen(BACKLOG)
         metrics_port = await self._start_metrics()
         if self._lock is not None:
             self._lock.write()
@@ -237,6 +241,12 @@ class Server:
         for sock in self._listener.sockets:
             ignore_new_connections(sock)
         await asyncio.sleep(HANDSHAKE_S)
+        until_s = self._loop.time() + _LETTING_IN_S
+        quiet_turns = 0
+        # One is accepted in each turn of the loop, and is a connection a turn later: asyncio drops what is not one yet.
+        while quiet_turns < 3 and self._loop.time() < until_s:
+            quiet_turns = 0 if any(map(is_readable, self._listener.sockets)) else quiet_turns + 1
+            await asyncio.sleep(0)
         self._listener.close()
 
     def _refuse_all(self) -> None:
@@ -297,7 +307,7 @@ class Server:
                 raise
             log.warning("metrics are off", reason=str(error))
             return None
-        runner = web.ServerRunner(web.Server(self._handle_metrics, access_log=None))
+        runner = web.ServerRunner(web.Server(self._handle_metrics, access_log=None), shutdown_timeout=1.0)
         await runner.setup()
         await web.SockSite(runner, sock).start()
         self._metrics_runner = runner
@@ -383,11 +393,15 @@ class Server:
             async with self.invocations.invoke(call, record) as result:
                 answer = await prepare(result, preference)
                 return await self._send(request, call_id, record, answer)
-        except WatchdogError as error:
+        except Exception as error:
             if record.is_begun:
                 # The status is gone already: only a cut connection still tells the caller that bytes are missing.
+                if not isinstance(error, (WatchdogError, ConnectionError)):
+                    log.error("internal error", reason=repr(error), exc_info=error)
                 abort(request)
                 raise ConnectionResetError(str(error)) from error
+            if not isinstance(error, WatchdogError):
+                raise
             return self._problem(request, call_id, record, error)
 
     def _refuse_early(self, request: web.BaseRequest) -> None:
@@ -508,8 +522,9 @@ class Server:
         def look() -> None:
             nonlocal untaken, timer
             before, untaken = untaken, untaken_bytes(request)
-            if before is None or untaken < before:
-                bound.reschedule(self._loop.time() + limit_s)
+            if (before is None or untaken < before) and not bound.expired():
+                # What is taken is seen at the next look only, so it is waited for one look longer.
+                bound.reschedule(self._loop.time() + limit_s * 1.25)
             timer = self._loop.call_later(limit_s / 4, look)
 
         try:
@@ -543,7 +558,9 @@ class Server:
             headers["Retry-After"] = str(error.retry_after_s)
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"
-        if isinstance(error, (Draining, CallerSilent, CallerGone)) or self._is_draining:
+        # Who waits for the word to send its body, and does not get it, is not to take the connection for a free one.
+        may_wait_for_the_word = "Expect" in request.headers and not request.content.is_eof()
+        if isinstance(error, (Draining, CallerSilent, CallerGone)) or self._is_draining or may_wait_for_the_word:
             headers["Connection"] = "close"
         if isinstance(request.protocol, Connection):
             if isinstance(error, CallerSilent):

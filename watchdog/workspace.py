@@ -274,7 +274,10 @@ def is_full(directory: str) -> bool:
     except OSError:
         return False
     has_inodes = not status.f_files or status.f_favail > 0  # some file systems count none
-    return status.f_bavail * status.f_frsize < _FULL_BYTES or not has_inodes
+    # Some file systems count no blocks either (tmpfs with size=0, ramfs).
+    available = status.f_bfree if os.geteuid() == 0 else status.f_bavail  # some is kept for root
+    has_blocks = not status.f_blocks or available * status.f_frsize >= _FULL_BYTES
+    return not (has_blocks and has_inodes)
 
 
 def safe_file_name(name: str) -> str | None:
