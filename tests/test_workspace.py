@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
-from watchdog.workspace import Workspace, Workspaces, open_output, remove_tree, safe_file_name
+from watchdog.workspace import Workspace, Workspaces, is_full, open_output, remove_tree, safe_file_name
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,24 @@ def test_what_stands_in_the_place_of_the_output_dir_is_told(workspace: Workspace
         os.symlink("/etc", workspace.output_dir)
     with pytest.raises(OutputUnreadable, match=instead):
         workspace.outputs()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "free", "inodes", "free_inodes", "full"),
+    [
+        (1000, 500, 100, 50, False),
+        (1000, 0, 100, 50, True),
+        (1000, 500, 100, 0, True),
+        (0, 0, 100, 50, False),  # tmpfs with size=0 counts no blocks
+        (1000, 500, 0, 0, False),  # btrfs counts no inodes
+    ],
+)
+def test_a_file_system_is_full_if_it_counts_and_has_none_left(
+    monkeypatch: pytest.MonkeyPatch, blocks: int, free: int, inodes: int, free_inodes: int, full: bool
+) -> None:
+    status = (4096, 4096, blocks, free, free, inodes, free_inodes, free_inodes, 0, 255)
+    monkeypatch.setattr(os, "statvfs", lambda path: os.statvfs_result(status))
+    assert is_full("/") is full
 
 
 def test_a_file_larger_than_its_file_system_is_refused(workspace: Workspace) -> None:

@@ -123,6 +123,22 @@ def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> N
     assert server.event("invocation ended")["outcome"] == "ok"
 
 
+def test_a_caller_who_takes_something_now_and_then_is_not_cut_off(start_server: StartServer) -> None:
+    """Its window is shut most of the time: the pauses are shorter than write_timeout, their sum is not."""
+    server = start_server("head -c 700000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="1s")
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 30_000)
+        sock.settimeout(RunningServer.patience_s)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(b"POST /?output=raw HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        received = 0
+        while piece := sock.recv(60_000, socket.MSG_WAITALL):
+            received += len(piece)
+            time.sleep(0.4)  # the slowness itself
+    assert received > 700_000
+    assert server.event("invocation ended")["outcome"] == "ok"
+
+
 @pytest.mark.guard("body-timer")
 def test_who_stops_sending_is_told(start_server: StartServer) -> None:
     server = start_server("echo never", WATCHDOG_READ_TIMEOUT="300ms")

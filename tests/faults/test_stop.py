@@ -302,6 +302,17 @@ def test_probed_it_stays_reachable_but_not_ready(start_server: StartServer) -> N
     assert server.wait() == 0
 
 
+def test_a_reader_of_metrics_who_takes_nothing_does_not_hold_it_up(start_server: StartServer, free_port: int) -> None:
+    server = start_server("echo hi", WATCHDOG_METRICS_PORT=str(free_port))
+    with socket.create_connection(("127.0.0.1", free_port)) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(100_000):
+                sock.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert server.stop() == 0
+
+
 @pytest.mark.guard("drain-bound")
 def test_what_outlives_the_drain_is_ended_and_answered(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_WRITE_TIMEOUT="300ms")

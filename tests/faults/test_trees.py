@@ -137,6 +137,16 @@ def test_no_status_is_lost_to_the_reaper(start_server: StartServer) -> None:
         assert [answer.headers["X-Exit-Code"] for answer in answers] == [str(n) for n in range(1, 60)]
 
 
+def test_a_parent_that_ignores_the_end_of_children_changes_nothing(start_server: StartServer) -> None:
+    """The kernel would reap them before us; a process inherits that through exec."""
+    ignoring = ("/bin/bash", "-c", "trap '' CHLD; exec \"$@\"", "bash")
+    server = start_server("(setsid sleep 60 &); exit 7", prefix=ignoring)
+    for _ in range(3):
+        assert problem(server.call(b""), 500)["exit_code"] == 7
+    assert server.stop() == 0
+    assert server.leftovers() == []
+
+
 @pytest.mark.guard("reap-timer")
 def test_orphans_are_reaped_while_a_long_script_runs(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(f"for n in 1 2 3 4 5; do (setsid true &); done; touch {tmp_path}/up; sleep 60")
