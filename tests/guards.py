@@ -57,14 +57,6 @@ def subreaper() -> None:
 
 
 @guard
-def chase() -> None:
-    """Nobody runs after a chain of forks."""
-    from watchdog.process import Supervisor
-
-    replace(Supervisor, "_chase_orphans", lambda self, child: True)
-
-
-@guard
 def exit_not_eof() -> None:
     """The end of a script is the end of its pipes, as with asyncio's own subprocesses."""
     from watchdog.process import _Child

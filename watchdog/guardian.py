@@ -51,21 +51,30 @@ class Guardian:
         self._table: mmap.mmap | None = None
         self._free = list(range(_SLOTS))
 
-    def start(self) -> None:
-        """Start it.
+    def start(self, running: list[tuple[bytes, int]]) -> list[int]:
+        """Start it, and return the slots of what runs already, given as marks and sessions.
 
         Raises:
             OSError: no process, descriptor or memory can be had for it.
+            ValueError, TypeError: Python does not know its own executable.
         """
         table_fd = os.memfd_create("watchdog", os.MFD_CLOEXEC)
         try:
             os.ftruncate(table_fd, _SLOTS * _SLOT.size)
-            table = mmap.mmap(table_fd, 0)
+            self._table = mmap.mmap(table_fd, 0)
+            self._free = list(range(_SLOTS))
+            slots = []
+            # Before it is there: the server may be killed in the very moment in which it is.
+            for mark, session in running:
+                slots.append(self.note(mark))
+                self.note_session(slots[-1], session)
             self.pid, self._pipe_fd = _spawn(table_fd)
+        except BaseException:
+            self._table = None
+            raise
         finally:
             os.close(table_fd)
-        self._table = table
-        self._free = list(range(_SLOTS))
+        return slots
 
     def note(self, mark: bytes) -> int:
         """A command is about to start with this in its environment; returns its slot, -1 if none is free.

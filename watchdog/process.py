@@ -301,14 +301,14 @@ class Supervisor:
             return
         self._guardian_from_s = now_s + self._guardian_pause_s
         self._guardian_pause_s = min(self._guardian_pause_s * 2, _LONGEST_GUARDIAN_PAUSE_S)
+        children = list(self._children.values())
         try:
-            self._guardian.start()
+            slots = self._guardian.start([(child.mark, child.pid) for child in children])
         except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
             log.warning("no guardian: a kill -9 of the server would leave its scripts", reason=str(error))
             return
-        for child in self._children.values():
-            child.slot = self._guardian.note(child.mark)
-            self._guardian.note_session(child.slot, child.pid)
+        for child, slot in zip(children, slots, strict=True):
+            child.slot = slot
 
     async def _see_through(self, child: _Child, timeout_s: float, kill_grace_s: float) -> Ended:
         child.grace_s = kill_grace_s

@@ -71,9 +71,11 @@ def test_a_daemon_without_environment_or_pipes(start_server: StartServer, lifeli
     assert not lifeline.is_held()
 
 
-@pytest.mark.guard("chase")
 def test_a_chain_of_forks_without_end(start_server: StartServer, lifeline: Lifeline) -> None:
-    """Each of its links lives for less than a list of all processes takes."""
+    """Each of its links lives for less than a list of all processes takes.
+
+    Without the chase it is caught at times, on a busy machine that slows it down: no guard to be taken out here.
+    """
     server = start_server(leaving(lifeline, "chain of forks"))
     for _ in range(3):
         assert problem(server.call(b""), 500)["exit_code"] == 3
