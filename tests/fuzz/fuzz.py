@@ -28,12 +28,12 @@ _MOST_MEMORY_MIB = 2048
 def main(arguments: list[str]) -> int:
     """The exit code: 0 if nothing was found, 1 if something was, 2 if it cannot be tried."""
     options = _options(arguments)
+    if options.files:
+        return _replay(options.target, options.files)
     with tempfile.TemporaryDirectory(prefix="watchdog-fuzz-", dir=_memory_directory()) as scratch:
         # Made here and not by the fuzzer, which ends without any clean-up.
         tempfile.tempdir = scratch
         try:
-            if options.files:
-                return _replay(options.target, options.files)
             return _fuzz(options)
         finally:
             tempfile.tempdir = None
