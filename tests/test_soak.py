@@ -257,7 +257,7 @@ def test_ten_thousand_invocations_fifty_at_a_time(tmp_path: Path) -> None:
 
         def look() -> dict[str, Any]:
             until(lambda: not soak.children(pid), "the children to be reaped")
-            until(lambda: not list(server.tmp.glob("watchdog-*/[0-9]*")), "the workspaces to be removed")
+            until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
             until(lambda: count_of_sockets(pid) == sockets, "the connections to be closed")
             server.signal(signal.SIGUSR2)
             return server.event("inspected") | {

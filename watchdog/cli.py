@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import __version__, config, logs
+from . import __version__, config, logs, proc
 from .errors import (
     ConfigError,
     InputError,
@@ -331,10 +331,7 @@ def _hide_memory() -> None:
     A script is another process of the same user, who could read both in /proc; root may without it, unless it lacks
     the capability to trace, as in a container it does.
     """
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    proc.prctl(_PR_SET_DUMPABLE, 0)
 
 
 def _image_environment() -> dict[str, str]:

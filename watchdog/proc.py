@@ -55,6 +55,17 @@ def environment_of(pid: int) -> bytes:
         return b""
 
 
+def prctl(option: int, value: int) -> bool:
+    """Set a property of this process (prctl(2)); whether that was possible."""
+    # Not at the top: the guardian needs none of it, and it is slow to import.
+    import ctypes
+
+    try:
+        return bool(ctypes.CDLL(None).prctl(option, value, 0, 0, 0) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
 def signal_each(started_by_pid: Mapping[int, int], number: int) -> None:
     """Signal processes, given as pids with their start times."""
     for pid, started in started_by_pid.items():

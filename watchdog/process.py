@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import fcntl
 import math
@@ -745,12 +744,7 @@ def _own_peak_rss_bytes() -> int:
 
 
 def _become_subreaper() -> bool:
-    if os.getpid() == 1:
-        return True
-    try:
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
-    except (OSError, AttributeError):
-        return False
+    return os.getpid() == 1 or proc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSError) -> str:

@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running_server import RunningServer, StartServer, problem, read_all, until
@@ -80,9 +81,15 @@ def coded(transfer_encoding: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tables of requests: what one of them breaks, the next ones notice."""
-    server = RunningServer(tmp_path_factory.mktemp("echo"), ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
-    yield server
+    directory = tmp_path_factory.mktemp("echo")
+    yield from shared_server(directory, ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+
+
+def shared_server(directory: Path, script: str, **environ: Any) -> Iterator[RunningServer]:
+    """One server for many tests, which ends as it should after them."""
+    server = RunningServer(directory, script, **environ)
     try:
+        yield server
         assert server.stop() == 0
         assert server.leftovers() == []
         assert [event for event in server.logs if event["event"] in ("internal error", "not json")] == []
@@ -695,7 +702,7 @@ def test_a_hundred_callers_who_never_read(start_server: StartServer) -> None:
         until(lambda: server.descriptors() <= before, "the descriptors to be closed")
         assert server.call(b"").body == b"small\n"
         assert server.memory_mib("VmHWM") < 300
-    until(lambda: not list(server.tmp.glob("watchdog-*/[0-9]*")), "the workspaces to be removed")
+    until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
 
 
 # ---- bombs
@@ -729,7 +736,7 @@ def test_a_bomb_stops_at_the_limit(start_server: StartServer, kind: str) -> None
     server = start_server('wc -c < "$INPUT_FILE_PATH"', WATCHDOG_MAX_INPUT_SIZE="1Mi")
     body, headers = bomb(kind)
     problem(server.call(body, headers=headers), 413)
-    until(lambda: not list(server.tmp.glob("watchdog-*/[0-9]*")), "the workspace to be removed")
+    until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
     assert server.call(b"YQ==").body == b"1\n"
 
 
@@ -876,14 +883,7 @@ def test_a_name_with_a_control_character_is_refused(listing: RunningServer, way:
 
 @pytest.fixture(scope="module")
 def listing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    server = RunningServer(tmp_path_factory.mktemp("names"), LIST)
-    yield server
-    try:
-        assert server.stop() == 0
-        assert server.leftovers() == []
-        assert [event for event in server.logs if event["event"] == "internal error"] == []
-    finally:
-        server.kill()
+    yield from shared_server(tmp_path_factory.mktemp("names"), LIST)
 
 
 @pytest.mark.guard("file-names")
@@ -932,14 +932,7 @@ def choosing(commands: dict[str, str]) -> str:
 def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     directory = tmp_path_factory.mktemp("answers")
     (directory / "secret").write_text("X-Secret: 12345\n")
-    server = RunningServer(directory, choosing(RESPONSES), SECRET=str(directory / "secret"))
-    yield server
-    try:
-        assert server.stop() == 0
-        assert server.leftovers() == []
-        assert [event for event in server.logs if event["event"] == "internal error"] == []
-    finally:
-        server.kill()
+    yield from shared_server(directory, choosing(RESPONSES), SECRET=str(directory / "secret"))
 
 
 def check_the_answer(server: RunningServer, number: int) -> None:
