@@ -81,7 +81,7 @@ lock:  ## renew all requirements*.txt (with Python 3.11)
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip --disable-pip-version-check install --quiet --quiet pip-tools
 	$(LOCK) --output-file=requirements.txt pyproject.toml
-	$(LOCK) --extra=dev --constraint=requirements.txt --output-file=requirements-dev.txt pyproject.toml
+	$(LOCK) --extra=dev --extra=otel --constraint=requirements.txt --output-file=requirements-dev.txt pyproject.toml
 	$(LOCK) --output-file=$(DIGITS)/requirements.txt $(DIGITS)/requirements.in
 	$(LOCK) --output-file=tests/fuzz/requirements.txt tests/fuzz/requirements.in
 	$(UNLOCAL) requirements.txt requirements-dev.txt $(DIGITS)/requirements.txt tests/fuzz/requirements.txt
