@@ -72,6 +72,19 @@ def exit_not_eof() -> None:
 
 
 @guard
+def stdin_left_open() -> None:
+    """What came of a classic function's body is all there is to come, also if the caller went silent."""
+    from watchdog.process import _Feed
+
+    real = _Feed.start
+
+    def start(self: Any, *, if_broken: Callable[[], None]) -> None:
+        real(self, if_broken=self.close)
+
+    replace(_Feed, "start", start)
+
+
+@guard
 def sigterm_first() -> None:
     """A script is killed without a word."""
     from watchdog.process import _Child

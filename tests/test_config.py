@@ -57,6 +57,8 @@ def test_defaults() -> None:
         "script_path": "/oscar/config/script.sh",
         "service_definition": "/oscar/config/function_config.yaml",
         "fprocess": None,
+        "content_type": None,
+        "combine_output": False,
         "log_level": "INFO",
         "log_format": "auto",
         "max_inflight": cpus,
@@ -133,9 +135,11 @@ def test_empty_bare_variable_is_not_set() -> None:
 
 @pytest.mark.parametrize("declared", config.SETTINGS.values(), ids=lambda declared: declared.name)
 def test_empty_variable_and_flag_are_problems(declared: config.Setting) -> None:
-    problem = only_problem(**{declared.variable: ""})
+    # Without such a function, what belongs to it is not looked at.
+    classic = {"fprocess": "cat"} if declared.name in ("content_type", "combine_output") else {}
+    problem = only_problem(**classic, **{declared.variable: ""})
     assert problem == f"{declared.name}: environment {declared.variable} is ''; accepted is {declared.kind.accepts}"
-    assert only_problem({declared.name: " "}).startswith(f"{declared.name}: flag {declared.flag} is ' '; ")
+    assert only_problem({declared.name: " "}, **classic).startswith(f"{declared.name}: flag {declared.flag} is ' '; ")
 
 
 # Every problem at once
@@ -513,13 +517,39 @@ def test_metrics_port_set_to_port_is_a_problem() -> None:
 def test_oscars_fprocess_has_no_effect(command: str) -> None:
     configuration = valid(fprocess=command, write_debug="true", COMBINE_OUTPUT="true")
     assert configuration.settings.fprocess is None
-    assert configuration.ignored_names == ["fprocess", "write_debug", "COMBINE_OUTPUT"]
+    assert configuration.ignored_names == ["fprocess", "COMBINE_OUTPUT", "write_debug"]
     assert configuration.warnings == []
 
 
-@pytest.mark.parametrize("command", ["cat", "/bin/my-supervisor", "python supervisor"])
-def test_other_fprocess_is_not_offered_yet(command: str) -> None:
-    assert f"environment fprocess is '{command}'" in only_problem(fprocess=command)
+@pytest.mark.parametrize("command", ["cat", "/bin/my-supervisor", "python supervisor", """sh -c 'cat; echo "x y"'"""])
+def test_a_command_of_its_own_is_the_function(command: str) -> None:
+    configuration = valid(fprocess=command, content_type="text/plain; charset=utf-8", combine_output="true")
+    assert configuration.settings.fprocess == command
+    assert configuration.settings.content_type == "text/plain; charset=utf-8"
+    assert configuration.settings.combine_output
+    assert (configuration.ignored_names, configuration.warnings) == ([], [])
+
+
+@pytest.mark.parametrize("command", ["sh -c 'cat", '""\\'])
+def test_a_command_that_no_shell_understands_is_a_problem(command: str) -> None:
+    assert "accepted is a command and its arguments" in only_problem(fprocess=command)
+
+
+@pytest.mark.parametrize("value", ["plain", "text/plain\nX-A: b", "text/"])
+def test_what_is_no_media_type_is_a_problem_of_classic_functions_only(value: str) -> None:
+    assert "accepted is a media type" in only_problem(fprocess="cat", content_type=value)
+    assert valid(content_type=value).ignored_names == ["content_type"]
+
+
+def test_a_script_beside_a_classic_function_is_told() -> None:
+    assert "the script of environment SCRIPT is never run" in valid(fprocess="cat", SCRIPT="Zm9v").warnings[0]
+
+
+@pytest.mark.parametrize(("mode", "told"), [("http", True), ("static", True), ("streaming", False), ("x", False)])
+def test_a_mode_of_of_watchdog_without_stdin_is_told(mode: str, told: bool) -> None:
+    warnings = valid(fprocess="cat", mode=mode).warnings
+    assert [("a mode of of-watchdog that is not offered" in warning) for warning in warnings] == [True] * told
+    assert valid(mode=mode).warnings == []
 
 
 def test_what_oscar_sets_is_no_problem() -> None:

@@ -13,13 +13,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running_server import AS_PID_1
 
 from watchdog import guardian, proc, process
-from watchdog.errors import ScriptUnavailable
-from watchdog.process import Ended, Supervisor, command_for
+from watchdog.errors import BadInput, ScriptUnavailable
+from watchdog.process import Ended, Supervisor, command_for, found_command
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ async def supervisor() -> AsyncIterator[Supervisor]:
 class Run:
     """One shell command under a supervisor, with what it printed."""
 
-    def __init__(self, supervisor: Supervisor, script: str, **options: float) -> None:
+    def __init__(self, supervisor: Supervisor, script: str, **options: Any) -> None:
         self.mark = f"/mark/{uuid.uuid4()}"
         self.out = bytearray()
         self.err = bytearray()
@@ -44,8 +45,7 @@ class Run:
                 environment,
                 mark=self.mark,
                 stdout=self._take,
-                stderr=self.err.extend,
-                **options,
+                **{"stderr": self.err.extend, **options},
             )
         )
 
@@ -93,6 +93,88 @@ async def test_stdin_is_at_its_end_and_signals_are_the_default(supervisor: Super
     of_glibc = 1 << 31 | 1 << 32  # its own two real-time signals, which nobody else can set
     assert (int(blocked, 16), int(ignored, 16) & ~of_glibc) == (0, 0)
     assert session == pid
+
+
+async def test_stdin_is_fed_as_it_comes(supervisor: Supervisor) -> None:
+    goes_on = asyncio.Event()
+
+    async def source() -> AsyncIterator[bytes]:
+        yield b"first\n"
+        await goes_on.wait()  # the command has the first line by then
+        yield b"second\n"
+
+    run = Run(supervisor, "while read -r line; do echo got $line; done; echo end", stdin=source())
+    await run.line("got first")
+    goes_on.set()
+    await run.ended()
+    assert bytes(run.out) == b"got first\ngot second\nend\n"
+
+
+async def test_a_source_that_breaks_ends_the_command_and_not_its_stdin(supervisor: Supervisor) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield b"half\n"
+        await run.line("got half")
+        raise BadInput("broken")
+
+    run = Run(supervisor, "read -r line; echo got $line; read -r line || echo taken for the whole", stdin=source())
+    with pytest.raises(BadInput, match="broken"):
+        await run.ended()
+    assert b"whole" not in run.out
+    assert run.living() == []
+
+
+@pytest.mark.parametrize("script", ["echo done", "exec <&-; echo done", "head -c 3 >/dev/null; echo done"])
+async def test_who_does_not_read_is_not_waited_for(supervisor: Supervisor, script: str) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(100_000)
+
+    run = Run(supervisor, script, stdin=source())
+    ended = await run.ended()
+    assert (ended.exit_code, bytes(run.out)) == (0, b"done\n")
+
+
+async def test_a_source_that_waits_does_not_hold_up_the_end(supervisor: Supervisor) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    run = Run(supervisor, "head -c 1", stdin=source())
+    assert (await run.ended()).exit_code == 0
+    assert bytes(run.out) == b"x"
+
+
+async def test_both_streams_are_one_without_a_consumer_of_stderr(supervisor: Supervisor) -> None:
+    run = Run(supervisor, "echo 1; echo 2 >&2; echo 3", stderr=None)
+    await run.ended()
+    assert bytes(run.out) == b"1\n2\n3\n"
+
+
+async def test_descriptors_are_closed_after_feeding(supervisor: Supervisor) -> None:
+    async def source() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    await Run(supervisor, "cat", stdin=source()).ended()
+    before = os.listdir("/proc/self/fd")
+    for script in ("cat", "true", "exec <&-", "kill -9 $$"):
+        await Run(supervisor, script, stdin=source()).ended()
+    with pytest.raises(ScriptUnavailable):
+        await supervisor.run(["/nowhere"], {}, mark="/m", stdout=print, stderr=None, stdin=source())
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "/nowhere", "./nowhere"])
+def test_a_command_that_is_not_there(name: str) -> None:
+    with pytest.raises(ScriptUnavailable, match=f"the command {name} of fprocess"):
+        found_command([name], "/bin:/usr/bin")
+
+
+def test_a_command_is_found_as_a_shell_would(tmp_path: Path) -> None:
+    assert found_command(["sh", "-c", "x"], f"{tmp_path}:/bin") == ["/bin/sh", "-c", "x"]
+    (tmp_path / "sh").write_text("not executable")
+    assert found_command(["sh"], f"{tmp_path}:/bin") == ["/bin/sh"]
+    with pytest.raises(ScriptUnavailable, match="is not an executable file"):
+        found_command([str(tmp_path / "sh")], "/bin")
 
 
 def children_since(before: set[int]) -> list[proc.Process]:

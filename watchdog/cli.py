@@ -9,6 +9,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -163,12 +164,17 @@ def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> i
 
 
 def _check(configuration: config.Configuration) -> int:
-    from .process import command_for
+    from .process import command_for, found_command
 
     problems = [*configuration.problems, *config.script_problems(configuration)]
-    if not problems and configuration.script_text is None:
+    fprocess = configuration.settings.fprocess
+    path = os.environ.get("PATH", os.defpath)
+    if not problems and (fprocess is not None or configuration.script_text is None):
         try:
-            command_for(configuration.settings.script_path, os.environ.get("PATH", os.defpath))
+            if fprocess is not None:
+                found_command(shlex.split(fprocess), path)
+            else:
+                command_for(configuration.settings.script_path, path)
         except ScriptUnavailable as error:
             problems.append(str(error))
     print(config.report(configuration, problems))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shlex
 import socket
 import stat
 from binascii import Error as BadBase64
@@ -159,6 +160,20 @@ def _parse_directory(text: str) -> str:
     return os.path.abspath(_parse_path(text))
 
 
+def _parse_command(text: str) -> str:
+    # A shell's quotes, which the classic watchdog does not know: it splits at each space.
+    if "\0" in text or not shlex.split(text):
+        raise ValueError(text)
+    return text
+
+
+def _parse_media_type(text: str) -> str:
+    text = text.strip()
+    if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:\s*;[ -~]*)?", text):
+        raise ValueError(text)
+    return text
+
+
 def _parse_token(text: str) -> str:
     token = text.strip()
     if not re.fullmatch(r"[!-~]+", token):
@@ -181,7 +196,8 @@ LOG_FORMAT = Kind(_parse_log_format, "auto, json or console", "FORMAT")
 ADDRESS = Kind(_parse_address, "an IPv4 or IPv6 address or a host name, without a port", "ADDRESS")
 PATH = Kind(_parse_path, "a path", "PATH")
 DIRECTORY = Kind(_parse_directory, "a path", "PATH")
-COMMAND = Kind(_parse_path, "a command", "COMMAND")
+COMMAND = Kind(_parse_command, "a command and its arguments, quoted as for a shell", "COMMAND")
+MEDIA_TYPE = Kind(_parse_media_type, "a media type like text/plain; charset=utf-8", "TYPE")
 TOKEN = Kind(_parse_token, "ASCII characters without white space, at least one", "TOKEN")
 
 
@@ -264,7 +280,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             DEFAULT_SERVICE_DEFINITION,
         ),
     ]
-    fprocess: Annotated[str | None, Declared("command of a classic OpenFaaS function", COMMAND, bare=True)]
+    fprocess: Annotated[
+        str | None,
+        Declared("command of a classic function: body to its stdin, its stdout as the answer", COMMAND, bare=True),
+    ]
+    content_type: Annotated[
+        str | None,
+        Declared(
+            "of a classic function's answers",
+            MEDIA_TYPE,
+            default_text="the caller's, else application/octet-stream",
+            bare=True,
+        ),
+    ]
+    combine_output: Annotated[
+        bool, Declared("a classic function's stderr goes into its answer, not into the log", TRUTH, False, bare=True)
+    ]
     log_level: Annotated[
         str,
         Declared(
@@ -396,7 +427,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     ``sources``: for each setting's name, ``default``, ``environment WATCHDOG_X``, ``flag --x``, ``service
     definition /path`` or ``auth_token_file /path``. ``ignored_names``: accepted, without effect, to be named
     once at DEBUG. ``script_text``: what ``SCRIPT`` held, decoded. ``secret_names``: variables of the
-    environment that no script may see.
+    environment that no script may see. ``service_name``: what the platform or the service definition calls it.
     """
 
     settings: Settings
@@ -407,6 +438,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     ignored_names: list[str]
     script_text: bytes | None
     secret_names: frozenset[str]
+    service_name: str
 
     def __repr__(self) -> str:
         """Without the script's text, which may hold secrets."""
@@ -422,10 +454,14 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
     reading = _Reading(environ, flags)
     reading.read("service_definition")
     service = reading.read_service_definition()
-    for name in SETTINGS:
-        if name != "service_definition":
-            reading.read(name)
+    reading.read("fprocess")
     reading.check_fprocess()
+    for name in SETTINGS:
+        if name in _OF_CLASSIC_FUNCTIONS and reading.values["fprocess"] is None:
+            reading.leave_out(name)
+        elif name not in ("service_definition", "fprocess"):
+            reading.read(name)
+    reading.check_script()
     reading.check_metrics_port()
     reading.check_tmp_dir()
     reading.read_token_file()
@@ -440,6 +476,12 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
         ignored_names=reading.ignored_names + [name for name in environ if name.lower() in _CLASSIC_NAMES],
         script_text=reading.decode("SCRIPT", "the script's text", "base64 -w0 script.sh"),
         secret_names=frozenset(reading.secret_names),
+        service_name=(
+            environ.get("K_SERVICE")
+            or environ.get("OSCAR_SERVICE_NAME")
+            or (service.name if service is not None else "")
+            or "oscar-watchdog"
+        ),
     )
 
 
@@ -454,11 +496,14 @@ def require_valid(configuration: Configuration) -> Configuration:
 # always so or has no counterpart.
 # fmt: off
 _CLASSIC_NAMES = frozenset({
-    "write_debug", "combine_output", "content_type", "marshal_request", "debug_headers", "jwt_auth",
-    "jwt_auth_debug", "jwt_auth_local", "mode", "upstream_url", "http_upstream_url", "buffer_http",
+    "write_debug", "marshal_request", "debug_headers", "jwt_auth", "jwt_auth_debug", "jwt_auth_local",
+    "mode", "upstream_url", "http_upstream_url", "buffer_http",
     "http_buffer_req_body", "prefix_logs", "log_buffer_size", "ready_path", "log_callid", "static_path",
 })
 # fmt: on
+_OF_CLASSIC_FUNCTIONS = frozenset({"content_type", "combine_output"})
+# Of of-watchdog: the function would be a server, or there would be none.
+_MODES_WITHOUT_STDIN = frozenset({"http", "inproc", "static"})
 
 # Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named
 # `watchdog` or `watchdog-...` makes these.
@@ -509,7 +554,17 @@ class _Reading:
                     shown = "no usable token (not shown)" if setting.secret and text.strip() else _quoted(text)
                     self.problem(name, source, f"is {shown}; accepted is {setting.kind.accepts}")
 
-        default = setting.default
+        self.set_default(setting)
+
+    def leave_out(self, name: str) -> None:
+        """A setting that has no effect: its value is not even looked at."""
+        text, source = self.find(SETTINGS[name])
+        if text is not None:
+            self.ignored_names.append(source.rpartition(" ")[2])
+        self.set_default(SETTINGS[name])
+
+    def set_default(self, setting: Setting) -> None:
+        name, default = setting.name, setting.default
         self.values[name] = default(_Known(self.environ, self.values)) if callable(default) else default
         self.sources[name] = "default"
 
@@ -612,19 +667,28 @@ class _Reading:
         command = self.values["fprocess"]
         if command is None:
             return
-        source = self.sources["fprocess"]
-        if os.path.basename(command.split()[0]) == "supervisor":
+        if os.path.basename(shlex.split(command)[0]) == "supervisor":
             # OSCAR sets this for its own supervisor, whose work is done here.
-            self.ignored_names.append(source.rpartition(" ")[2])
-        else:
-            self.problem(
-                "fprocess",
-                source,
-                f"is {_quoted(command)}; accepted is OSCAR's supervisor only, as classic functions are not "
-                "offered yet: unset it and give a script",
+            self.ignored_names.append(self.sources["fprocess"].rpartition(" ")[2])
+            self.values["fprocess"] = None
+            self.sources["fprocess"] = "default"
+            return
+        for spelling in self.spellings.get("mode", ()):
+            if self.environ[spelling] in _MODES_WITHOUT_STDIN:
+                self.warnings.append(
+                    f"environment {spelling} is {_quoted(self.environ[spelling])}, a mode of of-watchdog that is not "
+                    "offered: fprocess is started for each call, gets the body on stdin, and its stdout is the answer"
+                )
+
+    def check_script(self) -> None:
+        if self.values["fprocess"] is None:
+            return
+        source = "environment SCRIPT" if self.environ.get("SCRIPT") else self.sources["script_path"]
+        if source != "default":
+            self.warnings.append(
+                f"fprocess: {self.sources['fprocess']} is {_quoted(self.values['fprocess'])}, which is the function, "
+                f"so the script of {source} is never run; unset one of them"
             )
-        self.values["fprocess"] = None
-        self.sources["fprocess"] = "default"
 
     def check_metrics_port(self) -> None:
         port = self.values["metrics_port"]
@@ -731,7 +795,7 @@ def _small_file(path: str, most_bytes: int) -> bytes:
 
 def script_problems(configuration: Configuration) -> list[str]:
     """What keeps the script from being read now. Does not stop a start: the script may be given later."""
-    if configuration.script_text is not None:
+    if configuration.script_text is not None or configuration.settings.fprocess is not None:
         return []
     path = configuration.settings.script_path
     source = configuration.sources["script_path"]
@@ -768,7 +832,9 @@ def report(configuration: Configuration, problems: Sequence[str] | None = None) 
     lines = [f"{name:{widths[0]}}  {value:{widths[1]}}  {source}" for name, value, source in rows]
 
     lines.append("")
-    if configuration.script_text is not None:
+    if configuration.settings.fprocess is not None:
+        lines.append(f"classic function: {_line(configuration.settings.fprocess)}")
+    elif configuration.script_text is not None:
         lines.append(f"script: environment SCRIPT, {len(configuration.script_text)} bytes")
     else:
         lines.append(f"script: {_line(configuration.settings.script_path)}")

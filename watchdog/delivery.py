@@ -35,7 +35,7 @@ from urllib.parse import quote, quote_from_bytes
 import msgspec
 import pybase64
 
-from .errors import AnswerNotAvailable, BadInput, OutputUnreadable
+from .errors import AnswerNotAvailable, BadInput, OutputUnreadable, ScriptFailed, ScriptKilled
 from .workspace import Output, open_output, raise_if_changed
 
 # A multiple of 3: base64 of one piece ends where that of the next begins.
@@ -77,7 +77,10 @@ class StdoutSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an invocation left. ``stdout_tail`` and ``stderr_tail``: the ends of both, as text."""
+    """What an invocation left.
+
+    ``stdout_tail`` and ``stderr_tail``: the ends of both, as text. ``failure``: how a classic function failed.
+    """
 
     outputs: Sequence[Output]
     stdout: StdoutSource
@@ -85,6 +88,7 @@ class Result:
     duration_s: float
     stdout_tail: str = ""
     stderr_tail: str = ""
+    failure: ScriptFailed | ScriptKilled | None = None
 
 
 # -------------------------------------------------------------------------------------------- which form
@@ -318,6 +322,30 @@ async def prepare(result: Result, preference: Preference) -> Answer:
     finally:
         await steps.aclose()
     return Answer(plan.content_type, plan.length, plan.headers, None, plan.pieces)
+
+
+def prepare_printed(result: Result, content_type: str) -> Answer:
+    """The answer of a classic function: what it printed, as it is.
+
+    If it failed: how, in the words of the classic watchdog, then what it printed, then its last words to stderr.
+    """
+    before = after = b""
+    failure = result.failure
+    if failure is not None:
+        end = f"exit status {failure.exit_code}" if isinstance(failure, ScriptFailed) else f"signal: {failure.signal}"
+        before = end.encode() + b"\n"
+        if failure.stderr:
+            separator = "" if not result.stdout_tail or result.stdout_tail.endswith("\n") else "\n"
+            after = (separator + failure.stderr).encode("utf-8", "backslashreplace")
+
+    def pieces() -> Generator[bytes, None, None]:
+        yield from (before,) if before else ()
+        yield from _read_stdout(result.stdout)
+        yield from (after,) if after else ()
+
+    length = len(before) + result.stdout.size_bytes + len(after)
+    body = b"".join(pieces()) if result.stdout.size_bytes <= _INLINE_BYTES else None
+    return Answer(content_type, length, {}, body, pieces)
 
 
 async def _one_ahead(steps: Generator[_T, None, None]) -> AsyncGenerator[_T, None]:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import shlex
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -42,10 +43,10 @@ from .errors import (
 )
 from .intake import Input, Said, take_in
 from .metrics import Metrics
-from .process import Ended, Supervisor, command_for
+from .process import Ended, Supervisor, command_for, found_command
 from .response_file import Chosen, read_response_file
 from .spool import Spool, Tail
-from .workspace import Workspace, Workspaces, is_full, raise_if_no_space
+from .workspace import Output, Workspace, Workspaces, is_full, raise_if_no_space
 
 log = logs.get("invocation")
 
@@ -72,6 +73,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (OutOfResources, "no_resources"),
 )
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
 _MOST_WARNINGS = 100
@@ -85,6 +87,7 @@ class Call:
 
     ``call_id``: safe to log and to send. ``variables``: for the script's environment, beside the contract's.
     ``timeout_s``: what the caller asks for; 0 is none of its own. ``traceparent``, ``tracestate``: as sent, or "".
+    ``event``: attributes of the CloudEvent that the call is; empty if it is none.
     """
 
     call_id: str
@@ -94,6 +97,7 @@ class Call:
     timeout_s: float = 0.0
     traceparent: str = ""
     tracestate: str = ""
+    event: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -101,6 +105,7 @@ class Record:
     """What became of one call, filled in as it goes: for the answer's headers, the log and the metrics."""
 
     outcome: str = "ok"
+    reason: str | None = None
     exit_code: int | None = None
     signal: str | None = None
     duration_s: float | None = None
@@ -116,7 +121,10 @@ class Record:
 
 
 class Invocations:
-    """Runs the script, once for each call.
+    """Runs the function, once for each call: the script, or the command of ``fprocess`` (a classic function).
+
+    A script gets its input as a file. A classic function reads the body from its stdin while it comes, so it has its
+    place before the body is complete, and its answer is what it prints.
 
     Args:
         environ: the environment of the image, of which the script gets all but the server's secrets.
@@ -141,6 +149,9 @@ class Invocations:
         self.metrics = metrics
         self._sink = sink
         self._script_text = configuration.script_text
+        fprocess = self.settings.fprocess
+        self._classic_command = None if fprocess is None else shlex.split(fprocess)
+        self._what = "script" if fprocess is None else "function"
         self._environ = {k: v for k, v in environ.items() if k not in configuration.secret_names}
         if configuration.service is not None:
             self._environ.update(configuration.service.variables)
@@ -153,13 +164,16 @@ class Invocations:
         """Run the script on the call's body and lend what it left, until the context ends.
 
         Raises:
-            WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came.
+            WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came. That a classic
+                function failed is not raised: it is told by the result, beside what the function printed.
         """
         with self._accounted(call, record), self.admission.enter() as ticket:
             await self._room()
             workspace = self._workspace()
             try:
-                taken = await self._take_in(call, workspace, record)
+                taken = None
+                if self._classic_command is None:
+                    taken = await self._take_in(call, workspace, record)
                 record.queue_wait_s = await ticket.place()
                 with contextlib.closing(self._spool(workspace)) as stdout:
                     result = await self._run(call, workspace, taken, stdout, ticket, record)
@@ -216,15 +230,17 @@ class Invocations:
         return Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes)
 
     async def _run(
-        self, call: Call, workspace: Workspace, taken: Input, stdout: Spool, ticket: Ticket, record: Record
+        self, call: Call, workspace: Workspace, taken: Input | None, stdout: Spool, ticket: Ticket, record: Record
     ) -> Result:
         command = self._command(workspace)
+        is_classic = taken is None
         stdout_tail, stderr_tail = Tail(), Tail()
         stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id)
         stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id)
 
         def take_stdout(data: bytes) -> asyncio.Future[None] | None:
-            stdout_log.feed(data)
+            if not is_classic:  # there it is data, and may be gigabytes of it
+                stdout_log.feed(data)
             stdout_tail.take(data)
             return stdout.take(data)
 
@@ -240,7 +256,8 @@ class Invocations:
                 self._environment(call, workspace, taken),
                 mark=workspace.path + "/",  # not a prefix of another: 1 and 10
                 stdout=take_stdout,
-                stderr=take_stderr,
+                stderr=None if self.settings.combine_output else take_stderr,
+                stdin=self._counted(call.body, record) if is_classic else None,
                 timeout_s=timeout_s,
                 kill_grace_s=self.settings.kill_grace_s,
             )
@@ -254,16 +271,46 @@ class Invocations:
         out_of_memory = _was_killed(ended) and self._cgroup.oom_kills() != oom_kills
         self._read_choice(call, workspace, record, ended)
         has_no_space = workspace.is_full()
-        self._raise_for(ended, timeout_s, out_of_memory, has_no_space, stderr_tail.text())
+        failure: ScriptFailed | ScriptKilled | None = None
+        try:
+            self._raise_for(ended, timeout_s, out_of_memory, has_no_space, stderr_tail.text())
+        except (ScriptFailed, ScriptKilled) as error:
+            if not is_classic or isinstance(error, (ScriptOutOfMemory, ScriptOutOfSpace)):
+                raise
+            failure = error
+            record.outcome, record.reason = _outcome_of(error), str(error)
+            if isinstance(error, ScriptKilled) or (record.chosen.status or 0) < 400:
+                record.chosen = Chosen()
         if has_no_space:
             log.warning(
                 "no space is left: outputs may be incomplete", call_id=call.call_id, tmp_dir=self.settings.tmp_dir
             )
-        return await self._collect(call, workspace, ended, stdout, stdout_tail, stderr_tail)
+        outputs = [] if is_classic else await self._outputs(call, workspace)
+        self._check_size(outputs, stdout)
+        return Result(
+            outputs=outputs,
+            stdout=stdout,
+            exit_code=ended.exit_code,
+            duration_s=ended.duration_s,
+            stdout_tail=stdout_tail.text(),
+            stderr_tail=stderr_tail.text(),
+            failure=failure,
+        )
+
+    async def _counted(self, body: AsyncIterator[bytes], record: Record) -> AsyncIterator[bytes]:
+        """The body for a classic function's stdin, as it comes."""
+        limit_bytes = self.settings.max_input_size_bytes
+        async for piece in body:
+            record.input_bytes += len(piece)
+            if limit_bytes and record.input_bytes > limit_bytes:
+                raise InputTooLarge(f"the input is over {limit_bytes} bytes (max_input_size)")
+            yield piece
 
     def _command(self, workspace: Workspace | None) -> list[str]:
         """The command that runs the script; ``workspace`` takes the file made of ``SCRIPT``."""
         path = self._environ.get("PATH", os.defpath)
+        if self._classic_command is not None:
+            return found_command(self._classic_command, path)
         if self._script_text is None:
             return command_for(self.settings.script_path, path)
         if workspace is None:
@@ -277,15 +324,17 @@ class Invocations:
             raise _refused_by_system("the script given in SCRIPT", error) from error
         return command_for(script_path, path)
 
-    def _environment(self, call: Call, workspace: Workspace, taken: Input) -> dict[str, str]:
+    def _environment(self, call: Call, workspace: Workspace, taken: Input | None) -> dict[str, str]:
         environment = {**self._environ, **call.variables}
-        environment |= {
-            "CALL_ID": call.call_id,
-            "HTTP_RESPONSE_FILE": workspace.response_file,
-            "TMP_INPUT_DIR": workspace.input_dir,
-            "TMP_OUTPUT_DIR": workspace.output_dir,
-            "INPUT_FILE_PATH": taken.path,
-        }
+        environment |= {"CALL_ID": call.call_id, "HTTP_RESPONSE_FILE": workspace.response_file}
+        if taken is not None:
+            environment |= {
+                "TMP_INPUT_DIR": workspace.input_dir,
+                "TMP_OUTPUT_DIR": workspace.output_dir,
+                "INPUT_FILE_PATH": taken.path,
+            }
+        for name, value in call.event.items():
+            environment["CE_" + name.upper()] = value
         if _TRACEPARENT.fullmatch(call.traceparent):
             environment["TRACEPARENT"] = call.traceparent
             if call.tracestate:
@@ -307,16 +356,16 @@ class Invocations:
         """Raise what a script's end means to its caller, if it did not end well."""
         if ended.ended_early:
             raise Draining(
-                "the server is stopping and ended the script; send the call again to another one",
+                f"the server is stopping and ended the {self._what}; send the call again to another one",
                 DRAINING_RETRY_AFTER_S,
             )
         if ended.timed_out:
-            raise ScriptTimedOut(f"the script ran for longer than {timeout_s:g} s and was ended", stderr=stderr)
+            raise ScriptTimedOut(f"the {self._what} ran for longer than {timeout_s:g} s and was ended", stderr=stderr)
         if out_of_memory:
             limit = self._cgroup.memory_limit_bytes()
             known = f", limit {_readable_size(limit)}" if limit else ""
             raise ScriptOutOfMemory(
-                f"the script was killed: out of memory{known}; give the container more, or process less at once",
+                f"the {self._what} was killed: out of memory{known}; give the container more, or process less at once",
                 signal="SIGKILL",
                 stderr=stderr,
             )
@@ -324,28 +373,28 @@ class Invocations:
             return
         if ended.signal is not None:
             raise ScriptKilled(
-                f"the script was ended by {ended.signal}",
+                f"the {self._what} was ended by {ended.signal}",
                 signal=ended.signal,
                 stderr=stderr,
             )
         if ended.exit_code and has_no_space:
             raise ScriptOutOfSpace(
-                f"the script ended with exit code {ended.exit_code}, and no space is left in {self.settings.tmp_dir}; "
-                "give it more, or lower max_inflight and max_queue",
+                f"the {self._what} ended with exit code {ended.exit_code}, and no space is left in "
+                f"{self.settings.tmp_dir}; give it more, or lower max_inflight and max_queue",
                 exit_code=ended.exit_code,
                 stderr=stderr,
             )
         if ended.exit_code:
             hint = self._hint(ended.exit_code)
             raise ScriptFailed(
-                f"the script ended with exit code {ended.exit_code}{hint}",
+                f"the {self._what} ended with exit code {ended.exit_code}{hint}",
                 exit_code=ended.exit_code,
                 stderr=stderr,
             )
 
     def _hint(self, exit_code: int) -> str:
         text = self._script_text
-        if text is None:
+        if text is None and self._classic_command is None:
             with contextlib.suppress(OSError), open(self.settings.script_path, "rb") as file:
                 text = file.read(64 * 1024)
         if text is not None and b"\r\n" in text:
@@ -354,15 +403,7 @@ class Invocations:
             return ", which a shell gives when a command is not found in the image"
         return ""
 
-    async def _collect(
-        self,
-        call: Call,
-        workspace: Workspace,
-        ended: Ended,
-        stdout: Spool,
-        stdout_tail: Tail,
-        stderr_tail: Tail,
-    ) -> Result:
+    async def _outputs(self, call: Call, workspace: Workspace) -> list[Output]:
         try:
             outputs, skipped = workspace.outputs(_INLINE_OUTPUTS)
         except OutputTooLarge:
@@ -371,22 +412,17 @@ class Invocations:
             log.warning("output skipped", call_id=call.call_id, output=name, reason=reason)
         if len(skipped) > _MOST_WARNINGS:
             log.warning("more outputs skipped", call_id=call.call_id, count=len(skipped) - _MOST_WARNINGS)
+        return outputs
+
+    def _check_size(self, outputs: list[Output], stdout: Spool) -> None:
         limit_bytes = self.settings.max_output_size_bytes
         size_bytes = sum(output.size_bytes for output in outputs)
         if limit_bytes and (size_bytes > limit_bytes or (not outputs and stdout.overflowed)):
-            what = f"the outputs have {size_bytes} bytes" if outputs else "the script's stdout is"
+            what = f"the outputs have {size_bytes} bytes" if outputs else f"the {self._what}'s stdout is"
             raise OutputTooLarge(f"{what}, over {limit_bytes} bytes (max_output_size)")
         if not outputs and stdout.error is not None:
-            raise_if_no_space(stdout.error, "the script's stdout")
-            raise OutputError(f"the script's stdout could not be kept: {stdout.error.strerror}")
-        return Result(
-            outputs=outputs,
-            stdout=stdout,
-            exit_code=ended.exit_code,
-            duration_s=ended.duration_s,
-            stdout_tail=stdout_tail.text(),
-            stderr_tail=stderr_tail.text(),
-        )
+            raise_if_no_space(stdout.error, f"the {self._what}'s stdout")
+            raise OutputError(f"the {self._what}'s stdout could not be kept: {stdout.error.strerror}")
 
     def _remove_later(self, workspace: Workspace, call_id: str) -> None:
         # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
@@ -409,13 +445,11 @@ class Invocations:
         """See to it that the invocation ends in one log event and in the metrics, however it ends."""
         record.is_logged = True
         started_s = time.monotonic()
-        reason: str | None = None
         try:
             yield
         except BaseException as error:
             if not (record.is_handed_over and isinstance(error, asyncio.CancelledError)):
-                record.outcome = next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error")
-                reason = str(error) or None
+                record.outcome, record.reason = _outcome_of(error), str(error) or None
             raise
         finally:
             duration_s = record.duration_s
@@ -431,7 +465,8 @@ class Invocations:
                 "output_bytes": record.output_bytes,
                 "cpu_s": round(record.cpu_s, 6),
                 "peak_rss_bytes": record.peak_rss_bytes,
-                "reason": reason,
+                "reason": record.reason,
+                **{f"ce_{name}": call.event.get(name) for name in _LOGGED_EVENT_ATTRIBUTES},
             }
             if _TRACEPARENT.fullmatch(call.traceparent):
                 fields["traceparent"] = call.traceparent
@@ -454,6 +489,10 @@ def _note(record: Record, ended: Ended) -> None:
     record.duration_s = ended.duration_s
     record.cpu_s = ended.cpu_s
     record.peak_rss_bytes = ended.peak_rss_bytes
+
+
+def _outcome_of(error: BaseException) -> str:
+    return next((name for kind, name in _OUTCOMES if isinstance(error, kind)), "error")
 
 
 def _was_killed(ended: Ended) -> bool:

@@ -7,6 +7,7 @@ How the facts are had, each in the cheapest way that cannot lie:
 
 - The exit of the command: a pidfd becomes readable. End-of-file on its pipes would not do: a child that it left
   behind may hold them open for ever.
+- What it is fed: only a body that is complete ends its stdin. One that is cut off ends the command instead.
 - Its status: read last. Until then the zombie pins the process group id, so that a signal to the group
   cannot meet a stranger.
 - What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
@@ -29,13 +30,15 @@ import os
 import re
 import resource
 import shlex
+import shutil
 import signal
 import stat
 import sys
 import termios
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from . import logs, proc
 from .errors import ScriptUnavailable
@@ -124,6 +127,24 @@ def command_for(script_path: str, path: str) -> list[str]:
         raise ScriptUnavailable(f"the first line of {script_path} cannot be understood: {error}") from None
 
 
+def found_command(words: list[str], path: str) -> list[str]:
+    """A command with the path of its program in the first place, as a shell would find it.
+
+    Args:
+        words: at least one.
+        path: the command's ``PATH``.
+
+    Raises:
+        ScriptUnavailable: there is no such program, or it may not be executed.
+    """
+    name = words[0]
+    found = shutil.which(name, path=path)
+    if found is not None:
+        return [found, *words[1:]]
+    where = "is not an executable file" if "/" in name else f"is in no directory of the PATH {path!r}"
+    raise ScriptUnavailable(f"the command {name} of fprocess {where}; install it in the image or change fprocess")
+
+
 def _command_of_shebang(start: bytes, script_path: str, path: str) -> list[str]:
     # An editor on Windows leaves a carriage return, which would become a part of the interpreter's name.
     words = os.fsdecode(start[2:].split(b"\n", 1)[0].strip()).split(None, 1)
@@ -204,7 +225,8 @@ class Supervisor:
         *,
         mark: str,
         stdout: Consumer,
-        stderr: Consumer,
+        stderr: Consumer | None,
+        stdin: AsyncIterator[bytes] | None = None,
         timeout_s: float = 0.0,
         kill_grace_s: float = 5.0,
     ) -> Ended:
@@ -213,15 +235,19 @@ class Supervisor:
         Args:
             mark: a path unique to this command that stands in its environment: tells whose a process is that
                 left the command's session.
-            stdout, stderr: take what comes, at most 32 KiB at a time; a future returned pauses that stream.
+            stdout, stderr: take what comes, at most 32 KiB at a time; a future returned pauses that stream. Without
+                a ``stderr`` both are one stream.
+            stdin: what the command reads, taken as fast as it does; None is the end of file. What comes after the
+                command's end, or after it closed its stdin, is not taken.
             timeout_s: 0 is no limit.
             kill_grace_s: between SIGTERM and SIGKILL.
 
         Raises:
             ScriptUnavailable: it cannot be started.
             asyncio.CancelledError: the tree is gone by then as well.
+            Exception: what ``stdin`` raised; the command was ended for it, and the tree is gone by then as well.
         """
-        child = self._spawn(command, environment, mark, stdout, stderr)
+        child = self._spawn(command, environment, mark, stdout, stderr, stdin)
         end = asyncio.ensure_future(self._see_through(child, timeout_s, kill_grace_s))
         try:
             return await asyncio.shield(end)
@@ -254,42 +280,50 @@ class Supervisor:
         environment: Mapping[str, str],
         mark: str,
         stdout: Consumer,
-        stderr: Consumer,
+        stderr: Consumer | None,
+        stdin: AsyncIterator[bytes] | None,
     ) -> _Child:
         self._start_guardian()
         slot = self._guardian.note(os.fsencode(mark))
-        fds: list[int] = []
+        ours: list[int] = []
+        theirs: list[int] = []
+        actions: list[tuple[Any, ...]] = []
         try:
-            fds += os.pipe()
-            fds += os.pipe()
-            out_read, out_write, err_read, err_write = fds
+            if stdin is None:
+                actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+            for number in (1, 2) if stdin is None else (1, 2, 0):
+                if number == 2 and stderr is None:
+                    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+                    continue
+                reading, writing = os.pipe()
+                ours.append(writing if number == 0 else reading)
+                theirs.append(reading if number == 0 else writing)
+                actions.append((os.POSIX_SPAWN_DUP2, theirs[-1], number))
             with self._preference.inherited():
                 pid = os.posix_spawn(
                     command[0],
                     command,
                     environment,
-                    file_actions=[
-                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                        (os.POSIX_SPAWN_DUP2, out_write, 1),
-                        (os.POSIX_SPAWN_DUP2, err_write, 2),
-                    ],
+                    file_actions=actions,
                     setsid=True,
                     setsigmask=[],
                     setsigdef=_DEFAULT_SIGNALS,
                 )
         except (OSError, ValueError) as error:
             self._guardian.forget(slot)
-            for fd in fds:
+            for fd in (*ours, *theirs):
                 os.close(fd)
             if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
                 raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
         self._guardian.note_session(slot, pid)
         self._preference.give(pid)
-        os.close(out_write)
-        os.close(err_write)
-        pipes = (_Pipe(self._loop, out_read, stdout), _Pipe(self._loop, err_read, stderr))
-        child = _Child(pid, os.fsencode(mark), pipes, self._loop, slot)
+        for fd in theirs:
+            os.close(fd)
+        feed = None if stdin is None else _Feed(self._loop, ours.pop(), stdin)
+        consumers = (stdout,) if stderr is None else (stdout, stderr)
+        pipes = tuple(_Pipe(self._loop, fd, consume) for fd, consume in zip(ours, consumers, strict=True))
+        child = _Child(pid, os.fsencode(mark), pipes, feed, self._loop, slot)
         self._children[pid] = child
         return child
 
@@ -312,6 +346,8 @@ class Supervisor:
     async def _see_through(self, child: _Child, timeout_s: float, kill_grace_s: float) -> Ended:
         child.grace_s = kill_grace_s
         timed_out = ended_early = False
+        if child.feed is not None:
+            child.feed.start(if_broken=child.ask_to_end)
         try:
             await asyncio.wait(
                 (child.exited, child.asked_to_end),
@@ -324,16 +360,21 @@ class Supervisor:
                 timed_out = not ended_early
                 await self._end_politely(child)
             duration_s = self._loop.time() - child.started_s
+            if child.feed is not None:
+                await child.feed.stop()
             survivors = await self._clear_stragglers(child)
             for pipe in child.pipes:
                 await pipe.finish()
-            if not child.exited.done():
-                return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1)
-            _, status, usage = os.wait4(child.pid, 0)
+            if child.exited.done():
+                _, status, usage = os.wait4(child.pid, 0)
         finally:
             del self._children[child.pid]
             self._guardian.forget(child.slot)
             child.close()
+        if child.feed is not None and child.feed.error is not None:
+            raise child.feed.error
+        if not child.exited.done():
+            return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1)
         code = os.waitstatus_to_exitcode(status)
         peak_rss_bytes = usage.ru_maxrss * 1024
         return Ended(
@@ -584,7 +625,8 @@ def _read_oom_score_adj() -> int:
 class _Child:
     pid: int
     mark: bytes
-    pipes: tuple[_Pipe, _Pipe]
+    pipes: tuple[_Pipe, ...]
+    feed: _Feed | None
     loop: asyncio.AbstractEventLoop
     slot: int  # with the guardian
     grace_s: float = 0.0
@@ -629,6 +671,8 @@ class _Child:
             self._pidfd = -1
         for pipe in self.pipes:
             pipe.close()
+        if self.feed is not None:
+            self.feed.close()
 
     def _has_exited(self) -> None:
         self.loop.remove_reader(self._pidfd)
@@ -704,6 +748,70 @@ class _Pipe:
         self._pause = None
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._readable)
+
+
+class _Feed:
+    """The writing end of the command's stdin, and the task that fills it.
+
+    ``error``: what the source raised while the command still read.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, source: AsyncIterator[bytes]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._source = source
+        self._task: asyncio.Task[None] | None = None
+        self.error: BaseException | None = None
+        os.set_blocking(fd, False)
+
+    def start(self, *, if_broken: Callable[[], None]) -> None:
+        """Begin to write. ``if_broken`` is called once if the source raises."""
+        self._task = asyncio.ensure_future(self._write_all(if_broken))
+
+    async def stop(self) -> None:
+        """Write no more. An error of the source that comes only now is none: the command has ended by itself."""
+        assert self._task is not None
+        error = self.error
+        self._task.cancel()
+        await asyncio.wait([self._task])
+        self.error = error
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_writer(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    async def _write_all(self, if_broken: Callable[[], None]) -> None:
+        try:
+            async for piece in self._source:
+                rest = memoryview(piece)
+                while rest:
+                    try:
+                        rest = rest[os.write(self._fd, rest) :]
+                    except BlockingIOError:
+                        await self._until_writable()
+                    except BrokenPipeError:
+                        return
+        except Exception as error:
+            # Not closed here: the command would take what it has for the whole.
+            self.error = error
+            if_broken()
+        else:
+            self.close()
+
+    async def _until_writable(self) -> None:
+        writable = self._loop.create_future()
+        self._loop.add_writer(self._fd, _set_done, writable)
+        try:
+            await writable
+        finally:
+            self._loop.remove_writer(self._fd)
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _signal_politely(listing: asyncio.Future[dict[int, int]]) -> None:

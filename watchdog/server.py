@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Mapping
 from hmac import compare_digest
 from urllib.parse import unquote
 
+import msgspec
 from aiohttp import web
 from aiohttp.client_exceptions import ClientError
 from aiohttp.http_exceptions import HttpProcessingError
@@ -29,6 +30,7 @@ from multidict import CIMultiDict
 
 from . import logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission
+from .cloud_event import event_of, headers_of_answer
 from .config import LOCAL_PROBE, Configuration, parse_duration_s
 from .connection import (
     BACKLOG,
@@ -46,7 +48,7 @@ from .connection import (
     say_continue,
     untaken_bytes,
 )
-from .delivery import Answer, choose_form, prepare
+from .delivery import Answer, Form, Preference, Result, choose_form, prepare, prepare_printed
 from .errors import (
     AnswerNotAvailable,
     BadInput,
@@ -101,6 +103,7 @@ _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", 
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LETTING_IN_S = 1.0
+_REST_OF_BODY_S = 30.0
 _STATUS_WITHOUT_BODY = (204, 205, 304)
 
 
@@ -154,7 +157,9 @@ class Server:
         )
         self._listener: asyncio.Server | None = None
         self._metrics_runner: web.ServerRunner | None = None
+        self._metrics_port: int | None = None
         self._lock = _LockFile(environ) if not self.settings.suppress_lock else None
+        self._is_classic = self.settings.fprocess is not None
         self._is_draining = False
         self._last_probe_s: float | None = None
         # The waits for more of a body, which a drain ends.
@@ -177,20 +182,26 @@ class Server:
         # asyncio tries to accept as many at once as its backlog is, and logs as many errors without descriptors.
         self._listener = await self._loop.create_server(self._http, sock=sock, backlog=1)
         sock.listen(BACKLOG)
-        metrics_port = await self._start_metrics()
+        self._metrics_port = await self._start_metrics()
         if self._lock is not None:
             self._lock.write()
         log.info(
             "listening",
             port=sock.getsockname()[1],
             address=sock.getsockname()[0],
-            metrics_port=metrics_port,
-            script=self.settings.script_path if self._configuration.script_text is None else "SCRIPT",
+            metrics_port=self._metrics_port,
+            **self._function(),
             max_inflight=self.settings.max_inflight,
             max_queue=self.settings.max_queue,
         )
         if problem := self.invocations.script_problem:
             log.warning("not ready", reason=problem)
+
+    def _function(self) -> dict[str, str]:
+        """What is run for each call, for the log."""
+        if self.settings.fprocess is not None:
+            return {"fprocess": self.settings.fprocess}
+        return {"script": self.settings.script_path if self._configuration.script_text is None else "SCRIPT"}
 
     async def run_until_signal(self, signals: asyncio.Queue[int]) -> int:
         """Serve until SIGTERM, SIGHUP or SIGINT comes, then drain; return the exit code."""
@@ -322,6 +333,8 @@ class Server:
             return await self._sent(request, self._probe(request, is_ready=False))
         if request.path == "/_/ready":
             return await self._sent(request, self._probe(request, is_ready=True))
+        if request.path == "/_/openapi.json":
+            return await self._sent(request, self._openapi(request))
         if request.method not in _METHODS:
             text = f"the method {request.method} is not answered; {', '.join(_METHODS)} are\n"
             answer = web.Response(status=405, text=text, headers={"Allow": ", ".join(_METHODS)})
@@ -364,6 +377,27 @@ class Server:
             headers["Retry-After"] = str(DRAINING_RETRY_AFTER_S)
         return web.Response(status=status, text=text, headers=headers)
 
+    def _openapi(self, request: web.BaseRequest) -> web.Response:
+        if request.method != "GET":
+            return web.Response(status=405, text="only GET is answered here\n", headers={"Allow": "GET"})
+        from . import openapi
+
+        document = openapi.document(
+            openapi.Interface(
+                service_name=self._configuration.service_name,
+                is_classic=self._is_classic,
+                has_token=self.settings.auth_token is not None,
+                methods=_METHODS,
+                errors=[(status, title) for _, status, title in _STATUS],
+                encodings=ENCODINGS,
+                forms=[form.value for form in Form],
+                content_type=self.settings.content_type,
+                metrics_port=self._metrics_port,
+                limits={name: getattr(self.settings, name) for name in openapi.LIMITS},
+            )
+        )
+        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+
     def _health(self) -> tuple[int, str]:
         if self._is_draining:
             return 503, "draining"
@@ -386,13 +420,15 @@ class Server:
         try:
             call_id = _call_id(request, call_id)
             self._refuse_early(request)
-            preference = choose_form(
-                ", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output")
-            )
+            preference = None if self._is_classic else _preference(request)
             call = self._call(request, call_id)
             async with self.invocations.invoke(call, record) as result:
-                answer = await prepare(result, preference)
-                return await self._send(request, call_id, record, answer)
+                if preference is None:
+                    await _discard_rest(request)
+                    answer = self._printed(request, result)
+                else:
+                    answer = await prepare(result, preference)
+                return await self._send(request, call, record, answer, 200 if result.failure is None else 500)
         except Exception as error:
             if record.is_begun:
                 # The status is gone already: only a cut connection still tells the caller that bytes are missing.
@@ -411,21 +447,15 @@ class Server:
             raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
         if self.admission.is_closed:
             raise self.admission.refusal()
+        limit_bytes = self.settings.max_input_size_bytes
+        if self._is_classic and limit_bytes and (request.content_length or 0) > limit_bytes:
+            raise InputTooLarge(f"the input has {request.content_length} bytes, over {limit_bytes} (max_input_size)")
         for expect in request.headers.getall("Expect", []):
             if expect.lower() != "100-continue":
                 raise BadInput(f"Expect: {expect} is not known; known is 100-continue")
 
     def _call(self, request: web.BaseRequest, call_id: str) -> Call:
-        headers, query = request.headers, request.query
-        encoding = query.get("input", headers.get("X-Input-Encoding"))
-        if encoding is not None and encoding.lower() not in ENCODINGS:
-            raise BadInput(f"the input encoding {encoding!r} is not known; known are {', '.join(ENCODINGS)}")
-        said = Said(
-            content_type=headers.get("Content-Type", ""),
-            content_encoding=headers.get("Content-Encoding", ""),
-            encoding=encoding and encoding.lower(),
-            file_name=_file_name(request),
-        )
+        headers = request.headers
         timeout = headers.get("X-Timeout")
         try:
             timeout_s = 0.0 if timeout is None else parse_duration_s(timeout)
@@ -436,12 +466,28 @@ class Server:
         return Call(
             call_id=call_id,
             body=self._body(request),
-            said=said,
+            # A classic function is told of its input by the Http_* variables alone.
+            said=Said() if self._is_classic else _said(request),
             variables=_cgi_variables(request) if self.settings.cgi_headers else {},
             timeout_s=timeout_s,
             traceparent=headers.get("traceparent", ""),
             tracestate=headers.get("tracestate", ""),
+            event=event_of(headers),
         )
+
+    def _printed(self, request: web.BaseRequest, result: Result) -> Answer:
+        """A classic function's answer.
+
+        Raises:
+            ScriptFailed, ScriptKilled: it failed, and the caller wants to be told so in JSON.
+        """
+        if result.failure is None:
+            type_of_caller = request.headers.get("Content-Type") or "application/octet-stream"
+            return prepare_printed(result, self.settings.content_type or type_of_caller)
+        accept = ",".join(request.headers.getall("Accept", [])).lower()
+        if PROBLEM_TYPE in accept or "application/json" in accept:
+            raise result.failure
+        return prepare_printed(result, "text/plain; charset=utf-8")
 
     async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         limit_s = self.settings.read_timeout_s or None
@@ -449,10 +495,12 @@ class Server:
         await say_continue(request)
         try:
             while True:
-                if self.admission.is_closed:
+                # A classic function that reads its body runs already: a drain lets it finish.
+                if self.admission.is_closed and not self._is_classic:
                     raise self.admission.refusal()
                 async with asyncio.timeout(limit_s) as bound:
-                    self._bodies.add(bound)
+                    if not self._is_classic:
+                        self._bodies.add(bound)
                     try:
                         piece = await request.content.readany()
                     finally:
@@ -461,7 +509,7 @@ class Server:
                     return
                 yield piece
         except TimeoutError:
-            if self.admission.is_closed:
+            if self.admission.is_closed and not self._is_classic:
                 raise self.admission.refusal() from None
             raise CallerSilent(f"nothing of the body came for {limit_s:g} s (read_timeout)") from None
         except (ClientError, HttpProcessingError) as error:
@@ -469,15 +517,19 @@ class Server:
         except ConnectionError as error:
             raise CallerGone("the connection ended before the body did") from error
 
-    async def _send(self, request: web.BaseRequest, call_id: str, record: Record, answer: Answer) -> web.StreamResponse:
-        headers = self._headers(call_id, record)
+    async def _send(
+        self, request: web.BaseRequest, call: Call, record: Record, answer: Answer, usual_status: int
+    ) -> web.StreamResponse:
+        status = record.chosen.status or usual_status
+        headers = self._headers(call.call_id, record)
         headers.update(answer.headers)
+        if call.event and status < 400:
+            headers.update(headers_of_answer(call.event, self._configuration.service_name))
         headers["Content-Type"] = answer.content_type
         # A header that the script chose takes the place of ours; its own may come more than once (Link, Set-Cookie).
         for name in {name.lower() for name, _ in record.chosen.headers}:
             headers.popall(name, None)
         headers.extend(record.chosen.headers)
-        status = record.chosen.status or 200
         if self._is_draining:
             headers["Connection"] = "close"
         if answer.body is not None or status in _STATUS_WITHOUT_BODY:
@@ -581,6 +633,31 @@ class Server:
         return headers
 
 
+async def _discard_rest(request: web.BaseRequest) -> None:
+    """Take what a classic function did not read: proxies written in Go break a call that is answered before that."""
+    with contextlib.suppress(TimeoutError, ClientError, HttpProcessingError, ConnectionError):
+        async with asyncio.timeout(_REST_OF_BODY_S):
+            while await request.content.readany():
+                pass
+
+
+def _preference(request: web.BaseRequest) -> Preference:
+    return choose_form(", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output"))
+
+
+def _said(request: web.BaseRequest) -> Said:
+    headers = request.headers
+    encoding = request.query.get("input", headers.get("X-Input-Encoding"))
+    if encoding is not None and encoding.lower() not in ENCODINGS:
+        raise BadInput(f"the input encoding {encoding!r} is not known; known are {', '.join(ENCODINGS)}")
+    return Said(
+        content_type=headers.get("Content-Type", ""),
+        content_encoding=headers.get("Content-Encoding", ""),
+        encoding=encoding and encoding.lower(),
+        file_name=_file_name(request),
+    )
+
+
 def _is_token(authorization: str, token: str) -> bool:
     """Whether a header holds the token, in a time that does not tell how much of it is right."""
     scheme, _, given = authorization.partition(" ")
@@ -617,7 +694,10 @@ def _percent_decoded(text: str, what: str) -> str:
 
 
 def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
-    """Method, path, query and headers under the names of OpenFaaS's classic watchdog."""
+    """Method, path, query and headers under the names of OpenFaaS's classic watchdog.
+
+    It is a Go program, and Go writes `X-Api-Key` however a header's name was sent (net/textproto).
+    """
     length = "-1" if request.content_length is None else str(request.content_length)
     if request.content_length is None and not request.body_exists:
         length = "0"
@@ -634,7 +714,7 @@ def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
     for name, value in request.headers.items():
         if name.lower() in _NOT_FOR_SCRIPTS or not _HEADER_NAME.fullmatch(name):
             continue
-        variables.setdefault("Http_" + name.replace("-", "_"), value)
+        variables.setdefault("Http_" + "_".join(map(str.capitalize, name.split("-"))), value)
     return variables
 
 

@@ -192,3 +192,18 @@ def test_half_closed_counts_as_gone(start_server: StartServer, tmp_path: Path) -
         sock.shutdown(socket.SHUT_WR)
         assert read_all(sock) == b""
     server.event("invocation ended", call_id="gone", outcome="caller_gone")
+
+
+@pytest.mark.guard("stdin-left-open")
+def test_half_a_body_is_never_taken_for_the_whole_by_a_classic_function(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    got, whole = tmp_path / "got", tmp_path / "whole"
+    function = f"sh -c 'read -r line; echo >{got}; cat; echo >{whole}'"
+    server = start_server(WATCHDOG_FPROCESS=function, WATCHDOG_READ_TIMEOUT="0.5")
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf\n")
+        until(got.exists, "the function to read")
+        assert b" 408 " in read_all(sock).partition(b"\r\n")[0]
+    assert not whole.exists()
+    assert server.event("invocation ended")["outcome"] == "caller_silent"
