@@ -269,6 +269,8 @@ async def _run_once(
         async with invocations.invoke(Call(call_id, body(), said), record) as result:
             await asyncio.to_thread(_hand_over, result, output)
             record.output_bytes = sum(each.size_bytes for each in result.outputs)
+            if result.failure is not None:
+                raise result.failure
         return record.exit_code or 0
     except asyncio.CancelledError:
         return 128 + (caught[0] if caught else signal.SIGINT)

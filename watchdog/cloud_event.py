@@ -42,7 +42,8 @@ def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, 
     return {
         "Ce-Specversion": "1.0",
         "Ce-Id": quote(event["id"], safe=_PLAIN),
-        "Ce-Source": "/" + quote(service_name, safe=""),
+        # A URI, of which the binding encodes each "%" once more.
+        "Ce-Source": quote("/" + quote(service_name, safe=""), safe=_PLAIN),
         "Ce-Type": quote(event["type"], safe=_PLAIN) + ".answer",
     }
 
