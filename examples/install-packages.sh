@@ -8,6 +8,7 @@ works() {
         imagemagick) convert -version ;;
         cowsay) PATH=$PATH:/usr/games cowsay moo ;;
         coreutils) base64 --version ;;
+        prometheus) command -v promtool ;;
         procps) command -v ps ;;
         python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
         *) command -v "$1" ;;

@@ -508,6 +508,13 @@ def test_metrics_port_set_to_port_is_a_problem() -> None:
     assert valid({"metrics_port": "0", "port": "0"}).warnings == []
 
 
+def test_that_outputs_are_not_stored_is_told(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text("name: x\noutput: [{storage_provider: minio.default, path: bucket}]\n")
+    (warning,) = valid({"service_definition": str(definition)}).warnings
+    assert "this version stores nothing" in warning
+
+
 # Names of other programs
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -24,13 +25,14 @@ def test_every_status_of_the_server_is_in_the_table_of_errors() -> None:
         assert f"\n| {status} | " in readme, status
 
 
-@pytest.mark.parametrize("page", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    import re
+PAGES = [path for pattern in ("*.md", "docs/*.md", "examples/*.md", "examples/*/*.md") for path in ROOT.glob(pattern)]
 
-    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / page).read_text()):
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
         if "://" not in target:
-            assert (ROOT / target).exists(), target
+            assert (page.parent / target).exists(), target
 
 
 def test_every_outcome_is_named() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,59 +10,9 @@ from watchdog.service_definition import Parsed, ServiceDefinition, StoragePath, 
 
 ORIGIN = "/oscar/config/function_config.yaml"
 
-# What OSCAR mounts: every field of its Service, most of them empty.
-MOUNTED = b"""
-name: plants
-cluster_id: ""
-memory: 2Gi
-cpu: "1.0"
-total_memory: ""
-total_cpu: ""
-enable_gpu: false
-enable_sgx: false
-image_prefetch: false
-synchronous: {min_scale: 0, max_scale: 0}
-replicas: []
-delegation: ""
-rescheduler_threshold: 30
-log_level: CRITICAL
-image: ghcr.io/grycap/plants
-alpine: false
-token: 0123456789abcdef
-file_stage_in: false
-input:
-- storage_provider: minio.default
-  path: plants/in
-  suffix: []
-  prefix: []
-output:
-- storage_provider: minio.default
-  path: plants/out
-  suffix: [jpg, txt]
-  prefix: null
-script: |
-  #!/bin/sh
-  echo hello
-image_pull_secrets: []
-expose: {min_scale: 0, max_scale: 0, cpu_threshold: 80, set_auth: false}
-environment:
-  variables: {MODEL: resnet}
-  secrets: {}
-annotations: {}
-vo: ""
-labels: {applicationId: plants}
-storage_providers:
-  minio:
-    default: {endpoint: "https://minio.example.org", access_key: 00123, secret_key: no, verify: true}
-clusters: {}
-owner: cluster_admin
-interlink_node_name: ""
-visibility: private
-allowed_users: []
-isolation_level: SERVICE
-bucket_list: []
-mount: {storage_provider: "", path: ""}
-"""
+# Every field that OSCAR's Service has in YAML, as its manager writes them (`pkg/types/service.go`, `ToYAML`): the keys
+# are those of JSON, without `script`, which has a file of its own, and with secrets emptied.
+MOUNTED = (Path(__file__).parent / "contract" / "oscar_function_config.yaml").read_bytes()
 
 WHOLE = b"""
 functions:
@@ -98,25 +50,100 @@ def test_what_oscar_mounts() -> None:
     assert parsed == Parsed(
         ServiceDefinition(
             name="plants",
-            log_level="CRITICAL",
+            log_level="INFO",
             script_path=None,
-            variables={"MODEL": "resnet"},
+            variables={"MODEL": "resnet", "OCTAL": "0755", "TEXT": "two\nlines"},
             inputs=[StoragePath(storage_provider="minio.default", path="plants/in")],
-            outputs=[StoragePath(storage_provider="minio.default", path="plants/out", suffix=["jpg", "txt"])],
+            outputs=[
+                StoragePath(storage_provider="minio.default", path="plants/out", suffix=["jpg", "txt"]),
+                StoragePath(storage_provider="webdav.dcache", path="plants/out", prefix=["result"]),
+            ],
             storage_providers={
                 "minio": {
                     "default": {
                         "endpoint": "https://minio.example.org",
-                        "access_key": "00123",
-                        "secret_key": "no",
                         "verify": True,
+                        "access_key": "hidden",
+                        "secret_key": "hidden",
+                        "region": "us-east-1",
                     }
-                }
+                },
+                "webdav": {"dcache": {"hostname": "dcache.example.org", "login": "user", "password": "hunter2"}},
             },
         ),
         [],
         [],
     )
+
+
+# Of `docs/fdl.md`, of the examples that still have what it no longer names, and of older versions' Service.
+FIELDS_OF_FDL = """
+    name cluster_id image vo allowed_users alpine script file_stage_in image_pull_secrets memory cpu enable_gpu
+    enable_sgx image_prefetch total_memory total_cpu ephemeral_storage_request delegation synchronous expose federation
+    log_level input output environment annotations labels interlink_node_name isolation_level visibility mount volume
+    replicas rescheduler_threshold token owner bucket_list storage_providers clusters
+    kserve workspace propagate_token expose_options
+"""
+
+
+@pytest.mark.parametrize("field", FIELDS_OF_FDL.split())
+def test_every_field_of_oscars_reference_is_known(field: str) -> None:
+    flat = f"name: x\n{field}:\n"
+    whole = f"functions: {{oscar: [{{my-cluster: {{name: x, {field}: }}}}]}}"
+    for text in (flat, whole) if field != "name" else ("name: x",):
+        parsed = parse(text.encode(), ORIGIN)
+        assert (parsed.problems, parsed.warnings) == ([], [])
+
+
+def test_a_document_as_oscars_examples_have_it() -> None:
+    """Numbers where the reference has text, one port or a list of them, tabs at a line's end, nothing after a key."""
+    text = b"""
+functions:
+  oscar:
+  - oscar-cluster:
+     name: fire-detection
+     cpu: 1.0
+     memory: 1Gi
+     image: ghcr.io/grycap/fire-detection
+     script: script.sh
+     log_level: critical\t\t
+     allowed_users: []
+     expose: {api_port: [18789], nodePort: 30500}
+     replicas:
+     - {type: oscar, cluster_id: oscar-us, service_name: fire-detection}
+     input:
+     - storage_provider: minio
+       path: fire-detection/input
+     output:
+     - path: /fire-detection/output
+       storage_provider: minio.oscar-us
+       suffix: jpg
+       prefix: ["a", 1]
+     environment:
+       Variables:
+         SEND_SNS: false
+         THREADS: 4
+         RATIO: 1.50
+       Secrets:
+         PASSWORD: admin
+clusters:
+  oscar-us: {endpoint: , auth_user: , ssl_verify: true, memory: 256Mi}
+storage_providers:
+  minio:
+    oscar-us: {endpoint: , access_key: , verify: True}
+"""
+    service = read(text)
+    assert service.log_level == "critical"
+    assert service.script_path == "script.sh"
+    assert service.variables == {"SEND_SNS": "false", "THREADS": "4", "RATIO": "1.50", "PASSWORD": "admin"}
+    assert service.inputs == [StoragePath(storage_provider="minio", path="fire-detection/input")]
+    (output,) = service.outputs
+    assert (output.suffix, output.prefix) == (["jpg"], ["a", "1"])
+
+
+def test_an_emptied_secret_does_not_hide_the_one_in_the_environment() -> None:
+    text = b"name: x\nenvironment: {secrets: {A: ''}, Secrets: {B: }, variables: {C: ''}}"
+    assert read(text).variables == {"C": ""}
 
 
 def test_whole_document() -> None:
@@ -191,7 +218,7 @@ environment:
         (b"name: x\ninput: {a: b}", " input ", "accepted is a list"),
         (b"name: x\ninput: [text]", " input[0] ", "accepted is an object"),
         (b"name: x\noutput: [{path: a}]", " output[0].storage_provider ", "is missing"),
-        (b"name: x\noutput: [{storage_provider: a, prefix: p}]", " output[0].prefix ", "accepted is a list"),
+        (b"name: x\noutput: [{storage_provider: a, prefix: {p: q}}]", " output[0].prefix ", "accepted is a list"),
         (b"name: x\noutput: [{storage_provider: a, suffix: [[]]}]", " output[0].suffix[0] ", "is a list"),
         (b"name: x\nstorage_providers: [a]", " storage_providers ", "accepted is an object"),
         (b"name: x\nenvironment: text", " environment ", "accepted is an object"),

@@ -98,7 +98,7 @@ def exit_code_of(error: WatchdogError) -> int:
 def _parse(words: list[str], called_as: str) -> argparse.Namespace:
     if called_as == "supervisor":
         words = ["job", *words]
-    elif words[:1] == ["-run-healthcheck"]:  # as OpenFaaS's classic watchdog has it
+    elif words[:1] in (["-run-healthcheck"], ["--run-healthcheck"]):  # as OpenFaaS's watchdogs have it
         words = ["health"]
     elif words[:1] == ["-version"]:
         words = ["--version"]

@@ -456,6 +456,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
     service = reading.read_service_definition()
     reading.read("fprocess")
     reading.check_fprocess()
+    reading.check_names_of_watchdogs()
     for name in SETTINGS:
         if name in _OF_CLASSIC_FUNCTIONS and reading.values["fprocess"] is None:
             reading.leave_out(name)
@@ -497,7 +498,7 @@ def require_valid(configuration: Configuration) -> Configuration:
 # fmt: off
 _CLASSIC_NAMES = frozenset({
     "write_debug", "marshal_request", "debug_headers", "jwt_auth", "jwt_auth_debug", "jwt_auth_local",
-    "mode", "upstream_url", "http_upstream_url", "buffer_http",
+    "function_process", "mode", "upstream_url", "http_upstream_url", "buffer_http",
     "http_buffer_req_body", "prefix_logs", "log_buffer_size", "ready_path", "log_callid", "static_path",
 })
 # fmt: on
@@ -651,6 +652,11 @@ class _Reading:
         source = f"service definition {origin}"
         if parsed.service.log_level.strip():
             self.from_service["log_level"] = (parsed.service.log_level, source)
+        if parsed.service.outputs:
+            # Not silent: whoever waits for files in a bucket would look for the fault elsewhere.
+            self.warnings.append(
+                f"{source}: output is read, but this version stores nothing: a call's answer alone has its outputs"
+            )
         script_path = parsed.service.script_path
         if script_path and (beside is not None or os.path.isabs(script_path)):
             self.from_service["script_path"] = (os.path.join(beside or "", script_path), source)
@@ -679,6 +685,26 @@ class _Reading:
                     f"environment {spelling} is {_quoted(self.environ[spelling])}, a mode of of-watchdog that is not "
                     "offered: fprocess is started for each call, gets the body on stdin, and its stdout is the answer"
                 )
+
+    def check_names_of_watchdogs(self) -> None:
+        """What OpenFaaS's watchdogs offer and this server does not, where that changes who is answered, or what."""
+        for spelling in self.spellings.get("jwt_auth", ()):
+            # Whoever sets it relies on it: without it everybody would be answered.
+            if self.environ[spelling].strip().lower() in ("true", "1"):
+                self.problem(
+                    "jwt_auth",
+                    f"environment {spelling}",
+                    f"is {_quoted(self.environ[spelling])}; accepted is false, as tokens of OpenFaaS's gateway are not "
+                    "checked here: unset it, and set WATCHDOG_AUTH_TOKEN_FILE for a token of this server's own",
+                )
+        for spelling in self.spellings.get("marshal_request", ()):
+            if self.environ[spelling].strip().lower() in ("true", "1"):
+                self.warnings.append(
+                    f"environment {spelling} is not offered: the function gets the body as it is, and headers as "
+                    "Http_* variables"
+                )
+        for spelling in self.spellings.get("function_process", ()):
+            self.warnings.append(f"environment {spelling} is a name of of-watchdog, ignored; set fprocess")
 
     def check_script(self) -> None:
         if self.values["fprocess"] is None:

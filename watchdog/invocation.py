@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import re
 import shlex
 import signal
 import time
@@ -46,6 +45,7 @@ from .metrics import Metrics
 from .process import Ended, Supervisor, command_for, found_command
 from .response_file import Chosen, read_response_file
 from .spool import Spool, Tail
+from .tracing import NO_TRACE, Trace
 from .workspace import Output, Workspace, Workspaces, is_full, raise_if_no_space
 
 log = logs.get("invocation")
@@ -72,7 +72,7 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (NoSpace, "no_space"),
     (OutOfResources, "no_resources"),
 )
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+OUTCOMES = ("ok", *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
@@ -86,7 +86,7 @@ class Call:
     """What one caller asks for.
 
     ``call_id``: safe to log and to send. ``variables``: for the script's environment, beside the contract's.
-    ``timeout_s``: what the caller asks for; 0 is none of its own. ``traceparent``, ``tracestate``: as sent, or "".
+    ``timeout_s``: what the caller asks for; 0 is none of its own.
     ``event``: attributes of the CloudEvent that the call is; empty if it is none.
     """
 
@@ -95,8 +95,7 @@ class Call:
     said: Said = field(default_factory=Said)
     variables: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 0.0
-    traceparent: str = ""
-    tracestate: str = ""
+    trace: Trace = NO_TRACE
     event: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -109,7 +108,7 @@ class Record:
     exit_code: int | None = None
     signal: str | None = None
     duration_s: float | None = None
-    queue_wait_s: float = 0.0
+    queue_wait_s: float | None = None
     input_bytes: int = 0
     output_bytes: int = 0
     cpu_s: float = 0.0
@@ -173,8 +172,9 @@ class Invocations:
             try:
                 taken = None
                 if self._classic_command is None:
-                    taken = await self._take_in(call, workspace, record)
-                record.queue_wait_s = await ticket.place()
+                    with call.trace.phase("take in input"):
+                        taken = await self._take_in(call, workspace, record)
+                await self._wait(call, ticket, record)
                 with contextlib.closing(self._spool(workspace)) as stdout:
                     result = await self._run(call, workspace, taken, stdout, ticket, record)
                     self._handing_over += 1
@@ -226,6 +226,14 @@ class Invocations:
         record.input_bytes = taken.size_bytes
         return taken
 
+    async def _wait(self, call: Call, ticket: Ticket, record: Record) -> None:
+        asked_s = time.monotonic()
+        try:
+            with call.trace.phase("wait for a place"):
+                await ticket.place()
+        finally:  # who waited in vain waited, too
+            record.queue_wait_s = time.monotonic() - asked_s
+
     def _spool(self, workspace: Workspace) -> Spool:
         return Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes)
 
@@ -251,16 +259,18 @@ class Invocations:
         timeout_s = _shorter(self.settings.exec_timeout_s, call.timeout_s)
         oom_kills = self._cgroup.oom_kills()
         try:
-            ended = await self.supervisor.run(
-                command,
-                self._environment(call, workspace, taken),
-                mark=workspace.path + "/",  # not a prefix of another: 1 and 10
-                stdout=take_stdout,
-                stderr=None if self.settings.combine_output else take_stderr,
-                stdin=self._counted(call.body, record) if is_classic else None,
-                timeout_s=timeout_s,
-                kill_grace_s=self.settings.kill_grace_s,
-            )
+            with call.trace.phase(f"run {self._what}") as phase:
+                ended = await self.supervisor.run(
+                    command,
+                    self._environment(call, workspace, taken),
+                    mark=workspace.path + "/",  # not a prefix of another: 1 and 10
+                    stdout=take_stdout,
+                    stderr=None if self.settings.combine_output else take_stderr,
+                    stdin=self._counted(call.body, record) if is_classic else None,
+                    timeout_s=timeout_s,
+                    kill_grace_s=self.settings.kill_grace_s,
+                )
+                phase.process_ended(ended.exit_code, ended.signal)
         finally:
             stdout_log.close()
             stderr_log.close()
@@ -335,11 +345,7 @@ class Invocations:
             }
         for name, value in call.event.items():
             environment["CE_" + name.upper()] = value
-        if _TRACEPARENT.fullmatch(call.traceparent):
-            environment["TRACEPARENT"] = call.traceparent
-            if call.tracestate:
-                environment["TRACESTATE"] = call.tracestate
-        return environment
+        return environment | call.trace.variables
 
     def _read_choice(self, call: Call, workspace: Workspace, record: Record, ended: Ended) -> None:
         if ended.timed_out or ended.ended_early:
@@ -460,7 +466,7 @@ class Invocations:
                 "signal": record.signal,
                 "duration_s": None if duration_s is None else round(duration_s, 6),
                 "total_s": round(time.monotonic() - started_s, 6),
-                "queue_wait_s": round(record.queue_wait_s, 6),
+                "queue_wait_s": None if record.queue_wait_s is None else round(record.queue_wait_s, 6),
                 "input_bytes": record.input_bytes,
                 "output_bytes": record.output_bytes,
                 "cpu_s": round(record.cpu_s, 6),
@@ -468,18 +474,18 @@ class Invocations:
                 "reason": record.reason,
                 **{f"ce_{name}": call.event.get(name) for name in _LOGGED_EVENT_ATTRIBUTES},
             }
-            if _TRACEPARENT.fullmatch(call.traceparent):
-                fields["traceparent"] = call.traceparent
+            call.trace.note(fields)
+            fields |= call.trace.fields
             level = _level(record)
             level("invocation ended", **{k: v for k, v in fields.items() if v is not None})
             self.metrics.invocation_ended(
                 outcome=record.outcome,
-                duration_s=duration_s or 0.0,
+                duration_s=duration_s,
                 queue_wait_s=record.queue_wait_s,
                 input_bytes=record.input_bytes,
                 output_bytes=record.output_bytes,
                 cpu_s=record.cpu_s,
-                peak_rss_bytes=record.peak_rss_bytes or 0,
+                peak_rss_bytes=record.peak_rss_bytes,
             )
 
 

@@ -3,21 +3,28 @@
 Counting is plain arithmetic, so that a call pays next to nothing and prometheus-client is imported only
 when somebody asks for the text: it takes longer to import than a small script to run.
 
-The names and labels of the first three are those of OpenFaaS's classic watchdog (its ``metrics`` package).
+The names and labels of the first three are those of OpenFaaS's classic watchdog (its ``metrics`` package), those of
+``process_*`` are prometheus-client's. docs/operations.md tells what each is good for.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
+
+from . import __version__
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 # The default buckets of the Go client, which the classic watchdog uses; then longer ones for inference.
 _DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+# 16 MiB to 64 GiB, each twice the one before: what a container's memory is measured in.
+_MEMORY_BUCKETS_BYTES = tuple(float(1 << power) for power in range(24, 37))
+# Text of this version is read by every scraper; later ones differ in names that are not ASCII, and ours are.
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Histogram:
@@ -47,18 +54,21 @@ class Metrics:
 
     Args:
         places: tells the places taken, the calls waiting and the limit of places (0 is none), when asked.
+        outcomes: known beforehand, to be counted from 0: the first failure of a series that was not there is no
+            increase to Prometheus.
     """
 
-    def __init__(self, places: Callable[[], tuple[int, int, int]]) -> None:
+    def __init__(self, places: Callable[[], tuple[int, int, int]], outcomes: Iterable[str] = ()) -> None:
         self._places = places
         self.requests_in_flight = 0
         self._requests: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
-        self._invocations: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self._invocations: defaultdict[str, int] = defaultdict(int, dict.fromkeys(outcomes, 0))
+        self._runs: defaultdict[str, Histogram] = defaultdict(Histogram)
         self._queue_wait = Histogram()
         self._input_bytes = 0
         self._output_bytes = 0
         self._cpu_s = 0.0
-        self._largest_rss_bytes = 0
+        self._peak_rss = Histogram(_MEMORY_BUCKETS_BYTES)
 
     def request_answered(self, *, code: int, method: str, duration_s: float) -> None:
         self._requests[str(code), method].observe(duration_s)
@@ -67,19 +77,24 @@ class Metrics:
         self,
         *,
         outcome: str,
-        duration_s: float,
-        queue_wait_s: float,
+        duration_s: float | None,
+        queue_wait_s: float | None,
         input_bytes: int,
         output_bytes: int,
         cpu_s: float,
-        peak_rss_bytes: int,
+        peak_rss_bytes: int | None,
     ) -> None:
-        self._invocations[outcome].observe(duration_s)
-        self._queue_wait.observe(queue_wait_s)
+        """Count an invocation; None is for what it did not come to, or for a peak that cannot be known."""
+        self._invocations[outcome] += 1
+        if duration_s is not None:
+            self._runs[outcome].observe(duration_s)
+        if queue_wait_s is not None:
+            self._queue_wait.observe(queue_wait_s)
         self._input_bytes += input_bytes
         self._output_bytes += output_bytes
         self._cpu_s += cpu_s
-        self._largest_rss_bytes = max(self._largest_rss_bytes, peak_rss_bytes)
+        if peak_rss_bytes is not None:
+            self._peak_rss.observe(peak_rss_bytes)
 
     def exposition(self) -> tuple[bytes, str]:
         """The text for Prometheus and its content type."""
@@ -87,7 +102,7 @@ class Metrics:
 
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
-        return exposition.generate_latest(registry), exposition.CONTENT_TYPE_LATEST
+        return exposition.generate_latest(registry), _CONTENT_TYPE
 
     def collect(self) -> Iterator[Metric]:
         """The families, as prometheus-client's registry asks for them."""
@@ -106,12 +121,16 @@ class Metrics:
         yield request_seconds
         yield GaugeMetricFamily("http_requests_in_flight", "Calls being answered now.", self.requests_in_flight)
 
+        invocations = CounterMetricFamily("watchdog_invocations", "Invocations ended.", labels=["outcome"])
+        for outcome, count in list(self._invocations.items()):
+            invocations.add_metric([outcome], count)
+        yield invocations
         runs = HistogramMetricFamily(
             "watchdog_invocation_duration_seconds",
-            "Run time of the script, by how it ended.",
+            "Run time of scripts, by how the invocation ended.",
             labels=["outcome"],
         )
-        for outcome, histogram in list(self._invocations.items()):
+        for outcome, histogram in list(self._runs.items()):
             runs.add_metric([outcome], histogram.buckets(), histogram.sum)
         yield runs
         yield HistogramMetricFamily(
@@ -123,12 +142,27 @@ class Metrics:
         yield CounterMetricFamily("watchdog_input_bytes", "Decoded input of invocations.", self._input_bytes)
         yield CounterMetricFamily("watchdog_output_bytes", "Bytes of answers sent.", self._output_bytes)
         yield CounterMetricFamily("watchdog_script_cpu_seconds", "CPU time of scripts.", self._cpu_s)
-        yield GaugeMetricFamily(
-            "watchdog_script_largest_rss_bytes",
-            "Largest peak memory of a script so far.",
-            self._largest_rss_bytes,
+        yield HistogramMetricFamily(
+            "watchdog_script_peak_rss_bytes",
+            "Peak memory of scripts, of those in which it was over the server's own.",
+            buckets=self._peak_rss.buckets(),
+            sum_value=self._peak_rss.sum,
         )
         taken, waiting, limit = self._places()
         yield GaugeMetricFamily("watchdog_places_taken", "Invocations running now.", taken)
         yield GaugeMetricFamily("watchdog_places_limit", "max_inflight; 0 is no limit.", limit)
         yield GaugeMetricFamily("watchdog_calls_waiting", "Calls waiting for a place now.", waiting)
+        build = GaugeMetricFamily("watchdog_build_info", "1, with the server's version.", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+        yield from _of_this_process()
+
+
+def _of_this_process() -> list[Metric]:
+    """What prometheus-client tells of any process: memory, CPU time, descriptors, start; less where /proc is closed."""
+    from prometheus_client import ProcessCollector
+
+    try:
+        return list(ProcessCollector(registry=None).collect())
+    except (OSError, ValueError):  # it does not read every sandbox's /proc; all else must still be told
+        return []

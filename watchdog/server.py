@@ -28,7 +28,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 from multidict import CIMultiDict
 
-from . import logs
+from . import logs, tracing
 from .admission import DRAINING_RETRY_AFTER_S, Admission
 from .cloud_event import event_of, headers_of_answer
 from .config import LOCAL_PROBE, Configuration, parse_duration_s
@@ -70,7 +70,7 @@ from .errors import (
     WatchdogError,
 )
 from .intake import ENCODINGS, Said
-from .invocation import Call, Invocations, Record
+from .invocation import OUTCOMES, Call, Invocations, Record
 from .metrics import Metrics
 from .process import Supervisor
 from .workspace import Workspaces
@@ -138,7 +138,10 @@ class Server:
             max_queue=self.settings.max_queue,
             queue_timeout_s=self.settings.queue_timeout_s,
         )
-        self.metrics = Metrics(lambda: (self.admission.running, self.admission.waiting, self.admission.max_inflight))
+        self.metrics = Metrics(
+            lambda: (self.admission.running, self.admission.waiting, self.admission.max_inflight), OUTCOMES
+        )
+        self._tracing = tracing.start(environ, configuration.service_name)
         self.workspaces = Workspaces(self.settings.tmp_dir)
         self.supervisor = Supervisor()
         self.invocations = Invocations(
@@ -304,6 +307,7 @@ class Server:
             await asyncio.to_thread(self.workspaces.close)
         except OSError as error:
             log.error("workspaces not removed", reason=str(error))
+        await self._tracing.stop()
         log.info("stopped")
 
     async def _start_metrics(self) -> int | None:
@@ -341,10 +345,11 @@ class Server:
             return await self._sent(request, answer)
         started_s = self._loop.time()
         self.metrics.requests_in_flight += 1
+        trace = self._tracing.call(request.method, request.path, request.headers)
         record = Record()
         code = 499  # nginx's number for a caller that went away; no answer has it
         try:
-            response = await self._answer_call(request, record)
+            response = await self._answer_call(request, record, trace)
             code = response.status
             return await self._sent(request, response)
         except asyncio.CancelledError:
@@ -360,6 +365,7 @@ class Server:
             self.metrics.requests_in_flight -= 1
             self._http.tell_quiet()
             self.metrics.request_answered(code=code, method=request.method, duration_s=self._loop.time() - started_s)
+            trace.end(code)
 
     def _probe(self, request: web.BaseRequest, *, is_ready: bool) -> web.Response:
         if request.method != "GET":
@@ -415,21 +421,24 @@ class Server:
 
     # ---- a call
 
-    async def _answer_call(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
+    async def _answer_call(self, request: web.BaseRequest, record: Record, trace: tracing.Trace) -> web.StreamResponse:
         call_id = uuid.uuid4().hex
         try:
             call_id = _call_id(request, call_id)
+            trace.note({"call_id": call_id})
             self._refuse_early(request)
             preference = None if self._is_classic else _preference(request)
-            call = self._call(request, call_id)
+            call = self._call(request, call_id, trace)
             async with self.invocations.invoke(call, record) as result:
-                if preference is None:
-                    await _discard_rest(request)
-                    answer = self._printed(request, result)
-                else:
-                    answer = await prepare(result, preference)
-                return await self._send(request, call, record, answer, 200 if result.failure is None else 500)
+                with trace.phase("hand over answer"):
+                    if preference is None:
+                        await _discard_rest(request)
+                        answer = self._printed(request, result)
+                    else:
+                        answer = await prepare(result, preference)
+                    return await self._send(request, call, record, answer, 200 if result.failure is None else 500)
         except Exception as error:
+            trace.failed(error)
             if record.is_begun:
                 # The status is gone already: only a cut connection still tells the caller that bytes are missing.
                 if not isinstance(error, (WatchdogError, ConnectionError)):
@@ -454,7 +463,7 @@ class Server:
             if expect.lower() != "100-continue":
                 raise BadInput(f"Expect: {expect} is not known; known is 100-continue")
 
-    def _call(self, request: web.BaseRequest, call_id: str) -> Call:
+    def _call(self, request: web.BaseRequest, call_id: str, trace: tracing.Trace) -> Call:
         headers = request.headers
         timeout = headers.get("X-Timeout")
         try:
@@ -470,8 +479,7 @@ class Server:
             said=Said() if self._is_classic else _said(request),
             variables=_cgi_variables(request) if self.settings.cgi_headers else {},
             timeout_s=timeout_s,
-            traceparent=headers.get("traceparent", ""),
-            tracestate=headers.get("tracestate", ""),
+            trace=trace,
             event=event_of(headers),
         )
 
@@ -608,6 +616,8 @@ class Server:
             members["stderr"] = error.stderr
         if isinstance(error, NotAdmitted):
             headers["Retry-After"] = str(error.retry_after_s)
+            # OpenFaaS's queue-worker then sends the call again, whatever its list of statuses is: 503 is not in it.
+            headers["X-OpenFaaS-Internal"] = "oscar-watchdog"
         if isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"
         # Who waits for the word to send its body, and does not get it, is not to take the connection for a free one.

@@ -22,21 +22,23 @@ from typing import Any
 
 import msgspec
 
-# Read in OSCAR's `pkg/types/service.go` and faas-supervisor's documentation. They concern the platform, or
-# the supervisor's life on other platforms, and are accepted without effect.
+# Read in OSCAR's `pkg/types/service.go` of versions 2 to 4, its `docs/fdl.md` and examples, and faas-supervisor's
+# documentation. They concern the platform, or the supervisor's life on other platforms, and are accepted without
+# effect.
 # fmt: off
 _PLATFORM_FIELDS = frozenset({
     "alpine", "allowed_users", "annotations", "bucket_list", "cluster_id", "clusters", "container", "cpu",
-    "created_at", "delegation", "enable_gpu", "enable_sgx", "execution_mode", "expose", "federation",
-    "image", "image_prefetch", "image_pull_secrets", "init_script", "interlink_node_name",
-    "isolation_level", "labels", "memory", "mount", "namespace", "owner", "replicas",
-    "rescheduler_threshold", "supervisor", "synchronous", "token", "total_cpu", "total_memory",
-    "visibility", "vo", "volume", "volume_status",
+    "created_at", "delegation", "enable_gpu", "enable_sgx", "ephemeral_storage_request", "execution_mode", "expose",
+    "expose_options", "federation", "image", "image_prefetch", "image_pull_secrets", "init_script",
+    "interlink_node_name", "isolation_level", "kserve", "labels", "memory", "mount", "namespace", "owner",
+    "propagate_token", "replicas", "rescheduler_threshold", "supervisor", "synchronous", "token", "total_cpu",
+    "total_memory", "visibility", "vo", "volume", "volume_status", "workspace",
 })
 # fmt: on
 _SECTIONS = frozenset({"environment", "input", "output", "storage_providers"})
 _OWN_FIELDS = frozenset({"name", "log_level", "script", "file_stage_in"}) | _SECTIONS
-_VARIABLE_SECTIONS = ("variables", "Variables", "secrets", "Secrets")
+_SECRET_SECTIONS = ("secrets", "Secrets")
+_VARIABLE_SECTIONS = ("variables", "Variables", *_SECRET_SECTIONS)
 _STORAGE_FIELDS = frozenset({"storage_provider", "path", "prefix", "suffix"})
 
 
@@ -50,7 +52,8 @@ class StoragePath(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of ``input`` or ``output``.
 
     ``storage_provider``: ``minio.default``, as written; ``path``: below the provider's root, as written;
-    ``prefix``, ``suffix``: only names that start, end so (any of the list; empty: all names).
+    ``prefix``, ``suffix``: only names that start, end so (any of the list; empty: all names). A single text is a
+    list of one.
     """
 
     storage_provider: str
@@ -63,8 +66,8 @@ class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """What was read.
 
     ``script_path``: relative to the document's directory; never from a flat object, where ``script`` is the
-    text. ``variables``: for the script's environment. ``storage_providers``: as written, with credentials in
-    it.
+    text. ``variables``: for the script's environment; secrets whose value is elsewhere are not among them.
+    ``storage_providers``: as written, with credentials in it.
     """
 
     name: str = ""
@@ -195,6 +198,10 @@ class _Reader:
                     self.problem(field, "is no name of a variable; accepted is text without '=' and NUL, not empty")
                     continue
                 text = self.text(variable, field)
+                if not text and section in _SECRET_SECTIONS:
+                    # OSCAR empties secrets in what it mounts (`pkg/handlers/create.go`): their values are in the
+                    # pod's environment, where they must stay.
+                    continue
                 if "\0" in text:
                     self.problem(field, "has a NUL character in its value, which no variable can carry")
                 if len(os.fsencode(name)) + len(os.fsencode(text)) + 2 > _LONGEST_VARIABLE_BYTES:
@@ -228,6 +235,8 @@ class _Reader:
         return paths
 
     def texts(self, value: object, place: str) -> list[str]:
+        if value is not None and not isinstance(value, (list, dict)):
+            value = [value] if value != "" else []
         return [self.text(item, f"{place}[{index}]") for index, item in enumerate(self.sequence(value, place))]
 
     def text(self, value: object, place: str) -> str:

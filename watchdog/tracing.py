@@ -37,13 +37,15 @@ _log = logging.getLogger("tracing")
 
 # Version 00 has four fields and no more, a later one may have more; ff is none (section 3.2.2, 4.3 on later ones).
 _TRACEPARENT = re.compile(
-    r"(?:(00)|(?!ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?(1)|(?:-[!-~]*)?)"
+    r"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?(1)|(?:-[!-~]*)?)"
 )
 _TRACESTATE_MEMBER = re.compile(
     r"(?:[a-z0-9][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
     r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
 )
 _MOST_TRACESTATE_MEMBERS = 32
+_SAMPLED = 0x01
+_RANDOM_TRACE_ID = 0x02  # level 2 of the standard
 _SDK_SAYS = ("opentelemetry", "urllib3")
 _SAY_INTERVAL_S = 60.0
 _STOP_S = 2.0
@@ -65,7 +67,7 @@ def start(environ: Mapping[str, str], service_name: str) -> Tracing:
 
     Args:
         environ: this process's environment, which the SDK reads too.
-        service_name: that of the service definition, or "".
+        service_name: what spans are told to come from, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES says so.
     """
     endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     is_disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -80,7 +82,7 @@ def start(environ: Mapping[str, str], service_name: str) -> Tracing:
         )
         return Tracing()
     try:
-        return _Recording(_named(environ, service_name))
+        return _Recording(service_name)
     except ImportError as error:
         _log.warning(
             "traces are off: OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed (%s); "
@@ -90,11 +92,6 @@ def start(environ: Mapping[str, str], service_name: str) -> Tracing:
     except Exception as error:  # a bad value of one of the SDK's own variables, a certificate that is not there
         _log.warning("traces are off: the OpenTelemetry SDK does not start: %s", _without_secrets(str(error)))
     return Tracing()
-
-
-def _named(environ: Mapping[str, str], service_name: str) -> str:
-    """A name for the service where OTEL_SERVICE_NAME gives none: the platform's, the service definition's, ours."""
-    return environ.get("K_SERVICE") or environ.get("OSCAR_SERVICE_NAME") or service_name or "oscar-watchdog"
 
 
 class Tracing:
@@ -313,7 +310,8 @@ class _RecordedPhase(Phase):
     ) -> None:
         self._trace.point_at(None)
         if self._span is not None:
-            if error is not None:
+            # Cancelled is not failed: the caller went away, as the call's span tells.
+            if isinstance(error, Exception):
                 _set_error(self._span, type(error).__name__, str(error))
             self._span.end()
 
@@ -337,8 +335,8 @@ def _span_of(traceparent: str, tracestate: str) -> Span | None:
         return None
     _, trace_id, span_id, flags = match.groups()
     state = TraceState.from_header([tracestate]) if tracestate else None
-    flags_known = TraceFlags(int(flags, 16) & TraceFlags.SAMPLED)
-    return NonRecordingSpan(SpanContext(int(trace_id, 16), int(span_id, 16), True, flags_known, state))
+    known_flags = TraceFlags(int(flags, 16) & (_SAMPLED | _RANDOM_TRACE_ID))
+    return NonRecordingSpan(SpanContext(int(trace_id, 16), int(span_id, 16), True, known_flags, state))
 
 
 def _set_error(span: Span, kind: str, text: str) -> None:
@@ -393,4 +391,4 @@ class _Seldom(logging.Handler):
 
 def _without_secrets(text: str) -> str:
     """Without what an endpoint's URL may hold: a password, a token in the query."""
-    return re.sub(r"\?[^\s'\")]+", "?…", re.sub(r"//[^/\s@'\"]+@", "//…@", text))
+    return re.sub(r"\?[^\s'\",)]+", "?…", re.sub(r"//[^/\s@'\"]+@", "//…@", text))

@@ -1035,7 +1035,7 @@ def _leaks(
     # The main thread, the log's, and those of the executor: it starts one when all others are busy, up to a maximum.
     most_threads = max(before.threads, 2 + min(32, (os.cpu_count() or 1) + 4))
     counted = {
-        outcome: metrics.get(f'watchdog_invocation_duration_seconds_count{{outcome="{outcome}"}}', 0)
+        outcome: metrics.get(f'watchdog_invocations_total{{outcome="{outcome}"}}', 0)
         for outcome in ledger.ends_by_outcome
     }
     return {

@@ -285,4 +285,4 @@ def test_each_end_has_its_name_in_answer_log_and_metrics(start_server: StartServ
         assert {"outcome": outcome, **fields}.items() <= event.items()
     metrics = server.call(None, "/metrics", "GET", port=free_port).body.decode().splitlines()
     for outcome in ENDS:
-        assert f'watchdog_invocation_duration_seconds_count{{outcome="{outcome}"}} 1.0' in metrics
+        assert f'watchdog_invocations_total{{outcome="{outcome}"}} 1.0' in metrics

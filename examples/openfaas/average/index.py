@@ -1,0 +1,18 @@
+"""Numbers from stdin while they come, one a line; their count, mean and range to stdout."""
+
+import json
+import math
+import sys
+
+count, total, smallest, largest = 0, 0.0, math.inf, -math.inf
+for line in sys.stdin:
+    try:
+        number = float(line)
+    except ValueError:
+        sys.exit(f"line {count + 1}: {line.strip()!r} is no number")
+    count += 1
+    total += number
+    smallest, largest = min(smallest, number), max(largest, number)
+if not count:
+    sys.exit("there are no numbers")
+print(json.dumps({"count": count, "mean": total / count, "min": smallest, "max": largest}))
