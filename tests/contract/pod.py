@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 from running_server import AS_PID_1
 
 USER = 4711
@@ -47,7 +48,8 @@ def prefix(directory: Path, files: Mapping[str, str], *, tmp_bytes: int, user: i
         files: what the ConfigMap holds, by key.
         tmp_bytes: ``sizeLimit`` of ``/tmp``.
     """
-    assert os.geteuid() == 0, "this makes a root file system and must be root"
+    if os.geteuid() != 0:
+        pytest.skip("a pod's root file system can be made by root only: sudo make test")
     root, config = directory / "root", directory / "config"
     root.mkdir(parents=True)
     write_config_map(config, files)
