@@ -48,6 +48,9 @@ LAST_WORDS_S = 3.0
 _FEWEST_LOOKS = 10
 # A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
 _LINGER_S = 30.0
+# Much longer than any proxy keeps an idle connection (Knative's queue-proxy: 90 s): a POST that meets its end on its
+# way is not sent again.
+_KEEP_ALIVE_S = 3600.0
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MOST_DIGITS = 100
 _BYTES_ACKED_AT = 120  # of struct tcp_info in linux/tcp.h, since Linux 4.1
@@ -126,6 +129,7 @@ class HttpServer(web.Server):
             "request_factory": _make_request,
             "handler_cancellation": True,
             "lingering_time": _LINGER_S,
+            "keepalive_timeout": _KEEP_ALIVE_S,
             "access_log": None,
             # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
             "auto_decompress": False,
