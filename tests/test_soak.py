@@ -252,35 +252,117 @@ def test_ten_thousand_invocations_fifty_at_a_time(tmp_path: Path) -> None:
         WATCHDOG_MAX_INFLIGHT=str(CALLERS),
     )
     try:
-        pid = server.process.pid
-        sockets = count_of_sockets(pid)
-
-        def look() -> dict[str, Any]:
-            until(lambda: not soak.children(pid), "the children to be reaped")
-            until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
-            until(lambda: count_of_sockets(pid) == sockets, "the connections to be closed")
-            server.signal(signal.SIGUSR2)
-            return server.event("inspected") | {
-                "rss_mib": server.memory_mib("VmRSS"),
-                "descriptors": sorted(name.partition(":[")[0] for name in soak.descriptors(pid)),
-                "threads": soak.threads(pid),
-            }
-
+        sockets = count_of_sockets(server.process.pid)
         drive(server, 1_000)
-        before = look()
+        before = look(server, sockets)
         drive(server, 9_000)
-        after = look()
-        print(f"after 1,000: {before}\nafter 10,000: {after}")
-        assert after["descriptors"] == before["descriptors"]
-        assert after["threads"] <= before["threads"]
-        assert (after["tasks"], after["names"]) == (before["tasks"], before["names"])
-        assert after["rss_mib"] <= before["rss_mib"] + 3, (before["objects"], after["objects"])
+        assert_nothing_grew(before, look(server, sockets))
         assert server.stop() == 0
     finally:
         server.kill()
     assert server.leftovers() == []
     ended = Counter(event["outcome"] for event in server.logs if event["event"] == "invocation ended")
     assert ended == {"ok": 10_000}
+
+
+# What a call's function does with its stdin, by the call's query; the callers do their part.
+CLASSIC = r"""
+case $Http_Query in
+    whole) cat ;;
+    part) head -c 1000 ;;
+    none) echo unread ;;
+    closed) exec <&-; echo closed ;;
+    failing) cat; echo last words >&2; exit 3 ;;
+    forked) exec 3<&0; cat <&3 & wait ;;
+    gone) touch "$MARKS/$CALL_ID"; cat ;;
+esac
+"""
+
+
+def drive_classic(server: RunningServer, marks: Path, calls: int) -> None:
+    """Calls of a classic function that reads all, a part or nothing of its stdin, or whose caller goes amid it."""
+    kinds = ("whole", "part", "none", "closed", "failing", "forked", "gone")
+
+    def gone(call_id: str) -> None:
+        with server.connect() as sock:
+            head = f"POST /?gone HTTP/1.1\r\nHost: x\r\nX-Call-Id: {call_id}\r\nContent-Length: 90000\r\n\r\n"
+            sock.sendall(head.encode() + b"x" * 500)
+            until((marks / call_id).exists, "the function to start")
+
+    def caller(number: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        for serial in range(calls // CALLERS):
+            kind = kinds[(number + serial) % len(kinds)]
+            call_id = f"{calls}-{number}-{serial}"
+            if kind == "gone":
+                gone(call_id)
+                continue
+            body = f"{call_id}\n".encode() * (1 if serial % 3 else 9_000)
+            pieces = [body[:10], body[10:]]
+            is_chunked = serial % 2 == 1
+            connection.request(
+                "POST", f"/?{kind}", pieces if is_chunked else body, {"X-Call-Id": call_id}, encode_chunked=is_chunked
+            )
+            response = connection.getresponse()
+            wanted = {"part": body[:1000], "none": b"unread\n", "closed": b"closed\n"}.get(kind, body)
+            if kind == "failing":
+                wanted = b"exit status 3\n" + body + b"last words\n"
+            assert (response.status, response.read()) == (500 if kind == "failing" else 200, wanted), (kind, call_id)
+        connection.close()
+
+    with ThreadPoolExecutor(CALLERS) as pool:
+        list(pool.map(caller, range(CALLERS)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_thousands_of_classic_calls_fifty_at_a_time(tmp_path: Path) -> None:
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    (tmp_path / "function").write_text(CLASSIC)
+    server = RunningServer(
+        tmp_path / "server",
+        None,
+        program=(str(FAULTS / "inspected_server.py"),),
+        WATCHDOG_FPROCESS=f"sh {tmp_path}/function",
+        WATCHDOG_MAX_INFLIGHT=str(CALLERS),
+        MARKS=str(marks),
+    )
+    try:
+        sockets = count_of_sockets(server.process.pid)
+        drive_classic(server, marks, 2_100)
+        before = look(server, sockets)
+        drive_classic(server, marks, 4_200)
+        assert_nothing_grew(before, look(server, sockets))
+        assert server.stop() == 0
+    finally:
+        server.kill()
+    assert server.leftovers() == []
+    assert {event["level"] for event in server.logs if event["event"] == "internal error"} == set()
+    ended = Counter(event["outcome"] for event in server.logs if event["event"] == "invocation ended")
+    assert ended == {"ok": 4_500, "failed": 900, "caller_gone": 900}
+
+
+def look(server: RunningServer, sockets: int) -> dict[str, Any]:
+    """What a server has once it is at rest."""
+    pid = server.process.pid
+    until(lambda: not soak.children(pid), "the children to be reaped")
+    until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
+    until(lambda: count_of_sockets(pid) == sockets, "the connections to be closed")
+    server.signal(signal.SIGUSR2)
+    return server.event("inspected") | {
+        "rss_mib": server.memory_mib("VmRSS"),
+        "descriptors": sorted(name.partition(":[")[0] for name in soak.descriptors(pid)),
+        "threads": soak.threads(pid),
+    }
+
+
+def assert_nothing_grew(before: dict[str, Any], after: dict[str, Any]) -> None:
+    print(f"before: {before}\nafter: {after}")
+    assert after["descriptors"] == before["descriptors"]
+    assert after["threads"] <= before["threads"]
+    assert (after["tasks"], after["names"]) == (before["tasks"], before["names"])
+    assert after["rss_mib"] <= before["rss_mib"] + 3, (before["objects"], after["objects"])
 
 
 def count_of_sockets(pid: int) -> int:
