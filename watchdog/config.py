@@ -360,7 +360,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[int, Declared("port of the Prometheus metrics; 0 turns them off", PORT, 8081)]
     auth_token: Annotated[
         str | None,
-        Declared("bearer token that calls must carry; health routes stay open; it has no flag", TOKEN, secret=True),
+        Declared(
+            "bearer token that calls must carry; health and /_/openapi.json stay open; it has no flag",
+            TOKEN,
+            secret=True,
+        ),
     ]
     auth_token_file: Annotated[str | None, Declared("file that holds the bearer token", PATH)]
     cgi_headers: Annotated[

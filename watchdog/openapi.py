@@ -66,8 +66,10 @@ _BASE64_PATTERNS = (
     rf"^{_GAP}[{{\[]",
 )
 # As config.py reads it. The first group refuses a zero, which would leave the function no time.
-_NUMBER = r"[0-9]+(?:\.[0-9]+)?"
-_DURATION_PATTERN = rf"^(?=.*[1-9])(?:{_NUMBER}|(?:{_NUMBER}(?:ns|us|ms|s|m|h))+)$"
+_NUMBER = r"(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)"
+_DURATION_PATTERN = rf"^(?=.*[1-9])\+?(?:{_NUMBER}|(?:{_NUMBER}(?:ns|us|ms|s|m|h))+)$"
+_NAME_PATTERN = r"^[^\u0000-\u001f\u007f]*$"
+_ENCODED_NAME_PATTERN = r"^(?:(?!%(?:[01]|7[Ff]))[^\u0000-\u001f\u007f])*$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,16 +263,17 @@ def _request_body(interface: Interface) -> _Json:
             "schema": {
                 "description": "Fields, which become a JSON object; or base64, as `curl -d` sends it.",
                 "type": "object",
-                "additionalProperties": {"type": "string"},
+                "propertyNames": {"minLength": 1},
             }
         },
         "multipart/form-data": {
             "schema": {
-                "description": "At least one part. Each becomes a file of its own, with the part's file name.",
+                "description": "Each part becomes a file of its own. With one file, that is the input; fields only "
+                "count if there is no file.",
                 "type": "object",
                 "properties": {"file": dict(_BYTES)},
-                "required": ["file"],
-                "additionalProperties": {"type": "string"},
+                "minProperties": 1,
+                "propertyNames": {"pattern": _NAME_PATTERN},
             }
         },
         _ANY_TYPE: {"schema": dict(_BYTES)},
@@ -326,9 +329,15 @@ def _parameters(interface: Interface) -> _Json:
         **of_any,
         "input": query("input", "How the body is to be read. Without it, its type and first bytes tell.", encoding),
         "output": query("output", "The form of the answer; wins over `Accept`.", {**text, "enum": [*interface.forms]}),
-        "filename": query("filename", "The input file's name, made safe. `X-Filename` wins.", text),
+        "filename": query(
+            "filename", "The input file's name, made safe. `X-Filename` wins.", {**text, "pattern": _NAME_PATTERN}
+        ),
         "X-Input-Encoding": header("X-Input-Encoding", "As `?input=`, which wins.", encoding),
-        "X-Filename": header("X-Filename", "The input file's name, percent-encoded UTF-8, made safe.", text),
+        "X-Filename": header(
+            "X-Filename",
+            "The input file's name, percent-encoded UTF-8, made safe.",
+            {**text, "pattern": _ENCODED_NAME_PATTERN},
+        ),
     }
 
 

@@ -1,0 +1,309 @@
+"""``/_/openapi.json``: valid, true to what is in force, and held against the live server by schemathesis."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from running_server import RunningServer, StartServer, free_port
+
+import watchdog
+from watchdog.server import _STATUS
+
+ROOT = Path(__file__).parent.parent.parent
+PLACE = "/_/openapi.json"
+TOKEN = "the-token"
+# A name without an ending: its type is application/octet-stream, whatever the input was called.
+COPY = '#!/bin/sh\nexec cp -r "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"\n'
+FAIL = "#!/bin/sh\nexit 3\n"
+METHODS = ("get", "post", "put", "patch", "delete")
+
+Document = dict[str, Any]
+Change = Callable[[Document], object]
+
+CONFIGURATIONS: dict[str, dict[str, str]] = {
+    "script": {},
+    "script-with-token": {"WATCHDOG_AUTH_TOKEN": TOKEN},
+    "script-with-limits": {"WATCHDOG_MAX_INPUT_SIZE": "10Mi", "exec_timeout": "1m30s", "WATCHDOG_MAX_QUEUE": "0"},
+    "classic": {"fprocess": "cat"},
+    "classic-with-type": {"fprocess": "cat", "content_type": "text/csv; charset=utf-8"},
+    "classic-with-token": {"fprocess": "cat", "WATCHDOG_AUTH_TOKEN": TOKEN},
+}
+
+
+def document_of(server: RunningServer) -> Document:
+    answer = server.call(None, PLACE, "GET")
+    assert answer.status == 200
+    assert answer.headers["Content-Type"] == "application/json"
+    document: Document = answer.json
+    return document
+
+
+def statuses_of(document: Document) -> set[int]:
+    """Those that a call may be answered with, and that of what is no call."""
+    assert "405" in document["components"]["responses"]
+    codes = document["paths"]["/"]["post"]["responses"].keys() - {"200", "default"}
+    return {int(code) for code in codes} | {405}
+
+
+# ---- what it says
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_it_is_openapi_3_1(start_server: StartServer, name: str) -> None:
+    server = start_server(COPY, **CONFIGURATIONS[name], WATCHDOG_METRICS_PORT=str(free_port()))
+    document = document_of(server)
+    OpenAPIV31SpecValidator(document).validate()
+    assert document["openapi"].startswith("3.1.")
+    paths = document["paths"]
+    assert paths.keys() == {"/", "/{path}", "/_/health", "/_/ready", PLACE, "/metrics"}
+    for path in ("/", "/{path}"):
+        assert paths[path].keys() - {"description"} == set(METHODS)
+
+
+def test_the_validator_sees_a_fault(start_server: StartServer) -> None:
+    document = document_of(start_server(COPY))
+    assert OpenAPIV31SpecValidator(document).is_valid()
+    document["components"]["responses"]["400"].pop("description")
+    assert not OpenAPIV31SpecValidator(document).is_valid()
+
+
+def test_it_has_each_status_that_the_server_may_answer(start_server: StartServer) -> None:
+    text = (ROOT / "README.md").read_text()
+    of_readme = {int(code) for code in re.findall(r"^\| ([45]\d\d) \| ", text, re.MULTILINE)}
+    of_server = {status for _, status, _ in _STATUS}
+    assert len(of_readme) > 8
+    documented = statuses_of(document_of(start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN)))
+    assert documented == of_readme == of_server | {405}
+    # Without a token none can be missing; a classic function has but one form of answer.
+    assert statuses_of(document_of(start_server(COPY))) == of_readme - {401}
+    assert statuses_of(document_of(start_server(None, fprocess="cat"))) == of_readme - {401, 406}
+
+
+def test_it_tells_what_is_in_force(start_server: StartServer) -> None:
+    document = document_of(start_server(COPY, **CONFIGURATIONS["script-with-limits"], K_SERVICE="plants"))
+    assert document["info"]["title"] == "plants"
+    assert document["info"]["version"] == watchdog.__version__
+    for limit in ("`max_input_size`: 10485760 bytes", "`exec_timeout`: 90 s", "`max_queue`: 0"):
+        assert limit in document["info"]["description"]
+    assert "10485760 bytes" in document["components"]["requestBodies"]["input"]["description"]
+    assert "90 s" in document["components"]["parameters"]["X-Timeout"]["description"]
+    unlimited = document_of(start_server(COPY, OSCAR_SERVICE_NAME="cowsay"))
+    assert unlimited["info"]["title"] == "cowsay"
+    assert "`max_input_size`: none" in unlimited["info"]["description"]
+
+
+def test_it_is_open_and_tells_of_the_token_only_if_there_is_one(start_server: StartServer) -> None:
+    with_token = document_of(start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN))
+    assert with_token["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
+    for path, item in with_token["paths"].items():
+        for method in item.keys() & set(METHODS):
+            assert ("security" in item[method]) == (path in ("/", "/{path}"))
+    assert TOKEN not in json.dumps(with_token)
+    without = document_of(start_server(COPY))
+    assert "securitySchemes" not in without["components"]
+    assert "security" not in without["paths"]["/"]["post"]
+
+
+def test_other_methods_are_answered_as_on_the_health_route(start_server: StartServer) -> None:
+    server = start_server(COPY)
+    for method in ("POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
+        answers = [server.call(None, path, method) for path in (PLACE, "/_/health")]
+        assert [(answer.status, answer.headers["Allow"]) for answer in answers] == [(405, "GET")] * 2
+        assert answers[0].body == answers[1].body
+    assert server.stop() == 0
+    assert not any(event["event"] == "invocation ended" for event in server.logs)
+
+
+def test_a_classic_function_has_no_forms_and_no_encodings(start_server: StartServer) -> None:
+    document = document_of(start_server(None, **CONFIGURATIONS["classic-with-type"]))
+    components = document["components"]
+    assert components["parameters"].keys() == {"path", "X-Call-Id", "X-Timeout", "traceparent", "tracestate"}
+    assert components["requestBodies"]["input"]["content"].keys() == {"*/*"}
+    assert components["responses"]["200"]["content"].keys() == {"text/csv; charset=utf-8"}
+    assert components["responses"]["500"]["content"].keys() == {"text/plain", "application/problem+json"}
+
+
+# ---- what one can do with it
+
+
+def test_the_example_of_base64_is_a_call_that_works(start_server: StartServer) -> None:
+    server = start_server(COPY)
+    document = document_of(server)
+    # As a client resolves it: from the place that the document was had from (OpenAPI 3.1, Server Object).
+    url = urljoin(f"http://127.0.0.1:{server.port}{PLACE}", document["servers"][0]["url"])
+    operation = document["paths"]["/"]["post"]
+    body = resolved(document, operation["requestBody"])["content"]["text/plain"]
+    timeout = next(p for p in (resolved(document, p) for p in operation["parameters"]) if p["name"] == "X-Timeout")
+    headers = {"Content-Type": "text/plain", "X-Timeout": timeout["example"]}
+    answer = server.call(body["example"].encode(), urlsplit(url).path, headers=headers)
+    assert answer.status == 200
+    assert base64.b64decode(answer.body) == base64.b64decode(body["example"]) != b""
+    for name, header in resolved(document, operation["responses"]["200"])["headers"].items():
+        assert resolved(document, header)
+        assert name in answer.headers or name == "Content-Disposition"
+
+
+def test_its_server_is_right_behind_a_gateway_with_a_prefix(start_server: StartServer) -> None:
+    url = document_of(start_server(COPY))["servers"][0]["url"]
+    assert urljoin(f"https://gateway.example/function/plants{PLACE}", url) == "https://gateway.example/function/plants/"
+
+
+def test_the_metrics_are_where_it_says(start_server: StartServer) -> None:
+    server = start_server(COPY, WATCHDOG_METRICS_PORT=str(free_port()))
+    document = document_of(server)
+    (place,) = document["paths"]["/metrics"]["servers"]
+    url = urlsplit(place["url"].format(**{name: value["default"] for name, value in place["variables"].items()}))
+    answer = server.call(None, "/metrics", "GET", port=url.port)
+    assert answer.status == 200
+    (media_type,) = document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
+    assert answer.headers.get_content_type() == media_type
+    assert "/metrics" not in document_of(start_server(COPY, WATCHDOG_METRICS_PORT="0"))["paths"]
+
+
+def resolved(document: Document, node: Document) -> Document:
+    while "$ref" in node:
+        found: Any = document
+        for key in node["$ref"].removeprefix("#/").split("/"):
+            found = found[key]
+        node = found
+    return node
+
+
+# ---- schemathesis
+
+
+def made_strict(document: Document) -> Document:
+    """Without what would let any answer pass: here the function chooses no status and its file has no type of its own.
+
+    ``*/*`` of the body is one type of many, as schemathesis would choose it from those that have rules of their own.
+    """
+    strict = copy.deepcopy(document)
+    for item in strict["paths"].values():
+        for method in item.keys() & set(METHODS):
+            item[method]["responses"].pop("default", None)
+    components = strict["components"]
+    for response in components["responses"].values():
+        if len(response["content"]) > 1:
+            response["content"].pop("*/*", None)
+    content = components["requestBodies"]["input"]["content"]
+    content["image/jpeg"] = content.pop("*/*")
+    return strict
+
+
+def schemathesis(server: RunningServer, document: Document, *flags: str) -> dict[str, Any]:
+    """Run it against a server; the same cases each time. What it reports, and that no part of it was left out."""
+    directory = server.directory
+    (directory / "openapi.json").write_text(json.dumps(document))
+    report = directory / "report.json"
+    report.unlink(missing_ok=True)
+    finished = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json"),
+            *("--url", f"http://127.0.0.1:{server.port}", "--checks", "all", "--request-timeout", "30"),
+            *("--generation-deterministic", "--no-shrink", "--continue-on-failure", "--no-color"),
+            *("--report", "json", "--report-json-path", str(report), *flags),
+        ],
+        cwd=directory,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "openapi_hooks", "PYTHONPATH": f"{Path(__file__).parent}:{ROOT}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert report.exists(), finished.stdout + finished.stderr
+    result: dict[str, Any] = json.loads(report.read_text())
+    result["output"] = finished.stdout
+    assert result["complete"], finished.stdout
+    assert result["errors"] == [], finished.stdout
+    assert result["operations"]["tested"] == result["operations"]["selected"] > 0
+    return result
+
+
+@pytest.mark.parametrize("path", ["/", "/{path}"])
+def test_the_function_answers_as_described(start_server: StartServer, path: str) -> None:
+    server = start_server(COPY)
+    flags = ("--include-path", path, "--phases", "examples,coverage,fuzzing", "--max-examples", "25")
+    result = schemathesis(server, made_strict(document_of(server)), *flags)
+    assert result["failures"] == [], result["output"]
+    assert result["operations"]["tested"] == len(METHODS)
+    assert result["test_cases"]["generated"] > 400
+    assert server.stop() == 0
+    outcomes = {event["outcome"] for event in server.logs if event["event"] == "invocation ended"}
+    # Calls that were run, and calls that were refused before that.
+    assert {"ok", "bad_input"} <= outcomes
+    assert not any(event["level"] == "error" for event in server.logs)
+
+
+def test_the_routes_of_the_server_answer_as_described(start_server: StartServer) -> None:
+    server = start_server(COPY)
+    flags = ("--include-path-regex", "^/_/", "--phases", "coverage,fuzzing", "--max-examples", "25")
+    result = schemathesis(server, made_strict(document_of(server)), *flags)
+    assert result["failures"] == [], result["output"]
+    assert result["operations"]["tested"] == 3
+
+
+def test_a_server_with_a_token_answers_as_described(start_server: StartServer) -> None:
+    server = start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN)
+    flags = ["--include-operation-id", "callRootWithPost", "--phases", "examples,coverage,fuzzing"]
+    flags += ["--max-examples", "25", "--header", f"Authorization: Bearer {TOKEN}"]
+    # missing_required_header leaves the token out and --header puts it in again; ignored_auth really calls without.
+    flags += ["--exclude-checks", "missing_required_header"]
+    result = schemathesis(server, made_strict(document_of(server)), *flags)
+    assert result["failures"] == [], result["output"]
+    assert server.stop() == 0
+    assert any(event.get("status") == 401 for event in server.logs if event["event"] == "call refused")
+
+
+def test_a_classic_function_answers_as_described(start_server: StartServer) -> None:
+    server = start_server(None, **CONFIGURATIONS["classic-with-type"])
+    flags = ("--include-path", "/{path}", "--phases", "coverage,fuzzing", "--max-examples", "25")
+    result = schemathesis(server, made_strict(document_of(server)), *flags)
+    assert result["failures"] == [], result["output"]
+    assert result["operations"]["tested"] == len(METHODS)
+
+
+# What would not be true, each found by another check.
+LIES: dict[str, Change] = {
+    "UndefinedStatusCode": lambda it: it["paths"]["/"]["post"]["responses"].pop("400"),
+    "UndefinedContentType": lambda it: it["components"]["responses"]["200"]["content"].pop("text/plain"),
+    "MissingHeaders": lambda it: it["components"]["headers"]["Content-Disposition"].update(required=True),
+    "JsonSchemaError": lambda it: it["components"]["schemas"]["Output"]["properties"]["size"].update(type="string"),
+    "AcceptedNegativeData": lambda it: it["components"]["parameters"]["traceparent"]["schema"].update(maxLength=3),
+    "RejectedPositiveData": lambda it: it["components"]["parameters"]["output"]["schema"]["enum"].append("xml"),
+    "UnsupportedMethodResponse": lambda it: it["paths"]["/"].pop("patch"),
+    "AllowHeaderMismatch": lambda it: it["paths"]["/"].pop("put"),
+    "IgnoredAuth": lambda it: it["paths"]["/"]["post"].update(security=[{"token": []}]),
+}
+
+
+def test_schemathesis_sees_a_document_that_is_not_true(start_server: StartServer) -> None:
+    server = start_server(COPY)
+    document = made_strict(document_of(server))
+    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for lie in LIES.values():
+        lie(document)
+    # Two checks look at the token.
+    assert failures(server, document) == LIES.keys() | {"MissingHeaderNotRejected"}
+
+
+def test_schemathesis_sees_a_script_that_fails(start_server: StartServer) -> None:
+    server = start_server(FAIL)
+    assert failures(server, made_strict(document_of(server))) == {"ServerError"}
+
+
+def failures(server: RunningServer, document: Document) -> set[str]:
+    """The kinds of failures that are found in one way to call the function, in which there are none as it is."""
+    flags = ("--include-operation-id", "callRootWithPost", "--phases", "coverage,fuzzing", "--max-examples", "25")
+    return {failure["type"] for failure in schemathesis(server, document, *flags)["failures"]}
