@@ -121,7 +121,7 @@ def test_the_next_call_takes_the_place_of_one_that_ended(
             second = callers.submit(server.call, b"", headers={"X-Call-Id": "second"}, port=proxy.port)
             until(lambda: proxy.waiting == 1, "the second call to wait in queue-proxy")
             if end == "timed out":
-                proxy.let_the_oldest_time_out()
+                proxy.let_the_oldest_reach_its_limit()
                 assert first.recv(1024).startswith(b"HTTP/1.1 504 ")
         assert (second.result().status, second.result().body) == (200, b"second\n")
     assert not (handshake / "overlap").exists()

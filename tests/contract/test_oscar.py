@@ -318,7 +318,7 @@ def test_a_call_that_reaches_the_managers_limit_ends_and_frees_its_place(service
     with ThreadPoolExecutor(1) as callers:
         caller = callers.submit(service.call)
         until((service.tmp() / "up").exists, "the script to run")
-        service.manager.let_the_oldest_reach_the_limit()
+        service.manager.let_the_oldest_reach_its_limit()
         with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
             caller.result()
     assert service.answer("echo next").body == b"next\n"
