@@ -7,6 +7,7 @@ but for a ``/tmp`` in memory; its configuration lies in ``/oscar/config`` as a C
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,16 +15,17 @@ import pytest
 from running_server import AS_PID_1
 
 USER = 4711
+_PROJECT = Path(__file__).parents[2]
 # A new root of the old one's directories. ``proc`` is that of the new PID namespace.
 _MAKE_ROOT = """
 set -eu
 mount --make-rprivate /
-root=$1 config=$2 size=$3
-shift 3
+root=$1 config=$2 size=$3 program=$4 interpreter=$5
+shift 5
 mount -t tmpfs -o mode=755 none "$root"
 for path in /*; do
     name=${path#/}
-    case $name in oscar | tmp | proc) continue ;; esac
+    case $name in oscar | tmp | proc | root | home) continue ;; esac
     if [ -L "$path" ]; then cp -P "$path" "$root/$name"; continue; fi
     if [ ! -d "$path" ]; then continue; fi
     mkdir "$root/$name"
@@ -35,6 +37,13 @@ mount --rbind /proc "$root/proc"
 mount --bind "$config" "$root/oscar/config"
 mount -o remount,bind,ro "$root/oscar/config"
 mount -t tmpfs -o "mode=1777,size=$size" none "$root/tmp"
+# Both may lie below what is hidden now, or what only its owner may enter.
+for path in "$program" "$interpreter"; do
+    if [ -e "$root$path" ]; then continue; fi
+    mkdir -p "$root$path"
+    mount --rbind "$path" "$root$path"
+    mount -o remount,bind,ro "$root$path"
+done
 mount -o remount,ro "$root"
 exec chroot "$root" "$@"
 """
@@ -53,7 +62,7 @@ def prefix(directory: Path, files: Mapping[str, str], *, tmp_bytes: int, user: i
     root, config = directory / "root", directory / "config"
     root.mkdir(parents=True)
     write_config_map(config, files)
-    make_root = ("sh", "-c", _MAKE_ROOT, "sh", str(root), str(config), str(tmp_bytes))
+    make_root = ("sh", "-c", _MAKE_ROOT, "sh", str(root), str(config), str(tmp_bytes), str(_PROJECT), sys.base_prefix)
     ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
     # A change of the user clears the signal by which unshare takes its child with it.
     rights = ("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--pdeathsig=KILL")

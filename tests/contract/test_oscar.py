@@ -115,7 +115,10 @@ class Service:
     def _listens(self) -> bool:
         code = self.process.poll()
         assert code is None, f"the pod ended with {code}: {self._log.read_text()}"
-        sockets = [Path(f"/proc/{self.process.pid}/net/{table}").read_text() for table in ("tcp", "tcp6")]
+        try:
+            sockets = [Path(f"/proc/{self.process.pid}/net/{table}").read_text() for table in ("tcp", "tcp6")]
+        except OSError:  # it has just ended, as the next look tells
+            return False
         return any(re.search(r":1F90 [0:]+ 0A ", table) for table in sockets)
 
     def set_script(self, script: str) -> None:
