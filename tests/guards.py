@@ -387,6 +387,14 @@ def disconnect() -> None:
 
 
 @guard
+def unread_end() -> None:
+    """A caller that hangs up is noticed by reading alone."""
+    from watchdog.connection import Connection
+
+    replace(Connection, "_look_for_end", lambda self: None)
+
+
+@guard
 def header_timer() -> None:
     """Headers may take for ever."""
     from watchdog.connection import Connection
@@ -486,6 +494,22 @@ def late_continue() -> None:
         refuse(self, request)
 
     replace(server.Server, "_refuse_early", ask_first)
+
+
+@guard
+def end_of_malformed_body() -> None:
+    """A body has ended well when its reader sees an end."""
+    from aiohttp import StreamReader
+
+    replace(StreamReader, "exception", lambda self: None)
+
+
+@guard
+def request_about_to_be_handled() -> None:
+    """A request that its handler has not begun with counts as one that is answered."""
+    from watchdog.connection import Connection
+
+    replace(Connection, "_is_handling", property(lambda self: self._current_request is not None))
 
 
 @guard

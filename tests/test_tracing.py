@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -13,11 +14,13 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from multidict import CIMultiDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
+from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
 from running_server import RunningServer, StartServer, until
 
 import watchdog
@@ -393,6 +396,32 @@ def test_the_sampler_can_be_chosen(start_server: StartServer, collector: Collect
     server.stop()
     (call,) = collector.calls()
     assert call.trace_id.hex() == TRACE_ID
+
+
+@pytest.mark.parametrize("good", [0, 1])
+def test_a_sampler_that_raises_harms_no_call(collector: Collector, monkeypatch: pytest.MonkeyPatch, good: int) -> None:
+    """It may be the user's own, installed beside the SDK and chosen with OTEL_TRACES_SAMPLER."""
+    for name, value in collector.environ.items():
+        monkeypatch.setenv(name, value)
+    recording = tracing.start(collector.environ, "a")
+    assert isinstance(recording, tracing._Recording)
+    left = good
+
+    def should_sample(*_: object, **__: object) -> SamplingResult:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("sampler")
+        return SamplingResult(Decision.RECORD_AND_SAMPLE)
+
+    sampler = recording._provider.sampler
+    monkeypatch.setattr(recording._tracer, "sampler", Mock(wraps=sampler, should_sample=should_sample))
+    trace = recording.call("POST", "/", CIMultiDict({"traceparent": TRACEPARENT}))
+    with trace.phase("run script") as phase:
+        assert trace.variables["TRACEPARENT"].split("-")[1] == TRACE_ID
+        phase.process_ended(0, None)
+    trace.end(200)
+    asyncio.run(recording.stop())
 
 
 def test_an_invalid_traceparent_begins_a_new_trace(start_server: StartServer, collector: Collector) -> None:

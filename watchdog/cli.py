@@ -13,6 +13,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -246,7 +247,7 @@ async def _run_once(
     )
 
     async def body() -> AsyncIterator[bytes]:
-        while piece := await asyncio.to_thread(source.read, _COPY_BYTES):
+        while piece := await _read_some(source.fileno()):
             yield piece
 
     said = Said(encoding="raw", file_name=None if file == "-" else os.path.basename(file))
@@ -281,6 +282,39 @@ async def _run_once(
             await asyncio.to_thread(workspaces.close)
         except OSError as error:
             logs.get("run").error("workspaces not removed", reason=str(error))
+
+
+async def _read_some(fd: int) -> bytes:
+    """The next bytes, as soon as there are any; b"" at the end.
+
+    Read in a thread of its own: for the loop's threads the process would wait at its end, and stdin may never say
+    anything more.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(piece: bytes, error: OSError | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(piece)
+        else:
+            done.set_exception(error)
+
+    def read() -> None:
+        piece, failed = b"", None
+        try:
+            piece = os.read(fd, _COPY_BYTES)
+        except OSError as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, piece, failed)
+
+    threading.Thread(target=read, name="read-input", daemon=True).start()
+    return await done
 
 
 def _hand_over(result: Result, target: str | None) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 from .errors import BadInput
 
 _HEADER = re.compile(r"ce-([a-z0-9]+)", re.IGNORECASE)
-_REQUIRED = ("specversion", "id", "source", "type")
+REQUIRED_ATTRIBUTES = ("specversion", "id", "source", "type")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 # Space, `"` and `%` are encoded in a header, and all that is not printable ASCII.
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
@@ -29,7 +29,7 @@ def event_of(headers: Mapping[str, str]) -> dict[str, str]:
     raw: dict[str, str] = {}
     for name, value in found:
         raw.setdefault(name, value)
-    if not all(raw.get(name) for name in _REQUIRED) or not raw["specversion"].startswith("1."):
+    if not all(raw.get(name) for name in REQUIRED_ATTRIBUTES) or not raw["specversion"].startswith("1."):
         return {}
     return {name: _decoded(name, value) for name, value in raw.items()}
 

@@ -169,7 +169,7 @@ def _parse_command(text: str) -> str:
 
 def _parse_media_type(text: str) -> str:
     text = text.strip()
-    if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:\s*;[ -~]*)?", text):
+    if not re.fullmatch(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+/[!#$%&'*+\-.^_`|~0-9A-Za-z]+(?:[ \t]*;[ -~]*)?", text):
         raise ValueError(text)
     return text
 
@@ -486,7 +486,10 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
             or environ.get("OSCAR_SERVICE_NAME")
             or (service.name if service is not None else "")
             or "oscar-watchdog"
-        ),
+        )
+        # What is not UTF-8 could be sent in no header, document or span.
+        .encode("utf-8", "backslashreplace")
+        .decode(),
     )
 
 

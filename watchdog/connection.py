@@ -40,6 +40,7 @@ PROBLEM_TYPE = "application/problem+json"
 BACKLOG = 1024
 # A new connection may have its first request on its way; a handshake may be half done.
 _FRESH_S = 0.1
+_END_LOOK_S = 0.5
 HANDSHAKE_S = 0.05
 # After the last answer, for a caller's own end, or for the rest of a body that is refused.
 _GOODBYE_S = 0.1
@@ -104,6 +105,13 @@ def is_readable(sock: socket.socket) -> bool:
     """Whether bytes, or connections, wait in a socket."""
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Whether the other side sends no more, be there bytes of it to be read or not (poll(2), POLLRDHUP)."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
     return bool(poll.poll(0))
 
 
@@ -198,6 +206,8 @@ def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: 
         message = message._replace(should_close=True)
     if message.version not in (HttpVersion10, HttpVersion11):
         message = message._replace(version=HttpVersion11)
+    if isinstance(protocol, Connection):
+        protocol.is_about_to_handle = True
     request = web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
     if reason:
         request["refused"] = reason
@@ -238,7 +248,10 @@ class Connection(RequestHandler):
         self._write_timeout_s = server.write_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
         self._has_part_of_headers = False
+        # aiohttp calls the handler in a task of its own, a turn of the loop after it has made the request.
+        self.is_about_to_handle = False
         self._is_half_closed = False
         self._newest: tuple[Any, Any] | None = None
         self._last_bytes = b""
@@ -280,7 +293,7 @@ class Connection(RequestHandler):
         super().data_received(data)
         self._last_bytes = (self._last_bytes + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
         self._distrust(list(itertools.islice(self._messages, known, None)))
-        if self._messages or self._current_request is not None:
+        if self._messages or self._is_handling:
             self._stop_headers_timer()
         elif data and not is_rest_of_body:
             self._has_part_of_headers = True
@@ -288,9 +301,28 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._stop_headers_timer()
-        if self._look_timer is not None:
-            self._look_timer.cancel()
+        for timer in (self._look_timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
+
+    def _pause_transport_reading(self) -> None:
+        super()._pause_transport_reading()
+        if self._end_timer is None:
+            self._end_timer = self._loop.call_later(_END_LOOK_S, self._look_for_end)
+
+    def _look_for_end(self) -> None:
+        """Now and then, see whether the caller has hung up: what is not read for a time does not tell its end.
+
+        So it is with a classic function that leaves a large body unread, and with a call that waits for its place.
+        """
+        self._end_timer = None
+        if self.transport is None or self.transport.is_closing() or self.transport.is_reading():
+            return
+        if _has_ended(self.transport.get_extra_info("socket")):
+            self.transport.close()  # as when its end is read
+        else:
+            self._end_timer = self._loop.call_later(_END_LOOK_S, self._look_for_end)
 
     def _distrust(self, new: list[tuple[Any, Any]]) -> None:
         """Two faults of aiohttp's parser: it tells no reader that a body is malformed, and it takes the last trailer of
@@ -316,6 +348,10 @@ class Connection(RequestHandler):
         # What was found well ended is not looked at again.
         self._newest = parsed[-1] if parsed and not parsed[-1][1].is_eof() else None
 
+    async def _handle_request(self, *arguments: Any) -> Any:
+        self.is_about_to_handle = False
+        return await super()._handle_request(*arguments)
+
     def linger(self, limit_s: float) -> None:
         """After the answer, wait no longer than this for the rest of the body."""
         self._lingering_time = limit_s
@@ -323,7 +359,11 @@ class Connection(RequestHandler):
     @property
     def is_lingering(self) -> bool:
         """Whether its answer is sent and the rest of its body is still awaited."""
-        return self._current_request is None and self._waiter is None and self._request_count > 0
+        return not self._is_handling and self._waiter is None and self._request_count > 0
+
+    @property
+    def _is_handling(self) -> bool:
+        return self.is_about_to_handle or self._current_request is not None
 
     @property
     def has_unsent_bytes(self) -> bool:
@@ -346,7 +386,7 @@ class Connection(RequestHandler):
 
         Does nothing as long as a request is being answered, or is there to be read.
         """
-        is_busy = self._current_request is not None or bool(self._messages) or self._has_unread_bytes()
+        is_busy = self._is_handling or bool(self._messages) or self._has_unread_bytes()
         if self._is_half_closed or is_busy or self.is_lingering:
             return
         if self.transport is not None and not self.transport.is_closing():

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from . import logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
 from .cgroup import Cgroup
+from .cloud_event import REQUIRED_ATTRIBUTES
 from .config import Configuration
 from .delivery import Result
 from .errors import (
@@ -114,6 +115,7 @@ class Record:
     cpu_s: float = 0.0
     peak_rss_bytes: int | None = None
     chosen: Chosen = field(default_factory=Chosen)
+    status: int | None = None  # of the answer, once it is being sent
     is_begun: bool = False  # the first byte of a long answer is sent: its status can no longer change
     is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
     is_logged: bool = False
@@ -344,7 +346,10 @@ class Invocations:
                 "INPUT_FILE_PATH": taken.path,
             }
         for name, value in call.event.items():
-            environment["CE_" + name.upper()] = value
+            variable = "CE_" + name.upper()
+            # A caller may invent attributes: those change nothing that the image or the service has set.
+            if name in REQUIRED_ATTRIBUTES or variable not in self._environ:
+                environment[variable] = value
         return environment | call.trace.variables
 
     def _read_choice(self, call: Call, workspace: Workspace, record: Record, ended: Ended) -> None:

@@ -356,6 +356,8 @@ class Supervisor:
             )
             # Both may be done: who asks for the end at once also kills, and the exit may be seen first.
             ended_early = child.asked_to_end.done()
+            # What the source raises after this is none of the command's end.
+            broken = child.feed.error if child.feed is not None else None
             if not child.exited.done():
                 timed_out = not ended_early
                 await self._end_politely(child)
@@ -371,8 +373,8 @@ class Supervisor:
             del self._children[child.pid]
             self._guardian.forget(child.slot)
             child.close()
-        if child.feed is not None and child.feed.error is not None:
-            raise child.feed.error
+        if broken is not None:
+            raise broken
         if not child.exited.done():
             return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1)
         code = os.waitstatus_to_exitcode(status)
@@ -769,12 +771,10 @@ class _Feed:
         self._task = asyncio.ensure_future(self._write_all(if_broken))
 
     async def stop(self) -> None:
-        """Write no more. An error of the source that comes only now is none: the command has ended by itself."""
+        """Write no more."""
         assert self._task is not None
-        error = self.error
         self._task.cancel()
         await asyncio.wait([self._task])
-        self.error = error
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -861,7 +861,7 @@ def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSE
         size = sum(len(os.fsencode(k)) + len(os.fsencode(v)) + 2 for k, v in environment.items())
         text += f"; its environment has {size} bytes: send shorter headers or turn cgi_headers off"
     elif error.errno == errno.ENOEXEC:
-        text += "; it is no program for this machine's processor"
+        text += "; it is neither a program for this machine's processor nor a script that begins with #!"
     elif error.errno in (errno.EAGAIN, errno.ENOMEM):
         text += "; the container's limit of processes or memory is reached"
     elif error.errno in (errno.EMFILE, errno.ENFILE):

@@ -167,6 +167,9 @@ class Server:
         self._last_probe_s: float | None = None
         # The waits for more of a body, which a drain ends.
         self._bodies: set[asyncio.Timeout] = set()
+        # The waits for the end of a body that a classic function did not read, which a drain makes short.
+        self._rests: set[asyncio.Timeout] = set()
+        self._rest_of_body_s = _REST_OF_BODY_S
 
     # ---- start, drain, stop
 
@@ -221,7 +224,7 @@ class Server:
             drain.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await drain
-            self._refuse_all()
+            self._refuse_all(at_once=True)
             self.supervisor.end_all(at_once=True)
             # What was running is dead; a moment for its answers, a bound for callers that do not take them.
             await self._within(1.0, self.admission.empty(), self._answers_sent())
@@ -263,12 +266,22 @@ class Server:
             await asyncio.sleep(0)
         self._listener.close()
 
-    def _refuse_all(self) -> None:
-        """Start nothing any more: who waits for a place or still sends a body is answered 503 now."""
+    def _refuse_all(self, *, at_once: bool = False) -> None:
+        """Start nothing any more: who waits for a place or still sends a body is answered 503 now.
+
+        Who still sends what a classic function did not read is answered in good time before the drain's bound,
+        ``at_once`` without delay.
+        """
         self.admission.close()
         for bound in self._bodies:
             if not bound.expired():
                 bound.reschedule(self._loop.time())
+        half_s = self.settings.write_timeout_s / 2
+        self._rest_of_body_s = 0.0 if at_once else min(LAST_WORDS_S, half_s or LAST_WORDS_S)
+        until_s = self._loop.time() + self._rest_of_body_s
+        for bound in self._rests:
+            if not bound.expired():
+                bound.reschedule(min(until_s, bound.when() or until_s))
 
     async def _within(self, limit_s: float, *steps: Awaitable[None]) -> bool:
         """Do steps, for a time at most (0 is no limit); tell whether they were done."""
@@ -354,7 +367,7 @@ class Server:
             return await self._sent(request, response)
         except asyncio.CancelledError:
             if record.is_handed_over:
-                code = record.chosen.status or 200
+                code = record.status or code
             raise
         except ConnectionError:
             raise
@@ -432,7 +445,7 @@ class Server:
             async with self.invocations.invoke(call, record) as result:
                 with trace.phase("hand over answer"):
                     if preference is None:
-                        await _discard_rest(request)
+                        await self._discard_rest(request)
                         answer = self._printed(request, result)
                     else:
                         answer = await prepare(result, preference)
@@ -514,6 +527,9 @@ class Server:
                     finally:
                         self._bodies.discard(bound)
                 if not piece:
+                    # Race: a reader whom the end of a chunk woke sees the body's end, not what was malformed after it.
+                    if (malformed := request.content.exception()) is not None:
+                        raise malformed
                     return
                 yield piece
         except TimeoutError:
@@ -525,10 +541,21 @@ class Server:
         except ConnectionError as error:
             raise CallerGone("the connection ended before the body did") from error
 
+    async def _discard_rest(self, request: web.BaseRequest) -> None:
+        """Take what a classic function did not read: proxies written in Go break a call that is answered before."""
+        with contextlib.suppress(TimeoutError, ClientError, HttpProcessingError, ConnectionError):
+            async with asyncio.timeout(self._rest_of_body_s) as bound:
+                self._rests.add(bound)
+                try:
+                    while await request.content.readany():
+                        pass
+                finally:
+                    self._rests.discard(bound)
+
     async def _send(
         self, request: web.BaseRequest, call: Call, record: Record, answer: Answer, usual_status: int
     ) -> web.StreamResponse:
-        status = record.chosen.status or usual_status
+        status = record.status = record.chosen.status or usual_status
         headers = self._headers(call.call_id, record)
         headers.update(answer.headers)
         if call.event and status < 400:
@@ -641,14 +668,6 @@ class Server:
         if record.duration_s is not None:
             headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
         return headers
-
-
-async def _discard_rest(request: web.BaseRequest) -> None:
-    """Take what a classic function did not read: proxies written in Go break a call that is answered before that."""
-    with contextlib.suppress(TimeoutError, ClientError, HttpProcessingError, ConnectionError):
-        async with asyncio.timeout(_REST_OF_BODY_S):
-            while await request.content.readany():
-                pass
 
 
 def _preference(request: web.BaseRequest) -> Preference:

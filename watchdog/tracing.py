@@ -209,6 +209,13 @@ class _Recording(Tracing):
         self._tracer = self._provider.get_tracer("oscar-watchdog", __version__)
 
     def call(self, method: str, path: str, headers: MultiMapping[str]) -> Trace:
+        try:
+            return self._recorded(method, path, headers)
+        except Exception as error:
+            _tell_of(error)
+            return super().call(method, path, headers)
+
+    def _recorded(self, method: str, path: str, headers: MultiMapping[str]) -> Trace:
         from opentelemetry.context import Context
         from opentelemetry.trace import SpanKind, set_span_in_context
 
@@ -267,11 +274,15 @@ class _RecordedTrace(Trace):
     def phase(self, name: str) -> Phase:
         return _RecordedPhase(self, name)
 
-    def child(self, name: str) -> Span:
+    def child(self, name: str) -> Span | None:
         from opentelemetry.context import Context
         from opentelemetry.trace import set_span_in_context
 
-        return self._tracer.start_span(name, set_span_in_context(self._span, Context()))
+        try:
+            return self._tracer.start_span(name, set_span_in_context(self._span, Context()))
+        except Exception as error:
+            _tell_of(error)
+            return None
 
     def note(self, fields: Mapping[str, object]) -> None:
         self._noted = fields
@@ -353,6 +364,11 @@ def _value(value: object) -> str | bool | int | float:
 def _clean(text: str) -> str:
     """Bounded, and UTF-8: bytes of a caller that are not would keep the SDK from sending the whole batch."""
     return text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
+
+
+def _tell_of(error: Exception) -> None:
+    """A span is not begun, by the SDK or by a sampler that is the user's own: no reason for a call to fail."""
+    logging.getLogger(_SDK_SAYS[0]).warning("a span cannot be begun: %r", error)
 
 
 def _say_seldom() -> None:

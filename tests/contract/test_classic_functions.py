@@ -13,6 +13,7 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -317,6 +318,14 @@ def test_the_content_type(functions: Functions) -> None:
         assert server.call(b"", headers=headers).headers["Content-Type"] == "text/csv; header=present"
 
 
+def test_a_content_type_of_two_lines_stops_the_start() -> None:
+    environ = os.environ | {"fprocess": "cat", "content_type": "text/plain\n; charset=utf-8"}
+    command = [sys.executable, "-m", "watchdog", "check"]
+    checked = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
+    assert checked.returncode == 2
+    assert "accepted is a media type" in checked.stdout
+
+
 def test_a_content_type_that_is_not_utf8_harms_nobody(functions: Functions) -> None:
     server = functions.command("cat")
     assert server.call(b"body", headers={"Content-Type": "text/x; a=\xff"}).status in (200, 400)
@@ -374,6 +383,27 @@ def test_a_failure_with_combined_output(functions: Functions) -> None:
     assert server.call(b"").body == b"exit status 3\nout\nwhy\n"
 
 
+def test_a_failure_is_counted_as_one_though_the_caller_hangs_up_at_its_last_byte(
+    functions: Functions, free_port: int
+) -> None:
+    server = functions.serve("head -c 300000 /dev/zero; exit 3", WATCHDOG_METRICS_PORT=str(free_port))
+    reset = struct.pack("ii", 1, 0)
+    for _ in range(50):
+        with server.connect() as sock, sock.makefile("rb") as answer:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            assert answer.readline().split()[1] == b"500"
+            headers = dict(line.split(b": ") for line in iter(answer.readline, b"\r\n"))
+            assert len(answer.read(int(headers[b"Content-Length"]))) == 300_000 + len("exit status 3\n")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+
+    def counts() -> set[tuple[str, str]]:
+        text = server.call(None, "/metrics", "GET", port=free_port).body.decode()
+        return set(re.findall(r'http_requests_total{code="([0-9]+)".*} ([1-9].*)', text))
+
+    until(lambda: sum(float(count) for _, count in counts()) == 50, "all calls to be counted")
+    assert counts() == {("500", "50.0")}
+
+
 @pytest.mark.parametrize("accept", ["application/problem+json", "application/json", "text/html, application/json"])
 def test_a_failure_as_a_problem_document(functions: Functions, accept: str) -> None:
     document = problem(functions.serve(FAILS).call(b"", headers={"Accept": accept}), 500)
@@ -421,6 +451,16 @@ def test_a_timeout_while_the_caller_sends(functions: Functions, lifeline: Lifeli
     assert not lifeline.is_held()
 
 
+def test_a_timeout_stays_one_when_the_caller_falls_silent_in_the_grace(functions: Functions) -> None:
+    server = functions.serve(
+        "trap '' TERM\n" + READ_ALL, exec_timeout="500ms", read_timeout="2s", WATCHDOG_KILL_GRACE="4s"
+    )
+    with server.connect() as sock:
+        sock.sendall(HALF)
+        assert sock.recv(65536).startswith(b"HTTP/1.1 504 ")
+    assert ended(server)["outcome"] == "timeout"
+
+
 @pytest.mark.guard("disconnect")
 def test_a_caller_that_went_away_ends_the_function(functions: Functions, lifeline: Lifeline) -> None:
     server = functions.serve(lifeline.script_line + "sleep 600 &\n" + WAIT)
@@ -430,6 +470,21 @@ def test_a_caller_that_went_away_ends_the_function(functions: Functions, lifelin
         assert lifeline.is_held()
     server.event("invocation ended", outcome="caller_gone")
     until(lambda: not lifeline.is_held(), "the function and its child to be gone")
+
+
+@pytest.mark.guard("unread-end")
+def test_a_caller_that_went_away_is_noticed_though_its_body_is_not_read(
+    functions: Functions, lifeline: Lifeline
+) -> None:
+    server = functions.serve(lifeline.script_line + WAIT)
+    with server.connect() as sock:
+        # More than the server takes of a body that nobody reads, and so little that the system takes the rest.
+        sock.sendall(
+            b"POST / HTTP/1.1\r\nHost: x\r\nX-Call-Id: a\r\nContent-Length: 1800000\r\n\r\n" + bytes(1_800_000)
+        )
+        functions.wait_for("up-a")
+    assert server.event("invocation ended", outcome="caller_gone")["input_bytes"] < 1_800_000
+    until(lambda: not lifeline.is_held(), "the function to be gone")
 
 
 @pytest.mark.guard("straggler-search")
@@ -556,6 +611,23 @@ def test_a_drain_ends_a_function_whose_body_never_ends(functions: Functions, lif
     assert server.leftovers() == []
 
 
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_drain_sends_the_answer_although_the_body_never_ends(functions: Functions, signals: int) -> None:
+    server = functions.serve(
+        'touch "$HANDSHAKE/up-$CALL_ID"; echo done', write_timeout="1s", max_inflight="1", healthcheck_interval="100ms"
+    )
+    with server.connect() as sock:
+        sock.sendall(HALF)
+        functions.wait_for("up-a")
+        until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the function's end")
+        for _ in range(signals):
+            server.signal(signal.SIGTERM)
+        answer = read_all(sock)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\ndone\n")
+    assert ended(server)["outcome"] == "ok"
+
+
 def test_the_token(functions: Functions) -> None:
     server = functions.command("env", WATCHDOG_AUTH_TOKEN="s3cret")
     problem(server.call(b"x" * 300_000), 401)
@@ -579,6 +651,29 @@ def test_watchdog_run(functions: Functions, tmp_path: Path) -> None:
     output = tmp_path / "output"
     done = subprocess.run([*command, "-o", str(output)], env=environ, capture_output=True, timeout=30)
     assert (done.returncode, output.read_bytes()) == (0, BINARY)
+
+
+@pytest.mark.parametrize(("fprocess", "code"), [("true", 0), ("sleep 600", 124)], ids=["exit", "timeout"])
+def test_watchdog_run_does_not_wait_for_stdin(tmp_path: Path, fprocess: str, code: int) -> None:
+    """Nobody writes to it, and it does not end: a terminal, for one."""
+    environ = os.environ | {"fprocess": fprocess, "TMPDIR": str(tmp_path), "exec_timeout": "1s"}
+    command = [sys.executable, "-m", "watchdog", "run", "-"]
+    with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.wait(timeout=RunningServer.patience_s) == code
+
+
+def test_watchdog_run_passes_stdin_on_as_it_comes(tmp_path: Path) -> None:
+    environ = os.environ | {"fprocess": "head -n 1", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "watchdog", "run", "-"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, env=environ, bufsize=0, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"a line\nhalf")
+        assert process.wait(timeout=RunningServer.patience_s) == 0
+        assert process.stdout.read() == b"a line\n"
 
 
 def test_behind_the_gateway(functions: Functions) -> None:

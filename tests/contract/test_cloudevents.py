@@ -55,6 +55,13 @@ def test_the_attributes_are_variables(server: RunningServer) -> None:
     }
 
 
+def test_extensions_replace_no_variable_of_the_image(start_server: StartServer) -> None:
+    """Any caller may invent an attribute; CE_APP and CE_REGION are IBM Code Engine's, for one."""
+    server = start_server(SHOW, CE_APP="the image's", CE_TYPE="stale")
+    found = variables(server, EVENT | {"ce-app": "the caller's", "ce-region": "mars"})
+    assert (found["CE_APP"], found["CE_REGION"], found["CE_TYPE"]) == ("the image's", "mars", EVENT["ce-type"])
+
+
 def test_the_data_is_the_input_as_it_is(start_server: StartServer) -> None:
     server = start_server('cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"')
     data = bytes(range(256))
@@ -136,3 +143,13 @@ def test_events_do_not_mix(server: RunningServer) -> None:
     assert variables(server, EVENT | {"ce-extension": "x"})["CE_EXTENSION"] == "x"
     assert "CE_EXTENSION" not in variables(server, EVENT)
     assert server.call(b"").body == b""
+
+
+@pytest.mark.parametrize("name", ["a\r\nX-Split: 1", "caf\xe9", "not utf-8 \udcff"])
+def test_any_name_of_a_service_makes_a_source(start_server: StartServer, name: str) -> None:
+    server = start_server(SHOW, K_SERVICE=name)
+    answer = server.call(b"", headers=EVENT)
+    assert answer.status == 200
+    assert "X-Split" not in answer.headers
+    assert answer.headers["Ce-Source"].startswith("/")
+    assert server.call(None, "/_/openapi.json", "GET").status == 200

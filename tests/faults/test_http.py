@@ -17,6 +17,7 @@ import re
 import socket
 import subprocess
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -134,6 +135,12 @@ RIGHT: dict[str, bytes] = {
     "chunk size with zeros": chunked(b"000000000000003\r\nabc\r\n000\r\n\r\n"),
     "upgrade to WebSocket": ONE + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n\r\nabc",
 }
+
+
+def has_taken_all(server: RunningServer) -> bool:
+    """Whether a call is there and the server sleeps: it has taken all that was sent."""
+    state = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return bool(server.leftovers_of_calls()) and state == "S"
 
 
 @pytest.mark.usefixtures("after")
@@ -338,6 +345,38 @@ def test_wrong(echo: RunningServer, name: str, cut: bool) -> None:
     assert got
     assert all(400 <= reply.status < 500 for reply in got), got
     assert not [reply for reply in got if b"[/" in reply.body]
+
+
+@pytest.mark.guard("end-of-malformed-body")
+@pytest.mark.parametrize("rest", [b"0\r\nA b: c\r\n\r\n", b"zz\r\n", b"0\r\nA: b\n\r\n"])
+def test_what_is_malformed_after_a_chunk_that_was_awaited(start_server: StartServer, rest: bytes) -> None:
+    """The end of the chunk wakes whoever waits for more, and what is malformed comes with it."""
+    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s")
+    with echo.connect() as sock:
+        sock.sendall(chunked(b"3\r\nabc"))
+        until(lambda: has_taken_all(echo), "the call to wait for more")
+        sock.sendall(b"\r\n" + rest)
+        (reply,) = replies(read_all(sock))
+    assert reply.status == 400
+    assert b"the body is malformed" in reply.body
+
+
+@pytest.mark.guard("request-about-to-be-handled")
+def test_what_is_malformed_is_so_at_any_moment(start_server: StartServer) -> None:
+    """Also in the turn of the loop between a request and the beginning of its handler."""
+    echo = start_server(ECHO)
+    data = chunked(b"3\r\nabc\r\n0\r\nA b: c\r\n\r\n")
+    statuses = set()
+    for attempt in range(400):
+        with echo.connect() as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            cut = data.index(b"abc") + attempt % 5
+            sock.sendall(data[:cut])
+            time.sleep(attempt % 7 / 10_000)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                sock.sendall(data[cut:])
+            statuses |= {reply.status for reply in replies(read_all(sock))}
+    assert statuses == {400}
 
 
 @pytest.mark.parametrize(
