@@ -164,5 +164,5 @@ def _of_this_process() -> list[Metric]:
 
     try:
         return list(ProcessCollector(registry=None).collect())
-    except (OSError, ValueError):  # it does not read every sandbox's /proc; all else must still be told
+    except (OSError, ValueError):  # it cannot read the /proc of every runtime of containers; all else is told
         return []
