@@ -799,8 +799,10 @@ def test_bombs_take_no_more_memory_and_disk_than_the_limit(start_server: StartSe
     def watch() -> None:
         nonlocal most
         while not is_over.wait(0.001):
-            for directory in server.tmp.glob("watchdog-*/*/input"):  # one is removed while the next one is filled
-                most = max(most, sum(map(size_of, directory.glob("*"))))
+            # One is removed while the next one is filled, and may be gone amid the look.
+            with contextlib.suppress(FileNotFoundError):
+                for directory in server.tmp.glob("watchdog-*/*/input"):
+                    most = max(most, sum(map(size_of, directory.glob("*"))))
 
     before = server.memory_mib("VmRSS")
     watcher = threading.Thread(target=watch)
