@@ -505,14 +505,6 @@ def end_of_malformed_body() -> None:
 
 
 @guard
-def request_about_to_be_handled() -> None:
-    """A request that its handler has not begun with counts as one that is answered."""
-    from watchdog.connection import Connection
-
-    replace(Connection, "_is_handling", property(lambda self: self._current_request is not None))
-
-
-@guard
 def input_limit() -> None:
     """max_input_size is not looked at."""
     from watchdog.intake import _Limit

@@ -361,9 +361,12 @@ def test_what_is_malformed_after_a_chunk_that_was_awaited(start_server: StartSer
     assert b"the body is malformed" in reply.body
 
 
-@pytest.mark.guard("request-about-to-be-handled")
 def test_what_is_malformed_is_so_at_any_moment(start_server: StartServer) -> None:
-    """Also in the turn of the loop between a request and the beginning of its handler."""
+    """Also in the turn of the loop between a request and the beginning of its handler.
+
+    Without a guard to take out: only Python 3.11 has that turn (later ones begin the handler's task at once), and it is
+    met by chance.
+    """
     echo = start_server(ECHO)
     data = chunked(b"3\r\nabc\r\n0\r\nA b: c\r\n\r\n")
     statuses = set()
