@@ -22,15 +22,21 @@ _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%
 def event_of(headers: Mapping[str, str]) -> dict[str, str]:
     """The attributes of an event by their names; empty if the headers are not those of an event of version 1.
 
+    Args:
+        headers: with names in any case; of several with one name, the first counts.
+
     Raises:
         BadInput: an attribute is not percent-encoded UTF-8, or has a control character.
     """
-    found = ((match[1].lower(), value) for name, value in headers.items() if (match := _HEADER.fullmatch(name)))
-    raw: dict[str, str] = {}
-    for name, value in found:
-        raw.setdefault(name, value)
-    if not all(raw.get(name) for name in REQUIRED_ATTRIBUTES) or not raw["specversion"].startswith("1."):
+    # First what nearly every call lacks.
+    if not all(headers.get(f"ce-{name}") for name in REQUIRED_ATTRIBUTES):
         return {}
+    if not headers["ce-specversion"].startswith("1."):
+        return {}
+    raw: dict[str, str] = {}
+    for header, value in headers.items():
+        if match := _HEADER.fullmatch(header):
+            raw.setdefault(match[1].lower(), value)
     return {name: _decoded(name, value) for name, value in raw.items()}
 
 

@@ -17,7 +17,7 @@ import os
 import re
 import signal
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from hmac import compare_digest
 from urllib.parse import unquote
 
@@ -353,9 +353,8 @@ class Server:
         if request.path == "/_/openapi.json":
             return await self._sent(request, self._openapi(request))
         if request.method not in _METHODS:
-            text = f"the method {request.method} is not answered; {', '.join(_METHODS)} are\n"
-            answer = web.Response(status=405, text=text, headers={"Allow": ", ".join(_METHODS)})
-            return await self._sent(request, answer)
+            text = f"the method {request.method} is not answered; {', '.join(_METHODS)} are"
+            return await self._sent(request, _not_allowed(_METHODS, text))
         started_s = self._loop.time()
         self.metrics.requests_in_flight += 1
         trace = self._tracing.call(request.method, request.path, request.headers)
@@ -382,7 +381,7 @@ class Server:
 
     def _probe(self, request: web.BaseRequest, *, is_ready: bool) -> web.Response:
         if request.method != "GET":
-            return web.Response(status=405, text="only GET is answered here\n", headers={"Allow": "GET"})
+            return _not_allowed(["GET"], "only GET is answered here")
         if request.headers.get("User-Agent") != LOCAL_PROBE:
             self._last_probe_s = self._loop.time()
         status, text = self._health()
@@ -398,7 +397,7 @@ class Server:
 
     def _openapi(self, request: web.BaseRequest) -> web.Response:
         if request.method != "GET":
-            return web.Response(status=405, text="only GET is answered here\n", headers={"Allow": "GET"})
+            return _not_allowed(["GET"], "only GET is answered here")
         from . import openapi
 
         document = openapi.document(
@@ -428,7 +427,7 @@ class Server:
         if request.path != "/metrics":
             return web.Response(status=404, text="metrics are at /metrics\n")
         if request.method != "GET":
-            return web.Response(status=405, text="only GET is answered here\n", headers={"Allow": "GET"})
+            return _not_allowed(["GET"], "only GET is answered here")
         body, content_type = await asyncio.to_thread(self.metrics.exposition)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -668,6 +667,10 @@ class Server:
         if record.duration_s is not None:
             headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
         return headers
+
+
+def _not_allowed(methods: Sequence[str], text: str) -> web.Response:
+    return web.Response(status=405, text=text + "\n", headers={"Allow": ", ".join(methods)})
 
 
 def _preference(request: web.BaseRequest) -> Preference:

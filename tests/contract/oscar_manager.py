@@ -8,7 +8,6 @@ of users, which their identity provider would have to confirm, are refused here.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import ctypes
 import hmac
@@ -79,12 +78,8 @@ class OscarManager(ReverseProxy):
         if len(tokens) != 1 or tokens[0].strip() != self._token:
             return web.Response(status=401)
         try:
-            async with asyncio.timeout(self._limit_s) as bound:
-                self.bounds.append(bound)
-                try:
-                    return await self._forward(request)
-                finally:
-                    self.bounds.remove(bound)
+            async with self.bounded(self._limit_s):
+                return await self._forward(request)
         except TimeoutError:
             # Deadlines of the caller's connection for reading and writing end together: nothing more is sent.
             return cut(request)

@@ -33,12 +33,8 @@ class QueueProxy(ReverseProxy):
         if self.waiting >= 10 * self._concurrency:
             return web.Response(status=503, text="pending request queue full\n")
         try:
-            async with asyncio.timeout(None) as bound:
-                self.bounds.append(bound)
-                try:
-                    return await self._in_turn(request)
-                finally:
-                    self.bounds.remove(bound)
+            async with self.bounded(None):
+                return await self._in_turn(request)
         except TimeoutError:
             return web.Response(status=504, text="request timeout")
         except ClientError as error:

@@ -6,7 +6,9 @@ are, no redirect is followed, and a caller that goes away takes its request to t
 
 from __future__ import annotations
 
+import abc
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import AsyncIterator, Mapping
@@ -30,12 +32,12 @@ HOP_HEADERS = (
 _PATIENCE_S = 15
 
 
-class ReverseProxy:
+class ReverseProxy(abc.ABC):
     """Serves on ``port`` of the loopback interface until the context ends. Who extends it answers in ``handle``."""
 
     def __init__(self) -> None:
         # Of the requests under way that are bounded, in the order in which they came.
-        self.bounds: list[asyncio.Timeout] = []
+        self._bounds: list[asyncio.Timeout] = []
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.run)
         # A socket stays in the network in which it was made, wherever the thread goes.
@@ -53,16 +55,27 @@ class ReverseProxy:
         self._thread.join(_PATIENCE_S)
         self.loop.close()
 
+    @contextlib.asynccontextmanager
+    async def bounded(self, limit_s: float | None) -> AsyncIterator[None]:
+        """What takes longer than this (None: as long as it likes), or is let reach its limit, ends in TimeoutError."""
+        async with asyncio.timeout(limit_s) as bound:
+            self._bounds.append(bound)
+            try:
+                yield
+            finally:
+                self._bounds.remove(bound)
+
     def let_the_oldest_reach_its_limit(self) -> None:
         """As if its time had just passed."""
-        self.loop.call_soon_threadsafe(lambda: self.bounds[0].reschedule(self.loop.time()))
+        self.loop.call_soon_threadsafe(lambda: self._bounds[0].reschedule(self.loop.time()))
 
     def run(self) -> None:
         """The thread."""
         self.loop.run_forever()
 
+    @abc.abstractmethod
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        raise NotImplementedError
+        """Answer a request."""
 
     async def forward(
         self,
