@@ -273,7 +273,7 @@ class Server:
         ``at_once`` without delay.
         """
         self.admission.close()
-        for bound in self._bodies:
+        for bound in self._bodies if self._refuses_bodies else ():
             if not bound.expired():
                 bound.reschedule(self._loop.time())
         half_s = self.settings.write_timeout_s / 2
@@ -282,6 +282,11 @@ class Server:
         for bound in self._rests:
             if not bound.expired():
                 bound.reschedule(min(until_s, bound.when() or until_s))
+
+    @property
+    def _refuses_bodies(self) -> bool:
+        """Whether who still sends is refused. A classic function that reads its body runs already: it may finish."""
+        return self.admission.is_closed and not self._is_classic
 
     async def _within(self, limit_s: float, *steps: Awaitable[None]) -> bool:
         """Do steps, for a time at most (0 is no limit); tell whether they were done."""
@@ -515,12 +520,10 @@ class Server:
         await say_continue(request)
         try:
             while True:
-                # A classic function that reads its body runs already: a drain lets it finish.
-                if self.admission.is_closed and not self._is_classic:
+                if self._refuses_bodies:
                     raise self.admission.refusal()
                 async with asyncio.timeout(limit_s) as bound:
-                    if not self._is_classic:
-                        self._bodies.add(bound)
+                    self._bodies.add(bound)
                     try:
                         piece = await request.content.readany()
                     finally:
@@ -532,7 +535,7 @@ class Server:
                     return
                 yield piece
         except TimeoutError:
-            if self.admission.is_closed and not self._is_classic:
+            if self._refuses_bodies:
                 raise self.admission.refusal() from None
             raise CallerSilent(f"nothing of the body came for {limit_s:g} s (read_timeout)") from None
         except (ClientError, HttpProcessingError) as error:
