@@ -45,7 +45,8 @@ for path in "$program" "$interpreter"; do
     mount -o remount,bind,ro "$root$path"
 done
 mount -o remount,ro "$root"
-exec chroot "$root" "$@"
+# A user's PATH, even root's, may lack the directory that has it.
+exec "$(PATH=$PATH:/usr/sbin:/sbin; command -v chroot)" "$root" "$@"
 """
 
 
