@@ -16,7 +16,7 @@ SOAK_SECONDS ?= 600
 FUZZ_TARGETS ?= accept intake response_file script_log service_definition
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow fuzz soak docs lint format lock clean
+.PHONY: help setup run test test-unit test-slow image-test fuzz soak docs lint format lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,15 +30,19 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 test: $(VENV)/.ready  ## run all tests but the slow ones
 	@examples/install-packages.sh imagemagick cowsay curl unzip procps
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
-	$(PYTEST) $(PARALLEL) -m "not slow"
+	$(PYTEST) $(PARALLEL) -m "not slow and not image"
 
 test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor their programs
 	@examples/install-packages.sh curl unzip procps
-	$(PYTEST) $(PARALLEL) -m "not slow" --ignore=tests/test_examples.py
+	$(PYTEST) $(PARALLEL) -m "not slow and not image" --ignore=tests/test_examples.py
 
 test-slow: $(VENV)/.ready  ## run the slow tests: gigabytes through the server
 	@examples/install-packages.sh curl unzip procps
 	$(PYTEST) -m slow
+
+image-test: $(VENV)/.ready  ## build the image and try it in many containers (as root, on Debian 12; no Docker needed)
+	@examples/install-packages.sh binutils buildah busybox-static curl debootstrap podman procps runc
+	$(PYTEST) -m image tests/image
 
 fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-64; FUZZ_TARGETS=intake for one)
 	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r tests/fuzz/requirements.txt
@@ -82,9 +86,11 @@ lock:  ## renew all requirements*.txt (with Python 3.11)
 	build/lock/bin/pip --disable-pip-version-check install --quiet --quiet pip-tools
 	$(LOCK) --output-file=requirements.txt pyproject.toml
 	$(LOCK) --extra=dev --extra=otel --constraint=requirements.txt --output-file=requirements-dev.txt pyproject.toml
+	$(LOCK) --extra=otel --constraint=requirements-dev.txt --output-file=image/requirements.txt pyproject.toml
 	$(LOCK) --output-file=$(DIGITS)/requirements.txt $(DIGITS)/requirements.in
 	$(LOCK) --output-file=tests/fuzz/requirements.txt tests/fuzz/requirements.in
-	$(UNLOCAL) requirements.txt requirements-dev.txt $(DIGITS)/requirements.txt tests/fuzz/requirements.txt
+	$(UNLOCAL) requirements.txt requirements-dev.txt image/requirements.txt $(DIGITS)/requirements.txt \
+	    tests/fuzz/requirements.txt
 
 clean:  ## remove all that the other targets made
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache $(DIGITS)/.venv

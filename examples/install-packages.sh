@@ -7,6 +7,8 @@ works() {
     case $1 in
         imagemagick) convert -version ;;
         cowsay) PATH=$PATH:/usr/games cowsay moo ;;
+        binutils) readelf --version ;;
+        busybox-static) [ -x /bin/busybox ] && ! head -c 4096 /bin/busybox | grep -q ld-linux ;;
         coreutils) base64 --version ;;
         prometheus) command -v promtool ;;
         procps) command -v ps ;;

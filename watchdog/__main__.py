@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from types import FrameType
 
 
-def main() -> int:
-    """Run the command, with an end to signals from the very start."""
+def main(environ: Mapping[str, str] | None = None) -> int:
+    """Run the command, with an end to signals from the very start.
+
+    Args:
+        environ: the image's environment, where it is not that of this process (``image/start.py``).
+    """
     # As PID 1, a signal without a handler is lost: `docker stop` while the program is imported would wait in vain.
     # Nothing has begun then that would have to be ended; the commands set handlers of their own.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _exit)
     from .cli import main as run_command
 
-    return run_command()
+    return run_command(environ=environ)
 
 
 def _exit(number: int, frame: FrameType | None) -> None:

@@ -50,21 +50,29 @@ _COPY_BYTES = 256 * 1024
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
-def main(argv: Sequence[str] | None = None, called_as: str | None = None) -> int:
-    """Run the command that the arguments name; return the exit code."""
+def main(
+    argv: Sequence[str] | None = None, called_as: str | None = None, environ: Mapping[str, str] | None = None
+) -> int:
+    """Run the command that the arguments name; return the exit code.
+
+    Args:
+        argv: the arguments, of this process by default.
+        called_as: the program's name, which may choose the command.
+        environ: the image's environment, that of this process by default.
+    """
     _open_standard_streams()
     # Whoever started us may have blocked signals; a blocked SIGTERM would never come.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     called_as = os.path.basename(called_as or sys.argv[0])
     arguments = _parse(list(sys.argv[1:] if argv is None else argv), called_as)
-    environ = _image_environment()
+    environ = _image_environment() if environ is None else environ
     flags = {
         name: value for name, _, _, _ in config.flag_specs() if (value := getattr(arguments, name, None)) is not None
     }
     try:
         configuration = config.load(environ, flags)
         if arguments.command == "check":
-            return _check(configuration)
+            return _check(configuration, environ)
         if arguments.command == "job":
             print(
                 "watchdog job (supervisor): events and storage are not part of this version yet; "
@@ -77,6 +85,7 @@ def main(argv: Sequence[str] | None = None, called_as: str | None = None) -> int
             _hide_memory()
         if arguments.command == "health":
             return _health(configuration)
+        _make_tmp_dir(configuration.settings.tmp_dir)
         if arguments.command == "run":
             return _run(configuration, environ, arguments.file, arguments.output)
         return _serve(configuration, environ)
@@ -154,6 +163,13 @@ class _Secret(argparse.Action):
         )
 
 
+def _make_tmp_dir(path: str) -> None:
+    """The default one, where the image has none; of any other that is missing the configuration has complained."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path)
+        os.chmod(path, 0o1777)
+
+
 def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
     sink = _start_logs(configuration)
     try:
@@ -164,12 +180,12 @@ def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> i
         sink.close(2.0)
 
 
-def _check(configuration: config.Configuration) -> int:
+def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
     from .process import command_for, found_command
 
     problems = [*configuration.problems, *config.script_problems(configuration)]
     fprocess = configuration.settings.fprocess
-    path = os.environ.get("PATH", os.defpath)
+    path = environ.get("PATH", os.defpath)
     if not problems and (fprocess is not None or configuration.script_text is None):
         try:
             if fprocess is not None:

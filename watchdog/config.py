@@ -740,6 +740,9 @@ class _Reading:
         source = self.sources["tmp_dir"]
         if source == "default" and self.environ.get("TMPDIR"):
             source = self.sources["tmp_dir"] = "environment TMPDIR"
+        # An image made from nothing has no /tmp; it is made at the start (`cli`).
+        if source == "default" and not os.path.lexists(path) and os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+            return
         if not os.path.isdir(path):
             wrong = "is no directory; make it, or name another one"
         elif not os.access(path, os.W_OK | os.X_OK, effective_ids=True):

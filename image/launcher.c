@@ -1,0 +1,125 @@
+/* Starts the program of a self-contained tree in any container, whatever libraries and settings that container has.
+ *
+ *     bin/watchdog ─► lib/ld.so ─► libexec/cpython ─► libexec/start.py
+ *
+ * Linked statically, against musl: it needs no library of the container and, unlike glibc's, musl's start-up code reads
+ * no variable of the environment (in a static program; GLIBC_TUNABLES would bend a static glibc).
+ *
+ * The environment belongs to the image and its script. Much in it would act on this process, too (LD_PRELOAD,
+ * GLIBC_TUNABLES, MALLOC_*, LC_ALL, OPENSSL_CONF, and what a later glibc may read), so none of it is handed to the
+ * interpreter: it goes, byte for byte, into a memory file whose descriptor is the start file's first argument.
+ *
+ * Called as python3, which is sys.executable of the program it starts, it is a Python without the program and without
+ * the image's environment.
+ *
+ * It allocates no memory but on the stack, and leaves everything as it found it but for the descriptor. */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static int fail(const char *what, const char *path)
+{
+    int reason = errno;
+    dprintf(2, "watchdog: %s %s: %s\n", what, path, strerror(reason));
+    /* What a shell gives for a command that is there and cannot be run. */
+    return 126;
+}
+
+/* The tree's root: two levels above this file, wherever it was copied or mounted. Returns 0 on failure. */
+static size_t find_root(char *root, size_t size)
+{
+    ssize_t length = readlink("/proc/self/exe", root, size - 1);
+    if (length < 0)
+        return 0;
+    root[length] = '\0';
+    for (int levels = 0; levels < 2; levels++) {
+        char *slash = strrchr(root, '/');
+        if (slash == NULL)
+            return errno = ENOENT, 0;
+        *slash = '\0';
+    }
+    return strlen(root) + 1;
+}
+
+static int write_all(int fd, const char *bytes, size_t length)
+{
+    while (length > 0) {
+        ssize_t written = write(fd, bytes, length);
+        if (written < 0)
+            return -1;
+        bytes += written;
+        length -= (size_t)written;
+    }
+    return 0;
+}
+
+/* The environment as it came, each entry with its NUL. Returns the descriptor, or -1. */
+static int keep_environment(void)
+{
+    int fd = memfd_create("image-environment", 0);
+    if (fd < 0)
+        return -1;
+    for (char **entry = environ; *entry != NULL; entry++)
+        if (write_all(fd, *entry, strlen(*entry) + 1) < 0)
+            return -1;
+    return lseek(fd, 0, SEEK_SET) < 0 ? -1 : fd;
+}
+
+int main(int argc, char **argv)
+{
+    char root[PATH_MAX];
+    if (find_root(root, sizeof root) == 0)
+        return fail("cannot find its own files by", "/proc/self/exe");
+
+    char loader[PATH_MAX + 64], libraries[PATH_MAX + 64], interpreter[PATH_MAX + 64], executable[PATH_MAX + 64],
+        start[PATH_MAX + 64], openssl[PATH_MAX + 64], modules[PATH_MAX + 64], descriptor[16];
+    snprintf(loader, sizeof loader, "%s/lib/ld.so", root);
+    snprintf(libraries, sizeof libraries, "%s/lib", root);
+    snprintf(interpreter, sizeof interpreter, "%s/libexec/cpython", root);
+    snprintf(executable, sizeof executable, "%s/libexec/python3", root);
+    snprintf(start, sizeof start, "%s/libexec/start.py", root);
+    /* The paths compiled into OpenSSL are the image's: another version's settings and providers. */
+    snprintf(openssl, sizeof openssl, "OPENSSL_CONF=%s/etc/ssl/openssl.cnf", root);
+    snprintf(modules, sizeof modules, "OPENSSL_MODULES=%s/lib/ossl-modules", root);
+
+    /* LC_ALL=C: no locale file of the image is read, and Python sets no LC_CTYPE (PEP 538). */
+    char *environment[] = {"LC_ALL=C", openssl, modules, NULL};
+
+    const char *name = argc > 0 ? strrchr(argv[0], '/') : NULL;
+    name = name != NULL ? name + 1 : argc > 0 ? argv[0] : "";
+    int is_python = strcmp(name, "python3") == 0;
+
+    char *fixed[] = {
+        loader, "--inhibit-cache", "--library-path", libraries, "--argv0", executable, interpreter,
+        /* Isolated from PYTHON* and the user's packages; no site: its sitecustomize may lead into the image; no byte
+         * code written; UTF-8 whatever the locale. */
+        "-I", "-S", "-B", "-X", "utf8",
+    };
+    size_t count = sizeof fixed / sizeof fixed[0];
+    char *arguments[count + 3 + (argc > 0 ? (size_t)argc : 0) + 1];
+    memcpy(arguments, fixed, sizeof fixed);
+    if (!is_python) {
+        int fd = keep_environment();
+        if (fd < 0)
+            return fail("cannot keep the environment in", "a memory file");
+        snprintf(descriptor, sizeof descriptor, "%d", fd);
+        arguments[count++] = start;
+        arguments[count++] = descriptor;
+        arguments[count++] = (char *)name;
+    }
+    for (int i = 1; i < argc; i++)
+        arguments[count++] = argv[i];
+    arguments[count] = NULL;
+
+    execve(loader, arguments, environment);
+    return fail("cannot start", loader);
+}
