@@ -1,12 +1,12 @@
 """The commands, and the one table from error to exit code.
 
-What only one command needs is imported in it: the time to import is the time to start.
+What not every command needs is imported where it is needed: the time to import is the time to start, and a container's
+HEALTHCHECK starts one every few seconds.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import os
 import shlex
@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import __version__, config, logs, proc
+from . import __version__, config, proc
 from .errors import (
     ConfigError,
     InputError,
@@ -31,6 +31,7 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
+    from . import logs
     from .delivery import Result
     from .workspace import Output
 
@@ -171,6 +172,8 @@ def _make_tmp_dir(path: str) -> None:
 
 
 def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
+    import asyncio
+
     sink = _start_logs(configuration)
     try:
         from .server import serve
@@ -221,6 +224,8 @@ def _health(configuration: config.Configuration) -> int:
 
 
 def _run(configuration: config.Configuration, environ: Mapping[str, str], file: str, output: str | None) -> int:
+    import asyncio
+
     try:
         source: BinaryIO = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115
     except OSError as error:
@@ -242,6 +247,9 @@ async def _run_once(
     file: str,
     output: str | None,
 ) -> int:
+    import asyncio
+
+    from . import logs
     from .admission import Admission
     from .intake import Said
     from .invocation import Call, Invocations, Record
@@ -309,6 +317,8 @@ async def _read_some(fd: int) -> bytes:
     Raises:
         OSError: it cannot be read.
     """
+    import asyncio
+
     loop = asyncio.get_running_loop()
     done: asyncio.Future[bytes] = loop.create_future()
 
@@ -335,6 +345,8 @@ async def _read_some(fd: int) -> bytes:
 
 def _hand_over(result: Result, target: str | None) -> None:
     """Copy the outputs, or stdout if there are none, to where the user wants them."""
+    from .logs import printable
+
     if not result.outputs:
         with contextlib.ExitStack() as stack:
             file = sys.stdout.buffer if target is None else stack.enter_context(_created(target))
@@ -345,7 +357,7 @@ def _hand_over(result: Result, target: str | None) -> None:
         _copy(result.outputs[0], sys.stdout.buffer)
     elif target is None:
         for output in result.outputs:
-            print(f"{output.size_bytes:>12}  {logs.printable(output.name)}")
+            print(f"{output.size_bytes:>12}  {printable(output.name)}")
         print("these outputs are removed now; -o PATH keeps them", file=sys.stderr)
     elif len(result.outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
         with _created(target) as file:
@@ -373,6 +385,8 @@ def _copy(output: Output, file: BinaryIO) -> None:
 
 
 def _start_logs(configuration: config.Configuration) -> logs.Sink:
+    from . import logs
+
     settings = configuration.settings
     sink = logs.configure(level=settings.log_level, format=settings.log_format)
     log = logs.get("config")
