@@ -1,0 +1,1 @@
+"""The image and the self-contained tree, in real containers; run by ``make image-test``."""

@@ -1,0 +1,103 @@
+"""What the tests of the image share: one build, the root file systems, and the figures that the run ends with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from image.builds import Builds
+from image.containers import Container, Engine, Options
+from image.roots import Roots
+from image.serving import Ways
+
+_KEPT = Path(__file__).parents[2] / "build/image"
+_figures = pytest.StashKey[dict[str, str]]()
+
+StartContainer = Callable[[Options], Container]
+
+
+@pytest.fixture(scope="session")
+def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
+    """Tells whoever looks on, at once, why the tests do not go on."""
+
+    def write(text: str) -> None:
+        with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+            print(f"\n{text}", flush=True)
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def roots(engine: Engine, say: Callable[[str], None]) -> Iterator[Roots]:
+    """Root file systems by name; those that are not there yet are made meanwhile."""
+    made = Roots(_KEPT / "roots", say)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def engine(say: Callable[[str], None]) -> Iterator[Engine]:
+    assert os.geteuid() == 0, "images are built and containers run by root here: sudo make image-test"
+    one = Engine(_KEPT / "storage", say)
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="session")
+def builds(engine: Engine, roots: Roots) -> Builds:
+    """The image and the tree of the project as it is now."""
+    return Builds(engine, _KEPT / "builds", roots["debian-12-slim"])
+
+
+@pytest.fixture(scope="session")
+def tree(builds: Builds) -> Path:
+    """The tree, to be left as it is."""
+    return builds.tree
+
+
+@pytest.fixture
+def ways(tmp_path: Path, roots: Roots, tree: Path) -> Ways:
+    return Ways(_made(tmp_path / "seen-in-the-container"), roots, tree)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A directory to mount at ``/oscar/config``, where no root file system but an image is used."""
+    return _made(tmp_path / "config")
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def start_container(engine: Engine) -> Iterator[StartContainer]:
+    """Containers in which the server runs; they end with the test."""
+    containers: list[Container] = []
+
+    def start(options: Options) -> Container:
+        container = Container(engine, options)
+        containers.append(container)
+        return container
+
+    yield start
+    for container in containers:
+        container.kill()
+
+
+@pytest.fixture
+def figures(pytestconfig: pytest.Config) -> dict[str, str]:
+    """What was measured, to be printed at the end of the run."""
+    return pytestconfig.stash.setdefault(_figures, {})
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    measured = config.stash.get(_figures, {})
+    if measured:
+        terminalreporter.section("figures of the image")
+        for what, value in measured.items():
+            terminalreporter.write_line(f"{what:<48} {value}")

@@ -1,0 +1,275 @@
+"""Containers of podman, in a storage of the tests' own, and what a test needs to look at them from outside."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import queue
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+from running_server import RunningServer
+
+_serial = itertools.count()
+_COMMAND_S = 120
+_OTHER_RUN_S = 900
+_CONTROL_GROUPS = Path("/sys/fs/cgroup")
+
+# Within what an unprivileged machine allows; podman's own defaults may be above it.
+_ULIMITS = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=1024:4096")
+
+Mount = tuple[Path, str]
+"""A directory of the host and where it is seen in the container, read-only."""
+
+
+class Engine:
+    """podman and buildah as these tests run them: nothing of the user's own storage or settings is read or changed."""
+
+    def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(directory / "lock", say)
+        # Sockets lie there, and the path of a socket is short.
+        state = Path("/run", f"watchdog-image-test-{hashlib.sha256(bytes(directory)).hexdigest()[:8]}")
+        if not (directory / "graph").exists():
+            shutil.rmtree(state, ignore_errors=True)
+        containers, storage = directory / "containers.conf", directory / "storage.conf"
+        containers.write_text(f"""
+[containers]
+log_driver = "none"
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "none"
+lock_type = "file"
+runtime = "runc"
+tmp_dir = "{state}/tmp"
+""")
+        storage.write_text(f"""
+[storage]
+driver = "overlay"
+graphroot = "{directory}/graph"
+runroot = "{state}/run"
+""")
+        self._environ = os.environ | {"CONTAINERS_CONF": str(containers), "CONTAINERS_STORAGE_CONF": str(storage)}
+        self.remove_containers()
+
+    def run(self, *command: str, timeout_s: float = _COMMAND_S, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``podman …`` or ``buildah …`` to its end; both of its streams are kept."""
+        result = subprocess.run(
+            command,
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout_s,
+        )
+        if check and result.returncode != 0:
+            raise AssertionError(f"{' '.join(command)} ended with {result.returncode}:\n{result.stderr[-6000:]}")
+        return result
+
+    def start(self, *command: str) -> subprocess.Popen[bytes]:
+        """The same, while it runs."""
+        return subprocess.Popen(
+            command, env=self._environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def remove_containers(self) -> None:
+        """All that an earlier run of these tests, which was killed, may have left in this storage."""
+        self.run("podman", "rm", "--all", "--force", "--time", "0")
+        self.run("buildah", "rm", "--all")
+
+    def close(self) -> None:
+        self.remove_containers()
+        self._lock.close()
+
+
+def _locked(path: Path, say: Callable[[str], None]) -> IO[bytes]:
+    """A second run at once would find the first one's containers and images half made: it waits."""
+    lock = path.open("wb")
+    deadline = time.monotonic() + _OTHER_RUN_S
+    has_said = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return lock
+        except BlockingIOError:
+            if not has_said:
+                say(f"waiting for another run of these tests, which holds {path}")
+                has_said = True
+        if time.monotonic() > deadline:
+            lock.close()
+            raise AssertionError(f"another run of these tests held {path} for too long")
+        time.sleep(0.5)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a container is made with.
+
+    Attributes:
+        image: its name, or a directory with a root file system, which is left as it is.
+        command: of the container.
+        environ: set for it, beside what podman sets.
+        mounts: seen in it, read-only.
+        flags: more of ``podman run``.
+    """
+
+    image: str | Path
+    command: tuple[str, ...] = ()
+    environ: tuple[tuple[str, str], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    flags: tuple[str, ...] = ()
+    network: str = "host"
+
+    def run(self, name: str) -> list[str]:
+        """The command that runs such a container."""
+        arguments = ["podman", "run", "--rm", "--name", name, "--network", self.network, *_ULIMITS, *self.flags]
+        for variable, value in self.environ:
+            arguments += ["--env", f"{variable}={value}"]
+        for directory, target in self.mounts:
+            arguments += ["--volume", f"{directory}:{target}:ro"]
+        # With "O", what the container writes goes into an overlay, which ends with it.
+        image = ["--rootfs", f"{self.image}:O"] if isinstance(self.image, Path) else [self.image]
+        return [*arguments, *image, *self.command]
+
+
+class Container(RunningServer):
+    """A container in which the server runs, on a free port of the host's loopback interface.
+
+    With the network ``none`` it has a loopback interface of its own, and only ``curl`` reaches it.
+    """
+
+    patience_s: ClassVar[float] = 30
+
+    def __init__(self, engine: Engine, options: Options) -> None:
+        self.engine = engine
+        self.options = options
+        self.name = _new_name()
+        self.logs: list[dict[str, Any]] = []
+        self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        self.process = engine.start(*options.run(self.name))
+        self._reader = threading.Thread(target=self._read_logs, daemon=True)
+        self._reader.start()
+        try:
+            self.port = self.event("listening")["port"]
+            state = engine.run("podman", "inspect", "--format", "{{.State.Pid}}", self.name)
+            self.pid = int(state.stdout)
+        except BaseException:
+            self.kill()
+            raise
+
+    def curl(self, path: str = "/", *arguments: str, data: Path | None = None, timeout_s: float = 60) -> CurlAnswer:
+        """What the container answers to ``curl``, run on the host."""
+        inside = ("nsenter", "--net", "--target", str(self.pid)) if self.options.network == "none" else ()
+        command = [*inside, "curl", "--silent", "--show-error", "--max-time", str(timeout_s), *arguments]
+        if data is not None:
+            command += ["--data-binary", f"@{data}"]
+        command += ["--write-out", "%{stderr}%{http_code}", f"http://127.0.0.1:{self.port}{path}"]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s + 10)
+        assert result.returncode == 0, result.stderr
+        return CurlAnswer(int(result.stderr), result.stdout)
+
+    def pids(self) -> list[int]:
+        """All processes of the container but zombies, as the host knows them."""
+        return [int(pid) for pid in (self._memory_group() / "cgroup.procs").read_text().split()]
+
+    def processes_of(self, directory: str) -> list[int]:
+        """Those of its processes whose program lies below that directory of the container: the server's."""
+        return [pid for pid in self.pids() if os.readlink(f"/proc/{pid}/exe").startswith(f"{directory}/")]
+
+    def memory_mib(self, field: str) -> float:
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.split(f"{field}:")[1].split()[0]) / 1024
+
+    def control_group_mib(self) -> float:
+        """What the kernel counts against the container's limit and cannot take back at once."""
+        group = self._memory_group()
+        usage = next(name for name in ("memory.current", "memory.usage_in_bytes") if (group / name).exists())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        reclaimable = statistics.get("total_inactive_file", statistics.get("inactive_file", "0"))
+        return (int((group / usage).read_text()) - int(reclaimable)) / 1024**2
+
+    def _memory_group(self) -> Path:
+        unified = None
+        for line in Path(f"/proc/{self.pid}/cgroup").read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if "memory" in controllers.split(","):
+                return _CONTROL_GROUPS / "memory" / path.lstrip("/")
+            if not controllers:
+                unified = _CONTROL_GROUPS / path.lstrip("/")
+        assert unified is not None
+        return unified
+
+    def wait(self) -> int:
+        """Its exit code, once it has ended."""
+        return super().wait()
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            self.engine.run("podman", "rm", "--force", "--time", "0", self.name, check=False)
+        # `rm` finds nothing while `run` has not made it yet; then nothing but `run` is there to be ended.
+        try:
+            self.process.wait(timeout=self.patience_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.engine.run("podman", "rm", "--force", "--time", "0", self.name, check=False)
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        self._reader.join(timeout=self.patience_s)
+        self.process.stdout.close()
+        self.process.stderr.close()
+
+
+@dataclass(frozen=True)
+class CurlAnswer:
+    status: int
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def output_of(engine: Engine, options: Options) -> bytes:
+    """What a container with this command prints. It must end with 0."""
+    result = ended(engine, options)
+    assert result.returncode == 0, result
+    return result.stdout
+
+
+def ended(engine: Engine, options: Options) -> subprocess.CompletedProcess[bytes]:
+    """A container with this command, once it has ended."""
+    name = _new_name()
+    process = engine.start(*options.run(name))
+    try:
+        stdout, stderr = process.communicate(timeout=Container.patience_s)
+    finally:
+        if process.poll() is None:
+            engine.run("podman", "rm", "--force", "--time", "0", name, check=False)
+            process.kill()
+            process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def _new_name() -> str:
+    return f"watchdog-image-test-{os.getpid()}-{next(_serial)}"
+
+
+@contextlib.contextmanager
+def running(engine: Engine, options: Options) -> Iterator[Container]:
+    """A container that ends with the block, whatever happens in it."""
+    container = Container(engine, options)
+    try:
+        yield container
+    finally:
+        container.kill()

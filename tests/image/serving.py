@@ -1,0 +1,281 @@
+"""Ways to run the tree in a container, and what must hold of the server in each: also used on trees that are broken."""
+
+from __future__ import annotations
+
+import base64
+import random
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from image.containers import Container, Engine, Options, output_of
+from image.roots import Roots
+
+TREE = "/opt/watchdog"
+SERVER = (f"{TREE}/bin/watchdog", "serve")
+CONFIG = "/oscar/config"
+_STATIC = "/static"
+# Runs whatever the environment does to the image's own programs.
+STATIC_SHELL = f"{_STATIC}/busybox sh"
+_FOREIGN = "/foreign"
+_HOSTILE = "/hostile"
+# The last, because a stop after a probe lasts that long.
+ON_LOOPBACK = (
+    ("PORT", "0"),
+    ("WATCHDOG_BIND", "127.0.0.1"),
+    ("WATCHDOG_METRICS_PORT", "0"),
+    ("WATCHDOG_HEALTHCHECK_INTERVAL", "0"),
+)
+_ANY_BYTES = random.Random(1).randbytes(300_000)
+_OF_THE_CONTRACT = frozenset(
+    [b"INPUT_FILE_PATH", b"TMP_INPUT_DIR", b"TMP_OUTPUT_DIR", b"CALL_ID", b"HTTP_RESPONSE_FILE"]
+)
+# As strict as a platform can be: the tmpfs as Docker makes it, which is noexec.
+HARDENED = (
+    *("--read-only", "--tmpfs", "/tmp:rw,noexec,nosuid,nodev", "--user", "1000:1000", "--cap-drop", "ALL"),
+    *("--security-opt", "no-new-privileges", "--memory", "64m"),
+)
+# Adds what no engine takes: names and values that are not UTF-8.
+_START = """#!/static/busybox sh
+exec /static/busybox env "$(printf 'NOT_\\377_UTF8')=$(printf '\\376\\302')" EMPTY= "$@"
+"""
+_BAD_PROVIDER = """
+openssl_conf = settings
+[settings]
+providers = providers
+ssl_conf = missing
+[providers]
+foreign = foreign
+[foreign]
+module = /hostile/openssl.cnf
+activate = 1
+"""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the server is started in a container.
+
+    Attributes:
+        options: of the container, but for the command.
+        server: the command that starts it.
+        prefix: of any command, so that it sees what the server would see.
+        shell: interpreter of the tests' scripts.
+        tree: where the container sees the tree.
+    """
+
+    options: Options
+    server: tuple[str, ...] = SERVER
+    prefix: tuple[str, ...] = ()
+    shell: str = "/bin/sh"
+    tree: str = TREE
+
+    def serving(self) -> Options:
+        return replace(self.options, command=(*self.prefix, *self.server))
+
+    def running(self, *command: str) -> Options:
+        """A container that is the same in all but that it runs another program."""
+        flags = self.options.flags
+        if isinstance(self.options.image, str):
+            flags = (*flags, "--entrypoint", "")
+        return replace(self.options, command=(*self.prefix, *command), flags=flags)
+
+
+class Ways:
+    """The ways to start the server in any root."""
+
+    def __init__(self, directory: Path, roots: Roots, tree: Path) -> None:
+        """
+        Args:
+            directory: an empty one, for what the containers get to see.
+            tree: what is seen at ``/opt/watchdog``.
+        """
+        self._roots = roots
+        self.tree = tree
+        self.config, self._static, self._hostile = directory / "config", directory / "static", directory / "hostile"
+        for each in (self.config, self._static, self._hostile):
+            each.mkdir()
+        shutil.copy("/bin/busybox", self._static / "busybox")
+        (self._static / "start").write_text(_START)
+        (self._static / "start").chmod(0o755)
+        (self._hostile / "openssl.cnf").write_text(_BAD_PROVIDER)
+        for module in ("sitecustomize", "usercustomize", "asyncio", "watchdog", "aiohttp"):
+            (self._hostile / f"{module}.py").write_text("raise SystemExit('a foreign module was imported')\n")
+
+    def plain(self, root: str) -> Way:
+        mounts = ((self.tree, TREE), (self.config, CONFIG), (self._static, _STATIC))
+        return Way(Options(self._roots[root], environ=ON_LOOPBACK, mounts=mounts))
+
+    def hardened(self, root: str) -> Way:
+        way = self.plain(root)
+        return replace(way, options=replace(way.options, flags=HARDENED))
+
+    def hostile(self, root: str) -> Way:
+        """With an environment that is meant for the image's own programs, most of which do not even survive it."""
+        way = self.plain(root)
+        environ = tuple(self.hostile_environ(root).items())
+        options = replace(
+            way.options,
+            environ=(*way.options.environ, *environ),
+            mounts=(*way.options.mounts, (self._hostile, _HOSTILE), (self._foreign_libraries(root), _FOREIGN)),
+        )
+        return replace(way, options=options, prefix=(f"{_STATIC}/start",), shell=STATIC_SHELL)
+
+    def under_a_shell(self, root: str) -> Way:
+        """Not as PID 1; the environment is hostile, too."""
+        way = self.hostile(root)
+        return replace(way, prefix=(*way.prefix, f"{_STATIC}/busybox", "sh", "-c", '"$@" & wait $!', "sh"))
+
+    def in_oscar(self, root: str) -> Way:
+        """As OSCAR starts it, in the place of the two programs that it knows.
+
+        Sources: grycap/oscar, pkg/types/service.go and pkg/types/config.go.
+        """
+        way = self.plain(root)
+        environ = (
+            *(("fprocess", "/oscar/bin/supervisor"), ("max_inflight", "1"), ("write_debug", "true")),
+            *(("exec_timeout", "0"), ("read_timeout", "300"), ("write_timeout", "300"), ("healthcheck_interval", "5")),
+        )
+        mounts = ((self.tree, "/oscar/bin"), *way.options.mounts[1:])
+        options = replace(way.options, environ=(*way.options.environ, *environ), mounts=mounts)
+        return replace(way, options=options, server=("/oscar/bin/fwatchdog",), tree="/oscar/bin")
+
+    def image(self, image: str, *flags: str, **environ: str) -> Way:
+        """An image that has the tree and starts it."""
+        mounts = ((self.config, CONFIG), (self._static, _STATIC))
+        options = Options(image, environ=tuple((dict(ON_LOOPBACK) | environ).items()), mounts=mounts, flags=flags)
+        return Way(options, server=())
+
+    def hostile_environ(self, root: str) -> dict[str, str]:
+        libcrypto = next(self._foreign_libraries(root).glob("libcrypto.so.*")).name
+        return {
+            "LD_LIBRARY_PATH": _FOREIGN,
+            "LD_PRELOAD": f"libz.so.1:{_FOREIGN}/{libcrypto}",
+            "LD_AUDIT": f"{_FOREIGN}/libz.so.1",
+            "LD_DEBUG": "libs",
+            "LD_BIND_NOW": "1",
+            "PYTHONHOME": _HOSTILE,
+            "PYTHONPATH": _HOSTILE,
+            "PYTHONSTARTUP": f"{_HOSTILE}/asyncio.py",
+            "PYTHONMALLOC": "debug",
+            "PYTHONWARNINGS": "error",
+            "OPENSSL_CONF": f"{_HOSTILE}/openssl.cnf",
+            "OPENSSL_MODULES": _FOREIGN,
+            "GCONV_PATH": f"{_FOREIGN}/gconv",
+            "LOCPATH": _FOREIGN,
+            "LANG": "de_DE.ISO-8859-1",
+            "LC_ALL": "xx",
+            "LC_CTYPE": "C",
+            "MALLOC_PERTURB_": "165",
+            "MALLOC_ARENA_MAX": "1",
+            "GLIBC_TUNABLES": "glibc.malloc.check=3:glibc.malloc.perturb=90",
+            "TZDIR": _HOSTILE,
+            "_PYI_ARCHIVE_FILE": _HOSTILE,
+        }
+
+    def _foreign_libraries(self, root: str) -> Path:
+        """Shared libraries with another glibc than that of the root and of the tree."""
+        libc = next(self._roots["debian-11" if root == "debian-13" else "debian-13"].glob("usr/lib/*/libc.so.6"))
+        return libc.parent
+
+
+def check_all(container: Container, way: Way, engine: Engine, config: Path, directory: Path) -> None:
+    """What must hold in any container whose scripts have an interpreter.
+
+    Args:
+        config: holds the script.
+        directory: for files of the test.
+    """
+    check_health(container)
+    check_bytes(container, way, config, directory)
+    check_environment(container, way, engine, config)
+    check_mapped_files(container, way)
+
+
+def check_health(container: Container) -> None:
+    answer = container.curl("/_/health")
+    assert (answer.status, answer.body) == (200, b"OK")
+
+
+def check_bytes(container: Container, way: Way, config: Path, directory: Path) -> None:
+    """Base64 there and back, and what a script made of it in between."""
+    write_script(config, way.shell, 'cat "$INPUT_FILE_PATH" "$INPUT_FILE_PATH" >"$TMP_OUTPUT_DIR/twice"')
+    body = directory / "body.base64"
+    body.write_bytes(base64.encodebytes(_ANY_BYTES))
+    answer = container.curl("/run/twice?x=y", data=body)
+    assert answer.status == 200, answer.body
+    assert base64.b64decode(answer.body.removesuffix(b"\n"), validate=True) == 2 * _ANY_BYTES
+
+
+def check_no_interpreter(container: Container, config: Path) -> None:
+    """Where there is no program to run a script with, the answer says so."""
+    write_script(config, "/bin/sh", "echo this is never printed")
+    answer = container.curl("/", "--data", "aGVsbG8=")
+    assert answer.status == 500, answer.body
+    assert "/bin/sh" in answer.json["detail"], answer.body
+    assert "interpreter" in answer.json["detail"], answer.body
+
+
+def check_environment(container: Container, way: Way, engine: Engine, config: Path) -> None:
+    """A script is started with the image's environment, byte for byte, and the contract's variables; nothing else."""
+    image = _entries(output_of(engine, way.running(f"{_STATIC}/busybox", "cat", "/proc/self/environ")))
+    # Of the interpreter, as it was started: a shell alters what it hands on.
+    write_script(config, STATIC_SHELL, f'{_STATIC}/busybox cat /proc/$$/environ >"$TMP_OUTPUT_DIR/environ"')
+    answer = container.curl("/?output=raw", "--data", "aGVsbG8=")
+    assert answer.status == 200, answer.body
+    script = _entries(answer.body)
+    added = Counter({entry: count for entry, count in script.items() if _is_of_the_contract(entry.partition(b"=")[0])})
+    assert script - added == image, f"missing: {image - script}; changed or added: {script - added - image}"
+    names = Counter(entry.partition(b"=")[0] for entry in added.elements())
+    assert set(names.values()) == {1}
+    assert _OF_THE_CONTRACT | {b"Http_Method", b"Http_Path", b"Http_User_Agent"} <= names.keys()
+
+
+def _entries(environ: bytes) -> Counter[bytes]:
+    assert environ.endswith(b"\0")
+    return Counter(environ[:-1].split(b"\0"))
+
+
+def _is_of_the_contract(name: bytes) -> bool:
+    return name in _OF_THE_CONTRACT or name.startswith(b"Http_")
+
+
+def check_mapped_files(container: Container, way: Way) -> None:
+    """No file outside the tree is mapped into a process of the server."""
+    pids = container.processes_of(way.tree)
+    assert pids
+    for pid in pids:
+        mapped = set()
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            fields = line.split(maxsplit=5)
+            if len(fields) == 6:
+                mapped.add(fields[5])
+        foreign = {path for path in mapped if not path.startswith((f"{way.tree}/", "[", "/memfd:", "/dev/zero"))}
+        assert not foreign
+        assert any(path.startswith(f"{way.tree}/lib/libc.so") for path in mapped)
+
+
+def check_own_programs(container: Container, way: Way, engine: Engine, config: Path) -> None:
+    """The image's own Python, OpenSSL and apt work from inside a script as they do without it."""
+    commands = (
+        "python3 -c 'import sys, ssl, json, asyncio; print(json.dumps([sys.version, sys.path, ssl.OPENSSL_VERSION]))'"
+        " && openssl version && apt-get --version && locale"
+    )
+    without = output_of(engine, way.running("/bin/sh", "-c", commands))
+    assert without
+    write_script(config, "/bin/sh", commands)
+    answer = container.curl("/", "--data", "aGVsbG8=")
+    assert (answer.status, answer.body) == (200, without)
+
+
+def write_script(config: Path, interpreter: str, text: str) -> None:
+    (config / "script.sh").write_text(f"#!{interpreter}\nset -eu\n{text}\n")
+
+
+def altered_copy(tree: Path, directory: Path, alter: Callable[[Path], None]) -> Path:
+    """A tree that differs in what ``alter`` does to it."""
+    shutil.copytree(tree, directory, symlinks=True)
+    alter(directory)
+    return directory
