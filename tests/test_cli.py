@@ -43,7 +43,7 @@ def write_script(tmp_path: Path, text: str) -> None:
 
 
 def test_version_and_help(environ: dict[str, str]) -> None:
-    for words in (["--version"], ["-version"]):
+    for words in (["--version"], ["-version"], ["serve", "--version"]):
         done = watchdog(environ, *words)
         assert (done.returncode, done.stdout) == (0, f"oscar-watchdog {__version__}\n")
     assert "serve" in watchdog(environ, "--help").stdout
@@ -58,6 +58,13 @@ def test_usage_errors_exit_2(environ: dict[str, str], words: list[str]) -> None:
     done = watchdog(environ, *words)
     assert done.returncode == 2
     assert "usage: watchdog" in done.stderr
+
+
+def test_who_wants_a_shell_in_the_image_is_told_how(environ: dict[str, str]) -> None:
+    """``docker run IMAGE bash``: the image's entry point gets the word."""
+    done = watchdog(environ, "bash", "-c", "ls")
+    assert done.returncode == 2
+    assert "docker run --entrypoint bash IMAGE" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -121,7 +121,8 @@ def _parse(words: list[str], called_as: str) -> argparse.Namespace:
         description="Runs a container's script for each file that is sent over HTTP, and answers with its outputs.",
         epilog="Without a command: serve. `watchdog COMMAND --help` lists the settings.",
     )
-    parser.add_argument("--version", action="version", version=f"oscar-watchdog {__version__}")
+    version = f"oscar-watchdog {__version__}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     descriptions = {
         "serve": "the HTTP server",
@@ -132,6 +133,7 @@ def _parse(words: list[str], called_as: str) -> argparse.Namespace:
     }
     for name, description in descriptions.items():
         command = commands.add_parser(name, help=description, description=description)
+        command.add_argument("--version", action="version", version=version)
         if name == "run":
             command.add_argument("file", metavar="FILE", help="the input; - is stdin")
             command.add_argument(
@@ -150,6 +152,11 @@ def _parse(words: list[str], called_as: str) -> argparse.Namespace:
             )
         for setting in config.secret_names():
             command.add_argument("--" + setting.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
+    if words[0] not in _COMMANDS and not words[0].startswith("-"):
+        parser.error(
+            f"there is no command {words[0]!r}, but {', '.join(_COMMANDS)}; another program of an image is started by "
+            f"docker run --entrypoint {shlex.quote(words[0])} IMAGE"
+        )
     return parser.parse_args(words)
 
 
@@ -422,7 +429,10 @@ def _image_environment() -> dict[str, str]:
 def _open_standard_streams() -> None:
     """Without them, a pipe to a script could get one of their numbers and lose itself in the duplication."""
     while True:
-        fd = os.open(os.devnull, os.O_RDWR)
+        try:
+            fd = os.open(os.devnull, os.O_RDWR)
+        except OSError as error:
+            sys.exit(f"{os.devnull} cannot be opened: {error.strerror}; give the root file system a /dev")
         if fd > 2:
             os.close(fd)
             return

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from image.builds import Builds
-from image.containers import Container, Engine, Options
-from image.roots import Roots
-from image.serving import Ways
+# Before they are imported: their assertions then tell what they compared.
+pytest.register_assert_rewrite("image.containers", "image.serving")
+
+from image.builds import Builds  # noqa: E402
+from image.containers import Container, Engine, Options  # noqa: E402
+from image.roots import Roots  # noqa: E402
+from image.serving import Ways  # noqa: E402
 
 _KEPT = Path(__file__).parents[2] / "build/image"
 _figures = pytest.StashKey[dict[str, str]]()

@@ -37,9 +37,10 @@ class Engine:
 
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
         self._lock = _locked(directory / "lock", say)
         # Sockets lie there, and the path of a socket is short.
-        state = Path("/run", f"watchdog-image-test-{hashlib.sha256(bytes(directory)).hexdigest()[:8]}")
+        self._state = state = Path("/run", f"watchdog-image-test-{hashlib.sha256(bytes(directory)).hexdigest()[:8]}")
         if not (directory / "graph").exists():
             shutil.rmtree(state, ignore_errors=True)
         containers, storage = directory / "containers.conf", directory / "storage.conf"
@@ -67,6 +68,7 @@ runroot = "{state}/run"
         result = subprocess.run(
             command,
             env=self._environ,
+            cwd=self._directory,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -80,7 +82,13 @@ runroot = "{state}/run"
     def start(self, *command: str) -> subprocess.Popen[bytes]:
         """The same, while it runs."""
         return subprocess.Popen(
-            command, env=self._environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            command,
+            env=self._environ,
+            # podman's monitor leaves a file there when memory ends.
+            cwd=self._directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
 
     def remove_containers(self) -> None:
@@ -90,6 +98,7 @@ runroot = "{state}/run"
 
     def close(self) -> None:
         self.remove_containers()
+        shutil.rmtree(self._state, ignore_errors=True)
         self._lock.close()
 
 
@@ -209,10 +218,6 @@ class Container(RunningServer):
                 unified = _CONTROL_GROUPS / path.lstrip("/")
         assert unified is not None
         return unified
-
-    def wait(self) -> int:
-        """Its exit code, once it has ended."""
-        return super().wait()
 
     def kill(self) -> None:
         if self.process.poll() is None:

@@ -75,6 +75,10 @@ class Way:
     def serving(self) -> Options:
         return replace(self.options, command=(*self.prefix, *self.server))
 
+    def with_flags(self, *flags: str) -> Way:
+        """With more flags of ``podman run``."""
+        return replace(self, options=replace(self.options, flags=(*self.options.flags, *flags)))
+
     def running(self, *command: str) -> Options:
         """A container that is the same in all but that it runs another program."""
         flags = self.options.flags
@@ -109,8 +113,7 @@ class Ways:
         return Way(Options(self._roots[root], environ=ON_LOOPBACK, mounts=mounts))
 
     def hardened(self, root: str) -> Way:
-        way = self.plain(root)
-        return replace(way, options=replace(way.options, flags=HARDENED))
+        return self.plain(root).with_flags(*HARDENED)
 
     def hostile(self, root: str) -> Way:
         """With an environment that is meant for the image's own programs, most of which do not even survive it."""
@@ -253,7 +256,7 @@ def check_mapped_files(container: Container, way: Way) -> None:
             if len(fields) == 6:
                 mapped.add(fields[5])
         foreign = {path for path in mapped if not path.startswith((f"{way.tree}/", "[", "/memfd:", "/dev/zero"))}
-        assert not foreign
+        assert not foreign, f"mapped from outside the tree: {foreign}"
         assert any(path.startswith(f"{way.tree}/lib/libc.so") for path in mapped)
 
 

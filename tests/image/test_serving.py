@@ -81,7 +81,7 @@ def test_the_tree_takes_the_place_of_oscars_programs(
     ways: Ways, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
     way = ways.in_oscar("debian-12")
-    (ways.config / "function_config.yaml").write_text("name: twice\nlog_level: CRITICAL\n")
+    (ways.config / "function_config.yaml").write_text("name: twice\nlog_level: INFO\n")
     container = start_container(way.serving())
     check_all(container, way, engine, ways.config, tmp_path)
     check_own_programs(container, way, engine, ways.config)
@@ -94,7 +94,7 @@ def test_the_tree_is_copied_into_an_image(
     root: str, roots: Roots, builds: Builds, ways: Ways, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
     """As a user's Dockerfile does it: into one with another Python, and into one without any."""
-    image = f"localhost/with-tree-{root}"
+    image = f"localhost/oscar-watchdog-copied-into-{root}"
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text(f"""
 FROM {builds.import_root(roots[root])}
@@ -136,12 +136,10 @@ def test_the_health_check_of_the_image_fails_while_it_is_not_ready(
 def test_the_image_checks_its_settings(builds: Builds, engine: Engine, config: Path) -> None:
     without_script = ended(engine, Options(builds.image, ("check",)))
     assert without_script.returncode == 2
-    assert b"there is no script at /oscar/config/script.sh" in without_script.stdout + without_script.stderr
+    assert b"'/oscar/config/script.sh'; there is no such file" in without_script.stdout
     write_script(config, "/bin/sh", "true")
     output = output_of(engine, Options(builds.image, ("check",), mounts=((config, CONFIG),))).decode()
-    (port,) = (line for line in output.splitlines() if line.split()[0] == "port")
-    assert "8080" in port
-    assert "PORT" in port
+    assert ["port", "8080", "environment", "PORT"] in [line.split() for line in output.splitlines()]
 
 
 def test_the_image_serves_as_knative_starts_it(
@@ -162,9 +160,10 @@ def test_an_example_runs_on_the_image(
 ) -> None:
     """The picture is the one that ImageMagick makes of it in the same image without a server."""
     example = _PROJECT / "examples/grayify"
-    image = "localhost/grayify"
+    image = "localhost/oscar-watchdog-grayify"
     builds.build(example / "Dockerfile", example, image, "--build-arg", f"BASE={builds.image}")
-    by_hand = "INPUT_FILE_PATH=/example/photo.jpg TMP_OUTPUT_DIR=/tmp sh /oscar/config/script.sh >/dev/null; cat /tmp/gray.jpg"
+    variables = "INPUT_FILE_PATH=/example/photo.jpg TMP_OUTPUT_DIR=/tmp"
+    by_hand = f"{variables} sh /oscar/config/script.sh >/dev/null && cat /tmp/gray.jpg"
     flags = ("--entrypoint", "/bin/sh")
     gray = output_of(engine, Options(image, ("-c", by_hand), mounts=((example, "/example"),), flags=flags))
 
@@ -181,11 +180,11 @@ def test_an_example_runs_on_the_image(
 def test_a_tree_without_one_of_its_libraries_is_found_out(ways: Ways, engine: Engine, tmp_path: Path) -> None:
     """In an empty root it does not start; in one with that library it takes that one, which must be seen."""
 
-    def remove_libssl(tree: Path) -> None:
-        (library,) = tree.glob("lib/libssl.so.*")
+    def remove_zlib(tree: Path) -> None:
+        (library,) = tree.glob("lib/libz.so.*")
         library.unlink()
 
-    ways.tree = altered_copy(ways.tree, tmp_path / "tree", remove_libssl)
+    ways.tree = altered_copy(ways.tree, tmp_path / "tree", remove_zlib)
     with (
         pytest.raises(AssertionError, match="ended before the event 'listening'"),
         running(engine, ways.plain("empty").serving()),
@@ -194,7 +193,7 @@ def test_a_tree_without_one_of_its_libraries_is_found_out(ways: Ways, engine: En
     way = ways.plain("debian-12")
     with running(engine, way.serving()) as container:
         check_bytes(container, way, ways.config, tmp_path)
-        with pytest.raises(AssertionError, match=r"/libssl\.so"):
+        with pytest.raises(AssertionError, match=r"mapped from outside the tree: .*/libz\.so"):
             check_mapped_files(container, way)
 
 
