@@ -253,3 +253,46 @@ def test_a_removed_root_is_made_again(tmp_path: Path) -> None:
     assert os.path.isdir(second.input_dir)
     workspaces.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_spare_workspace_is_the_next_one(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspaces.make_spare()
+    workspaces.make_spare()
+    first, second = workspaces.make(), workspaces.make()
+    assert (Path(first.path).name, Path(second.path).name) == ("1", "2")
+    workspaces.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_spare_workspace_that_a_cleaner_took_away_is_not_used(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspaces.make_spare()
+    root = next(tmp_path.iterdir())
+    (root / "1/output").rmdir()
+    assert Path(workspaces.make().output_dir).is_dir()
+    workspaces.make_spare()
+    remove_tree(str(root))
+    assert Path(workspaces.make().output_dir).is_dir()
+    workspaces.close()
+
+
+def test_a_spare_workspace_that_nobody_wants_is_removed(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspaces.make_spare()
+    root = next(tmp_path.iterdir())
+    workspaces.remove_spare()
+    assert not list(root.glob("[0-9]*"))
+    workspaces.close()
+
+
+def test_a_workspace_is_removed_at_once_if_nothing_else_is_in_it(workspace: Workspace) -> None:
+    files = [workspace.input_dir + "/a", workspace.output_dir + "/b"]
+    for path in files:
+        Path(path).touch()
+    other = Path(workspace.input_dir, "other")
+    other.touch()
+    assert not workspace.remove_at_once(files)
+    other.unlink()
+    assert workspace.remove_at_once([*files, workspace.response_file])
+    assert not Path(workspace.path).exists()

@@ -522,12 +522,15 @@ class Server:
             while True:
                 if self._refuses_bodies:
                     raise self.admission.refusal()
-                async with asyncio.timeout(limit_s) as bound:
-                    self._bodies.add(bound)
-                    try:
-                        piece = await request.content.readany()
-                    finally:
-                        self._bodies.discard(bound)
+                # A small body is there already: no need of a timer for each of its pieces and its end.
+                piece = request.content.read_nowait()
+                if not piece and not request.content.at_eof():
+                    async with asyncio.timeout(limit_s) as bound:
+                        self._bodies.add(bound)
+                        try:
+                            piece = await request.content.readany()
+                        finally:
+                            self._bodies.discard(bound)
                 if not piece:
                     # Race: a reader whom the end of a chunk woke sees the body's end, not what was malformed after it.
                     if (malformed := request.content.exception()) is not None:
@@ -573,9 +576,13 @@ class Server:
             body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
             small = web.Response(status=status, headers=headers, body=body)
             record.output_bytes = answer.length if body else 0
-            await self._patiently(request, small.prepare(request))
-            record.is_handed_over = True
-            await self._patiently(request, small.write_eof())
+
+            async def send() -> None:
+                await small.prepare(request)
+                record.is_handed_over = True
+                await small.write_eof()
+
+            await self._patiently(request, send())
             return small
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = answer.length

@@ -15,6 +15,7 @@ and only it. A live server's lock cannot be taken, whoever started it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -25,7 +26,7 @@ import stat
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable
@@ -94,6 +95,7 @@ class Workspaces:
     def __init__(self, tmp_dir: str) -> None:
         self.tmp_dir = os.path.abspath(tmp_dir)
         self._root: str | None = None
+        self._spare: Workspace | None = None
         self._lock_fd = -1
         self._serial = itertools.count(1)
 
@@ -110,12 +112,15 @@ class Workspaces:
         return removed, kept
 
     def make(self) -> Workspace:
-        """Make the directory of one invocation.
+        """The directory of one invocation: the spare one, or one made now.
 
         Raises:
             NoSpace: nothing more fits into ``tmp_dir``.
             OSError: ``tmp_dir`` is gone or not writable.
         """
+        spare, self._spare = self._spare, None
+        if spare is not None and spare.is_there():
+            return spare
         try:
             try:
                 return Workspace(os.path.join(self._made_root(), str(next(self._serial))))
@@ -127,11 +132,23 @@ class Workspaces:
             raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
             raise
 
+    def make_spare(self) -> None:
+        """Make the next invocation's directory ahead of it, at a moment in which nobody waits for that."""
+        if self._spare is None:
+            with contextlib.suppress(OSError):
+                self._spare = self.make()
+
+    def remove_spare(self) -> None:
+        """Nobody is likely to want it soon."""
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.remove_at_once(())
+
     def close(self) -> None:
         """Remove this server's directory. Raises ``OSError`` if something in it cannot be removed."""
         if self._root is None:
             return
-        root, self._root = self._root, None
+        root, self._root, self._spare = self._root, None, None
         try:
             remove_tree(root)
         finally:
@@ -206,18 +223,21 @@ class Workspace:
         """
         found: list[Output] = []
         skipped: list[tuple[str, str]] = []
-        mode = _lstat_mode(self.output_dir)
-        if not mode:
+        try:
+            status = os.lstat(self.output_dir)
+        except OSError:
             # It may have been tidied up at the script's end: then there are no outputs, which is no fault.
             skipped.append(("TMP_OUTPUT_DIR", "removed by the script"))
             return found, skipped
+        mode = status.st_mode
         if not stat.S_ISDIR(mode):
             kind = "a file" if stat.S_ISREG(mode) else "a symbolic link" if stat.S_ISLNK(mode) else _kind(mode)
             raise OutputUnreadable(
                 f"the script put {kind} in the place of the directory TMP_OUTPUT_DIR; it should write its files into it"
             )
-        root = os.path.realpath(self.output_dir)
-        pending = [(root, "", frozenset({_identity(root)}))]
+        root = self.output_dir
+        real_root = ""  # looked up when the first link is met
+        pending = [(root, "", frozenset({(status.st_dev, status.st_ino)}))]
         while pending:
             directory, prefix, above = pending.pop()
             for entry in _listed(directory, prefix):
@@ -227,7 +247,8 @@ class Workspace:
                 path = entry.path
                 if entry.is_symlink():
                     path = os.path.realpath(path)
-                    if not path.startswith(root + "/") and path != root:
+                    real_root = real_root or os.path.realpath(root)
+                    if not path.startswith(real_root + "/") and path != real_root:
                         skipped.append((name, "a symbolic link that leaves the directory"))
                         continue
                 try:
@@ -248,6 +269,10 @@ class Workspace:
         found.sort(key=lambda output: output.name)
         return found, skipped
 
+    def is_there(self) -> bool:
+        """Whether no cleaner of ``tmp_dir`` has taken it away."""
+        return os.path.isdir(self.input_dir) and os.path.isdir(self.output_dir)
+
     def is_full(self) -> bool:
         """Whether nothing more can be written here."""
         return is_full(self.path)
@@ -261,6 +286,22 @@ class Workspace:
                 f"the output {name!r} has {size_bytes} bytes, its file system only {capacity_bytes}: a sparse file, of "
                 "which most was never written"
             )
+
+    def remove_at_once(self, files: Iterable[str]) -> bool:
+        """Remove it if it holds nothing but these files; whether it is gone.
+
+        For a few small files: each call takes microseconds then, and :meth:`remove` looks at every directory first.
+        """
+        try:
+            for path in files:
+                with contextlib.suppress(FileNotFoundError):  # the script may have moved its input
+                    os.unlink(path)
+            os.rmdir(self.input_dir)
+            os.rmdir(self.output_dir)
+            os.rmdir(self.path)
+        except OSError:
+            return False
+        return True
 
     def remove(self) -> None:
         """Remove the directory and all that is in it, however deep and whatever its modes."""
@@ -366,11 +407,6 @@ def _listed(directory: str, prefix: str) -> list[os.DirEntry[str]]:
     except OSError as error:
         name = prefix or "TMP_OUTPUT_DIR"
         raise OutputUnreadable(f"cannot list the output folder {name!r}: {error.strerror}") from error
-
-
-def _identity(path: str) -> tuple[int, int]:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
 
 
 def _lstat_mode(path: str) -> int:
