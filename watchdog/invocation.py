@@ -77,11 +77,12 @@ OUTCOMES = ("ok", *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
-# A directory with at most so much in it is removed by the loop: a thread would dispute every step of it with the loop
-# for the interpreter's lock, which took a fifth of a small call's time.
+# A directory with at most so much in it is removed by the loop: a thread would dispute the interpreter's lock with it at
+# every step.
 _FEW_FILES = 8
-_IDLE_S = 0.02
 _SMALL_BYTES = 256 * 1024
+# After so long without the end of a call, what the last ones left is removed.
+_IDLE_S = 0.02
 _MOST_WARNINGS = 100
 _MOMENT_FOR_ROOM_S = 1.0
 _KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
