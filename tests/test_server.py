@@ -644,6 +644,15 @@ def test_http_1_0(start_server: StartServer) -> None:
     assert answer.endswith(b"hi\n")
 
 
+@pytest.mark.parametrize("script", ["echo done", "exit 3", "cat >$TMP_OUTPUT_DIR/o; mkdir $TMP_OUTPUT_DIR/d"])
+def test_nothing_of_a_call_is_left_nor_of_the_next_one(start_server: StartServer, script: str) -> None:
+    """The next call's directory is made while a script runs; when no call comes, it is removed."""
+    server = start_server(script)
+    server.call(b"")
+    server.event("invocation ended")
+    until(lambda: not server.leftovers_of_calls(), "all directories to be removed")
+
+
 def test_what_the_system_refuses_is_told(start_server: StartServer) -> None:
     server = start_server("echo hi")
     server.call(b"")

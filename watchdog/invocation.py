@@ -200,7 +200,7 @@ class Invocations:
                     self._remove_in_thread(workspace, call.call_id)
                 else:
                     self._emptied.append((workspace, files, call.call_id))
-                    self._tidy_when_idle()
+                self._tidy_when_idle()
 
     async def removed(self) -> None:
         """Return once all workspaces of ended invocations are removed."""
