@@ -22,6 +22,7 @@ import platform
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -37,8 +38,9 @@ _UNUSED_MODULES = (
     "msilib unittest doctest.py pdb.py pickletools.py mailbox.py nntplib.py imaplib.py smtplib.py smtpd.py poplib.py "
     "telnetlib.py aifc.py sunau.py xmlrpc xdrlib.py lib-dynload/_tkinter.* lib-dynload/_curses*.* "
     "lib-dynload/readline.* lib-dynload/_sqlite3.* lib-dynload/_dbm.* lib-dynload/_gdbm.* lib-dynload/nis.* "
-    "lib-dynload/ossaudiodev.* lib-dynload/_test*.* lib-dynload/xx*.* lib-dynload/_ctypes_test.* config-* LICENSE.txt "
-    "EXTERNALLY-MANAGED sitecustomize.py dist-packages site-packages **/__pycache__"
+    "lib-dynload/ossaudiodev.* lib-dynload/_test*.* lib-dynload/xx*.* lib-dynload/_xxtest*.* "
+    "lib-dynload/_ctypes_test.* config-* LICENSE.txt EXTERNALLY-MANAGED sitecustomize.py dist-packages site-packages "
+    "**/__pycache__"
 ).split()
 # Of a wheel: what only a compiler, a type checker or an installer reads. METADATA and licences stay, for scanners.
 _UNUSED_OF_WHEELS = (
@@ -50,6 +52,8 @@ _UNUSED_OF_WHEELS = (
 _OPENED_LIBRARIES = ("libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libnss_compat.so.2", "libresolv.so.2")
 _LICENCE_FIELDS = ("License-Expression", "License", "Classifier")  # of a wheel's METADATA
 _LINKED_IN = "musl-dev"  # into the launcher
+# Debian's copyright files name licences by their place here, which no other image has.
+_COMMON_LICENCES = Path("/usr/share/common-licenses")
 
 
 def main() -> None:
@@ -74,6 +78,8 @@ def main() -> None:
         "# Empty on purpose: the defaults of OpenSSL, whatever the image's say.\n"
     )
     strip_symbols(tree)
+    read_no_preload_file((tree / "lib/ld.so").resolve())
+    look_in_no_default_directory(tree / "lib/libc.so.6")
     compile_to_byte_code(standard_library, arguments.prefix / standard_library.relative_to(tree))
     describe(tree, [*packages_of(files), *wheels_in(site_packages)])
     settle(tree)
@@ -168,6 +174,45 @@ def strip_symbols(tree: Path) -> None:
         run("strip", "--strip-unneeded", str(path))
 
 
+def read_no_preload_file(loader: Path) -> None:
+    """The loader reads the image's list of libraries for all of the image's programs, and no option forbids it: it gets
+    another path, below a file, where nothing can be."""
+    file, nothing = b"/etc/ld.so.preload\0", b"/dev/null/preload_\0"
+    content = loader.read_bytes()
+    if content.count(file) != 1:
+        sys.exit(f"{loader} names {file!r} {content.count(file)} times, not once")
+    loader.write_bytes(content.replace(file, nothing))
+
+
+def look_in_no_default_directory(library: Path) -> None:
+    """Set DF_1_NODEFLIB of a shared library, as `ld -z nodefaultlib` does: what it opens itself lies in the tree.
+
+    libc opens libraries that the image's /etc/nsswitch.conf names, to look up hosts and users: those that the tree does
+    not have would be the image's, which need the image's libc. What cannot be opened is passed over (nsswitch.conf(5)).
+    """
+    null, flags_1, no_default_directory, dynamic = 0, 0x6FFFFFFB, 0x800, 2
+    content = bytearray(library.read_bytes())
+    if content[4:6] != b"\x02\x01":
+        sys.exit(f"{library} is not of a 64-bit little-endian machine")
+    (headers,) = struct.unpack_from("<Q", content, 32)
+    header_size, count = struct.unpack_from("<HH", content, 54)
+    for header in range(headers, headers + header_size * count, header_size):
+        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", content, header)
+        if kind == dynamic:
+            break
+    else:
+        sys.exit(f"{library} is not dynamic")
+    entries = [struct.unpack_from("<QQ", content, position) for position in range(offset, offset + size, 16)]
+    tags = [tag for tag, _ in entries]
+    # Linkers leave some free entries at the end, the last of which must stay.
+    place = tags.index(flags_1) if flags_1 in tags else tags.index(null)
+    if place == len(tags) - 1:
+        sys.exit(f"{library} has no free entry in its dynamic section")
+    flags = entries[place][1] | no_default_directory
+    struct.pack_into("<QQ", content, offset + 16 * place, flags_1, flags)
+    library.write_bytes(content)
+
+
 def compile_to_byte_code(directory: Path, shown_as: Path) -> None:
     """Byte code that is never looked upon as stale: copying, other times and read-only roots change nothing."""
     run(
@@ -253,11 +298,16 @@ def describe(tree: Path, components: list[Component]) -> None:
     own = tree / "share/doc/oscar-watchdog"
     own.mkdir(parents=True)
     shutil.copy(PROJECT / "LICENSE", own / "copyright")
+    common = tree / "share/common-licenses"
+    common.mkdir()
     listed: list[dict[str, object]] = []
     for each in components:
         directory = tree / "share/doc" / each.name
         directory.mkdir()
         (directory / "copyright").write_text(each.copyright)
+        for licence in re.findall(rf"{_COMMON_LICENCES}/([\w.+-]*\w)", each.copyright):
+            if (_COMMON_LICENCES / licence).is_file():
+                shutil.copy(_COMMON_LICENCES / licence, common / licence)
         component: dict[str, object] = {"type": "library", "bom-ref": each.purl, "name": each.name}
         component |= {"version": each.version, "purl": each.purl}
         if each.license_expression:

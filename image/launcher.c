@@ -26,6 +26,9 @@
 
 extern char **environ;
 
+/* MFD_NOEXEC_SEAL, which libraries' headers of before Linux 6.3 do not have. */
+#define NOEXEC_SEAL 0x0008U
+
 static int fail(const char *what, const char *path)
 {
     int reason = errno;
@@ -65,9 +68,17 @@ static int write_all(int fd, const char *bytes, size_t length)
 /* The environment as it came, each entry with its NUL. Returns the descriptor, or -1. */
 static int keep_environment(void)
 {
-    int fd = memfd_create("image-environment", 0);
+    /* A kernel may forbid those that could be executed (vm.memfd_noexec); one before Linux 6.3 does not know the flag. */
+    int made = memfd_create("image-environment", NOEXEC_SEAL);
+    if (made < 0 && errno == EINVAL)
+        made = memfd_create("image-environment", 0);
+    if (made < 0)
+        return -1;
+    /* Not in the place of a standard stream that is closed: what is printed would go into it. */
+    int fd = fcntl(made, F_DUPFD, 3);
     if (fd < 0)
         return -1;
+    close(made);
     for (char **entry = environ; *entry != NULL; entry++)
         if (write_all(fd, *entry, strlen(*entry) + 1) < 0)
             return -1;
@@ -79,6 +90,11 @@ int main(int argc, char **argv)
     char root[PATH_MAX];
     if (find_root(root, sizeof root) == 0)
         return fail("cannot find its own files by", "/proc/self/exe");
+    /* To the loader these end or begin something in a list of directories, and it would go on to those of the image. */
+    if (strpbrk(root, ":;$") != NULL) {
+        errno = EINVAL;
+        return fail("cannot run from a path with ':', ';' or '$' in it:", root);
+    }
 
     char loader[PATH_MAX + 64], libraries[PATH_MAX + 64], interpreter[PATH_MAX + 64], executable[PATH_MAX + 64],
         start[PATH_MAX + 64], openssl[PATH_MAX + 64], modules[PATH_MAX + 64], descriptor[16];
@@ -120,6 +136,11 @@ int main(int argc, char **argv)
         arguments[count++] = argv[i];
     arguments[count] = NULL;
 
+    /* The loader and the interpreter would tell of each other's absence in their own words and codes. */
+    const char *parts[] = {loader, interpreter, start};
+    for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
+        if (access(parts[i], R_OK) < 0)
+            return fail("cannot start", parts[i]);
     execve(loader, arguments, environment);
     return fail("cannot start", loader);
 }

@@ -6,6 +6,7 @@ here on the program works with it as if it had been started with it, and scripts
 
 import os
 import sys
+import time
 
 # What glibc obeys while a program runs (its own list of what a set-id program must not: sysdeps/generic/unsecvars.h,
 # and the locale), and OpenSSL. The image's values are meant for the image's libraries, not for those of the tree.
@@ -25,6 +26,8 @@ def _main() -> None:
     for name, value in environ.items():
         if name and name not in _FOR_LIBRARIES and not name.startswith(_FOR_LIBRARIES_BY_PREFIX):
             os.environ[name] = value
+    # The interpreter has set its time zone already, without TZ.
+    time.tzset()
     _tell_name()
 
     from watchdog.__main__ import main
