@@ -77,8 +77,8 @@ OUTCOMES = ("ok", *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
-# A directory with at most so much in it is removed by the loop: a thread would dispute the interpreter's lock with it at
-# every step.
+# A directory with at most so much in it is removed by the loop: a thread would dispute the interpreter's lock with it
+# at every step.
 _FEW_FILES = 8
 _SMALL_BYTES = 256 * 1024
 # After so long without the end of a call, what the last ones left is removed.
