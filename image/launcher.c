@@ -68,7 +68,8 @@ static int write_all(int fd, const char *bytes, size_t length)
 /* The environment as it came, each entry with its NUL. Returns the descriptor, or -1. */
 static int keep_environment(void)
 {
-    /* A kernel may forbid those that could be executed (vm.memfd_noexec); one before Linux 6.3 does not know the flag. */
+    /* Where memory files must not be executed (vm.memfd_noexec=2), Linux 6.3 to 6.5 refuse one that does not say so;
+     * older ones do not know the flag. */
     int made = memfd_create("image-environment", NOEXEC_SEAL);
     if (made < 0 && errno == EINVAL)
         made = memfd_create("image-environment", 0);

@@ -296,3 +296,25 @@ def test_a_workspace_is_removed_at_once_if_nothing_else_is_in_it(workspace: Work
     other.unlink()
     assert workspace.remove_at_once([*files, workspace.response_file])
     assert not Path(workspace.path).exists()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("replaced", ["path", "input_dir", "output_dir"])
+def test_what_lies_behind_a_link_is_not_removed(
+    workspace: Workspace, tmp_path: Path, replaced: str, at_once: bool
+) -> None:
+    """A script moved one of its directories away and put a link there, to a place that has files of the same names."""
+    elsewhere = tmp_path / "elsewhere"
+    files = ["input/a", "output/b", "response", "a", "b"]
+    for name in files:
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / name).touch()
+    path = Path(getattr(workspace, replaced))
+    path.rename(tmp_path / "moved")
+    path.symlink_to(elsewhere)
+    if at_once:
+        assert not workspace.remove_at_once([workspace.input_dir + "/a", workspace.response_file])
+    else:
+        workspace.remove()
+        assert not os.path.lexists(workspace.path)
+    assert all((elsewhere / name).exists() for name in files)

@@ -291,7 +291,13 @@ class Workspace:
         """Remove it if it holds nothing but these files; whether it is gone.
 
         For a few small files: each call takes microseconds then, and :meth:`remove` looks at every directory first.
+
+        Args:
+            files: in its directories, and in those below ``output_dir`` that are none behind links.
         """
+        # A script may put links in their places, behind which are files of the same names that are none of ours.
+        if not all(stat.S_ISDIR(_lstat_mode(each)) for each in (self.path, self.input_dir)):
+            return False
         try:
             for path in files:
                 with contextlib.suppress(FileNotFoundError):  # the script may have moved its input
@@ -355,6 +361,9 @@ def remove_tree(root: str) -> None:
     Raises:
         OSError: something cannot be removed (an immutable file, a mount point).
     """
+    if stat.S_ISLNK(_lstat_mode(root)):  # to what is none of ours
+        os.unlink(root)
+        return
     # Directories below the first level are moved up to it before they are emptied: neither recursion nor
     # path length then grows with the depth that a script chose.
     serial = itertools.count()

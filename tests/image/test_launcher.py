@@ -27,6 +27,8 @@ _OF_THE_CONTRACT = frozenset(
 )
 _PROJECT = Path(__file__).parents[2]
 _WAIT_S = 60
+# The program opens it in the place of closed standard streams, and all are closed in an empty root.
+_WITH_DEV_NULL = 'mkdir "$root/dev"; touch "$root/dev/null"; mount --bind /dev/null "$root/dev/null"'
 _LINK = re.compile(r" (\d+) -> (.*)$")
 _BAD = b"bad\xff\xc3"
 
@@ -101,9 +103,7 @@ def test_it_starts_from_any_place(way: str, tree: Path, version: str, tmp_path: 
         assert _run(place / "bin/watchdog", "--version").stdout == version
         return
     seen_at = "/oscar/bin" if way == "mounted elsewhere" else SEEN_AT
-    # The program opens it in the place of closed standard streams, and has none here.
-    script = """mkdir "$root/dev" && touch "$root/dev/null" && mount --bind /dev/null "$root/dev/null"
-        inside "$seen_at/watchdog" --version && inside "$seen_at/supervisor" --version"""
+    script = f'{_WITH_DEV_NULL}; inside "$seen_at/watchdog" --version && inside "$seen_at/supervisor" --version'
     result = in_root(tree, script, seen_at=seen_at)
     assert (result.stdout, result.stderr) == (2 * version, "")
 
@@ -129,6 +129,18 @@ def test_without_proc_it_says_so(tree: Path) -> None:
     result = in_root(tree, 'umount "$root/proc"; inside "$seen_at/bin/watchdog" --version')
     assert (result.returncode, result.stdout) == (126, "")
     assert result.stderr == "watchdog: cannot find its own files by /proc/self/exe: No such file or directory\n"
+
+
+@pytest.mark.skipif(
+    not Path("/proc/sys/vm/memfd_noexec").exists(), reason="before Linux 6.3, memory files cannot be forbidden"
+)
+def test_it_starts_where_memory_files_must_not_be_executed(tree: Path, version: str) -> None:
+    forbid = 'echo 2 >"$root/proc/sys/vm/memfd_noexec"'
+    make_one = "import os; os.memfd_create('executable', 0x10)"  # MFD_EXEC
+    result = in_root(tree, f'{forbid}; inside "$seen_at/libexec/python3" -c "$1"', make_one)
+    assert "PermissionError" in result.stderr
+    result = in_root(tree, f'{_WITH_DEV_NULL}; {forbid}; inside "$seen_at/bin/watchdog" --version')
+    assert (result.stdout, result.stderr) == (version, "")
 
 
 def test_it_starts_with_closed_standard_streams(tree: Path, tmp_path: Path) -> None:
