@@ -248,3 +248,9 @@ def test_every_error_has_an_exit_code() -> None:
         assert exit_code_of(kind.__new__(kind)) >= 1
     assert exit_code_of(errors.ScriptFailed("", exit_code=9)) == 9
     assert exit_code_of(errors.ScriptKilled("", signal="SIGSEGV")) == 139
+
+
+def test_run_with_closed_standard_streams(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "echo printed")
+    command = f'"{sys.executable}" -m watchdog run "{tmp_path}/script.sh" <&- >&- 2>&-'
+    assert subprocess.run(["sh", "-c", command], env=environ, timeout=60).returncode == 0

@@ -435,4 +435,7 @@ def _open_standard_streams() -> None:
             sys.exit(f"{os.devnull} cannot be opened: {error.strerror}; give the root file system a /dev")
         if fd > 2:
             os.close(fd)
-            return
+            break
+    # Python has none where the descriptor was closed at its start.
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
