@@ -41,7 +41,7 @@ test-slow: $(VENV)/.ready  ## run the slow tests: gigabytes through the server
 	$(PYTEST) -m slow
 
 image-test: $(VENV)/.ready  ## build the image and try it in many containers (as root, on Debian 12; no Docker needed)
-	@examples/install-packages.sh binutils buildah busybox-static curl debootstrap podman procps runc
+	@examples/install-packages.sh binutils buildah busybox-static curl debootstrap git podman procps runc
 	$(PYTEST) -m image tests/image
 
 fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-64; FUZZ_TARGETS=intake for one)

@@ -12,16 +12,17 @@
  * Called as python3, which is sys.executable of the program it starts, it is a Python without the program and without
  * the image's environment.
  *
- * It allocates no memory but on the stack, and leaves everything as it found it but for the descriptor. */
+ * It allocates no memory but on the stack, and leaves everything as it found it but for the descriptor and the blocked
+ * signals. */
 
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <unistd.h>
 
 extern char **environ;
@@ -37,20 +38,36 @@ static int fail(const char *what, const char *path)
     return 126;
 }
 
-/* The tree's root: two levels above this file, wherever it was copied or mounted. Returns 0 on failure. */
-static size_t find_root(char *root, size_t size)
+/* The tree's root, wherever it was copied or mounted: two levels above this file, or one where copying made a file of a
+ * link at the top. Returns -1 on failure. */
+static int find_root(char *root, size_t size)
 {
     ssize_t length = readlink("/proc/self/exe", root, size - 1);
     if (length < 0)
-        return 0;
+        return -1;
     root[length] = '\0';
     for (int levels = 0; levels < 2; levels++) {
         char *slash = strrchr(root, '/');
         if (slash == NULL)
-            return errno = ENOENT, 0;
+            return errno = ENOENT, -1;
         *slash = '\0';
+        char loader[PATH_MAX + 64];
+        snprintf(loader, sizeof loader, "%s/lib/ld.so", root);
+        if (access(loader, F_OK) == 0)
+            break;
     }
-    return strlen(root) + 1;
+    return 0;
+}
+
+/* As PID 1, a signal without a handler is lost: blocked ones wait for those that the program sets first of all. */
+static void hold_signals_back(void)
+{
+    sigset_t held;
+    sigemptyset(&held);
+    sigaddset(&held, SIGTERM);
+    sigaddset(&held, SIGINT);
+    sigaddset(&held, SIGHUP);
+    sigprocmask(SIG_BLOCK, &held, NULL);
 }
 
 static int write_all(int fd, const char *bytes, size_t length)
@@ -89,7 +106,7 @@ static int keep_environment(void)
 int main(int argc, char **argv)
 {
     char root[PATH_MAX];
-    if (find_root(root, sizeof root) == 0)
+    if (find_root(root, sizeof root) < 0)
         return fail("cannot find its own files by", "/proc/self/exe");
     /* To the loader these end or begin something in a list of directories, and it would go on to those of the image. */
     if (strpbrk(root, ":;$") != NULL) {
@@ -125,6 +142,7 @@ int main(int argc, char **argv)
     char *arguments[count + 3 + (argc > 0 ? (size_t)argc : 0) + 1];
     memcpy(arguments, fixed, sizeof fixed);
     if (!is_python) {
+        hold_signals_back();
         int fd = keep_environment();
         if (fd < 0)
             return fail("cannot keep the environment in", "a memory file");

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -255,54 +256,8 @@ def test_a_removed_root_is_made_again(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_spare_workspace_is_the_next_one(tmp_path: Path) -> None:
-    workspaces = Workspaces(str(tmp_path))
-    workspaces.make_spare()
-    workspaces.make_spare()
-    first, second = workspaces.make(), workspaces.make()
-    assert (Path(first.path).name, Path(second.path).name) == ("1", "2")
-    workspaces.close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_spare_workspace_that_a_cleaner_took_away_is_not_used(tmp_path: Path) -> None:
-    workspaces = Workspaces(str(tmp_path))
-    workspaces.make_spare()
-    root = next(tmp_path.iterdir())
-    (root / "1/output").rmdir()
-    assert Path(workspaces.make().output_dir).is_dir()
-    workspaces.make_spare()
-    remove_tree(str(root))
-    assert Path(workspaces.make().output_dir).is_dir()
-    workspaces.close()
-
-
-def test_a_spare_workspace_that_nobody_wants_is_removed(tmp_path: Path) -> None:
-    workspaces = Workspaces(str(tmp_path))
-    workspaces.make_spare()
-    root = next(tmp_path.iterdir())
-    workspaces.remove_spare()
-    assert not list(root.glob("[0-9]*"))
-    workspaces.close()
-
-
-def test_a_workspace_is_removed_at_once_if_nothing_else_is_in_it(workspace: Workspace) -> None:
-    files = [workspace.input_dir + "/a", workspace.output_dir + "/b"]
-    for path in files:
-        Path(path).touch()
-    other = Path(workspace.input_dir, "other")
-    other.touch()
-    assert not workspace.remove_at_once(files)
-    other.unlink()
-    assert workspace.remove_at_once([*files, workspace.response_file])
-    assert not Path(workspace.path).exists()
-
-
-@pytest.mark.parametrize("at_once", [True, False])
 @pytest.mark.parametrize("replaced", ["path", "input_dir", "output_dir"])
-def test_what_lies_behind_a_link_is_not_removed(
-    workspace: Workspace, tmp_path: Path, replaced: str, at_once: bool
-) -> None:
+def test_what_lies_behind_a_link_is_not_removed(workspace: Workspace, tmp_path: Path, replaced: str) -> None:
     """A script moved one of its directories away and put a link there, to a place that has files of the same names."""
     elsewhere = tmp_path / "elsewhere"
     files = ["input/a", "output/b", "response", "a", "b"]
@@ -312,9 +267,44 @@ def test_what_lies_behind_a_link_is_not_removed(
     path = Path(getattr(workspace, replaced))
     path.rename(tmp_path / "moved")
     path.symlink_to(elsewhere)
-    if at_once:
-        assert not workspace.remove_at_once([workspace.input_dir + "/a", workspace.response_file])
-    else:
-        workspace.remove()
-        assert not os.path.lexists(workspace.path)
+    workspace.remove()
+    assert not os.path.lexists(workspace.path)
     assert all((elsewhere / name).exists() for name in files)
+
+
+@pytest.mark.parametrize("place", ["output", "output/below"])
+def test_what_a_script_has_mounted_is_not_emptied(tmp_path: Path, place: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "file").touch()
+    code = """
+import os, subprocess, sys
+from watchdog.workspace import Workspace
+workspace = Workspace(sys.argv[1])
+mounted = os.path.join(workspace.path, sys.argv[3])
+os.makedirs(mounted, exist_ok=True)
+subprocess.run(["mount", "--bind", sys.argv[2], mounted], check=True)
+try:
+    workspace.remove()
+except OSError as error:
+    print(error.strerror)
+"""
+    root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    command = ["unshare", *root, "--mount", sys.executable, "-c", code, str(tmp_path / "1"), str(elsewhere), place]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=60)
+    assert done.stdout == "Device or resource busy\n", done.stderr
+    assert (elsewhere / "file").exists()
+
+
+def test_a_workspace_that_cannot_be_made_whole_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mkdir = os.mkdir
+
+    def two_inodes(path: str, mode: int = 0o777) -> None:
+        if path.endswith("/output"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        mkdir(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", two_inodes)
+    with pytest.raises(OSError, match="No space left"):
+        Workspace(str(tmp_path / "1"))
+    assert not (tmp_path / "1").exists()

@@ -12,7 +12,7 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from . import logs
@@ -77,12 +77,6 @@ OUTCOMES = ("ok", *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
-# A directory with at most so much in it is removed by the loop: a thread would dispute the interpreter's lock with it
-# at every step.
-_FEW_FILES = 8
-_SMALL_BYTES = 256 * 1024
-# After so long without the end of a call, what the last ones left is removed.
-_IDLE_S = 0.02
 _MOST_WARNINGS = 100
 _MOMENT_FOR_ROOM_S = 1.0
 _KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
@@ -164,8 +158,6 @@ class Invocations:
             self._environ.update(configuration.service.variables)
         self._cgroup = Cgroup()
         self._removals: set[asyncio.Future[None]] = set()
-        self._emptied: list[tuple[Workspace, list[str], str]] = []
-        self._idle_handle: asyncio.TimerHandle | None = None
         self._handing_over = 0
 
     @contextlib.asynccontextmanager
@@ -179,32 +171,24 @@ class Invocations:
         with self._accounted(call, record), self.admission.enter() as ticket:
             await self._room()
             workspace = self._workspace()
-            taken: Input | None = None
-            outputs: Sequence[Output] | None = None
             try:
+                taken = None
                 if self._classic_command is None:
                     with call.trace.phase("take in input"):
                         taken = await self._take_in(call, workspace, record)
                 await self._wait(call, ticket, record)
                 with contextlib.closing(self._spool(workspace)) as stdout:
                     result = await self._run(call, workspace, taken, stdout, ticket, record)
-                    outputs = result.outputs
                     self._handing_over += 1
                     try:
                         yield result
                     finally:
                         self._handing_over -= 1
             finally:
-                files = _few_small_files(workspace, taken, outputs)
-                if files is None:
-                    self._remove_in_thread(workspace, call.call_id)
-                else:
-                    self._emptied.append((workspace, files, call.call_id))
-                self._tidy_when_idle()
+                self._remove_later(workspace, call.call_id)
 
     async def removed(self) -> None:
         """Return once all workspaces of ended invocations are removed."""
-        self._tidy()
         while self._removals:
             await asyncio.wait(self._removals)
 
@@ -222,10 +206,6 @@ class Invocations:
 
         A caller has its whole answer a little before the answer's files begin to be removed.
         """
-        if not self._emptied and not self._removals and not self._handing_over:
-            return
-        if is_full(self.settings.tmp_dir):
-            self._tidy()
         until_s = time.monotonic() + _MOMENT_FOR_ROOM_S
         while (self._removals or self._handing_over) and is_full(self.settings.tmp_dir):
             if time.monotonic() > until_s:
@@ -279,8 +259,6 @@ class Invocations:
             stderr_tail.take(data)
 
         timeout_s = _shorter(self.settings.exec_timeout_s, call.timeout_s)
-        # As soon as the script runs, this loop has nothing better to do.
-        asyncio.get_running_loop().call_soon(self._do_chores)
         oom_kills = self._cgroup.oom_kills()
         try:
             with call.trace.phase(f"run {self._what}") as phase:
@@ -457,31 +435,7 @@ class Invocations:
             raise_if_no_space(stdout.error, f"the {self._what}'s stdout")
             raise OutputError(f"the {self._what}'s stdout could not be kept: {stdout.error.strerror}")
 
-    def _do_chores(self) -> None:
-        self._tidy()
-        self.workspaces.make_spare()
-
-    def _tidy_when_idle(self) -> None:
-        """Remove what ended calls have left, a little later, unless another call does it meanwhile.
-
-        A caller who sends one call after the other would wait for it.
-        """
-        if self._idle_handle is not None:
-            self._idle_handle.cancel()
-        self._idle_handle = asyncio.get_running_loop().call_later(_IDLE_S, self._tidy_up)
-
-    def _tidy_up(self) -> None:
-        self._tidy()
-        if not self.supervisor.running:
-            self.workspaces.remove_spare()
-
-    def _tidy(self) -> None:
-        emptied, self._emptied = self._emptied, []
-        for workspace, files, call_id in emptied:
-            if not workspace.remove_at_once(files):
-                self._remove_in_thread(workspace, call_id)
-
-    def _remove_in_thread(self, workspace: Workspace, call_id: str) -> None:
+    def _remove_later(self, workspace: Workspace, call_id: str) -> None:
         # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
         try:
             removal = asyncio.get_running_loop().run_in_executor(None, self._remove, workspace, call_id)
@@ -538,15 +492,6 @@ class Invocations:
                 cpu_s=record.cpu_s,
                 peak_rss_bytes=record.peak_rss_bytes,
             )
-
-
-def _few_small_files(workspace: Workspace, taken: Input | None, outputs: Sequence[Output] | None) -> list[str] | None:
-    """All that an invocation's directory should hold, if the loop can remove it in no time."""
-    if taken is None or outputs is None or len(outputs) > _FEW_FILES:
-        return None
-    if taken.size_bytes + sum(output.size_bytes for output in outputs) > _SMALL_BYTES:
-        return None
-    return [taken.path, workspace.response_file, *(output.path for output in outputs)]
 
 
 def _note(record: Record, ended: Ended) -> None:

@@ -15,7 +15,6 @@ and only it. A live server's lock cannot be taken, whoever started it.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import functools
@@ -26,7 +25,7 @@ import stat
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable
@@ -95,7 +94,6 @@ class Workspaces:
     def __init__(self, tmp_dir: str) -> None:
         self.tmp_dir = os.path.abspath(tmp_dir)
         self._root: str | None = None
-        self._spare: Workspace | None = None
         self._lock_fd = -1
         self._serial = itertools.count(1)
 
@@ -112,15 +110,12 @@ class Workspaces:
         return removed, kept
 
     def make(self) -> Workspace:
-        """The directory of one invocation: the spare one, or one made now.
+        """Make the directory of one invocation.
 
         Raises:
             NoSpace: nothing more fits into ``tmp_dir``.
             OSError: ``tmp_dir`` is gone or not writable.
         """
-        spare, self._spare = self._spare, None
-        if spare is not None and spare.is_there():
-            return spare
         try:
             try:
                 return Workspace(os.path.join(self._made_root(), str(next(self._serial))))
@@ -132,23 +127,11 @@ class Workspaces:
             raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
             raise
 
-    def make_spare(self) -> None:
-        """Make the next invocation's directory ahead of it, at a moment in which nobody waits for that."""
-        if self._spare is None:
-            with contextlib.suppress(OSError):
-                self._spare = self.make()
-
-    def remove_spare(self) -> None:
-        """Nobody is likely to want it soon."""
-        spare, self._spare = self._spare, None
-        if spare is not None:
-            spare.remove_at_once(())
-
     def close(self) -> None:
         """Remove this server's directory. Raises ``OSError`` if something in it cannot be removed."""
         if self._root is None:
             return
-        root, self._root, self._spare = self._root, None, None
+        root, self._root = self._root, None
         try:
             remove_tree(root)
         finally:
@@ -206,8 +189,12 @@ class Workspace:
         self.output_dir = path + "/output"
         self.response_file = path + "/response"
         os.mkdir(path, 0o700)
-        os.mkdir(self.input_dir, 0o755)
-        os.mkdir(self.output_dir, 0o755)
+        try:
+            os.mkdir(self.input_dir, 0o755)
+            os.mkdir(self.output_dir, 0o755)
+        except OSError:  # no inode may be left for the second
+            remove_tree(path)
+            raise
 
     def outputs(self, most: int = MOST_OUTPUTS) -> tuple[list[Output], list[tuple[str, str]]]:
         """What the script left in ``TMP_OUTPUT_DIR``, sorted by name, and what does not count.
@@ -269,10 +256,6 @@ class Workspace:
         found.sort(key=lambda output: output.name)
         return found, skipped
 
-    def is_there(self) -> bool:
-        """Whether no cleaner of ``tmp_dir`` has taken it away."""
-        return os.path.isdir(self.input_dir) and os.path.isdir(self.output_dir)
-
     def is_full(self) -> bool:
         """Whether nothing more can be written here."""
         return is_full(self.path)
@@ -286,28 +269,6 @@ class Workspace:
                 f"the output {name!r} has {size_bytes} bytes, its file system only {capacity_bytes}: a sparse file, of "
                 "which most was never written"
             )
-
-    def remove_at_once(self, files: Iterable[str]) -> bool:
-        """Remove it if it holds nothing but these files; whether it is gone.
-
-        For a few small files: each call takes microseconds then, and :meth:`remove` looks at every directory first.
-
-        Args:
-            files: in its directories, and in those below ``output_dir`` that are none behind links.
-        """
-        # A script may put links in their places, behind which are files of the same names that are none of ours.
-        if not all(stat.S_ISDIR(_lstat_mode(each)) for each in (self.path, self.input_dir)):
-            return False
-        try:
-            for path in files:
-                with contextlib.suppress(FileNotFoundError):  # the script may have moved its input
-                    os.unlink(path)
-            os.rmdir(self.input_dir)
-            os.rmdir(self.output_dir)
-            os.rmdir(self.path)
-        except OSError:
-            return False
-        return True
 
     def remove(self) -> None:
         """Remove the directory and all that is in it, however deep and whatever its modes."""
@@ -373,13 +334,18 @@ def remove_tree(root: str) -> None:
             if not entry.is_dir(follow_symlinks=False):
                 _forced(os.unlink, entry.path)
                 continue
-            for below in _entries_to_remove(entry.path):
+            path = entry.path
+            if not entry.name.startswith(tag):
+                # What a script has mounted cannot be moved, and is not emptied therefore.
+                path = f"{root}/{tag}{next(serial)}"
+                _forced(functools.partial(_move, path), entry.path)
+            for below in _entries_to_remove(path):
                 if below.is_dir(follow_symlinks=False):
                     target = f"{root}/{tag}{next(serial)}"
                     _forced(functools.partial(_move, target), below.path)
                 else:
                     _forced(os.unlink, below.path)
-            _forced(os.rmdir, entry.path)
+            _forced(os.rmdir, path)
     _forced(os.rmdir, root)
 
 

@@ -85,7 +85,18 @@ class Builds:
 
     def _copy_inputs(self) -> str:
         """The files that git knows or would add, as they are now; returns a key of them all."""
-        listing = ("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *_INPUTS)
+        listing = (
+            "git",
+            "-c",
+            "safe.directory=*",
+            "ls-files",
+            "-z",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+            "--",
+            *_INPUTS,
+        )
         names = subprocess.run(listing, cwd=_PROJECT, capture_output=True, check=True, timeout=60).stdout.split(b"\0")
         shutil.rmtree(self._context, ignore_errors=True)
         digest = hashlib.sha256(self._debian.encode())

@@ -8,14 +8,16 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from running_server import RunningServer
+from running_server import AS_PID_1, RunningServer, until
 
 from image.tree_checks import SEEN_AT, in_root, linked_copy, write
 
@@ -75,6 +77,31 @@ def test_it_starts_under_each_name(name: str, tree: Path, version: str, tmp_path
         assert _run(program, "--version", cwd=tmp_path).stdout == version
     environ = {"PATH": f"/nowhere:{tree / 'bin'}"}
     assert _run("/bin/sh", "-c", f"{name} --version", env=environ, cwd="/").stdout == version
+
+
+def test_it_starts_where_copying_made_files_of_links(tree: Path, version: str, tmp_path: Path) -> None:
+    _run("cp", "-rL", tree, tmp_path / "copy")
+    for name in (*_NAMES, *(f"bin/{name}" for name in _NAMES)):
+        assert _run(tmp_path / "copy" / name, "--version").stdout == version
+
+
+@pytest.mark.parametrize("delay_s", [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05])
+def test_no_signal_is_lost_at_the_start_of_pid_1(delay_s: float, tree: Path) -> None:
+    """Without a handler, and not blocked, the kernel throws it away: `docker stop` would wait in vain."""
+    command = [*AS_PID_1, tree / "bin/watchdog", "serve", "--port", "0", "--bind", "127.0.0.1", "--metrics-port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        try:
+            until(lambda: any(_is_of(tree, int(pid)) for pid in children.read_text().split()), "the launcher to start")
+            time.sleep(delay_s)
+            os.kill(int(children.read_text().split()[0]), signal.SIGTERM)
+            assert process.wait(timeout=_WAIT_S) in (0, 128 + signal.SIGTERM)
+        finally:
+            process.kill()
+
+
+def _is_of(tree: Path, pid: int) -> bool:
+    return os.readlink(f"/proc/{pid}/exe").startswith(str(tree))
 
 
 @pytest.mark.parametrize("name", [b"", b"/", b"-watchdog", b"other\xff", b"x" * 5000, b"a/python3x"])
