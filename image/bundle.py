@@ -126,7 +126,7 @@ def copy_libraries(tree: Path) -> list[Path]:
                 original = Path(match[2])
                 if tree not in original.parents:  # a wheel's own library
                     needed[match[1] or original.name] = original
-    directory = needed_directory(needed)
+    directory = directory_of_glibc(needed)
     for name in _OPENED_LIBRARIES:
         if name not in needed and (directory / name).exists():
             needed[name] = directory / name
@@ -140,8 +140,8 @@ def copy_libraries(tree: Path) -> list[Path]:
     return [Path(sys.executable).resolve(), *needed.values()]
 
 
-def needed_directory(needed: dict[str, Path]) -> Path:
-    """The directory of glibc's libraries."""
+def directory_of_glibc(needed: dict[str, Path]) -> Path:
+    """Where its libraries lie."""
     return next(path for name, path in needed.items() if name.startswith("libc.so")).parent
 
 
@@ -169,6 +169,7 @@ def make_launcher(tree: Path) -> None:
 
 
 def strip_symbols(tree: Path) -> None:
+    """Without what only a debugger reads."""
     for path in elf_files(tree):
         path.chmod(path.stat().st_mode | stat.S_IWUSR)
         run("strip", "--strip-unneeded", str(path))
