@@ -16,7 +16,7 @@ SOAK_SECONDS ?= 600
 FUZZ_TARGETS ?= accept intake response_file script_log service_definition
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow image-test fuzz soak docs lint format lock clean
+.PHONY: help setup run test test-unit test-slow image-test fuzz soak bench bench-quick docs lint format lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -50,6 +50,22 @@ fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-6
 
 soak: $(VENV)/.ready  ## good, bad, slow, dying and vanishing calls for SOAK_SECONDS; counts lost answers and leaks
 	$(IN_VENV)python tests/faults/soak.py --seconds $(SOAK_SECONDS)
+
+bench: $(VENV)/.ready build/bench-python/.ready  ## measure all against the bare script and other servers; renews docs/performance.md
+	@benchmarks/install-contenders.sh
+	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r benchmarks/requirements.txt
+	$(IN_VENV)python benchmarks/bench.py --publish
+
+bench-quick: $(VENV)/.ready build/bench-python/.ready  ## the same with less of each, in under two minutes; results in build/bench
+	@benchmarks/install-contenders.sh
+	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r benchmarks/requirements.txt
+	$(IN_VENV)python benchmarks/bench.py --quick
+
+# What the image has and no more: with the packages of the tests, a start takes longer.
+build/bench-python/.ready: requirements.txt
+	$(PYTHON) -m venv --clear build/bench-python
+	build/bench-python/bin/pip --disable-pip-version-check install --quiet --quiet --require-hashes -r requirements.txt
+	@touch $@
 
 docs: $(VENV)/.ready  ## renew the README's table of settings from their declaration
 	$(IN_VENV)python docs/settings_table.py
@@ -89,8 +105,9 @@ lock:  ## renew all requirements*.txt (with Python 3.11)
 	$(LOCK) --extra=otel --constraint=requirements-dev.txt --output-file=image/requirements.txt pyproject.toml
 	$(LOCK) --output-file=$(DIGITS)/requirements.txt $(DIGITS)/requirements.in
 	$(LOCK) --output-file=tests/fuzz/requirements.txt tests/fuzz/requirements.in
+	$(LOCK) --constraint=requirements-dev.txt --output-file=benchmarks/requirements.txt benchmarks/requirements.in
 	$(UNLOCAL) requirements.txt requirements-dev.txt image/requirements.txt $(DIGITS)/requirements.txt \
-	    tests/fuzz/requirements.txt
+	    tests/fuzz/requirements.txt benchmarks/requirements.txt
 
 clean:  ## remove all that the other targets made
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache $(DIGITS)/.venv

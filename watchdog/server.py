@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import re
 import signal
@@ -121,6 +122,8 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
     server = Server(configuration, environ, sink)
     try:
         await server.start()
+        # What is there now stays: to look through it again and again held the loop up (docs/performance.md).
+        gc.freeze()
         return await server.run_until_signal(signals)
     finally:
         await server.stop()
