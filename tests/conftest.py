@@ -58,12 +58,15 @@ def removed_guard() -> str | None:
 def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartServer]:
     """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
     servers: list[RunningServer] = []
+    patience_s = RunningServer.patience_s
     program = ("-m", "watchdog")
     if removed_guard is not None:
         program = (str(Path(__file__).parent / "guards.py"), removed_guard)
 
     def start(script: str | None = None, *flags: str, **options: Any) -> RunningServer:
         directory = tmp_path / f"server-{len(servers)}"
+        # A guard that is missing may show as something that never comes; a start that takes its time is none of that.
+        monkeypatch.setattr(RunningServer, "patience_s", patience_s)
         try:
             server = RunningServer(directory, script, *flags, **{"program": program, **options})
         except Exception as error:

@@ -58,6 +58,8 @@ def only(names: list[str]) -> list[str]:
     return [word for name in names for word in ("--only", name)]
 
 
+# Slow, or they would take the cores from the tests that run beside them.
+@pytest.mark.slow
 def test_what_is_measured_is_told(tmp_path: Path) -> None:
     found = bench(tmp_path, *only(SMALL))
     assert measured(found) == set(SMALL)
@@ -65,6 +67,7 @@ def test_what_is_measured_is_told(tmp_path: Path) -> None:
     assert found["machine"]["cores"] >= 1
 
 
+@pytest.mark.slow
 def test_another_checkout_takes_turns(tmp_path: Path) -> None:
     found = bench(tmp_path, "--only", "one_caller", "--against", str(ROOT), "--rounds", "2")
     values = {name: len(seen["values"]) for name, seen in found["rows"][0]["measured"].items()}
