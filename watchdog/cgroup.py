@@ -112,10 +112,7 @@ def _number(text: str | None) -> int | None:
 
 def _read(path: str) -> str | None:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return os.read(fd, 65536).decode("utf-8", "surrogateescape")
-        finally:
-            os.close(fd)
+        with open(path, "rb", buffering=0) as file:
+            return file.read(65536).decode("utf-8", "surrogateescape")
     except OSError:
         return None

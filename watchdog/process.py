@@ -109,13 +109,10 @@ def command_for(script_path: str, path: str) -> list[str]:
     """
     try:
         # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
-        fd = os.open(script_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+        with open(os.open(script_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise IsADirectoryError(errno.EISDIR, "no regular file")
-            start = os.read(fd, 4096)
-        finally:
-            os.close(fd)
+            start = file.read(4096)
     except OSError as error:
         raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
     if start.startswith(b"\x7fELF"):
@@ -828,14 +825,8 @@ def _children_of_this_process() -> list[int] | None:
         pids: list[int] = []
         # An orphan comes to the main thread; a command belongs to the thread that spawned it.
         for thread in {os.getpid(), threading.get_native_id()}:
-            listed = b""
-            fd = os.open(f"/proc/self/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                while data := os.read(fd, 65536):
-                    listed += data
-            finally:
-                os.close(fd)
-            pids += map(int, listed.split())
+            with open(f"/proc/self/task/{thread}/children", "rb", buffering=0) as file:
+                pids += map(int, file.read().split())
         return pids
     except OSError:
         return None
