@@ -19,7 +19,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     # Nothing has begun then that would have to be ended; the commands set handlers of their own.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _exit)
-    # The self-contained tree's launcher has blocked them until here.
+    # The self-contained tree's launcher has blocked them until here, and whoever started us may have blocked others.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     from .cli import main as run_command
 

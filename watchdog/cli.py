@@ -62,8 +62,6 @@ def main(
         environ: the image's environment, that of this process by default.
     """
     _open_standard_streams()
-    # Whoever started us may have blocked signals; a blocked SIGTERM would never come.
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     called_as = os.path.basename(called_as or sys.argv[0])
     arguments = _parse(list(sys.argv[1:] if argv is None else argv), called_as)
     environ = _image_environment() if environ is None else environ
