@@ -24,10 +24,11 @@ from typing import Any
 
 import load
 import report
-from contenders import BARE_PYTHON, ROOT, Nginx, Webhook, versions
+from contenders import BARE_PYTHON, ROOT, Nginx, Webhook, server_python, versions
 from measures import FULL, LEAST, MEASURES, QUICK, Bench, Found
 
 PAGE = ROOT / "docs" / "performance.md"
+_PYTHON = "import platform, sys; print(platform.python_version(), '(of the system)' * (sys.base_prefix == '/usr'))"
 
 
 def main() -> int:
@@ -118,7 +119,7 @@ def _about(scale: str, directory: Path, against: Path | None) -> dict[str, Any]:
             "processor": _processor(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "kernel": platform.release(),
-            "python": platform.python_version(),
+            "python": _said([server_python(), "-c", _PYTHON]),
             "files_on": _said(["stat", "--file-system", "--format=%T", str(directory)]) or "an unknown file system",
             "load_before": os.getloadavg()[0],
         },

@@ -13,6 +13,10 @@ works() {
         prometheus) command -v promtool ;;
         procps) command -v ps ;;
         python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
+        apache2-bin) command -v apache2 ;;
+        ceph-common) command -v ceph && command -v radosgw-admin ;;
+        libnginx-mod-http-dav-ext) [ -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so ] ;;
+        nginx-light) command -v nginx ;;
         *) command -v "$1" ;;
     esac >/dev/null 2>&1
 }

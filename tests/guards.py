@@ -59,12 +59,14 @@ def subreaper() -> None:
 @guard
 def exit_not_eof() -> None:
     """The end of a script is the end of its pipes, as with asyncio's own subprocesses."""
-    from watchdog.process import _Child
+    from watchdog import proc
+    from watchdog.process import _Child, _set_done
 
     def wait_for_pipes(self: Any) -> None:
-        if all(pipe._fd < 0 for pipe in self.pipes):
+        if not any(self.holds_a_pipe(each.pid) for each in proc.processes() if each.pid not in (self.pid, os.getpid())):
             if not self.exited.done():
                 self.exited.set_result(None)
+                _set_done(self.news)
         else:
             self.loop.call_later(0.05, wait_for_pipes, self)
 
@@ -101,7 +103,26 @@ def sigkill() -> None:
 
     real_group, real_each = _Child.signal_group, proc.signal_each
     replace(_Child, "signal_group", lambda self, number: real_group(self, signal.SIGTERM))
-    replace(proc, "signal_each", lambda processes, number: real_each(processes, signal.SIGTERM))
+    replace(proc, "signal_each", lambda processes, number, **rest: real_each(processes, signal.SIGTERM, **rest))
+
+
+@guard
+def as_made() -> None:
+    """A directory that is used again is not looked at: the next call finds what the last one made of it."""
+    from watchdog.workspace import Workspace
+
+    replace(Workspace, "is_as_made", lambda self: True)
+
+
+@guard
+def blocking_again() -> None:
+    """A pipe that is used again is as the last command left it."""
+    from watchdog import process
+
+    def lend(self: Any, consume: Any) -> None:
+        self._consume = consume
+
+    replace(process._Pipe, "lend", lend)
 
 
 @guard

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import queue
+import re
 import signal
 import socket
 import subprocess
@@ -175,8 +176,21 @@ class RunningServer:
     def descriptors_at_rest(self) -> int:
         """How many it has open after a first call, for which alone some are opened, and without any connection."""
         self.call(b"")
-        until(lambda: not self.connections() and not self.leftovers_of_calls(), "the server to come to rest")
+        until(
+            lambda: not self.connections() and not self.leftovers_of_calls() and not self.keeps_pipes(),
+            "the server to come to rest",
+        )
         return self.descriptors()
+
+    def keeps_pipes(self) -> bool:
+        """Whether it has pipes for the next script, of which it holds both ends."""
+        directory = f"/proc/{self.process.pid}/fd"
+        names = []
+        for fd in os.listdir(directory):
+            with contextlib.suppress(FileNotFoundError):
+                names.append(os.readlink(f"{directory}/{fd}") if int(fd) > 2 else "")
+        pipes = [name for name in names if name.startswith("pipe:")]
+        return len(pipes) > len(set(pipes))
 
     def connections(self) -> int:
         """How many connections it has."""
@@ -206,6 +220,38 @@ def read_all(sock: socket.socket) -> bytes:
     data = bytearray()
     with contextlib.suppress(ConnectionResetError):
         while piece := sock.recv(65536):
+            data += piece
+    return bytes(data)
+
+
+def read_answer(sock: socket.socket) -> bytes:
+    """One answer with a length, or what came before the end; a reset raises."""
+    answer = b""
+    while len(answer.partition(b"\r\n\r\n")[2]) < length_of(answer):
+        piece = sock.recv(65536)
+        if not piece:
+            return answer
+        answer += piece
+    return answer
+
+
+def length_of(answer: bytes) -> int:
+    match = re.search(rb"\r\nContent-Length: (\d+)\r\n", answer)
+    return int(match[1]) if match else 1 << 60
+
+
+def is_whole(answer: bytes) -> bool:
+    return len(answer.partition(b"\r\n\r\n")[2]) == length_of(answer)
+
+
+def read_terminal(fd: int) -> bytes:
+    """All that was written to a terminal, read at its other end, once all others have closed theirs.
+
+    Until then a read may come before what was written: the kernel hands that over in a thread of its own.
+    """
+    data = bytearray()
+    with contextlib.suppress(OSError):  # EIO: nobody has it open any more, and nothing is left
+        while piece := os.read(fd, 65536):
             data += piece
     return bytes(data)
 

@@ -111,7 +111,7 @@ def test_oom_kills_are_read_anew_each_time(kernel: Kernel) -> None:
     assert cgroup.oom_kills() == 0
     kernel.write("app/memory.events", "oom 1\noom_kill 1\n")
     assert cgroup.oom_kills() == 1
-    (kernel.root / "app/memory.events").unlink()
+    cgroup.close()
     assert cgroup.oom_kills() is None
 
 

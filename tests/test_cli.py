@@ -199,13 +199,6 @@ def test_check_finds_a_missing_interpreter(environ: dict[str, str], tmp_path: Pa
     assert "/no/such/interpreter" in done.stdout
 
 
-def test_supervisor_says_that_jobs_come_later(environ: dict[str, str]) -> None:
-    for words, name in ((["job"], "watchdog"), ([], "/oscar/bin/supervisor")):
-        done = watchdog(environ, *words, called_as=name)
-        assert done.returncode == 2
-        assert "not part of this version yet" in done.stderr
-
-
 def test_health(environ: dict[str, str], start_server: StartServer) -> None:
     server = start_server("echo hi")
     here = environ | {"WATCHDOG_BIND": "127.0.0.1"}

@@ -72,6 +72,8 @@ def test_defaults() -> None:
         "max_input_size": 0,
         "max_output_size": 0,
         "tmp_dir": "/tmp",
+        "storage_timeout": 60,
+        "secrets_dir": "/var/run/secrets/providers",
         "suppress_lock": False,
         "metrics_port": 8081,
         "auth_token": None,
@@ -508,11 +510,40 @@ def test_metrics_port_set_to_port_is_a_problem() -> None:
     assert valid({"metrics_port": "0", "port": "0"}).warnings == []
 
 
-def test_that_outputs_are_not_stored_is_told(tmp_path: Path) -> None:
+def test_problems_of_storage_name_the_definition(tmp_path: Path) -> None:
     definition = tmp_path / "fdl.yaml"
     definition.write_text("name: x\noutput: [{storage_provider: minio.default, path: bucket}]\n")
-    (warning,) = valid({"service_definition": str(definition)}).warnings
-    assert "this version stores nothing" in warning
+    problem = only_problem({"service_definition": str(definition)})
+    assert problem.startswith(f"service definition {definition}: output[0].storage_provider is 'minio.default'")
+
+
+def test_keys_that_the_platform_withholds_are_a_warning(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text(
+        "storage_providers: {minio: {default: {endpoint: 'https://minio', access_key: hidden, secret_key: hidden}}}\n"
+        "output: [{storage_provider: minio.default, path: bucket}]\n"
+    )
+    given = {"service_definition": str(definition), "secrets_dir": str(tmp_path / "secrets")}
+    (warning,) = valid(given).warnings
+    assert "output minio.default:bucket: the platform withholds the keys" in warning
+    assert "calls are answered as ever" in warning
+    keys = tmp_path / "secrets" / "minio.default"
+    keys.mkdir(parents=True)
+    (keys / "accessKey").write_text("a")
+    (keys / "secretKey").write_text("b")
+    assert valid(given).warnings == []
+
+
+def test_outputs_of_a_classic_function_are_not_stored_and_that_is_told(tmp_path: Path) -> None:
+    definition = tmp_path / "fdl.yaml"
+    definition.write_text(
+        "storage_providers: {s3: {default: {access_key: a, secret_key: b}}}\n"
+        "output: [{storage_provider: s3, path: bucket}]\n"
+    )
+    configuration = valid({"service_definition": str(definition)}, fprocess="cat")
+    (warning,) = configuration.warnings
+    assert "output has no effect beside fprocess" in warning
+    assert configuration.storages.outputs == []
 
 
 # Names of other programs

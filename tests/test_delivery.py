@@ -31,7 +31,7 @@ from watchdog.delivery import Answer, Form, Preference, Result, choose_form, pre
 from watchdog.errors import AnswerNotAvailable, BadInput, OutputUnreadable
 from watchdog.workspace import Output
 
-PIECE_BYTES = 192 * 1024
+PIECE_BYTES = 384 * 1024
 LARGE_BYTES = 3 * PIECE_BYTES + 1
 
 

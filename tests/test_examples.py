@@ -14,7 +14,7 @@ from running_server import RunningServer, StartServer
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DIGITS = EXAMPLES / "image-classification"
 PLANTS = EXAMPLES / "plant-classification-sync"
-NAMES = ["cowsay", "grayify", "image-classification", "plant-classification-sync"]
+NAMES = ["cowsay", "grayify", "image-classification", "plant-classification-sync", "thumbnails-job"]
 
 
 @pytest.fixture

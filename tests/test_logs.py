@@ -15,6 +15,7 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from running_server import read_terminal
 
 from watchdog import logs
 
@@ -788,12 +789,7 @@ def test_auto_is_console_on_a_terminal(no_color: str) -> None:
     command = [sys.executable, "-c", CONFIGURE.format(level="INFO", format="auto") + CONSOLE]
     with subprocess.Popen(command, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT, env=environ) as process:
         os.close(theirs)
-        text = b""
-        while True:
-            try:
-                text += os.read(ours, 65536)
-            except OSError:  # EIO: the last one at the other end has closed
-                break
+        text = read_terminal(ours)
     os.close(ours)
     assert process.returncode == 0
     assert b"ERROR: bad \\x07 bell" in text

@@ -72,6 +72,38 @@ class Run:
         ]
 
 
+def test_a_script_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "script.sh"
+    script = process.Script(str(path))
+    with pytest.raises(ScriptUnavailable, match="there is no script"):
+        script.command("/bin")
+    path.write_text("#!/bin/sh\n")
+    long_ago = time.time() - 60
+    for shell in ("sh", "bash", "sh"):
+        # The same size and, as after a checkout or COPY, the same time.
+        path.write_text(f"#!/bin/{shell}\n".ljust(20, "#"))
+        os.utime(path, (long_ago, long_ago))
+        for _ in range(2):
+            assert script.command("/bin") == [f"/bin/{shell}", str(path)]
+    path.unlink()
+    with pytest.raises(ScriptUnavailable, match="there is no script"):
+        script.command("/bin")
+
+
+def test_a_script_that_is_known_still_wants_its_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_SETTLED_S", -1.0)
+    interpreter = tmp_path / "interpreter"
+    interpreter.touch(0o755)
+    path = tmp_path / "script"
+    path.write_text(f"#!{interpreter}\n")
+    script = process.Script(str(path))
+    for _ in range(2):
+        assert script.command("/nowhere") == [str(interpreter), str(path)]
+    interpreter.unlink()
+    with pytest.raises(ScriptUnavailable, match="is not in this image"):
+        script.command("/nowhere")
+
+
 async def test_status_and_both_streams(supervisor: Supervisor) -> None:
     run = Run(supervisor, "echo out; echo err >&2; exit 7")
     ended = await run.ended()
@@ -343,10 +375,58 @@ async def test_without_pidfd_a_thread_waits(supervisor: Supervisor, monkeypatch:
 async def test_without_a_list_of_children_all_of_proc_is_read(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "_children_of_this_process", lambda: None)
+    monkeypatch.setattr(process._Children, "pids", lambda _: None)
     run = Run(supervisor, STRAGGLERS["daemon"])
     assert (await run.ended()).survivors == 0
     assert run.living() == []
+
+
+async def test_a_pipe_is_made_blocking_again(supervisor: Supervisor) -> None:
+    """Node.js makes its stdout non-blocking, which holds for all who have that pipe."""
+    spoil = f"{sys.executable} -c 'import os; os.set_blocking(1, False); os.set_blocking(2, False)'"
+    assert (await Run(supervisor, spoil).ended()).exit_code == 0
+    look = f"{sys.executable} -c 'import os; print(os.get_blocking(1), os.get_blocking(2))'"
+    run = Run(supervisor, look)
+    await run.ended()
+    assert run.out == b"True True\n"
+
+
+async def test_two_at_a_time_have_pipes_of_their_own(supervisor: Supervisor) -> None:
+    for _ in range(3):
+        runs = [Run(supervisor, f"echo {n}; echo {n} >&2; sleep 0.05; echo {n}") for n in range(5)]
+        for n, run in enumerate(runs):
+            assert (await run.ended()).exit_code == 0
+            assert bytes(run.out) == b"%d\n%d\n" % (n, n)
+            assert bytes(run.err) == b"%d\n" % n
+
+
+async def test_who_hid_does_not_write_into_the_next_ones_pipe(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As if it could not be ended: a survivor in the sleep of a dead network disk."""
+    monkeypatch.setattr(process, "_UNKILLABLE_S", 0.05)
+    with monkeypatch.context() as context:
+        context.setattr(proc, "signal_each", lambda *_, **__: None)
+        hidden = f"setsid sh -c 'echo $$ > {tmp_path}/pid; while :; do echo late; sleep 0.01; done' & "
+        ended = await Run(supervisor, hidden + f"until [ -s {tmp_path}/pid ]; do :; done").ended()
+    assert ended.survivors
+    assert not ended.is_tree_gone
+    run = Run(supervisor, "sleep 0.2")
+    await run.ended()
+    assert run.out == b""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+async def test_pipes_are_kept_for_a_second(supervisor: Supervisor) -> None:
+    await Run(supervisor, "true").ended()
+    before = len(os.listdir("/proc/self/fd"))
+    await asyncio.gather(*(Run(supervisor, "sleep 0.1").ended() for _ in range(4)))
+    assert len(os.listdir("/proc/self/fd")) > before
+    async with asyncio.timeout(20):
+        while len(os.listdir("/proc/self/fd")) > before - 4:
+            await asyncio.sleep(0.05)
+    assert (await Run(supervisor, "true").ended()).exit_code == 0
 
 
 async def test_no_descriptor_is_left(supervisor: Supervisor) -> None:
@@ -436,6 +516,30 @@ async def test_a_timeout_needs_neither_thread_nor_descriptor(
     run = Run(supervisor, "setsid sleep 60 & sleep 60", timeout_s=0.2)
     assert (await run.ended()).timed_out
     assert run.living() == []
+
+
+@pytest.mark.parametrize("is_spared", [True, False])
+async def test_what_a_trap_starts_is_not_asked_to_end(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_spared: bool
+) -> None:
+    """The tree is listed after the group was asked, and it may be that a trap has started something by then."""
+    real_tree, real_signal = Supervisor._tree, proc.signal_each
+
+    async def tree_after_the_trap(self: Supervisor, child: process._Child) -> dict[int, int]:
+        while not (tmp_path / "began").exists():
+            await asyncio.sleep(0.001)
+        return await real_tree(self, child)
+
+    def signal_all(processes: Mapping[int, int], number: int, **_: int) -> None:
+        real_signal(processes, number)
+
+    monkeypatch.setattr(Supervisor, "_tree", tree_after_the_trap)
+    if not is_spared:
+        monkeypatch.setattr(proc, "signal_each", signal_all)
+    (tmp_path / "tidy").write_text(f"touch {tmp_path}/began; sleep 0.3; touch {tmp_path}/tidied\n")
+    run = Run(supervisor, f"trap 'sh {tmp_path}/tidy; exit 0' TERM; sleep 60 & wait", timeout_s=0.2, kill_grace_s=60)
+    assert (await run.ended()).timed_out
+    assert (tmp_path / "tidied").exists() is is_spared
 
 
 def test_as_pid_1_a_signal_while_it_starts_ends_it() -> None:

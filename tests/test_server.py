@@ -24,7 +24,7 @@ from pathlib import Path
 
 import pytest
 from control_groups import ControlGroup, joining, made_control_group
-from running_server import Answer, RunningServer, StartServer, problem, read_all, until
+from running_server import Answer, RunningServer, StartServer, problem, read_all, read_answer, until
 
 COPY = 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/output.bin"\n'
 PICTURE = b"\xff\xd8\xff\xe0" + random.Random(3).randbytes(50_000)
@@ -361,8 +361,7 @@ def test_408_for_a_body_and_for_headers(start_server: StartServer) -> None:
     assert server.raw(b"") == b""  # nothing sent at all: closed without a word
     with server.connect() as sock:  # headers of a second request on a kept connection
         sock.sendall(b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n")
-        first = sock.recv(65536)
-        assert b" 200 OK" in first
+        assert b" 200 OK" in read_answer(sock)
         sock.sendall(b"GET /_/he")
         assert read_all(sock).startswith(b"HTTP/1.1 408 ")
     server.stop()
@@ -655,6 +654,7 @@ def test_nothing_of_a_call_is_left(start_server: StartServer, script: str) -> No
 def test_what_the_system_refuses_is_told(start_server: StartServer) -> None:
     server = start_server("echo hi")
     server.call(b"")
+    until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
     root = next(server.tmp.glob("watchdog-*"))
     (root / "2").mkdir()  # in the way of the next workspace
     assert "a workspace cannot be made: File exists" in str(problem(server.call(b""), 500)["detail"])

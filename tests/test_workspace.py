@@ -7,7 +7,9 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -293,6 +295,189 @@ except OSError as error:
     command = ["unshare", *root, "--mount", sys.executable, "-c", code, str(tmp_path / "1"), str(elsewhere), place]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=60)
     assert done.stdout == "Device or resource busy\n", done.stderr
+    assert (elsewhere / "file").exists()
+
+
+# ---- reuse
+
+_UNTIDY = {
+    "a directory": 'mkdir "$TMP_OUTPUT_DIR/d"',
+    "a directory beside": "mkdir d",
+    "many files": "touch $(seq 17); [ -e 17 ]",
+    "a file that is large now": 'truncate -s 2M "$TMP_INPUT_DIR/in"',
+    "another mode": 'chmod 711 "$TMP_OUTPUT_DIR"',
+    "no permission": 'chmod 0 "$TMP_INPUT_DIR"',
+    "another directory": 'mv "$TMP_OUTPUT_DIR" ../moved; mkdir -m 755 "$TMP_OUTPUT_DIR"',
+    "a link to where it was": 'mv "$TMP_INPUT_DIR" ../moved; ln -s ../moved "$TMP_INPUT_DIR"',
+    "a file in its place": 'rm -r "$TMP_OUTPUT_DIR"; touch "$TMP_OUTPUT_DIR"',
+    "no directory": 'rm -r "$TMP_OUTPUT_DIR"',
+}
+_TIDY = {
+    "nothing": ":",
+    "an output": 'echo 1 > "$TMP_OUTPUT_DIR/out"',
+    "no input any more": 'rm "$TMP_INPUT_DIR/in"',
+    "a response, and what is no file": 'echo Status: 201 > response; ln -s / "$TMP_OUTPUT_DIR/link"; mkfifo fifo',
+    "a file without any mode": 'touch "$TMP_OUTPUT_DIR/x"; chmod 0 "$TMP_OUTPUT_DIR/x"',
+    "sixteen files": "touch $(seq 15)",
+}
+
+
+def after_script(workspaces: Workspaces, script: str) -> Workspace:
+    workspace = workspaces.make()
+    Path(workspace.input_dir, "in").write_text("1")
+    environment = {**os.environ, "TMP_INPUT_DIR": workspace.input_dir, "TMP_OUTPUT_DIR": workspace.output_dir}
+    subprocess.run(["sh", "-ec", script], check=True, env=environment, cwd=workspace.path)
+    return workspace
+
+
+@pytest.mark.parametrize("script", _TIDY.values(), ids=_TIDY)
+def test_the_directory_of_a_small_call_is_the_next_ones(tmp_path: Path, script: str) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    first = after_script(workspaces, script)
+    assert workspaces.keep(first)
+    second = workspaces.make()
+    assert second is first
+    below = sorted(
+        os.path.join(where, name) for where, directories, files in os.walk(first.path) for name in directories + files
+    )
+    assert below == [first.input_dir, first.output_dir]
+    assert workspaces.make().path != second.path
+    workspaces.close()
+
+
+@pytest.mark.parametrize("script", _UNTIDY.values(), ids=_UNTIDY)
+def test_what_is_not_small_or_not_as_it_was_made_is_not_kept(tmp_path: Path, script: str) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    first = after_script(workspaces, script)
+    assert not workspaces.keep(first)
+    assert workspaces.make().path != first.path
+    first.remove()
+    assert not os.path.lexists(first.path)
+    workspaces.close()
+
+
+def test_a_directory_that_has_grown_is_not_kept(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspace = after_script(workspaces, 'cd "$TMP_OUTPUT_DIR"; touch $(seq 3000); rm $(seq 3000)')
+    has_grown = os.stat(workspace.output_dir).st_size > 16 * 1024  # on ext4, not on tmpfs
+    assert workspaces.keep(workspace) is not has_grown
+    workspaces.close()
+
+
+def test_a_file_system_may_give_any_size_for_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CephFS gives that of all that is below, others a whole block of theirs."""
+    lstat = os.lstat
+
+    def large(path: str) -> os.stat_result:
+        status = lstat(path)
+        return os.stat_result((*status[:6], 1 << 20, *status[7:10]))
+
+    workspaces = Workspaces(str(tmp_path))
+    with monkeypatch.context() as context:
+        context.setattr(os, "lstat", large)
+        workspace = workspaces.make()
+        assert workspaces.keep(workspace)
+        assert workspaces.make() is workspace
+    workspaces.close()
+
+
+def test_access_lists_are_not_handed_on(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspace = workspaces.make()
+    os.setxattr(workspace.output_dir, "user.mine", b"1")
+    assert not workspaces.keep(workspace)
+    workspaces.close()
+
+
+def test_nothing_is_kept_where_space_is_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    for field in ("f_bavail", "f_favail"):
+        workspace = workspaces.make()
+        real = os.statvfs(tmp_path)
+        scarce = {name: getattr(real, name) for name in ("f_blocks", "f_frsize", "f_bavail", "f_files", "f_favail")}
+        with monkeypatch.context() as context:
+            context.setattr(
+                os,
+                "statvfs",
+                lambda _, f={**scarce, "f_files": 10**6, "f_favail": 10**6, field: 10}: SimpleNamespace(**f),
+            )
+            assert not workspaces.keep(workspace)
+        assert workspaces.keep(workspace)
+    workspaces.close()
+
+
+def test_nothing_is_kept_where_nothing_is(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path / "here"))
+    (tmp_path / "here").mkdir()
+    workspace = workspaces.make()
+    remove_tree(str(tmp_path / "here"))
+    assert not workspaces.keep(workspace)
+
+
+def test_a_slow_file_system_is_left_to_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    first, second = workspaces.make(), workspaces.make()
+    Path(first.output_dir, "x").touch()
+    unlink = os.unlink
+
+    def slow(path: str) -> None:
+        time.sleep(0.02)
+        unlink(path)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "unlink", slow)
+        assert workspaces.keep(first)
+    assert not workspaces.keep(second)
+    workspaces.close()
+
+
+def test_what_was_kept_and_is_not_what_it_was_is_not_used(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    first = workspaces.make()
+    assert workspaces.keep(first)
+    os.rmdir(first.output_dir)
+    second = workspaces.make()
+    assert second.path != first.path
+    assert os.path.isdir(second.output_dir)
+    assert workspaces.unused(60.0) == [first]
+    assert not workspaces.has_kept
+    workspaces.close()
+
+
+def test_what_nobody_used_is_given_out_to_be_removed(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    both = [workspaces.make(), workspaces.make()]
+    for each in both:
+        assert workspaces.keep(each)
+    assert workspaces.unused(60.0) == []
+    assert workspaces.unused() == both
+    assert workspaces.unused() == []
+    workspaces.close()
+
+
+@pytest.mark.parametrize("place", ["output", "output/file"])
+def test_nothing_is_removed_through_a_mount(tmp_path: Path, place: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "directory").mkdir(parents=True)
+    (elsewhere / "directory/file").touch()
+    (elsewhere / "file").touch()
+    code = """
+import os, subprocess, sys
+from watchdog.workspace import Workspaces
+workspaces = Workspaces(sys.argv[1])
+workspace = workspaces.make()
+mounted, source = os.path.join(workspace.path, sys.argv[3]), "directory"
+if sys.argv[3] == "output/file":
+    open(mounted, "w").close()
+    source = "file"
+subprocess.run(["mount", "--bind", os.path.join(sys.argv[2], source), mounted], check=True)
+print(workspaces.keep(workspace))
+"""
+    root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    command = ["unshare", *root, "--mount", sys.executable, "-c", code, str(tmp_path), str(elsewhere), place]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=60)
+    assert done.stdout == "False\n", done.stderr
+    assert (elsewhere / "directory/file").exists()
     assert (elsewhere / "file").exists()
 
 

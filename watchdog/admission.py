@@ -118,11 +118,11 @@ class Admission:
                 return
         self.running -= 1
 
-    def _leave(self, had_place: bool, run_s: float | None) -> None:
-        if run_s is not None:
-            self._usual_run_s += 0.2 * (run_s - self._usual_run_s)
-        if had_place:
-            self._give_place_back()
+    def _leave_place(self, run_s: float) -> None:
+        self._usual_run_s += 0.2 * (run_s - self._usual_run_s)
+        self._give_place_back()
+
+    def _leave(self) -> None:
         self.inside -= 1
         if not self.inside:
             self._idle.set()
@@ -159,13 +159,18 @@ class Ticket:
         self._since_s = loop.time()
         return self._since_s - asked_s
 
+    def leave_place(self) -> None:
+        """Give the place back, but stay inside: who comes in is still refused if too many are."""
+        if self._has_place:
+            self._has_place = False
+            self._admission._leave_place(asyncio.get_running_loop().time() - self._since_s)
+
     def leave(self) -> None:
-        """Give the place back; a second time does nothing."""
-        if not self._inside:
-            return
-        self._inside = False
-        run_s = asyncio.get_running_loop().time() - self._since_s if self._has_place else None
-        self._admission._leave(self._has_place, run_s)
+        """Give everything back; a second time does nothing."""
+        self.leave_place()
+        if self._inside:
+            self._inside = False
+            self._admission._leave()
 
     def __enter__(self) -> Self:
         return self

@@ -9,6 +9,7 @@ looked for upwards until something exists; the mount itself always does. Files: 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 
@@ -38,7 +39,7 @@ class Cgroup:
                         if os.path.isdir(mount):
                             self._v1_levels[controller] = list(_levels(mount, place))
                             break
-        self._oom_path = self._find_oom_path()
+        self._oom_fd = self._open_oom_count()
 
     def cpu_quota(self) -> float | None:
         """How many CPUs' worth of time may be used, ``0.5`` for half of one; ``None`` without a quota.
@@ -67,17 +68,30 @@ class Cgroup:
         """How many processes of this group the kernel has ever killed for want of memory.
 
         Read before and after an invocation, it tells a script that ran out of memory from one killed
-        otherwise. Costs one read of a small file. ``None`` where the kernel does not count (before Linux
-        4.13).
+        otherwise. Costs one read of a small file, which stays open. ``None`` where the kernel does not count (before
+        Linux 4.13).
         """
-        if self._oom_path is None:
+        if self._oom_fd < 0:
             return None
-        return _oom_count(_read(self._oom_path))
+        try:
+            return _oom_count(os.pread(self._oom_fd, 4096, 0).decode("ascii", "replace"))
+        except OSError:  # the group is gone
+            return None
 
-    def _find_oom_path(self) -> str | None:
+    def close(self) -> None:
+        """Count no more."""
+        if self._oom_fd >= 0:
+            os.close(self._oom_fd)
+            self._oom_fd = -1
+
+    def _open_oom_count(self) -> int:
         candidates = [os.path.join(level, "memory.events") for level in self._v2_levels]
         candidates += [os.path.join(level, "memory.oom_control") for level in self._v1_levels.get("memory", ())]
-        return next((path for path in candidates if _oom_count(_read(path)) is not None), None)
+        for path in candidates:
+            if _oom_count(_read(path)) is not None:
+                with contextlib.suppress(OSError):
+                    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return -1
 
 
 def _levels(mount: str, place: str) -> Iterator[str]:

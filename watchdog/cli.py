@@ -13,7 +13,6 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -27,6 +26,8 @@ from .errors import (
     ScriptKilled,
     ScriptTimedOut,
     ScriptUnavailable,
+    StorageError,
+    StoreFailed,
     WatchdogError,
 )
 
@@ -37,13 +38,16 @@ if TYPE_CHECKING:
 
 _COMMANDS = ("serve", "run", "check", "health", "job")
 # The one table from error to exit code, the first type that fits; ScriptFailed gives the script's own. 124 and 127
-# are what timeout(1) and a shell give, 65 and 73 are EX_DATAERR and EX_CANTCREAT of sysexits.h.
+# are what timeout(1) and a shell give; 65, 66, 73 and 74 are EX_DATAERR, EX_NOINPUT, EX_CANTCREAT and EX_IOERR of
+# sysexits.h.
 _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (ConfigError, 2),
     (ListenError, 1),
     (InputError, 65),
     (ScriptTimedOut, 124),
     (ScriptUnavailable, 127),
+    (StoreFailed, 74),
+    (StorageError, 66),
     (NoSpace, 73),
     (WatchdogError, 1),
 )
@@ -65,6 +69,10 @@ def main(
     called_as = os.path.basename(called_as or sys.argv[0])
     arguments = _parse(list(sys.argv[1:] if argv is None else argv), called_as)
     environ = _image_environment() if environ is None else environ
+    # Python's ssl would write the keys of our connections to this file, or end with an error if it cannot. No thread
+    # runs yet that could read the environment meanwhile, and scripts have it still.
+    if "SSLKEYLOGFILE" in os.environ:
+        del os.environ["SSLKEYLOGFILE"]
     flags = {
         name: value for name, _, _, _ in config.flag_specs() if (value := getattr(arguments, name, None)) is not None
     }
@@ -72,13 +80,6 @@ def main(
         configuration = config.load(environ, flags)
         if arguments.command == "check":
             return _check(configuration, environ)
-        if arguments.command == "job":
-            print(
-                "watchdog job (supervisor): events and storage are not part of this version yet; "
-                "use `watchdog serve`, or `watchdog run FILE` for one local run",
-                file=sys.stderr,
-            )
-            return 2
         config.require_valid(configuration)
         if not configuration.secret_names.isdisjoint(environ) or configuration.settings.auth_token is not None:
             _hide_memory()
@@ -86,7 +87,9 @@ def main(
             return _health(configuration)
         _make_tmp_dir(configuration.settings.tmp_dir)
         if arguments.command == "run":
-            return _run(configuration, environ, arguments.file, arguments.output)
+            return _run(configuration, environ, arguments.file, arguments.output, not arguments.no_store)
+        if arguments.command == "job":
+            return _job(configuration, environ)
         return _serve(configuration, environ)
     except WatchdogError as error:
         print(error, file=sys.stderr)
@@ -127,7 +130,7 @@ def _parse(words: list[str], called_as: str) -> argparse.Namespace:
         "run": "run the script once on a local file, without HTTP",
         "check": "print every setting, where it came from, and every problem; exit 2 if there are problems",
         "health": "exit 0 if the local server is ready, else 1 (for a container's HEALTHCHECK)",
-        "job": "one event from stdin or $EVENT (not part of this version yet)",
+        "job": "run the script on one event from stdin or $EVENT, store the outputs, print the answer",
     }
     for name, description in descriptions.items():
         command = commands.add_parser(name, help=description, description=description)
@@ -139,6 +142,9 @@ def _parse(words: list[str], called_as: str) -> argparse.Namespace:
                 "--output",
                 metavar="PATH",
                 help="where the outputs go: a file for one, a directory for several",
+            )
+            command.add_argument(
+                "--no-store", action="store_true", help="store nothing, whatever the service definition says"
             )
         settings = command.add_argument_group("settings", "each also an environment variable, see the README")
         for setting, text, metavar, default in config.flag_specs():
@@ -228,7 +234,9 @@ def _health(configuration: config.Configuration) -> int:
     return 1
 
 
-def _run(configuration: config.Configuration, environ: Mapping[str, str], file: str, output: str | None) -> int:
+def _run(
+    configuration: config.Configuration, environ: Mapping[str, str], file: str, output: str | None, stores: bool
+) -> int:
     import asyncio
 
     try:
@@ -236,119 +244,52 @@ def _run(configuration: config.Configuration, environ: Mapping[str, str], file: 
     except OSError as error:
         print(f"the input {file} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
+    if not stores:
+        configuration = config.without_outputs(configuration)
     sink = _start_logs(configuration)
     try:
+        from .intake import Said
+        from .invocation import Call, Record
+        from .job import read_some, run_once
+
+        async def body() -> AsyncIterator[bytes]:
+            while piece := await read_some(source.fileno()):
+                yield piece
+
+        async def hand_over(result: Result, is_stored: bool) -> None:
+            await asyncio.to_thread(_hand_over, result, output, is_stored)
+
+        said = Said(encoding="raw", file_name=None if file == "-" else os.path.basename(file))
+        call = Call(environ.get("CALL_ID", "local"), body(), said)
         with source:
-            return asyncio.run(_run_once(configuration, environ, sink, source, file, output))
+            return asyncio.run(run_once(configuration, environ, sink, call, Record(), hand_over))
     finally:
         sink.close(2.0)
 
 
-async def _run_once(
-    configuration: config.Configuration,
-    environ: Mapping[str, str],
-    sink: logs.Sink,
-    source: BinaryIO,
-    file: str,
-    output: str | None,
-) -> int:
+def _job(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
     import asyncio
 
-    from . import logs
-    from .admission import Admission
-    from .intake import Said
-    from .invocation import Call, Invocations, Record
-    from .metrics import Metrics
-    from .process import Supervisor
-    from .workspace import Workspaces
-
-    settings = configuration.settings
-    supervisor = Supervisor()
-    workspaces = Workspaces(settings.tmp_dir)
-    invocations = Invocations(
-        configuration,
-        environ,
-        sink=sink,
-        workspaces=workspaces,
-        supervisor=supervisor,
-        admission=Admission(max_inflight=1, max_queue=0, queue_timeout_s=0.0),
-        metrics=Metrics(lambda: (0, 0, 1)),
-    )
-
-    async def body() -> AsyncIterator[bytes]:
-        while piece := await _read_some(source.fileno()):
-            yield piece
-
-    said = Said(encoding="raw", file_name=None if file == "-" else os.path.basename(file))
-    record = Record()
-    task = asyncio.current_task()
-    assert task is not None
-    loop = asyncio.get_running_loop()
-    caught: list[int] = []
-
-    def stop(number: int) -> None:
-        # Ctrl-C ends everything at once; a script that ignores SIGTERM is not waited for.
-        caught.append(number)
-        supervisor.end_all(at_once=True)
-        task.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, stop, number)
+    withheld = [line for line in configuration.storages.withheld() if line.startswith("output ")]
+    if withheld:
+        raise ConfigError(withheld)
+    sink = _start_logs(configuration)
     try:
-        call_id = environ.get("CALL_ID", "local")
-        async with invocations.invoke(Call(call_id, body(), said), record) as result:
-            await asyncio.to_thread(_hand_over, result, output)
-            record.output_bytes = sum(each.size_bytes for each in result.outputs)
-            if result.failure is not None:
-                raise result.failure
-        return record.exit_code or 0
-    except asyncio.CancelledError:
-        return 128 + (caught[0] if caught else signal.SIGINT)
+        from .invocation import Record
+        from .job import run_job
+
+        record = Record()
+        try:
+            return asyncio.run(run_job(configuration, environ, sink, record))
+        except WatchdogError as error:
+            if not record.is_logged:
+                raise
+            return exit_code_of(error)
     finally:
-        await invocations.removed()
-        supervisor.close()
-        try:
-            await asyncio.to_thread(workspaces.close)
-        except OSError as error:
-            logs.get("run").error("workspaces not removed", reason=str(error))
+        sink.close(2.0)
 
 
-async def _read_some(fd: int) -> bytes:
-    """The next bytes, as soon as there are any; b"" at the end.
-
-    Read in a thread of its own: for the loop's threads the process would wait at its end, and stdin may never say
-    anything more.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    import asyncio
-
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[bytes] = loop.create_future()
-
-    def tell(piece: bytes, error: OSError | None) -> None:
-        if done.cancelled():
-            return
-        if error is None:
-            done.set_result(piece)
-        else:
-            done.set_exception(error)
-
-    def read() -> None:
-        piece, failed = b"", None
-        try:
-            piece = os.read(fd, _COPY_BYTES)
-        except OSError as error:
-            failed = error
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, piece, failed)
-
-    threading.Thread(target=read, name="read-input", daemon=True).start()
-    return await done
-
-
-def _hand_over(result: Result, target: str | None) -> None:
+def _hand_over(result: Result, target: str | None, is_stored: bool) -> None:
     """Copy the outputs, or stdout if there are none, to where the user wants them."""
     from .logs import printable
 
@@ -363,7 +304,8 @@ def _hand_over(result: Result, target: str | None) -> None:
     elif target is None:
         for output in result.outputs:
             print(f"{output.size_bytes:>12}  {printable(output.name)}")
-        print("these outputs are removed now; -o PATH keeps them", file=sys.stderr)
+        if not is_stored:
+            print("these outputs are removed now; -o PATH keeps them", file=sys.stderr)
     elif len(result.outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
         with _created(target) as file:
             _copy(result.outputs[0], file)

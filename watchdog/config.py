@@ -8,7 +8,6 @@ start.
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shlex
@@ -24,13 +23,18 @@ import msgspec
 from . import service_definition
 from .cgroup import Cgroup
 from .errors import ConfigError
+from .files import small_file
 from .service_definition import ServiceDefinition
+from .storage import providers
+from .storage.providers import Storages
 
 # What `watchdog health` calls itself: a container engine runs it, and sends nobody elsewhere when it fails, so that
 # the server does not count it as a probe.
 LOCAL_PROBE = "watchdog-health"
 DEFAULT_SCRIPT_PATH = "/oscar/config/script.sh"
 DEFAULT_SERVICE_DEFINITION = "/oscar/config/function_config.yaml"
+# Where OSCAR mounts the keys of a user's MinIO into jobs (`pkg/handlers/job.go`).
+DEFAULT_SECRETS_DIR = "/var/run/secrets/providers"
 
 # Bounds that nobody meets but by mistake; above them timers and file sizes overflow somewhere below us.
 _MOST_COUNT = 1_000_000_000
@@ -356,6 +360,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Declared("where workspaces are made", DIRECTORY, _default_tmp_dir, default_text="$TMPDIR or /tmp"),
     ]
+    storage_timeout_s: Annotated[
+        float,
+        Declared(
+            "the longest silence of a storage server, and how long its failures are tried again",
+            DURATION,
+            60.0,
+        ),
+    ]
+    secrets_dir: Annotated[
+        str,
+        Declared("where the platform mounts credentials: minio.ID/accessKey, secretKey", PATH, DEFAULT_SECRETS_DIR),
+    ]
     suppress_lock: Annotated[bool, Declared("do not write the lock file", TRUTH, False, bare=True)]
     metrics_port: Annotated[int, Declared("port of the Prometheus metrics; 0 turns them off", PORT, 8081)]
     auth_token: Annotated[
@@ -429,13 +445,15 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known at start. To be used only once ``require_valid`` has seen it.
 
     ``sources``: for each setting's name, ``default``, ``environment WATCHDOG_X``, ``flag --x``, ``service
-    definition /path`` or ``auth_token_file /path``. ``ignored_names``: accepted, without effect, to be named
-    once at DEBUG. ``script_text``: what ``SCRIPT`` held, decoded. ``secret_names``: variables of the
-    environment that no script may see. ``service_name``: what the platform or the service definition calls it.
+    definition /path`` or ``auth_token_file /path``. ``storages``: where inputs of events come from, and where
+    outputs go. ``ignored_names``: accepted, without effect, to be named once at DEBUG. ``script_text``: what
+    ``SCRIPT`` held, decoded. ``secret_names``: variables of the environment that no script may see.
+    ``service_name``: what the platform or the service definition calls it.
     """
 
     settings: Settings
     service: ServiceDefinition | None
+    storages: Storages
     sources: dict[str, str]
     problems: list[str]
     warnings: list[str]
@@ -471,10 +489,12 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
     reading.check_tmp_dir()
     reading.read_token_file()
     reading.check_unknown_names()
+    storages = reading.read_storages(service)
 
     return Configuration(
         settings=Settings(**{SETTINGS[name].attribute: value for name, value in reading.values.items()}),
         service=service,
+        storages=storages,
         sources={name: reading.sources[name] for name in SETTINGS},
         problems=reading.problems,
         warnings=reading.warnings,
@@ -498,6 +518,12 @@ def require_valid(configuration: Configuration) -> Configuration:
     if configuration.problems:
         raise ConfigError(configuration.problems)
     return configuration
+
+
+def without_outputs(configuration: Configuration) -> Configuration:
+    """The same, but that nothing is stored."""
+    storages = msgspec.structs.replace(configuration.storages, outputs=[])
+    return msgspec.structs.replace(configuration, storages=storages)
 
 
 # Names of OpenFaaS's classic watchdog and of-watchdog that change nothing here: what they switch is either
@@ -534,6 +560,7 @@ class _Reading:
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.ignored_names: list[str] = []
+        self.service_source = ""
         self.secret_names = {"WATCHDOG_AUTH_TOKEN"}
         # Only bare names are read in any case. Upper case comes before mixed in ASCII's order.
         self.spellings: dict[str, list[str]] = {}
@@ -626,7 +653,7 @@ class _Reading:
         path = self.values["service_definition"]
         text: bytes | None
         try:
-            text = _small_file(path, _SERVICE_DEFINITION_MOST_BYTES)
+            text = small_file(path, _SERVICE_DEFINITION_MOST_BYTES)
         except (FileNotFoundError, NotADirectoryError):
             text = None
             if path != DEFAULT_SERVICE_DEFINITION:
@@ -659,11 +686,7 @@ class _Reading:
         source = f"service definition {origin}"
         if parsed.service.log_level.strip():
             self.from_service["log_level"] = (parsed.service.log_level, source)
-        if parsed.service.outputs:
-            # Not silent: whoever waits for files in a bucket would look for the fault elsewhere.
-            self.warnings.append(
-                f"{source}: output is read, but this version stores nothing: a call's answer alone has its outputs"
-            )
+        self.service_source = source
         script_path = parsed.service.script_path
         if script_path and (beside is not None or os.path.isabs(script_path)):
             self.from_service["script_path"] = (os.path.join(beside or "", script_path), source)
@@ -673,6 +696,24 @@ class _Reading:
                 "set SCRIPT or WATCHDOG_SCRIPT_PATH"
             )
         return parsed.service
+
+    def read_storages(self, service: ServiceDefinition | None) -> Storages:
+        if service is None:
+            return Storages()
+        storages, problems, warnings = providers.read(service, self.values["secrets_dir"])
+        self.problems += [f"{self.service_source}: {line}" for line in problems]
+        self.warnings += [f"{self.service_source}: {line}" for line in warnings]
+        self.warnings += [
+            f"{self.service_source}: {line}, so nothing is fetched from it or stored in it; calls are answered as ever"
+            for line in storages.withheld()
+        ]
+        if storages.outputs and self.values["fprocess"] is not None:
+            self.warnings.append(
+                f"{self.service_source}: output has no effect beside fprocess: what a classic function prints is its "
+                "caller's answer"
+            )
+            return Storages()
+        return storages
 
     # What concerns more than one setting, or the system
 
@@ -760,7 +801,7 @@ class _Reading:
             self.problem("auth_token_file", source, f"is {_quoted(path)}, but auth_token is set too; give one of them")
             return
         try:
-            content = _small_file(path, _TOKEN_FILE_MOST_BYTES)
+            content = small_file(path, _TOKEN_FILE_MOST_BYTES)
         except OSError as error:
             self.problem("auth_token_file", source, f"is {_quoted(path)}; {_why_unreadable(error)}")
             return
@@ -812,21 +853,6 @@ def _why_unreadable(error: OSError) -> str:
 
 
 # ----------------------------------------------------------------------------------------------- telling them
-
-
-def _small_file(path: str, most_bytes: int) -> bytes:
-    """The content of a regular file. Raises ``OSError``, also for what is larger or would never end."""
-    # Without O_NONBLOCK a FIFO would keep us waiting.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        content = file.read(most_bytes + 1)
-        if len(content) > most_bytes:
-            raise OSError(errno.EFBIG, f"it has over {most_bytes} bytes")
-        return content
 
 
 def script_problems(configuration: Configuration) -> list[str]:
@@ -883,7 +909,8 @@ def report(configuration: Configuration, problems: Sequence[str] | None = None) 
             ("variables", list(service.variables)),
             ("input", [f"{entry.storage_provider}:{entry.path}" for entry in service.inputs]),
             ("output", [f"{entry.storage_provider}:{entry.path}" for entry in service.outputs]),
-            ("storage providers", [str(provider) for provider in service.storage_providers]),
+            ("storage providers", [str(provider) for provider in configuration.storages.providers.values()]),
+            ("not usable", [f"{name} ({reason})" for name, reason in configuration.storages.unusable.items()]),
         ):
             if names:
                 lines.append(f"  {title}: {_line(', '.join(names))}")

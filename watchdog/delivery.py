@@ -17,9 +17,11 @@ the caller; memory does not grow with them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import functools
 import hashlib
+import itertools
 import mimetypes
 import os
 import re
@@ -39,7 +41,7 @@ from .errors import AnswerNotAvailable, BadInput, OutputUnreadable, ScriptFailed
 from .workspace import Output, open_output, raise_if_changed
 
 # A multiple of 3: base64 of one piece ends where that of the next begins.
-_PIECE_BYTES = 192 * 1024
+_PIECE_BYTES = 384 * 1024
 # Below both of these the hand-over to a thread costs more than the work.
 _INLINE_BYTES = 64 * 1024
 _INLINE_FILES = 16
@@ -283,8 +285,12 @@ class Answer:
     body: bytes | None
     _pieces: Callable[[], Generator[bytes, None, None]]
 
-    async def chunks(self) -> AsyncGenerator[bytes, None]:
+    async def chunks(self, ahead: Callable[[], int] = lambda: 1) -> AsyncGenerator[bytes, None]:
         """The body: exactly ``length`` bytes. Close it (``aclose``) if it is not read to its end.
+
+        Args:
+            ahead: tells, from any thread, how many pieces of at most 512 KiB are read at once; as many again may wait
+                to be sent. A thread that is woken for each piece takes longer than the piece.
 
         Raises:
             OutputUnreadable: an output changed or cannot be read; what was sent is not the whole.
@@ -293,12 +299,15 @@ class Answer:
             if self.body:
                 yield self.body
             return
-        pieces = _one_ahead(self._pieces())
+        batches = _one_ahead(_batched(self._pieces(), ahead))
         try:
-            async for piece in pieces:
-                yield piece
+            async for batch in batches:
+                for piece in batch:
+                    yield piece
+                # A caller who takes all at once must not keep the event loop from the others.
+                await asyncio.sleep(0)
         finally:
-            await pieces.aclose()
+            await batches.aclose()
 
 
 async def prepare(result: Result, preference: Preference) -> Answer:
@@ -346,6 +355,12 @@ def prepare_printed(result: Result, content_type: str) -> Answer:
     length = len(before) + result.stdout.size_bytes + len(after)
     body = b"".join(pieces()) if result.stdout.size_bytes <= _INLINE_BYTES else None
     return Answer(content_type, length, {}, body, pieces)
+
+
+def _batched(pieces: Generator[bytes, None, None], count: Callable[[], int]) -> Generator[list[bytes], None, None]:
+    with contextlib.closing(pieces):
+        while batch := list(itertools.islice(pieces, count())):
+            yield batch
 
 
 async def _one_ahead(steps: Generator[_T, None, None]) -> AsyncGenerator[_T, None]:
@@ -716,6 +731,7 @@ _MORE_TYPES = {
     ".yml": "application/yaml",
     ".zst": "application/zstd",
 }
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]+")
 _VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
@@ -724,6 +740,8 @@ def guessed_type(name: str) -> str:
 
     Python's own table only, not ``/etc/mime.types``: answers do not depend on what is installed.
     """
+    if "." not in name:
+        return _BYTES
     # The "./" keeps names such as "data:x" from being read as URLs.
     media_type, packing = _mime_types().guess_type("./" + name.rpartition("/")[2])
     if packing is not None:
@@ -744,6 +762,8 @@ def encoded_name(name: str) -> str:
 
     ``urllib.parse.unquote_to_bytes`` gives back the name's bytes, be they UTF-8 or not.
     """
+    if _PLAIN_NAME.fullmatch(name):
+        return name
     return quote_from_bytes(os.fsencode(name), safe=_VISIBLE_ASCII.replace("%", ""))
 
 

@@ -26,6 +26,9 @@
     ├── OutputError
     │   ├── OutputTooLarge           over ``max_output_size``
     │   └── OutputUnreadable         an output changed or could not be read
+    ├── StorageError                 a storage cannot be reached, refuses, is silent or breaks off
+    │   ├── ObjectMissing            there is no such object, bucket or space
+    │   └── StoreFailed              outputs that are not where they should be
     ├── NoSpace                      ``tmp_dir`` is full
     └── OutOfResources               the system refuses something else: descriptors, memory, a directory
 
@@ -150,6 +153,27 @@ class OutputTooLarge(OutputError):
 
 class OutputUnreadable(OutputError):
     """An output could not be read, or changed while it was sent."""
+
+
+class StorageError(WatchdogError):
+    """A storage could not be reached, refused, was silent or broke off. No text of it holds a credential."""
+
+
+class ObjectMissing(StorageError):
+    """There is no such object, bucket or space."""
+
+
+class StoreFailed(StorageError):
+    """Not every output could be stored.
+
+    ``stored``: what is where it should be, as ``provider:location``. ``not_stored``: the same of what is not, with the
+    reason.
+    """
+
+    def __init__(self, message: str, *, stored: list[str], not_stored: dict[str, str]) -> None:
+        super().__init__(message)
+        self.stored = stored
+        self.not_stored = not_stored
 
 
 class NoSpace(WatchdogError):

@@ -208,7 +208,8 @@ class Receiver:
 
     def _start(self, *, complete: bool) -> None:
         head, self._head = bytes(self._head), bytearray()
-        name = safe_file_name(self._said.file_name or "") or f"event-file-{uuid.uuid4()}"
+        given = self._said.file_name
+        name = (safe_file_name(given) if given else None) or f"event-file-{uuid.uuid4()}"
         self._reader, skip = _decide(
             # Not all that is there: the verdict must not depend on how the network cut the body.
             head[:_HEAD_BYTES],
@@ -603,6 +604,8 @@ def _inflater(content_encoding: str) -> _Inflater | None:
 
 def _media_type(content_type: str) -> tuple[str, str]:
     """Media type in lower case, and the boundary or ""."""
+    if not content_type:
+        return "", ""
     try:
         media_type, options = parse_options_header(content_type)
     except MultipartError as error:

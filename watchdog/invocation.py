@@ -1,4 +1,4 @@
-"""The story of one call, from top to bottom: come in, take the input in, wait for a place, run, hand over, clean up.
+"""The story of one call: come in, take the input in, wait for a place, run, store, hand over, clean up.
 
 Nothing here knows of HTTP: the server, ``watchdog run`` and tests tell the same story.
 """
@@ -12,8 +12,9 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from . import logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
@@ -31,6 +32,7 @@ from .errors import (
     InputTooLarge,
     NoSpace,
     NotAdmitted,
+    ObjectMissing,
     OutOfResources,
     OutputError,
     OutputTooLarge,
@@ -40,12 +42,18 @@ from .errors import (
     ScriptOutOfSpace,
     ScriptTimedOut,
     ScriptUnavailable,
+    StorageError,
+    StoreFailed,
+    WatchdogError,
 )
 from .intake import Input, Said, take_in
 from .metrics import Metrics
-from .process import Ended, Supervisor, command_for, found_command
+from .process import Ended, Script, Supervisor, command_for, found_command
 from .response_file import Chosen, read_response_file
-from .spool import Spool, Tail
+from .spool import Joined, Spool, Tail
+from .storage import event as storage_event
+from .storage.event import Event, StoredObject
+from .storage.transfer import Source, Transfers, Watcher
 from .tracing import NO_TRACE, Trace
 from .workspace import Output, Workspace, Workspaces, is_full, raise_if_no_space
 
@@ -70,6 +78,9 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (ScriptKilled, "killed"),
     (OutputError, "bad_output"),
     (BadScriptResponse, "bad_output"),
+    (StoreFailed, "store_failed"),
+    (ObjectMissing, "no_object"),
+    (StorageError, "fetch_failed"),
     (NoSpace, "no_space"),
     (OutOfResources, "no_resources"),
 )
@@ -79,6 +90,15 @@ _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 _INLINE_OUTPUTS = 200
 _MOST_WARNINGS = 100
 _MOMENT_FOR_ROOM_S = 1.0
+# Its caller may send the next call first, whose script then runs meanwhile.
+_TIDY_AFTER_S = 0.001
+_TIDY_FOR_S = 0.002
+# How long the directory of an ended call waits for the next one.
+_KEPT_S = 0.25
+# MAX_ARG_STRLEN of the kernel (execve(2)), less the name, `=` and the NUL at the end.
+_LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
+# Read in the event loop; more in a thread.
+_SMALL_EVENT_BYTES = 64 * 1024
 _KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
 
 
@@ -89,6 +109,7 @@ class Call:
     ``call_id``: safe to log and to send. ``variables``: for the script's environment, beside the contract's.
     ``timeout_s``: what the caller asks for; 0 is none of its own.
     ``event``: attributes of the CloudEvent that the call is; empty if it is none.
+    ``is_job``: the body is an event that the platform sent, and all its kinds are known.
     """
 
     call_id: str
@@ -98,6 +119,21 @@ class Call:
     timeout_s: float = 0.0
     trace: Trace = NO_TRACE
     event: Mapping[str, str] = field(default_factory=dict)
+    is_job: bool = False
+
+
+@dataclass(slots=True)
+class _Task:
+    """One run of the script for a call. Only events of storage ask for more than one.
+
+    ``taken``: the input, once it is there; a classic function has none. ``source``: where it is to be fetched.
+    ``stored``: the object that the event tells of.
+    """
+
+    taken: Input | None = None
+    source: Source | None = None
+    stored: StoredObject | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -119,6 +155,8 @@ class Record:
     is_begun: bool = False  # the first byte of a long answer is sent: its status can no longer change
     is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
     is_logged: bool = False
+    is_tree_gone: bool = False  # nobody can write into the workspace any more
+    is_of_storage: bool = False  # the input is an object that an event told of
 
 
 class Invocations:
@@ -130,6 +168,7 @@ class Invocations:
     Args:
         environ: the environment of the image, of which the script gets all but the server's secrets.
         sink: where the script's lines go.
+        watcher: looks on at transfers from and to storage.
     """
 
     def __init__(
@@ -142,6 +181,7 @@ class Invocations:
         supervisor: Supervisor,
         admission: Admission,
         metrics: Metrics,
+        watcher: Watcher | None = None,
     ) -> None:
         self.settings = configuration.settings
         self.admission = admission
@@ -150,14 +190,30 @@ class Invocations:
         self.metrics = metrics
         self._sink = sink
         self._script_text = configuration.script_text
+        self._script = Script(self.settings.script_path)
         fprocess = self.settings.fprocess
         self._classic_command = None if fprocess is None else shlex.split(fprocess)
         self._what = "script" if fprocess is None else "function"
         self._environ = {k: v for k, v in environ.items() if k not in configuration.secret_names}
         if configuration.service is not None:
             self._environ.update(configuration.service.variables)
+        self._stages_in = configuration.service is None or not configuration.service.file_stage_in
+        self._transfers = Transfers(
+            configuration.storages,
+            timeout_s=self.settings.storage_timeout_s,
+            environ=environ,
+            metrics=metrics,
+            watcher=watcher,
+        )
+        self._stores = self._transfers.stores and self._classic_command is None
+        self._transfers_before_place: set[asyncio.Timeout] = set()
+        self._transfers_after_place: set[asyncio.Timeout] = set()
         self._cgroup = Cgroup()
+        self._log = log.bind()
         self._removals: set[asyncio.Future[None]] = set()
+        self._untidy: deque[tuple[Workspace, str]] = deque()
+        self._tidy_timer: asyncio.Handle | None = None
+        self._unused_timer: asyncio.TimerHandle | None = None
         self._handing_over = 0
 
     @contextlib.asynccontextmanager
@@ -168,29 +224,65 @@ class Invocations:
             WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came. That a classic
                 function failed is not raised: it is told by the result, beside what the function printed.
         """
-        with self._accounted(call, record), self.admission.enter() as ticket:
+        with self._accounted(call, record), self.admission.enter() as ticket, contextlib.ExitStack() as stack:
             await self._room()
-            workspace = self._workspace()
+            workspace = self._workspace(call, record, stack)
+            tasks = await self._tasks(call, workspace, record)
+            await self._wait(call, ticket, record)
+            result = await self._run_all(call, tasks, workspace, ticket, record, stack)
+            self._handing_over += 1
             try:
-                taken = None
-                if self._classic_command is None:
-                    with call.trace.phase("take in input"):
-                        taken = await self._take_in(call, workspace, record)
-                await self._wait(call, ticket, record)
-                with contextlib.closing(self._spool(workspace)) as stdout:
-                    result = await self._run(call, workspace, taken, stdout, ticket, record)
-                    self._handing_over += 1
-                    try:
-                        yield result
-                    finally:
-                        self._handing_over -= 1
+                yield result
             finally:
-                self._remove_later(workspace, call.call_id)
+                self._handing_over -= 1
 
     async def removed(self) -> None:
         """Return once all workspaces of ended invocations are removed."""
+        while self._untidy:
+            self._remove_later(*self._untidy.popleft())
+        self._remove_unused(0.0)
         while self._removals:
             await asyncio.wait(self._removals)
+
+    @property
+    def stores(self) -> bool:
+        """Do outputs go to a storage?"""
+        return self._stores
+
+    @property
+    def fetches(self) -> bool:
+        """Could an event that is posted tell of an object of this service?"""
+        return self._transfers.has_inputs and self._classic_command is None
+
+    async def close(self) -> None:
+        """Return once all is removed and no connection to a storage is left. No invocation may be under way."""
+        await self.removed()
+        await self._transfers.close()
+        self._cgroup.close()
+
+    def end_transfers(self, *, of_all: bool) -> None:
+        """Refuse now who waits for a first input; ``of_all``: and who runs and fetches more, or stores."""
+        now_s = asyncio.get_running_loop().time()
+        for bound in self._transfers_before_place | (self._transfers_after_place if of_all else set()):
+            if not bound.expired():
+                bound.reschedule(now_s)
+
+    @contextlib.asynccontextmanager
+    async def _ended_by_drain(self, under_way: set[asyncio.Timeout]) -> AsyncIterator[None]:
+        """A transfer that :meth:`end_transfers` ends. Raises ``Draining`` then."""
+        if under_way is self._transfers_before_place and self.admission.is_closed:
+            raise self.admission.refusal()
+        bound = asyncio.timeout(None)
+        try:
+            async with bound:
+                under_way.add(bound)
+                yield
+        except TimeoutError:
+            if bound.expired():
+                raise self.admission.refusal() from None
+            raise
+        finally:
+            under_way.discard(bound)
 
     @property
     def script_problem(self) -> str | None:
@@ -207,26 +299,97 @@ class Invocations:
         A caller has its whole answer a little before the answer's files begin to be removed.
         """
         until_s = time.monotonic() + _MOMENT_FOR_ROOM_S
-        while (self._removals or self._handing_over) and is_full(self.settings.tmp_dir):
+        while (self._removals or self._untidy or self._handing_over) and is_full(self.settings.tmp_dir):
             if time.monotonic() > until_s:
                 return
             await asyncio.sleep(0.005)
 
-    def _workspace(self) -> Workspace:
+    def _workspace(self, call: Call, record: Record, stack: contextlib.ExitStack) -> Workspace:
         try:
-            return self.workspaces.make()
+            workspace = self.workspaces.make()
         except OSError as error:
             raise _refused_by_system("a workspace", error) from error
+        stack.callback(self._dispose, workspace, call.call_id, record)
+        return workspace
 
-    async def _take_in(self, call: Call, workspace: Workspace, record: Record) -> Input:
+    async def _tasks(self, call: Call, workspace: Workspace, record: Record) -> list[_Task]:
+        """Take the body in, and what it stands for if it is an event. At least one task; its input is there."""
+        if self._classic_command is not None:
+            return [_Task()]
+        with call.trace.phase("take in input"):
+            taken = await self._take_in(call.body, call.said, workspace)
+        record.input_bytes = taken.size_bytes
+        event = await self._event(call, taken)
+        tasks = [] if event is None else self._tasks_of(event, call)
+        # What an envelope holds that tells of no object is nobody's event but a job's.
+        if event is None or (not tasks and (event.data is None or not call.is_job)):
+            return [_Task(taken)]
+
+        os.unlink(taken.path)
+        record.input_bytes = 0
+        record.is_of_storage = bool(tasks)
+        if not tasks:
+            assert event.data is not None
+            taken = await self._take_in(_once(event.data), Said(), workspace)
+            record.input_bytes = taken.size_bytes
+            return [_Task(taken, variables=event.variables)]
+        await self._fetch(call, tasks[0], workspace, record, self._transfers_before_place)
+        return tasks
+
+    async def _take_in(self, body: AsyncIterator[bytes], said: Said, workspace: Workspace) -> Input:
         try:
-            taken = await take_in(call.body, call.said, workspace.input_dir, self.settings.max_input_size_bytes)
+            return await take_in(body, said, workspace.input_dir, self.settings.max_input_size_bytes)
         except ConnectionError:
             raise
         except OSError as error:
             raise _refused_by_system("the input file", error) from error
-        record.input_bytes = taken.size_bytes
-        return taken
+
+    async def _event(self, call: Call, taken: Input) -> Event | None:
+        """The event that the input is, if this service could have to do with it."""
+        if not (call.is_job or self.fetches) or call.said.encoding == "raw":
+            return None
+        if taken.size_bytes > storage_event.MOST_BYTES or os.path.isdir(taken.path):
+            return None
+        text = await _content(taken)
+        if call.event:
+            return storage_event.read_data(call.event["type"], text)
+        return storage_event.read(text)
+
+    def _tasks_of(self, event: Event, call: Call) -> list[_Task]:
+        """A task for each object of an event; none if it is data to this service."""
+        tasks = []
+        for stored in event.objects:
+            source = self._transfers.source_of(stored, event.provider, is_trusted=call.is_job)
+            if source is None:
+                log.info(
+                    "the body looks like a storage event, but no input of the service definition covers its object: "
+                    "it is the input itself",
+                    call_id=call.call_id,
+                    object=logs.printable(f"{stored.container}/{stored.key}"),
+                )
+                return []
+            tasks.append(_Task(source=source, stored=stored, variables=event.variables))
+        return tasks
+
+    async def _fetch(
+        self, call: Call, task: _Task, workspace: Workspace, record: Record, under_way: set[asyncio.Timeout]
+    ) -> None:
+        if task.source is None or not self._stages_in:
+            return
+        with call.trace.phase("fetch input"):
+            try:
+                async with self._ended_by_drain(under_way):
+                    path, size_bytes = await self._transfers.fetch(
+                        task.source,
+                        workspace.input_dir,
+                        most_bytes=self.settings.max_input_size_bytes,
+                        call_id=call.call_id,
+                    )
+            except OSError as error:
+                raise_if_no_space(error, f"the input {task.source}")
+                raise _refused_by_system(f"the input {task.source}", error) from error
+        task.taken = Input(path, size_bytes)
+        record.input_bytes += size_bytes
 
     async def _wait(self, call: Call, ticket: Ticket, record: Record) -> None:
         asked_s = time.monotonic()
@@ -236,14 +399,53 @@ class Invocations:
         finally:  # who waited in vain waited, too
             record.queue_wait_s = time.monotonic() - asked_s
 
-    def _spool(self, workspace: Workspace) -> Spool:
-        return Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes)
+    async def _run_all(
+        self,
+        call: Call,
+        tasks: Sequence[_Task],
+        workspace: Workspace,
+        ticket: Ticket,
+        record: Record,
+        stack: contextlib.ExitStack,
+    ) -> Result:
+        """Run the script for each task, one after the other. One that fails does not keep the others from running."""
+        if len(tasks) == 1:
+            return await self._run(call, tasks[0], workspace, ticket, record, stack)
+        results, failures = [], []
+        for number, task in enumerate(tasks, 1):
+            try:
+                if number > 1:
+                    workspace = self._workspace(call, record, stack)
+                    await self._fetch(call, task, workspace, record, self._transfers_after_place)
+                is_last = number == len(tasks)
+                results.append(await self._run(call, task, workspace, ticket if is_last else None, record, stack))
+            except Draining:
+                raise
+            except WatchdogError as error:
+                error.args = (f"object {number} of {len(tasks)}, {task.source}: {error}",)
+                log.error("object of an event failed", call_id=call.call_id, reason=str(error))
+                failures.append(error)
+        if failures:
+            if len(failures) > 1:
+                failures[0].args = (f"{failures[0]}; {len(failures)} of {len(tasks)} objects failed, see the log",)
+            raise failures[0]
+        return _joined(results)
 
     async def _run(
-        self, call: Call, workspace: Workspace, taken: Input | None, stdout: Spool, ticket: Ticket, record: Record
+        self,
+        call: Call,
+        task: _Task,
+        workspace: Workspace,
+        ticket: Ticket | None,
+        record: Record,
+        stack: contextlib.ExitStack,
     ) -> Result:
+        """Run the script once, and store what it left. The place of ``ticket`` is left when the script has ended."""
+        stdout = stack.enter_context(
+            contextlib.closing(Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes))
+        )
         command = self._command(workspace)
-        is_classic = taken is None
+        is_classic = self._classic_command is not None
         stdout_tail, stderr_tail = Tail(), Tail()
         stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id)
         stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id)
@@ -258,13 +460,14 @@ class Invocations:
             stderr_log.feed(data)
             stderr_tail.take(data)
 
+        record.is_tree_gone = False
         timeout_s = _shorter(self.settings.exec_timeout_s, call.timeout_s)
         oom_kills = self._cgroup.oom_kills()
         try:
             with call.trace.phase(f"run {self._what}") as phase:
                 ended = await self.supervisor.run(
                     command,
-                    self._environment(call, workspace, taken),
+                    self._environment(call, workspace, task),
                     mark=workspace.path + "/",  # not a prefix of another: 1 and 10
                     stdout=take_stdout,
                     stderr=None if self.settings.combine_output else take_stderr,
@@ -276,7 +479,12 @@ class Invocations:
         finally:
             stdout_log.close()
             stderr_log.close()
-            ticket.leave()
+            if ticket is not None and self._stores:
+                # Who stores still holds files: a slow storage must not let their number grow.
+                ticket.leave_place()
+            elif ticket is not None:
+                ticket.leave()
+        record.is_tree_gone = ended.is_tree_gone
         _note(record, ended)
         if ended.survivors:
             log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
@@ -299,6 +507,10 @@ class Invocations:
             )
         outputs = [] if is_classic else await self._outputs(call, workspace)
         self._check_size(outputs, stdout)
+        if self._stores:
+            with call.trace.phase("store outputs"):
+                async with self._ended_by_drain(self._transfers_after_place):
+                    await self._transfers.store(outputs, call_id=call.call_id)
         return Result(
             outputs=outputs,
             stdout=stdout,
@@ -324,7 +536,7 @@ class Invocations:
         if self._classic_command is not None:
             return found_command(self._classic_command, path)
         if self._script_text is None:
-            return command_for(self.settings.script_path, path)
+            return self._script.command(path)
         if workspace is None:
             return ["/bin/sh"]
         script_path = workspace.path + "/script.sh"
@@ -336,21 +548,32 @@ class Invocations:
             raise _refused_by_system("the script given in SCRIPT", error) from error
         return command_for(script_path, path)
 
-    def _environment(self, call: Call, workspace: Workspace, taken: Input | None) -> dict[str, str]:
-        environment = {**self._environ, **call.variables}
+    def _environment(self, call: Call, workspace: Workspace, task: _Task) -> dict[str, str]:
+        environment = {**self._environ, **call.variables, **task.variables}
         environment |= {"CALL_ID": call.call_id, "HTTP_RESPONSE_FILE": workspace.response_file}
-        if taken is not None:
-            environment |= {
-                "TMP_INPUT_DIR": workspace.input_dir,
-                "TMP_OUTPUT_DIR": workspace.output_dir,
-                "INPUT_FILE_PATH": taken.path,
-            }
+        if self._classic_command is None:
+            environment |= {"TMP_INPUT_DIR": workspace.input_dir, "TMP_OUTPUT_DIR": workspace.output_dir}
+            environment.pop("INPUT_FILE_PATH", None)
+        if task.taken is not None:
+            environment["INPUT_FILE_PATH"] = task.taken.path
+        if task.stored is not None:
+            environment |= self._variables_of(task.stored, call)
         for name, value in call.event.items():
             variable = "CE_" + name.upper()
             # A caller may invent attributes: those change nothing that the image or the service has set.
             if name in REQUIRED_ATTRIBUTES or variable not in self._environ:
                 environment[variable] = value
         return environment | call.trace.variables
+
+    def _variables_of(self, stored: StoredObject, call: Call) -> dict[str, str]:
+        """What a script is told of the object that its input is; names and values as faas-supervisor has them."""
+        key = f"/{stored.container}/{stored.key}" if stored.kind == "onedata" else stored.key
+        variables = {"STORAGE_OBJECT_KEY": key, "EVENT_TIME": stored.time, "EVENT": ""}
+        if len(stored.text) <= _LONGEST_EVENT_BYTES:
+            variables["EVENT"] = stored.text.decode()
+        else:
+            log.warning("the event is too long for a variable, so EVENT is empty", call_id=call.call_id)
+        return variables
 
     def _read_choice(self, call: Call, workspace: Workspace, record: Record, ended: Ended) -> None:
         if ended.timed_out or ended.ended_early:
@@ -435,7 +658,37 @@ class Invocations:
             raise_if_no_space(stdout.error, f"the {self._what}'s stdout")
             raise OutputError(f"the {self._what}'s stdout could not be kept: {stdout.error.strerror}")
 
-    def _remove_later(self, workspace: Workspace, call_id: str) -> None:
+    def _dispose(self, workspace: Workspace, call_id: str, record: Record) -> None:
+        if not record.is_tree_gone:
+            self._remove_later(workspace, call_id)
+            return
+        self._untidy.append((workspace, call_id))
+        if self._tidy_timer is None:
+            self._tidy_timer = asyncio.get_running_loop().call_later(_TIDY_AFTER_S, self._tidy_up)
+
+    def _tidy_up(self) -> None:
+        """Empty the directories of calls that have ended, for the next ones."""
+        self._tidy_timer = None
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + _TIDY_FOR_S
+        while self._untidy:
+            if loop.time() > until_s:  # of a crowd: the others are served meanwhile
+                self._tidy_timer = loop.call_soon(self._tidy_up)
+                break
+            workspace, call_id = self._untidy.popleft()
+            if not self.workspaces.keep(workspace):
+                self._remove_later(workspace, call_id)
+        if self._unused_timer is None and self.workspaces.has_kept:
+            self._unused_timer = loop.call_later(_KEPT_S, self._remove_unused)
+
+    def _remove_unused(self, for_s: float = _KEPT_S) -> None:
+        self._unused_timer = None
+        for workspace in self.workspaces.unused(for_s):
+            self._remove_later(workspace, None)
+        if self.workspaces.has_kept:
+            self._unused_timer = asyncio.get_running_loop().call_later(_KEPT_S, self._remove_unused)
+
+    def _remove_later(self, workspace: Workspace, call_id: str | None) -> None:
         # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
         try:
             removal = asyncio.get_running_loop().run_in_executor(None, self._remove, workspace, call_id)
@@ -445,7 +698,7 @@ class Invocations:
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
 
-    def _remove(self, workspace: Workspace, call_id: str) -> None:
+    def _remove(self, workspace: Workspace, call_id: str | None) -> None:
         try:
             workspace.remove()
         except OSError as error:
@@ -481,8 +734,7 @@ class Invocations:
             }
             call.trace.note(fields)
             fields |= call.trace.fields
-            level = _level(record)
-            level("invocation ended", **{k: v for k, v in fields.items() if v is not None})
+            self._level(record)("invocation ended", **{k: v for k, v in fields.items() if v is not None})
             self.metrics.invocation_ended(
                 outcome=record.outcome,
                 duration_s=duration_s,
@@ -493,13 +745,51 @@ class Invocations:
                 peak_rss_bytes=record.peak_rss_bytes,
             )
 
+    def _level(self, record: Record) -> Callable[..., object]:
+        if record.outcome == "ok":
+            return self._log.info
+        if record.outcome in ("caller_gone", "caller_silent", "bad_input", "not_available", "overloaded", "drained"):
+            return self._log.warning
+        return self._log.error
+
 
 def _note(record: Record, ended: Ended) -> None:
-    record.exit_code = ended.exit_code
-    record.signal = ended.signal
-    record.duration_s = ended.duration_s
-    record.cpu_s = ended.cpu_s
-    record.peak_rss_bytes = ended.peak_rss_bytes
+    """Note one run of the script: of several, the first that failed, the whole time, the highest peak."""
+    if not record.exit_code and record.signal is None:
+        record.exit_code = ended.exit_code
+        record.signal = ended.signal
+    record.duration_s = (record.duration_s or 0.0) + ended.duration_s
+    record.cpu_s += ended.cpu_s
+    if ended.peak_rss_bytes is not None:
+        record.peak_rss_bytes = max(record.peak_rss_bytes or 0, ended.peak_rss_bytes)
+
+
+def _joined(results: Sequence[Result]) -> Result:
+    """The results of several runs as one: the outputs of the first are below ``1/``."""
+    return Result(
+        outputs=[
+            replace(output, name=f"{number}/{output.name}")
+            for number, result in enumerate(results, 1)
+            for output in result.outputs
+        ],
+        stdout=Joined([result.stdout for result in results]),
+        exit_code=results[-1].exit_code,
+        duration_s=sum(result.duration_s for result in results),
+        stdout_tail="".join(result.stdout_tail for result in results),
+        stderr_tail="".join(result.stderr_tail for result in results),
+    )
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _content(taken: Input) -> bytes:
+    def read() -> bytes:
+        with open(taken.path, "rb") as file:
+            return file.read()
+
+    return read() if taken.size_bytes <= _SMALL_EVENT_BYTES else await asyncio.to_thread(read)
 
 
 def _outcome_of(error: BaseException) -> str:
@@ -509,14 +799,6 @@ def _outcome_of(error: BaseException) -> str:
 def _was_killed(ended: Ended) -> bool:
     by_us = ended.timed_out or ended.ended_early
     return not by_us and (ended.signal == "SIGKILL" or ended.exit_code == _KILLED_CHILD)
-
-
-def _level(record: Record) -> Callable[..., None]:
-    if record.outcome == "ok":
-        return log.info
-    if record.outcome in ("caller_gone", "caller_silent", "bad_input", "not_available", "overloaded", "drained"):
-        return log.warning
-    return log.error
 
 
 def _refused_by_system(what: str, error: OSError) -> OutOfResources:

@@ -35,11 +35,14 @@ from structlog.typing import EventDict, FilteringBoundLogger
 
 _BUFFER_BYTES = 4 * 1024 * 1024
 _WRITE_BYTES = 256 * 1024
+# After a write, the time in which more is gathered.
+_PAUSE_S = 0.01
 _LINE_BYTES = 64 * 1024
 # Lines encoded before the buffer is looked at again: 32,768 two-byte lines in a feed make 6 MiB of events.
 _SLICE = 512
 _PROGRESS_INTERVAL_S = 1.0
 _TRACEBACK_PAUSE_S = 1.0
+_ERASE_LINE = b"\r\x1b[K"  # to the line's begin, and erase it (ECMA-48, CR and EL)
 
 _NAMES = {
     logging.DEBUG: "debug",
@@ -121,8 +124,12 @@ class Sink:
         self._queue: deque[tuple[bytes, int]] = deque()
         self._pending_bytes = 0  # queued, or being written
         self._lost = 0
+        self._status = b""
+        self._is_status_shown = False
         self._reader_is_gone = False
         self._closing = False
+        self._is_hurried = False
+        self._is_waiting = False
         self._thread: threading.Thread | None = None
         # Its lock is reentrant: a destructor may warn, and so come here, while this very thread holds it.
         self._changed = threading.Condition()
@@ -149,6 +156,15 @@ class Sink:
             else:
                 self._lost += 1
 
+    def show_status(self, text: str) -> None:
+        """Keep a line of text, such as a progress bar, below the events on a terminal; "" takes it away.
+
+        It goes the events' way, so that neither is written into the other.
+        """
+        with self._changed:
+            self._status = printable(text).encode()
+            self._append(_ERASE_LINE, 0)
+
     def lose(self, events: int) -> None:
         """Count script lines that were not even made into events because ``is_full``."""
         with self._changed:
@@ -159,7 +175,12 @@ class Sink:
     def flush(self, timeout_s: float) -> bool:
         """Wait until all is written; False if that took too long."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._pending_bytes, timeout_s)
+            self._is_hurried = True
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self._pending_bytes, timeout_s)
+            finally:
+                self._is_hurried = False
 
     def close(self, timeout_s: float) -> bool:
         """Write what is left and end the thread; False, and the thread is left behind, if that took too long.
@@ -188,7 +209,7 @@ class Sink:
             except RuntimeError:
                 # No thread may be made now (a limit of processes, the interpreter's end); the next event tries again.
                 self._thread = None
-        elif len(self._queue) == 1:
+        elif self._is_waiting or self._pending_bytes >= _WRITE_BYTES:
             self._changed.notify_all()
 
     def _tell_lost(self) -> None:
@@ -204,13 +225,19 @@ class Sink:
                     if self._closing:
                         self._thread = None
                         return
+                    self._is_waiting = True
                     self._changed.wait()
+                    self._is_waiting = False
                 batch, events, size_bytes = [], 0, 0
                 while self._queue and size_bytes < _WRITE_BYTES:
                     data, count = self._queue.popleft()
                     batch.append(data)
                     events += count
                     size_bytes += len(data)
+                if self._is_status_shown:
+                    batch.insert(0, _ERASE_LINE)
+                batch.append(self._status)
+                self._is_status_shown = bool(self._status)
             written = self._write(b"".join(batch))
             with self._changed:
                 self._pending_bytes -= size_bytes
@@ -227,6 +254,11 @@ class Sink:
                     self._tell_lost()
                 if not self._pending_bytes:
                     self._changed.notify_all()
+                # Else each event would wake this thread, which then disputes the interpreter's lock with the loop.
+                self._changed.wait_for(self._cannot_wait, _PAUSE_S)
+
+    def _cannot_wait(self) -> bool:
+        return self._closing or self._is_hurried or self._pending_bytes >= _WRITE_BYTES
 
     def _write(self, data: bytes) -> bool:
         rest = memoryview(data)

@@ -69,6 +69,8 @@ class Metrics:
         self._output_bytes = 0
         self._cpu_s = 0.0
         self._peak_rss = Histogram(_MEMORY_BUCKETS_BYTES)
+        self._transfers: dict[tuple[str, str, str], int] = {}
+        self._transfer_bytes: dict[tuple[str, str], int] = {}
 
     def request_answered(self, *, code: int, method: str, duration_s: float) -> None:
         self._requests[str(code), method].observe(duration_s)
@@ -95,6 +97,20 @@ class Metrics:
         self._cpu_s += cpu_s
         if peak_rss_bytes is not None:
             self._peak_rss.observe(peak_rss_bytes)
+
+    def expect_transfers(self, providers: Iterable[str]) -> None:
+        """Count those of these storage providers from 0."""
+        for provider in providers:
+            for direction in ("fetch", "store"):
+                self._transfer_bytes[direction, provider] = 0
+                for outcome in ("ok", "failed", "cancelled"):
+                    self._transfers[direction, provider, outcome] = 0
+
+    def transfer_ended(self, direction: str, provider: str, outcome: str, size_bytes: int) -> None:
+        """Count a file fetched or stored; ``size_bytes``: of one that was."""
+        key = direction, provider, outcome
+        self._transfers[key] = self._transfers.get(key, 0) + 1
+        self._transfer_bytes[direction, provider] = self._transfer_bytes.get((direction, provider), 0) + size_bytes
 
     def exposition(self) -> tuple[bytes, str]:
         """The text for Prometheus and its content type."""
@@ -148,6 +164,20 @@ class Metrics:
             buckets=self._peak_rss.buckets(),
             sum_value=self._peak_rss.sum,
         )
+        transfers = CounterMetricFamily(
+            "watchdog_transfers",
+            "Files fetched from and stored in storage.",
+            labels=["direction", "provider", "outcome"],
+        )
+        for names, count in list(self._transfers.items()):
+            transfers.add_metric(list(names), count)
+        yield transfers
+        transferred = CounterMetricFamily(
+            "watchdog_transfer_bytes", "Bytes of files fetched and stored.", labels=["direction", "provider"]
+        )
+        for pair, count in list(self._transfer_bytes.items()):
+            transferred.add_metric(list(pair), count)
+        yield transferred
         taken, waiting, limit = self._places()
         yield GaugeMetricFamily("watchdog_places_taken", "Invocations running now.", taken)
         yield GaugeMetricFamily("watchdog_places_limit", "max_inflight; 0 is no limit.", limit)

@@ -33,14 +33,18 @@ _MEANINGS: Mapping[int, str] = {
     406: "The outputs cannot be given in the form asked for; `detail` names the forms that they have.",
     408: "Nothing came from the caller for `read_timeout`.",
     413: "The input is over `max_input_size`.",
+    422: "The storage event tells of an object, bucket or space that is not there.",
     429: "All places are taken, and the queue is full or `queue_timeout` passed. Try again after `Retry-After`.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
     "cannot be sent.",
+    502: "A storage failed: the object that the event tells of could not be fetched, or outputs not be stored "
+    "(`stored`, `not_stored`).",
     503: "The server is stopping. Send the call again, to another one if there are several.",
     504: "The function ran for longer than `exec_timeout` or `X-Timeout` and was ended.",
     507: "No space is left for the input, for stdout, or for the function, which failed then.",
 }
 _NOT_OF_CLASSIC_FUNCTIONS = frozenset({406})
+_OF_STORAGE = frozenset({422, 502})
 
 # Bounds that callers meet, by the attributes of the settings; and those of them that 0 turns off.
 LIMITS = (
@@ -80,6 +84,7 @@ class Interface:
         service_name: what its platform or its service definition calls it.
         is_classic: the function is a command with the body on its stdin, not a script with files.
         has_token: calls must carry a bearer token.
+        has_storage: objects of storage events are fetched, or outputs stored.
         methods: those that call the function.
         errors: the status and the title of each problem.
         encodings: the values of ``?input=``.
@@ -92,6 +97,7 @@ class Interface:
     service_name: str
     is_classic: bool
     has_token: bool
+    has_storage: bool
     methods: Sequence[str]
     errors: Sequence[tuple[int, str]]
     encodings: Sequence[str]
@@ -421,6 +427,16 @@ def _schemas() -> _Json:
                 "signal": {"description": "That ended the function, as SIGSEGV.", **text},
                 "out_of_memory": {"description": "Whether memory had ended.", "type": "boolean"},
                 "stderr": {"description": "The last 4 KiB of the function's stderr.", **text},
+                "stored": {
+                    "description": "The outputs that are where they should be, as provider:location.",
+                    "type": "array",
+                    "items": text,
+                },
+                "not_stored": {
+                    "description": "The outputs that are not, each with the reason.",
+                    "type": "object",
+                    "additionalProperties": text,
+                },
             },
         },
         "Outcome": {
@@ -472,9 +488,11 @@ def _headers() -> _Json:
 
 
 def _error_statuses(interface: Interface) -> list[int]:
-    left_out = (_NOT_OF_CLASSIC_FUNCTIONS if interface.is_classic else frozenset()) | (
-        frozenset() if interface.has_token else frozenset({401})
-    )
+    left_out = set(_NOT_OF_CLASSIC_FUNCTIONS if interface.is_classic else ())
+    if not interface.has_token:
+        left_out.add(401)
+    if not interface.has_storage:
+        left_out |= _OF_STORAGE
     return sorted({status for status, _ in interface.errors} - left_out)
 
 

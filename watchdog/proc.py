@@ -13,11 +13,12 @@ class Process:
     a zombie.
     """
 
-    __slots__ = ("parent", "pid", "session", "started", "state")
+    __slots__ = ("group", "parent", "pid", "session", "started", "state")
 
-    def __init__(self, pid: int, parent: int, session: int, state: str, started: int) -> None:
+    def __init__(self, pid: int, parent: int, group: int, session: int, state: str, started: int) -> None:
         self.pid = pid
         self.parent = parent
+        self.group = group
         self.session = session
         self.state = state
         self.started = started
@@ -43,7 +44,7 @@ def process(pid: int) -> Process | None:
         return None
     # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[3]), fields[0].decode(), int(fields[19]))
+    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode(), int(fields[19]))
 
 
 def environment_of(pid: int) -> bytes:
@@ -66,12 +67,12 @@ def prctl(option: int, value: int) -> bool:
         return False
 
 
-def signal_each(started_by_pid: Mapping[int, int], number: int) -> None:
-    """Signal processes, given as pids with their start times."""
+def signal_each(started_by_pid: Mapping[int, int], number: int, *, except_group: int = 0) -> None:
+    """Signal processes, given as pids with their start times, except those of one process group."""
     for pid, started in started_by_pid.items():
         # Between the listing and now the pid may have become somebody else's.
         found = process(pid)
-        if found is not None and found.started == started:
+        if found is not None and found.started == started and found.group != except_group:
             signal_one(pid, number)
 
 

@@ -29,6 +29,7 @@ import math
 import os
 import re
 import resource
+import select
 import shlex
 import shutil
 import signal
@@ -36,7 +37,8 @@ import stat
 import sys
 import termios
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,6 +74,10 @@ _READ_BYTES = 32 * 1024
 # stay ignored in the script.
 _DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
 
+# What was changed longer ago than this shows any further change by its times; some file systems tell whole seconds.
+_SETTLED_S = 2.0
+_HALF_A_PAGE_BYTES = 2048
+
 Consumer = Callable[[bytes], "asyncio.Future[None] | None"]
 
 
@@ -84,7 +90,8 @@ class Ended:
     ``cpu_s``: user and system time of it and of the children that it waited for. ``peak_rss_bytes``: of its
     largest process, or None where that is below this server's own peak: the kernel counts the memory of the
     forking process into it (``exec_mmap`` in the kernel's fs/exec.c), so smaller values cannot be known.
-    ``survivors``: processes that even SIGKILL did not end.
+    ``survivors``: processes that even SIGKILL did not end. ``is_tree_gone``: nothing that it started lives any more,
+    for certain; where this server does not become the parent of orphans, one may have hidden.
     """
 
     exit_code: int | None
@@ -95,6 +102,7 @@ class Ended:
     cpu_s: float
     peak_rss_bytes: int | None
     survivors: int
+    is_tree_gone: bool
 
 
 def command_for(script_path: str, path: str) -> list[str]:
@@ -125,6 +133,41 @@ def command_for(script_path: str, path: str) -> list[str]:
         return _command_of_shebang(start, script_path, path)
     except ValueError as error:  # a NUL, or a quotation without its end
         raise ScriptUnavailable(f"the first line of {script_path} cannot be understood: {error}") from None
+
+
+class Script:
+    """A script file, whose command is looked up anew when the file has changed.
+
+    Args:
+        path: may not exist yet.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._known: tuple[tuple[object, ...], list[str]] | None = None
+
+    def command(self, path: str) -> list[str]:
+        """The same as :func:`command_for`, raising what it raises, for two system calls if nothing has changed."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return command_for(self._path, path)
+        state = (
+            path,
+            status.st_dev,
+            status.st_ino,
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+        if self._known is not None and self._known[0] == state and os.access(self._known[1][0], os.X_OK):
+            return self._known[1]
+        command = command_for(self._path, path)
+        # A clock tick has room for two changes: what was changed just now may change again without a sign.
+        if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_S:
+            self._known = (state, command)
+        return command
 
 
 def found_command(words: list[str], path: str) -> list[str]:
@@ -198,7 +241,11 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._children: dict[int, _Child] = {}
+        self._pipes: list[_Pipe] = []
+        self._unused_pipes = 0
+        self._listed_children = _Children()
         self._loop = asyncio.get_running_loop()
+        self._exits = _Exits(self._loop)
         # An ignored SIGCHLD, which exec keeps, would have the kernel reap our children before us.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._is_subreaper = _become_subreaper()
@@ -247,12 +294,18 @@ class Supervisor:
             asyncio.CancelledError: the tree is gone by then as well.
             Exception: what ``stdin`` raised; the command was ended for it, and the tree is gone by then as well.
         """
-        child = self._spawn(command, environment, mark, stdout, stderr, stdin)
-        end = asyncio.ensure_future(self._see_through(child, timeout_s, kill_grace_s))
+        child = self._spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
+        end: asyncio.Future[Ended] | None = None
         try:
+            await self._news_of(child, timeout_s)
+            if (ended := self._ended_alone(child)) is not None:
+                return ended
+            end = asyncio.ensure_future(self._see_through(child))
             return await asyncio.shield(end)
         except asyncio.CancelledError:
             child.ask_to_end()
+            if end is None:
+                end = asyncio.ensure_future(self._see_through(child))
             while not end.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([end])
@@ -270,9 +323,13 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop reaping."""
+        while self._pipes:
+            self._pipes.pop().close()
         self._reap_handle.cancel()
         self._guardian.stop()
         self._preference.close()
+        self._listed_children.close()
+        self._exits.close()
 
     def _spawn(
         self,
@@ -282,23 +339,25 @@ class Supervisor:
         stdout: Consumer,
         stderr: Consumer | None,
         stdin: AsyncIterator[bytes] | None,
+        kill_grace_s: float,
     ) -> _Child:
         self._start_guardian()
         slot = self._guardian.note(os.fsencode(mark))
-        ours: list[int] = []
-        theirs: list[int] = []
+        pipes: list[_Pipe] = []
+        stdin_ends: tuple[int, ...] = ()
         actions: list[tuple[Any, ...]] = []
         try:
-            if stdin is None:
-                actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-            for number in (1, 2) if stdin is None else (1, 2, 0):
-                if number == 2 and stderr is None:
+            for number, consume in ((1, stdout), (2, stderr)):
+                if consume is None:
                     actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
                     continue
-                reading, writing = os.pipe()
-                ours.append(writing if number == 0 else reading)
-                theirs.append(reading if number == 0 else writing)
-                actions.append((os.POSIX_SPAWN_DUP2, theirs[-1], number))
+                pipes.append(self._lent_pipe(consume))
+                actions.append((os.POSIX_SPAWN_DUP2, pipes[-1].writing_fd, number))
+            if stdin is None:
+                actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+            else:
+                stdin_ends = os.pipe()
+                actions.append((os.POSIX_SPAWN_DUP2, stdin_ends[0], 0))
             with self._preference.inherited():
                 pid = os.posix_spawn(
                     command[0],
@@ -311,21 +370,42 @@ class Supervisor:
                 )
         except (OSError, ValueError) as error:
             self._guardian.forget(slot)
-            for fd in (*ours, *theirs):
+            for fd in stdin_ends:
                 os.close(fd)
+            self._take_back(pipes)
             if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
                 raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
         self._guardian.note_session(slot, pid)
         self._preference.give(pid)
-        for fd in theirs:
-            os.close(fd)
-        feed = None if stdin is None else _Feed(self._loop, ours.pop(), stdin)
-        consumers = (stdout,) if stderr is None else (stdout, stderr)
-        pipes = tuple(_Pipe(self._loop, fd, consume) for fd, consume in zip(ours, consumers, strict=True))
-        child = _Child(pid, os.fsencode(mark), pipes, feed, self._loop, slot)
+        feed = None
+        if stdin is not None:
+            os.close(stdin_ends[0])
+            feed = _Feed(self._loop, stdin_ends[1], stdin)
+        child = _Child(pid, os.fsencode(mark), tuple(pipes), feed, self._loop, self._exits, slot, kill_grace_s)
         self._children[pid] = child
+        if feed is not None:
+            feed.start(if_broken=child.ask_to_end)
         return child
+
+    def _lent_pipe(self, consume: Consumer) -> _Pipe:
+        pipe = self._pipes.pop() if self._pipes else _Pipe(self._loop)
+        self._unused_pipes = min(self._unused_pipes, len(self._pipes))
+        pipe.lend(consume)
+        return pipe
+
+    def _take_back(self, pipes: Iterable[_Pipe]) -> None:
+        """Keep pipes that nobody writes into any more."""
+        for pipe in pipes:
+            pipe.end_loan()
+            self._pipes.append(pipe)
+
+    def _close_unused_pipes(self) -> None:
+        """Close those that have been in no use since this was called last."""
+        for pipe in self._pipes[: self._unused_pipes]:
+            pipe.close()
+        del self._pipes[: self._unused_pipes]
+        self._unused_pipes = len(self._pipes)
 
     def _start_guardian(self) -> None:
         """Not before there is something to guard: a server that is idle from its start needs no second process."""
@@ -343,23 +423,41 @@ class Supervisor:
         for child, slot in zip(children, slots, strict=True):
             child.slot = slot
 
-    async def _see_through(self, child: _Child, timeout_s: float, kill_grace_s: float) -> Ended:
-        child.grace_s = kill_grace_s
-        timed_out = ended_early = False
-        if child.feed is not None:
-            child.feed.start(if_broken=child.ask_to_end)
+    async def _news_of(self, child: _Child, timeout_s: float) -> None:
+        """Return when the command has ended, or should."""
+        timer = self._loop.call_later(timeout_s, _set_done, child.news) if timeout_s else None
         try:
-            await asyncio.wait(
-                (child.exited, child.asked_to_end),
-                timeout=timeout_s or None,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await child.news
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _ended_alone(self, child: _Child) -> Ended | None:
+        """The end of a command that left nothing behind, as most do: nothing needs to be waited for then."""
+        if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
+            return None
+        duration_s = self._loop.time() - child.started_s
+        if not (self._is_subreaper and self._certainly_nothing_left()):
+            return None
+        try:
+            if not all(pipe.drain() for pipe in child.pipes):
+                return None
+            _, status, usage = os.wait4(child.pid, 0)
+        except BaseException:  # of who takes what was printed
+            self._forget(child, is_tree_gone=False)
+            raise
+        self._forget(child, is_tree_gone=True)
+        return _ended(status, usage, duration_s=duration_s, is_tree_gone=True)
+
+    async def _see_through(self, child: _Child) -> Ended:
+        is_tree_gone = False
+        try:
             # Both may be done: who asks for the end at once also kills, and the exit may be seen first.
             ended_early = child.asked_to_end.done()
+            timed_out = not ended_early and not child.exited.done()
             # What the source raises after this is none of the command's end.
             broken = child.feed.error if child.feed is not None else None
             if not child.exited.done():
-                timed_out = not ended_early
                 await self._end_politely(child)
             duration_s = self._loop.time() - child.started_s
             if child.feed is not None:
@@ -369,39 +467,45 @@ class Supervisor:
                 await pipe.finish()
             if child.exited.done():
                 _, status, usage = os.wait4(child.pid, 0)
+                is_tree_gone = self._is_subreaper and not survivors
         finally:
-            del self._children[child.pid]
-            self._guardian.forget(child.slot)
-            child.close()
+            self._forget(child, is_tree_gone=is_tree_gone)
         if broken is not None:
             raise broken
         if not child.exited.done():
-            return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1)
-        code = os.waitstatus_to_exitcode(status)
-        peak_rss_bytes = usage.ru_maxrss * 1024
-        return Ended(
-            exit_code=code if code >= 0 else None,
-            signal=signal.Signals(-code).name if code < 0 else None,
+            return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1, False)
+        return _ended(
+            status,
+            usage,
+            duration_s=duration_s,
             timed_out=timed_out,
             ended_early=ended_early,
-            duration_s=duration_s,
-            cpu_s=usage.ru_utime + usage.ru_stime,
-            peak_rss_bytes=peak_rss_bytes if peak_rss_bytes > _own_peak_rss_bytes() else None,
             survivors=survivors,
+            is_tree_gone=is_tree_gone,
         )
+
+    def _forget(self, child: _Child, *, is_tree_gone: bool) -> None:
+        del self._children[child.pid]
+        self._guardian.forget(child.slot)
+        child.close()
+        if is_tree_gone:
+            self._take_back(child.pipes)
+        else:  # who hides may still write into them
+            for pipe in child.pipes:
+                pipe.close()
 
     async def _end_politely(self, child: _Child) -> None:
         """SIGTERM to the whole tree, the grace, SIGKILL; return when the command itself is dead."""
         # The group first: to list the tree takes a thread and descriptors, of which there may be none just now.
         child.signal_group(signal.SIGTERM)
         listing = asyncio.ensure_future(self._tree(child))
-        listing.add_done_callback(_signal_politely)
-        deadline_s = self._loop.time() + child.grace_s
+        listing.add_done_callback(child.ask_those)
+        deadline_s = child.kill_at_s = self._loop.time() + child.grace_s
         # The grace is looked at again and again: end_all() may shorten it at any time.
         while not child.exited.done() and child.grace_s and (rest_s := deadline_s - self._loop.time()) > 0:
             await asyncio.wait((child.exited,), timeout=min(rest_s, 0.1))
-        child.signal_group(signal.SIGKILL)
         if not child.exited.done():
+            child.signal_group(signal.SIGKILL)
             await asyncio.wait((child.exited,), timeout=_UNKILLABLE_S)
         listing.cancel()
 
@@ -410,10 +514,11 @@ class Supervisor:
         if self._is_subreaper and self._certainly_nothing_left():
             return 0
         left = await self._tree(child)
-        proc.signal_each(left, signal.SIGTERM)
+        child.ask(left)
         now_s = self._loop.time()
-        kill_at_s = now_s + min(child.grace_s, _STRAGGLER_GRACE_S)
-        give_up_at_s = now_s + _UNKILLABLE_S
+        # A shell without a trap is gone at once, and what it ran still has the grace: it may be saving its work.
+        kill_at_s = max(now_s + min(child.grace_s, _STRAGGLER_GRACE_S), child.kill_at_s)
+        give_up_at_s = kill_at_s + _UNKILLABLE_S
         pause_s = 0.002
         looks = quiet_looks = 0
         held: dict[int, int] = {}
@@ -427,7 +532,8 @@ class Supervisor:
                 held |= new
                 proc.signal_each(new or held, signal.SIGSTOP if new else signal.SIGKILL)
             await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * 2, 0.02)
+            # A list of all processes is work: in a long grace it is made less often.
+            pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
             self._reap()
             if self._is_subreaper and self._certainly_nothing_left():
                 return 0
@@ -495,7 +601,7 @@ class Supervisor:
         return False
 
     def _other_children(self) -> list[int] | None:
-        children = _children_of_this_process()
+        children = self._listed_children.pids()
         if children is None:
             return None
         return [pid for pid in children if pid not in self._children and not self._is_no_scripts(pid)]
@@ -560,17 +666,81 @@ class Supervisor:
         self._reap()
         if self._children:
             self._start_guardian()
+        self._close_unused_pipes()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     def _reap(self) -> None:
         """Reap orphans; a command's own status is left to the one who runs it."""
-        children = _children_of_this_process()
+        children = self._listed_children.pids()
         for pid in _children_by_parent() if children is None else children:
             if pid not in self._children and _reap_if_dead(pid):
                 self._from_before.discard(pid)
                 if pid == self._guardian.pid:
                     log.warning("the guardian died", pid=pid)
                     self._guardian.stop(is_dead=True)
+
+
+class _Exits:
+    """Calls back when processes end.
+
+    One descriptor of the event loop for all of them: to add one and remove it for each command takes asyncio as long as
+    the rest of a spawning.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        loop.add_reader(self._epoll.fileno(), self._tell)
+
+    def watch(self, pidfd: int, callback: Callable[[], None]) -> None:
+        self._epoll.register(pidfd, select.EPOLLIN)
+        self._callbacks[pidfd] = callback
+
+    def forget(self, pidfd: int) -> None:
+        if self._callbacks.pop(pidfd, None) is not None and not self._epoll.closed:
+            self._epoll.unregister(pidfd)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _tell(self) -> None:
+        for pidfd, _ in self._epoll.poll(0):
+            callback = self._callbacks[pidfd]
+            self.forget(pidfd)
+            callback()
+
+
+class _Children:
+    """The children of this process, living or dead, as the kernel lists them."""
+
+    def __init__(self) -> None:
+        self._fds: list[int] = []
+        # An orphan comes to the main thread; a command belongs to the thread that spawned it: this one.
+        with contextlib.suppress(OSError):
+            for thread in sorted({os.getpid(), threading.get_native_id()}):
+                self._fds.append(os.open(f"/proc/self/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC))
+
+    def pids(self) -> list[int] | None:
+        """None where the kernel does not list them (CONFIG_PROC_CHILDREN)."""
+        text = b""
+        for fd in self._fds:
+            at = 0
+            try:
+                # The kernel gives a page at a time; less than a half of one was the last.
+                while piece := os.pread(fd, _READ_BYTES, at):
+                    text += piece
+                    at += len(piece)
+                    if len(piece) < _HALF_A_PAGE_BYTES:
+                        break
+            except OSError:
+                return None
+        return [*map(int, text.split())] if self._fds else None
+
+    def close(self) -> None:
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 class _Preference:
@@ -630,27 +800,46 @@ class _Child:
     pipes: tuple[_Pipe, ...]
     feed: _Feed | None
     loop: asyncio.AbstractEventLoop
+    exits: _Exits
     slot: int  # with the guardian
-    grace_s: float = 0.0
+    grace_s: float
     started_s: float = 0.0
+    kill_at_s: float = 0.0  # once its group was asked to end
+    asked: dict[int, int] = field(default_factory=dict)  # of its tree, and when each was started
+    news: asyncio.Future[None] = field(init=False)  # it has ended, or should
     exited: asyncio.Future[None] = field(init=False)
     asked_to_end: asyncio.Future[None] = field(init=False)
     _pidfd: int = -1
 
     def __post_init__(self) -> None:
         self.started_s = self.loop.time()
+        self.news = self.loop.create_future()
         self.exited = self.loop.create_future()
         self.asked_to_end = self.loop.create_future()
         try:
             self._pidfd = os.pidfd_open(self.pid)
+            self.exits.watch(self._pidfd, self._set_exited)
         except OSError:
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
             threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
-        else:
-            self.loop.add_reader(self._pidfd, self._has_exited)
 
     def ask_to_end(self) -> None:
         if not self.asked_to_end.done() and not self.exited.done():
             self.asked_to_end.set_result(None)
+            _set_done(self.news)
+
+    def ask_those(self, listing: asyncio.Future[dict[int, int]]) -> None:
+        if not listing.cancelled() and listing.exception() is None:
+            self.ask(listing.result())
+
+    def ask(self, tree: Mapping[int, int]) -> None:
+        """SIGTERM to processes of the tree, once to each."""
+        new = {pid: started for pid, started in tree.items() if self.asked.get(pid) != started}
+        self.asked |= new
+        # If the group was asked: what is in it and was not there to be asked is what a trap started to tidy up.
+        proc.signal_each(new, signal.SIGTERM, except_group=self.pid if self.kill_at_s else 0)
 
     def holds_a_pipe(self, pid: int) -> bool:
         """Whether a process has the writing end of stdout or stderr open."""
@@ -668,21 +857,16 @@ class _Child:
 
     def close(self) -> None:
         if self._pidfd >= 0:
-            self.loop.remove_reader(self._pidfd)
+            self.exits.forget(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
-        for pipe in self.pipes:
-            pipe.close()
         if self.feed is not None:
             self.feed.close()
-
-    def _has_exited(self) -> None:
-        self.loop.remove_reader(self._pidfd)
-        self._set_exited()
 
     def _set_exited(self) -> None:
         if not self.exited.done():
             self.exited.set_result(None)
+            _set_done(self.news)
 
     def _wait_in_thread(self) -> None:
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
@@ -691,65 +875,82 @@ class _Child:
 
 
 class _Pipe:
-    """The reading end of one of the command's streams."""
+    """A pipe that one command after the other has as its stdout or stderr.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, consume: Consumer) -> None:
+    The writing end stays open here, too: the end of a command is told by its exit, not by the end of its streams, so
+    there is no end of file to be woken by.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._fd = fd
-        self._consume = consume
-        self.name = f"pipe:[{os.fstat(fd).st_ino}]"  # as /proc shows it, the same for both ends
+        self._reading_fd, self.writing_fd = os.pipe()
+        self._consume: Consumer = _drop
         self._pause: asyncio.Future[None] | None = None
         self._taken_bytes = 0
-        self._rest_bytes = 0
-        os.set_blocking(fd, False)
-        loop.add_reader(fd, self._readable)
+        self._is_closed = False
+        os.set_blocking(self._reading_fd, False)
+        loop.add_reader(self._reading_fd, self._readable)
+
+    @property
+    def name(self) -> str:
+        """As /proc shows it, the same for both ends."""
+        return f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
+
+    def lend(self, consume: Consumer) -> None:
+        """What comes from now on is taken by ``consume``."""
+        self._consume = consume
+        # A command may have made it non-blocking, as Node.js does: the next one would lose lines.
+        fcntl.fcntl(self.writing_fd, fcntl.F_SETFL, 0)
+
+    def end_loan(self) -> None:
+        self._consume = _drop
 
     async def finish(self) -> None:
         """Take what is there. Nobody writes any more who counts, and who hides and writes on must not hold us up."""
-        if self._fd >= 0:
-            self._rest_bytes = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
-        while self._fd >= 0:
-            if self._pause is not None:
-                await asyncio.wait([self._pause])
-                continue
-            before_bytes = self._taken_bytes
-            try:
-                more = self._rest_bytes > 0 and self._read()
-            except BlockingIOError:
-                more = False
-            self._rest_bytes -= self._taken_bytes - before_bytes
-            if not more:
-                self.close()
+        until_bytes = self._taken_bytes + self._waiting_bytes()
+        while not self._take(until_bytes):
+            assert self._pause is not None
+            await asyncio.wait([self._pause])
+
+    def drain(self) -> bool:
+        """Take what is there; False if the consumer wants a pause first."""
+        return self._take(self._taken_bytes + self._waiting_bytes())
+
+    def _take(self, until_bytes: int) -> bool:
+        while self._pause is None and self._taken_bytes < until_bytes:
+            self._read()
+        return self._pause is None
+
+    def _waiting_bytes(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._reading_fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            os.close(self._fd)
-            self._fd = -1
+        self._loop.remove_reader(self._reading_fd)
+        os.close(self._reading_fd)
+        os.close(self.writing_fd)
+        self._is_closed = True
 
     def _readable(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            if not self._read():
-                # The end of a stream stays readable: it would call here without pause.
-                self.close()
+            self._read()
 
-    def _read(self) -> bool:
-        """Take one piece; False at the end of the stream."""
-        data = os.read(self._fd, _READ_BYTES)
-        if not data:
-            return False
+    def _read(self) -> None:
+        data = os.read(self._reading_fd, _READ_BYTES)
         self._taken_bytes += len(data)
         pause = self._consume(data)
         if pause is not None:
             self._pause = pause
-            self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self._reading_fd)
             pause.add_done_callback(self._resume)
-        return True
 
     def _resume(self, pause: asyncio.Future[None]) -> None:
         self._pause = None
-        if self._fd >= 0:
-            self._loop.add_reader(self._fd, self._readable)
+        if not self._is_closed:
+            self._loop.add_reader(self._reading_fd, self._readable)
+
+
+def _drop(data: bytes) -> None:
+    """Of nobody's call: only who came into a script's pipe from outside, through /proc, could have written this."""
 
 
 class _Feed:
@@ -814,24 +1015,6 @@ def _set_done(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
-def _signal_politely(listing: asyncio.Future[dict[int, int]]) -> None:
-    if not listing.cancelled() and listing.exception() is None:
-        proc.signal_each(listing.result(), signal.SIGTERM)
-
-
-def _children_of_this_process() -> list[int] | None:
-    """Pids, living or dead; None where the kernel does not list them (CONFIG_PROC_CHILDREN)."""
-    try:
-        pids: list[int] = []
-        # An orphan comes to the main thread; a command belongs to the thread that spawned it.
-        for thread in {os.getpid(), threading.get_native_id()}:
-            with open(f"/proc/self/task/{thread}/children", "rb", buffering=0) as file:
-                pids += map(int, file.read().split())
-        return pids
-    except OSError:
-        return None
-
-
 def _children_by_parent() -> list[int]:
     me = os.getpid()
     try:
@@ -845,6 +1028,31 @@ def _reap_if_dead(pid: int) -> bool:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:
         return True
+
+
+def _ended(
+    status: int,
+    usage: resource.struct_rusage,
+    *,
+    duration_s: float,
+    timed_out: bool = False,
+    ended_early: bool = False,
+    survivors: int = 0,
+    is_tree_gone: bool,
+) -> Ended:
+    code = os.waitstatus_to_exitcode(status)
+    peak_rss_bytes = usage.ru_maxrss * 1024
+    return Ended(
+        exit_code=code if code >= 0 else None,
+        signal=signal.Signals(-code).name if code < 0 else None,
+        timed_out=timed_out,
+        ended_early=ended_early,
+        duration_s=duration_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_rss_bytes=peak_rss_bytes if peak_rss_bytes > _own_peak_rss_bytes() else None,
+        survivors=survivors,
+        is_tree_gone=is_tree_gone,
+    )
 
 
 def _own_peak_rss_bytes() -> int:

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import os
 import re
 import signal
-import uuid
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+import sys
+from collections.abc import AsyncIterator, Awaitable, Generator, Mapping, Sequence
 from hmac import compare_digest
+from typing import Any
 from urllib.parse import unquote
 
 import msgspec
@@ -31,6 +33,7 @@ from multidict import CIMultiDict
 
 from . import logs, tracing
 from .admission import DRAINING_RETRY_AFTER_S, Admission
+from .allocator import keep_freed_memory
 from .cloud_event import event_of, headers_of_answer
 from .config import LOCAL_PROBE, Configuration, parse_duration_s
 from .connection import (
@@ -60,6 +63,7 @@ from .errors import (
     ListenError,
     NoSpace,
     NotAdmitted,
+    ObjectMissing,
     OutOfResources,
     ScriptError,
     ScriptFailed,
@@ -67,6 +71,8 @@ from .errors import (
     ScriptOutOfMemory,
     ScriptOutOfSpace,
     ScriptTimedOut,
+    StorageError,
+    StoreFailed,
     Unauthorized,
     WatchdogError,
 )
@@ -93,18 +99,27 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (ScriptOutOfSpace, 507, "No space left"),
     (ScriptFailed, 500, "Script failed"),
     (ScriptError, 500, "Script cannot be used"),
+    (ObjectMissing, 422, "No such object"),
+    (StoreFailed, 502, "Outputs not stored"),
+    (StorageError, 502, "Input not fetched"),
     (NoSpace, 507, "No space left"),
     (OutOfResources, 500, "Out of resources"),
     (WatchdogError, 500, "Outputs cannot be sent"),
 )
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# What the event loop waits for the interpreter's lock, at most, each time that a thread has it: 5 ms by default.
+_SWITCH_INTERVAL_S = 0.001
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LETTING_IN_S = 1.0
+_MOST_NAMED_FILES = 1000
 _REST_OF_BODY_S = 30.0
+# Of a long answer, read and not yet sent: at most two times four pieces of 512 KiB; of many at once fewer each.
+_MOST_PIECES_AHEAD = 4
+_PIECES_AHEAD_OF_ALL = 32
 _STATUS_WITHOUT_BODY = (204, 205, 304)
 
 
@@ -114,6 +129,8 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
     Raises:
         ListenError: an address cannot be listened on.
     """
+    keep_freed_memory()
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # From here on a signal drains, even one that comes while the server still starts.
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[int] = asyncio.Queue()
@@ -156,6 +173,7 @@ class Server:
             admission=self.admission,
             metrics=self.metrics,
         )
+        self._long_answers = 0
         self._http = HttpServer(
             self._handle,
             read_timeout_s=self.settings.read_timeout_s,
@@ -246,6 +264,7 @@ class Server:
         if not await self._within(self.settings.write_timeout_s, self.admission.empty()):
             log.warning("running invocations are ended", count=self.supervisor.running)
             self.supervisor.end_all(at_once=False)
+            self.invocations.end_transfers(of_all=True)
             await self._within(self.settings.kill_grace_s + _UNKILLABLE_S, self.admission.empty())
         await self._within(self.settings.write_timeout_s, self._answers_sent())
         await self._http.say_goodbye(self.settings.write_timeout_s)
@@ -276,6 +295,7 @@ class Server:
         ``at_once`` without delay.
         """
         self.admission.close()
+        self.invocations.end_transfers(of_all=at_once)
         for bound in self._bodies if self._refuses_bodies else ():
             if not bound.expired():
                 bound.reschedule(self._loop.time())
@@ -322,7 +342,7 @@ class Server:
         if self._metrics_runner is not None:
             await self._metrics_runner.cleanup()
         await self._within(_UNKILLABLE_S, self.admission.empty())
-        await self._within(_UNKILLABLE_S, self.invocations.removed())
+        await self._within(_UNKILLABLE_S, self.invocations.close())
         self.supervisor.close()
         try:
             await asyncio.to_thread(self.workspaces.close)
@@ -413,6 +433,7 @@ class Server:
                 service_name=self._configuration.service_name,
                 is_classic=self._is_classic,
                 has_token=self.settings.auth_token is not None,
+                has_storage=self.invocations.stores or self.invocations.fetches,
                 methods=_METHODS,
                 errors=[(status, title) for _, status, title in _STATUS],
                 encodings=ENCODINGS,
@@ -442,7 +463,7 @@ class Server:
     # ---- a call
 
     async def _answer_call(self, request: web.BaseRequest, record: Record, trace: tracing.Trace) -> web.StreamResponse:
-        call_id = uuid.uuid4().hex
+        call_id = os.urandom(16).hex()
         try:
             call_id = _call_id(request, call_id)
             trace.note({"call_id": call_id})
@@ -591,13 +612,21 @@ class Server:
         response.content_length = answer.length
         await self._patiently(request, response.prepare(request))
         record.is_begun = True
-        async with contextlib.aclosing(answer.chunks()) as chunks:
-            async for piece in chunks:
-                record.output_bytes += len(piece)
-                record.is_handed_over = record.output_bytes == answer.length
-                await self._patiently(request, response.write(piece))
+        self._long_answers += 1
+        try:
+            async with contextlib.aclosing(answer.chunks(self._pieces_ahead)) as chunks:
+                async for piece in chunks:
+                    record.output_bytes += len(piece)
+                    record.is_handed_over = record.output_bytes == answer.length
+                    await self._patiently(request, response.write(piece))
+        finally:
+            self._long_answers -= 1
         await self._patiently(request, response.write_eof())
         return response
+
+    def _pieces_ahead(self) -> int:
+        """How much of a long answer is read at once: the fewer there are, the more."""
+        return max(1, min(_MOST_PIECES_AHEAD, _PIECES_AHEAD_OF_ALL // max(1, self._long_answers)))
 
     async def _sent(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
         """The response, sent if it was not yet: aiohttp itself would wait without end for a caller to take it."""
@@ -615,6 +644,12 @@ class Server:
         if not limit_s:
             await sending
             return
+        # Most of what is sent is taken at once: no need of a timer for that.
+        steps = sending.__await__()
+        try:
+            waits_for = next(steps)
+        except StopIteration:
+            return
         untaken: int | None = None
         timer: asyncio.TimerHandle
 
@@ -630,7 +665,7 @@ class Server:
             async with asyncio.timeout(limit_s) as bound:
                 timer = self._loop.call_later(limit_s / 4, look)
                 try:
-                    await sending
+                    await _Begun(steps, waits_for)
                 finally:
                     timer.cancel()
         except TimeoutError:
@@ -653,6 +688,9 @@ class Server:
             members["out_of_memory"] = isinstance(error, ScriptOutOfMemory)
         if isinstance(error, ScriptError) and error.stderr:
             members["stderr"] = error.stderr
+        if isinstance(error, StoreFailed):
+            members["stored"] = error.stored[:_MOST_NAMED_FILES]
+            members["not_stored"] = dict(list(error.not_stored.items())[:_MOST_NAMED_FILES])
         if isinstance(error, NotAdmitted):
             headers["Retry-After"] = str(error.retry_after_s)
             # OpenFaaS's queue-worker then sends the call again, whatever its list of statuses is: 503 is not in it.
@@ -757,10 +795,43 @@ def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
         "Http_Content_Length": length,
     }
     for name, value in request.headers.items():
-        if name.lower() in _NOT_FOR_SCRIPTS or not _HEADER_NAME.fullmatch(name):
-            continue
-        variables.setdefault("Http_" + "_".join(map(str.capitalize, name.split("-"))), value)
+        if (variable := _variable_of(name)) is not None:
+            variables.setdefault(variable, value)
     return variables
+
+
+@functools.lru_cache(maxsize=128)
+def _variable_of(name: str) -> str | None:
+    """The variable of a header; None if it has none."""
+    if name.lower() in _NOT_FOR_SCRIPTS or not _HEADER_NAME.fullmatch(name):
+        return None
+    return "Http_" + "_".join(map(str.capitalize, name.split("-")))
+
+
+class _Begun:
+    """An awaitable that has run to where it waits for the first time.
+
+    Args:
+        steps: what its ``__await__`` gave.
+        waits_for: what the first step yielded.
+    """
+
+    def __init__(self, steps: Generator[Any, Any, object], waits_for: object) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as error:  # CancelledError, and GeneratorExit
+                    waits_for = self._steps.throw(error)
+                else:
+                    waits_for = self._steps.send(value)
+        except StopIteration:
+            return
 
 
 def _is_at_a_terminal() -> bool:

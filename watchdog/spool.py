@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from .errors import OutputUnreadable
 
@@ -105,3 +106,25 @@ class Spool:
                     view = view[os.write(self._fd, view) :]
         except OSError as error:
             self.error = error
+
+
+class _Pieces(Protocol):
+    @property
+    def size_bytes(self) -> int: ...
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]: ...
+
+
+class Joined:
+    """Several streams, one after the other, as one."""
+
+    def __init__(self, streams: Sequence[_Pieces]) -> None:
+        self._streams = streams
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(stream.size_bytes for stream in self._streams)
+
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
+        """All of it, in pieces of at most ``piece_bytes``; raises as the streams do."""
+        for stream in self._streams:
+            yield from stream.pieces(piece_bytes)

@@ -9,6 +9,9 @@
             output/                   TMP_OUTPUT_DIR
             response                  HTTP_RESPONSE_FILE
 
+After a small call the directory is emptied and taken by the next one, if there soon is one: to make three directories
+and to remove them, in a thread that must be woken, is a good part of what a call costs.
+
 A server that was killed leaves its directory without a holder of the lock: the next start removes it,
 and only it. A live server's lock cannot be taken, whoever started it.
 """
@@ -19,6 +22,7 @@ import errno
 import fcntl
 import functools
 import itertools
+import math
 import os
 import re
 import stat
@@ -37,6 +41,18 @@ _SUSPICIOUS_BYTES = 1 << 30
 # Less than a usual write of a buffer.
 _FULL_BYTES = 4096
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+# What is removed at once, in the event loop: more, or larger, is left to a thread.
+_FEW_FILES = 16
+_SMALL_BYTES = 1 << 20
+# A directory that held many files stays large on ext4, and slow to list.
+_SMALL_DIRECTORY_BYTES = 16 * 1024
+# A file system that takes longer is left alone for a time.
+_SLOW_S = 0.01
+_SLOW_PAUSE_S = 10.0
+# Less than this is left for the scripts that run.
+_PLENTY_BYTES = 16 << 20
+_PLENTY_INODES = 1000
 
 # NAME_MAX is 255 bytes; the rest is left for what scripts like to append (".jpg", ".tmp", "-resized").
 _LONGEST_NAME_BYTES = 200
@@ -96,6 +112,8 @@ class Workspaces:
         self._root: str | None = None
         self._lock_fd = -1
         self._serial = itertools.count(1)
+        self._kept: list[tuple[Workspace, float]] = []  # since when, the oldest first
+        self._slow_until_s = 0.0
 
     def sweep(self) -> tuple[list[str], list[str]]:
         """Remove what servers left that are dead; return the paths removed and those that could not be."""
@@ -110,12 +128,17 @@ class Workspaces:
         return removed, kept
 
     def make(self) -> Workspace:
-        """Make the directory of one invocation.
+        """Make the directory of one invocation, or take one that is kept.
 
         Raises:
             NoSpace: nothing more fits into ``tmp_dir``.
             OSError: ``tmp_dir`` is gone or not writable.
         """
+        if self._kept:
+            workspace, _ = self._kept.pop()
+            if workspace.is_there():
+                return workspace
+            self._kept.insert(0, (workspace, -math.inf))  # to be removed
         try:
             try:
                 return Workspace(os.path.join(self._made_root(), str(next(self._serial))))
@@ -127,11 +150,43 @@ class Workspaces:
             raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
             raise
 
+    def keep(self, workspace: Workspace) -> bool:
+        """Empty the directory of a small call, and keep it for the next.
+
+        It must be certain that nobody writes into it any more. Kept ones are never more than were in use at one time,
+        and nothing is kept where space is short.
+
+        Returns:
+            False if it is to be removed instead: too much is in it for the event loop, or something that is not ours.
+        """
+        began_s = time.monotonic()
+        if self._root is None or began_s < self._slow_until_s or not _has_plenty(self.tmp_dir):
+            return False
+        is_empty = workspace.empty()
+        now_s = time.monotonic()
+        if now_s - began_s > _SLOW_S:
+            self._slow_until_s = now_s + _SLOW_PAUSE_S
+        if is_empty:
+            self._kept.append((workspace, now_s))
+        return is_empty
+
+    @property
+    def has_kept(self) -> bool:
+        return bool(self._kept)
+
+    def unused(self, for_s: float = 0.0) -> list[Workspace]:
+        """Those that were kept for so long in vain; they are the caller's now, to be removed."""
+        until_s = time.monotonic() - for_s
+        count = sum(since_s <= until_s for _, since_s in self._kept)
+        unused, self._kept = self._kept[:count], self._kept[count:]
+        return [workspace for workspace, _ in unused]
+
     def close(self) -> None:
         """Remove this server's directory. Raises ``OSError`` if something in it cannot be removed."""
         if self._root is None:
             return
         root, self._root = self._root, None
+        self._kept.clear()
         try:
             remove_tree(root)
         finally:
@@ -181,7 +236,7 @@ class Workspaces:
 class Workspace:
     """The private directory of one invocation; its four paths are absolute."""
 
-    __slots__ = ("input_dir", "output_dir", "path", "response_file")
+    __slots__ = ("_as_made", "_inodes", "input_dir", "output_dir", "path", "response_file")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -192,9 +247,63 @@ class Workspace:
         try:
             os.mkdir(self.input_dir, 0o755)
             os.mkdir(self.output_dir, 0o755)
+            self._as_made = self._look()
+            self._inodes = [os.lstat(path).st_ino for path in (self.input_dir, self.output_dir)]
         except OSError:  # no inode may be left for the second
             remove_tree(path)
             raise
+
+    def is_as_made(self) -> bool:
+        """Whether its directories are the same, with the same owner, mode and attributes, and have not become large."""
+        try:
+            now, size_bytes = self._look()
+        except OSError:
+            return False
+        as_made, size_as_made_bytes = self._as_made
+        return now == as_made and size_bytes <= max(size_as_made_bytes, _SMALL_DIRECTORY_BYTES)
+
+    def is_there(self) -> bool:
+        """Whether nobody has removed or replaced its directories."""
+        try:
+            return [os.lstat(path).st_ino for path in (self.input_dir, self.output_dir)] == self._inodes
+        except OSError:
+            return False
+
+    def empty(self) -> bool:
+        """Remove the files, if there are few and small ones and nothing else; False if something may be left.
+
+        Nothing is removed behind a mount or a link that stands in the place of a directory.
+        """
+        files: list[str] = []
+        try:
+            if not self.is_as_made():
+                return False
+            for directory in (self.path, self.input_dir, self.output_dir):
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        if entry.path in (self.input_dir, self.output_dir):
+                            continue
+                        status = entry.stat(follow_symlinks=False)
+                        # As it is now: the script may have made it large.
+                        is_small = status.st_size <= _SMALL_BYTES and status.st_blocks * 512 <= _SMALL_BYTES
+                        if stat.S_ISDIR(status.st_mode) or not is_small or len(files) == _FEW_FILES:
+                            return False
+                        files.append(entry.path)
+            for path in files:
+                os.unlink(path)
+        except OSError:
+            return False
+        return True
+
+    def _look(self) -> tuple[list[object], int]:
+        """What tells its directories from others, and the size of the largest; some file systems give any size."""
+        seen: list[object] = []
+        size_bytes = 0
+        for path in (self.path, self.input_dir, self.output_dir):
+            status = os.lstat(path)
+            size_bytes = max(size_bytes, status.st_size)
+            seen += (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid, _attributes(path))
+        return seen, size_bytes
 
     def outputs(self, most: int = MOST_OUTPUTS) -> tuple[list[Output], list[tuple[str, str]]]:
         """What the script left in ``TMP_OUTPUT_DIR``, sorted by name, and what does not count.
@@ -286,6 +395,23 @@ def is_full(directory: str) -> bool:
     available = status.f_bfree if os.geteuid() == 0 else status.f_bavail  # some is kept for root
     has_blocks = not status.f_blocks or available * status.f_frsize >= _FULL_BYTES
     return not (has_blocks and has_inodes)
+
+
+def _has_plenty(directory: str) -> bool:
+    try:
+        status = os.statvfs(directory)
+    except OSError:  # it is gone
+        return False
+    has_inodes = not status.f_files or status.f_favail >= _PLENTY_INODES  # some file systems count none
+    return has_inodes and (not status.f_blocks or status.f_bavail * status.f_frsize >= _PLENTY_BYTES)
+
+
+def _attributes(path: str) -> list[str]:
+    """Names of the extended attributes; access lists are among them (acl(5))."""
+    try:
+        return os.listxattr(path, follow_symlinks=False)
+    except OSError:  # the file system has none
+        return []
 
 
 def safe_file_name(name: str) -> str | None:

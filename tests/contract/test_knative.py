@@ -20,7 +20,7 @@ import pod
 import pytest
 from aiohttp import web
 from queue_proxy import QueueProxy
-from running_server import Answer, RunningServer, StartServer, read_all, until
+from running_server import Answer, RunningServer, StartServer, read_all, read_answer, until
 
 from watchdog.connection import HttpServer
 
@@ -191,11 +191,11 @@ def test_an_idle_connection_is_still_served_after_that_time(start_server: StartS
     request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
     with server.connect() as sock:
         sock.sendall(request)
-        assert sock.recv(65536).endswith(b"hi\n")
+        assert read_answer(sock).endswith(b"\r\n\r\nhi\n")
         closed, _, _ = select.select([sock], [], [], IDLE_AT_QUEUE_PROXY_S + 5)
         assert not closed
         sock.sendall(request)
-        assert sock.recv(65536).endswith(b"hi\n")
+        assert read_answer(sock).endswith(b"\r\n\r\nhi\n")
 
 
 def test_the_whole_request_is_read_before_the_answer(start_server: StartServer) -> None:

@@ -72,6 +72,8 @@ def schemas() -> dict[tuple[str, str], Draft7Validator]:
     found = {
         (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): closed(service),
         ("v1", "ConfigMap"): config_map,
+        ("v1", "Secret"): {"$ref": "#/definitions/io.k8s.api.core.v1.Secret"},
+        ("batch/v1", "Job"): {"$ref": "#/definitions/io.k8s.api.batch.v1.Job"},
     }
     return {key: Draft7Validator({"allOf": [each], "definitions": definitions}) for key, each in found.items()}
 

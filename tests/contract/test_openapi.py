@@ -79,16 +79,23 @@ def test_the_validator_sees_a_fault(start_server: StartServer) -> None:
     assert not OpenAPIV31SpecValidator(document).is_valid()
 
 
-def test_it_has_each_status_that_the_server_may_answer(start_server: StartServer) -> None:
+def test_it_has_each_status_that_the_server_may_answer(start_server: StartServer, tmp_path: Path) -> None:
+    definition = tmp_path / "function_config.yaml"
+    definition.write_text(
+        "storage_providers: {minio: {default: {endpoint: 'http://127.0.0.1:9', access_key: a, secret_key: b}}}\n"
+        "output: [{storage_provider: minio, path: out}]\n"
+    )
     text = (ROOT / "README.md").read_text()
     of_readme = {int(code) for code in re.findall(r"^\| ([45]\d\d) \| ", text, re.MULTILINE)}
     of_server = {status for _, status, _ in _STATUS}
     assert len(of_readme) > 8
-    documented = statuses_of(document_of(start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN)))
+    documented = statuses_of(
+        document_of(start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN, WATCHDOG_SERVICE_DEFINITION=str(definition)))
+    )
     assert documented == of_readme == of_server | {405}
-    # Without a token none can be missing; a classic function has but one form of answer.
-    assert statuses_of(document_of(start_server(COPY))) == of_readme - {401}
-    assert statuses_of(document_of(start_server(None, fprocess="cat"))) == of_readme - {401, 406}
+    # Without a token none can be missing, without storage none fail; a classic function has but one form of answer.
+    assert statuses_of(document_of(start_server(COPY))) == of_readme - {401, 422, 502}
+    assert statuses_of(document_of(start_server(None, fprocess="cat"))) == of_readme - {401, 406, 422, 502}
 
 
 def test_it_tells_what_is_in_force(start_server: StartServer) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import select
 import signal
 import socket
@@ -14,32 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from running_server import RunningServer, StartServer, problem, read_all, until
+from running_server import RunningServer, StartServer, is_whole, problem, read_all, read_answer, until
 
 from watchdog import connection
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 WAIT = "touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02; done; echo done\n"
-
-
-def read_answer(sock: socket.socket) -> bytes:
-    """One answer with a length, or what came before the end; a reset raises."""
-    answer = b""
-    while len(answer.partition(b"\r\n\r\n")[2]) < length_of(answer):
-        piece = sock.recv(65536)
-        if not piece:
-            return answer
-        answer += piece
-    return answer
-
-
-def length_of(answer: bytes) -> int:
-    match = re.search(rb"\r\nContent-Length: (\d+)\r\n", answer)
-    return int(match[1]) if match else 1 << 60
-
-
-def is_whole(answer: bytes) -> bool:
-    return len(answer.partition(b"\r\n\r\n")[2]) == length_of(answer)
 
 
 # ---- under load

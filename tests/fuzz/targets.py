@@ -26,12 +26,15 @@ from typing import TypeVar
 from unittest import mock
 from urllib.parse import unquote_to_bytes
 
+import msgspec
+
 from watchdog import intake, logs
 from watchdog.delivery import Form, choose_form
 from watchdog.errors import AnswerNotAvailable, BadInput, BadScriptResponse, InputError, InputTooLarge
 from watchdog.intake import Receiver, Said
 from watchdog.response_file import read_response_file
 from watchdog.service_definition import holds_secrets, parse
+from watchdog.storage import event as storage_event
 from watchdog.workspace import Output
 
 _T = TypeVar("_T")
@@ -562,10 +565,45 @@ def check_service_definition(data: bytes) -> None:
         assert path.storage_provider
 
 
+# ---- storage_event ----
+
+
+def check_storage_event(data: bytes) -> None:
+    """Any bytes are an event, complete, or data; a job's input is what it is given, or refused."""
+    for event in (storage_event.read(data), storage_event.read_data("com.amazonaws.s3.ObjectCreated:Put", data)):
+        if event is None:
+            continue
+        assert event.objects or event.data is not None, "an event of nothing"
+        for stored in event.objects:
+            assert stored.kind in ("minio", "s3", "ceph", "onedata", "webdav")
+            assert stored.key
+            assert stored.container or stored.kind == "webdav"
+            text = stored.container + stored.key + stored.time
+            assert "\0" not in text, "what no variable can carry"
+            text.encode()
+            msgspec.json.decode(stored.text)
+        for name, value in event.variables.items():
+            assert name.startswith("CONT_VAR_")
+            assert "=" not in name
+            assert "\0" not in name + value
+    stdin, _, variable = data.partition(b"\0")
+    variable = variable.replace(b"\0", b"")  # no variable has one
+    for given in (None, variable.decode("utf-8", "surrogateescape")):
+        try:
+            # A made-up pattern could go through all files of the machine.
+            with mock.patch("glob.glob", return_value=[]):
+                text_of_job = storage_event.job_text(stdin, given)
+        except BadInput:
+            continue
+        if text_of_job.lstrip().startswith(b"{"):
+            msgspec.json.decode(text_of_job, type=msgspec.Raw)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "accept": check_accept,
     "intake": check_intake,
     "response_file": check_response_file,
     "script_log": check_script_log,
     "service_definition": check_service_definition,
+    "storage_event": check_storage_event,
 }

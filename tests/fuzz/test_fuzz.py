@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 
 import fuzz
+import msgspec
 import pytest
 import targets
 
 from watchdog import delivery, intake, logs, response_file
 from watchdog.errors import BadInput, InputTooLarge
 from watchdog.service_definition import Parsed, ServiceDefinition, parse
+from watchdog.storage import event as storage_event
+from watchdog.storage.event import Event, StoredObject
 
 HERE = Path(__file__).parent
 SEEDS = sorted((HERE / "corpus").glob("*/*"))
@@ -174,6 +177,22 @@ def test_service_definition_can_fail(monkeypatch: pytest.MonkeyPatch, parsed: Pa
     monkeypatch.setattr(targets, "parse", lambda text, origin: parsed)
     with pytest.raises(AssertionError):
         targets.check_service_definition(b"")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        Event(),
+        Event((StoredObject("minio", "", "k", "", "", b"{}"),)),
+        Event((StoredObject("minio", "b", "k\0", "", "", b"{}"),)),
+        Event((StoredObject("minio", "b", "k", "", "", b"{"),)),
+        Event(data=b"", variables={"PATH": "x"}),
+    ],
+)
+def test_storage_event_can_fail(monkeypatch: pytest.MonkeyPatch, event: Event) -> None:
+    monkeypatch.setattr(storage_event, "read", lambda text: event)
+    with pytest.raises((AssertionError, msgspec.DecodeError)):
+        targets.check_storage_event(b"")
 
 
 # ---- the program ----

@@ -1,0 +1,6 @@
+#!/bin/sh
+# The input is a picture in any format that ImageMagick reads, the output a JPEG of it, 48 pixels at most to each side.
+set -eu
+name=$(basename "$INPUT_FILE_PATH")
+echo "making a thumbnail of $STORAGE_OBJECT_KEY"
+convert "$INPUT_FILE_PATH" -auto-orient -strip -thumbnail 48x48 "$TMP_OUTPUT_DIR/${name%.*}.jpg"

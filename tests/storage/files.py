@@ -1,0 +1,73 @@
+"""What tests of storage have in common: files to store, a backend's two verbs in short."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from watchdog.storage import Storage
+from watchdog.workspace import Output
+
+MIB = 1 << 20
+
+
+class Moving:
+    """Adds up what a transfer tells."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+
+    def __call__(self, count: int) -> None:
+        self.bytes += count
+
+
+def output_of(directory: Path, data: bytes, name: str = "output") -> Output:
+    """A file as a script might have left it."""
+    path = directory / name
+    path.write_bytes(data)
+    status = path.stat()
+    return Output(str(path), name, status.st_size, status.st_mtime, status.st_mode)
+
+
+def changing(output: Output, change: str) -> Callable[[int], None]:
+    """Told of the first bytes that move, it changes the file, once."""
+    done: list[bool] = []
+
+    def moved(count: int) -> None:
+        if done:
+            return
+        done.append(True)
+        if change == "grown":
+            with open(output.path, "ab") as file:
+                file.write(b"more")
+        elif change == "shortened":
+            os.truncate(output.path, output.size_bytes - 1)
+        else:
+            os.utime(output.path, (output.mtime_s - 1, output.mtime_s - 1))
+
+    return moved
+
+
+async def stored(storage: Storage, directory: Path, location: str, data: bytes) -> int:
+    """Store bytes; return what the backend told of them."""
+    moving = Moving()
+    await storage.store(output_of(directory, data), location, moved=moving)
+    return moving.bytes
+
+
+async def fetched(storage: Storage, directory: Path, location: str, most_bytes: int = 0) -> bytes:
+    """Fetch an object, and see to it that nothing else is left in the directory."""
+    moving, target = Moving(), directory / "fetched" / "back"
+    target.parent.mkdir(exist_ok=True)
+    size_bytes = await storage.fetch(location, str(target), most_bytes=most_bytes, moved=moving)
+    data = target.read_bytes()
+    target.unlink()
+    assert len(data) == size_bytes == moving.bytes
+    assert list(target.parent.iterdir()) == []
+    return data
+
+
+def nothing_is_left(directory: Path) -> bool:
+    """After a fetch that failed."""
+    return list((directory / "fetched").iterdir()) == []

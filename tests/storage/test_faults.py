@@ -1,0 +1,253 @@
+"""What goes wrong between a backend and its server: resumed, or failed in bounded time with a true message.
+
+Never a part of a file under its name, nor anything left of what failed or was cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from storage.fault_proxy import FaultProxy, Seen, fault_proxy
+from storage.files import MIB, Moving, fetched, nothing_is_left, output_of, stored
+from storage.servers import S3Server, moto_s3, rclone_s3
+from storage.webdav_servers import WebDavServer, rclone_webdav
+from watchdog.errors import StorageError
+from watchdog.storage import Storage
+from watchdog.storage.s3 import S3
+from watchdog.storage.webdav import WebDav
+
+# Long enough for two tries again, short enough to wait for their end.
+TIMEOUT_S = 1.5
+LARGE_BYTES = 12 * MIB + 3
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server and its backend."""
+
+    server: S3Server | WebDavServer
+
+    @property
+    def place(self) -> str:
+        return "bucket/" if isinstance(self.server, S3Server) else ""
+
+    def storage(self, endpoint: str, timeout_s: float = TIMEOUT_S) -> Storage:
+        backend = S3 if isinstance(self.server, S3Server) else WebDav
+        return backend(self.server.provider(endpoint=endpoint), timeout_s=timeout_s, ca_file=None)
+
+    def names(self, prefix: str) -> list[str]:
+        """All objects whose names begin so, and uploads in parts that were neither ended nor called off."""
+        if isinstance(self.server, WebDavServer):
+            return [name for path in self.server.root.rglob("*") if (name := path.name) and path.is_file()
+                    and (name.startswith((prefix, ".")))]  # fmt: skip
+        client = self.server.client()
+        listed = client.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
+        try:
+            uploads = client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])
+        except ClientError as error:  # rclone's answer where there are none
+            if error.response["Error"]["Code"] != "NoSuchUpload":
+                raise
+            uploads = []
+        return [each["Key"] for each in listed] + [f"upload of {each['Key']}" for each in uploads]
+
+
+@pytest.fixture(scope="module")
+def targets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Target]]:
+    with (
+        rclone_s3(tmp_path_factory.mktemp("s3")) as rclone,
+        moto_s3() as moto,
+        rclone_webdav(tmp_path_factory.mktemp("webdav")) as webdav,
+    ):
+        yield {"rclone s3": Target(rclone), "moto": Target(moto), "webdav": Target(webdav)}
+
+
+@pytest.fixture(params=["rclone s3", "moto", "webdav"])
+def target(request: pytest.FixtureRequest, targets: dict[str, Target]) -> Target:
+    return targets[request.param]
+
+
+@contextlib.asynccontextmanager
+async def through_faults(
+    target: Target, timeout_s: float = TIMEOUT_S, **faults: Any
+) -> AsyncIterator[tuple[Storage, FaultProxy]]:
+    async with fault_proxy(target.server.endpoint, **faults) as proxy:
+        storage = target.storage(proxy.endpoint, timeout_s)
+        try:
+            yield storage, proxy
+        finally:
+            await storage.close()
+
+
+@contextlib.asynccontextmanager
+async def direct(target: Target) -> AsyncIterator[Storage]:
+    storage = target.storage(target.server.endpoint, 10.0)
+    try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+def of_file(method: str, name: str) -> Any:
+    """Requests about this object, or a part of it."""
+    return lambda seen: seen.method == method and (name in seen.path or ".watchdog" in seen.path)
+
+
+# Downloads
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_download_that_is_cut_goes_on(target: Target, tmp_path: Path, times: int) -> None:
+    data = os.urandom(LARGE_BYTES)
+    async with direct(target) as storage:
+        await stored(storage, tmp_path, target.place + "cut", data)
+    async with through_faults(target, times=times, cut_response_at=2 * MIB) as (storage, proxy):
+        assert await fetched(storage, tmp_path, target.place + "cut") == data
+    assert proxy.happened == times
+    assert proxy.count("GET") > times
+
+
+async def test_a_download_that_is_always_cut_at_once_fails(target: Target, tmp_path: Path) -> None:
+    async with direct(target) as storage:
+        await stored(storage, tmp_path, target.place + "never", bytes(MIB))
+    async with through_faults(target, cut_response_at=0) as (storage, proxy):
+        with pytest.raises(StorageError, match="broke the connection off"):
+            await fetched(storage, tmp_path, target.place + "never")
+    assert proxy.happened > 1
+    assert nothing_is_left(tmp_path)
+
+
+async def test_a_server_that_stands_still_in_a_download_is_given_up(target: Target, tmp_path: Path) -> None:
+    async with direct(target) as storage:
+        await stored(storage, tmp_path, target.place + "still", bytes(LARGE_BYTES))
+    async with through_faults(target, stall_response_at=0) as (storage, proxy):
+        with pytest.raises(StorageError, match=r"silent|broke the connection off"):
+            await fetched(storage, tmp_path, target.place + "still")
+    assert proxy.standing_still.is_set()
+    assert nothing_is_left(tmp_path)
+
+
+async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_path: Path) -> None:
+    data = os.urandom(LARGE_BYTES)
+    async with direct(target) as storage:
+        await stored(storage, tmp_path, target.place + "once", data)
+    async with through_faults(target, times=1, stall_response_at=3 * MIB) as (storage, proxy):
+        assert await fetched(storage, tmp_path, target.place + "once") == data
+    assert proxy.standing_still.is_set()
+
+
+async def test_a_cancelled_download_leaves_nothing(target: Target, tmp_path: Path) -> None:
+    async with direct(target) as storage:
+        await stored(storage, tmp_path, target.place + "cancelled", bytes(LARGE_BYTES))
+    async with through_faults(target, stall_response_at=3 * MIB) as (storage, proxy):
+        fetching = asyncio.create_task(fetched(storage, tmp_path, target.place + "cancelled"))
+        await asyncio.wait_for(proxy.standing_still.wait(), 15)
+        fetching.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await fetching
+    assert nothing_is_left(tmp_path)
+
+
+# Both directions
+
+
+@pytest.mark.parametrize("size_bytes", [100, LARGE_BYTES])
+async def test_503_twice_is_tried_again(target: Target, tmp_path: Path, size_bytes: int) -> None:
+    data = os.urandom(size_bytes)
+    async with through_faults(target, timeout_s=10.0, times=2, status=503) as (storage, proxy):
+        await stored(storage, tmp_path, f"{target.place}twice{size_bytes}", data)
+        assert proxy.happened == 2
+    async with through_faults(target, timeout_s=10.0, times=2, status=503) as (storage, proxy):
+        assert await fetched(storage, tmp_path, f"{target.place}twice{size_bytes}") == data
+        assert proxy.happened == 2
+
+
+async def test_503_for_ever_fails(target: Target, tmp_path: Path) -> None:
+    async with through_faults(target, status=503) as (storage, proxy):
+        with pytest.raises(StorageError, match=r"answers .* with 503"):
+            await stored(storage, tmp_path, target.place + "ever", b"data")
+        assert proxy.happened > 2
+        with pytest.raises(StorageError, match=r"answers .* with 503"):
+            await fetched(storage, tmp_path, target.place + "ever")
+    assert nothing_is_left(tmp_path)
+    assert target.names("ever") == []
+
+
+async def test_a_slow_link_is_no_failure(target: Target, tmp_path: Path) -> None:
+    """The whole takes several times as long as silence may."""
+    data = os.urandom(2 * MIB)
+    async with through_faults(target, timeout_s=2, bytes_per_s=400 * 1024) as (storage, _):
+        await stored(storage, tmp_path, target.place + "slow", data)
+        assert await fetched(storage, tmp_path, target.place + "slow") == data
+
+
+async def test_a_silent_server_is_given_up(target: Target, tmp_path: Path) -> None:
+    async with through_faults(target, timeout_s=1.0, is_silent=True) as (storage, proxy):
+        with pytest.raises(StorageError, match="silent"):
+            await stored(storage, tmp_path, target.place + "silent", bytes(1000))
+        with pytest.raises(StorageError, match="silent"):
+            await fetched(storage, tmp_path, target.place + "silent")
+    assert proxy.standing_still.is_set()
+    assert target.names("silent") == []
+
+
+# Uploads
+
+
+async def test_an_upload_that_is_cut_is_sent_again(target: Target, tmp_path: Path) -> None:
+    data = os.urandom(LARGE_BYTES)
+    faults = {"applies": of_file("PUT", "again"), "times": 2, "cut_request_at": MIB}
+    async with through_faults(target, timeout_s=10.0, **faults) as (storage, proxy):
+        assert await stored(storage, tmp_path, target.place + "again", data) == len(data)
+    assert proxy.happened == 2
+    assert target.names("again") == ["again"]
+    async with direct(target) as storage:
+        assert await fetched(storage, tmp_path, target.place + "again") == data
+
+
+async def test_an_upload_that_is_always_cut_leaves_nothing(target: Target, tmp_path: Path) -> None:
+    faults = {"applies": of_file("PUT", "nothing"), "cut_request_at": MIB}
+    async with through_faults(target, **faults) as (storage, proxy):
+        with pytest.raises(StorageError, match="broke the connection off"):
+            await stored(storage, tmp_path, target.place + "nothing", bytes(LARGE_BYTES))
+    assert proxy.happened > 1
+    assert target.names("nothing") == []
+
+
+async def test_a_server_that_stands_still_in_an_upload_is_given_up(target: Target, tmp_path: Path) -> None:
+    faults = {"applies": of_file("PUT", "stalled"), "stall_request_at": MIB}
+    async with through_faults(target, **faults) as (storage, proxy):
+        with pytest.raises(StorageError, match="silent"):
+            await stored(storage, tmp_path, target.place + "stalled", bytes(LARGE_BYTES))
+    assert proxy.standing_still.is_set()
+    assert target.names("stalled") == []
+
+
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_cancelled_upload_leaves_nothing(target: Target, tmp_path: Path, times: int) -> None:
+    """No object, no temporary file, no multipart upload; also if who waits is cancelled twice."""
+
+    def late_part(seen: Seen) -> bool:
+        return seen.method == "PUT" and (".watchdog" in seen.path or "partNumber=2" in seen.path)
+
+    output = output_of(tmp_path, bytes(LARGE_BYTES))
+    async with through_faults(target, timeout_s=60.0, applies=late_part, stall_request_at=MIB) as (storage, proxy):
+        storing = asyncio.create_task(storage.store(output, target.place + "cancelled-up", moved=Moving()))
+        await asyncio.wait_for(proxy.standing_still.wait(), 15)
+        for _ in range(times):
+            storing.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await storing
+        if isinstance(target.server, S3Server):
+            assert any(re.search("uploadId", seen.path) for seen in proxy.requests if seen.method == "DELETE")
+    assert target.names("cancelled-up") == []

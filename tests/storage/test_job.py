@@ -1,0 +1,448 @@
+"""`watchdog job`, also called `supervisor`: one event, no caller."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_server import read_terminal, until
+
+from storage.certificates import make_certificates
+from storage.conftest import Define
+from storage.events import TIME, delegated, event
+from storage.fault_proxy import fault_proxy
+from storage.files import MIB
+from storage.servers import SECRET_KEY, S3Server, rclone_s3
+from storage.webdav_servers import rclone_webdav
+
+SUPERVISOR = Path(sys.executable).parent / "supervisor"
+COPY = 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/"; echo "$STORAGE_OBJECT_KEY"'
+SHELLS = [shell for shell in (("dash",), ("bash",), ("busybox", "sh")) if shutil.which(shell[0])]
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job that has ended; ``logs``: its events."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.err.splitlines() if line.startswith("{")]
+
+
+Job = Callable[..., Done]
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "tmp").mkdir()
+    return {
+        "PATH": f"{SUPERVISOR.parent}:/usr/bin:/bin",
+        "TMPDIR": str(tmp_path / "tmp"),
+        "WATCHDOG_SCRIPT_PATH": str(tmp_path / "script.sh"),
+        "WATCHDOG_STORAGE_TIMEOUT": "1",
+    }
+
+
+@pytest.fixture
+def job(tmp_path: Path, environ: dict[str, str]) -> Iterator[Job]:
+    """Run a job to its end. ``shell``: in a shell, in the place of the event on stdin."""
+
+    def run(
+        script: str, definition: str | None, stdin: bytes = b"", shell: list[str] | None = None, **more: str
+    ) -> Done:
+        (tmp_path / "script.sh").write_text(script)
+        known = {"WATCHDOG_SERVICE_DEFINITION": definition} if definition else {}
+        done = subprocess.run(
+            shell or [str(SUPERVISOR)],
+            input=stdin,
+            env=environ | known | more,
+            cwd=tmp_path,
+            capture_output=True,
+            timeout=50,
+        )
+        return Done(done.returncode, done.stdout, done.stderr.decode())
+
+    yield run
+    assert list((tmp_path / "tmp").iterdir()) == [], "something was left behind"
+
+
+def test_an_object_goes_in_and_outputs_come_out(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    bucket_server.put(f"{place}/in/a b.jpg", b"a photo")
+    done = job(COPY, define(), event(f"{place}/in/a b.jpg"))
+    assert done.code == 0
+    assert done.out.decode() == f"{place.partition('/')[2]}/in/a b.jpg\n", "what the script printed"
+    assert bucket_server.objects(f"{place}/out") == {"a b.jpg": b"a photo"}
+    assert [line["event"] for line in done.logs if line["logger"] != "script"] == [
+        "input fetched",
+        "outputs stored",
+        "invocation ended",
+    ]
+
+
+@pytest.mark.parametrize(
+    "encode", [lambda text: text, base64.b64encode, base64.urlsafe_b64encode], ids=["plain", "base64", "url-safe"]
+)
+@pytest.mark.parametrize("by", ["stdin", "variable"])
+def test_the_event_comes_by_stdin_or_variable(
+    job: Job, define: Define, bucket_server: S3Server, place: str, by: str, encode: Callable[[bytes], bytes]
+) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    text = encode(event(f"{place}/in/x"))
+    done = job(COPY, define(), text) if by == "stdin" else job(COPY, define(), EVENT=text.decode())
+    assert done.code == 0
+    assert bucket_server.objects(f"{place}/out") == {"x": b"object"}
+
+
+@pytest.mark.parametrize("shell", SHELLS, ids=lambda words: words[0])
+def test_oscars_echo_without_quotes(
+    job: Job, define: Define, bucket_server: S3Server, place: str, shell: tuple[str, ...], tmp_path: Path
+) -> None:
+    """White space, patterns, backslashes: the script gets the event as it was."""
+    key = f"{place}/in/two  spaces * and \\n and ?.txt"
+    bucket_server.put(key, b"object")
+    body = json.dumps(json.loads(event(key)) | {"note": 'two  spaces, a * , "quotes", \\n'}, indent=1)
+    (tmp_path / "a.txt").touch()
+    done = job(
+        'printf "%s" "$EVENT" > "$TMP_OUTPUT_DIR/event"', define(), EVENT=body,
+        shell=[*shell, "-c", "echo $EVENT | supervisor"],
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    assert bucket_server.objects(f"{place}/out") == {"event": body.encode()}
+
+
+def test_interlink_decodes_in_the_pipe(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    encoded = base64.b64encode(event(f"{place}/in/x")).decode()
+    done = job(COPY, define(), EVENT=encoded, shell=["sh", "-c", "echo $EVENT | base64 -d | supervisor"])
+    assert done.code == 0
+    assert bucket_server.objects(f"{place}/out") == {"x": b"object"}
+
+
+def test_all_records(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    names = [f"{place}/in/{number}" for number in range(3)]
+    for name in names:
+        bucket_server.put(name, name.encode())
+    done = job(COPY, define(), event(*names))
+    assert done.code == 0
+    assert done.out.decode().split() == [name.partition("/")[2] for name in names]
+    assert bucket_server.objects(f"{place}/out") == {str(number): name.encode() for number, name in enumerate(names)}
+
+
+@pytest.mark.parametrize("provider", ["minio.default", "default", "minio"])
+def test_delegated(job: Job, define: Define, bucket_server: S3Server, place: str, provider: str) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    assert job(COPY, define(), delegated(event(f"{place}/in/x"), provider)).code == 0
+    assert bucket_server.objects(f"{place}/out") == {"x": b"object"}
+
+
+def test_delegated_data_is_the_input(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    done = job('cat "$INPUT_FILE_PATH"', define(), delegated(base64.b64encode(b"some bytes")))
+    assert (done.code, done.out) == (0, b"some bytes")
+
+
+def test_an_api_gateway(job: Job, define: Define) -> None:
+    body = {"httpMethod": "POST", "headers": {}, "body": base64.b64encode(b"data").decode()}
+    gateway = body | {"isBase64Encoded": False, "queryStringParameters": {"size": "3", "Na me": "x"}}
+    done = job('echo "$CONT_VAR_size"; cat "$INPUT_FILE_PATH"', define(), json.dumps(gateway).encode())
+    assert (done.code, done.out) == (0, b"3\ndata")
+
+
+def test_dcache(job: Job, define: Define, tmp_path: Path) -> None:
+    with rclone_webdav(tmp_path / "dcache") as server:
+        (server.root / "in").mkdir()
+        (server.root / "in" / "image 2.jpg").write_bytes(b"image")
+        provider = server.provider()
+        fields = {"hostname": server.endpoint, "login": provider.user, "password": provider.secret}
+        definition = define(
+            storage_providers={"webdav": {"dcache": fields}},
+            input=[{"storage_provider": "webdav.dcache", "path": "/in"}],
+            output=[{"storage_provider": "webdav.dcache", "path": "/out/deep"}],
+        )
+        told = {"event": {"name": "image 2.jpg", "mask": ["IN_CREATE"]}, "subscription": "https://dcache/x"}
+        assert job(COPY, definition, json.dumps(told).encode()).code == 0
+        assert (server.root / "out/deep/image 2.jpg").read_bytes() == b"image"
+        told["event"] = {"name": "../secret", "mask": []}
+        done = job(COPY, definition, json.dumps(told).encode())
+        assert done.code == 66
+        assert "leads out of its folder" in done.err
+
+
+def test_unknown_json_is_the_input_itself(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    text = b'{"event": 1,  "a": 1, "a": 1e400, "httpMethod": "x"}\n'
+    done = job('cat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/copy"', define(), text)
+    assert done.code == 0
+    assert base64.b64decode(done.out) == text, "the answer that a caller would get"
+    assert bucket_server.objects(f"{place}/out") == {"copy": text}
+
+
+def test_base64_is_its_bytes(job: Job) -> None:
+    data = os.urandom(3 * MIB)
+    done = job('cat "$INPUT_FILE_PATH"', None, base64.b64encode(data))
+    assert (done.code, done.out) == (0, data)
+
+
+def test_file_stage_in(job: Job, define: Define, place: str) -> None:
+    script = 'echo "${INPUT_FILE_PATH-unset} $STORAGE_OBJECT_KEY $EVENT_TIME"'
+    done = job(script, define(file_stage_in=True), event(f"{place}/in/not-there"))
+    assert done.code == 0
+    assert done.out.decode().split() == ["unset", f"{place.partition('/')[2]}/in/not-there", TIME]
+
+
+def test_an_event_that_no_variable_can_carry(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    long = json.dumps(json.loads(event(f"{place}/in/x")) | {"note": "x" * 200_000}).encode()
+    done = job('echo "<$EVENT>"', define(), long)
+    assert (done.code, done.out) == (0, b"<>\n")
+    assert "too long for a variable" in done.err
+
+
+# Exit codes
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [("exit 3", 3), ("no-such-program", 127), ("kill -9 $$", 137), ("#!/no/such/interpreter\n", 127)],
+)
+def test_the_scripts_end_is_the_jobs(job: Job, define: Define, script: str, code: int) -> None:
+    done = job(script, define(), b"{}")
+    assert done.code == code
+    assert done.logs[-1]["outcome"] in ("failed", "killed", "no_script")
+
+
+def test_error_status_false_brings_0_back(job: Job, define: Define) -> None:
+    assert job("exit 3", define(), b"{}", WATCHDOG_ERROR_STATUS="false").code == 0
+
+
+def test_a_missing_object_is_66(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    done = job(COPY, define(), event(f"{place}/in/gone"))
+    assert done.code == 66
+    assert "NoSuchKey: there is no such object" in done.logs[-1]["reason"]
+
+
+def test_an_output_that_is_not_stored_is_74(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    done = job(COPY, define(output=[{"storage_provider": "minio", "path": "no-such-bucket"}]), event(f"{place}/in/x"))
+    assert done.code == 74
+    assert "1 of 1 outputs could not be stored: minio.default:no-such-bucket/x: " in done.logs[-1]["reason"]
+
+
+def test_no_event_is_65(job: Job, define: Define) -> None:
+    done = job(COPY, define())
+    assert done.code == 65
+    assert "there is no event: give it on stdin" in done.logs[-1]["reason"]
+
+
+def test_a_broken_event_is_65(job: Job, define: Define) -> None:
+    done = job(COPY, define(), b'{"Records": [')
+    assert done.code == 65
+    assert "the event is no JSON" in done.logs[-1]["reason"]
+
+
+def test_an_event_of_a_storage_that_is_not_defined_is_66(job: Job, define: Define) -> None:
+    """And its JSON is no photo."""
+    for body, part in (
+        (event("b/x"), "but not in which storage provider, and none of its kind is defined"),
+        (delegated(event("b/x"), "minio.other"), "names the storage provider 'minio.other', which is not among"),
+    ):
+        done = job(COPY, define(storage_providers=None, input=None, output=None), body)
+        assert done.code == 66
+        assert part in done.logs[-1]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("provider", "part"),
+    [
+        ({"secret_key": ""}, "secret_key missing"),
+        ({"access_key": "hidden", "secret_key": "hidden"}, "the platform withholds the keys of minio.default"),
+    ],
+)
+def test_missing_credentials_are_2(job: Job, define: Define, provider: dict[str, str], part: str) -> None:
+    done = job(COPY, define(provider=provider), b"{}")
+    assert done.code == 2
+    assert part in done.err
+    assert "Traceback" not in done.err
+
+
+def test_mounted_keys(job: Job, define: Define, bucket_server: S3Server, place: str, tmp_path: Path) -> None:
+    keys = tmp_path / "secrets" / "minio.default"
+    keys.mkdir(parents=True)
+    (keys / "accessKey").write_text(bucket_server.access_key)
+    (keys / "secretKey").write_text(bucket_server.secret_key + "\n")
+    bucket_server.put(f"{place}/in/x", b"object")
+    hidden = define(provider={"access_key": "hidden", "secret_key": "hidden"})
+    done = job(COPY, hidden, event(f"{place}/in/x"), WATCHDOG_SECRETS_DIR=str(tmp_path / "secrets"))
+    assert done.code == 0
+    assert bucket_server.objects(f"{place}/out") == {"x": b"object"}
+
+
+def test_wrong_keys(job: Job, define: Define, place: str) -> None:
+    done = job("env", define(provider={"secret_key": "wrong-" + SECRET_KEY}), event(f"{place}/in/x"))
+    assert done.code == 66
+    assert "SignatureDoesNotMatch" in done.logs[-1]["reason"]
+    assert SECRET_KEY not in done.err
+
+
+# The environment
+
+
+HOSTILE = {
+    "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+    "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
+    "AWS_ACCESS_KEY_ID": "HOSTILE",
+    "AWS_SECRET_ACCESS_KEY": "hostile",
+    "AWS_SESSION_TOKEN": "hostile",
+    "AWS_REGION": "mars-1",
+    "AWS_DEFAULT_REGION": "mars-1",
+    "AWS_PROFILE": "hostile",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SKIP_SIGNATURE": "true",
+    "AWS_VIRTUAL_HOSTED_STYLE_REQUEST": "true",
+    "AWS_SERVER_SIDE_ENCRYPTION": "aws:kms",
+    "AWS_CHECKSUM_ALGORITHM": "sha256",
+    "AWS_CA_BUNDLE": "/nonexistent",
+    "HTTP_PROXY": "http://127.0.0.1:1",
+    "http_proxy": "http://127.0.0.1:1",
+    "HTTPS_PROXY": "http://127.0.0.1:1",
+    "ALL_PROXY": "http://127.0.0.1:1",
+    "all_proxy": "socks5://127.0.0.1:1",
+    "NETRC": "/nonexistent",
+    "REQUESTS_CA_BUNDLE": "/nonexistent",
+    "SSLKEYLOGFILE": "/nonexistent/keys",
+}
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_a_hostile_environment_changes_nothing(job: Job, define: Define, tmp_path: Path, has_tls: bool) -> None:
+    """It is the script's, which gets it as it is."""
+    with rclone_s3(tmp_path / "s3", make_certificates(tmp_path) if has_tls else None) as server:
+        server.put("bucket/in/x", b"object")
+        definition = define(
+            storage_providers={"minio": {"default": server.definition()}},
+            input=[{"storage_provider": "minio", "path": "bucket/in"}],
+            output=[{"storage_provider": "minio", "path": "bucket/out"}],
+        )
+        done = job('env > "$TMP_OUTPUT_DIR/env"', definition, event("bucket/in/x"), **HOSTILE)
+        assert done.code == 0, done.err
+        lines = server.objects("bucket/out")["env"].decode().splitlines()
+        assert not [name for name, value in HOSTILE.items() if f"{name}={value}" not in lines]
+        assert server.secret_key not in "\n".join(lines)
+
+
+def test_a_private_authority_may_come_by_ssl_cert_file(job: Job, define: Define, tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    with rclone_s3(tmp_path / "s3", certificates) as server:
+        server.put("bucket/in/x", b"object")
+        definition = define(
+            storage_providers={"minio": {"default": server.definition(ca_file=None)}},
+            input=[{"storage_provider": "minio", "path": "bucket/in"}],
+            output=None,
+        )
+        script = 'cat "$INPUT_FILE_PATH"'
+        untrusted = job(script, definition, event("bucket/in/x"))
+        assert untrusted.code == 66
+        assert "shows a certificate that is not trusted" in untrusted.logs[-1]["reason"]
+        done = job(script, definition, event("bucket/in/x"), SSL_CERT_FILE=str(certificates.authority))
+        assert (done.code, done.out) == (0, b"object")
+        for path in ("/no/such/file", "/etc/passwd"):
+            done = job(script, definition, event("bucket/in/x"), SSL_CERT_FILE=path)
+            assert done.code == 66
+            assert f"the certificates of {path} cannot be read" in done.logs[-1]["reason"]
+
+
+# An end from outside
+
+
+def begun(environ: dict[str, str], stdin: bytes, stderr: int) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        [SUPERVISOR], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
+    )
+    assert process.stdin is not None
+    process.stdin.write(stdin)
+    process.stdin.close()
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_job_that_is_ended_leaves_no_upload(
+    define: Define, bucket_server: S3Server, place: str, environ: dict[str, str], tmp_path: Path, number: int
+) -> None:
+    """No part of a file, no multipart upload, no workspace."""
+    (tmp_path / "script.sh").write_text(f'head -c {20 * MIB} /dev/zero > "$TMP_OUTPUT_DIR/large"')
+    async with fault_proxy(
+        bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB
+    ) as proxy:
+        environ |= {"WATCHDOG_SERVICE_DEFINITION": define(endpoint=proxy.endpoint), "WATCHDOG_STORAGE_TIMEOUT": "60"}
+        process = await asyncio.to_thread(begun, environ, b"{}", subprocess.DEVNULL)
+        try:
+            await asyncio.wait_for(proxy.standing_still.wait(), 15)
+            process.send_signal(number)
+            assert await asyncio.to_thread(process.wait, 15) == 128 + number
+        finally:
+            process.kill()
+            process.wait()
+        assert any("uploadId" in seen.path for seen in proxy.requests if seen.method == "DELETE")
+    assert bucket_server.objects(place) == {}
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_stdin_that_never_ends_is_told(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "script.sh").write_text("true")
+    process = subprocess.Popen([SUPERVISOR], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
+    try:
+        assert process.stderr is not None
+        told = json.loads(process.stderr.readline())
+        assert told["event"] == "waiting for the event on stdin, until it ends"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.communicate()
+
+
+# Local runs
+
+
+def test_run_stores_unless_it_is_told_not_to(
+    define: Define, bucket_server: S3Server, place: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "script.sh").write_text(COPY)
+    (tmp_path / "event.json").write_bytes(event(f"{place}/in/x"))
+    environ |= {"WATCHDOG_SERVICE_DEFINITION": define()}
+    for words, stored in ((["--no-store"], {}), ([], {"event.json": event(f"{place}/in/x")})):
+        command = [str(SUPERVISOR.parent / "watchdog"), "run", str(tmp_path / "event.json"), *words]
+        done = subprocess.run(command, env=environ, capture_output=True, timeout=50)
+        assert done.returncode == 0
+        assert done.stdout == event(f"{place}/in/x"), "a file is the input, whatever is in it"
+        assert bucket_server.objects(f"{place}/out") == stored
+
+
+def test_a_progress_bar_on_a_terminal(
+    define: Define, bucket_server: S3Server, place: str, environ: dict[str, str], tmp_path: Path
+) -> None:
+    bucket_server.put(f"{place}/in/x", bytes(1 * MIB))
+    (tmp_path / "script.sh").write_text(COPY)
+    ours, theirs = os.openpty()
+    process = begun(environ | {"WATCHDOG_SERVICE_DEFINITION": define()}, event(f"{place}/in/x"), theirs)
+    os.close(theirs)
+    shown = read_terminal(ours)
+    os.close(ours)
+    assert process.wait(15) == 0
+    assert b"fetching  " in shown
+    assert b"storing  [" in shown
+    assert shown.rstrip().rpartition(b"\n")[2].count(b"storing") == 0
+    until(lambda: bucket_server.objects(f"{place}/out"), "the output")

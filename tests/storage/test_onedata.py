@@ -1,0 +1,152 @@
+"""The Onedata backend against a stub: what it sends. One test more is for a real Oneprovider, if there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from storage.cdmi_stub import SPACE, TOKEN, CdmiStub, cdmi_stub
+from storage.files import MIB, Moving, fetched, nothing_is_left, output_of, stored
+from watchdog.errors import ObjectMissing, StorageError
+from watchdog.metrics import Metrics
+from watchdog.storage import event
+from watchdog.storage.onedata import Onedata
+from watchdog.storage.providers import Place, Provider, Storages
+from watchdog.storage.transfer import Transfers
+
+
+@pytest.fixture
+async def stub() -> AsyncIterator[CdmiStub]:
+    async with cdmi_stub() as stub:
+        yield stub
+
+
+@contextlib.asynccontextmanager
+async def opened(provider: Provider, timeout_s: float = 5.0) -> AsyncIterator[Onedata]:
+    storage = Onedata(provider, timeout_s=timeout_s, ca_file=None)
+    try:
+        yield storage
+    finally:
+        await storage.close()
+
+
+async def test_requests_are_those_of_cdmi(stub: CdmiStub, tmp_path: Path) -> None:
+    async with opened(stub.provider()) as storage:
+        for _ in range(2):
+            await stored(storage, tmp_path, f"{SPACE}/out/deep/a b+é.jpg", b"data")
+        assert await fetched(storage, tmp_path, f"{SPACE}/out/deep/a b+é.jpg") == b"data"
+    assert stub.requests == [
+        "PUT /cdmi/plants/out/",
+        "PUT /cdmi/plants/out/deep/",
+        "PUT /cdmi/plants/out/deep/a%20b%2B%C3%A9.jpg",
+        "PUT /cdmi/plants/out/deep/a%20b%2B%C3%A9.jpg",
+        "GET /cdmi/plants/out/deep/a%20b%2B%C3%A9.jpg",
+    ]
+    assert stub.files == {f"{SPACE}/out/deep/a b+é.jpg": b"data"}
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 3 * MIB + 1])
+async def test_there_and_back(stub: CdmiStub, tmp_path: Path, size_bytes: int) -> None:
+    data = os.urandom(size_bytes)
+    async with opened(stub.provider()) as storage:
+        assert await stored(storage, tmp_path, f"{SPACE}/file", data) == size_bytes
+        assert await fetched(storage, tmp_path, f"{SPACE}/file") == data
+
+
+async def test_a_wrong_token(stub: CdmiStub, tmp_path: Path) -> None:
+    async with opened(stub.provider(secret="wrong-token-0")) as storage:
+        with pytest.raises(StorageError, match=r"refuses the GET of .*401.*token") as caught:
+            await fetched(storage, tmp_path, f"{SPACE}/file")
+    assert "wrong-token-0" not in str(caught.value)
+    assert TOKEN not in str(caught.value)
+
+
+async def test_what_is_missing(stub: CdmiStub, tmp_path: Path) -> None:
+    async with opened(stub.provider()) as storage:
+        with pytest.raises(ObjectMissing):
+            await fetched(storage, tmp_path, f"{SPACE}/no/such")
+    assert nothing_is_left(tmp_path)
+
+
+async def test_overload_is_tried_again(stub: CdmiStub, tmp_path: Path) -> None:
+    async with opened(stub.provider()) as storage:
+        stub.failures = [503, 503]
+        await stored(storage, tmp_path, f"{SPACE}/file", b"data")
+        stub.failures = [503]
+        assert await fetched(storage, tmp_path, f"{SPACE}/file") == b"data"
+
+
+async def test_an_upload_that_fails_is_removed(stub: CdmiStub, tmp_path: Path) -> None:
+    stub.cut_at = MIB
+    async with opened(stub.provider(), timeout_s=1.0) as storage:
+        with pytest.raises(StorageError, match="broke the connection off"):
+            await stored(storage, tmp_path, f"{SPACE}/file", bytes(4 * MIB))
+    assert stub.requests[-1] == "DELETE /cdmi/plants/file"
+    assert stub.files == {}
+
+
+async def test_a_cancelled_upload_is_removed(stub: CdmiStub, tmp_path: Path) -> None:
+    async with opened(stub.provider()) as storage:
+        begun = asyncio.Event()
+
+        def moved(count: int) -> None:
+            begun.set()
+
+        storing = asyncio.create_task(storage.store(output_of(tmp_path, bytes(64 * MIB)), f"{SPACE}/file", moved=moved))
+        await asyncio.wait_for(begun.wait(), 15)
+        storing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await storing
+    assert stub.requests[-1] == "DELETE /cdmi/plants/file"
+    assert stub.files == {}
+
+
+async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
+    """From the space's path in the event to the outputs below the definition's path in that space."""
+    provider = stub.provider()
+    place = Place(provider=provider.name, path="files/in")
+    storages = Storages(
+        providers={provider.name: provider}, inputs=[place], outputs=[Place(provider=provider.name, path="files/out")]
+    )
+    transfers = Transfers(storages, timeout_s=5.0, environ={}, metrics=Metrics(lambda: (0, 0, 0)))
+    stub.files[f"{SPACE}/files/in/a.txt"] = b"object"
+    stub.directories.add(f"{SPACE}/files")
+    told = {"Key": f"/{SPACE}/files/in/a.txt", "Records": [{"objectKey": "a.txt", "eventSource": "OneTrigger"}]}
+    found = event.read(json.dumps(told).encode())
+    assert found is not None
+    source = transfers.source_of(found.objects[0], "", is_trusted=True)
+    assert source is not None
+    assert source == transfers.source_of(found.objects[0], "", is_trusted=False)
+    path, size_bytes = await transfers.fetch(source, str(tmp_path), most_bytes=0, call_id="x")
+    assert (Path(path).name, size_bytes) == ("a.txt", 6)
+    await transfers.store([output_of(tmp_path, b"result", "result.txt")], call_id="x")
+    assert stub.files[f"{SPACE}/files/out/result.txt"] == b"result"
+    await transfers.close()
+    other = event.read(json.dumps(told | {"Key": f"/{SPACE}/elsewhere/a.txt"}).encode())
+    assert other is not None
+    assert transfers.source_of(other.objects[0], "", is_trusted=False) is None
+    assert transfers.source_of(other.objects[0], "", is_trusted=True) is not None
+
+
+_LIVE = ("ONEDATA_TEST_HOST", "ONEDATA_TEST_TOKEN", "ONEDATA_TEST_SPACE")
+
+
+@pytest.mark.skipif(not all(os.environ.get(name) for name in _LIVE), reason=f"no Onedata: set {', '.join(_LIVE)}")
+async def test_a_real_oneprovider(tmp_path: Path) -> None:
+    host, token, space = (os.environ[name] for name in _LIVE)
+    provider = Provider(kind="onedata", id="live", endpoint=f"https://{host}", secret=token, space=space)
+    storage = Onedata(provider, timeout_s=30.0, ca_file=os.environ.get("SSL_CERT_FILE"))
+    location = f"{space}/watchdog-test-{secrets.token_hex(8)}/deep/a b+é.bin"
+    data = os.urandom(3 * MIB)
+    try:
+        await storage.store(output_of(tmp_path, data), location, moved=Moving())
+        assert await fetched(storage, tmp_path, location) == data
+    finally:
+        await storage.close()

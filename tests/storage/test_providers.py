@@ -1,0 +1,193 @@
+"""What a service definition says of storage: providers, credentials, inputs and outputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from watchdog import service_definition
+from watchdog.storage import providers
+from watchdog.storage.providers import Storages
+
+MINIO = {"endpoint": "https://minio:9000", "access_key": "AKEY", "secret_key": "s3cr3t"}
+
+
+def read(
+    secrets_dir: Path | str = "/nonexistent", *, defined: Any = None, **entries: Any
+) -> tuple[Storages, list[str], list[str]]:
+    """``entries``: ``input`` and ``output``; a text is a reference to a provider with the path ``bucket/in``."""
+    lists = {
+        name: [{"storage_provider": each, "path": "bucket/in"} if isinstance(each, str) else each for each in value]
+        for name, value in entries.items()
+    }
+    text = json.dumps({"name": "x", "storage_providers": defined, **lists})
+    parsed = service_definition.parse(text.encode(), "here")
+    assert parsed.service is not None, parsed.problems
+    return providers.read(parsed.service, str(secrets_dir))
+
+
+def problem_of(**given: Any) -> str:
+    _, problems, _ = read(**given)
+    assert len(problems) == 1, problems
+    return problems[0]
+
+
+@pytest.mark.parametrize("named", ["minio.default", "minio", "MinIO.default", "default"])
+@pytest.mark.parametrize("identifier", ["default", "minio.default"])
+def test_both_spellings_of_an_id(named: str, identifier: str) -> None:
+    storages, problems, warnings = read(defined={"minio": {identifier: MINIO}}, output=[named])
+    assert (problems, warnings) == ([], [])
+    assert [place.provider for place in storages.outputs] == ["minio.default"]
+    assert storages.providers["minio.default"].secret == "s3cr3t"
+
+
+def test_all_kinds() -> None:
+    defined = {
+        "minio": {"default": MINIO | {"region": "eu-west-1", "verify": "false"}},
+        "s3": {"aws": {"access_key": "A", "secret_key": "B", "region": "eu-south-2"}},
+        "webdav": {"dcache": {"hostname": "dcache.example.org:2880/data/", "login": "me", "password": "pw"}},
+        "onedata": {"one": {"oneprovider_host": "one.example.org", "token": "T", "space": "/plants/"}},
+    }
+    storages, problems, warnings = read(
+        defined=defined, output=["minio.default", "s3.aws", "webdav.dcache", "onedata.one"]
+    )
+    assert (problems, warnings) == ([], [])
+    found = storages.providers
+    assert [provider.endpoint for provider in found.values()] == [
+        "https://minio:9000",
+        "",
+        "https://dcache.example.org:2880/data",
+        "https://one.example.org",
+    ]
+    assert not found["minio.default"].verify
+    assert found["s3.aws"].verify
+    assert (found["webdav.dcache"].user, found["webdav.dcache"].secret) == ("me", "pw")
+    assert (found["onedata.one"].secret, found["onedata.one"].space) == ("T", "plants")
+
+
+@pytest.mark.parametrize(
+    ("fields", "part"),
+    [
+        ({"access_key": None}, "access_key missing"),
+        ({"secret_key": ""}, "secret_key missing"),
+        ({"access_key": "", "secret_key": " "}, "access_key and secret_key missing"),
+        ({"endpoint": ""}, "endpoint is missing; accepted is https://host"),
+        ({"endpoint": "minio:9000"}, "no address of a server"),
+        ({"endpoint": "https://me:pw@minio"}, "no address of a server"),
+        ({"endpoint": "https://minio/path"}, "no address of a server"),
+        ({"endpoint": "https://minio:99999"}, "no URL"),
+        ({"verify": "/etc/ca.pem"}, "accepted is true or false (a file of certificates is ca_file)"),
+        ({"ca_file": "/no/such/file"}, "'/no/such/file', which cannot be read: No such file"),
+        ({"ca_file": "/etc/passwd"}, "which holds no certificate"),
+        ({"secret_key": {"a": "b"}}, "is no text"),
+    ],
+)
+def test_incomplete_providers_are_problems_where_they_are_used(fields: dict[str, Any], part: str) -> None:
+    problem = problem_of(defined={"minio": {"default": MINIO | fields}}, output=["minio.default"])
+    assert problem.startswith("output[0]: storage_providers.minio.default")
+    assert part in problem
+    assert "s3cr3t" not in problem
+    assert "pw@" not in problem
+
+
+def test_nobody_need_complete_what_is_not_used() -> None:
+    storages, problems, _ = read(defined={"minio": {"default": MINIO, "other": {}}}, output=["minio.default"])
+    assert problems == []
+    assert storages.providers.keys() == {"minio.default"}
+    assert "minio.other" in storages.unusable
+
+
+@pytest.mark.parametrize(
+    ("named", "part"),
+    [
+        ("minio.other", "storage_providers.minio has no 'other'; defined are: minio.default"),
+        ("s3.default", "storage_providers.s3 has no 'default'; defined are: none"),
+        ("gcs.default", "accepted is KIND.ID with a kind of minio, s3, webdav, onedata"),
+        ("rucio.default", "keep faas-supervisor for this service"),
+    ],
+)
+def test_references_that_lead_nowhere(named: str, part: str) -> None:
+    problem = problem_of(defined={"minio": {"default": MINIO}}, input=[named])
+    assert problem.startswith(f"input[0].storage_provider is '{named}': ")
+    assert part in problem
+
+
+def test_an_id_that_two_kinds_have_needs_its_kind() -> None:
+    defined = {"minio": {"one": MINIO}, "s3": {"one": MINIO}}
+    assert "minio and s3 each have it" in problem_of(defined=defined, output=["one"])
+
+
+@pytest.mark.parametrize("path", ["", "/", "a//b", "a/../b", "./a"])
+def test_paths_of_buckets(path: str) -> None:
+    entry = {"storage_provider": "minio.default", "path": path}
+    assert "output[0].path is" in problem_of(defined={"minio": {"default": MINIO}}, output=[entry])
+
+
+def test_rucio_and_unknown_kinds_are_told() -> None:
+    _, problems, warnings = read(defined={"rucio": {"x": {}}, "gcs": {"y": {}}, "s3": None})
+    assert problems == []
+    assert any("rucio is not offered" in line and "copy them to S3 or WebDAV" in line for line in warnings)
+    assert any("gcs is not offered" in line for line in warnings)
+
+
+# What the platform mounts
+
+
+def mount(directory: Path, **keys: str) -> None:
+    (directory / "minio.default").mkdir()
+    for name, value in keys.items():
+        (directory / "minio.default" / name).write_text(value)
+
+
+@pytest.mark.parametrize("keys", [("hidden", "hidden"), ("old", "older"), ("", "")])
+def test_mounted_keys_win(tmp_path: Path, keys: tuple[str, str]) -> None:
+    mount(tmp_path, accessKey="MOUNTED\n", secretKey="true secret\n")
+    defined = {"minio": {"default": MINIO | {"access_key": keys[0], "secret_key": keys[1]}}}
+    storages, problems, _ = read(tmp_path, defined=defined, output=["minio.default"])
+    assert problems == []
+    provider = storages.providers["minio.default"]
+    assert (provider.user, provider.secret) == ("MOUNTED", "true secret")
+
+
+@pytest.mark.parametrize(
+    ("keys", "part"),
+    [
+        ({"accessKey": "A"}, "secretKey is missing"),
+        ({"accessKey": "A", "secretKey": "\n"}, "secretKey is empty"),
+    ],
+)
+def test_a_mounted_secret_that_is_not_whole(tmp_path: Path, keys: dict[str, str], part: str) -> None:
+    mount(tmp_path, **keys)
+    problem = problem_of(secrets_dir=tmp_path, defined={"minio": {"default": MINIO}}, output=["minio.default"])
+    assert part in problem
+
+
+def test_keys_that_the_platform_withholds() -> None:
+    """OSCAR's synchronous services: nothing is wrong with the definition, so it is no problem, but it is told."""
+    hidden = MINIO | {"access_key": "hidden", "secret_key": "hidden"}
+    storages, problems, _ = read(defined={"minio": {"default": hidden}}, input=["minio"], output=["minio"])
+    assert problems == []
+    assert len(storages.inputs) == len(storages.outputs) == 1
+    lines = storages.withheld()
+    assert [line.split()[0] for line in lines] == ["input", "output"]
+    assert all("the platform withholds the keys of minio.default" in line for line in lines)
+
+
+def test_no_credential_is_shown() -> None:
+    storages, _, _ = read(defined={"minio": {"default": MINIO}}, output=["minio"])
+    shown = repr(storages) + repr(storages.providers["minio.default"]) + str(storages.providers["minio.default"])
+    assert "s3cr3t" not in shown
+    assert "AKEY" not in shown
+
+
+def test_prefix_and_suffix() -> None:
+    entry = {"storage_provider": "minio", "path": "b", "prefix": ["out/", "res"], "suffix": [".png", ".jpg"]}
+    storages, _, _ = read(defined={"minio": {"default": MINIO}}, output=[entry])
+    (place,) = storages.outputs
+    assert [name for name in ("out/a.png", "res.jpg", "a.png", "res.txt", "out/res.txt") if place.takes(name)] == [
+        "out/a.png",
+        "res.jpg",
+    ]

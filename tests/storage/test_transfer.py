@@ -1,0 +1,118 @@
+"""Which storage an event's object is in, and what is told of a long transfer."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import structlog
+
+from storage import events
+from storage.files import output_of
+from watchdog.errors import StorageError
+from watchdog.metrics import Metrics
+from watchdog.storage import Moved, event, transfer
+from watchdog.storage.event import StoredObject
+from watchdog.storage.providers import Place, Provider, Storages
+from watchdog.storage.transfer import Source, Transfers
+from watchdog.workspace import Output
+
+
+def provider(name: str) -> Provider:
+    kind, _, identifier = name.partition(".")
+    return Provider(kind=kind, id=identifier, endpoint="http://127.0.0.1:9", user="a", secret="b")
+
+
+def transfers(*names: str, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = ()) -> Transfers:
+    """``inputs``, ``outputs``: ``minio.default:bucket/in``."""
+
+    def places(texts: tuple[str, ...]) -> list[Place]:
+        return [Place(provider=text.partition(":")[0], path=text.partition(":")[2]) for text in texts]
+
+    storages = Storages(
+        providers={name: provider(name) for name in names}, inputs=places(inputs), outputs=places(outputs)
+    )
+    return Transfers(storages, timeout_s=1.0, environ={}, metrics=Metrics(lambda: (0, 0, 0)))
+
+
+def stored(location: str = "b/in/k", source: str = "minio:s3") -> StoredObject:
+    found = event.read(events.event(location, source=source))
+    assert found is not None
+    return found.objects[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "source", "chosen"),
+    [
+        (("minio.default", "s3.default"), "minio:s3", "minio.default"),
+        (("minio.default", "s3.default"), "aws:s3", "s3.default"),
+        (("minio.default", "s3.default"), "ceph:s3", "s3.default"),
+        (("minio.default",), "aws:s3", "minio.default"),
+        (("minio.other", "minio.default"), "minio:s3", "minio.default"),
+        (("minio.other",), "ceph:s3", "minio.other"),
+    ],
+)
+def test_the_likeliest_provider_of_a_jobs_event(names: tuple[str, ...], source: str, chosen: str) -> None:
+    assert transfers(*names).source_of(stored(source=source), "", is_trusted=True) == Source(chosen, "b/in/k")
+
+
+def test_an_input_that_covers_the_object_decides() -> None:
+    found = transfers("minio.default", "minio.other", inputs=("minio.other:b/in",))
+    for is_trusted in (True, False):
+        assert found.source_of(stored(), "", is_trusted=is_trusted) == Source("minio.other", "b/in/k")
+    assert found.source_of(stored("b/elsewhere/k"), "", is_trusted=False) is None
+    assert found.source_of(stored("b/inner/k"), "", is_trusted=False) is None, "a folder of another name"
+
+
+@pytest.mark.parametrize("named", ["minio.other", "other"])
+def test_the_provider_that_is_named_counts(named: str) -> None:
+    found = transfers("minio.default", "minio.other", inputs=("minio.default:b",))
+    assert found.source_of(stored(), named, is_trusted=True) == Source("minio.other", "b/in/k")
+
+
+def test_an_unknown_provider_is_told_to_a_job_and_data_to_a_caller() -> None:
+    found = transfers("minio.default", inputs=("minio.default:b",))
+    with pytest.raises(StorageError, match=r"'minio\.other', which is not among .* defined: minio\.default"):
+        found.source_of(stored(), "minio.other", is_trusted=True)
+    assert found.source_of(stored(), "minio.other", is_trusted=False) is None
+
+
+def test_several_that_could_be_meant() -> None:
+    with pytest.raises(StorageError, match=r"several could be meant: minio\.a, minio\.b; name it in an input"):
+        transfers("minio.a", "minio.b").source_of(stored(), "", is_trusted=True)
+
+
+async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = asyncio.Event()
+
+    class Slow:
+        """Goes on until it is told of."""
+
+        async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
+            raise NotImplementedError
+
+        async def store(self, output: Output, location: str, *, moved: Moved) -> None:
+            moved(3)
+            while not told.is_set():
+                await asyncio.sleep(0.01)
+                if any(entry["event"] == "transfer goes on" for entry in logged):
+                    told.set()
+
+        async def close(self) -> None: ...
+
+    monkeypatch.setattr(transfer, "_PROGRESS_INTERVAL_S", 0.02)
+    monkeypatch.setattr(transfer, "_open", lambda *_: Slow())
+    found = transfers("minio.default", outputs=("minio.default:b/out",))
+    with structlog.testing.capture_logs() as logged:
+        async with asyncio.timeout(15):
+            await found.store([output_of(tmp_path, b"12345")], call_id="x")
+    (first, *_), last = [each for each in logged if each["event"] == "transfer goes on"], logged[-1]
+    assert {name: first[name] for name in ("doing", "files", "files_done", "moved_bytes", "size_bytes")} == {
+        "doing": "storing",
+        "files": 1,
+        "files_done": 0,
+        "moved_bytes": 3,
+        "size_bytes": 5,
+    }
+    assert (last["event"], last["call_id"]) == ("outputs stored", "x")

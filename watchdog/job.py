@@ -1,0 +1,186 @@
+"""One invocation without HTTP: a job, which is an event from the platform, or a local run."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+from . import logs
+from .admission import Admission
+from .config import Configuration
+from .delivery import Result, choose_form, prepare
+from .intake import Said
+from .invocation import Call, Invocations, Record
+from .metrics import Metrics
+from .process import Supervisor
+from .progress import ProgressBar
+from .storage import event as storage_event
+from .workspace import Workspaces
+
+log = logs.get("job")
+
+_READ_BYTES = 256 * 1024
+_PATIENCE_S = 5.0
+
+
+async def run_once(
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    sink: logs.Sink,
+    call: Call,
+    record: Record,
+    hand_over: Callable[[Result, bool], Awaitable[None]],
+) -> int:
+    """Run the script once and return the exit code: the script's own, or 128 and the number of a signal that came.
+
+    Args:
+        hand_over: takes the result; the second argument tells whether its outputs are stored.
+
+    Raises:
+        WatchdogError: as :meth:`Invocations.invoke`.
+    """
+    supervisor = Supervisor()
+    workspaces = Workspaces(configuration.settings.tmp_dir)
+    is_watched = sys.stderr.isatty() and configuration.settings.log_format != "json"
+    invocations = Invocations(
+        configuration,
+        environ,
+        sink=sink,
+        workspaces=workspaces,
+        supervisor=supervisor,
+        admission=Admission(max_inflight=1, max_queue=0, queue_timeout_s=0.0),
+        metrics=Metrics(lambda: (0, 0, 1)),
+        watcher=ProgressBar(sink) if is_watched else None,
+    )
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    caught: list[int] = []
+
+    def stop(number: int) -> None:
+        # Ctrl-C ends everything at once; a script that ignores SIGTERM is not waited for.
+        caught.append(number)
+        supervisor.end_all(at_once=True)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        async with invocations.invoke(call, record) as result:
+            await hand_over(result, invocations.stores)
+            record.output_bytes = sum(each.size_bytes for each in result.outputs)
+            if result.failure is not None:
+                raise result.failure
+        return record.exit_code or 0
+    except asyncio.CancelledError:
+        return 128 + (caught[0] if caught else signal.SIGINT)
+    finally:
+        await invocations.close()
+        supervisor.close()
+        try:
+            await asyncio.to_thread(workspaces.close)
+        except OSError as error:
+            log.error("workspaces not removed", reason=str(error))
+
+
+async def run_job(configuration: Configuration, environ: Mapping[str, str], sink: logs.Sink, record: Record) -> int:
+    """Run the script on the event from stdin or ``EVENT``, and print the answer; return the exit code.
+
+    What is printed is what a caller would get; but for an object of a storage, whose outputs are stored, it is what
+    the script printed.
+
+    Raises:
+        BadInput: there is no event, or it is broken.
+        WatchdogError: as :meth:`Invocations.invoke`.
+    """
+
+    async def hand_over(result: Result, is_stored: bool) -> None:
+        if record.is_of_storage and is_stored:
+            for piece in result.stdout.pieces(_READ_BYTES):
+                await asyncio.to_thread(_print, piece)
+        else:
+            answer = await prepare(result, choose_form(None, None))
+            async for piece in answer.chunks():
+                await asyncio.to_thread(_print, piece)
+
+    call_id = environ.get("CALL_ID") or environ.get("JOB_UUID") or "job"
+    call = Call(call_id, _event_body(environ), Said(), is_job=True)
+    exit_code = await run_once(configuration, environ, sink, call, record, hand_over)
+    return exit_code if configuration.settings.error_status or exit_code > 128 else 0
+
+
+async def _event_body(environ: Mapping[str, str]) -> AsyncIterator[bytes]:
+    """The event; what is too long for one is passed on as it comes."""
+    pieces: list[bytes] = []
+    size_bytes = 0
+    rest = pieces_of_stdin()
+    async for piece in rest:
+        pieces.append(piece)
+        size_bytes += len(piece)
+        if size_bytes > storage_event.MOST_BYTES:
+            break
+    if size_bytes <= storage_event.MOST_BYTES:
+        yield storage_event.job_text(b"".join(pieces), environ.get("EVENT"))
+        return
+    for piece in pieces:
+        yield piece
+    async for piece in rest:
+        yield piece
+
+
+async def pieces_of_stdin() -> AsyncIterator[bytes]:
+    """What comes, as it comes; nothing if stdin is a terminal: nobody types an event."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return
+    fd = sys.stdin.fileno()
+    loop = asyncio.get_running_loop()
+    waiting = loop.call_later(_PATIENCE_S, lambda: log.info("waiting for the event on stdin, until it ends"))
+    try:
+        while piece := await read_some(fd):
+            waiting.cancel()
+            yield piece
+    finally:
+        waiting.cancel()
+
+
+def _print(piece: bytes) -> None:
+    sys.stdout.buffer.write(piece)
+    sys.stdout.buffer.flush()
+
+
+async def read_some(fd: int) -> bytes:
+    """The next bytes, as soon as there are any; b"" at the end.
+
+    Read in a thread of its own: for the loop's threads the process would wait at its end, and stdin may never say
+    anything more.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(piece: bytes, error: OSError | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(piece)
+        else:
+            done.set_exception(error)
+
+    def read() -> None:
+        piece, failed = b"", None
+        try:
+            piece = os.read(fd, _READ_BYTES)
+        except OSError as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, piece, failed)
+
+    threading.Thread(target=read, name="read-input", daemon=True).start()
+    return await done

@@ -1,0 +1,376 @@
+"""Which objects an event tells of, and what a job gets on stdin and in ``EVENT``.
+
+Shapes are those that OSCAR's faas-supervisor reads (its ``faassupervisor/events``), that Amazon documents for S3
+notifications and the CloudEvents project for its S3 adapter, and that radosgw sends. A text is an event only if its
+shape is complete: a user's own JSON with a key ``event`` or ``httpMethod`` is data.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from binascii import Error as BadBase64
+from binascii import a2b_base64
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote_plus
+
+import msgspec
+
+from ..errors import BadInput
+
+# What is longer is data. A queue's message has 256 KiB at most, a variable 128 KiB.
+MOST_BYTES = 1 << 20
+_MOST_ENVELOPES = 3
+_MOST_TOLD_BYTES = 8 * MOST_BYTES
+_SOURCES = {"minio:s3": "minio", "aws:s3": "s3", "ceph:s3": "ceph"}
+# The types of the CloudEvents project's adapter, of TriggerMesh's and of Knative's sources of S3.
+_CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(aws)?\.s3\.|(dev\.knative\.)?aws\.s3", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """One object that an event tells of.
+
+    ``kind``: ``minio``, ``s3``, ``ceph``, ``onedata`` or ``webdav``. ``container``: the bucket, or the space of
+    Onedata; "" for WebDAV. ``key``: decoded; for WebDAV (dCache) the name below the input's path. ``time``, ``name``:
+    when and what happened, as sent; "" if the event does not tell. ``text``: the event as it came, byte for byte, if it
+    tells of this object alone; else the same event with this record alone.
+    """
+
+    kind: str
+    container: str
+    key: str
+    time: str
+    name: str
+    text: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a text told of.
+
+    ``objects``: empty: ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
+    ``variables``: ``CONT_VAR_NAME`` for each query parameter of an API gateway.
+    """
+
+    objects: tuple[StoredObject, ...] = ()
+    provider: str = ""
+    variables: Mapping[str, str] = field(default_factory=dict)
+    data: bytes | None = None
+
+
+def read(text: bytes) -> Event | None:
+    """The event that a text is; None if it is data. Raises nothing."""
+    return _read(text, _MOST_ENVELOPES)
+
+
+def read_data(event_type: str, data: bytes) -> Event | None:
+    """The event whose data this is, of a CloudEvent in binary mode, where ``type`` is a header; None: it is data."""
+    fields = _fields(data)
+    if fields is None:
+        return None
+    objects = _objects(fields, data)
+    if not objects and _CLOUD_EVENT_TYPE.match(event_type):
+        objects = _objects_of_record(msgspec.Raw(data), data)
+    return Event(objects) if objects else None
+
+
+def _read(text: bytes, envelopes: int) -> Event | None:
+    fields = _fields(text)
+    if fields is None:
+        return None
+    if objects := _objects(fields, text):
+        return Event(objects)
+    for read_envelope in (_read_cloud_event, _read_delegated, _read_api_gateway):
+        event = read_envelope(fields, envelopes - 1) if envelopes else None
+        if event is not None:
+            return event
+    return None
+
+
+def _fields(text: bytes) -> dict[str, msgspec.Raw] | None:
+    if len(text) > MOST_BYTES or not text.lstrip().startswith(b"{"):
+        return None
+    try:
+        text.decode()  # msgspec looks only at the texts that it is asked for
+        return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+# ------------------------------------------------------------------------------------------- what tells of objects
+
+
+class _Named(msgspec.Struct):
+    name: str
+
+
+class _Keyed(msgspec.Struct):
+    key: str
+
+
+class _S3(msgspec.Struct):
+    bucket: _Named
+    object: _Keyed
+
+
+class _Record(msgspec.Struct, rename="camel"):
+    event_source: str
+    s3: _S3
+    event_time: str = ""
+    event_name: str = ""
+
+
+class _OneTrigger(msgspec.Struct, rename="camel"):
+    event_source: str
+    object_key: str
+    event_time: str = ""
+
+
+class _Inotify(msgspec.Struct):
+    name: str
+    mask: list[str] = []
+
+
+def _objects(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObject, ...]:
+    """Those of an event that is no envelope; all its records are complete, or there are none."""
+    if "Records" in fields:
+        records = _decoded(fields["Records"], list[msgspec.Raw]) or []
+        # Each record is told with all that stands beside them: a little, of whoever sends such events.
+        if len(records) * (len(text) - len(bytes(fields["Records"]))) > _MOST_TOLD_BYTES:
+            return ()
+        objects: list[StoredObject] = []
+        for record in records:
+            # Scripts look at the first record.
+            alone = text if len(records) == 1 else msgspec.json.encode({**fields, "Records": [record]})
+            found = _objects_of_record(record, alone) or _objects_of_onedata(fields, record, alone)
+            if not found:
+                return ()
+            objects += found
+        return tuple(objects)
+    if "subscription" in fields and "event" in fields:
+        return _objects_of_dcache(fields, text)
+    return ()
+
+
+def _objects_of_record(raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...]:
+    record = _decoded(raw, _Record)
+    if record is None or record.event_source not in _SOURCES:
+        return ()
+    kind = _SOURCES[record.event_source]
+    key = record.s3.object.key
+    if kind != "ceph":  # radosgw sends keys as they are
+        try:
+            key = unquote_plus(key, errors="strict")
+        except UnicodeDecodeError:
+            return ()
+    return _object(kind, record.s3.bucket.name, key, record.event_time, record.event_name, text)
+
+
+def _objects_of_onedata(fields: Mapping[str, msgspec.Raw], raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...]:
+    record = _decoded(raw, _OneTrigger)
+    path = _decoded(fields.get("Key"), str)
+    if record is None or record.event_source != "OneTrigger" or path is None:
+        return ()
+    space, _, key = path.strip("/").partition("/")
+    return _object("onedata", space, key, record.event_time, "", text)
+
+
+def _objects_of_dcache(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObject, ...]:
+    inotify = _decoded(fields["event"], _Inotify)
+    if inotify is None or _decoded(fields["subscription"], str) is None:
+        return ()
+    return _object("webdav", "", inotify.name.strip("/"), "", ",".join(inotify.mask), text)
+
+
+def _object(kind: str, container: str, key: str, time: str, name: str, text: bytes) -> tuple[StoredObject, ...]:
+    is_complete = key and (container or kind == "webdav") and "\0" not in container + key + time
+    return (StoredObject(kind, container, key, time, name, text),) if is_complete else ()
+
+
+# ------------------------------------------------------------------------------------------------------- envelopes
+
+
+def _read_cloud_event(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
+    """A CloudEvent in structured mode. One whose data tells of no object is data as a whole."""
+    event_type = _decoded(fields.get("type"), str)
+    if _decoded(fields.get("specversion"), str) is None or event_type is None:
+        return None
+    data = fields.get("data")
+    if data is None:
+        encoded = _decoded(fields.get("data_base64"), str)
+        decoded = None if encoded is None else _from_base64(encoded.encode())
+        return None if decoded is None else read_data(event_type, decoded)
+    return read_data(event_type, bytes(data))
+
+
+def _read_delegated(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
+    """OSCAR's, of another cluster (`pkg/resourcemanager/delegate.go`): the inner event is a text, or an object."""
+    provider = _decoded(fields.get("storage_provider"), str)
+    if provider is None or "event" not in fields:
+        return None
+    inner = _inner(fields["event"])
+    if inner is None:
+        return None
+    event = _read(inner, envelopes) or Event(data=inner)
+    return Event(event.objects, event.provider or provider, event.variables, event.data)
+
+
+def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
+    """Amazon's proxy integration of an API gateway."""
+    others = {"requestContext", "headers", "queryStringParameters"}
+    if _decoded(fields.get("httpMethod"), str) is None or "body" not in fields or others.isdisjoint(fields):
+        return None
+    parameters = _decoded(fields.get("queryStringParameters"), dict[str, str]) or {}
+    variables = {
+        f"CONT_VAR_{name}": value
+        for name, value in parameters.items()
+        if name and "=" not in name and "\0" not in name + value
+    }
+    body: bytes | None = b""
+    if bytes(fields["body"]) != b"null":
+        body = _inner(fields["body"])
+    if body is not None and _decoded(fields.get("isBase64Encoded"), bool):
+        body = _from_base64(body)
+    if body is None:
+        return None
+    event = _read(body, envelopes) or Event(data=body)
+    return Event(event.objects, event.provider, {**variables, **event.variables}, event.data)
+
+
+def _inner(raw: msgspec.Raw) -> bytes | None:
+    """An object as it is; a text's bytes, decoded if they are base64 of an object."""
+    if bytes(raw).startswith(b"{"):
+        return bytes(raw)
+    text = _decoded(raw, str)
+    if text is None:
+        return None
+    data = text.encode("utf-8", "surrogatepass")
+    decoded = _from_base64(data)
+    return decoded if decoded is not None and _fields(decoded) is not None else data
+
+
+def _decoded(raw: msgspec.Raw | None, kind: Any) -> Any:
+    """None if it is missing or of another type."""
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _from_base64(text: bytes) -> bytes | None:
+    """Either alphabet, line breaks, padding or none; None if it is no base64."""
+    compact = b"".join(text.split()).replace(b"-", b"+").replace(b"_", b"/").rstrip(b"=")
+    try:
+        return a2b_base64(compact + b"=" * (-len(compact) % 4), strict_mode=True)
+    except BadBase64:
+        return None
+
+
+# ---------------------------------------------------------------------------------------------------- a job's input
+
+
+def job_text(stdin: bytes, variable: str | None) -> bytes:
+    """The event of a job.
+
+    OSCAR starts ``echo $EVENT | supervisor``, without quotes: the shell joins white space, expands patterns, and dash's
+    echo expands backslashes. ``EVENT`` itself is whole, and counts if stdin is what a shell makes of it, or what it
+    holds in base64 (InterLink decodes it in the pipe).
+
+    Args:
+        stdin: all of it.
+        variable: ``EVENT``, if it is set.
+
+    Raises:
+        BadInput: there is no event, or it is an object broken beyond repair.
+    """
+    whole = (variable or "").encode("utf-8", "surrogateescape")
+    if not stdin.strip():
+        if not whole.strip():
+            raise BadInput(
+                "there is no event: give it on stdin (watchdog job < event.json), or in the variable EVENT, as JSON or "
+                "as base64 of it"
+            )
+        stdin = whole
+    elif whole.strip() and (_is_echo_of(stdin, whole) or _from_base64(whole) == stdin.rstrip(b"\n")):
+        stdin = whole
+    decoded = _from_base64(stdin)
+    if decoded is not None and decoded.lstrip().startswith(b"{"):
+        stdin = decoded
+    return _repaired(stdin) if stdin.lstrip().startswith(b"{") else stdin
+
+
+def _is_echo_of(stdin: bytes, variable: bytes) -> bool:
+    """Is this what `echo $VARIABLE` prints, in dash or in bash, in this working directory?"""
+    words = [(word, _files_of(word)) for word in variable.split()]
+    text = b" ".join(b" ".join(files) or word for word, files in words)
+    printed = stdin.rstrip(b"\n")
+    for echoed in (text, _as_dash_echoes(text)):
+        if printed == echoed.rstrip(b"\n"):
+            return True
+        # The order of files is that of the shell's locale.
+        if any(files for _, files in words) and sorted(printed.split()) == sorted(echoed.split()):
+            return True
+    return False
+
+
+def _files_of(word: bytes) -> list[bytes]:
+    """The files whose names a pattern becomes; none: the word stays as it is, as one without `*`, `?` or `[` does."""
+    return sorted(glob.glob(word)) if glob.has_magic(word) else []
+
+
+_DASH_ESCAPE = re.compile(rb"\\(?:([abefnrtv\\])|0([0-7]{0,3})|([1-7][0-7]{0,2}))")
+_ESCAPED = dict(zip(b"abefnrtv\\", b"\a\b\x1b\f\n\r\t\v\\", strict=True))
+
+
+def _as_dash_echoes(text: bytes) -> bytes:
+    """What dash's echo makes of backslashes; it prints nothing after `\\c`."""
+
+    def expanded(match: re.Match[bytes]) -> bytes:
+        if match[1]:
+            return bytes([_ESCAPED[match[1][0]]])
+        return bytes([int(match[2] or match[3] or b"0", 8) & 0xFF])
+
+    end = re.match(rb"(?:[^\\]|\\[^c])*?\\c", text, re.DOTALL)
+    return _DASH_ESCAPE.sub(expanded, text if end is None else end[0][:-2])
+
+
+def _repaired(text: bytes) -> bytes:
+    """An object whose strings hold raw control characters, with those escaped: dash has expanded `\\n` in it."""
+    try:
+        msgspec.json.decode(text, type=msgspec.Raw)
+        return text
+    except (msgspec.DecodeError, RecursionError) as error:
+        reason = str(error)
+    repaired = _with_escapes(text)
+    try:
+        msgspec.json.decode(repaired, type=msgspec.Raw)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadInput(
+            f"the event is no JSON ({reason}). A shell changes it where $EVENT stands without quotes: set the variable "
+            "EVENT for this command, too, or use printf '%s' \"$EVENT\" | watchdog job"
+        ) from None
+    return repaired
+
+
+_OF_STRINGS = re.compile(rb'\\.|["\x00-\x1f]', re.DOTALL)
+
+
+def _with_escapes(text: bytes) -> bytes:
+    """With the control characters in strings escaped, in one pass: a text may be broken anywhere, and long."""
+    is_inside = False
+
+    def escaped(match: re.Match[bytes]) -> bytes:
+        nonlocal is_inside
+        found = match[0]
+        if found == b'"':
+            is_inside = not is_inside
+        elif is_inside and len(found) == 1:
+            return b"\\u%04x" % found[0]
+        return found
+
+    return _OF_STRINGS.sub(escaped, text)

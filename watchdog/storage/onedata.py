@@ -1,0 +1,57 @@
+"""Onedata, through the CDMI interface of a Oneprovider.
+
+Written after op-worker's public source; never run against a Onedata. Raw reads and writes go without the version header
+of CDMI: with it the answer would be JSON. POSIX errors come as 400 with an id in a JSON body.
+
+CDMI gives no sure way to rename, so a file is sent under its own name: who reads it meanwhile sees a part. One that
+fails or is cancelled is removed.
+"""
+
+from __future__ import annotations
+
+import os
+
+from ..workspace import Output, open_output
+from . import Moved
+from .http_client import HttpClient, WithHeaders
+from .providers import Provider
+
+_CONTAINER = {"X-CDMI-Specification-Version": "1.1.1", "Content-Type": "application/cdmi-container"}
+_MADE = frozenset({200, 201, 202, 204})
+
+
+class Onedata:
+    """A :class:`Storage` on one Oneprovider; the first part of a location is the space."""
+
+    def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
+        headers = {"X-Auth-Token": provider.secret}
+        self._client = HttpClient(provider, WithHeaders(headers), timeout_s=timeout_s, ca_file=ca_file)
+        self._directories: set[str] = set()
+
+    async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
+        return await self._client.download("cdmi/" + location, path, most_bytes=most_bytes, moved=moved)
+
+    async def store(self, output: Output, location: str, *, moved: Moved) -> None:
+        fd = open_output(output)
+        try:
+            await self._make_parents(location)
+            try:
+                await self._client.upload("cdmi/" + location, output, fd, moved=moved)
+            except BaseException:
+                await self._client.remove("cdmi/" + location)
+                raise
+        finally:
+            os.close(fd)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _make_parents(self, location: str) -> None:
+        """Make the directories of a location below its space. To make one that is there does nothing."""
+        space, *folders = location.split("/")[:-1]
+        directory = space
+        for folder in folders:
+            directory = f"{directory}/{folder}"
+            if directory not in self._directories:
+                await self._client.ask("PUT", f"cdmi/{directory}/", headers=_CONTAINER, accepted=_MADE)
+                self._directories.add(directory)

@@ -1,0 +1,225 @@
+"""S3, MinIO, Ceph and others that speak the same protocol: objects by signed requests (AWS Signature Version 4).
+
+A large file goes up in parts, which nobody sees before all are there and the upload is completed; one that fails or is
+cancelled is called off, as its parts would stay, and cost, for ever; but for one whose begin the server never answered,
+of which nobody here knows the id. The client is our own because none that was tried calls off an upload that is
+cancelled while it is completed, notices in an upload that a server stands still, and leaves the ``AWS_*`` variables,
+which are the function's own, alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import hashlib
+import hmac
+import os
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from html import escape, unescape
+from urllib.parse import quote
+
+import msgspec
+from yarl import URL
+
+from ..errors import ObjectMissing, StorageError
+from ..workspace import Output, open_output
+from . import Moved, tidied
+from .http_client import Answered, HttpClient
+from .providers import Provider
+
+_MIB = 1 << 20
+# A file up to this size goes in one request, a larger one in parts of at least this: S3 takes none below 5 MiB.
+_PART_BYTES = 8 * _MIB
+_MOST_PARTS = 10_000
+_OK = frozenset({200})
+_DEFAULT_REGION = "us-east-1"
+_PAYLOAD = "x-amz-content-sha256"
+_UNSIGNED = "UNSIGNED-PAYLOAD"
+_EMPTY = hashlib.sha256(b"").hexdigest()
+_HASH_BYTES = 1 * _MIB
+# Times are told in whole seconds, by machines that need not be the same.
+_CLOCK_SLACK = datetime.timedelta(seconds=2)
+
+
+class S3:
+    """A :class:`Storage` on one S3 server."""
+
+    def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
+        self._is_amazon = not provider.endpoint
+        region = provider.region or _DEFAULT_REGION
+        if self._is_amazon:
+            domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+            provider = msgspec.structs.replace(provider, endpoint=f"https://s3.{region}.{domain}")
+        # TLS keeps bodies whole; without it their hash is signed.
+        self._signs_bodies = not provider.endpoint.startswith("https://")
+        self._client = HttpClient(provider, _Signature(provider, region), timeout_s=timeout_s, ca_file=ca_file)
+
+    async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
+        _require_key(location)
+        return await self._client.download(location, path, most_bytes=most_bytes, moved=moved)
+
+    async def store(self, output: Output, location: str, *, moved: Moved) -> None:
+        _require_key(location)
+        fd = open_output(output)
+        try:
+            if output.size_bytes <= _PART_BYTES:
+                headers = await self._payload(fd, 0, output.size_bytes)
+                await self._client.upload(location, output, fd, headers=headers, moved=moved)
+            else:
+                await self._store_in_parts(output, fd, location, moved)
+        finally:
+            os.close(fd)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _store_in_parts(self, output: Output, fd: int, location: str, moved: Moved) -> None:
+        begun = asyncio.ensure_future(self._client.ask("POST", location, query="uploads=", accepted=_OK))
+        try:
+            answer = await asyncio.shield(begun)
+        except asyncio.CancelledError:
+            # Whether there is an upload to be called off is only known once the server has answered.
+            await tidied(self._call_off_once_begun(begun, location))
+            raise
+        upload = _text_of(answer.body, "UploadId")
+        if not upload:
+            raise StorageError(f"the server began no upload of {location}, though it said so")
+        query = f"uploadId={quote(upload, safe='')}"
+        try:
+            tags = await self._send_parts(output, fd, location, query, moved)
+            await self._complete(output, location, query, tags, answer.headers.get("Date", ""))
+        except BaseException:
+            await self._client.remove(location, query)
+            raise
+
+    async def _call_off_once_begun(self, begun: asyncio.Future[Answered], location: str) -> None:
+        if upload := _text_of((await begun).body, "UploadId"):
+            await self._client.remove(location, f"uploadId={quote(upload, safe='')}")
+
+    async def _send_parts(self, output: Output, fd: int, location: str, query: str, moved: Moved) -> list[str]:
+        part_bytes = max(_PART_BYTES, -(-output.size_bytes // _MOST_PARTS))
+        tags = []
+        for number, offset in enumerate(range(0, output.size_bytes, part_bytes), 1):
+            size_bytes = min(part_bytes, output.size_bytes - offset)
+            answer = await self._client.upload(
+                location,
+                output,
+                fd,
+                query=f"partNumber={number}&{query}",
+                headers=await self._payload(fd, offset, size_bytes),
+                offset=offset,
+                size_bytes=size_bytes,
+                moved=moved,
+            )
+            tags.append(answer.headers.get("ETag", ""))
+        return tags
+
+    async def _complete(self, output: Output, location: str, query: str, tags: list[str], began: str) -> None:
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(tag)}</ETag></Part>"
+            for number, tag in enumerate(tags, 1)
+        )
+        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        headers = {_PAYLOAD: hashlib.sha256(body).hexdigest(), "Content-Type": "application/xml"}
+        try:
+            await self._client.ask("POST", location, query=query, headers=headers, body=body, accepted=_OK)
+        except ObjectMissing:
+            # The upload may be complete, and the answer that said so lost.
+            there = (await self._client.ask("HEAD", location, accepted=_OK)).headers
+            is_whole = there.get("Content-Length") == str(output.size_bytes)
+            # What was there before may have the same size.
+            if not is_whole or not _is_since(there.get("Last-Modified", ""), began):
+                raise
+
+    async def _payload(self, fd: int, offset: int, size_bytes: int) -> dict[str, str]:
+        if not self._signs_bodies:
+            return {_PAYLOAD: _UNSIGNED}
+
+        def digest() -> str:
+            taken = hashlib.sha256()
+            at, end = offset, offset + size_bytes
+            while at < end and (piece := os.pread(fd, min(_HASH_BYTES, end - at), at)):
+                taken.update(piece)
+                at += len(piece)
+            return taken.hexdigest()
+
+        return {_PAYLOAD: digest() if size_bytes <= _HASH_BYTES else await asyncio.to_thread(digest)}
+
+
+def _is_since(changed: str, began: str) -> bool:
+    """Whether an object is of an upload's time; both times are the server's."""
+    try:
+        age = parsedate_to_datetime(changed) - parsedate_to_datetime(began)
+    except (TypeError, ValueError):  # one without a zone, or no time at all
+        return False
+    return age >= -_CLOCK_SLACK
+
+
+def _require_key(location: str) -> None:
+    bucket, _, key = location.partition("/")
+    if not bucket or not key:
+        raise StorageError(f"{location!r} names no object: accepted is a bucket, a slash and a key")
+
+
+class _Signature:
+    """The dialect of S3. Source: "Signature Version 4 signing process" in Amazon's S3 API reference."""
+
+    def __init__(self, provider: Provider, region: str) -> None:
+        self._provider = provider
+        self._region = region
+
+    def headers(self, method: str, url: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
+        now = datetime.datetime.now(datetime.UTC)
+        time, date = now.strftime("%Y%m%dT%H%M%SZ"), now.strftime("%Y%m%d")
+        payload = headers.get(_PAYLOAD, _EMPTY)
+        host = url.host_port_subcomponent or ""
+        signed = {"host": host, _PAYLOAD: payload, "x-amz-date": time}
+        names = ";".join(signed)
+        lines = "".join(f"{name}:{value}\n" for name, value in signed.items())
+        # Our queries are sorted and encoded as the canonical form wants them.
+        canonical = "\n".join([method, url.raw_path, url.raw_query_string, lines, names, payload])
+        scope = f"{date}/{self._region}/s3/aws4_request"
+        text = "\n".join(["AWS4-HMAC-SHA256", time, scope, hashlib.sha256(canonical.encode()).hexdigest()])
+        key = f"AWS4{self._provider.secret}".encode()
+        for part in (date, self._region, "s3", "aws4_request"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        signature = hmac.digest(key, text.encode(), "sha256").hex()
+        authorization = (
+            f"AWS4-HMAC-SHA256 Credential={self._provider.user}/{scope},SignedHeaders={names},Signature={signature}"
+        )
+        return {"Host": host, _PAYLOAD: payload, "x-amz-date": time, "Authorization": authorization}
+
+    def error(self, status: int, body: bytes, what: str) -> StorageError | None:
+        """S3 tells errors in a document, even with status 200 where it began to answer before it was done."""
+        code, message = _text_of(body, "Code"), _text_of(body, "Message")
+        if status < 400 and not (b"<Error>" in body and code):
+            return None
+        reason = ", ".join(filter(None, [str(status), code]))
+        if code in _MISSING or (status == 404 and not code):
+            return ObjectMissing(
+                f"{self._provider} answers the {what} with {reason}: {_MISSING.get(code, _ANY_MISSING)}"
+            )
+        if status in (401, 403):
+            return StorageError(
+                f"{self._provider} refuses the {what} ({reason}): check the access key, the secret key, what they may "
+                "do there, and this machine's clock"
+            )
+        more = f": {message[:200]}" if message else ""
+        return StorageError(f"{self._provider} answers the {what} with {reason}{more}")
+
+
+_MISSING = {
+    "NoSuchBucket": "there is no such bucket",
+    "NoSuchKey": "there is no such object",
+    "NoSuchUpload": "the upload in parts is not there any more",
+}
+_ANY_MISSING = "there is no such object, or no such bucket"
+
+
+def _text_of(document: bytes, element: str) -> str:
+    """The text of the first element of this name, printable; "" if there is none."""
+    found = re.search(f"<{element}>([^<]*)</{element}>".encode(), document)
+    text = unescape(found[1].decode("utf-8", "replace")).strip() if found else ""
+    return text if text.isprintable() else ascii(text)

@@ -1,0 +1,92 @@
+"""WebDAV, and dCache, which speaks it.
+
+What servers were seen to do: nginx answers PUT below a missing directory with 500, others with 404 or 409; most cannot
+say by HEAD whether a directory is there; two clients that make one directory at once get 403 or 500; what is left of a
+PUT that was cut off stays under its name on some. So directories are asked for with PROPFIND and made one by one, and a
+file is sent under another name and moved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from base64 import b64encode
+
+from ..errors import ObjectMissing, StorageError
+from ..workspace import Output, open_output
+from . import Moved
+from .http_client import HttpClient, WithHeaders
+from .providers import Provider
+
+_FOUND = frozenset({200, 207})
+_MADE = frozenset({200, 201, 405})
+_MOVED = frozenset({200, 201, 204})
+
+
+class WebDav:
+    """A :class:`Storage` on one WebDAV server."""
+
+    def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
+        headers = {}
+        if provider.user or provider.secret:
+            headers["Authorization"] = "Basic " + b64encode(f"{provider.user}:{provider.secret}".encode()).decode()
+        self._client = HttpClient(provider, WithHeaders(headers), timeout_s=timeout_s, ca_file=ca_file)
+        self._directories: set[str] = set()
+        self._making: dict[str, asyncio.Lock] = {}
+
+    async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
+        return await self._client.download(location, path, most_bytes=most_bytes, moved=moved)
+
+    async def store(self, output: Output, location: str, *, moved: Moved) -> None:
+        directory = location.rpartition("/")[0]
+        fd = open_output(output)
+        try:
+            was_known = directory in self._directories
+            await self._make(directory)
+            # A short name of its own: the file's may be as long as names can be.
+            part = "/".join(filter(None, [directory, f".watchdog-{secrets.token_hex(8)}.part"]))
+            try:
+                try:
+                    await self._client.upload(part, output, fd, moved=moved)
+                except StorageError:
+                    if not was_known:
+                        raise
+                    # The directory may have been removed meanwhile; each server says that in its own way.
+                    self._directories.clear()
+                    await self._make(directory)
+                    await self._client.upload(part, output, fd, moved=moved)
+                headers = {"Destination": str(self._client.url(location)), "Overwrite": "T"}
+                await self._client.ask("MOVE", part, headers=headers, accepted=_MOVED)
+            except BaseException:
+                await self._client.remove(part)
+                raise
+        finally:
+            os.close(fd)
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _make(self, directory: str) -> None:
+        """Make a directory and those above it, if they are not there."""
+        if not directory or directory in self._directories:
+            return
+        async with self._making.setdefault(directory, asyncio.Lock()):
+            if directory in self._directories:
+                return
+            if not await self._is_there(directory):
+                await self._make(directory.rpartition("/")[0])
+                try:
+                    await self._client.ask("MKCOL", directory + "/", accepted=_MADE)
+                except StorageError:
+                    # Somebody else may have made it in the same moment.
+                    if not await self._is_there(directory):
+                        raise
+            self._directories.add(directory)
+
+    async def _is_there(self, directory: str) -> bool:
+        try:
+            await self._client.ask("PROPFIND", directory + "/", headers={"Depth": "0"}, accepted=_FOUND)
+        except ObjectMissing:
+            return False
+        return True
