@@ -105,6 +105,13 @@ static int keep_environment(void)
 
 int main(int argc, char **argv)
 {
+    const char *name = argc > 0 ? strrchr(argv[0], '/') : NULL;
+    name = name != NULL ? name + 1 : argc > 0 ? argv[0] : "";
+    int is_python = strcmp(name, "python3") == 0;
+    /* First of all: those that come before it are lost. */
+    if (!is_python)
+        hold_signals_back();
+
     char root[PATH_MAX];
     if (find_root(root, sizeof root) < 0)
         return fail("cannot find its own files by", "/proc/self/exe");
@@ -128,10 +135,6 @@ int main(int argc, char **argv)
     /* LC_ALL=C: no locale file of the image is read, and Python sets no LC_CTYPE (PEP 538). */
     char *environment[] = {"LC_ALL=C", openssl, modules, NULL};
 
-    const char *name = argc > 0 ? strrchr(argv[0], '/') : NULL;
-    name = name != NULL ? name + 1 : argc > 0 ? argv[0] : "";
-    int is_python = strcmp(name, "python3") == 0;
-
     char *fixed[] = {
         loader, "--inhibit-cache", "--library-path", libraries, "--argv0", executable, interpreter,
         /* Isolated from PYTHON* and the user's packages; no site: its sitecustomize may lead into the image; no byte
@@ -142,7 +145,6 @@ int main(int argc, char **argv)
     char *arguments[count + 3 + (argc > 0 ? (size_t)argc : 0) + 1];
     memcpy(arguments, fixed, sizeof fixed);
     if (!is_python) {
-        hold_signals_back();
         int fd = keep_environment();
         if (fd < 0)
             return fail("cannot keep the environment in", "a memory file");
