@@ -432,9 +432,9 @@ def test_error_status_false(functions: Functions) -> None:
 
 @pytest.mark.parametrize("by", ["setting", "header"])
 def test_a_timeout(functions: Functions, lifeline: Lifeline, by: str) -> None:
-    environ = {"exec_timeout": "1s"} if by == "setting" else {}
+    environ = {"exec_timeout": "2s"} if by == "setting" else {}
     server = functions.serve(lifeline.script_line + "cat; echo bye >&2; sleep 60 & sleep 60", **environ)
-    answer = server.call(b"body", headers={"X-Timeout": "1s" if by == "header" else "50"})
+    answer = server.call(b"body", headers={"X-Timeout": "2s" if by == "header" else "50"})
     assert problem(answer, 504)["stderr"] == "bye\n"
     assert lifeline.was_held()
     assert not lifeline.is_held()
@@ -442,7 +442,7 @@ def test_a_timeout(functions: Functions, lifeline: Lifeline, by: str) -> None:
 
 
 def test_a_timeout_while_the_caller_sends(functions: Functions, lifeline: Lifeline) -> None:
-    server = functions.serve(lifeline.script_line + READ_ALL, exec_timeout="1s")
+    server = functions.serve(lifeline.script_line + READ_ALL, exec_timeout="2s")
     with server.connect() as sock:
         sock.sendall(HALF)
         # Then it still waits for the rest of the body: a caller may send all before it reads.
@@ -453,7 +453,7 @@ def test_a_timeout_while_the_caller_sends(functions: Functions, lifeline: Lifeli
 
 def test_a_timeout_stays_one_when_the_caller_falls_silent_in_the_grace(functions: Functions) -> None:
     server = functions.serve(
-        "trap '' TERM\n" + READ_ALL, exec_timeout="500ms", read_timeout="2s", WATCHDOG_KILL_GRACE="4s"
+        "trap '' TERM\n" + READ_ALL, exec_timeout="2s", read_timeout="3s", WATCHDOG_KILL_GRACE="4s"
     )
     with server.connect() as sock:
         sock.sendall(HALF)

@@ -161,9 +161,9 @@ def test_the_lock_file_is_written_once_it_listens(tmp_path: Path) -> None:
     environ = os.environ | LOOPBACK | {"TMPDIR": str(tmp_path), "port": str(port)}
     with subprocess.Popen([FWATCHDOG], env=environ, stderr=subprocess.DEVNULL) as server:
         until((tmp_path / ".lock").exists, "the lock file")
-        socket.create_connection(("127.0.0.1", port), timeout=15).close()
+        socket.create_connection(("127.0.0.1", port), timeout=RunningServer.patience_s).close()
         server.terminate()
-        assert server.wait(timeout=15) == 0
+        assert server.wait(timeout=RunningServer.patience_s) == 0
 
     with socket.create_server(("127.0.0.1", port)):
         failed = run(TMPDIR=str(tmp_path), port=str(port))
@@ -424,7 +424,7 @@ def test_errors_pass_the_gateway(start_server: StartServer, tmp_path: Path) -> N
 def test_a_caller_that_leaves_the_gateway_leaves_the_function(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(WAIT, HANDSHAKE=str(tmp_path))
     with Gateway(server.port) as gateway:
-        with socket.create_connection(("127.0.0.1", gateway.port), timeout=15) as sock:
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=RunningServer.patience_s) as sock:
             sock.sendall(b"POST /function/fn HTTP/1.1\r\nHost: x\r\nX-Call-Id: a\r\nContent-Length: 0\r\n\r\n")
             until((tmp_path / "up-a").exists, "the script")
         server.event("invocation ended", call_id="a", outcome="caller_gone")

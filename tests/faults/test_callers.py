@@ -111,7 +111,7 @@ def test_who_never_reads_is_cut_off(start_server: StartServer, what: str) -> Non
 
 
 def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> None:
-    server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="1s")
+    server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="3s")
     with server.connect() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         sock.sendall(b"POST /?output=raw HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
@@ -125,7 +125,7 @@ def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> N
 
 def test_a_caller_who_takes_something_now_and_then_is_not_cut_off(start_server: StartServer) -> None:
     """Its window is shut most of the time: the pauses are shorter than write_timeout, their sum is not."""
-    server = start_server("head -c 700000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="1s")
+    server = start_server("head -c 700000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="3s")
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 30_000)
         sock.settimeout(RunningServer.patience_s)

@@ -129,7 +129,7 @@ def a_second_signal_ends_it(start_server: StartServer, tmp_path: Path) -> None:
 
 
 def test_who_waits_to_be_accepted_is_answered(start_server: StartServer) -> None:
-    server = start_server("echo hi")
+    server = start_server("echo hi", WATCHDOG_MAX_QUEUE="100")
     server.signal(signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
         socks = [stack.enter_context(server.connect()) for _ in range(20)]
@@ -271,7 +271,7 @@ def test_idle_connections_do_not_hold_it_up(start_server: StartServer) -> None:
 
 
 def test_probed_it_stays_reachable_but_not_ready(start_server: StartServer) -> None:
-    server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="2s")
+    server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="5s")
     assert server.call(None, "/_/health", "GET").status == 200
     server.signal(signal.SIGTERM)
     server.event("draining")

@@ -357,9 +357,9 @@ async def test_a_caller_that_leaves_ends_the_fetch(
     bucket_server.put(f"{place}/in/large", bytes(8 * MIB))
     async with fault_proxy(bucket_server.endpoint, stall_response_at=MIB) as proxy:
         server = started(start_server, COPY, define(endpoint=proxy.endpoint), WATCHDOG_STORAGE_TIMEOUT="60")
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=15)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=server.patience_s)
         await asyncio.to_thread(connection.request, "POST", "/", event(f"{place}/in/large"))
-        await asyncio.wait_for(proxy.standing_still.wait(), 15)
+        await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         connection.close()
         ended = await asyncio.to_thread(server.event, "invocation ended")
         assert ended["outcome"] == "caller_gone"
@@ -373,7 +373,7 @@ async def test_a_drain_refuses_who_still_fetches(
     async with fault_proxy(bucket_server.endpoint, stall_response_at=MIB) as proxy:
         server = started(start_server, COPY, define(endpoint=proxy.endpoint), WATCHDOG_STORAGE_TIMEOUT="60")
         calling = asyncio.create_task(asyncio.to_thread(server.call, event(f"{place}/in/large")))
-        await asyncio.wait_for(proxy.standing_still.wait(), 15)
+        await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         server.signal(signal.SIGTERM)
         answer = await calling
         problem(answer, 503)
@@ -409,7 +409,7 @@ async def test_a_drain_ends_an_upload_that_stands_still(
             WATCHDOG_WRITE_TIMEOUT="1",
         )
         calling = asyncio.create_task(asyncio.to_thread(server.call, bytes(12 * MIB), headers=JPEG))
-        await asyncio.wait_for(proxy.standing_still.wait(), 15)
+        await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         server.signal(signal.SIGTERM)
         problem(await calling, 503)
         assert await asyncio.to_thread(server.wait) == 0

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from running_server import RunningServer
 
 from storage.fault_proxy import FaultProxy, Seen, fault_proxy
 from storage.files import MIB, Moving, fetched, nothing_is_left, output_of, stored
@@ -150,7 +151,7 @@ async def test_a_cancelled_download_leaves_nothing(target: Target, tmp_path: Pat
         await stored(storage, tmp_path, target.place + "cancelled", bytes(LARGE_BYTES))
     async with through_faults(target, stall_response_at=3 * MIB) as (storage, proxy):
         fetching = asyncio.create_task(fetched(storage, tmp_path, target.place + "cancelled"))
-        await asyncio.wait_for(proxy.standing_still.wait(), 15)
+        await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
@@ -242,7 +243,7 @@ async def test_a_cancelled_upload_leaves_nothing(target: Target, tmp_path: Path,
     output = output_of(tmp_path, bytes(LARGE_BYTES))
     async with through_faults(target, timeout_s=60.0, applies=late_part, stall_request_at=MIB) as (storage, proxy):
         storing = asyncio.create_task(storage.store(output, target.place + "cancelled-up", moved=Moving()))
-        await asyncio.wait_for(proxy.standing_still.wait(), 15)
+        await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         for _ in range(times):
             storing.cancel()
             await asyncio.sleep(0)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import read_terminal, until
+from running_server import RunningServer, read_terminal, until
 
 from storage.certificates import make_certificates
 from storage.conftest import Define
@@ -389,9 +389,9 @@ async def test_a_job_that_is_ended_leaves_no_upload(
         environ |= {"WATCHDOG_SERVICE_DEFINITION": define(endpoint=proxy.endpoint), "WATCHDOG_STORAGE_TIMEOUT": "60"}
         process = await asyncio.to_thread(begun, environ, b"{}", subprocess.DEVNULL)
         try:
-            await asyncio.wait_for(proxy.standing_still.wait(), 15)
+            await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
             process.send_signal(number)
-            assert await asyncio.to_thread(process.wait, 15) == 128 + number
+            assert await asyncio.to_thread(process.wait, RunningServer.patience_s) == 128 + number
         finally:
             process.kill()
             process.wait()
@@ -408,7 +408,7 @@ def test_stdin_that_never_ends_is_told(environ: dict[str, str], tmp_path: Path) 
         told = json.loads(process.stderr.readline())
         assert told["event"] == "waiting for the event on stdin, until it ends"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 128 + signal.SIGTERM
+        assert process.wait(RunningServer.patience_s) == 128 + signal.SIGTERM
     finally:
         process.kill()
         process.communicate()
@@ -441,7 +441,7 @@ def test_a_progress_bar_on_a_terminal(
     os.close(theirs)
     shown = read_terminal(ours)
     os.close(ours)
-    assert process.wait(15) == 0
+    assert process.wait(RunningServer.patience_s) == 0
     assert b"fetching  " in shown
     assert b"storing  [" in shown
     assert shown.rstrip().rpartition(b"\n")[2].count(b"storing") == 0

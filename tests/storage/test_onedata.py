@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from running_server import RunningServer
 
 from storage.cdmi_stub import SPACE, TOKEN, CdmiStub, cdmi_stub
 from storage.files import MIB, Moving, fetched, nothing_is_left, output_of, stored
@@ -100,7 +101,7 @@ async def test_a_cancelled_upload_is_removed(stub: CdmiStub, tmp_path: Path) -> 
             begun.set()
 
         storing = asyncio.create_task(storage.store(output_of(tmp_path, bytes(64 * MIB)), f"{SPACE}/file", moved=moved))
-        await asyncio.wait_for(begun.wait(), 15)
+        await asyncio.wait_for(begun.wait(), RunningServer.patience_s)
         storing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await storing

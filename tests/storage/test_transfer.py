@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from running_server import RunningServer
 
 from storage import events
 from storage.files import output_of
@@ -105,7 +106,7 @@ async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(transfer, "_open", lambda *_: Slow())
     found = transfers("minio.default", outputs=("minio.default:b/out",))
     with structlog.testing.capture_logs() as logged:
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(RunningServer.patience_s):
             await found.store([output_of(tmp_path, b"12345")], call_id="x")
     (first, *_), last = [each for each in logged if each["event"] == "transfer goes on"], logged[-1]
     assert {name: first[name] for name in ("doing", "files", "files_done", "moved_bytes", "size_bytes")} == {
