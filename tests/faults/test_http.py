@@ -83,7 +83,7 @@ def coded(transfer_encoding: bytes) -> bytes:
 def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """One server for all tables of requests: what one of them breaks, the next ones notice."""
     directory = tmp_path_factory.mktemp("echo")
-    yield from shared_server(directory, ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+    yield from shared_server(directory, ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
 
 
 def shared_server(directory: Path, script: str, **environ: Any) -> Iterator[RunningServer]:
@@ -391,7 +391,7 @@ def test_what_is_malformed_is_so_at_any_moment(start_server: StartServer) -> Non
 )
 @pytest.mark.guard("request-checks")
 def test_other_versions(start_server: StartServer, request_: bytes) -> None:
-    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     (reply,) = exchange(echo, [request_])
     assert reply.status in (400, 505)
 
@@ -468,7 +468,7 @@ def test_a_body_is_never_a_request(echo: RunningServer, head: bytes, cut: bool) 
 @pytest.mark.guard("closing-requests")
 def test_an_upgrade_that_is_declined_loses_nothing(start_server: StartServer, length: int) -> None:
     """What a proxy pipelines after it, cut at an unlucky place, would have a body taken for a request."""
-    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     upgrade = ONE + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % length + b"abc"[:length]
     outer = b"POST /outer HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
     with echo.connect() as sock:
@@ -484,7 +484,7 @@ def test_an_upgrade_that_is_declined_loses_nothing(start_server: StartServer, le
 
 @pytest.mark.guard("request-checks")
 def test_the_largest_length_of_all(start_server: StartServer) -> None:
-    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     with echo.connect() as sock:
         sock.sendall(ONE + b"Content-Length: 18446744073709551615\r\n\r\n")
         assert sock.recv(65536)[:12] in (b"HTTP/1.0 400", b"HTTP/1.1 400", b"HTTP/1.1 408", b"HTTP/1.1 413")
@@ -493,7 +493,7 @@ def test_the_largest_length_of_all(start_server: StartServer) -> None:
 @pytest.mark.guard("request-checks")
 @pytest.mark.parametrize("coding", [b"gzip, chunked", b"x, chunked", b"identity, chunked", b""])
 def test_transfer_codings_that_are_not_known(start_server: StartServer, coding: bytes) -> None:
-    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     # An empty one is no coding at all, and no body follows.
     body = ABC if coding else b""
     got = exchange(echo, [ONE + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + body + NEXT])
@@ -503,7 +503,7 @@ def test_transfer_codings_that_are_not_known(start_server: StartServer, coding: 
 
 @pytest.mark.guard("request-checks")
 def test_chunked_in_http_1_0_ends_the_connection(start_server: StartServer) -> None:
-    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     request = (
         b"POST /one HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nYWJj\r\n0\r\n\r\n"
     )
@@ -515,7 +515,7 @@ def test_chunked_in_http_1_0_ends_the_connection(start_server: StartServer) -> N
 @pytest.mark.guard("distrust")
 def test_a_trailer_is_no_header_of_the_next_request(start_server: StartServer, cut: bool) -> None:
     """Behind a proxy that shares its connections, the next request is another caller's."""
-    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s", WATCHDOG_MAX_INFLIGHT="2")
+    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     got = exchange(echo, pieces_of(chunked(b"3\r\nabc\r\n0\r\nX-A: b\r\nX-Mark: mine\r\n\r\n") + NEXT, cut))
     assert got[0].body == b"[/one::abc]"
     assert [reply.body for reply in got[1:]] in ([], [b"[/next::]"])
