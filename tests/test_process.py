@@ -501,6 +501,65 @@ open({str(tmp_path / "survived")!r}, "w").close()
     assert not (tmp_path / "survived").exists()
 
 
+@pytest.mark.parametrize(
+    ("ends", "is_waited_for", "is_gone"),
+    [
+        pytest.param(True, True, True, id="ends"),
+        pytest.param(False, True, False, id="hangs"),
+        pytest.param(True, False, False, id="not waited for"),
+    ],
+)
+async def test_who_exits_tells_nothing_and_what_it_forked_does(
+    supervisor: Supervisor,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    ends: bool,
+    is_waited_for: bool,
+    is_gone: bool,
+) -> None:
+    """Between the loss of its environment and its end a busy machine may let a process stand for a long time.
+
+    Its child is not ours until then. That moment cannot be made to last, so what /proc tells of it does. One that hangs
+    in its exit for ever does not hold up the answer for as long.
+    """
+    if not is_waited_for:
+        monkeypatch.setattr(process, "_EXIT_S", 0.0)
+    (tmp_path / "parent.sh").write_text(f"sleep 60 & until [ -e {tmp_path}/go ]; do sleep 0.01; done")
+    other = Run(supervisor, "echo up; sleep 60")
+    await other.line("up")
+    run = Run(
+        supervisor,
+        f"setsid sh -c 'echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; . {tmp_path}/parent.sh' "
+        f"> /dev/null 2>&1 & until [ -e {tmp_path}/pid ]; do sleep 0.01; done; exit 3",
+    )
+    looks = 0
+    real_process, real_environment = proc.process, proc.environment_of
+
+    def is_parent(pid: int) -> bool:
+        path = tmp_path / "pid"
+        return path.exists() and pid == int(path.read_text())
+
+    def exiting(pid: int) -> proc.Process | None:
+        nonlocal looks
+        found = real_process(pid)
+        if found is not None and is_parent(pid):
+            found.is_exiting = True
+            looks += 1
+            if ends and looks == 20:
+                (tmp_path / "go").touch()
+        return found
+
+    monkeypatch.setattr(proc, "process", exiting)
+    monkeypatch.setattr(proc, "environment_of", lambda pid: b"" if is_parent(pid) else real_environment(pid))
+    ended = await run.ended()
+    monkeypatch.undo()
+    assert (ended.exit_code, ended.survivors) == (3, 0)
+    assert (run.living() == []) is is_gone
+    supervisor.end_all(at_once=True)
+    await other.ended()
+    assert run.living() == []
+
+
 async def test_a_timeout_needs_neither_thread_nor_descriptor(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,23 +5,29 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 
+_PF_EXITING = 0x4  # linux/sched.h
+
 
 class Process:
     """One process at the moment of reading.
 
     ``started``: in clock ticks after boot; with it, a pid names one process for ever. ``state``: one letter, ``Z`` for
-    a zombie.
+    a zombie. ``is_exiting``: it runs no code of its own any more; its environment is gone, or soon will be, and until
+    it is a zombie, its children are still its own.
     """
 
-    __slots__ = ("group", "parent", "pid", "session", "started", "state")
+    __slots__ = ("group", "is_exiting", "parent", "pid", "session", "started", "state")
 
-    def __init__(self, pid: int, parent: int, group: int, session: int, state: str, started: int) -> None:
+    def __init__(
+        self, pid: int, parent: int, group: int, session: int, state: str, started: int, *, is_exiting: bool = False
+    ) -> None:
         self.pid = pid
         self.parent = parent
         self.group = group
         self.session = session
         self.state = state
         self.started = started
+        self.is_exiting = is_exiting
 
     @property
     def is_alive(self) -> bool:
@@ -44,7 +50,15 @@ def process(pid: int) -> Process | None:
         return None
     # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
     fields = text[text.rindex(b")") + 2 :].split()
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode(), int(fields[19]))
+    return Process(
+        pid,
+        int(fields[1]),
+        int(fields[2]),
+        int(fields[3]),
+        fields[0].decode(),
+        int(fields[19]),
+        is_exiting=bool(int(fields[6]) & _PF_EXITING),
+    )
 
 
 def environment_of(pid: int) -> bytes:

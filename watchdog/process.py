@@ -61,6 +61,8 @@ _QUIET_LOOKS = 3
 # On a machine that stands still at times, seconds say little.
 _FEWEST_LOOKS = 20
 _CHASE_S = 0.01
+# An exit that takes longer hangs: in a dead network file system, for one.
+_EXIT_S = 1.0
 # A guardian that does not live is not started for each command anew.
 _GUARDIAN_PAUSE_S = 1.0
 _LONGEST_GUARDIAN_PAUSE_S = 300.0
@@ -244,6 +246,8 @@ class Supervisor:
         self._pipes: list[_Pipe] = []
         self._unused_pipes = 0
         self._listed_children = _Children()
+        # Children on their way out, by pid and start time, and since when they were seen so.
+        self._exiting: dict[tuple[int, int], float] = {}
         self._loop = asyncio.get_running_loop()
         self._exits = _Exits(self._loop)
         # An ignored SIGCHLD, which exec keeps, would have the kernel reap our children before us.
@@ -551,10 +555,12 @@ class Supervisor:
         """
         owned = dict(self._children)
         strangers: set[int] = set()
+        unknown: set[int] = set()
         found_any = False
         until_s = self._loop.time() + _CHASE_S
         while self._loop.time() < until_s:
             orphans = [pid for pid in self._other_children() or () if pid not in strangers]
+            unknown.clear()
             if not orphans:
                 break
             for pid in orphans:
@@ -568,13 +574,27 @@ class Supervisor:
                 if process is not None and self._belongs_to(child, process, owned):
                     os.kill(pid, signal.SIGKILL)
                     found_any = True
-                else:
-                    os.kill(pid, signal.SIGCONT)
-                    strangers.add(pid)
+                    _reap_if_dead(pid)
+                    continue
+                os.kill(pid, signal.SIGCONT)
                 if _reap_if_dead(pid):
-                    strangers.discard(pid)
+                    continue
+                # Looked at after its environment was: it may have lost that in between.
+                if self._is_about_to_leave_children(pid):
+                    unknown.add(pid)
+                    os.sched_yield()
+                else:
+                    strangers.add(pid)
         # Another command may have such a chain, too: that one's links are no unrest of this one's.
-        return not found_any
+        return not found_any and not unknown
+
+    def _is_about_to_leave_children(self, pid: int) -> bool:
+        """Whether a process is exiting: whose it was can be told of those only whom it forked, who will come to us."""
+        process = proc.process(pid)
+        if process is None or not process.is_exiting:
+            return False
+        now_s = self._loop.time()
+        return now_s - self._exiting.setdefault((pid, process.started), now_s) < _EXIT_S
 
     async def _tree(self, child: _Child) -> dict[int, int]:
         """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it."""
@@ -664,6 +684,9 @@ class Supervisor:
 
     def _reap_again(self) -> None:
         self._reap()
+        if self._exiting:
+            children = set(self._listed_children.pids() or ())
+            self._exiting = {key: since_s for key, since_s in self._exiting.items() if key[0] in children}
         if self._children:
             self._start_guardian()
         self._close_unused_pipes()

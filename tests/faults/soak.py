@@ -52,7 +52,7 @@ MOST_CALLS = 200_000
 MOST_PRINTED = 20
 # Calls until the server has made what it makes only once, and its allocator keeps what it will keep.
 WARM_CALLS = 1000
-# At rest, twice the 4 MiB of `watchdog.allocator` may be kept, or not; and pages come free only with all that is in them.
+# At rest, twice the 4 MiB of `watchdog.allocator` may be kept, or not, and what lies between things that live.
 MOST_GROWTH_MIB = 16.0
 PATIENCE_S = 60.0
 
@@ -945,17 +945,18 @@ def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace,
             if time.monotonic() - started_s > len(memory_mib) * options.seconds / 10:
                 memory_mib.append(server.memory_mib("VmRSS"))
 
-        def is_warm() -> bool:
-            part, calls = (time.monotonic() - started_s) / options.seconds, ledger.kinds.total()
-            return part >= 0.5 or calls >= options.calls // 2 or (part >= 0.1 and calls >= WARM_CALLS)
+        def part_done() -> float:
+            part: float = max((time.monotonic() - started_s) / options.seconds, ledger.kinds.total() / options.calls)
+            return part
 
-        def is_over() -> bool:
-            return time.monotonic() >= started_s + options.seconds or ledger.kinds.total() >= options.calls
+        def is_warm() -> bool:
+            part = part_done()
+            return part >= 0.5 or (part >= 0.1 and ledger.kinds.total() >= WARM_CALLS)
 
         _drive(everyone, is_warm, now_and_then)
         _await_rest(server, lifeline, idle, None, options.patience)
         before = _state(server)
-        _drive(everyone, is_over, now_and_then)
+        _drive(everyone, lambda: part_done() >= 1, now_and_then)
         took_s = time.monotonic() - started_s
         unrest = _await_rest(server, lifeline, idle, before, options.patience)
         after = _state(server)
