@@ -47,7 +47,7 @@ from running_server import Answer, RunningServer, free_port
 MAX_INFLIGHT = 8
 MAX_INPUT_BYTES = 6 << 20
 MAX_OUTPUT_BYTES = 8 << 20
-TIMEOUT_S = 2.0  # exec_timeout, read_timeout and write_timeout
+TIMEOUT_S = 4.0  # exec_timeout, read_timeout and write_timeout
 MOST_CALLS = 200_000
 MOST_PRINTED = 20
 # Calls until the server has made what it makes only once, and its allocator keeps what it will keep.
