@@ -502,11 +502,11 @@ open({str(tmp_path / "survived")!r}, "w").close()
 
 
 @pytest.mark.parametrize(
-    ("ends", "is_waited_for", "is_gone"),
+    ("ends", "longest_exit_s", "is_gone"),
     [
-        pytest.param(True, True, True, id="ends"),
-        pytest.param(False, True, False, id="hangs"),
-        pytest.param(True, False, False, id="not waited for"),
+        pytest.param(True, 60.0, True, id="ends"),
+        pytest.param(False, 0.2, False, id="hangs"),
+        pytest.param(True, 0.0, False, id="not waited for"),
     ],
 )
 async def test_who_exits_tells_nothing_and_what_it_forked_does(
@@ -514,7 +514,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     ends: bool,
-    is_waited_for: bool,
+    longest_exit_s: float,
     is_gone: bool,
 ) -> None:
     """Between the loss of its environment and its end a busy machine may let a process stand for a long time.
@@ -522,8 +522,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
     Its child is not ours until then. That moment cannot be made to last, so what /proc tells of it does. One that hangs
     in its exit for ever does not hold up the answer for as long.
     """
-    if not is_waited_for:
-        monkeypatch.setattr(process, "_EXIT_S", 0.0)
+    monkeypatch.setattr(process, "_EXIT_S", longest_exit_s)
     (tmp_path / "parent.sh").write_text(f"sleep 60 & until [ -e {tmp_path}/go ]; do sleep 0.01; done")
     other = Run(supervisor, "echo up; sleep 60")
     await other.line("up")
@@ -545,7 +544,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
         if found is not None and is_parent(pid):
             found.is_exiting = True
             looks += 1
-            if ends and looks == 20:
+            if ends and looks == 40:
                 (tmp_path / "go").touch()
         return found
 
