@@ -52,8 +52,8 @@ MOST_CALLS = 200_000
 MOST_PRINTED = 20
 # Calls until the server has made what it makes only once, and its allocator keeps what it will keep.
 WARM_CALLS = 1000
-# At rest, twice the 4 MiB of `watchdog.allocator` may be kept, or not, and what lies between things that live.
-MOST_GROWTH_MIB = 16.0
+# Of the least memory seen: what is more at a moment is in use, or was, and is kept for the next (`watchdog.allocator`).
+MOST_GROWTH_MIB = 12.0
 PATIENCE_S = 60.0
 
 # What a script does, by `do=WHAT.ARGUMENT` in the query. Whatever should survive its call by mistake ends by itself.
@@ -879,7 +879,6 @@ def _cut_up(data: bytes, count: int) -> list[bytes]:
 class State:
     """What a server at rest has."""
 
-    rss_mib: float
     descriptors: Counter[str]
     threads: int
 
@@ -942,8 +941,7 @@ def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace,
         def now_and_then() -> None:
             # Each script writes into it: full, it would hold them up.
             lifeline.was_held()
-            if time.monotonic() - started_s > len(memory_mib) * options.seconds / 10:
-                memory_mib.append(server.memory_mib("VmRSS"))
+            memory_mib.append(server.memory_mib("VmRSS"))
 
         def part_done() -> float:
             part: float = max((time.monotonic() - started_s) / options.seconds, ledger.kinds.total() / options.calls)
@@ -956,20 +954,24 @@ def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace,
         _drive(everyone, is_warm, now_and_then)
         _await_rest(server, lifeline, idle, None, options.patience)
         before = _state(server)
+        cold = len(memory_mib)
         _drive(everyone, lambda: part_done() >= 1, now_and_then)
         took_s = time.monotonic() - started_s
         unrest = _await_rest(server, lifeline, idle, before, options.patience)
         after = _state(server)
+        now_and_then()
+        middle = (cold + len(memory_mib)) // 2
+        least_mib = min(memory_mib[cold : middle + 1]), min(memory_mib[middle:])
         metrics = _metrics(server)
         alive = {*processes_with(mark.encode()), *lifeline.holders()} - {server.process.pid}
         exit_code = server.stop()
         stopped = [f"exit code {exit_code}"] if exit_code else []
         stopped += [f"left in tmp: {path}" for path in server.leftovers()]
-        leaks = _leaks(ledger, unrest, before, after, metrics, alive, stopped)
+        leaks = _leaks(ledger, unrest, before, after, least_mib, metrics, alive, stopped)
     finally:
         server.kill()
         lifeline.close()
-    _print_table(ledger, took_s, memory_mib, before, after, leaks)
+    _print_table(ledger, took_s, memory_mib, least_mib, before, after, leaks)
     return ledger.lost.total(), sum(len(found) for found in leaks.values())
 
 
@@ -1018,7 +1020,7 @@ def _kinds_of_descriptors(server: SoakedServer) -> Counter[str]:
 
 
 def _state(server: SoakedServer) -> State:
-    return State(server.memory_mib("VmRSS"), _kinds_of_descriptors(server), threads(server.process.pid))
+    return State(_kinds_of_descriptors(server), threads(server.process.pid))
 
 
 def _metrics(server: SoakedServer) -> dict[str, float]:
@@ -1031,12 +1033,13 @@ def _leaks(
     unrest: Mapping[str, list[str]],
     before: State,
     after: State,
+    least_mib: tuple[float, float],
     metrics: Mapping[str, float],
     alive: Iterable[int],
     stopped: list[str],
 ) -> dict[str, list[str]]:
     """All that should not be, under the names of the table's rows."""
-    growth_mib = after.rss_mib - before.rss_mib
+    growth_mib = least_mib[1] - least_mib[0]
     # The main thread, the log's, and those of the executor: it starts one when all others are busy, up to a maximum.
     most_threads = max(before.threads, 2 + min(32, (os.cpu_count() or 1) + 4))
     counted = {
@@ -1063,6 +1066,7 @@ def _print_table(
     ledger: Ledger,
     took_s: float,
     memory_mib: list[float],
+    least_mib: tuple[float, float],
     before: State,
     after: State,
     leaks: Mapping[str, list[str]],
@@ -1075,8 +1079,11 @@ def _print_table(
         ("calls per second", f"{calls / took_s:.1f}"),
         ("faults injected", faults),
         ("script lines in the log", ledger.script_lines),
-        ("memory once warm, at the end", f"{before.rss_mib:.1f}, {after.rss_mib:.1f} MiB"),
-        ("memory at each tenth", " ".join(f"{each:.0f}" for each in memory_mib) + " MiB"),
+        ("least memory, once warm", "{:.1f} MiB in the first half, {:.1f} in the second".format(*least_mib)),
+        (
+            "memory at each tenth",
+            " ".join(f"{each:.0f}" for each in memory_mib[:: len(memory_mib) // 10 or 1]) + " MiB",
+        ),
         ("threads once warm, at the end", f"{before.threads}, {after.threads}"),
         ("descriptors once warm, at the end", f"{before.descriptors.total()}, {after.descriptors.total()}"),
     ]
