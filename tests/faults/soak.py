@@ -185,12 +185,13 @@ def _difference(wanted: bytes, got: bytes) -> str | None:
 # ---------------------------------------------------------------------------- what must not stay
 
 
-def processes_with(mark: bytes) -> list[int]:
-    """The pids of living processes that have this in their environment."""
+def processes_with(*marks: bytes) -> list[int]:
+    """The pids of living processes that have all of this in their environment."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
-            if mark in Path(f"/proc/{pid}/environ").read_bytes():
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            if all(mark in environment for mark in marks):
                 found.append(int(pid))
     return found
 
@@ -836,7 +837,8 @@ class Caller:
         return answer
 
     def _look_for_survivors(self, call_id: str) -> None:
-        if pids := processes_with(f"CALL_ID={call_id}\0".encode()):
+        # Another soak on this machine has the same ids.
+        if pids := processes_with(f"CALL_ID={call_id}\0".encode(), f"MARKS={self._marks}\0".encode()):
             self._ledger.survived(call_id, pids)
 
     # A machine that stalls makes a steady caller one that fell silent. Then the server is right.
