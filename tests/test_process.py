@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import AS_PID_1
+from running_server import AS_PID_1, RunningServer
 
 from watchdog import guardian, proc, process
 from watchdog.errors import BadInput, ScriptUnavailable
@@ -55,7 +55,7 @@ class Run:
 
     async def line(self, text: str) -> None:
         """Wait until the command printed this."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(RunningServer.patience_s):
             while text.encode() not in self.out:
                 self._line.clear()
                 await self._line.wait()
@@ -260,7 +260,7 @@ async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, mo
 
 async def test_a_child_that_holds_stdout_open_does_not_hold_up_the_answer(supervisor: Supervisor) -> None:
     run = Run(supervisor, "sleep 60 & echo done")
-    async with asyncio.timeout(40):  # without the guard it would be the whole minute
+    async with asyncio.timeout(RunningServer.patience_s):  # without the guard it would be the whole minute
         await run.ended()
     assert run.out == b"done\n"
 
@@ -357,7 +357,7 @@ async def test_orphans_are_reaped_and_no_status_is_lost(supervisor: Supervisor) 
 async def test_orphans_are_reaped_while_a_long_script_runs(supervisor: Supervisor) -> None:
     run = Run(supervisor, "for i in $(seq 20); do (setsid true &); done; echo up; sleep 60")
     await run.line("up")
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(RunningServer.patience_s):
         while [p for p in proc.processes() if p.parent == os.getpid() and p.state == "Z"]:
             await asyncio.sleep(0.02)
     supervisor.end_all(at_once=True)
@@ -423,7 +423,7 @@ async def test_pipes_are_kept_for_a_second(supervisor: Supervisor) -> None:
     before = len(os.listdir("/proc/self/fd"))
     await asyncio.gather(*(Run(supervisor, "sleep 0.1").ended() for _ in range(4)))
     assert len(os.listdir("/proc/self/fd")) > before
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(RunningServer.patience_s):
         while len(os.listdir("/proc/self/fd")) > before - 4:
             await asyncio.sleep(0.05)
     assert (await Run(supervisor, "true").ended()).exit_code == 0

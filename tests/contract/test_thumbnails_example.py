@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from running_server import free_port
-from storage.servers import rclone_program, running
+from storage.servers import rclone_s3_command, running
 from test_manifests import problems
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "thumbnails-job"
@@ -33,16 +33,7 @@ class Buckets:
 def buckets(tmp_path: Path) -> Iterator[Buckets]:
     directory, port = tmp_path / "buckets", free_port()
     (directory / "thumbnails" / "in").mkdir(parents=True)
-    command: list[str | Path] = [
-        rclone_program(),
-        "serve",
-        "s3",
-        "--addr",
-        f"127.0.0.1:{port}",
-        "--config",
-        "/dev/null",
-    ]
-    with running([*command, "--auth-key", KEYS, str(directory)], port):
+    with running(rclone_s3_command(directory, port, KEYS), port):
         yield Buckets(port, directory)
 
 

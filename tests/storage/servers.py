@@ -114,21 +114,18 @@ def rclone_program() -> Path:
     return Path(sys.executable).parent / "rclone"
 
 
+def rclone_s3_command(directory: Path, port: int, keys: str) -> list[str | Path]:
+    """``rclone serve s3`` on a directory, whose folders are the buckets; ``keys``: access key, comma, secret key."""
+    options = ["--addr", f"127.0.0.1:{port}", "--config", "/dev/null", "--auth-key", keys]
+    return [rclone_program(), "serve", "s3", *options, str(directory)]
+
+
 @contextlib.contextmanager
 def rclone_s3(directory: Path, certificates: Certificates | None = None) -> Iterator[S3Server]:
-    """``rclone serve s3`` on ``directory``, whose folders are the buckets; with certificates it speaks TLS."""
+    """:func:`rclone_s3_command`, running; with certificates it speaks TLS."""
     (directory / "bucket").mkdir(parents=True, exist_ok=True)
     port = free_port()
-    command: list[str | Path] = [
-        rclone_program(),
-        "serve",
-        "s3",
-        "--addr",
-        f"127.0.0.1:{port}",
-        "--config",
-        "/dev/null",
-    ]
-    command += ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", str(directory)]
+    command = rclone_s3_command(directory, port, f"{ACCESS_KEY},{SECRET_KEY}")
     if certificates is not None:
         command += ["--cert", str(certificates.certificate), "--key", str(certificates.key)]
     with running(command, port):

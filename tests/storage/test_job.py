@@ -166,13 +166,7 @@ def test_dcache(job: Job, define: Define, tmp_path: Path) -> None:
     with rclone_webdav(tmp_path / "dcache") as server:
         (server.root / "in").mkdir()
         (server.root / "in" / "image 2.jpg").write_bytes(b"image")
-        provider = server.provider()
-        fields = {"hostname": server.endpoint, "login": provider.user, "password": provider.secret}
-        definition = define(
-            storage_providers={"webdav": {"dcache": fields}},
-            input=[{"storage_provider": "webdav.dcache", "path": "/in"}],
-            output=[{"storage_provider": "webdav.dcache", "path": "/out/deep"}],
-        )
+        definition = define(**server.definition("/in", "/out/deep"))
         told = {"event": {"name": "image 2.jpg", "mask": ["IN_CREATE"]}, "subscription": "https://dcache/x"}
         assert job(COPY, definition, json.dumps(told).encode()).code == 0
         assert (server.root / "out/deep/image 2.jpg").read_bytes() == b"image"

@@ -89,13 +89,7 @@ def test_a_gigabyte_through_s3(define: Define, bucket_server: S3Server, place: s
 def test_a_gigabyte_through_webdav(define: Define, large: Any, tmp_path: Path) -> None:
     with rclone_webdav(tmp_path / "webdav") as server:
         source = large(server.root / "in" / "large")
-        provider = server.provider()
-        fields = {"hostname": server.endpoint, "login": provider.user, "password": provider.secret}
-        definition = define(
-            storage_providers={"webdav": {"dcache": fields}},
-            input=[{"storage_provider": "webdav.dcache", "path": "in"}],
-            output=[{"storage_provider": "webdav.dcache", "path": "out"}],
-        )
+        definition = define(**server.definition("in", "out"))
         told = b'{"event": {"name": "large", "mask": ["IN_CREATE"]}, "subscription": "https://dcache/x"}'
         peak_mib = run_job(tmp_path, definition, told)
         assert same(source, server.root / "out" / "copy")

@@ -43,6 +43,15 @@ class WebDavServer:
             }
         )
 
+    def definition(self, input_path: str, output_path: str) -> dict[str, Any]:
+        """Parts of a service definition for which this server is a dCache."""
+        fields = {"hostname": self.endpoint, "login": LOGIN, "password": PASSWORD}
+        return {
+            "storage_providers": {"webdav": {"dcache": fields}},
+            "input": [{"storage_provider": "webdav.dcache", "path": input_path}],
+            "output": [{"storage_provider": "webdav.dcache", "path": output_path}],
+        }
+
 
 def _htpasswd(directory: Path) -> Path:
     """A file of users; SHA-1 is what both Apache and nginx take without a library of theirs."""
