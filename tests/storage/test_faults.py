@@ -111,7 +111,7 @@ async def test_a_download_that_is_cut_goes_on(target: Target, tmp_path: Path, ti
     data = os.urandom(LARGE_BYTES)
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cut", data)
-    async with through_faults(target, times=times, cut_response_at=2 * MIB) as (storage, proxy):
+    async with through_faults(target, timeout_s=10.0, times=times, cut_response_at=2 * MIB) as (storage, proxy):
         assert await fetched(storage, tmp_path, target.place + "cut") == data
     assert proxy.happened == times
     assert proxy.count("GET") > times
@@ -141,7 +141,7 @@ async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_pat
     data = os.urandom(LARGE_BYTES)
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "once", data)
-    async with through_faults(target, times=1, stall_response_at=3 * MIB) as (storage, proxy):
+    async with through_faults(target, timeout_s=4.0, times=1, stall_response_at=3 * MIB) as (storage, proxy):
         assert await fetched(storage, tmp_path, target.place + "once") == data
     assert proxy.standing_still.is_set()
 
@@ -149,7 +149,7 @@ async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_pat
 async def test_a_cancelled_download_leaves_nothing(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cancelled", bytes(LARGE_BYTES))
-    async with through_faults(target, stall_response_at=3 * MIB) as (storage, proxy):
+    async with through_faults(target, timeout_s=10.0, stall_response_at=3 * MIB) as (storage, proxy):
         fetching = asyncio.create_task(fetched(storage, tmp_path, target.place + "cancelled"))
         await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         fetching.cancel()
