@@ -250,14 +250,15 @@ def is_whole(answer: bytes) -> bool:
     return len(answer.partition(b"\r\n\r\n")[2]) == length_of(answer)
 
 
-def read_terminal(fd: int) -> bytes:
+def read_terminal(fd: int, through: bytes | None = None) -> bytes:
     """All that was written to a terminal, read at its other end, once all others have closed theirs.
 
     Until then a read may come before what was written: the kernel hands that over in a thread of its own.
+    ``through``: no more than a read after which this has come.
     """
     data = bytearray()
     with contextlib.suppress(OSError):  # EIO: nobody has it open any more, and nothing is left
-        while piece := os.read(fd, 65536):
+        while (through is None or through not in data) and (piece := os.read(fd, 65536)):
             data += piece
     return bytes(data)
 

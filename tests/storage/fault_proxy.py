@@ -53,10 +53,16 @@ class FaultProxy:
         self.happened = 0
         self.standing_still = asyncio.Event()
         self.endpoint = ""
+        self._may_go_on = asyncio.Event()
         self._upstream_port = upstream_port
 
     def count(self, method: str) -> int:
         return sum(seen.method == method for seen in self.requests)
+
+    def go_on(self) -> None:
+        """End the silence, as if nothing had been."""
+        self.standing_still.clear()
+        self._may_go_on.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection of a client, with one of its own to the server."""
@@ -135,11 +141,16 @@ class FaultProxy:
             raise _Cut from None
 
     async def _stand_still(self, client: asyncio.StreamWriter) -> None:
-        """Do nothing until the client has gone. What it sends is not read, so that its end must be asked for."""
+        """Do nothing until it may go on, or the client has gone.
+
+        What it sends is not read, so that its end must be asked for.
+        """
         self.standing_still.set()
-        while client.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == _ESTABLISHED:
+        while not self._may_go_on.is_set():
+            if client.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] != _ESTABLISHED:
+                raise _Cut
             await asyncio.sleep(0.01)
-        raise _Cut
+        self._may_go_on.clear()
 
 
 class _Cut(Exception):
@@ -160,9 +171,11 @@ async def _move(
     began_s = time.monotonic()
     async for piece in pieces:
         for end, finish in ends:
-            if end is not None and moved_bytes + len(piece) > end:
-                writer.write(piece[: end - moved_bytes])
+            if end is not None and moved_bytes <= end < moved_bytes + len(piece):
+                before, piece = piece[: end - moved_bytes], piece[end - moved_bytes :]
+                writer.write(before)
                 await writer.drain()
+                moved_bytes = end
                 await finish()
         writer.write(piece)
         await writer.drain()

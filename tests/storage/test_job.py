@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import RunningServer, read_terminal, until
+from running_server import RunningServer, read_terminal
 
 from storage.certificates import make_certificates
 from storage.conftest import Define
@@ -425,18 +425,31 @@ def test_run_stores_unless_it_is_told_not_to(
         assert bucket_server.objects(f"{place}/out") == stored
 
 
-def test_a_progress_bar_on_a_terminal(
+async def test_a_progress_bar_on_a_terminal(
     define: Define, bucket_server: S3Server, place: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
+    """Each transfer is held up until its bar was seen: one that takes no time may be over before its bar is drawn."""
     bucket_server.put(f"{place}/in/x", bytes(1 * MIB))
     (tmp_path / "script.sh").write_text(COPY)
     ours, theirs = os.openpty()
-    process = begun(environ | {"WATCHDOG_SERVICE_DEFINITION": define()}, event(f"{place}/in/x"), theirs)
-    os.close(theirs)
-    shown = read_terminal(ours)
-    os.close(ours)
-    assert process.wait(RunningServer.patience_s) == 0
-    assert b"fetching  " in shown
-    assert b"storing  [" in shown
-    assert shown.rstrip().rpartition(b"\n")[2].count(b"storing") == 0
-    until(lambda: bucket_server.objects(f"{place}/out"), "the output")
+    async with fault_proxy(
+        bucket_server.endpoint,
+        times=2,
+        applies=lambda seen: seen.method in ("GET", "PUT"),
+        stall_request_at=MIB // 2,
+        stall_response_at=MIB // 2,
+    ) as proxy:
+        environ |= {"WATCHDOG_SERVICE_DEFINITION": define(endpoint=proxy.endpoint), "WATCHDOG_STORAGE_TIMEOUT": "60"}
+        process = await asyncio.to_thread(begun, environ, event(f"{place}/in/x"), theirs)
+        os.close(theirs)
+        for bar in (b"fetching  ", b"storing  ["):
+            await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
+            shown = await asyncio.to_thread(read_terminal, ours, bar)
+            assert bar in shown
+            proxy.go_on()
+        shown = await asyncio.to_thread(read_terminal, ours)
+        os.close(ours)
+        assert await asyncio.to_thread(process.wait, RunningServer.patience_s) == 0
+    assert shown.endswith(b"\n"), "the bar went away"
+    assert b"storing  " not in shown.rstrip().rpartition(b"\n")[2]
+    assert len(bucket_server.objects(f"{place}/out")["x"]) == MIB
