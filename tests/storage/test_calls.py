@@ -33,7 +33,7 @@ TELL = (
 
 
 def started(start_server: StartServer, script: str, definition: str, **options: Any) -> RunningServer:
-    environ = {"WATCHDOG_SERVICE_DEFINITION": definition, "WATCHDOG_STORAGE_TIMEOUT": "1"}
+    environ = {"WATCHDOG_SERVICE_DEFINITION": definition, "WATCHDOG_STORAGE_TIMEOUT": "10"}
     return start_server(script, **(environ | options))
 
 
@@ -141,7 +141,7 @@ def test_a_name_that_no_storage_takes(
 def test_a_storage_that_is_gone_is_given_up_in_bounded_time(start_server: StartServer, define: Define) -> None:
     """Not each of a thousand files is tried for as long."""
     script = 'cd "$TMP_OUTPUT_DIR"; i=0; while [ $i -lt 1000 ]; do : > f$i; i=$((i+1)); done'
-    server = started(start_server, script, define(endpoint="http://127.0.0.1:9"))
+    server = started(start_server, script, define(endpoint="http://127.0.0.1:9"), WATCHDOG_STORAGE_TIMEOUT="1")
     document: dict[str, Any] = problem(server.call(), 502)
     assert document["stored"] == []
     assert len(document["not_stored"]) == 1000
@@ -285,7 +285,7 @@ def test_a_missing_object_is_422(start_server: StartServer, define: Define, plac
 
 
 def test_a_storage_that_cannot_be_reached_is_502(start_server: StartServer, define: Define, place: str) -> None:
-    server = started(start_server, COPY, define(endpoint="http://127.0.0.1:9"))
+    server = started(start_server, COPY, define(endpoint="http://127.0.0.1:9"), WATCHDOG_STORAGE_TIMEOUT="1")
     document = problem(server.call(event(f"{place}/in/x")), 502)
     assert document["title"] == "Input not fetched"
     assert "cannot be reached" in str(document["detail"])
@@ -316,7 +316,6 @@ def test_no_secret_is_told(
         server = start_server(
             "env",
             WATCHDOG_LOG_LEVEL="DEBUG",
-            WATCHDOG_STORAGE_TIMEOUT="1",
             WATCHDOG_SERVICE_DEFINITION=str(definition),
             FUNCTION_CONFIG=encoded,
         )

@@ -120,7 +120,7 @@ async def test_a_download_that_is_cut_goes_on(target: Target, tmp_path: Path, ti
 async def test_a_download_that_is_always_cut_at_once_fails(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "never", bytes(MIB))
-    async with through_faults(target, cut_response_at=0) as (storage, proxy):
+    async with through_faults(target, timeout_s=4.0, cut_response_at=0) as (storage, proxy):
         with pytest.raises(StorageError, match="broke the connection off"):
             await fetched(storage, tmp_path, target.place + "never")
     assert proxy.happened > 1
@@ -173,7 +173,7 @@ async def test_503_twice_is_tried_again(target: Target, tmp_path: Path, size_byt
 
 
 async def test_503_for_ever_fails(target: Target, tmp_path: Path) -> None:
-    async with through_faults(target, status=503) as (storage, proxy):
+    async with through_faults(target, timeout_s=4.0, status=503) as (storage, proxy):
         with pytest.raises(StorageError, match=r"answers .* with 503"):
             await stored(storage, tmp_path, target.place + "ever", b"data")
         assert proxy.happened > 2
@@ -217,7 +217,7 @@ async def test_an_upload_that_is_cut_is_sent_again(target: Target, tmp_path: Pat
 
 async def test_an_upload_that_is_always_cut_leaves_nothing(target: Target, tmp_path: Path) -> None:
     faults = {"applies": of_file("PUT", "nothing"), "cut_request_at": MIB}
-    async with through_faults(target, **faults) as (storage, proxy):
+    async with through_faults(target, timeout_s=4.0, **faults) as (storage, proxy):
         with pytest.raises(StorageError, match="broke the connection off"):
             await stored(storage, tmp_path, target.place + "nothing", bytes(LARGE_BYTES))
     assert proxy.happened > 1

@@ -54,7 +54,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
         "PATH": f"{SUPERVISOR.parent}:/usr/bin:/bin",
         "TMPDIR": str(tmp_path / "tmp"),
         "WATCHDOG_SCRIPT_PATH": str(tmp_path / "script.sh"),
-        "WATCHDOG_STORAGE_TIMEOUT": "1",
+        "WATCHDOG_STORAGE_TIMEOUT": "10",
     }
 
 

@@ -86,7 +86,7 @@ async def test_overload_is_tried_again(stub: CdmiStub, tmp_path: Path) -> None:
 
 async def test_an_upload_that_fails_is_removed(stub: CdmiStub, tmp_path: Path) -> None:
     stub.cut_at = MIB
-    async with opened(stub.provider(), timeout_s=1.0) as storage:
+    async with opened(stub.provider(), timeout_s=4.0) as storage:
         with pytest.raises(StorageError, match="broke the connection off"):
             await stored(storage, tmp_path, f"{SPACE}/file", bytes(4 * MIB))
     assert stub.requests[-1] == "DELETE /cdmi/plants/file"

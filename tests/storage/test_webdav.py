@@ -129,7 +129,7 @@ async def test_many_at_once_into_new_directories(server: WebDavServer, tmp_path:
 
 
 async def test_a_directory_that_was_removed_meanwhile(server: WebDavServer, tmp_path: Path) -> None:
-    async with opened(server, timeout_s=1.0) as storage:
+    async with opened(server, timeout_s=3.0) as storage:
         await stored(storage, tmp_path, "gone/a", b"1")
         (server.root / "gone" / "a").unlink()
         (server.root / "gone").rmdir()
