@@ -190,8 +190,9 @@ class HttpClient:
         headers: Mapping[str, str] = {},
         offset: int = 0,
         size_bytes: int | None = None,
+        final: frozenset[int] = frozenset(),
     ) -> Answered:
-        """PUT a file, or a part of it, from its begin at each try.
+        """PUT a file, or a part of it, from its begin at each try. ``final``: statuses not to be tried again.
 
         Raises: as :meth:`Storage.store`; a file that changed may be there then.
         """
@@ -229,7 +230,7 @@ class HttpClient:
                     body=body if whole_bytes else b"",
                     asks_first=asks_first,
                 ) as response:
-                    return await self._accepted(response, f"PUT of {path}", _STORED)
+                    return await self._accepted(response, f"PUT of {path}", _STORED, final)
             except BaseException as error:
                 moved(-sent_bytes)
                 raise_if_changed(fd, output)
@@ -317,8 +318,10 @@ class HttpClient:
             return _Passing(StorageError(f"{self._provider} broke the connection off during {what}"))
         return error
 
-    async def _accepted(self, response: aiohttp.ClientResponse, what: str, accepted: frozenset[int]) -> Answered:
-        """An answer of a status that is wanted."""
+    async def _accepted(
+        self, response: aiohttp.ClientResponse, what: str, accepted: frozenset[int], final: frozenset[int] = frozenset()
+    ) -> Answered:
+        """An answer of a status that is wanted. Raises ``_Passing`` for others that may pass and are not ``final``."""
         body = await response.content.read(_BODY_MOST_BYTES)
         while len(body) < _BODY_MOST_BYTES and (more := await response.content.read(_BODY_MOST_BYTES - len(body))):
             body += more
@@ -327,7 +330,7 @@ class HttpClient:
         if error is None and status in accepted:
             return Answered(status, response.headers, body)
         error = error or self._error(status, response.reason, what)
-        if status in _PASSING or (status < 400 and status in accepted):
+        if status in _PASSING - final or (status < 400 and status in accepted):
             raise _Passing(error, _retry_after_s(response))
         raise error
 

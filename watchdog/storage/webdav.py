@@ -22,6 +22,7 @@ from .providers import Provider
 _FOUND = frozenset({200, 207})
 _MADE = frozenset({200, 201, 405})
 _MOVED = frozenset({200, 201, 204})
+_NO_DIRECTORY = frozenset({500})  # nginx's answer, which would not pass by itself
 
 
 class WebDav:
@@ -48,7 +49,8 @@ class WebDav:
             part = "/".join(filter(None, [directory, f".watchdog-{secrets.token_hex(8)}.part"]))
             try:
                 try:
-                    await self._client.upload(part, output, fd, moved=moved)
+                    final = _NO_DIRECTORY if was_known else frozenset[int]()
+                    await self._client.upload(part, output, fd, moved=moved, final=final)
                 except StorageError:
                     if not was_known:
                         raise
