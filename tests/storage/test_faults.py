@@ -27,8 +27,12 @@ from watchdog.storage import Storage
 from watchdog.storage.s3 import S3
 from watchdog.storage.webdav import WebDav
 
-# Long enough for two tries again, short enough to wait for their end.
-TIMEOUT_S = 1.5
+# Long enough for tries again, and for a busy machine; short enough to wait for their end.
+TIMEOUT_S = 4.0
+# Where storage must answer, however busy the machine is.
+PATIENT_S = 10.0
+# Where silence is what must be told.
+SILENCE_S = 1.5
 LARGE_BYTES = 12 * MIB + 3
 
 
@@ -42,7 +46,7 @@ class Target:
     def place(self) -> str:
         return "bucket/" if isinstance(self.server, S3Server) else ""
 
-    def storage(self, endpoint: str, timeout_s: float = TIMEOUT_S) -> Storage:
+    def storage(self, endpoint: str, timeout_s: float) -> Storage:
         backend = S3 if isinstance(self.server, S3Server) else WebDav
         return backend(self.server.provider(endpoint=endpoint), timeout_s=timeout_s, ca_file=None)
 
@@ -91,7 +95,7 @@ async def through_faults(
 
 @contextlib.asynccontextmanager
 async def direct(target: Target) -> AsyncIterator[Storage]:
-    storage = target.storage(target.server.endpoint, 10.0)
+    storage = target.storage(target.server.endpoint, PATIENT_S)
     try:
         yield storage
     finally:
@@ -111,7 +115,7 @@ async def test_a_download_that_is_cut_goes_on(target: Target, tmp_path: Path, ti
     data = os.urandom(LARGE_BYTES)
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cut", data)
-    async with through_faults(target, timeout_s=10.0, times=times, cut_response_at=2 * MIB) as (storage, proxy):
+    async with through_faults(target, timeout_s=PATIENT_S, times=times, cut_response_at=2 * MIB) as (storage, proxy):
         assert await fetched(storage, tmp_path, target.place + "cut") == data
     assert proxy.happened == times
     assert proxy.count("GET") > times
@@ -120,7 +124,7 @@ async def test_a_download_that_is_cut_goes_on(target: Target, tmp_path: Path, ti
 async def test_a_download_that_is_always_cut_at_once_fails(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "never", bytes(MIB))
-    async with through_faults(target, timeout_s=4.0, cut_response_at=0) as (storage, proxy):
+    async with through_faults(target, cut_response_at=0) as (storage, proxy):
         with pytest.raises(StorageError, match="broke the connection off"):
             await fetched(storage, tmp_path, target.place + "never")
     assert proxy.happened > 1
@@ -130,7 +134,7 @@ async def test_a_download_that_is_always_cut_at_once_fails(target: Target, tmp_p
 async def test_a_server_that_stands_still_in_a_download_is_given_up(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "still", bytes(LARGE_BYTES))
-    async with through_faults(target, stall_response_at=0) as (storage, proxy):
+    async with through_faults(target, timeout_s=SILENCE_S, stall_response_at=0) as (storage, proxy):
         with pytest.raises(StorageError, match=r"silent|broke the connection off"):
             await fetched(storage, tmp_path, target.place + "still")
     assert proxy.standing_still.is_set()
@@ -141,7 +145,7 @@ async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_pat
     data = os.urandom(LARGE_BYTES)
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "once", data)
-    async with through_faults(target, timeout_s=4.0, times=1, stall_response_at=3 * MIB) as (storage, proxy):
+    async with through_faults(target, times=1, stall_response_at=3 * MIB) as (storage, proxy):
         assert await fetched(storage, tmp_path, target.place + "once") == data
     assert proxy.standing_still.is_set()
 
@@ -149,7 +153,7 @@ async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_pat
 async def test_a_cancelled_download_leaves_nothing(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cancelled", bytes(LARGE_BYTES))
-    async with through_faults(target, timeout_s=10.0, stall_response_at=3 * MIB) as (storage, proxy):
+    async with through_faults(target, timeout_s=PATIENT_S, stall_response_at=3 * MIB) as (storage, proxy):
         fetching = asyncio.create_task(fetched(storage, tmp_path, target.place + "cancelled"))
         await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         fetching.cancel()
@@ -164,16 +168,16 @@ async def test_a_cancelled_download_leaves_nothing(target: Target, tmp_path: Pat
 @pytest.mark.parametrize("size_bytes", [100, LARGE_BYTES])
 async def test_503_twice_is_tried_again(target: Target, tmp_path: Path, size_bytes: int) -> None:
     data = os.urandom(size_bytes)
-    async with through_faults(target, timeout_s=10.0, times=2, status=503) as (storage, proxy):
+    async with through_faults(target, timeout_s=PATIENT_S, times=2, status=503) as (storage, proxy):
         await stored(storage, tmp_path, f"{target.place}twice{size_bytes}", data)
         assert proxy.happened == 2
-    async with through_faults(target, timeout_s=10.0, times=2, status=503) as (storage, proxy):
+    async with through_faults(target, timeout_s=PATIENT_S, times=2, status=503) as (storage, proxy):
         assert await fetched(storage, tmp_path, f"{target.place}twice{size_bytes}") == data
         assert proxy.happened == 2
 
 
 async def test_503_for_ever_fails(target: Target, tmp_path: Path) -> None:
-    async with through_faults(target, timeout_s=4.0, status=503) as (storage, proxy):
+    async with through_faults(target, status=503) as (storage, proxy):
         with pytest.raises(StorageError, match=r"answers .* with 503"):
             await stored(storage, tmp_path, target.place + "ever", b"data")
         assert proxy.happened > 2
@@ -207,7 +211,7 @@ async def test_a_silent_server_is_given_up(target: Target, tmp_path: Path) -> No
 async def test_an_upload_that_is_cut_is_sent_again(target: Target, tmp_path: Path) -> None:
     data = os.urandom(LARGE_BYTES)
     faults = {"applies": of_file("PUT", "again"), "times": 2, "cut_request_at": MIB}
-    async with through_faults(target, timeout_s=10.0, **faults) as (storage, proxy):
+    async with through_faults(target, timeout_s=PATIENT_S, **faults) as (storage, proxy):
         assert await stored(storage, tmp_path, target.place + "again", data) == len(data)
     assert proxy.happened == 2
     assert target.names("again") == ["again"]
@@ -217,7 +221,7 @@ async def test_an_upload_that_is_cut_is_sent_again(target: Target, tmp_path: Pat
 
 async def test_an_upload_that_is_always_cut_leaves_nothing(target: Target, tmp_path: Path) -> None:
     faults = {"applies": of_file("PUT", "nothing"), "cut_request_at": MIB}
-    async with through_faults(target, timeout_s=4.0, **faults) as (storage, proxy):
+    async with through_faults(target, **faults) as (storage, proxy):
         with pytest.raises(StorageError, match="broke the connection off"):
             await stored(storage, tmp_path, target.place + "nothing", bytes(LARGE_BYTES))
     assert proxy.happened > 1
@@ -226,7 +230,7 @@ async def test_an_upload_that_is_always_cut_leaves_nothing(target: Target, tmp_p
 
 async def test_a_server_that_stands_still_in_an_upload_is_given_up(target: Target, tmp_path: Path) -> None:
     faults = {"applies": of_file("PUT", "stalled"), "stall_request_at": MIB}
-    async with through_faults(target, **faults) as (storage, proxy):
+    async with through_faults(target, timeout_s=SILENCE_S, **faults) as (storage, proxy):
         with pytest.raises(StorageError, match="silent"):
             await stored(storage, tmp_path, target.place + "stalled", bytes(LARGE_BYTES))
     assert proxy.standing_still.is_set()

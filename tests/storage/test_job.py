@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -361,14 +362,20 @@ def test_a_private_authority_may_come_by_ssl_cert_file(job: Job, define: Define,
 # An end from outside
 
 
-def begun(environ: dict[str, str], stdin: bytes, stderr: int) -> subprocess.Popen[bytes]:
+@contextlib.contextmanager
+def begun(environ: dict[str, str], stdin: bytes, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
+    """A job that runs, and does not outlive a test that fails."""
     process = subprocess.Popen(
         [SUPERVISOR], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
     )
-    assert process.stdin is not None
-    process.stdin.write(stdin)
-    process.stdin.close()
-    return process
+    try:
+        assert process.stdin is not None
+        process.stdin.write(stdin)
+        process.stdin.close()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -381,14 +388,10 @@ async def test_a_job_that_is_ended_leaves_no_upload(
         bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB
     ) as proxy:
         environ |= {"WATCHDOG_SERVICE_DEFINITION": define(endpoint=proxy.endpoint), "WATCHDOG_STORAGE_TIMEOUT": "60"}
-        process = await asyncio.to_thread(begun, environ, b"{}", subprocess.DEVNULL)
-        try:
+        with begun(environ, b"{}", subprocess.DEVNULL) as process:
             await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
             process.send_signal(number)
             assert await asyncio.to_thread(process.wait, RunningServer.patience_s) == 128 + number
-        finally:
-            process.kill()
-            process.wait()
         assert any("uploadId" in seen.path for seen in proxy.requests if seen.method == "DELETE")
     assert bucket_server.objects(place) == {}
     assert list((tmp_path / "tmp").iterdir()) == []
@@ -440,16 +443,16 @@ async def test_a_progress_bar_on_a_terminal(
         stall_response_at=MIB // 2,
     ) as proxy:
         environ |= {"WATCHDOG_SERVICE_DEFINITION": define(endpoint=proxy.endpoint), "WATCHDOG_STORAGE_TIMEOUT": "60"}
-        process = await asyncio.to_thread(begun, environ, event(f"{place}/in/x"), theirs)
-        os.close(theirs)
-        for bar in (b"fetching  ", b"storing  ["):
-            await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
-            shown = await asyncio.to_thread(read_terminal, ours, bar)
-            assert bar in shown
-            proxy.go_on()
-        shown = await asyncio.to_thread(read_terminal, ours)
-        os.close(ours)
-        assert await asyncio.to_thread(process.wait, RunningServer.patience_s) == 0
+        with begun(environ, event(f"{place}/in/x"), theirs) as process:
+            os.close(theirs)
+            for bar in (b"fetching  ", b"storing  ["):
+                await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
+                shown = await asyncio.to_thread(read_terminal, ours, bar)
+                assert bar in shown
+                proxy.go_on()
+            shown = await asyncio.to_thread(read_terminal, ours)
+            os.close(ours)
+            assert await asyncio.to_thread(process.wait, RunningServer.patience_s) == 0
     assert shown.endswith(b"\n"), "the bar went away"
-    assert b"storing  " not in shown.rstrip().rpartition(b"\n")[2]
+    assert b"storing" not in shown.rstrip().rpartition(b"\n")[2]
     assert len(bucket_server.objects(f"{place}/out")["x"]) == MIB

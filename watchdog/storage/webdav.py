@@ -49,7 +49,7 @@ class WebDav:
             part = "/".join(filter(None, [directory, f".watchdog-{secrets.token_hex(8)}.part"]))
             try:
                 try:
-                    final = _NO_DIRECTORY if was_known else frozenset[int]()
+                    final = _NO_DIRECTORY if was_known else frozenset()
                     await self._client.upload(part, output, fd, moved=moved, final=final)
                 except StorageError:
                     if not was_known:
