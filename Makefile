@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 IN_VENV := $(VENV)/bin/
-PYTEST := $(IN_VENV)python -m pytest
+# CI puts a program in the place of `-m pytest` that runs failed tests a second time.
+PYTEST_BY ?= -m pytest
+PYTEST := $(IN_VENV)python $(PYTEST_BY)
 # Most tests wait for processes most of the time.
 PARALLEL ?= -n 4
 

@@ -1,0 +1,76 @@
+"""Continuous integration runs failed tests once more, and names those that pass then."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RUN_AGAIN = ROOT / ".ci" / "run_again.py"
+ONCE = """
+from pathlib import Path
+
+def fails_the_first_time(name):
+    mark = Path(__file__).with_name(name)
+    seen = mark.exists()
+    mark.touch()
+    assert seen
+"""
+
+
+def run(directory: Path, tests: str, *arguments: str) -> tuple[int, str, list[str]]:
+    """The exit code, the output and the names of flaky tests of a run on one file with these tests."""
+    (directory / "test_it.py").write_text(ONCE + tests)
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    report = directory / "flaky"
+    command = [sys.executable, str(RUN_AGAIN), str(report), *arguments]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    return done.returncode, done.stdout, report.read_text().split() if report.exists() else []
+
+
+def test_a_test_that_passes_alone_does_not_fail_the_run_and_is_named(tmp_path: Path) -> None:
+    tests = "def test_flaky():\n    fails_the_first_time('a')\n\ndef test_good():\n    pass\n"
+    code, output, flaky = run(tmp_path, tests)
+    assert (code, flaky) == (0, ["test_it.py::test_flaky"])
+    assert "1 tests failed; they run once more, alone" in output
+    assert "1 passed" in output.splitlines()[-1]
+
+
+def test_a_test_that_fails_twice_fails_the_run(tmp_path: Path) -> None:
+    tests = "def test_flaky():\n    fails_the_first_time('a')\n\ndef test_bad():\n    assert False\n"
+    assert run(tmp_path, tests)[::2] == (1, ["test_it.py::test_flaky"])
+
+
+def test_failed_tests_of_several_processes_run_again_in_one(tmp_path: Path) -> None:
+    tests = (
+        "import os\n"
+        "def test_flaky():\n    fails_the_first_time('a')\n    assert 'PYTEST_XDIST_WORKER' not in os.environ\n"
+        "def test_good():\n    assert 'PYTEST_XDIST_WORKER' in os.environ\n"
+    )
+    assert run(tmp_path, tests, "-n", "2")[::2] == (0, ["test_it.py::test_flaky"])
+
+
+@pytest.mark.parametrize(
+    ("tests", "code"),
+    [
+        ("def test_good():\n    pass\n", 0),
+        ("", 5),
+        ("import no_such_module\n", 2),
+        ("def test_interrupted():\n    raise KeyboardInterrupt\n", 2),
+        ("import pytest\n@pytest.mark.parametrize('n', range(21))\ndef test_bad(n):\n    assert False\n", 1),
+    ],
+    ids=["all pass", "no tests", "collection fails", "interrupted", "too many fail"],
+)
+def test_other_ends_are_returned_as_they_are(tmp_path: Path, tests: str, code: int) -> None:
+    returned, output, flaky = run(tmp_path, tests)
+    assert (returned, flaky) == (code, [])
+    assert "once more" not in output
+
+
+def test_a_failure_before_an_interruption_is_not_run_again(tmp_path: Path) -> None:
+    """Nobody knows which tests did not run."""
+    tests = "def test_flaky():\n    fails_the_first_time('a')\n\ndef test_interrupted():\n    raise KeyboardInterrupt\n"
+    assert run(tmp_path, tests)[::2] == (2, [])
