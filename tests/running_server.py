@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from watchdog import proc
+
 # Prefixes of a command. Root needs no user namespace, which containers often forbid.
 _AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
 AS_PID_1 = ("unshare", *_AS_ROOT, "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -269,6 +271,23 @@ def until(condition: Callable[[], object], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.01)
+
+
+def arguments_of(pid: int) -> bytes:
+    """The arguments of a process, each ended by a NUL; nothing if it is dead.
+
+    While ``exec`` replaces its memory, a process has none for a moment, and its parent may run again by then: so this
+    waits for them.
+    """
+    while True:
+        try:
+            arguments = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return b""
+        process = proc.process(pid)
+        if arguments or process is None or not process.is_alive:
+            return arguments
+        time.sleep(0.001)
 
 
 def problem(answer: Answer, status: int) -> dict[str, object]:

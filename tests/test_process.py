@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import AS_PID_1, RunningServer
+from running_server import AS_PID_1, RunningServer, arguments_of
 
 from watchdog import guardian, proc, process
 from watchdog.errors import BadInput, ScriptUnavailable
@@ -219,8 +219,8 @@ def children_since(before: set[int]) -> list[proc.Process]:
 
 
 def is_guardian(pid: int) -> bool:
-    # Until it has named itself, its arguments tell.
-    return guardian.__name__.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    # Not by its name, which it sets later.
+    return guardian.__name__.encode() in arguments_of(pid)
 
 
 STRAGGLERS = {
