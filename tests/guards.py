@@ -49,6 +49,25 @@ def straggler_search() -> None:
 
 
 @guard
+def linger() -> None:
+    """What a script leaves is ended as soon as the script has exited, also if it still works."""
+    from watchdog.process import Supervisor
+
+    async def not_at_all(self: Any, child: Any, until_s: float) -> bool:
+        return False
+
+    replace(Supervisor, "_linger", not_at_all)
+
+
+@guard
+def schedstat() -> None:
+    """Only processor time that /proc/PID/stat can show counts as work."""
+    from watchdog import activity
+
+    replace(activity, "_spent", lambda pid, thread: (thread, b""))
+
+
+@guard
 def subreaper() -> None:
     """Whoever loses its parent goes to PID 1 of the container."""
     from watchdog import process

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -565,7 +565,7 @@ async def test_a_timeout_needs_neither_thread_nor_descriptor(
     failures = iter([OSError(24, "Too many open files")] * 3)
     real = Supervisor._tree_of
 
-    def scarce(self: Supervisor, child: process._Child) -> dict[int, int]:
+    def scarce(self: Supervisor, child: process._Child) -> list[proc.Process]:
         for failure in failures:
             raise failure
         return real(self, child)
@@ -583,12 +583,12 @@ async def test_what_a_trap_starts_is_not_asked_to_end(
     """The tree is listed after the group was asked, and it may be that a trap has started something by then."""
     real_tree, real_signal = Supervisor._tree, proc.signal_each
 
-    async def tree_after_the_trap(self: Supervisor, child: process._Child) -> dict[int, int]:
+    async def tree_after_the_trap(self: Supervisor, child: process._Child) -> list[proc.Process]:
         while not (tmp_path / "began").exists():
             await asyncio.sleep(0.001)
         return await real_tree(self, child)
 
-    def signal_all(processes: Mapping[int, int], number: int, **_: int) -> None:
+    def signal_all(processes: Iterable[proc.Process], number: int, **_: int) -> None:
         real_signal(processes, number)
 
     monkeypatch.setattr(Supervisor, "_tree", tree_after_the_trap)

@@ -329,6 +329,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Declared("the longest run of the script; 0 is none; X-Timeout may ask for less", DURATION, 0.0, bare=True),
     ]
+    linger_timeout_s: Annotated[
+        float,
+        Declared(
+            "how long processes that a script left may go on working after its exit; 0 ends them at once",
+            DURATION,
+            5.0,
+        ),
+    ]
     kill_grace_s: Annotated[float, Declared("time between SIGTERM and SIGKILL", DURATION, 5.0)]
     read_timeout_s: Annotated[
         float,

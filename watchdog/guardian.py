@@ -26,7 +26,7 @@ import struct
 import sys
 import time
 
-from .proc import environment_of, processes, signal_each
+from .proc import Process, environment_of, processes, signal_each
 
 NAME = "watchdog-guard"  # as /proc/PID/comm shows it, 15 characters at most
 
@@ -164,28 +164,28 @@ def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
 
 
 def _end_all(sessions: set[int], marks: list[bytes]) -> None:
-    held: dict[int, int] = {}
+    held: dict[tuple[int, int], Process] = {}
     quiet_looks = 0
     until_s = time.monotonic() + _PATIENCE_S
     while quiet_looks < _QUIET_LOOKS and time.monotonic() < until_s:
         found = _belonging(sessions, marks)
-        new = {pid: started for pid, started in found.items() if held.get(pid) != started}
+        new = {each.identity: each for each in found if each.identity not in held}
         # First all are held still, then they die: who dies at once makes room for what others fork.
-        signal_each(new, signal.SIGSTOP)
+        signal_each(new.values(), signal.SIGSTOP)
         held |= new
         if not new:
-            signal_each(held, signal.SIGKILL)
+            signal_each(held.values(), signal.SIGKILL)
             quiet_looks = quiet_looks + 1 if not found else 0
             time.sleep(_PAUSE_S)
-    signal_each(held, signal.SIGKILL)
+    signal_each(held.values(), signal.SIGKILL)
 
 
 def _has_one_of(marks: list[bytes], environment: bytes) -> bool:
     return any(mark in environment for mark in marks)
 
 
-def _belonging(sessions: set[int], marks: list[bytes]) -> dict[int, int]:
-    """Living processes of these sessions, with one of these marks, or below such a process; with their start times."""
+def _belonging(sessions: set[int], marks: list[bytes]) -> list[Process]:
+    """Living processes of these sessions, with one of these marks, or below such a process."""
     table = {each.pid: each for each in processes()}
     ours: set[int] = set()
     for each in table.values():
@@ -200,4 +200,4 @@ def _belonging(sessions: set[int], marks: list[bytes]) -> dict[int, int]:
             if pid not in ours:
                 continue
         ours.update(way)
-    return {pid: table[pid].started for pid in ours if table[pid].is_alive}
+    return [table[pid] for pid in ours if table[pid].is_alive]

@@ -89,6 +89,7 @@ _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
 _MOST_WARNINGS = 100
+_MOST_NAMES = 10  # of processes, in one log event
 _MOMENT_FOR_ROOM_S = 1.0
 # Its caller may send the next call first, whose script then runs meanwhile.
 _TIDY_AFTER_S = 0.001
@@ -473,6 +474,7 @@ class Invocations:
                     stderr=None if self.settings.combine_output else take_stderr,
                     stdin=self._counted(call.body, record) if is_classic else None,
                     timeout_s=timeout_s,
+                    linger_timeout_s=self.settings.linger_timeout_s,
                     kill_grace_s=self.settings.kill_grace_s,
                 )
                 phase.process_ended(ended.exit_code, ended.signal)
@@ -486,6 +488,7 @@ class Invocations:
                 ticket.leave()
         record.is_tree_gone = ended.is_tree_gone
         _note(record, ended)
+        self._report_left(call, ended)
         if ended.survivors:
             log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
         out_of_memory = _was_killed(ended) and self._cgroup.oom_kills() != oom_kills
@@ -519,6 +522,20 @@ class Invocations:
             stdout_tail=stdout_tail.text(),
             stderr_tail=stderr_tail.text(),
             failure=failure,
+        )
+
+    def _report_left(self, call: Call, ended: Ended) -> None:
+        """Log which processes had to be ended although the script had exited by itself."""
+        if not ended.left:
+            return
+        event = f"processes that the {self._what} left were ended"
+        if ended.were_working:
+            event += " while they still worked: outputs may be incomplete; wait for them in it, or raise linger_timeout"
+        log.warning(
+            event,
+            call_id=call.call_id,
+            count=sum(ended.left.values()),
+            names=[logs.printable(name) for name in list(ended.left)[:_MOST_NAMES]],
         )
 
     async def _counted(self, body: AsyncIterator[bytes], record: Record) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
 _PF_EXITING = 0x4  # linux/sched.h
 
@@ -11,23 +11,44 @@ _PF_EXITING = 0x4  # linux/sched.h
 class Process:
     """One process at the moment of reading.
 
-    ``started``: in clock ticks after boot; with it, a pid names one process for ever. ``state``: one letter, ``Z`` for
-    a zombie. ``is_exiting``: it runs no code of its own any more; its environment is gone, or soon will be, and until
-    it is a zombie, its children are still its own.
+    ``name``: up to 15 bytes of the program's name, or what it calls itself. ``started``: in clock ticks after boot.
+    ``state``: one letter, ``Z`` for a zombie. ``cpu_ticks``: user and system time,
+    in clock ticks. ``is_exiting``: it runs no code of its own any more; its environment is gone, or soon will be, and
+    until it is a zombie, its children are still its own.
     """
 
-    __slots__ = ("group", "is_exiting", "parent", "pid", "session", "started", "state")
+    __slots__ = (
+        "cpu_ticks",
+        "group",
+        "is_exiting",
+        "name",
+        "parent",
+        "pid",
+        "session",
+        "started",
+        "state",
+        "threads",
+    )
 
-    def __init__(
-        self, pid: int, parent: int, group: int, session: int, state: str, started: int, *, is_exiting: bool = False
-    ) -> None:
+    def __init__(self, pid: int, stat: bytes) -> None:
+        # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
+        end_of_name = stat.rindex(b")")
+        fields = stat[end_of_name + 2 :].split()
         self.pid = pid
-        self.parent = parent
-        self.group = group
-        self.session = session
-        self.state = state
-        self.started = started
-        self.is_exiting = is_exiting
+        self.name = stat[stat.index(b"(") + 1 : end_of_name].decode("utf-8", "backslashreplace")
+        self.state = fields[0].decode()
+        self.parent = int(fields[1])
+        self.group = int(fields[2])
+        self.session = int(fields[3])
+        self.is_exiting = bool(int(fields[6]) & _PF_EXITING)
+        self.cpu_ticks = int(fields[11]) + int(fields[12])
+        self.threads = int(fields[17])
+        self.started = int(fields[19])
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """The pid and the start time: no other process ever has both."""
+        return self.pid, self.started
 
     @property
     def is_alive(self) -> bool:
@@ -41,24 +62,13 @@ def processes() -> Iterator[Process]:
             yield found
 
 
-def process(pid: int) -> Process | None:
-    """One process, or None if it is gone."""
+def process(pid: int, place: str = "") -> Process | None:
+    """One process, or None if it is gone. ``place``: of its directory below /proc, for a thread."""
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            text = file.read()
+        with open(f"/proc/{place or pid}/stat", "rb", buffering=0) as file:
+            return Process(pid, file.read())
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # hidepid, or another user's
         return None
-    # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
-    fields = text[text.rindex(b")") + 2 :].split()
-    return Process(
-        pid,
-        int(fields[1]),
-        int(fields[2]),
-        int(fields[3]),
-        fields[0].decode(),
-        int(fields[19]),
-        is_exiting=bool(int(fields[6]) & _PF_EXITING),
-    )
 
 
 def environment_of(pid: int) -> bytes:
@@ -81,13 +91,13 @@ def prctl(option: int, value: int) -> bool:
         return False
 
 
-def signal_each(started_by_pid: Mapping[int, int], number: int, *, except_group: int = 0) -> None:
-    """Signal processes, given as pids with their start times, except those of one process group."""
-    for pid, started in started_by_pid.items():
-        # Between the listing and now the pid may have become somebody else's.
-        found = process(pid)
-        if found is not None and found.started == started and found.group != except_group:
-            signal_one(pid, number)
+def signal_each(processes: Iterable[Process], number: int, *, except_group: int = 0) -> None:
+    """Signal processes, except those of one process group."""
+    for each in processes:
+        # Since they were read the pid may have become somebody else's.
+        found = process(each.pid)
+        if found is not None and found.identity == each.identity and found.group != except_group:
+            signal_one(each.pid, number)
 
 
 def signal_one(pid: int, number: int) -> None:

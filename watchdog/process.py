@@ -12,6 +12,8 @@ How the facts are had, each in the cheapest way that cannot lie:
   cannot meet a stranger.
 - What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
   and the kernel lists our children in one small file. Nothing in it: nothing left.
+- Whether that may go on: as long as it works, for a time. A filter behind ``exec > >(sort)`` sees the end of its input
+  only when the command exits, and its output is part of the answer.
 - What happens if this process is killed: ``guardian.py`` sees to it.
 - Whose it is, if two invocations run: its session, its ancestors, the path of the workspace in its environment, or
   one of the command's own pipes still open in it.
@@ -38,19 +40,31 @@ import sys
 import termios
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from . import logs, proc
+from .activity import Activity
 from .errors import ScriptUnavailable
 from .guardian import Guardian
+
+_T = TypeVar("_T")
 
 log = logs.get("process")
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
-# A script that has ended by itself is not held up by what it left for longer than this.
+# Processes that a script left, and that have not worked for this long, are ended: long enough for a pause between two
+# pieces of work, short beside the time that an idle daemon would add to each call.
+_LINGER_IDLE_S = 0.1
+# The pause between two looks at what they do, at least, and in durations of the look: each reads all of /proc.
+_LOOK_PAUSE_S = 0.025
+_LOOK_PAUSE_LOOKS = 3
+# The first look has none before it to compare with.
+_FEWEST_IDLE_LOOKS = 2
+# SIGKILL comes this long after SIGTERM to what a script left that has ended by itself.
 _STRAGGLER_GRACE_S = 0.15
 # A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
 _UNKILLABLE_S = 5.0
@@ -87,11 +101,14 @@ Consumer = Callable[[bytes], "asyncio.Future[None] | None"]
 class Ended:
     """How a command ended.
 
-    ``exit_code`` or ``signal`` (its name) is set. ``timed_out``: it was ended because its time was over.
-    ``ended_early``: it was ended by :meth:`Supervisor.end_all`.
+    ``exit_code`` or ``signal`` (its name) is set. ``timed_out``: it, or what it left and was still at work, was ended
+    because its time was over. ``ended_early``: the same, by :meth:`Supervisor.end_all`. ``duration_s``: until it, and
+    what it left and may finish, had ended.
     ``cpu_s``: user and system time of it and of the children that it waited for. ``peak_rss_bytes``: of its
     largest process, or None where that is below this server's own peak: the kernel counts the memory of the
     forking process into it (``exec_mmap`` in the kernel's fs/exec.c), so smaller values cannot be known.
+    ``left``: how many processes it had left, by name, that had to be ended after it had exited by itself.
+    ``were_working``: they still worked when ``linger_timeout_s`` was over, so its output may lack their last bytes.
     ``survivors``: processes that even SIGKILL did not end. ``is_tree_gone``: nothing that it started lives any more,
     for certain; where this server does not become the parent of orphans, one may have hidden.
     """
@@ -105,6 +122,8 @@ class Ended:
     peak_rss_bytes: int | None
     survivors: int
     is_tree_gone: bool
+    left: Mapping[str, int] = field(default_factory=dict)
+    were_working: bool = False
 
 
 def command_for(script_path: str, path: str) -> list[str]:
@@ -279,6 +298,7 @@ class Supervisor:
         stderr: Consumer | None,
         stdin: AsyncIterator[bytes] | None = None,
         timeout_s: float = 0.0,
+        linger_timeout_s: float = 5.0,
         kill_grace_s: float = 5.0,
     ) -> Ended:
         """Run a command to its end, and to the end of all that it started.
@@ -291,6 +311,7 @@ class Supervisor:
             stdin: what the command reads, taken as fast as it does; None is the end of file. What comes after the
                 command's end, or after it closed its stdin, is not taken.
             timeout_s: 0 is no limit.
+            linger_timeout_s: how long what it left may go on working after its exit; 0 ends that at once.
             kill_grace_s: between SIGTERM and SIGKILL.
 
         Raises:
@@ -299,17 +320,18 @@ class Supervisor:
             Exception: what ``stdin`` raised; the command was ended for it, and the tree is gone by then as well.
         """
         child = self._spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
+        deadline_s = child.started_s + timeout_s if timeout_s else math.inf
         end: asyncio.Future[Ended] | None = None
         try:
             await self._news_of(child, timeout_s)
             if (ended := self._ended_alone(child)) is not None:
                 return ended
-            end = asyncio.ensure_future(self._see_through(child))
+            end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
             return await asyncio.shield(end)
         except asyncio.CancelledError:
             child.ask_to_end()
             if end is None:
-                end = asyncio.ensure_future(self._see_through(child))
+                end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
             while not end.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait([end])
@@ -453,16 +475,24 @@ class Supervisor:
         self._forget(child, is_tree_gone=True)
         return _ended(status, usage, duration_s=duration_s, is_tree_gone=True)
 
-    async def _see_through(self, child: _Child) -> Ended:
-        is_tree_gone = False
+    async def _see_through(self, child: _Child, linger_timeout_s: float, deadline_s: float) -> Ended:
+        is_tree_gone = were_working = False
         try:
-            # Both may be done: who asks for the end at once also kills, and the exit may be seen first.
-            ended_early = child.asked_to_end.done()
+            # Both may be done: to end it at once also kills it, and its exit may be seen first.
+            ended_early = child.asked_to_end.done() and not child.exited_by_itself
             timed_out = not ended_early and not child.exited.done()
-            # What the source raises after this is none of the command's end.
+            is_over_by_itself = child.exited.done() and child.exited_by_itself
+            # What the source raises after this concerns only a process that was left and still reads.
             broken = child.feed.error if child.feed is not None else None
             if not child.exited.done():
                 await self._end_politely(child)
+            elif is_over_by_itself and linger_timeout_s:
+                until_s = min(self._loop.time() + linger_timeout_s, deadline_s)
+                if await self._linger(child, until_s):
+                    broken = child.feed.error if child.feed is not None else None
+                    ended_early = child.asked_to_end.done()
+                    timed_out = not ended_early and self._loop.time() >= deadline_s
+                    were_working = not ended_early and not timed_out
             duration_s = self._loop.time() - child.started_s
             if child.feed is not None:
                 await child.feed.stop()
@@ -486,6 +516,8 @@ class Supervisor:
             ended_early=ended_early,
             survivors=survivors,
             is_tree_gone=is_tree_gone,
+            left=Counter(child.asked.values()) if is_over_by_itself else {},
+            were_working=were_working,
         )
 
     def _forget(self, child: _Child, *, is_tree_gone: bool) -> None:
@@ -497,6 +529,43 @@ class Supervisor:
         else:  # who hides may still write into them
             for pipe in child.pipes:
                 pipe.close()
+
+    async def _linger(self, child: _Child, until_s: float) -> bool:
+        """Let what the command left behind go on as long as it works. Return whether it was cut off at work.
+
+        It is cut off at ``until_s``, or when the command is asked to end. Else this returns when nothing is left, or
+        when what is left has not worked for a while.
+        """
+        activity = Activity()
+        began_s = now_s = next_look_s = self._loop.time()
+        worked_s = -math.inf
+        taken_bytes = idle_looks = 0
+        pause_s = 0.001
+        while not (self._is_subreaper and self._certainly_nothing_left()):
+            is_cut_off = child.asked_to_end.done() or now_s >= until_s
+            if is_cut_off or now_s >= next_look_s:
+                is_any_left, is_working = await self._in_thread(lambda: self._look_at_tree(child, activity))
+                if not is_any_left:
+                    return False
+                taken_bytes, before = sum(pipe.taken_bytes for pipe in child.pipes), taken_bytes
+                is_working |= taken_bytes != before or any(pipe.holds_bytes() for pipe in child.pipes)
+                look_s, now_s = now_s, self._loop.time()
+                next_look_s = now_s + max(_LOOK_PAUSE_S, _LOOK_PAUSE_LOOKS * (now_s - look_s))
+                idle_looks = 0 if is_working else idle_looks + 1
+                worked_s = now_s if is_working else worked_s
+                if is_cut_off:
+                    return now_s - worked_s < _LINGER_IDLE_S
+                if idle_looks >= _FEWEST_IDLE_LOOKS and now_s - max(worked_s, began_s) >= _LINGER_IDLE_S:
+                    return False
+            await asyncio.wait((child.asked_to_end,), timeout=max(0.0, min(pause_s, until_s - now_s)))
+            pause_s = min(pause_s * 2, _LOOK_PAUSE_S)
+            now_s = self._loop.time()
+        return False
+
+    def _look_at_tree(self, child: _Child, activity: Activity) -> tuple[bool, bool]:
+        """Whether anything of the command's is left, and whether it works; in a thread."""
+        tree = self._tree_of(child)
+        return bool(tree), activity.look(tree)
 
     async def _end_politely(self, child: _Child) -> None:
         """SIGTERM to the whole tree, the grace, SIGKILL; return when the command itself is dead."""
@@ -525,16 +594,17 @@ class Supervisor:
         give_up_at_s = kill_at_s + _UNKILLABLE_S
         pause_s = 0.002
         looks = quiet_looks = 0
-        held: dict[int, int] = {}
+        held: dict[tuple[int, int], proc.Process] = {}
         # A list of all processes takes its time: whoever forks and exits all the while is missing in it.
         while quiet_looks < _QUIET_LOOKS and (now_s < give_up_at_s or looks < _FEWEST_LOOKS):
             looks += 1
             if now_s >= kill_at_s or not child.grace_s:
                 child.signal_group(signal.SIGKILL)
                 # Who dies makes room for what others fork: all are held still before the first is killed.
-                new = {pid: started for pid, started in left.items() if held.get(pid) != started}
+                new = {each.identity: each for each in left if each.identity not in held}
                 held |= new
-                proc.signal_each(new or held, signal.SIGSTOP if new else signal.SIGKILL)
+                child.note_ended(new.values())
+                proc.signal_each((new or held).values(), signal.SIGSTOP if new else signal.SIGKILL)
             await asyncio.sleep(pause_s)
             # A list of all processes is work: in a long grace it is made less often.
             pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
@@ -545,7 +615,7 @@ class Supervisor:
             is_quiet = not left and self._chase_orphans(child)
             quiet_looks = quiet_looks + 1 if is_quiet else 0
             now_s = self._loop.time()
-        proc.signal_each(held, signal.SIGKILL)
+        proc.signal_each(held.values(), signal.SIGKILL)
         return len(left) if quiet_looks or left else 1
 
     def _chase_orphans(self, child: _Child) -> bool:
@@ -573,6 +643,7 @@ class Supervisor:
                 process = proc.process(pid)
                 if process is not None and self._belongs_to(child, process, owned):
                     os.kill(pid, signal.SIGKILL)
+                    child.note_ended([process])
                     found_any = True
                     _reap_if_dead(pid)
                     continue
@@ -596,14 +667,18 @@ class Supervisor:
         now_s = self._loop.time()
         return now_s - self._exiting.setdefault((pid, process.started), now_s) < _EXIT_S
 
-    async def _tree(self, child: _Child) -> dict[int, int]:
-        """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it."""
+    async def _tree(self, child: _Child) -> list[proc.Process]:
+        """:meth:`_tree_of` in a thread."""
+        return await self._in_thread(lambda: self._tree_of(child))
+
+    async def _in_thread(self, read: Callable[[], _T]) -> _T:
+        """Read from /proc in a thread, as soon as there are a thread and descriptors for it."""
         while True:
             try:
                 try:
-                    job = self._loop.run_in_executor(None, self._tree_of, child)
+                    job = self._loop.run_in_executor(None, read)
                 except RuntimeError:  # no thread can be started
-                    return self._tree_of(child)
+                    return read()
                 return await job
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
@@ -629,11 +704,11 @@ class Supervisor:
     def _is_no_scripts(self, pid: int) -> bool:
         return pid in self._from_before or pid == self._guardian.pid
 
-    def _tree_of(self, child: _Child) -> dict[int, int]:
-        """Living processes that the command started, with their start times; in a thread, it reads all of /proc."""
+    def _tree_of(self, child: _Child) -> list[proc.Process]:
+        """Living processes that the command started; in a thread, it reads all of /proc."""
         table = {each.pid: each for each in proc.processes()}
         owned = dict(self._children)
-        tree: dict[int, int] = {}
+        tree: set[int] = set()
         strangers: set[int] = set()
 
         def belongs(pid: int) -> bool:
@@ -654,16 +729,12 @@ class Supervisor:
                     verdict = True
                     break
                 pid = process.parent
-            for each in way:
-                if verdict:
-                    tree[each] = table[each].started
-                else:
-                    strangers.add(each)
+            (tree if verdict else strangers).update(way)
             return verdict
 
         for pid in table:
             belongs(pid)
-        return {pid: started for pid, started in tree.items() if table[pid].is_alive}
+        return [table[pid] for pid in tree if table[pid].is_alive]
 
     def _belongs_to(self, child: _Child, process: proc.Process, owned: dict[int, _Child]) -> bool:
         """Whether a process is this command's, by its session or, if it left that and lost its parent, by its marks."""
@@ -828,7 +899,8 @@ class _Child:
     grace_s: float
     started_s: float = 0.0
     kill_at_s: float = 0.0  # once its group was asked to end
-    asked: dict[int, int] = field(default_factory=dict)  # of its tree, and when each was started
+    asked: dict[tuple[int, int], str] = field(default_factory=dict)  # to end, of its tree: identities and names
+    exited_by_itself: bool = False
     news: asyncio.Future[None] = field(init=False)  # it has ended, or should
     exited: asyncio.Future[None] = field(init=False)
     asked_to_end: asyncio.Future[None] = field(init=False)
@@ -849,20 +921,24 @@ class _Child:
             threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
 
     def ask_to_end(self) -> None:
-        if not self.asked_to_end.done() and not self.exited.done():
-            self.asked_to_end.set_result(None)
-            _set_done(self.news)
+        """End it, and what it left if that still works."""
+        _set_done(self.asked_to_end)
+        _set_done(self.news)
 
-    def ask_those(self, listing: asyncio.Future[dict[int, int]]) -> None:
+    def ask_those(self, listing: asyncio.Future[list[proc.Process]]) -> None:
         if not listing.cancelled() and listing.exception() is None:
             self.ask(listing.result())
 
-    def ask(self, tree: Mapping[int, int]) -> None:
+    def ask(self, tree: Iterable[proc.Process]) -> None:
         """SIGTERM to processes of the tree, once to each."""
-        new = {pid: started for pid, started in tree.items() if self.asked.get(pid) != started}
-        self.asked |= new
+        new = [each for each in tree if each.identity not in self.asked]
+        self.note_ended(new)
         # If the group was asked: what is in it and was not there to be asked is what a trap started to tidy up.
         proc.signal_each(new, signal.SIGTERM, except_group=self.pid if self.kill_at_s else 0)
+
+    def note_ended(self, processes: Iterable[proc.Process]) -> None:
+        """These did not end by themselves."""
+        self.asked |= {each.identity: each.name for each in processes}
 
     def holds_a_pipe(self, pid: int) -> bool:
         """Whether a process has the writing end of stdout or stderr open."""
@@ -888,6 +964,7 @@ class _Child:
 
     def _set_exited(self) -> None:
         if not self.exited.done():
+            self.exited_by_itself = not self.asked_to_end.done()
             self.exited.set_result(None)
             _set_done(self.news)
 
@@ -909,7 +986,7 @@ class _Pipe:
         self._reading_fd, self.writing_fd = os.pipe()
         self._consume: Consumer = _drop
         self._pause: asyncio.Future[None] | None = None
-        self._taken_bytes = 0
+        self.taken_bytes = 0
         self._is_closed = False
         os.set_blocking(self._reading_fd, False)
         loop.add_reader(self._reading_fd, self._readable)
@@ -930,17 +1007,21 @@ class _Pipe:
 
     async def finish(self) -> None:
         """Take what is there. Nobody writes any more who counts, and who hides and writes on must not hold us up."""
-        until_bytes = self._taken_bytes + self._waiting_bytes()
+        until_bytes = self.taken_bytes + self._waiting_bytes()
         while not self._take(until_bytes):
             assert self._pause is not None
             await asyncio.wait([self._pause])
 
     def drain(self) -> bool:
         """Take what is there; False if the consumer wants a pause first."""
-        return self._take(self._taken_bytes + self._waiting_bytes())
+        return self._take(self.taken_bytes + self._waiting_bytes())
+
+    def holds_bytes(self) -> bool:
+        """Whether something is there that was not taken yet: its writer may be waiting for room."""
+        return self._waiting_bytes() > 0
 
     def _take(self, until_bytes: int) -> bool:
-        while self._pause is None and self._taken_bytes < until_bytes:
+        while self._pause is None and self.taken_bytes < until_bytes:
             self._read()
         return self._pause is None
 
@@ -959,7 +1040,7 @@ class _Pipe:
 
     def _read(self) -> None:
         data = os.read(self._reading_fd, _READ_BYTES)
-        self._taken_bytes += len(data)
+        self.taken_bytes += len(data)
         pause = self._consume(data)
         if pause is not None:
             self._pause = pause
@@ -1062,6 +1143,8 @@ def _ended(
     ended_early: bool = False,
     survivors: int = 0,
     is_tree_gone: bool,
+    left: Mapping[str, int] | None = None,
+    were_working: bool = False,
 ) -> Ended:
     code = os.waitstatus_to_exitcode(status)
     peak_rss_bytes = usage.ru_maxrss * 1024
@@ -1075,6 +1158,8 @@ def _ended(
         peak_rss_bytes=peak_rss_bytes if peak_rss_bytes > _own_peak_rss_bytes() else None,
         survivors=survivors,
         is_tree_gone=is_tree_gone,
+        left=left or {},
+        were_working=were_working,
     )
 
 

@@ -1,0 +1,274 @@
+"""Processes that a script leaves at work may finish: its answer holds their last byte. All others are ended."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import signal
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from control_groups import ControlGroup, joining, made_control_group
+from lifeline import Lifeline
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, problem, until
+
+# Longer than any machine needs for the work of these filters.
+PATIENT = {"WATCHDOG_LINGER_TIMEOUT": "300"}
+PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
+LEFT = "processes that the script left were ended"
+CUT_OFF = LEFT + " while they still worked: outputs may be incomplete; wait for them in it, or raise linger_timeout"
+
+SORT = "#!/bin/bash\nexec > >(sort -rn)\nseq 1 200000\n"
+SORTED = b"".join(b"%d\n" % n for n in range(200_000, 0, -1))
+GZIP = '#!/bin/bash\nseq 1 300000 | tee >(gzip -9 > "$TMP_OUTPUT_DIR/all.gz") >/dev/null\n'
+COUNTED = b"".join(b"%d\n" % n for n in range(1, 300_001))
+LOGGER = '#!/bin/bash\nexec > >(while read -r line; do echo "seen $line"; done)\nseq 1 20000\n'
+SEEN = b"".join(b"seen %d\n" % n for n in range(1, 20_001))
+
+
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_a_filter_behind_stdout_prints_its_last_byte(start_server: StartServer, mode: str) -> None:
+    server = start_server(SORT, prefix=PREFIXES[mode], **PATIENT)
+    assert server.call(b"").body == SORTED
+    server.script.write_text(LOGGER)
+    assert server.call(b"").body == SEEN
+
+
+def test_a_filter_before_an_output_file_writes_its_last_byte(start_server: StartServer) -> None:
+    server = start_server(GZIP, **PATIENT)
+    for _ in range(3):
+        answer = server.call(b"", "/?output=raw")
+        assert answer.status == 200
+        assert gzip.decompress(answer.body) == COUNTED
+    assert not [event for event in server.logs if event["event"].startswith(LEFT)]
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> str:
+    """A command that copies its stdin after work of 0.4 s on a processor: much more than the server needs to end it."""
+    program = tmp_path / "worker.py"
+    program.write_text(
+        "import sys, time\n"
+        "data = sys.stdin.buffer.read()\n"
+        "while time.process_time() < 0.4:\n"
+        "    pass\n"
+        "sys.stdout.buffer.write(data)\n"
+    )
+    return f"{sys.executable} -S {program}"
+
+
+@pytest.mark.guard("linger")
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_work_on_stdout_is_awaited(start_server: StartServer, worker: str, mode: str) -> None:
+    server = start_server(f"#!/bin/bash\nexec > >({worker})\necho said\n", prefix=PREFIXES[mode], **PATIENT)
+    assert server.call(b"").body == b"said\n"
+
+
+@pytest.mark.guard("linger")
+def test_work_on_an_output_file_is_awaited(start_server: StartServer, worker: str) -> None:
+    server = start_server(f"(echo said | {worker} > $TMP_OUTPUT_DIR/it) &\n", **PATIENT)
+    answer = server.call(b"", "/?output=raw")
+    assert (answer.headers["X-Output-Name"], answer.body) == ("it", b"said\n")
+
+
+@pytest.mark.guard("linger")
+def test_a_response_file_may_be_written_after_the_exit(start_server: StartServer, worker: str) -> None:
+    server = start_server(f"(echo Status: 404 | {worker} > $HTTP_RESPONSE_FILE) &\n", **PATIENT)
+    assert server.call(b"").status == 404
+
+
+@pytest.mark.guard("linger")
+def test_a_classic_function_may_leave_a_filter(start_server: StartServer, worker: str, tmp_path: Path) -> None:
+    (tmp_path / "function.sh").write_text(f"exec > >({worker})\ncat\n")
+    server = start_server(None, WATCHDOG_FPROCESS=f"bash {tmp_path}/function.sh", **PATIENT)
+    assert server.call(b"said").body == b"said"
+
+
+@pytest.mark.guard("linger")
+def test_what_a_classic_function_left_reads_the_whole_body(start_server: StartServer, tmp_path: Path) -> None:
+    """Its stdin goes on, and ends only at the end of the body."""
+    (tmp_path / "function.sh").write_text("exec 3<&0\nsha256sum <&3 &\n")
+    server = start_server(None, WATCHDOG_FPROCESS=f"bash {tmp_path}/function.sh", **PATIENT)
+    body = bytes(50_000_000)
+    assert server.call(body).body.split() == [hashlib.sha256(body).hexdigest().encode(), b"-"]
+
+
+def test_fifty_filters_at_once(start_server: StartServer) -> None:
+    server = start_server(SORT, WATCHDOG_MAX_INFLIGHT="50", **PATIENT)
+    with ThreadPoolExecutor(50) as pool:
+        for answer in pool.map(lambda _: server.call(b""), range(50)):
+            assert answer.body == SORTED
+
+
+@pytest.fixture
+def fifth_of_a_cpu() -> Iterator[ControlGroup]:
+    """What OSCAR gives a service by default."""
+    with made_control_group("cpu", ("cpu.cfs_quota_us", "cpu.max"), "20000") as group:
+        yield group
+
+
+def test_a_filter_finishes_under_a_quota_of_a_fifth_of_a_cpu(
+    start_server: StartServer, worker: str, fifth_of_a_cpu: ControlGroup
+) -> None:
+    """Most of the time nothing in the group runs: a process that waits for its turn is not idle."""
+    server = start_server(SORT, prefix=joining(fifth_of_a_cpu), **PATIENT)
+    assert server.call(b"").body == SORTED
+    server.script.write_text(f"#!/bin/bash\nexec > >({worker})\necho said\n")
+    assert server.call(b"").body == b"said\n"
+
+
+@pytest.mark.guard("straggler-search")
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_an_idle_process_is_ended_and_named(start_server: StartServer, lifeline: Lifeline, mode: str) -> None:
+    server = start_server(f"{lifeline.script_line}setsid sleep 60 &\necho said", prefix=PREFIXES[mode], **PATIENT)
+    assert server.call(b"", headers={"X-Call-Id": "idle"}).body == b"said\n"
+    assert lifeline.was_held()
+    assert not lifeline.is_held()
+    event = server.event(LEFT, call_id="idle")
+    assert (event["level"], event["count"], event["names"]) == ("warning", 1, ["sleep"])
+
+
+def test_a_busy_process_is_ended_after_linger_timeout(start_server: StartServer, lifeline: Lifeline) -> None:
+    server = start_server(f"{lifeline.script_line}(while :; do :; done) &\necho said", WATCHDOG_LINGER_TIMEOUT="300ms")
+    assert server.call(b"", headers={"X-Call-Id": "busy"}).body == b"said\n"
+    assert lifeline.was_held()
+    assert not lifeline.is_held()
+    assert server.event(CUT_OFF, call_id="busy")["count"] == 1
+
+
+def test_a_linger_timeout_of_zero_ends_all_at_once(start_server: StartServer, lifeline: Lifeline) -> None:
+    server = start_server(f"{lifeline.script_line}(while :; do :; done) &\necho said", WATCHDOG_LINGER_TIMEOUT="0")
+    assert server.call(b"").body == b"said\n"
+    assert not lifeline.is_held()
+    server.event(LEFT, count=1)
+
+
+@pytest.mark.guard("schedstat")
+def test_a_process_that_sleeps_between_steps_is_at_work(start_server: StartServer) -> None:
+    """No look finds it running, and its time on the processor is less than /proc/PID/stat can show."""
+    steps = "import time\nfor n in range(40):\n    time.sleep(0.02)\nprint('done', flush=True)"
+    server = start_server(f'{sys.executable} -S -c "{steps}" &', **PATIENT)
+    assert server.call(b"").body == b"done\n"
+
+
+# ---- what ends them all the same
+
+
+AT_WORK = "#!/bin/bash\n{line}(while :; do :; done) &\necho $$ > {pid}; exit 0\n"
+
+
+def script_that_has_exited(pid: Path) -> bool:
+    """Whether the script is a zombie: what it left is at work, and its status not read yet."""
+    return (
+        pid.exists()
+        and bool(pid.read_text())
+        and "State:\tZ" in Path(f"/proc/{int(pid.read_text())}/status").read_text()
+    )
+
+
+def test_exec_timeout_ends_what_is_at_work(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
+    server = start_server(AT_WORK.format(line=lifeline.script_line, pid=tmp_path / "pid"), **PATIENT)
+    document = problem(server.call(b"", headers={"X-Timeout": "2s"}), 504)
+    assert document["exit_code"] == 0
+    assert not lifeline.is_held()
+
+
+def test_exec_timeout_does_not_fail_a_script_that_left_only_idle_processes(
+    start_server: StartServer, lifeline: Lifeline
+) -> None:
+    server = start_server(f"{lifeline.script_line}sleep 60 &\necho said", WATCHDOG_EXEC_TIMEOUT="60", **PATIENT)
+    assert server.call(b"").body == b"said\n"
+
+
+def test_what_is_at_work_ends_with_its_caller(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
+    server = start_server(AT_WORK.format(line=lifeline.script_line, pid=tmp_path / "pid"), **PATIENT)
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        until(lambda: script_that_has_exited(tmp_path / "pid"), "the script's exit")
+        assert lifeline.is_held()
+    server.event("invocation ended", outcome="caller_gone")
+    assert not lifeline.is_held()
+
+
+def test_a_drain_ends_what_is_at_work(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
+    script = AT_WORK.format(line=lifeline.script_line, pid=tmp_path / "pid")
+    server = start_server(script, WATCHDOG_WRITE_TIMEOUT="500ms", **PATIENT)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(server.call, b"")
+        until(lambda: script_that_has_exited(tmp_path / "pid"), "the script's exit")
+        server.signal(signal.SIGTERM)
+        problem(call.result(), 503)
+    assert server.wait() == 0
+    assert not lifeline.is_held()
+
+
+# ---- many
+
+
+def leaving_of_each_kind(server: RunningServer) -> list[bytes]:
+    """The right answers, by the number in ``X-Kind``, of a script that leaves something else each time."""
+    server.script.write_text(
+        "#!/bin/bash\n"
+        "case $Http_X_Kind in\n"
+        "0) echo nothing;;\n"
+        "1) sleep 60 & echo idle;;\n"
+        "2) exec > >(sort -rn); seq 1 2000;;\n"
+        "3) seq 1 2000 | tee >(gzip > $TMP_OUTPUT_DIR/gz) > /dev/null;;\n"
+        "esac\n"
+    )
+    return [b"nothing\n", b"idle\n", SORTED[-len(b"".join(b"%d\n" % n for n in range(1, 2001))) :], b""]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ten_thousand_calls_leave_nothing_and_have_the_right_bytes(start_server: StartServer) -> None:
+    server = start_server(
+        "", WATCHDOG_MAX_INFLIGHT="16", WATCHDOG_MAX_QUEUE="100", WATCHDOG_LOG_LEVEL="ERROR", **PATIENT
+    )
+    answers = leaving_of_each_kind(server)
+    counted = COUNTED[: len(b"".join(b"%d\n" % n for n in range(1, 2001)))]
+
+    def call(n: int) -> None:
+        kind = n % len(answers)
+        answer = server.call(b"", "/?output=raw", headers={"X-Kind": str(kind)})
+        assert answer.status == 200
+        body = answer.body if kind < 3 else gzip.decompress(answer.body)
+        assert body == (answers[kind] if kind < 3 else counted), kind
+
+    check_many(server, call, 9_000)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_thousand_calls_that_leave_busy_processes(start_server: StartServer) -> None:
+    server = start_server(
+        "(while :; do :; done) & echo busy",
+        WATCHDOG_MAX_INFLIGHT="8",
+        WATCHDOG_MAX_QUEUE="100",
+        WATCHDOG_LOG_LEVEL="ERROR",
+        WATCHDOG_LINGER_TIMEOUT="50ms",
+    )
+    check_many(server, lambda _: require(server.call(b"").body == b"busy\n"), 1_000)
+
+
+def require(holds: bool) -> None:
+    assert holds
+
+
+def check_many(server: RunningServer, call: object, count: int) -> None:
+    assert callable(call)
+    descriptors = server.descriptors_at_rest()
+    with ThreadPoolExecutor(32) as pool:
+        for _ in pool.map(call, range(count)):
+            pass
+    pid = server.process.pid
+
+    def children() -> list[str]:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+    until(lambda: len(children()) == 1, "nothing but the guardian to be left")
+    assert server.descriptors_at_rest() <= descriptors
+    assert server.leftovers_of_calls() == []
