@@ -100,6 +100,13 @@ def test_run_prints_stdout_where_there_is_no_output(environ: dict[str, str], tmp
     assert '"event":"err"' in done.stderr
 
 
+def test_run_waits_for_a_filter(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "#!/bin/bash\nexec > >(sort -rn)\nseq 1 200000\n")
+    done = watchdog(environ, "run", "/dev/null", "--linger-timeout", "300")
+    assert done.returncode == 0
+    assert done.stdout == "".join(f"{n}\n" for n in range(200_000, 0, -1))
+
+
 @pytest.mark.parametrize(
     ("script", "flags", "code", "text"),
     [

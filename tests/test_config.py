@@ -65,6 +65,7 @@ def test_defaults() -> None:
         "max_queue": 10 * cpus,
         "queue_timeout": 60,
         "exec_timeout": 0,
+        "linger_timeout": 5,
         "kill_grace": 5,
         "read_timeout": 30,
         "write_timeout": 30,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from control_groups import ControlGroup, joining, made_control_group
 from lifeline import Lifeline
-from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, problem, until
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer, problem, until
 
 # Longer than any machine needs for the work of these filters.
 PATIENT = {"WATCHDOG_LINGER_TIMEOUT": "300"}
@@ -207,68 +207,53 @@ def test_a_drain_ends_what_is_at_work(start_server: StartServer, lifeline: Lifel
 
 # ---- many
 
-
-def leaving_of_each_kind(server: RunningServer) -> list[bytes]:
-    """The right answers, by the number in ``X-Kind``, of a script that leaves something else each time."""
-    server.script.write_text(
-        "#!/bin/bash\n"
-        "case $Http_X_Kind in\n"
-        "0) echo nothing;;\n"
-        "1) sleep 60 & echo idle;;\n"
-        "2) exec > >(sort -rn); seq 1 2000;;\n"
-        "3) seq 1 2000 | tee >(gzip > $TMP_OUTPUT_DIR/gz) > /dev/null;;\n"
-        "esac\n"
-    )
-    return [b"nothing\n", b"idle\n", SORTED[-len(b"".join(b"%d\n" % n for n in range(1, 2001))) :], b""]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1800)
-def test_ten_thousand_calls_leave_nothing_and_have_the_right_bytes(start_server: StartServer) -> None:
-    server = start_server(
-        "", WATCHDOG_MAX_INFLIGHT="16", WATCHDOG_MAX_QUEUE="100", WATCHDOG_LOG_LEVEL="ERROR", **PATIENT
-    )
-    answers = leaving_of_each_kind(server)
-    counted = COUNTED[: len(b"".join(b"%d\n" % n for n in range(1, 2001)))]
-
-    def call(n: int) -> None:
-        kind = n % len(answers)
-        answer = server.call(b"", "/?output=raw", headers={"X-Kind": str(kind)})
-        assert answer.status == 200
-        body = answer.body if kind < 3 else gzip.decompress(answer.body)
-        assert body == (answers[kind] if kind < 3 else counted), kind
-
-    check_many(server, call, 9_000)
+KINDS = """#!/bin/bash
+case $Http_X_Kind in
+nothing) echo nothing;;
+idle) sleep 60 & echo idle;;
+filter) exec > >(sort -rn); seq 1 2000;;
+packer) seq 1 2000 | tee >(gzip > $TMP_OUTPUT_DIR/gz) > /dev/null;;
+busy) (while :; do :; done) & echo busy;;
+esac
+"""
+RIGHT = {
+    "nothing": b"nothing\n",
+    "idle": b"idle\n",
+    "filter": b"".join(b"%d\n" % n for n in range(2000, 0, -1)),
+    "packer": b"".join(b"%d\n" % n for n in range(1, 2001)),
+    "busy": b"busy\n",
+}
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_a_thousand_calls_that_leave_busy_processes(start_server: StartServer) -> None:
+@pytest.mark.parametrize(
+    ("kinds", "count", "linger_timeout"),
+    [(["nothing", "idle", "filter", "packer"], 9_000, "300"), (["busy"], 1_000, "50ms")],
+    ids=["nothing, idle, filter, packer", "busy"],
+)
+def test_ten_thousand_calls_leave_nothing_and_have_the_right_bytes(
+    start_server: StartServer, kinds: list[str], count: int, linger_timeout: str
+) -> None:
     server = start_server(
-        "(while :; do :; done) & echo busy",
-        WATCHDOG_MAX_INFLIGHT="8",
+        KINDS,
+        WATCHDOG_MAX_INFLIGHT="16",
         WATCHDOG_MAX_QUEUE="100",
         WATCHDOG_LOG_LEVEL="ERROR",
-        WATCHDOG_LINGER_TIMEOUT="50ms",
+        WATCHDOG_LINGER_TIMEOUT=linger_timeout,
     )
-    check_many(server, lambda _: require(server.call(b"").body == b"busy\n"), 1_000)
 
+    def call(n: int) -> None:
+        kind = kinds[n % len(kinds)]
+        answer = server.call(b"", "/?output=raw", headers={"X-Kind": kind})
+        assert answer.status == 200
+        assert (gzip.decompress(answer.body) if kind == "packer" else answer.body) == RIGHT[kind]
 
-def require(holds: bool) -> None:
-    assert holds
-
-
-def check_many(server: RunningServer, call: object, count: int) -> None:
-    assert callable(call)
     descriptors = server.descriptors_at_rest()
     with ThreadPoolExecutor(32) as pool:
         for _ in pool.map(call, range(count)):
             pass
-    pid = server.process.pid
-
-    def children() -> list[str]:
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-    until(lambda: len(children()) == 1, "nothing but the guardian to be left")
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    until(lambda: len(children.read_text().split()) == 1, "nothing but the guardian to be left")
     assert server.descriptors_at_rest() <= descriptors
     assert server.leftovers_of_calls() == []

@@ -95,6 +95,23 @@ def test_an_object_goes_in_and_outputs_come_out(job: Job, define: Define, bucket
     ]
 
 
+@pytest.mark.guard("linger")
+def test_an_output_that_is_still_written_at_the_exit_is_stored_whole(
+    job: Job, define: Define, bucket_server: S3Server, place: str, removed_guard: str | None, tmp_path: Path
+) -> None:
+    (tmp_path / "worker.py").write_text(
+        "import sys, time\nwhile time.process_time() < 0.4:\n    pass\nsys.stdout.write('whole')\n"
+    )
+    bucket_server.put(f"{place}/in/x", b"object")
+    script = f'{sys.executable} -S {tmp_path}/worker.py > "$TMP_OUTPUT_DIR/out" &'
+    guards = [sys.executable, str(Path(__file__).parent.parent / "guards.py"), removed_guard or "", "job"]
+    done = job(
+        script, define(), event(f"{place}/in/x"), guards if removed_guard else None, WATCHDOG_LINGER_TIMEOUT="300"
+    )
+    assert done.code == 0
+    assert bucket_server.objects(f"{place}/out") == {"out": b"whole"}
+
+
 @pytest.mark.parametrize(
     "encode", [lambda text: text, base64.b64encode, base64.urlsafe_b64encode], ids=["plain", "base64", "url-safe"]
 )
