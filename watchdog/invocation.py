@@ -611,7 +611,9 @@ class Invocations:
                 DRAINING_RETRY_AFTER_S,
             )
         if ended.timed_out:
-            raise ScriptTimedOut(f"the {self._what} ran for longer than {timeout_s:g} s and was ended", stderr=stderr)
+            # What it left is listed only if it exited by itself.
+            who = f"what the {self._what} left at work when it exited" if ended.left else f"the {self._what}"
+            raise ScriptTimedOut(f"{who} ran for longer than {timeout_s:g} s and was ended", stderr=stderr)
         if out_of_memory:
             limit = self._cgroup.memory_limit_bytes()
             known = f", limit {_readable_size(limit)}" if limit else ""
