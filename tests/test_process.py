@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import AS_PID_1, RunningServer, arguments_of
+from running_server import AS_PID_1, RunningServer, arguments_of, until
 
 from watchdog import guardian, proc, process
 from watchdog.errors import BadInput, ScriptUnavailable
@@ -557,6 +557,45 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
     supervisor.end_all(at_once=True)
     await other.ended()
     assert run.living() == []
+
+
+@pytest.mark.parametrize("leave", ["sleep 60 &", "setsid sleep 60 &", "env -i setsid sleep 60 &"])
+@pytest.mark.parametrize("is_spared", [True, False])
+async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, leave: str, is_spared: bool
+) -> None:
+    """A process that is stopped and continued has run: its own command would take it for one at work."""
+    run, other = (Run(supervisor, f"{leave_it} echo up; read", stdin=endless()) for leave_it in (f"({leave});", ""))
+    await run.line("up")
+    await other.line("up")
+    children = {child.mark.decode(): child for child in supervisor._children.values()}
+
+    def orphans() -> list[int]:
+        return [each.pid for each in proc.processes() if each.parent == os.getpid() and each.name == "sleep"]
+
+    until(orphans, "the orphan")
+    signalled: list[int] = []
+    real_kill = os.kill
+
+    def kill(pid: int, number: int) -> None:
+        signalled.append(pid)
+        real_kill(pid, number)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "kill", kill)
+        if not is_spared:
+            context.setattr(Supervisor, "_is_of_another", lambda *_: False)
+        supervisor._chase_orphans(children[other.mark])
+    assert (signalled == []) is is_spared
+    supervisor.end_all(at_once=True)
+    await asyncio.gather(run.ended(), other.ended())
+    assert orphans() == []
+
+
+async def endless() -> AsyncIterator[bytes]:
+    """A stdin that never ends, and on which nothing comes."""
+    await asyncio.Event().wait()
+    yield b""
 
 
 async def test_a_timeout_needs_neither_thread_nor_descriptor(

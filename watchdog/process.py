@@ -634,6 +634,10 @@ class Supervisor:
             if not orphans:
                 break
             for pid in orphans:
+                # Not even stopped for a moment: to the other command's call that would look like work.
+                if (process := proc.process(pid)) is not None and self._is_of_another(child, process, owned):
+                    strangers.add(pid)
+                    continue
                 # Held still while it is looked at. The pid cannot be another's: only we reap our children.
                 try:
                     os.kill(pid, signal.SIGSTOP)
@@ -752,6 +756,16 @@ class Supervisor:
         # It threw its environment away. It is ours to end if nobody else can have started it; else
         # the last one of those who can will find it.
         return not any(other.pid != child.pid for other in owned.values())
+
+    def _is_of_another(self, child: _Child, process: proc.Process, owned: dict[int, _Child]) -> bool:
+        """Whether a process is certainly another command's, by the same marks."""
+        if process.session in owned:
+            return process.session != child.pid
+        others = [other for other in owned.values() if other is not child]
+        environment = proc.environment_of(process.pid) if others else b""
+        return any(other.mark in environment for other in others) or any(
+            other.holds_a_pipe(process.pid) for other in others
+        )
 
     def _reap_again(self) -> None:
         self._reap()
