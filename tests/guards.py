@@ -591,6 +591,37 @@ def response_file_checks() -> None:
     replace(invocation, "read_response_file", read)
 
 
+# ---- success that is none
+
+
+@guard
+def empty_answer() -> None:
+    """A script that leaves nothing and prints nothing has done its work."""
+    from watchdog.invocation import Invocations
+
+    async def nothing(self: Any, workspace: Any, since_ns: int) -> list[Any]:
+        return []
+
+    replace(Invocations, "_warnings_of_no_output", nothing)
+
+
+@guard
+def oom_count() -> None:
+    """The control group is not asked whether the kernel killed a process."""
+    from watchdog.cgroup import Cgroup
+
+    replace(Cgroup, "oom_kills", lambda self: None)
+
+
+@guard
+def line_ends() -> None:
+    """The line ends of a script are not looked at."""
+    from watchdog import invocation, process
+
+    for module in (invocation, process):
+        replace(module, "has_crlf", lambda start: False)
+
+
 if __name__ == "__main__":
     for each in sys.argv.pop(1).split(","):
         GUARDS[each]()

@@ -361,7 +361,7 @@ async def test_json_has_everything(tmp_path: Path) -> None:
     assert answer.content_type == "application/json"
     assert body.endswith(b"}\n")
     found = json.loads(body.decode("utf-8"))
-    assert list(found) == ["exit_code", "duration_s", "outputs", "stdout", "stderr"]
+    assert list(found) == ["exit_code", "duration_s", "outputs", "stdout", "stderr", "warnings"]
     assert (found["exit_code"], found["duration_s"]) == (0, 1.234568)
     assert (found["stdout"], found["stderr"]) == ('"\\udcff\n', "é")
     assert [entry["name"] for entry in found["outputs"]] == [*list(FILES)[:-1], "latin-\\xe9.txt"]
@@ -381,6 +381,7 @@ async def test_json_without_a_file() -> None:
         "outputs": [],
         "stdout": "leaf",
         "stderr": "",
+        "warnings": [],
     }
     assert answer.headers == {}
 

@@ -40,3 +40,10 @@ def test_every_outcome_is_named() -> None:
 
     readme = (ROOT / "README.md").read_text()
     assert [name for _, name in _OUTCOMES if f"`{name}`" not in readme] == []
+
+
+def test_every_warning_is_explained() -> None:
+    names = re.findall(r'CallWarning\(\s*"([a-z-]+)"', (ROOT / "watchdog" / "call_warning.py").read_text())
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert len(names) >= 6
+    assert [name for name in names if f"| `{name}` | " not in page] == []

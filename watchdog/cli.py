@@ -195,7 +195,7 @@ def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> i
 
 
 def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
-    from .process import command_for, found_command
+    from .process import CRLF_HINT, command_for, found_command, has_crlf, read_start
 
     problems = [*configuration.problems, *config.script_problems(configuration)]
     fprocess = configuration.settings.fprocess
@@ -208,6 +208,10 @@ def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> i
                 command_for(configuration.settings.script_path, path)
         except ScriptUnavailable as error:
             problems.append(str(error))
+    if fprocess is None:
+        text, script_path = configuration.script_text, configuration.settings.script_path
+        if has_crlf(read_start(script_path) if text is None else text):
+            problems.append(f"{'SCRIPT' if text is not None else script_path}: {CRLF_HINT}")
     print(config.report(configuration, problems))
     return 2 if problems else 0
 

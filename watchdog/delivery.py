@@ -37,6 +37,7 @@ from urllib.parse import quote, quote_from_bytes
 import msgspec
 import pybase64
 
+from .call_warning import CallWarning
 from .errors import AnswerNotAvailable, BadInput, OutputUnreadable, ScriptFailed, ScriptKilled
 from .workspace import Output, open_output, raise_if_changed
 
@@ -82,6 +83,7 @@ class Result:
     """What an invocation left.
 
     ``stdout_tail`` and ``stderr_tail``: the ends of both, as text. ``failure``: how a classic function failed.
+    ``warnings``: why the success may be none.
     """
 
     outputs: Sequence[Output]
@@ -91,6 +93,7 @@ class Result:
     stdout_tail: str = ""
     stderr_tail: str = ""
     failure: ScriptFailed | ScriptKilled | None = None
+    warnings: Sequence[CallWarning] = ()
 
 
 # -------------------------------------------------------------------------------------------- which form
@@ -354,7 +357,7 @@ def prepare_printed(result: Result, content_type: str) -> Answer:
 
     length = len(before) + result.stdout.size_bytes + len(after)
     body = b"".join(pieces()) if result.stdout.size_bytes <= _INLINE_BYTES else None
-    return Answer(content_type, length, {}, body, pieces)
+    return Answer(content_type, length, _headers_of_warnings(result.warnings), body, pieces)
 
 
 def _batched(pieces: Generator[bytes, None, None], count: Callable[[], int]) -> Generator[list[bytes], None, None]:
@@ -409,7 +412,7 @@ class _Plan:
         self.content_type = offer.media_type
         if offer.media_type == _PLAIN and (offer.form is Form.BASE64 or not result.outputs):
             self.content_type += "; charset=utf-8"
-        self.headers = _headers(result.outputs, offer.form)
+        self.headers = _headers(result.outputs, offer.form) | _headers_of_warnings(result.warnings)
 
     @property
     def is_small(self) -> bool:
@@ -481,9 +484,10 @@ class _Plan:
             yield output
             yield b'"}'
             separator = b","
-        yield b'],"stdout":%s,"stderr":%s}\n' % (
+        yield b'],"stdout":%s,"stderr":%s,"warnings":%s}\n' % (
             encode(_without_surrogates(result.stdout_tail)),
             encode(_without_surrogates(result.stderr_tail)),
+            encode([{"name": each.name, "detail": _without_surrogates(each.detail)} for each in result.warnings]),
         )
 
 
@@ -778,6 +782,11 @@ def _headers(outputs: Sequence[Output], form: Form) -> dict[str, str]:
     if form is Form.ZIP:
         headers["Content-Disposition"] = _attachment("outputs.zip")
     return headers
+
+
+def _headers_of_warnings(warnings: Sequence[CallWarning]) -> dict[str, str]:
+    # Several runs of one call may have the same warning.
+    return {"X-Warning": ", ".join(dict.fromkeys(each.name for each in warnings))} if warnings else {}
 
 
 def _attachment(name: str) -> str:

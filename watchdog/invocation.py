@@ -16,8 +16,9 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from . import logs
+from . import call_warning, logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
+from .call_warning import CallWarning
 from .cgroup import Cgroup
 from .cloud_event import REQUIRED_ATTRIBUTES
 from .config import Configuration
@@ -48,7 +49,7 @@ from .errors import (
 )
 from .intake import Input, Said, take_in
 from .metrics import Metrics
-from .process import Ended, Script, Supervisor, command_for, found_command
+from .process import CRLF_HINT, Ended, Script, Supervisor, command_for, found_command, has_crlf, is_shell_script
 from .response_file import Chosen, read_response_file
 from .spool import Joined, Spool, Tail
 from .storage import event as storage_event
@@ -191,6 +192,7 @@ class Invocations:
         self.metrics = metrics
         self._sink = sink
         self._script_text = configuration.script_text
+        self._text_has_crlf = self._script_text is not None and has_crlf(self._script_text)
         self._script = Script(self.settings.script_path)
         fprocess = self.settings.fprocess
         self._classic_command = None if fprocess is None else shlex.split(fprocess)
@@ -293,6 +295,13 @@ class Invocations:
         except ScriptUnavailable as error:
             return str(error)
         return None
+
+    @property
+    def script_has_crlf(self) -> bool:
+        """Was the script, when it was looked up last, one for a shell with line ends of Windows?"""
+        if self._classic_command is not None:
+            return False
+        return self._script.has_crlf or self._text_has_crlf
 
     async def _room(self) -> None:
         """On a full disk, give the calls that are as good as over a moment to make room.
@@ -446,6 +455,7 @@ class Invocations:
             contextlib.closing(Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes))
         )
         command = self._command(workspace)
+        script_has_crlf = self.script_has_crlf
         is_classic = self._classic_command is not None
         stdout_tail, stderr_tail = Tail(), Tail()
         stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id)
@@ -464,6 +474,7 @@ class Invocations:
         record.is_tree_gone = False
         timeout_s = _shorter(self.settings.exec_timeout_s, call.timeout_s)
         oom_kills = self._cgroup.oom_kills()
+        started_ns = time.time_ns()
         try:
             with call.trace.phase(f"run {self._what}") as phase:
                 ended = await self.supervisor.run(
@@ -491,7 +502,9 @@ class Invocations:
         self._report_left(call, ended)
         if ended.survivors:
             log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
-        out_of_memory = _was_killed(ended) and self._cgroup.oom_kills() != oom_kills
+        # Whoever was killed: the script, a part of it, or of a call that runs at the same time.
+        has_oom_kill = (_was_killed(ended) or ended.exit_code == 0) and self._cgroup.oom_kills() != oom_kills
+        out_of_memory = has_oom_kill and _was_killed(ended)
         self._read_choice(call, workspace, record, ended)
         has_no_space = workspace.is_full()
         failure: ScriptFailed | ScriptKilled | None = None
@@ -504,12 +517,23 @@ class Invocations:
             record.outcome, record.reason = _outcome_of(error), str(error)
             if isinstance(error, ScriptKilled) or (record.chosen.status or 0) < 400:
                 record.chosen = Chosen()
-        if has_no_space:
-            log.warning(
-                "no space is left: outputs may be incomplete", call_id=call.call_id, tmp_dir=self.settings.tmp_dir
-            )
-        outputs = [] if is_classic else await self._outputs(call, workspace)
+        outputs, skipped = ([], 0) if is_classic else await self._outputs(call, workspace)
         self._check_size(outputs, stdout)
+        warnings: list[CallWarning] = []
+        if has_no_space and failure is None:
+            warnings.append(call_warning.no_space(self.settings.tmp_dir))
+        if skipped:
+            warnings.append(call_warning.outputs_skipped(skipped))
+        if has_oom_kill:
+            warnings.append(call_warning.OUT_OF_MEMORY)
+        if script_has_crlf and ended.exit_code == 0:
+            warnings.append(call_warning.CRLF)
+        is_empty = not is_classic and not outputs and not stdout.size_bytes
+        # A script that chose a status or a header has answered.
+        if is_empty and ended.exit_code == 0 and record.chosen == Chosen():
+            warnings += await self._warnings_of_no_output(workspace, started_ns)
+        for warning in warnings:
+            log.warning("doubtful success", call_id=call.call_id, warning=warning.name, reason=warning.detail)
         if self._stores:
             with call.trace.phase("store outputs"):
                 async with self._ended_by_drain(self._transfers_after_place):
@@ -522,6 +546,7 @@ class Invocations:
             stdout_tail=stdout_tail.text(),
             stderr_tail=stderr_tail.text(),
             failure=failure,
+            warnings=warnings,
         )
 
     def _report_left(self, call: Call, ended: Ended) -> None:
@@ -537,6 +562,14 @@ class Invocations:
             count=sum(ended.left.values()),
             names=[logs.printable(name) for name in list(ended.left)[:_MOST_NAMES]],
         )
+
+    async def _warnings_of_no_output(self, workspace: Workspace, since_ns: int) -> list[CallWarning]:
+        look = call_warning.files_elsewhere
+        try:
+            elsewhere = await asyncio.to_thread(look, workspace.input_dir, since_ns)
+        except RuntimeError:  # no thread can be started now
+            elsewhere = look(workspace.input_dir, since_ns)
+        return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]
 
     async def _counted(self, body: AsyncIterator[bytes], record: Record) -> AsyncIterator[bytes]:
         """The body for a classic function's stdin, as it comes."""
@@ -650,13 +683,14 @@ class Invocations:
         if text is None and self._classic_command is None:
             with contextlib.suppress(OSError), open(self.settings.script_path, "rb") as file:
                 text = file.read(64 * 1024)
-        if text is not None and b"\r\n" in text:
-            return "; its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
+        if text is not None and b"\r\n" in text and is_shell_script(text):
+            return f"; {CRLF_HINT}"
         if exit_code == 127:
             return ", which a shell gives when a command is not found in the image"
         return ""
 
-    async def _outputs(self, call: Call, workspace: Workspace) -> list[Output]:
+    async def _outputs(self, call: Call, workspace: Workspace) -> tuple[list[Output], int]:
+        """The outputs, and how many entries of ``TMP_OUTPUT_DIR`` are none."""
         try:
             outputs, skipped = workspace.outputs(_INLINE_OUTPUTS)
         except OutputTooLarge:
@@ -665,7 +699,8 @@ class Invocations:
             log.warning("output skipped", call_id=call.call_id, output=name, reason=reason)
         if len(skipped) > _MOST_WARNINGS:
             log.warning("more outputs skipped", call_id=call.call_id, count=len(skipped) - _MOST_WARNINGS)
-        return outputs
+        is_removed = bool(skipped) and not os.path.lexists(workspace.output_dir)
+        return outputs, 0 if is_removed else len(skipped)
 
     def _check_size(self, outputs: list[Output], stdout: Spool) -> None:
         limit_bytes = self.settings.max_output_size_bytes
@@ -796,6 +831,7 @@ def _joined(results: Sequence[Result]) -> Result:
         duration_s=sum(result.duration_s for result in results),
         stdout_tail="".join(result.stdout_tail for result in results),
         stderr_tail="".join(result.stderr_tail for result in results),
+        warnings=[warning for result in results for warning in result.warnings],
     )
 
 

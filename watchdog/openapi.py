@@ -376,7 +376,7 @@ def _responses(interface: Interface) -> _Json:
             "A status that the function chose in `HTTP_RESPONSE_FILE`, with headers of its own choice, too. "
             "If it failed, this is a problem document."
         ),
-        "headers": dict(headers),
+        "headers": headers | _refs_to_headers("X-Warning"),
         "content": {**problem, _ANY_TYPE: {}},
     }
     return responses
@@ -385,13 +385,18 @@ def _responses(interface: Interface) -> _Json:
 def _success(interface: Interface, headers: _Json) -> _Json:
     if interface.is_classic:
         content: _Json = {interface.content_type or _ANY_TYPE: {}}
-        return {"description": "What the function printed to stdout.", "headers": headers, "content": content}
+        return {
+            "description": "What the function printed to stdout.",
+            "headers": headers | _refs_to_headers("X-Warning"),
+            "content": content,
+        }
     return {
         "description": (
             "What the function left. As text: base64 and a line end, or what it printed if it left no file. "
             "With `?output=raw` or its type in `Accept`, a file that is JSON comes as `application/json` of its own."
         ),
-        "headers": headers | _refs_to_headers("X-Output-Name", "X-Output-Content-Type", "Content-Disposition"),
+        "headers": headers
+        | _refs_to_headers("X-Output-Name", "X-Output-Content-Type", "Content-Disposition", "X-Warning"),
         "content": {
             _TEXT: {"schema": {"type": "string"}},
             "application/json": {"schema": {"$ref": "#/components/schemas/Outcome"}},
@@ -442,13 +447,25 @@ def _schemas() -> _Json:
         "Outcome": {
             "description": "All that is known of a call, with `?output=json` or `Accept: application/json`.",
             "type": "object",
-            "required": ["exit_code", "duration_s", "outputs", "stdout", "stderr"],
+            "required": ["exit_code", "duration_s", "outputs", "stdout", "stderr", "warnings"],
             "properties": {
                 "exit_code": {"type": ["integer", "null"]},
                 "duration_s": {"type": "number", "minimum": 0},
                 "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Output"}},
                 "stdout": {"description": "The end of it.", **text},
                 "stderr": {"description": "The end of it.", **text},
+                "warnings": {
+                    "description": "Why the result may be wrong or incomplete though the function did not fail.",
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "required": ["name", "detail"],
+                        "properties": {
+                            "name": {"description": "As in X-Warning.", **text},
+                            "detail": {"description": "What happened and what to do.", **text},
+                        },
+                    },
+                },
             },
         },
         "Output": {
@@ -477,6 +494,11 @@ def _headers() -> _Json:
         "X-Duration-Seconds": header("How long the function ran.", {"type": "number", "minimum": 0}),
         "X-Output-Name": header("The one file's name, percent-encoded.", text),
         "X-Output-Content-Type": header("The one file's type, guessed from its name.", text),
+        "X-Warning": header(
+            "Why the result may be wrong or incomplete though the function did not fail: names such as `no-output`, "
+            "separated by commas.",
+            text,
+        ),
         "Content-Disposition": header("A name for raw bytes and ZIPs.", text),
         "Retry-After": header("Seconds.", {"type": "integer", "minimum": 0}),
         "WWW-Authenticate": header("Bearer", text, required=True),

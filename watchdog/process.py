@@ -93,6 +93,10 @@ _DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKIL
 # What was changed longer ago than this shows any further change by its times; some file systems tell whole seconds.
 _SETTLED_S = 2.0
 _HALF_A_PAGE_BYTES = 2048
+# Enough of a script to know how its lines end.
+_START_BYTES = 4096
+CRLF_HINT = "its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
+_SHELL = re.compile(rb"(?:[^\s/]*/)*(?:a|ba|c|da|fi|k|mk|o|tc|ya|z)?sh")
 
 Consumer = Callable[[bytes], "asyncio.Future[None] | None"]
 
@@ -156,14 +160,36 @@ def command_for(script_path: str, path: str) -> list[str]:
         raise ScriptUnavailable(f"the first line of {script_path} cannot be understood: {error}") from None
 
 
+def is_shell_script(start: bytes) -> bool:
+    """Return whether a shell runs the script that begins with these bytes: by its first line, or without one."""
+    if start.startswith(b"\x7fELF"):
+        return False
+    if not start.startswith(b"#!"):
+        return True
+    return any(_SHELL.fullmatch(word) for word in start[2:].partition(b"\n")[0].split())
+
+
+def has_crlf(start: bytes) -> bool:
+    """Return whether a shell runs this script although its lines end as on Windows.
+
+    Some lines may do that in a correct script, such as those of a here-document; the first one does not.
+    """
+    if not start.partition(b"\n")[0].endswith(b"\r") or not is_shell_script(start):
+        return False
+    return start.count(b"\r\n") * 2 > start.count(b"\n")
+
+
 class Script:
     """A script file, whose command is looked up anew when the file has changed.
+
+    ``has_crlf``: what :func:`has_crlf` returns for the file of the last command.
 
     Args:
         path: may not exist yet.
     """
 
     def __init__(self, path: str) -> None:
+        self.has_crlf = False
         self._path = path
         self._known: tuple[tuple[object, ...], list[str]] | None = None
 
@@ -185,10 +211,26 @@ class Script:
         if self._known is not None and self._known[0] == state and os.access(self._known[1][0], os.X_OK):
             return self._known[1]
         command = command_for(self._path, path)
+        self.has_crlf = has_crlf(read_start(self._path))
         # A clock tick has room for two changes: what was changed just now may change again without a sign.
         if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_S:
             self._known = (state, command)
         return command
+
+
+def read_start(path: str) -> bytes:
+    """Return the first 4 KiB of a script; nothing if it cannot be read."""
+    try:
+        # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _START_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
 
 
 def found_command(words: list[str], path: str) -> list[str]:

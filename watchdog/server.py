@@ -79,7 +79,7 @@ from .errors import (
 from .intake import ENCODINGS, Said
 from .invocation import OUTCOMES, Call, Invocations, Record
 from .metrics import Metrics
-from .process import Supervisor
+from .process import CRLF_HINT, Supervisor
 from .workspace import Workspaces
 
 log = logs.get("server")
@@ -223,6 +223,8 @@ class Server:
         )
         if problem := self.invocations.script_problem:
             log.warning("not ready", reason=problem)
+        elif self.invocations.script_has_crlf:
+            log.warning("the script will not work as meant", reason=CRLF_HINT)
 
     def _function(self) -> dict[str, str]:
         """What is run for each call, for the log."""
