@@ -38,5 +38,10 @@ def test_nothing_of_the_builders_machine_is_in_the_dockerfile() -> None:
     assert not re.search(r"https?://|proxy|trusted|localhost|^# ?syntax", _DOCKERFILE, re.IGNORECASE | re.MULTILINE)
 
 
+def test_python_scripts_print_at_once() -> None:
+    """Otherwise lines of a script are in the log late, or lost if it is killed."""
+    assert re.search(r"^ENV .*\bPYTHONUNBUFFERED=1\b", _DOCKERFILE, re.MULTILINE)
+
+
 def _pinned(lock: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9.-]+)==(\S+)", (_PROJECT / lock).read_text(), re.MULTILINE))
