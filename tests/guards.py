@@ -595,6 +595,20 @@ def response_file_checks() -> None:
 
 
 @guard
+def binary_data_left_out() -> None:
+    """Whatever a script prints is logged as lines."""
+    from watchdog.printed import Printed
+
+    real = Printed.take
+
+    def take(self: Any, piece: bytes) -> bool:
+        real(self, piece)
+        return False
+
+    replace(Printed, "take", take)
+
+
+@guard
 def empty_answer() -> None:
     """A script that leaves nothing and prints nothing has done its work."""
     from watchdog.invocation import Invocations

@@ -39,6 +39,7 @@ import pybase64
 
 from .call_warning import CallWarning
 from .errors import AnswerNotAvailable, BadInput, OutputUnreadable, ScriptFailed, ScriptKilled
+from .printed import TEXT
 from .workspace import Output, open_output, raise_if_changed
 
 # A multiple of 3: base64 of one piece ends where that of the next begins.
@@ -51,7 +52,7 @@ _STEP_BYTES = 4 * 1024 * 1024
 _OPEN_COST_BYTES = 16 * 1024
 _NAMED_FILES = 5
 
-_PLAIN = "text/plain"
+_PLAIN = TEXT
 _ZIP = "application/zip"
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
@@ -83,7 +84,7 @@ class Result:
     """What an invocation left.
 
     ``stdout_tail`` and ``stderr_tail``: the ends of both, as text. ``failure``: how a classic function failed.
-    ``warnings``: why the success may be none.
+    ``printed_type``: the media type of ``stdout``. ``warnings``: why the success may be none.
     """
 
     outputs: Sequence[Output]
@@ -93,6 +94,7 @@ class Result:
     stdout_tail: str = ""
     stderr_tail: str = ""
     failure: ScriptFailed | ScriptKilled | None = None
+    printed_type: str = TEXT
     warnings: Sequence[CallWarning] = ()
 
 
@@ -132,30 +134,29 @@ class Preference:
     accept: str = ""
     ranges: tuple[_Range, ...] = ()
 
-    def resolve(self, outputs: Sequence[Output]) -> _Offer:
-        """Choose among the forms that these outputs have.
+    def resolve(self, outputs: Sequence[Output], printed_type: str = TEXT) -> _Offer:
+        """Choose among the forms that these outputs have, or what was printed if there are none.
 
         Raises:
             AnswerNotAvailable: none of them is wanted.
         """
-        offers = _offers(outputs)
+        offers = _offers(outputs, printed_type)
         if self.form is not None:
             for offer in offers:
                 if offer.form is self.form:
                     return offer
-            raise AnswerNotAvailable(_not_available(f"?output={self.form.value}", outputs, offers))
+            raise AnswerNotAvailable(_not_available(f"?output={self.form.value}", outputs, printed_type, offers))
         best, best_rank = None, (0.0, 0)
         for offer in offers:
             quality, specificity = self._weight(offer.media_type)
-            if offer.form is Form.RAW and offer.media_type in (_PLAIN, _ZIP, _JSON) and specificity == 2:
-                # These three types, when asked for by name, ask for the forms that they stand for.
+            if specificity == 2 and _means_another_form(offer, offers):
                 continue
             # On equal weight the more specific range wins, then our own order: what Angular and axios send
             # unasked, "application/json, text/plain, */*", is answered as if nothing had been sent.
             if quality > 0 and (quality, specificity) > best_rank:
                 best, best_rank = offer, (quality, specificity)
         if best is None:
-            raise AnswerNotAvailable(_not_available(f"Accept: {self.accept}", outputs, offers))
+            raise AnswerNotAvailable(_not_available(f"Accept: {self.accept}", outputs, printed_type, offers))
         return best
 
     def _weight(self, media_type: str) -> tuple[float, int]:
@@ -241,20 +242,31 @@ def _malformed_accept(accept: str, at: int) -> str:
     )
 
 
-def _offers(outputs: Sequence[Output]) -> list[_Offer]:
+def _offers(outputs: Sequence[Output], printed_type: str) -> list[_Offer]:
     """The forms that these outputs have, the one that we like best first."""
     if len(outputs) > 1:
         return [_Offer(Form.BASE64, _PLAIN), _Offer(Form.ZIP, _ZIP), _Offer(Form.JSON, _JSON)]
-    own_type = guessed_type(outputs[0].name) if outputs else _PLAIN
+    own_type = guessed_type(outputs[0].name) if outputs else printed_type
     offers = [_Offer(Form.BASE64, _PLAIN), _Offer(Form.RAW, own_type), _Offer(Form.RAW, _BYTES)]
     if outputs:
         offers.append(_Offer(Form.ZIP, _ZIP))
     return [*offers, _Offer(Form.JSON, _JSON)]
 
 
-def _not_available(wish: str, outputs: Sequence[Output], offers: list[_Offer]) -> str:
+def _means_another_form(offer: _Offer, offers: list[_Offer]) -> bool:
+    """Return whether this offer's type, asked for by name, asks for another form than the raw bytes.
+
+    ``text/plain`` asks for base64, ``application/zip`` for a ZIP and ``application/json`` for JSON, where these forms
+    are offered.
+    """
+    if offer.form is not Form.RAW or offer.media_type not in (_PLAIN, _ZIP, _JSON):
+        return False
+    return any(other.form is not Form.RAW and other.media_type == offer.media_type for other in offers)
+
+
+def _not_available(wish: str, outputs: Sequence[Output], printed_type: str, offers: list[_Offer]) -> str:
     if not outputs:
-        there = "no file in TMP_OUTPUT_DIR, only its stdout"
+        there = f"no file in TMP_OUTPUT_DIR, only its stdout, of type {printed_type}"
     elif len(outputs) == 1:
         there = f"one file, {outputs[0].name!r}, of type {guessed_type(outputs[0].name)}"
     else:
@@ -264,8 +276,7 @@ def _not_available(wish: str, outputs: Sequence[Output], offers: list[_Offer]) -
     for offer in offers:
         types = by_form.setdefault(offer.form, [])
         # A type that, asked for by name, would give another form is no advice.
-        named_otherwise = offer.form is Form.RAW and offer.media_type in (_PLAIN, _ZIP, _JSON)
-        if offer.media_type not in types and not named_otherwise:
+        if offer.media_type not in types and not _means_another_form(offer, offers):
             types.append(offer.media_type)
     ways = "; ".join(f"{' or '.join(types)} (?output={form.value})" for form, types in by_form.items())
     return f"{wish} cannot be answered, because the script left {there}. Accept one of these: {ways}"
@@ -320,7 +331,7 @@ async def prepare(result: Result, preference: Preference) -> Answer:
         AnswerNotAvailable: the outputs do not have the form that is wanted.
         OutputUnreadable: an output is gone, not readable or of another size than it was.
     """
-    offer = preference.resolve(result.outputs)
+    offer = preference.resolve(result.outputs, result.printed_type)
     plan = _Plan(result, offer)
     if plan.is_small:
         for _ in plan.first_pass():
@@ -410,7 +421,9 @@ class _Plan:
         self._checksums: list[str] = []
         self.length = 0
         self.content_type = offer.media_type
-        if offer.media_type == _PLAIN and (offer.form is Form.BASE64 or not result.outputs):
+        if offer.form is Form.BASE64 and not result.outputs:
+            self.content_type = result.printed_type
+        if self.content_type == _PLAIN and (offer.form is Form.BASE64 or not result.outputs):
             self.content_type += "; charset=utf-8"
         self.headers = _headers(result.outputs, offer.form) | _headers_of_warnings(result.warnings)
 
@@ -718,16 +731,24 @@ _TYPES_OF_PACKINGS = {
 # Common, but not in the table of every Python version that this runs on.
 _MORE_TYPES = {
     ".7z": "application/x-7z-compressed",
+    ".arrow": "application/vnd.apache.arrow.file",
     ".avif": "image/avif",
+    ".dcm": "application/dicom",
     ".docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
+    ".fits": "application/fits",
     ".flac": "audio/flac",
     ".geojson": "application/geo+json",
+    ".hdf5": "application/x-hdf5",
+    ".jp2": "image/jp2",
     ".js": "text/javascript",
     ".jsonl": "application/jsonl",
     ".m4a": "audio/mp4",
     ".mkv": "video/x-matroska",
     ".ogg": "audio/ogg",
+    ".parquet": "application/vnd.apache.parquet",
     ".pptx": "application/vnd.openxmlformats-officedocument.presentationml.presentation",
+    ".sqlite": "application/vnd.sqlite3",
+    ".sqlite3": "application/vnd.sqlite3",
     ".wav": "audio/wav",
     ".webp": "image/webp",
     ".xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",

@@ -49,6 +49,7 @@ from .errors import (
 )
 from .intake import Input, Said, take_in
 from .metrics import Metrics
+from .printed import Printed, joined_type
 from .process import CRLF_HINT, Ended, Script, Supervisor, command_for, found_command, has_crlf, is_shell_script
 from .response_file import Chosen, read_response_file
 from .spool import Joined, Spool, Tail
@@ -457,12 +458,17 @@ class Invocations:
         command = self._command(workspace)
         script_has_crlf = self.script_has_crlf
         is_classic = self._classic_command is not None
+        printed = Printed()
         stdout_tail, stderr_tail = Tail(), Tail()
         stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id)
         stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id)
 
         def take_stdout(data: bytes) -> asyncio.Future[None] | None:
-            if not is_classic:  # there it is data, and may be gigabytes of it
+            if is_classic:  # there it is data, and may be gigabytes of it
+                pass
+            elif printed.take(data):
+                stdout_log.leave_out(data)
+            else:
                 stdout_log.feed(data)
             stdout_tail.take(data)
             return stdout.take(data)
@@ -546,6 +552,7 @@ class Invocations:
             stdout_tail=stdout_tail.text(),
             stderr_tail=stderr_tail.text(),
             failure=failure,
+            printed_type=printed.media_type,
             warnings=warnings,
         )
 
@@ -831,6 +838,7 @@ def _joined(results: Sequence[Result]) -> Result:
         duration_s=sum(result.duration_s for result in results),
         stdout_tail="".join(result.stdout_tail for result in results),
         stderr_tail="".join(result.stderr_tail for result in results),
+        printed_type=joined_type([(result.stdout.size_bytes, result.printed_type) for result in results]),
         warnings=[warning for result in results for warning in result.warnings],
     )
 

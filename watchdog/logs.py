@@ -410,7 +410,7 @@ class ScriptLog:
     A carriage return starts the line anew: a progress bar becomes its last state, told at most once a second
     and at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and ``line_bytes``.
     A Python traceback is one event, whatever it chains; it is complete with the first line that is none of
-    it, at the end of the stream, or when the stream was silent for a second.
+    it, at the end of the stream, or when the stream was silent for a second. Binary data is one event at the end.
     """
 
     def __init__(
@@ -434,6 +434,7 @@ class ScriptLog:
         self._progress_s: float | None = None  # when this line began to be a progress bar, or was last told
         self._traceback = _Traceback()
         self._fed_s = 0.0
+        self._binary_bytes = 0
 
     def feed(self, data: bytes) -> None:
         """Take what the script wrote, cut anywhere. Never raises; takes milliseconds for 64 KiB."""
@@ -458,8 +459,18 @@ class ScriptLog:
             self._grow(data[start:], now_s)
         self._send()
 
+    def leave_out(self, data: bytes) -> None:
+        """Take binary data: only its size is logged, when the stream has ended."""
+        self._end_unfinished()
+        self._binary_bytes += len(data)
+
     def close(self) -> None:
         """The stream has ended: tell what is unfinished."""
+        self._end_unfinished()
+        if self._binary_bytes:
+            self._tell(logging.INFO, f"{self._binary_bytes:,} bytes of binary data on {self._stream}")
+
+    def _end_unfinished(self) -> None:
         if self._line or self._state[1]:
             self._end_line()
         self._end_traceback()

@@ -1,0 +1,127 @@
+"""The kind of data that a script prints: text, or binary data of a type that its first bytes show.
+
+Most scripts print text. Some print a picture or an archive instead of leaving a file: then the answer needs the
+right content type, and a log of its "lines" would be garbage.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+
+TEXT = "text/plain"
+BINARY = "application/octet-stream"
+
+# The first bytes of file formats, as a regular expression, and the media type. The types are those that a file name
+# gives (delivery.guessed_type). A mark of letters alone, such as "BM", could begin a text as well: such patterns
+# include bytes of the header that follow, which no text has.
+_FORMATS: tuple[tuple[bytes, str], ...] = (
+    (rb"\x89PNG\r\n\x1a\n", "image/png"),
+    (rb"\xff\xd8\xff", "image/jpeg"),
+    (rb"GIF8[79]a.{6}\0", "image/gif"),
+    (rb"RIFF....WEBPVP8", "image/webp"),
+    (rb"II[*+]\0|MM\0[*+]", "image/tiff"),
+    (rb"BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0{3}", "image/bmp"),
+    (rb"\0\0\0\x0cjP  ", "image/jp2"),
+    (rb"\0\0..ftyp(?:avif|avis)", "image/avif"),
+    (rb"\0\0..ftyp(?:heic|heix|mif1)", "image/heic"),
+    (rb"\0\0..ftypM4A ", "audio/mp4"),
+    (rb"\0\0..ftypqt  ", "video/quicktime"),
+    (rb"\0\0..ftyp", "video/mp4"),
+    (rb"\x1a\x45\xdf\xa3.{0,60}webm", "video/webm"),
+    (rb"\x1a\x45\xdf\xa3", "video/x-matroska"),
+    (rb"RIFF....AVI ", "video/x-msvideo"),
+    (rb"RIFF....WAVE", "audio/wav"),
+    (rb"fLaC[\0\x80]\0\0\x22", "audio/flac"),
+    (rb"ID3[\2-\4]\0|\xff[\xf2\xf3\xfa\xfb][\x10-\xef]", "audio/mpeg"),
+    (rb"OggS\0", "audio/ogg"),
+    (rb"%PDF-\d", "application/pdf"),
+    (rb"PK(?:\x03\x04|\x05\x06)", "application/zip"),
+    (rb"\x1f\x8b\x08", "application/gzip"),
+    (rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)", "application/x-bzip2"),
+    (rb"\xfd7zXZ\0", "application/x-xz"),
+    (rb"\x28\xb5\x2f\xfd", "application/zstd"),
+    (rb"7z\xbc\xaf\x27\x1c", "application/x-7z-compressed"),
+    (rb"\x89HDF\r\n\x1a\n", "application/x-hdf5"),  # NetCDF 4 as well
+    (rb"CDF[\1\2\5]", "application/x-netcdf"),
+    (rb"SIMPLE  = {20}T", "application/fits"),
+    (rb".{128}DICM", "application/dicom"),
+    (rb"PAR1\x15", "application/vnd.apache.parquet"),
+    (rb"ARROW1\0\0", "application/vnd.apache.arrow.file"),
+    (rb"SQLite format 3\0", "application/vnd.sqlite3"),
+    (rb".{257}ustar(?:\0|  \0)", "application/x-tar"),
+)
+_starts_as = re.compile(b"|".join(b"(%b)" % pattern for pattern, _ in _FORMATS), re.DOTALL).match
+# The end of tar's mark, which lies farther inside than any other.
+_START_BYTES = 265
+# What file(1) finds in no text of any encoding: control characters, except those for lines, tabs and terminals.
+_has_control_character = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]").search
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+def type_of_start(start: bytes) -> str | None:
+    """Return the media type that the first bytes of a file show; None if they show none.
+
+    Args:
+        start: at least 265 bytes, or the whole file if it is shorter.
+    """
+    match = _starts_as(start)
+    return None if match is None else _FORMATS[(match.lastindex or 1) - 1][1]
+
+
+class Printed:
+    """One stream, looked at piece by piece while it comes. Nothing of it is kept except its first bytes."""
+
+    __slots__ = ("_begins_binary", "_decoder", "_is_text", "_start")
+
+    def __init__(self) -> None:
+        self._start = b""
+        self._begins_binary = False
+        self._is_text = True  # UTF-8 without NUL, so far
+        self._decoder: codecs.IncrementalDecoder | None = None
+
+    def take(self, piece: bytes) -> bool:
+        """Look at what came next, and return whether it is binary data.
+
+        A stream that begins as binary data stays so: a tar of texts is no text. In one that begins as text each piece
+        is judged by itself. A NUL makes it binary data. So do bytes that are not UTF-8 together with control characters
+        that no text has: without these the text may be in another encoding, such as ISO 8859-1.
+        """
+        is_first = not self._start
+        is_binary = self._is_binary(piece)
+        if len(self._start) < _START_BYTES:
+            self._start += piece[: _START_BYTES - len(self._start)]
+            if (is_first and is_binary) or type_of_start(self._start) is not None:
+                self._begins_binary = True
+        return is_binary or self._begins_binary
+
+    @property
+    def media_type(self) -> str:
+        """The type of the whole stream, which must have ended: ``text/plain`` if all of it is UTF-8 without NUL."""
+        ends_inside_a_character = self._decoder is not None and bool(self._decoder.getstate()[0])
+        is_text = self._is_text and not ends_inside_a_character
+        return type_of_start(self._start) or (TEXT if is_text else BINARY)
+
+    def _is_binary(self, piece: bytes) -> bool:
+        if b"\0" in piece:
+            self._is_text = False
+            return True
+        if self._decoder is None:
+            if piece.isascii():
+                return False
+            self._decoder = _utf8_decoder()
+        if self._is_text:
+            try:
+                # A character may be cut in two at the end of a piece.
+                self._decoder.decode(piece)
+            except UnicodeDecodeError:
+                self._is_text = False
+        return not self._is_text and not piece.isascii() and _has_control_character(piece) is not None
+
+
+def joined_type(streams: list[tuple[int, str]]) -> str:
+    """Return the type of streams put together, given the size and the type of each."""
+    types = [media_type for size_bytes, media_type in streams if size_bytes]
+    if len(types) == 1:
+        return types[0]
+    return TEXT if all(media_type == TEXT for media_type in types) else BINARY
