@@ -36,6 +36,11 @@ OUT_OF_MEMORY = CallWarning(
     "script ended with exit code 0; its outputs may be incomplete, unless the process was part of another call; give "
     "the container more memory, process less at once, or let the script stop at errors (set -e -o pipefail)",
 )
+STILL_WORKING = CallWarning(
+    "still-working",
+    "processes that the script had started still worked linger_timeout after its exit, and were ended; its outputs may "
+    "be incomplete; let the script wait for them (wait), or raise linger_timeout",
+)
 CRLF = CallWarning(
     "crlf",
     "the script ended with exit code 0, but its lines end as on Windows (CRLF), which no shell understands, so its "

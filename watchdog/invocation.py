@@ -540,6 +540,8 @@ class Invocations:
             warnings += await self._warnings_of_no_output(workspace, started_ns)
         for warning in warnings:
             log.warning("doubtful success", call_id=call.call_id, warning=warning.name, reason=warning.detail)
+        if ended.were_working:  # logged already, with their names
+            warnings.append(call_warning.STILL_WORKING)
         if self._stores:
             with call.trace.phase("store outputs"):
                 async with self._ended_by_drain(self._transfers_after_place):
@@ -562,12 +564,13 @@ class Invocations:
             return
         event = f"processes that the {self._what} left were ended"
         if ended.were_working:
-            event += " while they still worked: outputs may be incomplete; wait for them in it, or raise linger_timeout"
+            event += " while they still worked"
         log.warning(
             event,
             call_id=call.call_id,
             count=sum(ended.left.values()),
             names=[logs.printable(name) for name in list(ended.left)[:_MOST_NAMES]],
+            **({"reason": call_warning.STILL_WORKING.detail} if ended.were_working else {}),
         )
 
     async def _warnings_of_no_output(self, workspace: Workspace, since_ns: int) -> list[CallWarning]:
