@@ -636,6 +636,44 @@ def line_ends() -> None:
         replace(module, "has_crlf", lambda start: False)
 
 
+# ---- storage events
+
+
+@guard
+def only_creations() -> None:
+    """Each record of an event is taken for a new object, whatever has happened to it."""
+    from watchdog.storage.event import StoredObject
+
+    replace(StoredObject, "why_not_new", "")
+
+
+@guard
+def uncovered_is_not_data() -> None:
+    """The event of an object that no input covers is the input itself."""
+    from watchdog.invocation import Invocations
+    from watchdog.storage.transfer import Transfers
+
+    real = Invocations._event
+
+    async def event(self: Any, call: Any, taken: Any) -> Any:
+        found = await real(self, call, taken)
+        transfers: Transfers = self._transfers
+        is_covered = found is None or all(
+            transfers.source_of(stored, found.provider, is_trusted=call.is_job) for stored in found.objects
+        )
+        return found if is_covered else None
+
+    replace(Invocations, "_event", event)
+
+
+@guard
+def whole_location() -> None:
+    """A bucket's name may be a path, and lead out of the folder of the input."""
+    from watchdog.storage import transfer
+
+    replace(transfer, "_why_leads_elsewhere", lambda stored, *, is_trusted: "")
+
+
 if __name__ == "__main__":
     for each in sys.argv.pop(1).split(","):
         GUARDS[each]()

@@ -40,6 +40,11 @@ def event_of(headers: Mapping[str, str]) -> dict[str, str]:
     return {name: _decoded(name, value) for name, value in raw.items()}
 
 
+def is_structured(content_type: str) -> bool:
+    """Whether a body of this type is an event in structured mode, or several (section 3 of the binding)."""
+    return content_type.lower().startswith("application/cloudevents")
+
+
 def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, str]:
     """What makes an answer an event, too: Knative's brokers take no other answer that has a body.
 

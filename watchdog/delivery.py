@@ -371,6 +371,30 @@ def prepare_printed(result: Result, content_type: str) -> Answer:
     return Answer(content_type, length, _headers_of_warnings(result.warnings), body, pieces)
 
 
+def prepare_skipped(why: str, preference: Preference | None) -> Answer:
+    """Return the answer to an event that did not run the script: ``why`` as text, or in JSON if the caller wants JSON.
+
+    Never raises: a form of answer that there is not would make the sender send the event again.
+
+    Args:
+        preference: None: without a body, as brokers want the answer to a CloudEvent that is not an event itself.
+    """
+    body, content_type = b"", f"{_PLAIN}; charset=utf-8"
+    if preference is not None and _wants_json(preference):
+        nothing = {"exit_code": None, "duration_s": 0, "outputs": (), "stdout": "", "stderr": "", "skipped": why}
+        body, content_type = msgspec.json.encode(nothing), _JSON
+    elif preference is not None:
+        body = why.encode("utf-8", "backslashreplace") + b"\n"
+    return Answer(content_type, len(body), {}, body, lambda: (_ for _ in ()))
+
+
+def _wants_json(preference: Preference) -> bool:
+    try:
+        return preference.resolve(()).form is Form.JSON
+    except AnswerNotAvailable:
+        return False
+
+
 def _batched(pieces: Generator[bytes, None, None], count: Callable[[], int]) -> Generator[list[bytes], None, None]:
     with contextlib.closing(pieces):
         while batch := list(itertools.islice(pieces, count())):

@@ -55,6 +55,7 @@ from .response_file import Chosen, read_response_file
 from .spool import Joined, Spool, Tail
 from .storage import event as storage_event
 from .storage.event import Event, StoredObject
+from .storage.skipped import Skipped
 from .storage.transfer import Source, Transfers, Watcher
 from .tracing import NO_TRACE, Trace
 from .workspace import Output, Workspace, Workspaces, is_full, raise_if_no_space
@@ -86,7 +87,9 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (NoSpace, "no_space"),
     (OutOfResources, "no_resources"),
 )
-OUTCOMES = ("ok", *dict.fromkeys(name for _, name in _OUTCOMES), "error")
+# The end of a call that had nothing to do: an event of which no object is to be processed.
+SKIPPED = "skipped"
+OUTCOMES = ("ok", SKIPPED, *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
@@ -102,6 +105,8 @@ _KEPT_S = 0.25
 _LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
 # Read in the event loop; more in a thread.
 _SMALL_EVENT_BYTES = 64 * 1024
+# What a call that had nothing to do left.
+_NOTHING = Result(outputs=(), stdout=Joined(()), exit_code=None, duration_s=0.0)
 _KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
 
 
@@ -224,6 +229,9 @@ class Invocations:
     async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
         """Run the script on the call's body and lend what it left, until the context ends.
 
+        An event of which no object is to be processed does not run the script and does not wait for a place: the result
+        is empty, ``record.outcome`` is ``SKIPPED``, and ``record.reason`` says why.
+
         Raises:
             WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came. That a classic
                 function failed is not raised: it is told by the result, beside what the function printed.
@@ -232,6 +240,9 @@ class Invocations:
             await self._room()
             workspace = self._workspace(call, record, stack)
             tasks = await self._tasks(call, workspace, record)
+            if not tasks:
+                yield _NOTHING
+                return
             await self._wait(call, ticket, record)
             result = await self._run_all(call, tasks, workspace, ticket, record, stack)
             self._handing_over += 1
@@ -324,26 +335,29 @@ class Invocations:
         return workspace
 
     async def _tasks(self, call: Call, workspace: Workspace, record: Record) -> list[_Task]:
-        """Take the body in, and what it stands for if it is an event. At least one task; its input is there."""
+        """Take the body in, and what it stands for if it is an event. The first task's input is there.
+
+        No task: the body is an event of which no object is to be processed.
+        """
         if self._classic_command is not None:
             return [_Task()]
         with call.trace.phase("take in input"):
             taken = await self._take_in(call.body, call.said, workspace)
         record.input_bytes = taken.size_bytes
         event = await self._event(call, taken)
-        tasks = [] if event is None else self._tasks_of(event, call)
-        # What an envelope holds that tells of no object is nobody's event but a job's.
-        if event is None or (not tasks and (event.data is None or not call.is_job)):
+        if event is None:
             return [_Task(taken)]
 
         os.unlink(taken.path)
         record.input_bytes = 0
-        record.is_of_storage = bool(tasks)
-        if not tasks:
-            assert event.data is not None
+        if event.data is not None:
             taken = await self._take_in(_once(event.data), Said(), workspace)
             record.input_bytes = taken.size_bytes
             return [_Task(taken, variables=event.variables)]
+        tasks = self._tasks_of(event, call, record)
+        if not tasks:
+            return []
+        record.is_of_storage = True
         await self._fetch(call, tasks[0], workspace, record, self._transfers_before_place)
         return tasks
 
@@ -362,24 +376,26 @@ class Invocations:
         if taken.size_bytes > storage_event.MOST_BYTES or os.path.isdir(taken.path):
             return None
         text = await _content(taken)
-        if call.event:
-            return storage_event.read_data(call.event["type"], text)
-        return storage_event.read(text)
+        event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
+        # What an envelope holds that reports no object is an event to a job only; and a caller's body stays what it is
+        # if no storage of this service could hold any of the objects.
+        if event is not None and not call.is_job and not any(map(self._transfers.knows, event.kinds)):
+            return None
+        return event
 
-    def _tasks_of(self, event: Event, call: Call) -> list[_Task]:
-        """A task for each object of an event; none if it is data to this service."""
-        tasks = []
+    def _tasks_of(self, event: Event, call: Call, record: Record) -> list[_Task]:
+        """A task for each object of an event that is to be processed. The others are logged; none: why is recorded."""
+        tasks, skipped = [], Skipped(call.call_id)
         for stored in event.objects:
-            source = self._transfers.source_of(stored, event.provider, is_trusted=call.is_job)
-            if source is None:
-                log.info(
-                    "the body looks like a storage event, but no input of the service definition covers its object: "
-                    "it is the input itself",
-                    call_id=call.call_id,
-                    object=logs.printable(f"{stored.container}/{stored.key}"),
-                )
-                return []
-            tasks.append(_Task(source=source, stored=stored, variables=event.variables))
+            if why_not := stored.why_not_new:
+                skipped.not_new(stored, why_not)
+            elif source := self._transfers.source_of(stored, event.provider, is_trusted=call.is_job):
+                tasks.append(_Task(source=source, stored=stored, variables=event.variables))
+            else:
+                skipped.not_covered(stored)
+        skipped.log()
+        if not tasks:
+            record.outcome, record.reason = SKIPPED, skipped.explanation
         return tasks
 
     async def _fetch(
@@ -810,7 +826,7 @@ class Invocations:
             )
 
     def _level(self, record: Record) -> Callable[..., object]:
-        if record.outcome == "ok":
+        if record.outcome in ("ok", SKIPPED):
             return self._log.info
         if record.outcome in ("caller_gone", "caller_silent", "bad_input", "not_available", "overloaded", "drained"):
             return self._log.warning

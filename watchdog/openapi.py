@@ -392,7 +392,8 @@ def _success(interface: Interface, headers: _Json) -> _Json:
         }
     return {
         "description": (
-            "What the function left. As text: base64 and a line end, or what it printed if it left no file. Printed "
+            "What the function left. As text: base64 and a line end, or what it printed if it left no file; "
+            "or why a storage event did not run it. Printed "
             "binary data has the type that its first bytes show, or `application/octet-stream`. "
             "With `?output=raw` or its type in `Accept`, a file that is JSON comes as `application/json` of its own."
         ),
@@ -467,6 +468,7 @@ def _schemas() -> _Json:
                         },
                     },
                 },
+                "skipped": {"description": "Why a storage event did not run the function.", **text},
             },
         },
         "Output": {

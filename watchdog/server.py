@@ -34,7 +34,7 @@ from multidict import CIMultiDict
 from . import logs, tracing
 from .admission import DRAINING_RETRY_AFTER_S, Admission
 from .allocator import keep_freed_memory
-from .cloud_event import event_of, headers_of_answer
+from .cloud_event import event_of, headers_of_answer, is_structured
 from .config import LOCAL_PROBE, Configuration, parse_duration_s
 from .connection import (
     BACKLOG,
@@ -52,7 +52,7 @@ from .connection import (
     say_continue,
     untaken_bytes,
 )
-from .delivery import Answer, Form, Preference, Result, choose_form, prepare, prepare_printed
+from .delivery import Answer, Form, Preference, Result, choose_form, prepare, prepare_printed, prepare_skipped
 from .errors import (
     AnswerNotAvailable,
     BadInput,
@@ -77,7 +77,7 @@ from .errors import (
     WatchdogError,
 )
 from .intake import ENCODINGS, Said
-from .invocation import OUTCOMES, Call, Invocations, Record
+from .invocation import OUTCOMES, SKIPPED, Call, Invocations, Record
 from .metrics import Metrics
 from .process import CRLF_HINT, Supervisor
 from .workspace import Workspaces
@@ -477,6 +477,9 @@ class Server:
                     if preference is None:
                         await self._discard_rest(request)
                         answer = self._printed(request, result)
+                    elif record.outcome == SKIPPED:
+                        is_cloud_event = call.event or is_structured(call.said.content_type)
+                        answer = prepare_skipped(record.reason or "", None if is_cloud_event else preference)
                     else:
                         answer = await prepare(result, preference)
                     return await self._send(request, call, record, answer, 200 if result.failure is None else 500)
@@ -589,7 +592,7 @@ class Server:
         status = record.status = record.chosen.status or usual_status
         headers = self._headers(call.call_id, record)
         headers.update(answer.headers)
-        if call.event and status < 400:
+        if call.event and status < 400 and record.outcome != SKIPPED:
             headers.update(headers_of_answer(call.event, self._configuration.service_name))
         headers["Content-Type"] = answer.content_type
         # A header that the script chose takes the place of ours; its own may come more than once (Link, Set-Cookie).

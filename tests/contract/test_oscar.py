@@ -505,7 +505,6 @@ def unchanged(body: bytes) -> tuple[bytes, str, bytes]:
         pytest.param(*unchanged(b'{"event_type": "a", "payload": {"scope": "b"}}'), id="a key event_type"),
         pytest.param(*unchanged(b'{"httpMethod": "POST", "body": "eA=="}'), id="a key httpMethod"),
         pytest.param(*unchanged(b'{"event": {}, "storage_provider": "minio.default"}'), id="no delegated event"),
-        pytest.param(*unchanged(MINIO_EVENT.replace(b"plants", b"others")), id="an event of MinIO, another bucket"),
         pytest.param(PICTURE, "image/jpeg", PICTURE, id="raw binary"),
         pytest.param(b"\x89PNG\r\n", "application/octet-stream", b"\x89PNG\r\n", id="raw octets"),
         pytest.param(b"name=Quercus+robur&n=3", FORM, b'{"name":"Quercus robur","n":"3"}', id="form"),
@@ -536,6 +535,14 @@ def test_an_event_of_a_bucket_whose_keys_are_withheld_is_told(service: Service) 
     answer = service.call(MINIO_EVENT)
     assert answer.status == 502
     assert "the platform withholds the keys of minio.default" in answer.json["detail"]
+
+
+def test_an_event_of_a_bucket_that_no_input_covers_does_not_run_the_script(service: Service) -> None:
+    """Such as one of the service's own output folder: its JSON is no photo, and its sender must not try again."""
+    service.set_script("echo ran")
+    answer = service.call(MINIO_EVENT.replace(b"plants", b"others"))
+    assert answer.status == 200
+    assert b"the script did not run: others/in/a.jpg: no input" in answer.body
 
 
 def test_file_stage_in_keeps_the_body(start_service: Callable[..., Service]) -> None:

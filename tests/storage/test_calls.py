@@ -229,16 +229,6 @@ def test_a_record_that_fails_does_not_keep_the_others_from_running(
     assert bucket_server.objects(f"{place}/out").keys() == {"0", "2"}
 
 
-@pytest.mark.parametrize("where", ["other-bucket/in/x", "bucket/elsewhere/x", "bucket/in/../secret"])
-def test_what_no_input_covers_is_data(start_server: StartServer, define: Define, place: str, where: str) -> None:
-    """Else whoever may call the function could read all that its credentials can."""
-    server = started(start_server, 'cat "$INPUT_FILE_PATH"', define())
-    if where.startswith("bucket/in/"):
-        where = where.replace("bucket/in/", f"{place}/in/")
-    for body in (event(where), delegated(event(where))):
-        assert server.call(body).body == body
-
-
 @pytest.mark.parametrize("fields", [{"input": None}, {"storage_providers": None, "input": None, "output": None}])
 def test_without_an_input_an_event_is_data(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, fields: dict[str, None]

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.events import TIME, delegated, event, record
+from storage.events import TIME, delegated, event, event_of, record
 from watchdog.errors import BadInput
 from watchdog.storage.event import MOST_BYTES, Event, StoredObject, job_text, read, read_data
 
@@ -41,7 +41,9 @@ CEPH = (Path(__file__).parent / "ceph_put.json").read_bytes()
 @pytest.mark.parametrize(("source", "kind"), [("minio:s3", "minio"), ("aws:s3", "s3"), ("ceph:s3", "ceph")])
 def test_events_of_buckets(source: str, kind: str) -> None:
     text = event("photos/in/a b+c%é.jpg", source=source)
-    assert only(text) == StoredObject(kind, "photos", "in/a b+c%é.jpg", TIME, "s3:ObjectCreated:Put", text)
+    assert only(text) == StoredObject(
+        kind, "photos", "in/a b+c%é.jpg", TIME, "s3:ObjectCreated:Put", text, size_bytes=1
+    )
 
 
 def test_keys_of_ceph_are_not_encoded() -> None:
@@ -62,6 +64,72 @@ def test_all_records_each_with_an_event_of_its_own() -> None:
 def test_the_text_is_kept_byte_for_byte() -> None:
     text = b' {"Records":[' + encoded(record("b/k"))[:-1] + b', "x": 1e400, "x": "\\u00e9",  "y": 0.10}]}\n'
     assert only(text).text == text
+
+
+CREATIONS = [
+    "s3:ObjectCreated:Put",
+    "s3:ObjectCreated:CompleteMultipartUpload",
+    "ObjectCreated:Put",
+    "ObjectCreated:Copy",
+    "s3:ObjectCreated:*",
+    "",
+    None,
+]
+NO_CREATIONS = [
+    "s3:ObjectRemoved:Delete",
+    "ObjectRemoved:DeleteMarkerCreated",
+    "s3:ObjectAccessed:Get",
+    "s3:ObjectAccessed:Head",
+    "ObjectTagging:Put",
+    "ObjectAcl:Put",
+    "ObjectRestore:Completed",
+    "ReducedRedundancyLostObject",
+    "LifecycleExpiration:Delete",
+    "s3:Replication:OperationCompletedReplication",
+    "ObjectSynced:Create",
+    "s3:ObjectCreatedElsewhere:Put",
+    "s3:ObjectCreated:PutTagging",
+    "s3:ObjectCreated:DeleteTagging",
+    "s3:ObjectCreated:PutRetention",
+    "s3:ObjectCreated:PutLegalHold",
+]
+
+
+@pytest.mark.parametrize("source", ["minio:s3", "aws:s3", "ceph:s3"])
+@pytest.mark.parametrize("name", CREATIONS)
+def test_creations_are_new(source: str, name: str | None) -> None:
+    assert only(event("b/k", source=source, name=name)).why_not_new == ""
+
+
+def test_an_event_whose_name_is_null_is_a_creation() -> None:
+    assert only(event_of(record("b/k") | {"eventName": None, "eventTime": None})).why_not_new == ""
+
+
+@pytest.mark.parametrize("name", NO_CREATIONS)
+def test_all_else_is_not_new(name: str) -> None:
+    assert only(event("b/k", name=name)).why_not_new == f"{name} is not the creation of an object"
+
+
+@pytest.mark.parametrize("about", [{"size": 0}, {"size": None}])
+def test_an_empty_object_whose_key_ends_in_a_slash_marks_a_folder(about: dict[str, Any]) -> None:
+    """MinIO leaves a size of 0 out."""
+    assert only(event("b/in/folder/", **about)).why_not_new == "it is an empty object that marks a folder"
+
+
+def test_other_empty_objects_and_other_keys_that_end_in_a_slash_are_new() -> None:
+    assert only(event("b/in/empty", size=0)).why_not_new == ""
+    assert only(event("b/in/folder/", size=7)).why_not_new == ""
+
+
+@pytest.mark.parametrize("about", [{"size": "7", "versionId": 7}, {"size": [], "versionId": None}])
+def test_an_event_with_odd_details_is_still_one(about: dict[str, Any]) -> None:
+    stored = only(event("b/k", **about))
+    assert (stored.size_bytes, stored.version) == (None, "")
+
+
+@pytest.mark.parametrize("version", ["3/L4kqtJlcpXroDTDmJ+rmSpXd3dIbrHY", "null", ""])
+def test_the_version_is_that_of_the_event(version: str) -> None:
+    assert only(event("b/k", versionId=version)).version == version
 
 
 # Others
@@ -93,6 +161,26 @@ def test_dcache() -> None:
     }
     stored = only(encoded(told))
     assert (stored.kind, stored.container, stored.key, stored.name) == ("webdav", "", "image2.jpg", "IN_CREATE")
+
+
+@pytest.mark.parametrize(
+    ("mask", "is_new"),
+    [
+        ([], True),
+        (["IN_CREATE"], True),
+        (["IN_CLOSE_WRITE"], True),
+        (["IN_MOVED_TO"], True),
+        (["IN_MODIFY", "IN_CLOSE_WRITE"], True),
+        (["IN_CREATE", "IN_ISDIR"], False),
+        (["IN_DELETE"], False),
+        (["IN_ATTRIB"], False),
+        (["IN_MOVED_FROM"], False),
+        (["IN_OPEN"], False),
+    ],
+)
+def test_what_dcache_reports_as_new(mask: list[str], is_new: bool) -> None:
+    stored = only(encoded({"event": {"name": "x", "mask": mask}, "subscription": "https://dcache/x"}))
+    assert (stored.why_not_new == "") is is_new
 
 
 @pytest.mark.parametrize("form", ["text", "object", "base64"])
@@ -161,6 +249,30 @@ def test_cloud_events_of_s3(event_type: str, data: object) -> None:
     found = read_data(event_type, encoded(data))
     assert found is not None
     assert found.objects[0].key == "k"
+
+
+@pytest.mark.parametrize(
+    ("event_type", "name"),
+    [
+        ("com.amazon.s3.objectcreated", "objectcreated"),
+        ("com.amazonaws.s3.objectcreated.put", "objectcreated.put"),
+        ("com.amazonaws.s3.s3:ObjectCreated:Put", "s3:ObjectCreated:Put"),
+        ("aws.s3", ""),
+        ("com.amazonaws.s3.ObjectRemoved:Delete", None),
+        ("com.amazon.s3.objectremoved", None),
+        ("com.amazonaws.s3.objectcreated.puttagging", None),
+    ],
+)
+def test_the_type_of_a_cloud_event_counts_if_the_record_has_no_name(event_type: str, name: str | None) -> None:
+    for data in (record("b/k", "aws:s3", None), json.loads(event("b/k", source="aws:s3", name=None))):
+        found = read_data(event_type, encoded(data))
+        assert found is not None
+        (stored,) = found.objects
+        assert (stored.why_not_new == "") is (name is not None)
+        assert name in (None, stored.name)
+    found = read_data(event_type, encoded(record("b/k", "aws:s3", "ObjectCreated:Put")))
+    assert found is not None
+    assert found.objects[0].name == "ObjectCreated:Put"
 
 
 def test_other_cloud_events_are_data() -> None:

@@ -21,7 +21,7 @@ from running_server import RunningServer, read_terminal
 
 from storage.certificates import make_certificates
 from storage.conftest import Define
-from storage.events import TIME, delegated, event
+from storage.events import TIME, delegated, event, event_of, record
 from storage.fault_proxy import fault_proxy
 from storage.files import MIB
 from storage.servers import SECRET_KEY, S3Server, rclone_s3
@@ -221,6 +221,41 @@ def test_an_event_that_no_variable_can_carry(job: Job, define: Define, bucket_se
     done = job('echo "<$EVENT>"', define(), long)
     assert (done.code, done.out) == (0, b"<>\n")
     assert "too long for a variable" in done.err
+
+
+# Events that do not run the script
+
+
+@pytest.mark.parametrize(
+    ("where", "about", "part"),
+    [
+        ("in/x", {"name": "s3:ObjectRemoved:Delete"}, "s3:ObjectRemoved:Delete is not the creation of an object"),
+        ("in/folder/", {"size": 0}, "it is an empty object that marks a folder"),
+        ("out/x", {}, "no input of the service definition covers it"),
+    ],
+)
+def test_a_job_that_has_nothing_to_do_ends_with_0(
+    job: Job, define: Define, bucket_server: S3Server, place: str, where: str, about: dict[str, Any], part: str
+) -> None:
+    done = job("echo ran; exit 3", define(), event(f"{place}/{where}", **about))
+    assert (done.code, done.out) == (0, b"")
+    assert done.logs[-1]["outcome"] == "skipped"
+    assert part in done.logs[-1]["reason"]
+    assert done.logs[0]["level"] == ("warning" if where == "out/x" else "info")
+    assert done.logs[0]["call_id"] == "job"
+
+
+def test_a_removal_in_a_storage_that_is_not_defined_ends_with_0(job: Job) -> None:
+    assert job("exit 3", None, event("b/x", name="s3:ObjectRemoved:Delete")).code == 0
+
+
+def test_a_job_skips_removals_among_several_records(
+    job: Job, define: Define, bucket_server: S3Server, place: str
+) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    records = [record(f"{place}/in/gone", name="s3:ObjectRemoved:Delete"), record(f"{place}/in/x")]
+    assert job(COPY, define(), event_of(*records)).code == 0
+    assert bucket_server.objects(f"{place}/out") == {"x": b"object"}
 
 
 # Exit codes

@@ -62,8 +62,8 @@ def test_an_input_that_covers_the_object_decides() -> None:
     found = transfers("minio.default", "minio.other", inputs=("minio.other:b/in",))
     for is_trusted in (True, False):
         assert found.source_of(stored(), "", is_trusted=is_trusted) == Source("minio.other", "b/in/k")
-    assert found.source_of(stored("b/elsewhere/k"), "", is_trusted=False) is None
-    assert found.source_of(stored("b/inner/k"), "", is_trusted=False) is None, "a folder of another name"
+        assert found.source_of(stored("b/elsewhere/k"), "", is_trusted=is_trusted) is None
+        assert found.source_of(stored("b/inner/k"), "", is_trusted=is_trusted) is None, "a folder of another name"
 
 
 @pytest.mark.parametrize("named", ["minio.other", "other"])
@@ -72,11 +72,37 @@ def test_the_provider_that_is_named_counts(named: str) -> None:
     assert found.source_of(stored(), named, is_trusted=True) == Source("minio.other", "b/in/k")
 
 
-def test_an_unknown_provider_is_told_to_a_job_and_data_to_a_caller() -> None:
-    found = transfers("minio.default", inputs=("minio.default:b",))
-    with pytest.raises(StorageError, match=r"'minio\.other', which is not among .* defined: minio\.default"):
-        found.source_of(stored(), "minio.other", is_trusted=True)
+def test_a_caller_cannot_name_another_provider_than_that_of_the_input() -> None:
+    found = transfers("minio.default", "minio.other", inputs=("minio.default:b",))
+    assert found.source_of(stored(), "minio.default", is_trusted=False) == Source("minio.default", "b/in/k")
     assert found.source_of(stored(), "minio.other", is_trusted=False) is None
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_provider_that_is_not_defined_is_an_error(is_trusted: bool) -> None:
+    found = transfers("minio.default", inputs=("minio.default:b",))
+    with pytest.raises(StorageError, match=r"'minio\.another', which is not among .* defined: minio\.default"):
+        found.source_of(stored(), "minio.another", is_trusted=is_trusted)
+
+
+def test_a_job_fetches_what_the_platform_names_or_any_object_if_there_is_no_input() -> None:
+    elsewhere = stored("b/elsewhere/k")
+    named = transfers("minio.default", "minio.other", inputs=("minio.default:b/in",))
+    assert named.source_of(elsewhere, "minio.other", is_trusted=True) == Source("minio.other", "b/elsewhere/k")
+    assert transfers("minio.default").source_of(elsewhere, "", is_trusted=True) is not None
+
+
+@pytest.mark.parametrize("source", ["minio:s3", "aws:s3", "ceph:s3"])
+@pytest.mark.parametrize("bucket", ["b/in/../../other", "b/in", "..", ".", "../b"])
+def test_a_bucket_that_cannot_be_is_refused(source: str, bucket: str) -> None:
+    bad = events.record("b/k", source)
+    bad["s3"]["bucket"]["name"] = bucket
+    found = event.read(events.event_of(bad))
+    assert found is not None
+    covering = transfers("minio.default", inputs=("minio.default:b/in",))
+    assert covering.source_of(found.objects[0], "", is_trusted=False) is None
+    with pytest.raises(StorageError, match="whose bucket has a name that no bucket can have"):
+        covering.source_of(found.objects[0], "minio.default", is_trusted=True)
 
 
 def test_several_that_could_be_meant() -> None:

@@ -12,7 +12,7 @@ import re
 from binascii import Error as BadBase64
 from binascii import a2b_base64
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -25,8 +25,27 @@ MOST_BYTES = 1 << 20
 _MOST_ENVELOPES = 3
 _MOST_TOLD_BYTES = 8 * MOST_BYTES
 _SOURCES = {"minio:s3": "minio", "aws:s3": "s3", "ceph:s3": "ceph"}
-# The types of the CloudEvents project's adapter, of TriggerMesh's and of Knative's sources of S3.
-_CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(aws)?\.s3\.|(dev\.knative\.)?aws\.s3", re.IGNORECASE)
+_S3_KINDS = frozenset(_SOURCES.values())
+# The types of the CloudEvents project's adapter and of TriggerMesh's, which end in the event's name, and of Knative's.
+_CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
+# MinIO and Amazon begin some names with `s3:`; a CloudEvent's type may be in lower case, with a dot. MinIO also calls
+# changes of an object's tags and locks creations, which they are not: its bytes are the same.
+_S3_CREATION = re.compile(
+    r"(?:s3:)?ObjectCreated(?:[:.](?!(?:Put|Delete)Tagging$|PutRetention$|PutLegalHold$)|$)", re.IGNORECASE
+)
+# inotify(7): a file that was made, written to its end, or moved into the directory.
+_FILE_CREATIONS = frozenset({"IN_CREATE", "IN_CLOSE_WRITE", "IN_MOVED_TO"})
+_OF_DIRECTORY = "IN_ISDIR"
+
+
+def _is_creation(kind: str, name: str) -> bool:
+    """Whether an event of this name reports a new object. An event without a name does."""
+    if not name:
+        return True
+    if kind == "webdav":
+        masks = name.split(",")
+        return not _FILE_CREATIONS.isdisjoint(masks) and _OF_DIRECTORY not in masks
+    return _S3_CREATION.match(name) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +55,8 @@ class StoredObject:
     ``kind``: ``minio``, ``s3``, ``ceph``, ``onedata`` or ``webdav``. ``container``: the bucket, or the space of
     Onedata; "" for WebDAV. ``key``: decoded; for WebDAV (dCache) the name below the input's path. ``time``, ``name``:
     when and what happened, as sent; "" if the event does not tell. ``text``: the event as it came, byte for byte, if it
-    tells of this object alone; else the same event with this record alone.
+    tells of this object alone; else the same event with this record alone. ``size_bytes``: as sent, None if the event
+    does not say; ``version``: the id of the version in its bucket, or "".
     """
 
     kind: str
@@ -45,6 +65,23 @@ class StoredObject:
     time: str
     name: str
     text: bytes
+    size_bytes: int | None = None
+    version: str = ""
+
+    @property
+    def location(self) -> str:
+        """Bucket (or space) and key, as the event has them."""
+        return "/".join(filter(None, [self.container, self.key]))
+
+    @property
+    def why_not_new(self) -> str:
+        """Why the event does not report a new object to process; "" if it does."""
+        if not _is_creation(self.kind, self.name):
+            return f"{self.name} is not the creation of an object"
+        # MinIO leaves the size out where it is 0.
+        if self.kind in _S3_KINDS and self.key.endswith("/") and not self.size_bytes:
+            return "it is an empty object that marks a folder"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +97,11 @@ class Event:
     variables: Mapping[str, str] = field(default_factory=dict)
     data: bytes | None = None
 
+    @property
+    def kinds(self) -> set[str]:
+        """The kinds of its objects."""
+        return {stored.kind for stored in self.objects}
+
 
 def read(text: bytes) -> Event | None:
     """The event that a text is; None if it is data. Raises nothing."""
@@ -72,8 +114,10 @@ def read_data(event_type: str, data: bytes) -> Event | None:
     if fields is None:
         return None
     objects = _objects(fields, data)
-    if not objects and _CLOUD_EVENT_TYPE.match(event_type):
-        objects = _objects_of_record(msgspec.Raw(data), data)
+    if (type_of_s3 := _CLOUD_EVENT_TYPE.match(event_type)) is not None:
+        objects = objects or _objects_of_record(msgspec.Raw(data), data)
+        name = type_of_s3["name"] or ""
+        objects = tuple(each if each.name else replace(each, name=name) for each in objects)
     return Event(objects) if objects else None
 
 
@@ -107,8 +151,11 @@ class _Named(msgspec.Struct):
     name: str
 
 
-class _Keyed(msgspec.Struct):
+class _Keyed(msgspec.Struct, rename="camel"):
     key: str
+    # Whatever else stands here does not make the event another one.
+    size: Any = None
+    version_id: Any = None
 
 
 class _S3(msgspec.Struct):
@@ -119,8 +166,8 @@ class _S3(msgspec.Struct):
 class _Record(msgspec.Struct, rename="camel"):
     event_source: str
     s3: _S3
-    event_time: str = ""
-    event_name: str = ""
+    event_time: str | None = None
+    event_name: str | None = None
 
 
 class _OneTrigger(msgspec.Struct, rename="camel"):
@@ -166,7 +213,17 @@ def _objects_of_record(raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...
             key = unquote_plus(key, errors="strict")
         except UnicodeDecodeError:
             return ()
-    return _object(kind, record.s3.bucket.name, key, record.event_time, record.event_name, text)
+    size, version = record.s3.object.size, record.s3.object.version_id
+    return _object(
+        kind,
+        record.s3.bucket.name,
+        key,
+        record.event_time or "",
+        record.event_name or "",
+        text,
+        size_bytes=size if isinstance(size, int) else None,
+        version=version if isinstance(version, str) else "",
+    )
 
 
 def _objects_of_onedata(fields: Mapping[str, msgspec.Raw], raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...]:
@@ -185,9 +242,11 @@ def _objects_of_dcache(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[
     return _object("webdav", "", inotify.name.strip("/"), "", ",".join(inotify.mask), text)
 
 
-def _object(kind: str, container: str, key: str, time: str, name: str, text: bytes) -> tuple[StoredObject, ...]:
+def _object(
+    kind: str, container: str, key: str, time: str, name: str, text: bytes, **more: Any
+) -> tuple[StoredObject, ...]:
     is_complete = key and (container or kind == "webdav") and "\0" not in container + key + time
-    return (StoredObject(kind, container, key, time, name, text),) if is_complete else ()
+    return (StoredObject(kind, container, key, time, name, text, **more),) if is_complete else ()
 
 
 # ------------------------------------------------------------------------------------------------------- envelopes

@@ -100,33 +100,44 @@ class Transfers:
         """Could an event that is posted name an object of this service?"""
         return bool(self._storages.inputs)
 
+    def knows(self, kind: str) -> bool:
+        """Does the service definition name a storage provider that could hold an object of this kind?"""
+        return bool(self._of_kinds(_KINDS[kind]))
+
     def source_of(self, stored: StoredObject, named: str, *, is_trusted: bool) -> Source | None:
-        """The place of an event's object; None if this service has no storage that it could be in.
+        """Return the place of an event's object; None if no ``input`` of the service covers it.
+
+        What no input covers is not fetched: with a notification for a whole bucket, the service would process its own
+        outputs for ever; and whoever may call the function could read whatever its credentials can.
 
         Args:
             named: the provider that a delegated event names, or "".
-            is_trusted: the event comes from the platform, as a job's. Of others only what an ``input`` covers is
-                fetched: else whoever may call the function could read whatever its credentials can.
+            is_trusted: the event comes from the platform, as a job's. It is fetched from the provider that it names,
+                and from the likeliest one if the service has no input at all.
 
         Raises:
-            StorageError: a trusted event is in a storage that is not defined.
+            StorageError: the provider that the event names is not defined; a trusted event is in a storage that is not
+                defined, or leads out of its folder.
         """
         kinds = _KINDS[stored.kind]
-        if ".." in stored.key.split("/") and (not is_trusted or stored.kind in ("onedata", "webdav")):
-            # Some servers walk up the path, out of the folder of the input.
+        if why := _why_leads_elsewhere(stored, is_trusted=is_trusted):
             if not is_trusted:
                 return None
-            raise StorageError(f"the event tells of {_object_name(stored)}, with a .. that leads out of its folder")
-        covering = [place for place in self._storages.inputs if self._covers(place, stored, kinds)]
+            raise StorageError(f"the event tells of {_object_name(stored)}, {why}")
         provider = self._resolved(named, kinds) if named else None
-        if not is_trusted and (not covering or (named and provider is None)):
-            return None
         if named and provider is None:
             known = ", ".join(self._of_kinds(kinds)) or "none"
             raise StorageError(
                 f"the event names the storage provider {named[:100]!r}, which is not among storage_providers of the "
                 f"service definition; of its kind are defined: {known}"
             )
+        covering = [
+            place
+            for place in self._storages.inputs
+            if self._covers(place, stored, kinds) and provider in (None, place.provider)
+        ]
+        if not covering and not (is_trusted and (named or not self._storages.inputs)):
+            return None
         if provider is None and covering:
             provider = covering[0].provider
         if provider is None:
@@ -391,12 +402,22 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+def _why_leads_elsewhere(stored: StoredObject, *, is_trusted: bool) -> str:
+    """Why a server could take the object's location for a place outside of the folder that it seems to be in, or ""."""
+    if "/" in stored.container or stored.container in (".", ".."):
+        return "whose bucket has a name that no bucket can have"
+    # To S3 a key is no path, but a server behind a proxy may walk it up.
+    if ".." in stored.key.split("/") and (not is_trusted or stored.kind in ("onedata", "webdav")):
+        return "with a .. that leads out of its folder"
+    return ""
+
+
 def _is_below(path: str, directory: str) -> bool:
     return not directory or path == directory or path.startswith(directory.rstrip("/") + "/")
 
 
 def _object_name(stored: StoredObject) -> str:
-    return logs.printable("/".join(filter(None, [stored.container, stored.key])))[:200]
+    return logs.printable(stored.location)[:200]
 
 
 def _told(not_stored: Mapping[str, str], count: int) -> str:

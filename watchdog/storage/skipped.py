@@ -1,0 +1,65 @@
+"""The objects of an event that are not processed: logged, and explained to the sender."""
+
+from __future__ import annotations
+
+from .. import logs
+from .event import StoredObject
+
+log = logs.get("storage")
+
+# An event may have thousands of records; the log and the sender get the first ones and a count.
+_MOST_LOGGED = 100
+_MOST_EXPLAINED = 3
+
+
+class Skipped:
+    """What of one event is not processed, and why."""
+
+    def __init__(self, call_id: str) -> None:
+        self._call_id = call_id
+        self._not_new: list[tuple[StoredObject, str]] = []
+        self._not_covered: list[StoredObject] = []
+
+    def not_new(self, stored: StoredObject, why: str) -> None:
+        """Note an object that is not new. ``why``: its :attr:`StoredObject.why_not_new`."""
+        self._not_new.append((stored, why))
+
+    def not_covered(self, stored: StoredObject) -> None:
+        """Note an object that no ``input`` of the service definition covers."""
+        self._not_covered.append(stored)
+
+    def log(self) -> None:
+        """Log each object that is not new, and all that are not covered in one WARNING."""
+        for stored, why in self._not_new[:_MOST_LOGGED]:
+            log.info(
+                "object of an event skipped",
+                call_id=self._call_id,
+                object=logs.printable(stored.location),
+                event_name=logs.printable(stored.name),
+                reason=logs.printable(why),
+            )
+        if len(self._not_new) > _MOST_LOGGED:
+            log.info("more objects of an event skipped", call_id=self._call_id, count=len(self._not_new) - _MOST_LOGGED)
+        if self._not_covered:
+            log.warning(
+                "no input of the service definition covers the object of an event, so the script does not run on it; "
+                "limit the notification to the folder of the input, or add an input",
+                call_id=self._call_id,
+                object=", ".join(logs.printable(stored.location) for stored in self._not_covered[:_MOST_EXPLAINED]),
+                count=len(self._not_covered),
+            )
+
+    @property
+    def explanation(self) -> str:
+        """Why the script did not run, in one line."""
+        reasons = [f"{_name(stored)}: {logs.printable(why)}" for stored, why in self._not_new]
+        reasons += [
+            f"{_name(stored)}: no input of the service definition covers it (?input=raw makes the event the input)"
+            for stored in self._not_covered
+        ]
+        more = f"; and {len(reasons) - _MOST_EXPLAINED} more" if len(reasons) > _MOST_EXPLAINED else ""
+        return f"the script did not run: {'; '.join(reasons[:_MOST_EXPLAINED])}{more}"
+
+
+def _name(stored: StoredObject) -> str:
+    return logs.printable(stored.location)[:200]
