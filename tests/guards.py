@@ -667,6 +667,19 @@ def uncovered_is_not_data() -> None:
 
 
 @guard
+def version_of_event() -> None:
+    """The latest version of an object is fetched, whichever the event reports."""
+    from watchdog.storage.s3 import S3
+
+    real = S3.fetch
+
+    async def fetch(self: Any, location: str, path: str, *, version: str = "", **rest: Any) -> int:
+        return await real(self, location, path, **rest)
+
+    replace(S3, "fetch", fetch)
+
+
+@guard
 def whole_location() -> None:
     """A bucket's name may be a path, and lead out of the folder of the input."""
     from watchdog.storage import transfer

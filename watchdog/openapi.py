@@ -33,7 +33,7 @@ _MEANINGS: Mapping[int, str] = {
     406: "The outputs cannot be given in the form asked for; `detail` names the forms that they have.",
     408: "Nothing came from the caller for `read_timeout`.",
     413: "The input is over `max_input_size`.",
-    422: "The storage event tells of an object, bucket or space that is not there.",
+    422: "The storage event reports an object, version, bucket or space that is not there.",
     429: "All places are taken, and the queue is full or `queue_timeout` passed. Try again after `Retry-After`.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
     "cannot be sent.",

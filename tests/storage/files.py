@@ -56,11 +56,11 @@ async def stored(storage: Storage, directory: Path, location: str, data: bytes) 
     return moving.bytes
 
 
-async def fetched(storage: Storage, directory: Path, location: str, most_bytes: int = 0) -> bytes:
+async def fetched(storage: Storage, directory: Path, location: str, most_bytes: int = 0, version: str = "") -> bytes:
     """Fetch an object, and see to it that nothing else is left in the directory."""
     moving, target = Moving(), directory / "fetched" / "back"
     target.parent.mkdir(exist_ok=True)
-    size_bytes = await storage.fetch(location, str(target), most_bytes=most_bytes, moved=moving)
+    size_bytes = await storage.fetch(location, str(target), version=version, most_bytes=most_bytes, moved=moving)
     data = target.read_bytes()
     target.unlink()
     assert len(data) == size_bytes == moving.bytes

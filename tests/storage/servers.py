@@ -59,6 +59,15 @@ class S3Server:
         bucket, _, key = location.partition("/")
         self.client().put_object(Bucket=bucket, Key=key, Body=data)
 
+    def put_versions(self, location: str, *contents: bytes) -> list[str]:
+        """Store an object again and again in a bucket that keeps versions; return their ids."""
+        bucket, _, key = location.partition("/")
+        client = self.client()
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=bucket)
+        client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+        return [client.put_object(Bucket=bucket, Key=key, Body=data)["VersionId"] for data in contents]
+
     def objects(self, location: str) -> dict[str, bytes]:
         """All objects below a place, by their names below it."""
         assert self.root is not None

@@ -84,6 +84,19 @@ async def test_a_download_that_is_cut_goes_on(bucket_server: S3Server, tmp_path:
     assert [seen.headers.get("range") for seen in proxy.requests][1:] != [None, None], "it did not begin anew"
 
 
+async def test_versions(bucket_server: S3Server, tmp_path: Path) -> None:
+    contents = (b"first", b"second")
+    ids = bucket_server.put_versions("versions/a b+c", *contents)
+    marker = bucket_server.client().delete_object(Bucket="versions", Key="a b+c")["VersionId"]
+    s3 = S3(bucket_server.provider(), timeout_s=10.0, ca_file=None)
+    for version, data in zip(ids, contents, strict=True):
+        assert await fetched(s3, tmp_path, "versions/a b+c", version=version) == data
+    for version in (marker, "no-such-version"):
+        with pytest.raises(ObjectMissing):
+            await fetched(s3, tmp_path, "versions/a b+c", version=version)
+    await s3.close()
+
+
 async def test_a_cancelled_upload_leaves_nothing(bucket_server: S3Server, tmp_path: Path) -> None:
     async with fault_proxy(
         bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB

@@ -38,17 +38,18 @@ class Storage(Protocol):
     behind: no part of a file under ``path``, none under ``location``, no multipart upload.
     """
 
-    async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
+    async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
         """Write the object to a new file at ``path`` and return its size in bytes.
 
         Written under another name in the same directory, and renamed once it is complete: its length is what the server
         announced.
 
         Args:
+            version: the id of one version of the object in its bucket, "" is the latest. Other storages have none.
             most_bytes: the largest object; 0 is no limit.
 
         Raises:
-            ObjectMissing: there is no such object, bucket or space.
+            ObjectMissing: there is no such object, version, bucket or space.
             InputTooLarge: it is over ``most_bytes``; nothing, or no more than that, is read.
             StorageError: the server cannot be reached, refuses, is silent or breaks off.
             NoSpace: the disk is full.

@@ -59,8 +59,11 @@ class Dialect(Protocol):
     def headers(self, method: str, url: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
         """What authorizes a request with these headers; made anew for each try, for the provider's own origin alone."""
 
-    def error(self, status: int, body: bytes, what: str) -> StorageError | None:
-        """An answer that is no success, as an error that knows more than its status. ``what``: ``GET of a/b``."""
+    def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
+        """An answer that is no success, as an error that knows more than its status.
+
+        ``what``: ``GET of a/b``; ``query``: of the request, encoded.
+        """
 
 
 class WithHeaders:
@@ -72,7 +75,7 @@ class WithHeaders:
     def headers(self, method: str, url: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
         return self._headers
 
-    def error(self, status: int, body: bytes, what: str) -> StorageError | None:
+    def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
         return None
 
 
@@ -157,7 +160,7 @@ class HttpClient:
 
         await tidied(remove())
 
-    async def download(self, path: str, target: str, *, most_bytes: int, moved: Moved) -> int:
+    async def download(self, path: str, target: str, *, most_bytes: int, moved: Moved, query: str = "") -> int:
         """Write what GET answers to a new file at ``target``, resumed where it was cut; return its size.
 
         Raises: as :meth:`Storage.fetch`.
@@ -166,7 +169,7 @@ class HttpClient:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             try:
-                download = _Download(self, path, fd, most_bytes, moved)
+                download = _Download(self, path, query, fd, most_bytes, moved)
                 size_bytes = await self._tried(download.attempt)
             finally:
                 os.close(fd)
@@ -326,7 +329,7 @@ class HttpClient:
         while len(body) < _BODY_MOST_BYTES and (more := await response.content.read(_BODY_MOST_BYTES - len(body))):
             body += more
         status = response.status
-        error = self._dialect.error(status, body, what)
+        error = self._dialect.error(status, body, what, response.url.raw_query_string)
         if error is None and status in accepted:
             return Answered(status, response.headers, body)
         error = error or self._error(status, response.reason, what)
@@ -428,9 +431,10 @@ class _Progress:
 class _Download:
     """One object on its way to a file."""
 
-    def __init__(self, client: HttpClient, path: str, fd: int, most_bytes: int, moved: Moved) -> None:
+    def __init__(self, client: HttpClient, path: str, query: str, fd: int, most_bytes: int, moved: Moved) -> None:
         self._client = client
         self._path = path
+        self._query = query
         self._fd = fd
         self._most_bytes = most_bytes
         self._moved = moved
@@ -446,7 +450,7 @@ class _Download:
             headers = {"Range": f"bytes={self._done_bytes}-", "If-Range": self._validator}
         else:
             self._begin_anew()
-        url = self._client.url(self._path)
+        url = self._client.url(self._path, self._query)
         async with self._client._answered("GET", url, self._path, progress, headers=headers) as response:
             if response.status == 416:
                 self._begin_anew()

@@ -18,7 +18,7 @@ import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from html import escape, unescape
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import msgspec
 from yarl import URL
@@ -39,6 +39,7 @@ _PAYLOAD = "x-amz-content-sha256"
 _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _HASH_BYTES = 1 * _MIB
+_OF_VERSION = "versionId="
 # Times are told in whole seconds, by machines that need not be the same.
 _CLOCK_SLACK = datetime.timedelta(seconds=2)
 
@@ -56,9 +57,10 @@ class S3:
         self._signs_bodies = not provider.endpoint.startswith("https://")
         self._client = HttpClient(provider, _Signature(provider, region), timeout_s=timeout_s, ca_file=ca_file)
 
-    async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
+    async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
         _require_key(location)
-        return await self._client.download(location, path, most_bytes=most_bytes, moved=moved)
+        query = _OF_VERSION + quote(version, safe="") if version else ""
+        return await self._client.download(location, path, most_bytes=most_bytes, moved=moved, query=query)
 
     async def store(self, output: Output, location: str, *, moved: Moved) -> None:
         _require_key(location)
@@ -191,20 +193,25 @@ class _Signature:
         )
         return {"Host": host, _PAYLOAD: payload, "x-amz-date": time, "Authorization": authorization}
 
-    def error(self, status: int, body: bytes, what: str) -> StorageError | None:
+    def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
         """S3 tells errors in a document, even with status 200 where it began to answer before it was done."""
         code, message = _text_of(body, "Code"), _text_of(body, "Message")
         if status < 400 and not (b"<Error>" in body and code):
             return None
         reason = ", ".join(filter(None, [str(status), code]))
+        is_of_version = query.startswith(_OF_VERSION)
+        if is_of_version:
+            what = f"{what}, version {unquote(query.removeprefix(_OF_VERSION))!r},"
+            code = _AS_MISSING_VERSION.get((status, code), code)
         if code in _MISSING or (status == 404 and not code):
             return ObjectMissing(
                 f"{self._provider} answers the {what} with {reason}: {_MISSING.get(code, _ANY_MISSING)}"
             )
         if status in (401, 403):
+            hint = "; to read a version of an object they need s3:GetObjectVersion" if is_of_version else ""
             return StorageError(
                 f"{self._provider} refuses the {what} ({reason}): check the access key, the secret key, what they may "
-                "do there, and this machine's clock"
+                f"do there, and this machine's clock{hint}"
             )
         more = f": {message[:200]}" if message else ""
         return StorageError(f"{self._provider} answers the {what} with {reason}{more}")
@@ -213,8 +220,12 @@ class _Signature:
 _MISSING = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "there is no such object",
+    "NoSuchVersion": "there is no such version of the object any more",
+    "DeleteMarker": "this version is a delete marker: the object was removed",
     "NoSuchUpload": "the upload in parts is not there any more",
 }
+# What Amazon answers to the id of a delete marker, and to one that no version can have.
+_AS_MISSING_VERSION = {(405, "MethodNotAllowed"): "DeleteMarker", (400, "InvalidArgument"): "NoSuchVersion"}
 _ANY_MISSING = "there is no such object, or no such bucket"
 
 

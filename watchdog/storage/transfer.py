@@ -60,13 +60,15 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where an event's object is."""
+    """Where an event's object is. ``version``: the id of the version that the event reports, or ""."""
 
     provider: str
     location: str
+    version: str = ""
 
     def __str__(self) -> str:
-        return f"{self.provider}:{self.location}"
+        version = f" (version {self.version})" if self.version else ""
+        return f"{self.provider}:{self.location}{version}"
 
 
 class Transfers:
@@ -142,7 +144,7 @@ class Transfers:
             provider = covering[0].provider
         if provider is None:
             provider = self._likeliest(stored, kinds)
-        return Source(provider, self._location(provider, stored, covering))
+        return Source(provider, self._location(provider, stored, covering), stored.version)
 
     def _covers(self, place: Place, stored: StoredObject, kinds: Sequence[str]) -> bool:
         kind = place.provider.partition(".")[0]
@@ -200,7 +202,9 @@ class Transfers:
         with self._counted("fetch", source.provider) as count:
             storage = self._storage(source.provider)
             async with self._watched("fetching", 1, None, call_id) as moving, self._slots:
-                size_bytes = await storage.fetch(source.location, path, most_bytes=most_bytes, moved=moving.moved)
+                size_bytes = await storage.fetch(
+                    source.location, path, version=source.version, most_bytes=most_bytes, moved=moving.moved
+                )
             count(size_bytes)
         log.info(
             "input fetched",

@@ -36,7 +36,7 @@ class WebDav:
         self._directories: set[str] = set()
         self._making: dict[str, asyncio.Lock] = {}
 
-    async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
+    async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
         return await self._client.download(location, path, most_bytes=most_bytes, moved=moved)
 
     async def store(self, output: Output, location: str, *, moved: Moved) -> None:
