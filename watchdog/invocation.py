@@ -386,6 +386,7 @@ class Invocations:
     def _tasks_of(self, event: Event, call: Call, record: Record) -> list[_Task]:
         """A task for each object of an event that is to be processed. The others are logged; none: why is recorded."""
         tasks, skipped = [], Skipped(call.call_id)
+        skipped.notices(event.notices)
         for stored in event.objects:
             if why_not := stored.why_not_new:
                 skipped.not_new(stored, why_not)

@@ -573,14 +573,19 @@ def check_storage_event(data: bytes) -> None:
     for event in (storage_event.read(data), storage_event.read_data("com.amazonaws.s3.ObjectCreated:Put", data)):
         if event is None:
             continue
-        assert event.objects or event.data is not None, "an event of nothing"
+        assert event.objects or event.notices or event.data is not None, "an event of nothing"
+        assert event.data is None or not (event.objects or event.notices), "an event and data"
+        for notice in event.notices:
+            assert notice.text
+            (notice.text + notice.advice).encode()
         for stored in event.objects:
             assert stored.kind in ("minio", "s3", "ceph", "onedata", "webdav")
             assert stored.key
             assert stored.container or stored.kind == "webdav"
             text = stored.container + stored.key + stored.time
             assert "\0" not in text, "what no variable can carry"
-            text.encode()
+            (text + stored.name + stored.version + stored.why_not_new).encode()
+            assert stored.size_bytes is None or stored.kind in ("minio", "s3", "ceph")
             msgspec.json.decode(stored.text)
         for name, value in event.variables.items():
             assert name.startswith("CONT_VAR_")

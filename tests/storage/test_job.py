@@ -21,7 +21,17 @@ from running_server import RunningServer, read_terminal
 
 from storage.certificates import make_certificates
 from storage.conftest import Define
-from storage.events import TIME, delegated, event, event_of, record
+from storage.events import (
+    CONFIRMATION,
+    TEST_EVENT,
+    TIME,
+    delegated,
+    event,
+    event_bridge,
+    event_of,
+    lambda_of_sqs,
+    record,
+)
 from storage.fault_proxy import fault_proxy
 from storage.files import MIB
 from storage.servers import SECRET_KEY, S3Server, rclone_s3
@@ -243,6 +253,21 @@ def test_a_job_that_has_nothing_to_do_ends_with_0(
     assert part in done.logs[-1]["reason"]
     assert done.logs[0]["level"] == ("warning" if where == "out/x" else "info")
     assert done.logs[0]["call_id"] == "job"
+
+
+@pytest.mark.parametrize("message", [TEST_EVENT, lambda_of_sqs(TEST_EVENT), CONFIRMATION])
+def test_a_job_with_a_message_that_reports_no_object_ends_with_0(job: Job, define: Define, message: bytes) -> None:
+    for definition in (define(), None):
+        done = job("echo ran; exit 3", definition, message)
+        assert (done.code, done.out, done.logs[-1]["outcome"]) == (0, b"", "skipped")
+
+
+def test_a_job_of_several_wrapped_events(job: Job, define: Define, bucket_server: S3Server, place: str) -> None:
+    for name in ("1", "2"):
+        bucket_server.put(f"{place}/in/{name}", name.encode())
+    body = lambda_of_sqs(event(f"{place}/in/1", source="aws:s3"), TEST_EVENT, event_bridge(f"{place}/in/2"))
+    assert job(COPY, define(), b"\xef\xbb\xbf" + body).code == 0
+    assert bucket_server.objects(f"{place}/out") == {"1": b"1", "2": b"2"}
 
 
 def test_a_removal_in_a_storage_that_is_not_defined_ends_with_0(job: Job) -> None:

@@ -11,6 +11,7 @@ import glob
 import re
 from binascii import Error as BadBase64
 from binascii import a2b_base64
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from urllib.parse import unquote_plus
 import msgspec
 
 from ..errors import BadInput
+from .envelope import Notice, decoded, messages, notice
 
 # What is longer is data. A queue's message has 256 KiB at most, a variable 128 KiB.
 MOST_BYTES = 1 << 20
@@ -28,10 +30,11 @@ _SOURCES = {"minio:s3": "minio", "aws:s3": "s3", "ceph:s3": "ceph"}
 _S3_KINDS = frozenset(_SOURCES.values())
 # The types of the CloudEvents project's adapter and of TriggerMesh's, which end in the event's name, and of Knative's.
 _CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
-# MinIO and Amazon begin some names with `s3:`; a CloudEvent's type may be in lower case, with a dot. MinIO also calls
-# changes of an object's tags and locks creations, which they are not: its bytes are the same.
+# MinIO and Amazon begin some names with `s3:`; EventBridge has names of its own; a CloudEvent's type may be in lower
+# case, with a dot. MinIO also calls changes of an object's tags and locks creations: the bytes stay the same.
 _S3_CREATION = re.compile(
-    r"(?:s3:)?ObjectCreated(?:[:.](?!(?:Put|Delete)Tagging$|PutRetention$|PutLegalHold$)|$)", re.IGNORECASE
+    r"Object Created$|(?:s3:)?ObjectCreated(?:[:.](?!(?:Put|Delete)Tagging$|PutRetention$|PutLegalHold$)|$)",
+    re.IGNORECASE,
 )
 # inotify(7): a file that was made, written to its end, or moved into the directory.
 _FILE_CREATIONS = frozenset({"IN_CREATE", "IN_CLOSE_WRITE", "IN_MOVED_TO"})
@@ -88,7 +91,8 @@ class StoredObject:
 class Event:
     """What a text told of.
 
-    ``objects``: empty: ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
+    ``objects``: the reported ones, new or not. ``notices``: messages of the sender that report no object. Without both,
+    ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
     ``variables``: ``CONT_VAR_NAME`` for each query parameter of an API gateway.
     """
 
@@ -96,11 +100,12 @@ class Event:
     provider: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
     data: bytes | None = None
+    notices: tuple[Notice, ...] = ()
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of its objects."""
-        return {stored.kind for stored in self.objects}
+        """The kinds of its objects, and that of its notices."""
+        return {stored.kind for stored in self.objects} | ({"s3"} if self.notices else set())
 
 
 def read(text: bytes) -> Event | None:
@@ -110,28 +115,58 @@ def read(text: bytes) -> Event | None:
 
 def read_data(event_type: str, data: bytes) -> Event | None:
     """The event whose data this is, of a CloudEvent in binary mode, where ``type`` is a header; None: it is data."""
+    data = data.removeprefix(BOM_UTF8)
     fields = _fields(data)
     if fields is None:
         return None
-    objects = _objects(fields, data)
+    event = _read_bare(fields, data, _MOST_ENVELOPES) or Event()
+    objects = event.objects
     if (type_of_s3 := _CLOUD_EVENT_TYPE.match(event_type)) is not None:
         objects = objects or _objects_of_record(msgspec.Raw(data), data)
         name = type_of_s3["name"] or ""
         objects = tuple(each if each.name else replace(each, name=name) for each in objects)
-    return Event(objects) if objects else None
+    return replace(event, objects=objects) if objects or event.notices else None
 
 
 def _read(text: bytes, envelopes: int) -> Event | None:
+    text = text.removeprefix(BOM_UTF8)
     fields = _fields(text)
     if fields is None:
         return None
-    if objects := _objects(fields, text):
-        return Event(objects)
+    if event := _read_bare(fields, text, envelopes):
+        return event
     for read_envelope in (_read_cloud_event, _read_delegated, _read_api_gateway):
         event = read_envelope(fields, envelopes - 1) if envelopes else None
         if event is not None:
             return event
     return None
+
+
+def _read_bare(fields: Mapping[str, msgspec.Raw], text: bytes, envelopes: int) -> Event | None:
+    """An event of objects, a notice, or several of them that SQS or SNS has wrapped; None if one is not complete."""
+    if objects := _objects(fields, text):
+        return Event(objects)
+    if (received := notice(fields)) is not None:
+        return Event(notices=(received,))
+    wrapped = messages(fields) if envelopes else []
+    events: list[Event] = []
+    told_bytes = 0
+    for message in wrapped:
+        message = message.removeprefix(BOM_UTF8)
+        inner = _fields(message)
+        event = None if inner is None else _read_bare(inner, message, envelopes - 1)
+        if event is None:
+            return None
+        told_bytes += sum(len(stored.text) for stored in event.objects)
+        if told_bytes > _MOST_TOLD_BYTES:
+            return None
+        events.append(event)
+    if not events:
+        return None
+    return Event(
+        tuple(stored for event in events for stored in event.objects),
+        notices=tuple(each for event in events for each in event.notices),
+    )
 
 
 def _fields(text: bytes) -> dict[str, msgspec.Raw] | None:
@@ -176,6 +211,17 @@ class _OneTrigger(msgspec.Struct, rename="camel"):
     event_time: str = ""
 
 
+class _DetailKeyed(msgspec.Struct, rename="kebab"):
+    key: str
+    size: Any = None
+    version_id: Any = None
+
+
+class _Detail(msgspec.Struct):
+    bucket: _Named
+    object: _DetailKeyed
+
+
 class _Inotify(msgspec.Struct):
     name: str
     mask: list[str] = []
@@ -184,7 +230,7 @@ class _Inotify(msgspec.Struct):
 def _objects(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObject, ...]:
     """Those of an event that is no envelope; all its records are complete, or there are none."""
     if "Records" in fields:
-        records = _decoded(fields["Records"], list[msgspec.Raw]) or []
+        records = decoded(fields["Records"], list[msgspec.Raw]) or []
         # Each record is told with all that stands beside them: a little, of whoever sends such events.
         if len(records) * (len(text) - len(bytes(fields["Records"]))) > _MOST_TOLD_BYTES:
             return ()
@@ -199,11 +245,13 @@ def _objects(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObje
         return tuple(objects)
     if "subscription" in fields and "event" in fields:
         return _objects_of_dcache(fields, text)
+    if "detail" in fields:
+        return _objects_of_event_bridge(fields, text)
     return ()
 
 
 def _objects_of_record(raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...]:
-    record = _decoded(raw, _Record)
+    record = decoded(raw, _Record)
     if record is None or record.event_source not in _SOURCES:
         return ()
     kind = _SOURCES[record.event_source]
@@ -213,22 +261,14 @@ def _objects_of_record(raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...
             key = unquote_plus(key, errors="strict")
         except UnicodeDecodeError:
             return ()
+    time, name = record.event_time or "", record.event_name or ""
     size, version = record.s3.object.size, record.s3.object.version_id
-    return _object(
-        kind,
-        record.s3.bucket.name,
-        key,
-        record.event_time or "",
-        record.event_name or "",
-        text,
-        size_bytes=size if isinstance(size, int) else None,
-        version=version if isinstance(version, str) else "",
-    )
+    return _object(kind, record.s3.bucket.name, key, time, name, text, size, version)
 
 
 def _objects_of_onedata(fields: Mapping[str, msgspec.Raw], raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...]:
-    record = _decoded(raw, _OneTrigger)
-    path = _decoded(fields.get("Key"), str)
+    record = decoded(raw, _OneTrigger)
+    path = decoded(fields.get("Key"), str)
     if record is None or record.event_source != "OneTrigger" or path is None:
         return ()
     space, _, key = path.strip("/").partition("/")
@@ -236,17 +276,39 @@ def _objects_of_onedata(fields: Mapping[str, msgspec.Raw], raw: msgspec.Raw, tex
 
 
 def _objects_of_dcache(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObject, ...]:
-    inotify = _decoded(fields["event"], _Inotify)
-    if inotify is None or _decoded(fields["subscription"], str) is None:
+    inotify = decoded(fields["event"], _Inotify)
+    if inotify is None or decoded(fields["subscription"], str) is None:
         return ()
     return _object("webdav", "", inotify.name.strip("/"), "", ",".join(inotify.mask), text)
 
 
+def _objects_of_event_bridge(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObject, ...]:
+    detail = decoded(fields["detail"], _Detail)
+    name, source = decoded(fields.get("detail-type"), str), decoded(fields.get("source"), str)
+    if detail is None or not name or source != "aws.s3":
+        return ()
+    time = decoded(fields.get("time"), str) or ""
+    size, version = detail.object.size, detail.object.version_id
+    # Here keys are as they are.
+    return _object("s3", detail.bucket.name, detail.object.key, time, name, text, size, version)
+
+
 def _object(
-    kind: str, container: str, key: str, time: str, name: str, text: bytes, **more: Any
+    kind: str,
+    container: str,
+    key: str,
+    time: str,
+    name: str,
+    text: bytes,
+    size: object = None,
+    version: object = None,
 ) -> tuple[StoredObject, ...]:
-    is_complete = key and (container or kind == "webdav") and "\0" not in container + key + time
-    return (StoredObject(kind, container, key, time, name, text, **more),) if is_complete else ()
+    if not key or not (container or kind == "webdav") or "\0" in container + key + time:
+        return ()
+    size_bytes = size if isinstance(size, int) else None
+    return (
+        StoredObject(kind, container, key, time, name, text, size_bytes, version if isinstance(version, str) else ""),
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- envelopes
@@ -254,35 +316,35 @@ def _object(
 
 def _read_cloud_event(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
     """A CloudEvent in structured mode. One whose data tells of no object is data as a whole."""
-    event_type = _decoded(fields.get("type"), str)
-    if _decoded(fields.get("specversion"), str) is None or event_type is None:
+    event_type = decoded(fields.get("type"), str)
+    if decoded(fields.get("specversion"), str) is None or event_type is None:
         return None
     data = fields.get("data")
     if data is None:
-        encoded = _decoded(fields.get("data_base64"), str)
-        decoded = None if encoded is None else _from_base64(encoded.encode())
-        return None if decoded is None else read_data(event_type, decoded)
+        encoded = decoded(fields.get("data_base64"), str)
+        in_base64 = None if encoded is None else _from_base64(encoded.encode())
+        return None if in_base64 is None else read_data(event_type, in_base64)
     return read_data(event_type, bytes(data))
 
 
 def _read_delegated(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
     """OSCAR's, of another cluster (`pkg/resourcemanager/delegate.go`): the inner event is a text, or an object."""
-    provider = _decoded(fields.get("storage_provider"), str)
+    provider = decoded(fields.get("storage_provider"), str)
     if provider is None or "event" not in fields:
         return None
     inner = _inner(fields["event"])
     if inner is None:
         return None
     event = _read(inner, envelopes) or Event(data=inner)
-    return Event(event.objects, event.provider or provider, event.variables, event.data)
+    return replace(event, provider=event.provider or provider)
 
 
 def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
     """Amazon's proxy integration of an API gateway."""
     others = {"requestContext", "headers", "queryStringParameters"}
-    if _decoded(fields.get("httpMethod"), str) is None or "body" not in fields or others.isdisjoint(fields):
+    if decoded(fields.get("httpMethod"), str) is None or "body" not in fields or others.isdisjoint(fields):
         return None
-    parameters = _decoded(fields.get("queryStringParameters"), dict[str, str]) or {}
+    parameters = decoded(fields.get("queryStringParameters"), dict[str, str]) or {}
     variables = {
         f"CONT_VAR_{name}": value
         for name, value in parameters.items()
@@ -291,34 +353,24 @@ def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Even
     body: bytes | None = b""
     if bytes(fields["body"]) != b"null":
         body = _inner(fields["body"])
-    if body is not None and _decoded(fields.get("isBase64Encoded"), bool):
+    if body is not None and decoded(fields.get("isBase64Encoded"), bool):
         body = _from_base64(body)
     if body is None:
         return None
     event = _read(body, envelopes) or Event(data=body)
-    return Event(event.objects, event.provider, {**variables, **event.variables}, event.data)
+    return replace(event, variables={**variables, **event.variables})
 
 
 def _inner(raw: msgspec.Raw) -> bytes | None:
     """An object as it is; a text's bytes, decoded if they are base64 of an object."""
     if bytes(raw).startswith(b"{"):
         return bytes(raw)
-    text = _decoded(raw, str)
+    text = decoded(raw, str)
     if text is None:
         return None
     data = text.encode("utf-8", "surrogatepass")
-    decoded = _from_base64(data)
-    return decoded if decoded is not None and _fields(decoded) is not None else data
-
-
-def _decoded(raw: msgspec.Raw | None, kind: Any) -> Any:
-    """None if it is missing or of another type."""
-    if raw is None:
-        return None
-    try:
-        return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
+    in_base64 = _from_base64(data)
+    return in_base64 if in_base64 is not None and _fields(in_base64.removeprefix(BOM_UTF8)) is not None else data
 
 
 def _from_base64(text: bytes) -> bytes | None:
@@ -357,10 +409,14 @@ def job_text(stdin: bytes, variable: str | None) -> bytes:
         stdin = whole
     elif whole.strip() and (_is_echo_of(stdin, whole) or _from_base64(whole) == stdin.rstrip(b"\n")):
         stdin = whole
-    decoded = _from_base64(stdin)
-    if decoded is not None and decoded.lstrip().startswith(b"{"):
-        stdin = decoded
-    return _repaired(stdin) if stdin.lstrip().startswith(b"{") else stdin
+    in_base64 = _from_base64(stdin.removeprefix(BOM_UTF8))
+    if in_base64 is not None and _is_object(in_base64):
+        stdin = in_base64
+    return _repaired(stdin) if _is_object(stdin) else stdin
+
+
+def _is_object(text: bytes) -> bool:
+    return text.removeprefix(BOM_UTF8).lstrip().startswith(b"{")
 
 
 def _is_echo_of(stdin: bytes, variable: bytes) -> bool:
@@ -400,9 +456,11 @@ def _as_dash_echoes(text: bytes) -> bytes:
 
 def _repaired(text: bytes) -> bytes:
     """An object whose strings hold raw control characters, with those escaped: dash has expanded `\\n` in it."""
+    mark = BOM_UTF8 if text.startswith(BOM_UTF8) else b""
+    text = text.removeprefix(BOM_UTF8)
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-        return text
+        return mark + text
     except (msgspec.DecodeError, RecursionError) as error:
         reason = str(error)
     repaired = _with_escapes(text)
@@ -413,7 +471,7 @@ def _repaired(text: bytes) -> bytes:
             f"the event is no JSON ({reason}). A shell changes it where $EVENT stands without quotes: set the variable "
             "EVENT for this command, too, or use printf '%s' \"$EVENT\" | watchdog job"
         ) from None
-    return repaired
+    return mark + repaired
 
 
 _OF_STRINGS = re.compile(rb'\\.|["\x00-\x1f]', re.DOTALL)

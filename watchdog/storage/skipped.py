@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .. import logs
+from .envelope import Notice
 from .event import StoredObject
 
 log = logs.get("storage")
@@ -19,6 +20,7 @@ class Skipped:
         self._call_id = call_id
         self._not_new: list[tuple[StoredObject, str]] = []
         self._not_covered: list[StoredObject] = []
+        self._notices: tuple[Notice, ...] = ()
 
     def not_new(self, stored: StoredObject, why: str) -> None:
         """Note an object that is not new. ``why``: its :attr:`StoredObject.why_not_new`."""
@@ -28,8 +30,16 @@ class Skipped:
         """Note an object that no ``input`` of the service definition covers."""
         self._not_covered.append(stored)
 
+    def notices(self, notices: tuple[Notice, ...]) -> None:
+        """Note the messages of the sender that report no object."""
+        self._notices = notices
+
     def log(self) -> None:
-        """Log each object that is not new, and all that are not covered in one WARNING."""
+        """Log each object that is not new and each notice, and all objects that are not covered in one WARNING."""
+        for notice in self._notices[:_MOST_LOGGED]:
+            advice = {"advice": notice.advice} if notice.advice else {}
+            report = log.warning if advice else log.info
+            report("event without an object", call_id=self._call_id, reason=logs.printable(notice.text), **advice)
         for stored, why in self._not_new[:_MOST_LOGGED]:
             log.info(
                 "object of an event skipped",
@@ -52,7 +62,8 @@ class Skipped:
     @property
     def explanation(self) -> str:
         """Why the script did not run, in one line."""
-        reasons = [f"{_name(stored)}: {logs.printable(why)}" for stored, why in self._not_new]
+        reasons = [logs.printable(notice.text)[:200] for notice in self._notices]
+        reasons += [f"{_name(stored)}: {logs.printable(why)}" for stored, why in self._not_new]
         reasons += [
             f"{_name(stored)}: no input of the service definition covers it (?input=raw makes the event the input)"
             for stored in self._not_covered
