@@ -586,7 +586,8 @@ def check_storage_event(data: bytes) -> None:
             assert "\0" not in text, "what no variable can carry"
             (text + stored.name + stored.version + stored.why_not_new).encode()
             assert stored.size_bytes is None or stored.kind in ("minio", "s3", "ceph")
-            msgspec.json.decode(stored.text)
+            # Python has no number 1e999, but the text is kept as it is.
+            msgspec.json.decode(stored.text, type=msgspec.Raw)
         for name, value in event.variables.items():
             assert name.startswith("CONT_VAR_")
             assert "=" not in name

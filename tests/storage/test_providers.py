@@ -126,6 +126,37 @@ def test_paths_of_buckets(path: str) -> None:
     assert "output[0].path is" in problem_of(defined={"minio": {"default": MINIO}}, output=[entry])
 
 
+@pytest.mark.parametrize(
+    ("provider", "given", "output", "warns"),
+    [
+        ("minio.default", "bucket/in", "bucket/in", True),
+        ("minio.default", "bucket/in", "/bucket/in/results/", True),
+        ("minio.default", "bucket", "bucket/out", True),
+        ("onedata.one", "", "out", True),
+        ("webdav.dcache", "in", "in", True),
+        ("webdav.dcache", "in", "in/results", False),
+        ("minio.default", "bucket/in", "bucket/out", False),
+        ("minio.default", "bucket/in", "bucket/inner", False),
+        ("minio.default", "bucket/in", "other/in", False),
+        ("minio.default", "bucket/in", "bucket", False),
+    ],
+)
+def test_an_output_that_lies_in_an_input_is_a_warning(provider: str, given: str, output: str, warns: bool) -> None:
+    defined = {
+        "minio": {"default": MINIO, "other": MINIO},
+        "webdav": {"dcache": {"hostname": "dcache.example.org"}},
+        "onedata": {"one": {"oneprovider_host": "one.example.org", "token": "T", "space": "plants"}},
+    }
+    entries = [{"storage_provider": provider, "path": path} for path in (given, output)]
+    elsewhere = {"storage_provider": "minio.other", "path": "bucket/out"}
+    _, problems, warnings = read(defined=defined, input=entries[:1], output=[elsewhere, entries[1]])
+    assert problems == []
+    assert len(warnings) == warns
+    if warns:
+        assert warnings[0].startswith("output[1] (")
+        assert "lies in an input (" in warnings[0]
+
+
 def test_rucio_and_unknown_kinds_are_told() -> None:
     _, problems, warnings = read(defined={"rucio": {"x": {}}, "gcs": {"y": {}}, "s3": None})
     assert problems == []

@@ -119,8 +119,24 @@ def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[s
     for kind in reading.foreign:
         hint = f"; {_NO_RUCIO}" if kind == "rucio" else f"; known are {', '.join(KINDS)}"
         reading.warnings.append(f"storage_providers.{kind} is not offered, ignored{hint}")
+    reading.warnings += [
+        f"output[{index}] ({output}) lies in an input ({given}): each output starts the service again, for ever; give "
+        "them folders beside each other, such as in and out"
+        for index, output in enumerate(outputs)
+        for given in inputs
+        if _feeds(output, given)
+    ]
     storages = Storages(providers=reading.providers, unusable=reading.unusable, inputs=inputs, outputs=outputs)
     return storages, reading.problems, reading.warnings
+
+
+def _feeds(output: Place, given: Place) -> bool:
+    """Whether what is stored is reported as a new object of the input."""
+    if output.provider != given.provider:
+        return False
+    # dCache reports the files of one directory, a bucket and a space all that is below.
+    is_below = not given.path or output.path.startswith(given.path + "/")
+    return output.path == given.path or (is_below and not output.provider.startswith("webdav."))
 
 
 _HIDDEN = "hidden"
