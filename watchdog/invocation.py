@@ -135,13 +135,14 @@ class _Task:
     """One run of the script for a call. Only events of storage ask for more than one.
 
     ``taken``: the input, once it is there; a classic function has none. ``source``: where it is to be fetched.
-    ``stored``: the object that the event tells of.
+    ``stored``: the object that the event tells of. ``failure``: why it could not be fetched before there was a place.
     """
 
     taken: Input | None = None
     source: Source | None = None
     stored: StoredObject | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
+    failure: WatchdogError | None = None
 
 
 @dataclass(slots=True)
@@ -358,7 +359,14 @@ class Invocations:
         if not tasks:
             return []
         record.is_of_storage = True
-        await self._fetch(call, tasks[0], workspace, record, self._transfers_before_place)
+        try:
+            await self._fetch(call, tasks[0], workspace, record, self._transfers_before_place)
+        except Draining:
+            raise
+        except WatchdogError as error:
+            if len(tasks) == 1:
+                raise
+            tasks[0].failure = error
         return tasks
 
     async def _take_in(self, body: AsyncIterator[bytes], said: Said, workspace: Workspace) -> Input:
@@ -442,6 +450,8 @@ class Invocations:
         results, failures = [], []
         for number, task in enumerate(tasks, 1):
             try:
+                if task.failure is not None:
+                    raise task.failure
                 if number > 1:
                     workspace = self._workspace(call, record, stack)
                     await self._fetch(call, task, workspace, record, self._transfers_after_place)

@@ -229,6 +229,22 @@ def test_a_record_that_fails_does_not_keep_the_others_from_running(
     assert bucket_server.objects(f"{place}/out").keys() == {"0", "2"}
 
 
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_an_object_that_is_gone_does_not_keep_the_others_from_running(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str, gone: int
+) -> None:
+    """The sender of an event that is answered 422 does not send it again: the others would be lost."""
+    server = started(start_server, 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/"', define())
+    names = [f"{place}/in/{number}" for number in range(3)]
+    for number, name in enumerate(names):
+        if number != gone:
+            bucket_server.put(name, b"x")
+    document = problem(server.call(event(*names)), 422)
+    assert f"object {gone + 1} of 3, minio.default:{names[gone]}: " in str(document["detail"])
+    assert bucket_server.objects(f"{place}/out").keys() == {"0", "1", "2"} - {str(gone)}
+    until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
+
+
 @pytest.mark.parametrize("fields", [{"input": None}, {"storage_providers": None, "input": None, "output": None}])
 def test_without_an_input_an_event_is_data(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, fields: dict[str, None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import boto3
@@ -117,8 +117,10 @@ async def test_a_cancelled_upload_leaves_nothing(bucket_server: S3Server, tmp_pa
 # Events
 
 
-def push_events(server: S3Server, prefix: str, watchdog: RunningServer) -> None:
-    """Let Ceph tell the server of each object that is made below a prefix."""
+def push_events(
+    server: S3Server, prefix: str, watchdog: RunningServer, names: Sequence[str] = ("s3:ObjectCreated:*",)
+) -> None:
+    """Let Ceph tell the server of each object that is made below a prefix, or of other events."""
     sns = boto3.client(
         "sns",
         endpoint_url=server.endpoint,
@@ -130,7 +132,7 @@ def push_events(server: S3Server, prefix: str, watchdog: RunningServer) -> None:
     endpoint = f"http://127.0.0.1:{watchdog.port}/"
     topic = sns.create_topic(Name="made", Attributes={"push-endpoint": endpoint})["TopicArn"]
     rules = {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}}
-    notification = {"Id": "made", "TopicArn": topic, "Events": ["s3:ObjectCreated:*"], "Filter": rules}
+    notification = {"Id": "made", "TopicArn": topic, "Events": list(names), "Filter": rules}
     server.client().put_bucket_notification_configuration(
         Bucket="bucket", NotificationConfiguration={"TopicConfigurations": [notification]}
     )
@@ -160,13 +162,27 @@ def test_a_pushed_event_is_fetched_run_and_stored(
         assert content(bucket_server, f"{folder}/out/{name}").decode() == expected
 
 
-def test_a_pushed_event_of_an_object_that_no_input_covers_is_data(
+def test_a_pushed_event_of_an_object_that_no_input_covers_does_not_run_the_script(
     bucket_server: S3Server, define: Define, start_server: StartServer, place: str
 ) -> None:
     definition = define(input=[{"storage_provider": "minio.default", "path": f"{place}/other"}])
-    server = start_server('cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/event.json"', WATCHDOG_SERVICE_DEFINITION=definition)
+    server = start_server("echo ran", WATCHDOG_SERVICE_DEFINITION=definition)
     folder = place.partition("/")[2]
     push_events(bucket_server, f"{folder}/in/", server)
     bucket_server.put(f"{place}/in/x", b"object")
+    ended = server.event("invocation ended")
+    assert (ended["outcome"], f"{place}/in/x: no input" in ended["reason"]) == ("skipped", True)
+
+
+def test_a_pushed_event_of_a_removal_does_not_run_the_script(
+    bucket_server: S3Server, define: Define, start_server: StartServer, place: str
+) -> None:
+    server = start_server("echo ran", WATCHDOG_SERVICE_DEFINITION=define(output=None))
+    folder = place.partition("/")[2]
+    push_events(bucket_server, f"{folder}/in/", server, ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"])
+    bucket_server.put(f"{place}/in/x", b"object")
     assert server.event("invocation ended")["outcome"] == "ok"
-    assert b'"ceph:s3"' in content(bucket_server, f"{folder}/out/event.json")
+    bucket_server.client().delete_object(Bucket="bucket", Key=f"{folder}/in/x")
+    ended = server.event("invocation ended")
+    assert ended["outcome"] == "skipped"
+    assert f"{place}/in/x: ObjectRemoved:Delete is not the creation of an object" in ended["reason"]
