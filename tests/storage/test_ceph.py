@@ -118,7 +118,11 @@ async def test_a_cancelled_upload_leaves_nothing(bucket_server: S3Server, tmp_pa
 
 
 def push_events(
-    server: S3Server, prefix: str, watchdog: RunningServer, names: Sequence[str] = ("s3:ObjectCreated:*",)
+    server: S3Server,
+    prefix: str,
+    watchdog: RunningServer,
+    names: Sequence[str] = ("s3:ObjectCreated:*",),
+    bucket: str = "bucket",
 ) -> None:
     """Let Ceph tell the server of each object that is made below a prefix, or of other events."""
     sns = boto3.client(
@@ -134,7 +138,7 @@ def push_events(
     rules = {"Key": {"FilterRules": [{"Name": "prefix", "Value": prefix}]}}
     notification = {"Id": "made", "TopicArn": topic, "Events": list(names), "Filter": rules}
     server.client().put_bucket_notification_configuration(
-        Bucket="bucket", NotificationConfiguration={"TopicConfigurations": [notification]}
+        Bucket=bucket, NotificationConfiguration={"TopicConfigurations": [notification]}
     )
 
 
@@ -172,6 +176,18 @@ def test_a_pushed_event_of_an_object_that_no_input_covers_does_not_run_the_scrip
     bucket_server.put(f"{place}/in/x", b"object")
     ended = server.event("invocation ended")
     assert (ended["outcome"], f"{place}/in/x: no input" in ended["reason"]) == ("skipped", True)
+
+
+def test_a_pushed_event_names_the_version_that_is_fetched(
+    bucket_server: S3Server, define: Define, start_server: StartServer
+) -> None:
+    definition = define(input=[{"storage_provider": "minio.default", "path": "pushed/in"}], output=None)
+    server = start_server('cat "$INPUT_FILE_PATH"', WATCHDOG_SERVICE_DEFINITION=definition)
+    bucket_server.put_versions("pushed/elsewhere", b"")
+    push_events(bucket_server, "in/", server, bucket="pushed")
+    for version in bucket_server.put_versions("pushed/in/x", b"first", b"second"):
+        assert server.event("input fetched")["source"] == f"minio.default:pushed/in/x (version {version})"
+        assert server.event("invocation ended")["outcome"] == "ok"
 
 
 def test_a_pushed_event_of_a_removal_does_not_run_the_script(
