@@ -102,6 +102,14 @@ def test_thousands_of_skipped_records_leave_a_bounded_log_and_answer(
     assert [line["count"] for line in logged(server, "more objects of an event skipped")] == [1900]
 
 
+def test_long_names_leave_a_bounded_log_and_answer(start_server: StartServer, define: Define, place: str) -> None:
+    server = started(start_server, COPY, define())
+    answer = server.call(event(f"{place}/in/{'k' * 200_000}", "elsewhere/x", name="N" * 200_000))
+    assert_skipped(server, answer, "is not the creation of an object")
+    assert len(answer.body) < 2000
+    assert len(json.dumps(server.logs)) < 10_000
+
+
 # Not covered
 
 

@@ -3,6 +3,8 @@
 ::
 
     event.py       which objects a text tells of             no network in it
+    envelope.py    what SQS and SNS put around events        no network in it
+    skipped.py     objects of events that are not processed  no network in it
     providers.py   the definition's providers, credentials   no network in it
     s3.py          }
     webdav.py      } a Storage each, imported only when used; http_client.py is what the last two share

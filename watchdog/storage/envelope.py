@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 # Both may end in a command that an operator copies from the log.
-_TOPIC = re.compile(r"arn:[\w-]+:sns:[\w-]*:[\w-]*:[\w.-]+", re.ASCII)
-_TOKEN = re.compile(r"\w+", re.ASCII)
+_TOPIC = re.compile(r"arn:[\w-]{1,64}:sns:[\w-]{,64}:[\w-]{,64}:[\w.-]{1,256}", re.ASCII)
+_TOKEN = re.compile(r"\w{1,1024}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

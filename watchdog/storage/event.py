@@ -80,7 +80,7 @@ class StoredObject:
     def why_not_new(self) -> str:
         """Why the event does not report a new object to process; "" if it does."""
         if not _is_creation(self.kind, self.name):
-            return f"{self.name} is not the creation of an object"
+            return f"{self.name[:100]} is not the creation of an object"
         # MinIO leaves the size out where it is 0.
         if self.kind in _S3_KINDS and self.key.endswith("/") and not self.size_bytes:
             return "it is an empty object that marks a folder"

@@ -11,6 +11,8 @@ log = logs.get("storage")
 # An event may have thousands of records; the log and the sender get the first ones and a count.
 _MOST_LOGGED = 100
 _MOST_EXPLAINED = 3
+# A sender may write anything into a name.
+_MOST_CHARACTERS = 300
 
 
 class Skipped:
@@ -39,14 +41,14 @@ class Skipped:
         for notice in self._notices[:_MOST_LOGGED]:
             advice = {"advice": notice.advice} if notice.advice else {}
             report = log.warning if advice else log.info
-            report("event without an object", call_id=self._call_id, reason=logs.printable(notice.text), **advice)
+            report("event without an object", call_id=self._call_id, reason=_short(notice.text), **advice)
         for stored, why in self._not_new[:_MOST_LOGGED]:
             log.info(
                 "object of an event skipped",
                 call_id=self._call_id,
-                object=logs.printable(stored.location),
-                event_name=logs.printable(stored.name),
-                reason=logs.printable(why),
+                object=_short(stored.location),
+                event_name=_short(stored.name),
+                reason=_short(why),
             )
         if len(self._not_new) > _MOST_LOGGED:
             log.info("more objects of an event skipped", call_id=self._call_id, count=len(self._not_new) - _MOST_LOGGED)
@@ -55,22 +57,20 @@ class Skipped:
                 "no input of the service definition covers the object of an event, so the script does not run on it; "
                 "limit the notification to the folder of the input, or add an input",
                 call_id=self._call_id,
-                object=", ".join(logs.printable(stored.location) for stored in self._not_covered[:_MOST_EXPLAINED]),
+                object=", ".join(_short(stored.location) for stored in self._not_covered[:_MOST_EXPLAINED]),
                 count=len(self._not_covered),
             )
 
     @property
     def explanation(self) -> str:
         """Why the script did not run, in one line."""
-        reasons = [logs.printable(notice.text)[:200] for notice in self._notices]
-        reasons += [f"{_name(stored)}: {logs.printable(why)}" for stored, why in self._not_new]
-        reasons += [
-            f"{_name(stored)}: no input of the service definition covers it (?input=raw makes the event the input)"
-            for stored in self._not_covered
-        ]
+        reasons = [_short(notice.text) for notice in self._notices]
+        reasons += [f"{_short(stored.location)}: {_short(why)}" for stored, why in self._not_new]
+        uncovered = "no input of the service definition covers it (?input=raw makes the event the input)"
+        reasons += [f"{_short(stored.location)}: {uncovered}" for stored in self._not_covered]
         more = f"; and {len(reasons) - _MOST_EXPLAINED} more" if len(reasons) > _MOST_EXPLAINED else ""
         return f"the script did not run: {'; '.join(reasons[:_MOST_EXPLAINED])}{more}"
 
 
-def _name(stored: StoredObject) -> str:
-    return logs.printable(stored.location)[:200]
+def _short(text: str) -> str:
+    return logs.printable(text[:_MOST_CHARACTERS])
