@@ -112,12 +112,12 @@ def document(interface: Interface) -> _Json:
     paths: _Json = {
         "/": _function(interface, "Root", []),
         "/{path}": _function(interface, "Path", [_ref("parameters", "path")]),
-        "/_/health": {"get": _health()},
-        "/_/ready": {"get": _ready()},
-        "/_/openapi.json": {"get": _itself()},
+        "/_/health": _readable(_health()),
+        "/_/ready": _readable(_ready()),
+        "/_/openapi.json": _readable(_itself()),
     }
     if interface.metrics_port is not None:
-        paths["/metrics"] = {"servers": [_metrics_server(interface.metrics_port)], "get": _metrics()}
+        paths["/metrics"] = {"servers": [_metrics_server(interface.metrics_port)], **_readable(_metrics())}
     components: _Json = {
         "schemas": _schemas(),
         "parameters": _parameters(interface),
@@ -174,8 +174,8 @@ def _function(interface: Interface, suffix: str, parameters: list[_Json]) -> _Js
     item: _Json = {"description": f"Other methods than {', '.join(interface.methods)} are answered 405."}
     for method in interface.methods:
         item[method.lower()] = {**operation, "operationId": f"call{suffix}With{method.capitalize()}"}
-        # HTTP gives the body of a GET or DELETE no meaning (RFC 9110, 9.3), and OpenAPI advises not to declare one.
-        if method not in ("GET", "DELETE"):
+        # HTTP gives these a body without meaning (RFC 9110, 9.3), and OpenAPI advises not to declare one.
+        if method not in ("GET", "HEAD", "DELETE"):
             item[method.lower()]["requestBody"] = _ref("requestBodies", "input")
     return item
 
@@ -184,16 +184,23 @@ def _of_a_call(interface: Interface) -> str:
     if interface.is_classic:
         return (
             "The body goes to the function's stdin as it comes, and what the function prints is the answer. "
-            "All methods do the same; a GET or DELETE may have a body, too, if all on its way let it pass. "
+            "All methods do the same; the answer to HEAD has no body. "
+            "A GET, HEAD or DELETE may have a body, too, if all on its way let it pass. "
             "The headers of a CloudEvent (binary mode, `ce-…`) make the answer one, too."
         )
     return (
         "The body becomes the function's input file, and what the function leaves is the answer: base64 of one file, "
         "base64 of a ZIP of several, or what it printed if it left none. `?output=` or `Accept` ask for another form: "
         "`application/zip`, `application/json`, or the one file's own type for its own bytes. "
-        "All methods do the same; a GET or DELETE may have a body, too, if all on its way let it pass. "
+        "All methods do the same; the answer to HEAD has no body. "
+        "A GET, HEAD or DELETE may have a body, too, if all on its way let it pass. "
         "The headers of a CloudEvent (binary mode, `ce-…`) make the answer one, too."
     )
+
+
+def _readable(operation: _Json) -> _Json:
+    """GET, and HEAD for its headers alone."""
+    return {"get": operation, "head": {**operation, "operationId": f"{operation['operationId']}Head"}}
 
 
 def _health() -> _Json:
@@ -369,7 +376,7 @@ def _responses(interface: Interface) -> _Json:
     responses["405"] = {
         "description": _MEANINGS[405],
         "headers": _refs_to_headers("Allow"),
-        "content": {_TEXT: {"schema": {"type": "string"}}},
+        "content": dict(problem),
     }
     responses["default"] = {
         "description": (
@@ -429,7 +436,10 @@ def _schemas() -> _Json:
                 "title": text,
                 "status": {"type": "integer", "minimum": 400, "maximum": 599},
                 "detail": {"description": "What happened, to what, and what to do.", **text},
-                "call_id": {"description": "As X-Call-Id; not if the request was no HTTP.", **text},
+                "call_id": {
+                    "description": "As X-Call-Id; missing if the request was not a call (405, or malformed HTTP).",
+                    **text,
+                },
                 "exit_code": {"description": "Of the function, if it ended by itself.", "type": "integer"},
                 "signal": {"description": "That ended the function, as SIGSEGV.", **text},
                 "out_of_memory": {"description": "Whether memory had ended.", "type": "boolean"},

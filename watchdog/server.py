@@ -110,7 +110,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # What the event loop waits for the interpreter's lock, at most, each time that a thread has it: 5 ms by default.
 _SWITCH_INTERVAL_S = 0.001
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
-_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+_READING_METHODS = ("GET", "HEAD")  # of the server's own paths
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -383,8 +384,7 @@ class Server:
         if request.path == "/_/openapi.json":
             return await self._sent(request, self._openapi(request))
         if request.method not in _METHODS:
-            text = f"the method {request.method} is not answered; {', '.join(_METHODS)} are"
-            return await self._sent(request, _not_allowed(_METHODS, text))
+            return await self._sent(request, _not_allowed(request, _METHODS))
         started_s = self._loop.time()
         self.metrics.requests_in_flight += 1
         trace = self._tracing.call(request.method, request.path, request.headers)
@@ -410,8 +410,8 @@ class Server:
             trace.end(code)
 
     def _probe(self, request: web.BaseRequest, *, is_ready: bool) -> web.Response:
-        if request.method != "GET":
-            return _not_allowed(["GET"], "only GET is answered here")
+        if request.method not in _READING_METHODS:
+            return _not_allowed(request, _READING_METHODS)
         if request.headers.get("User-Agent") != LOCAL_PROBE:
             self._last_probe_s = self._loop.time()
         status, text = self._health()
@@ -426,8 +426,8 @@ class Server:
         return web.Response(status=status, text=text, headers=headers)
 
     def _openapi(self, request: web.BaseRequest) -> web.Response:
-        if request.method != "GET":
-            return _not_allowed(["GET"], "only GET is answered here")
+        if request.method not in _READING_METHODS:
+            return _not_allowed(request, _READING_METHODS)
         from . import openapi
 
         document = openapi.document(
@@ -457,8 +457,8 @@ class Server:
     async def _handle_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path != "/metrics":
             return web.Response(status=404, text="metrics are at /metrics\n")
-        if request.method != "GET":
-            return _not_allowed(["GET"], "only GET is answered here")
+        if request.method not in _READING_METHODS:
+            return _not_allowed(request, _READING_METHODS)
         body, content_type = await asyncio.to_thread(self.metrics.exposition)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -604,7 +604,7 @@ class Server:
         if answer.body is not None or status in _STATUS_WITHOUT_BODY:
             body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
             small = web.Response(status=status, headers=headers, body=body)
-            record.output_bytes = answer.length if body else 0
+            record.output_bytes = answer.length if body and request.method != "HEAD" else 0
 
             async def send() -> None:
                 await small.prepare(request)
@@ -617,6 +617,10 @@ class Server:
         response.content_length = answer.length
         await self._patiently(request, response.prepare(request))
         record.is_begun = True
+        if request.method == "HEAD":
+            record.is_handed_over = True
+            await self._patiently(request, response.write_eof())
+            return response
         self._long_answers += 1
         try:
             async with contextlib.aclosing(answer.chunks(self._pieces_ahead)) as chunks:
@@ -725,8 +729,11 @@ class Server:
         return headers
 
 
-def _not_allowed(methods: Sequence[str], text: str) -> web.Response:
-    return web.Response(status=405, text=text + "\n", headers={"Allow": ", ".join(methods)})
+def _not_allowed(request: web.BaseRequest, methods: Sequence[str]) -> web.Response:
+    allowed = ", ".join(methods)
+    detail = f"the method {request.method} is not answered at {request.path}; use one of {allowed}"
+    body = problem_document(405, "Method not allowed", detail)
+    return web.Response(status=405, body=body, headers={"Allow": allowed, "Content-Type": PROBLEM_TYPE})
 
 
 def _preference(request: web.BaseRequest) -> Preference:
