@@ -687,6 +687,22 @@ def whole_location() -> None:
     replace(transfer, "_why_leads_elsewhere", lambda stored, *, is_trusted: "")
 
 
+@guard
+def kubernetes_probe() -> None:
+    """The kubelet's probe at the path of calls is a call."""
+    from watchdog import server
+
+    replace(server, "_is_kubernetes_probe", lambda request: False)
+
+
+@guard
+def base_path() -> None:
+    """The path below which OSCAR exposes the service stays in each request's path."""
+    from watchdog import server
+
+    replace(server, "_below", lambda base_path, path: path)
+
+
 if __name__ == "__main__":
     for each in sys.argv.pop(1).split(","):
         GUARDS[each]()

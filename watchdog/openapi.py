@@ -151,6 +151,7 @@ def _description(interface: Interface) -> str:
     return (
         f"Served by oscar-watchdog {__version__}. The limits in force:\n\n{limits}\n\n"
         "All paths but those under `/_/` named here are the same function, which may look at the path itself."
+        "\n\nA GET or HEAD with the `User-Agent` `kube-probe/…` (Kubernetes) is answered like `/_/health` anywhere."
     )
 
 

@@ -112,6 +112,8 @@ _SWITCH_INTERVAL_S = 0.001
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _READING_METHODS = ("GET", "HEAD")  # of the server's own paths
+# The kubelet's probes say so, whatever their path (Kubernetes, pkg/probe/http).
+_KUBERNETES_PROBE = "kube-probe/"
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -185,6 +187,7 @@ class Server:
         self._metrics_port: int | None = None
         self._lock = _LockFile(environ) if not self.settings.suppress_lock else None
         self._is_classic = self.settings.fprocess is not None
+        self._base_path = _base_path(environ)
         self._is_draining = False
         self._last_probe_s: float | None = None
         # The waits for more of a body, which a drain ends.
@@ -377,11 +380,12 @@ class Server:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         if (refusal := refusal_of(request)) is not None:
             return await self._sent(request, refusal)
-        if request.path == "/_/health":
-            return await self._sent(request, self._probe(request, is_ready=False))
-        if request.path == "/_/ready":
+        path = _below(self._base_path, request.path)
+        if path == "/_/ready":
             return await self._sent(request, self._probe(request, is_ready=True))
-        if request.path == "/_/openapi.json":
+        if path == "/_/health" or _is_kubernetes_probe(request):
+            return await self._sent(request, self._probe(request, is_ready=False))
+        if path == "/_/openapi.json":
             return await self._sent(request, self._openapi(request))
         if request.method not in _METHODS:
             return await self._sent(request, _not_allowed(request, _METHODS))
@@ -523,7 +527,7 @@ class Server:
             body=self._body(request),
             # A classic function is told of its input by the Http_* variables alone.
             said=Said() if self._is_classic else _said(request),
-            variables=_cgi_variables(request) if self.settings.cgi_headers else {},
+            variables=_cgi_variables(request, self._base_path) if self.settings.cgi_headers else {},
             timeout_s=timeout_s,
             trace=trace,
             event=event_of(headers),
@@ -788,7 +792,28 @@ def _percent_decoded(text: str, what: str) -> str:
         raise BadInput(f"{what}: {text!r} is not percent-encoded UTF-8") from None
 
 
-def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
+def _base_path(environ: Mapping[str, str]) -> str:
+    """Return the path below which OSCAR exposes the service, or the empty string: `/system/services/NAME/exposed`.
+
+    OSCAR's ingress removes it from a request's path, except with `rewrite_target: true`; its probes always keep it
+    (`pkg/backends/resources/expose.go`).
+    """
+    path = environ.get("OSCAR_SERVICE_BASE_PATH", "").strip("/")
+    return "/" + path if path else ""
+
+
+def _below(base_path: str, path: str) -> str:
+    """Return the path without the base path before it."""
+    if not base_path or not path.startswith(base_path) or path[len(base_path) :][:1] not in ("", "/"):
+        return path
+    return path[len(base_path) :] or "/"
+
+
+def _is_kubernetes_probe(request: web.BaseRequest) -> bool:
+    return request.method in _READING_METHODS and request.headers.get("User-Agent", "").startswith(_KUBERNETES_PROBE)
+
+
+def _cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
     """Method, path, query and headers under the names of OpenFaaS's classic watchdog.
 
     It is a Go program, and Go writes `X-Api-Key` however a header's name was sent (net/textproto).
@@ -800,7 +825,7 @@ def _cgi_variables(request: web.BaseRequest) -> dict[str, str]:
     target = request.raw_path if request.raw_path.startswith("/") else request.url.raw_path_qs
     variables = {
         "Http_Method": request.method,
-        "Http_Path": target.partition("?")[0],
+        "Http_Path": _below(base_path, target.partition("?")[0]),
         "Http_Query": target.partition("?")[2],
         "Http_Host": request.headers.get("Host", ""),
         "Http_ContentLength": length,
