@@ -482,9 +482,10 @@ def closing_requests() -> None:
 
 @guard
 def header_limits() -> None:
-    """Lines and numbers of headers are not bounded."""
-    endless = 1 << 40
-    _serve_with(max_line_size=endless, max_field_size=endless, max_headers=endless)
+    """First lines, headers and trailers are not bounded."""
+    from watchdog import connection
+
+    replace(connection, "MOST_HEAD_BYTES", 1 << 40)
 
 
 def _serve_with(**options: float) -> None:

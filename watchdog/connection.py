@@ -3,6 +3,7 @@
 What aiohttp (3.14) leaves to its user:
 
 - the time that headers may take, and the time for which a caller may take nothing of its answer;
+- the size of a request's first line and headers: aiohttp bounds each line and their number, here their sum is bounded.
 - where a request ends. Its parser takes the last trailer of a chunked body for a header of the next request, loses what
   came in one segment with a request that asks for an upgrade, ignores the length of a CONNECT and transfer codings that
   it does not know, and tells no reader that a body is malformed. After what is not certain, a connection is not kept.
@@ -29,6 +30,8 @@ from typing import Any
 import msgspec
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
+from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from . import logs
@@ -38,6 +41,10 @@ log = logs.get("server")
 
 PROBLEM_TYPE = "application/problem+json"
 BACKLOG = 1024
+# Of a request's first line and headers together, and of a chunked body's lines that carry no data. Larger than what
+# proxies let through (nginx: 32 KiB, Envoy: 60 KiB), smaller than what Linux lets a variable have (128 KiB).
+MOST_HEAD_BYTES = 65536
+_NO_LIMIT = 1 << 31  # of aiohttp's parser: ``Connection`` bounds the sum
 # A new connection may have its first request on its way; a handshake may be half done.
 _FRESH_S = 0.1
 _END_LOOK_S = 0.5
@@ -141,6 +148,9 @@ class HttpServer(web.Server):
             "access_log": None,
             # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
             "auto_decompress": False,
+            "max_line_size": _NO_LIMIT,
+            "max_field_size": _NO_LIMIT,
+            "max_headers": _NO_LIMIT,
         }
         super().__init__(handler, **{**own_options, **options})
         self.read_timeout_s = read_timeout_s
@@ -196,6 +206,28 @@ class HttpServer(web.Server):
 
     def tell_quiet(self) -> None:
         self._quiet.set()
+
+
+class _HeadTooLarge(HttpProcessingError):
+    """The first line and headers of a request are over the limit: 414 if the first line alone is, else 431."""
+
+    def __init__(self, *, is_first_line: bool) -> None:
+        what = "the request line has" if is_first_line else "the request line and the headers together have"
+        super().__init__(
+            code=414 if is_first_line else 431,
+            message=f"{what} more than {MOST_HEAD_BYTES} bytes; send large values in the body",
+        )
+
+
+def _head_too_large(message: Any) -> _HeadTooLarge | None:
+    """Return what is wrong with the size of a whole first line and headers, or None."""
+    if isinstance(message, _ErrInfo):
+        return None
+    size_bytes = len(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
+    if size_bytes > MOST_HEAD_BYTES:
+        return _HeadTooLarge(is_first_line=True)
+    size_bytes += sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
+    return _HeadTooLarge(is_first_line=False) if size_bytes > MOST_HEAD_BYTES else None
 
 
 def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -255,6 +287,13 @@ class Connection(RequestHandler):
         self._is_half_closed = False
         self._newest: tuple[Any, Any] | None = None
         self._last_bytes = b""
+        # Since the last whole head or byte of a body: bytes that came, whether a line ended in them, and how many bytes
+        # came together with the end of what was before.
+        self._head_bytes = 0
+        self._has_first_line = False
+        self._shared_bytes = 0
+        self._body_bytes = 0
+        self._is_refusing = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -284,15 +323,18 @@ class Connection(RequestHandler):
         self._look_timer = self._loop.call_later(self._write_timeout_s / 4, self._look, transport, taken_bytes, since_s)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_half_closed:
-            # A request that crossed with the close: it cannot be answered, so it must not be begun.
+        if self._is_half_closed or self._is_refusing:
+            # A request that crossed with the close: it cannot be answered, so it must not be begun. Or the rest of one
+            # whose headers are too large.
             return
         # After an early answer (413, 429) the rest of its body still comes: that is no next request.
         is_rest_of_body = self.is_lingering
         known = len(self._messages)
         super().data_received(data)
         self._last_bytes = (self._last_bytes + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
-        self._distrust(list(itertools.islice(self._messages, known, None)))
+        new = list(itertools.islice(self._messages, known, None))
+        self._distrust(new)
+        self._bound_heads(data, new)
         if self._messages or self._is_handling:
             self._stop_headers_timer()
         elif data and not is_rest_of_body:
@@ -347,6 +389,53 @@ class Connection(RequestHandler):
                 break
         # What was found well ended is not looked at again.
         self._newest = parsed[-1] if parsed and not parsed[-1][1].is_eof() else None
+
+    def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]]) -> None:
+        """Refuse first lines and headers that are over the limit, whole or not, and trailers and the like."""
+        may_be_over = self._shared_bytes + self._head_bytes + len(data) > MOST_HEAD_BYTES
+        if may_be_over:
+            for position, (message, _) in enumerate(new):
+                if (error := _head_too_large(message)) is not None:
+                    self._refuse(error, unread=len(new) - position)
+                    return
+        body = None if self._newest is None else self._newest[1]
+        body_bytes = 0 if body is None else body.total_bytes
+        has_grown, self._body_bytes = body_bytes != self._body_bytes, body_bytes
+        # A parser that pauses has not looked at all that came.
+        if new or has_grown or self._reading_paused or self._buffer_paused or self._upgraded:
+            self._shared_bytes = len(data) or self._shared_bytes
+            self._head_bytes = 0
+            self._has_first_line = False
+            return
+        self._head_bytes += len(data)
+        self._has_first_line = self._has_first_line or b"\n" in data
+        if self._head_bytes <= MOST_HEAD_BYTES:
+            return
+        if body is None:
+            self._refuse(_HeadTooLarge(is_first_line=not self._has_first_line), unread=0)
+            return
+        if not self.is_lingering:
+            body.set_exception(PayloadEncodingError(f"more than {MOST_HEAD_BYTES} bytes came that carry no data"))
+        body.feed_eof()
+        self.close()
+
+    def _refuse(self, error: _HeadTooLarge, *, unread: int) -> None:
+        """Answer this error in the place of the newest requests; discard what still comes, so that nothing is reset.
+
+        Args:
+            unread: how many of the requests that wait are not answered.
+        """
+        for _ in range(unread):
+            self._messages.pop()
+        self._is_refusing = True
+        self._newest = None
+        self.linger(LAST_WORDS_S)
+        # A body without end: aiohttp reads it after the answer, until the caller closes or the time is over.
+        rest = StreamReader(self, 0, loop=self._loop)
+        self._messages.append((_ErrInfo(status=error.code, exc=error, message=error.message), rest))
+        self._request_count += 1
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def _handle_request(self, *arguments: Any) -> Any:
         self.is_about_to_handle = False
@@ -407,7 +496,11 @@ class Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer to what is no HTTP, and to a defect of this program."""
-        if isinstance(exc, ConnectionError):
+        title = "Bad request" if status < 500 else "Internal error"
+        if isinstance(exc, _HeadTooLarge):
+            title = "Request line too long" if status == 414 else "Request headers too large"
+            detail = exc.message
+        elif isinstance(exc, ConnectionError):
             # The caller is gone, as the end of its invocation tells: nobody is left to be answered.
             detail = "the connection ended"
         elif status >= 500:
@@ -415,7 +508,7 @@ class Connection(RequestHandler):
             detail = "the server failed to answer this call; its log tells more"
         else:
             detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
-        body = problem_document(status, "Bad request" if status < 500 else "Internal error", detail)
+        body = problem_document(status, title, detail)
         response = web.Response(status=status, body=body, headers={"Content-Type": PROBLEM_TYPE})
         response.force_close()
         return response

@@ -33,8 +33,10 @@ _MEANINGS: Mapping[int, str] = {
     406: "The outputs cannot be given in the form asked for; `detail` names the forms that they have.",
     408: "Nothing came from the caller for `read_timeout`.",
     413: "The input is over `max_input_size`.",
+    414: "The request line is over 64 KiB.",
     422: "The storage event reports an object, version, bucket or space that is not there.",
     429: "All places are taken, and the queue is full or `queue_timeout` passed. Try again after `Retry-After`.",
+    431: "The request line and the headers together are over 64 KiB.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
     "cannot be sent.",
     502: "A storage failed: the object that the event tells of could not be fetched, or outputs not be stored "
@@ -45,6 +47,8 @@ _MEANINGS: Mapping[int, str] = {
 }
 _NOT_OF_CLASSIC_FUNCTIONS = frozenset({406})
 _OF_STORAGE = frozenset({422, 502})
+# Answered before there is a call.
+_OF_HTTP = ((414, "Request line too long"), (431, "Request headers too large"))
 
 # Bounds that callers meet, by the attributes of the settings; and those of them that 0 turns off.
 LIMITS = (
@@ -162,7 +166,8 @@ def _function(interface: Interface, suffix: str, parameters: list[_Json]) -> _Js
     names = ["X-Call-Id", "X-Timeout", "traceparent", "tracestate"]
     if not interface.is_classic:
         names = ["input", "output", "filename", *names, "X-Input-Encoding", "X-Filename"]
-    codes = ["200", *sorted({str(status) for status in _error_statuses(interface)}), "default"]
+    of_http = [status for status, _ in _OF_HTTP]
+    codes = ["200", *sorted({str(status) for status in [*_error_statuses(interface), *of_http]}), "default"]
     operation: _Json = {
         "tags": ["function"],
         "summary": "Call the function",
@@ -374,6 +379,8 @@ def _responses(interface: Interface) -> _Json:
             response["description"] += " As text: how it ended, what it printed, its last words to stderr."
             response["content"][_TEXT] = {"schema": {"type": "string"}}
         responses[str(status)] = response
+    for status, title in _OF_HTTP:
+        responses[str(status)] = {"description": f"{title}. {_MEANINGS[status]}", "content": dict(problem)}
     responses["405"] = {
         "description": _MEANINGS[405],
         "headers": _refs_to_headers("Allow"),

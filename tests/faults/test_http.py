@@ -255,7 +255,7 @@ WRONG: dict[str, bytes] = {
     "space in target": b"POST /o ne HTTP/1.1\r\nHost: x\r\n\r\n",
     "NUL in target": b"POST /o\0ne HTTP/1.1\r\nHost: x\r\n\r\n",
     "UTF-8 in target": "POST /ö HTTP/1.1\r\nHost: x\r\n\r\n".encode(),
-    "target of 9 KB": b"POST /" + b"o" * 9000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "target of 70 KB": b"POST /" + b"o" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "bare LF": b"POST /one HTTP/1.1\nHost: x\nContent-Length: 3\n\nabc",
     "bare CR": b"POST /one HTTP/1.1\rHost: x\r\n\r\n",
     "binary": bytes(range(256)) * 4,
@@ -275,7 +275,7 @@ WRONG: dict[str, bytes] = {
     "no colon": ONE + b"Ab\r\n\r\n",
     "name that is not ASCII": ONE + "ä: b\r\n\r\n".encode(),
     "headers end in a bare LF": ONE + b"Content-Length: 3\r\n\nabc",
-    "130 headers": ONE + b"".join(b"X-%d: y\r\n" % n for n in range(130)) + b"\r\n",
+    "7000 headers": ONE + b"".join(b"X-%d: y\r\n" % n for n in range(7000)) + b"\r\n",
     # Length
     "length twice": ONE + b"Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
     "two lengths": ONE + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabc",
@@ -543,7 +543,9 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
     "headers": (ONE, b"".join(b"X-%d: y\r\n" % n for n in range(5000))),
     "trailers": (chunked(b"3\r\nabc\r\n0\r\n"), b"".join(b"X-%d: y\r\n" % n for n in range(5000))),
     "trailer line": (chunked(b"3\r\nabc\r\n0\r\nX: "), b"a" * 65536),
+    "chunk extension": (chunked(b"3\r\nabc\r\n3;"), b"a" * 65536),
 }
+ENDLESS_STATUS = {"target": 414, "trailers": 400, "trailer line": 400, "chunk extension": 400}
 
 
 @pytest.mark.guard("header-limits")
@@ -556,23 +558,18 @@ def test_headers_without_end_are_refused_in_little_memory(start_server: StartSer
         sock.sendall(start + more)
         send_until_closed(sock, more, 8 * MIB)
         (reply,) = replies(read_all(sock))
-    assert reply.status == 400
+    assert reply.status == ENDLESS_STATUS.get(name, 431)
     assert server.memory_mib("VmHWM") < before + 8
     assert server.call(b"YQ==").body == b"[/::a]"
 
 
 @pytest.mark.guard("body-timer")
-def test_chunk_extensions_without_end_are_refused_in_little_memory(start_server: StartServer) -> None:
+def test_a_chunk_extension_that_stops_is_answered_408(start_server: StartServer) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT="300ms")
-    before = server.memory_mib("VmRSS")
     with server.connect() as sock:
-        sock.sendall(chunked(b"3\r\nabc\r\n3;"))
-        drip = threading.Thread(target=send_until_closed, args=(sock, b"a" * 4096, 64 * MIB))
-        drip.start()
+        sock.sendall(chunked(b"3\r\nabc\r\n3;") + b"a" * 4096)
         (reply,) = replies(read_all(sock))
-        drip.join()
     assert reply.status == 408
-    assert server.memory_mib("VmHWM") < before + 16
     assert server.call(b"YQ==").body == b"[/::a]"
 
 

@@ -1,0 +1,121 @@
+"""The size of a request's first line and headers together: what is allowed, and the answer above the limit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import pytest
+from running_server import RunningServer, StartServer, read_all
+
+from watchdog.connection import MOST_HEAD_BYTES
+
+START = b"GET /%b HTTP/1.1\r\n"
+END = b"Host: x\r\nConnection: close\r\n\r\n"
+# Prints how much of the header and of the query arrived.
+LENGTHS = 'printf "%s %s" "${#Http_X}" "${#Http_Query}"'
+# The empty line at the end does not count.
+JUST_ALLOWED = MOST_HEAD_BYTES - len(START % b"" + b"X: \r\n" + END.removesuffix(b"\r\n"))
+
+
+def document_in(answer: bytes, status: int) -> dict[str, object]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 %d " % status), head  # which ends the connection
+    assert b"\r\nContent-Type: application/problem+json\r\n" in head
+    document: dict[str, object] = json.loads(body)
+    assert document["status"] == status
+    assert str(MOST_HEAD_BYTES) in str(document["detail"])
+    return document
+
+
+def sent_in_pieces(server: RunningServer, request: bytes, piece_bytes: int) -> bytes:
+    with server.connect() as sock:
+        for at in range(0, len(request), piece_bytes):
+            sock.sendall(request[at : at + piece_bytes])
+        return read_all(sock)
+
+
+def with_header(value_bytes: int) -> bytes:
+    return START % b"" + b"X: " + b"x" * value_bytes + b"\r\n" + END
+
+
+PIECES = pytest.mark.parametrize("piece_bytes", [1000, 1 << 20], ids=["in pieces", "at once"])
+
+
+@PIECES
+def test_a_head_of_just_the_limit_is_served(start_server: StartServer, piece_bytes: int) -> None:
+    server = start_server(LENGTHS)
+    request = with_header(JUST_ALLOWED)
+    assert len(request) == MOST_HEAD_BYTES + len(b"\r\n")
+    assert sent_in_pieces(server, request, piece_bytes).endswith(f"\r\n\r\n{JUST_ALLOWED} 0".encode())
+
+
+@pytest.mark.parametrize("size_bytes", [9_000, 60_000])
+def test_a_long_query_is_served(start_server: StartServer, size_bytes: int) -> None:
+    answer = start_server(LENGTHS).call(b"", "/?" + "q" * size_bytes)
+    assert answer.body == f"0 {size_bytes}".encode()
+
+
+@PIECES
+@pytest.mark.guard("header-limits")
+def test_a_header_over_the_limit_is_431(start_server: StartServer, piece_bytes: int) -> None:
+    server = start_server(LENGTHS)
+    document = document_in(sent_in_pieces(server, with_header(JUST_ALLOWED + 1), piece_bytes), 431)
+    assert document["title"] == "Request headers too large"
+    assert server.call(b"").status == 200
+
+
+@PIECES
+@pytest.mark.guard("header-limits")
+def test_many_headers_over_the_limit_together_are_431(start_server: StartServer, piece_bytes: int) -> None:
+    many = b"".join(b"X-%d: %b\r\n" % (number, b"y" * 100) for number in range(1000))
+    document_in(sent_in_pieces(start_server(LENGTHS), START % b"" + many + END, piece_bytes), 431)
+
+
+def test_a_thousand_short_headers_are_served(start_server: StartServer) -> None:
+    many = b"".join(b"X-%d: y\r\n" % number for number in range(1000))
+    assert b"HTTP/1.1 200 OK" in start_server(LENGTHS).raw(START % b"" + many + END)
+
+
+@PIECES
+@pytest.mark.guard("header-limits")
+def test_a_request_line_over_the_limit_is_414(start_server: StartServer, piece_bytes: int) -> None:
+    server = start_server(LENGTHS)
+    document = document_in(sent_in_pieces(server, START % (b"a" * MOST_HEAD_BYTES) + END, piece_bytes), 414)
+    assert document["title"] == "Request line too long"
+    assert server.call(b"").status == 200
+
+
+@pytest.mark.guard("header-limits")
+def test_the_limit_counts_for_each_request_of_a_connection(start_server: StartServer) -> None:
+    server = start_server(LENGTHS)
+    body = b"a" * 300_000
+    large_body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: x/y\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    small = b"GET / HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 40_000)
+    answers = sent_in_pieces(server, small + large_body + small * 3 + with_header(MOST_HEAD_BYTES), 50_000)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 5
+    assert answers.count(b"HTTP/1.0 431 ") == 1
+    document_in(answers[answers.index(b"HTTP/1.0 431 ") :], 431)
+
+
+def test_many_requests_in_one_segment_are_each_below_the_limit(start_server: StartServer) -> None:
+    server = start_server("true", WATCHDOG_MAX_INFLIGHT="1")
+    probe = b"GET /_/health HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 500)
+    last = probe.replace(b"\r\nX", b"\r\nConnection: close\r\nX")
+    answers = server.raw(probe * 400 + last)
+    assert answers.count(b"HTTP/1.1 200 OK\r\n") == 401
+
+
+@pytest.mark.parametrize("status", [431, 414])
+def test_curl_reads_the_answer(start_server: StartServer, status: int) -> None:
+    """Much of the request is unread when the answer is sent: it must not be lost in a reset."""
+    assert shutil.which("curl")
+    server = start_server(LENGTHS)
+    url = f"http://127.0.0.1:{server.port}/"
+    value = "v" * 120_000
+    command = ["curl", "-sS", "-w", "%{http_code}"]
+    command += ["-H", f"X: {value}", url] if status == 431 else [f"{url}?{value}"]
+    done = subprocess.run(command, capture_output=True, check=True, timeout=RunningServer.patience_s)
+    assert done.stdout.endswith(str(status).encode())
+    assert json.loads(done.stdout[:-3])["status"] == status
