@@ -151,9 +151,16 @@ JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
         ("image/jpeg, application/zip;q=0.5", PNG, Form.ZIP, "application/zip"),
         ("image/jpeg, text/plain;q=0.1, application/zip;q=0.5", SEVERAL, Form.ZIP, "application/zip"),
         ("application/zip, */*;q=0.1", [], Form.BASE64, "text/plain"),
-        # The weight decides, then the more specific range, then our own order.
+        # The weight decides, then the more specific range, then our own order; beside */* of the same weight our order.
+        ("image/*, text/plain", PNG, Form.BASE64, "text/plain"),
+        ("image/png, text/*", PNG, Form.RAW, "image/png"),
+        ("application/json, image/*;q=0.9, */*;q=0.8", PNG, Form.JSON, "application/json"),
+        ("image/png, */*;q=0.9", PNG, Form.RAW, "image/png"),
+        ("application/json, */*", SEVERAL, Form.BASE64, "text/plain"),
+        ("application/json;q=0.3, */*;q=0.5", PNG, Form.BASE64, "text/plain"),
+        ("image/png, */*, text/plain;q=0.5", PNG, Form.RAW, "image/png"),
         ("image/png;q=0.5, application/json", PNG, Form.JSON, "application/json"),
-        ("image/png, */*", PNG, Form.RAW, "image/png"),
+        ("image/png, */*", PNG, Form.BASE64, "text/plain"),
         ("application/json, text/plain, */*", PNG, Form.BASE64, "text/plain"),
         ("image/*;q=0.9, image/png;q=0.1, text/plain;q=0.5", PNG, Form.BASE64, "text/plain"),
         ("*/*, text/plain;q=0", PNG, Form.RAW, "image/png"),

@@ -146,13 +146,16 @@ class Preference:
                 if offer.form is self.form:
                     return offer
             raise AnswerNotAvailable(_not_available(f"?output={self.form.value}", outputs, printed_type, offers))
+        any_quality = max((r.quality for r in self.ranges if r.specificity == 0), default=0.0)
         best, best_rank = None, (0.0, 0)
         for offer in offers:
             quality, specificity = self._weight(offer.media_type)
             if specificity == 2 and _means_another_form(offer, offers):
                 continue
-            # On equal weight the more specific range wins, then our own order: what Angular and axios send
-            # unasked, "application/json, text/plain, */*", is answered as if nothing had been sent.
+            if quality <= any_quality:
+                # Many clients send types and `*/*` with the same weight, unasked: "application/json, text/plain, */*"
+                # of axios. They want nothing in particular, and our own order decides.
+                specificity = 0
             if quality > 0 and (quality, specificity) > best_rank:
                 best, best_rank = offer, (quality, specificity)
         if best is None:
@@ -183,7 +186,8 @@ def choose_form(accept: str | None, output_param: str | None) -> Preference:
 
     ``?output=`` wins. No ``Accept`` at all, ``*/*`` and ``text/plain`` mean base64; ``application/zip`` and
     ``application/json`` mean those forms, even if the one output is itself such a file; any other type means
-    the one output's own bytes, if it is of that type or the type is ``application/octet-stream``.
+    the one output's own bytes, if it is of that type or the type is ``application/octet-stream``. The greatest weight
+    wins, then the more specific range; but types that weigh no more than ``*/*`` beside them count as ``*/*``.
 
     Raises:
         BadInput: ``?output=`` is not one of the forms, or ``Accept`` is malformed.
