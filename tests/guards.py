@@ -704,6 +704,14 @@ def base_path() -> None:
     replace(server, "_below", lambda base_path, path: path)
 
 
+@guard
+def byte_order_mark() -> None:
+    """A script that begins with a byte order mark is given to /bin/sh."""
+    from watchdog import process
+
+    replace(process, "refuse_byte_order_mark", lambda start, name: None)
+
+
 if __name__ == "__main__":
     for each in sys.argv.pop(1).split(","):
         GUARDS[each]()

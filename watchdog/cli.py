@@ -195,15 +195,18 @@ def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> i
 
 
 def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
+    from .byte_order_mark import refuse_byte_order_mark
     from .process import CRLF_HINT, command_for, found_command, has_crlf, read_start
 
     problems = [*configuration.problems, *config.script_problems(configuration)]
     fprocess = configuration.settings.fprocess
     path = environ.get("PATH", os.defpath)
-    if not problems and (fprocess is not None or configuration.script_text is None):
+    if not problems:
         try:
             if fprocess is not None:
                 found_command(shlex.split(fprocess), path)
+            elif configuration.script_text is not None:
+                refuse_byte_order_mark(configuration.script_text, "SCRIPT")
             else:
                 command_for(configuration.settings.script_path, path)
         except ScriptUnavailable as error:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from . import call_warning, logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
+from .byte_order_mark import refuse_byte_order_mark
 from .call_warning import CallWarning
 from .cgroup import Cgroup
 from .cloud_event import REQUIRED_ATTRIBUTES
@@ -625,6 +626,7 @@ class Invocations:
         if self._script_text is None:
             return self._script.command(path)
         if workspace is None:
+            refuse_byte_order_mark(self._script_text, "SCRIPT")
             return ["/bin/sh"]
         script_path = workspace.path + "/script.sh"
         try:

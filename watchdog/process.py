@@ -47,6 +47,7 @@ from typing import Any, TypeVar
 
 from . import logs, proc
 from .activity import Activity
+from .byte_order_mark import refuse_byte_order_mark
 from .errors import ScriptUnavailable
 from .guardian import Guardian
 
@@ -138,7 +139,7 @@ def command_for(script_path: str, path: str) -> list[str]:
         path: the script's ``PATH``, searched by the interpreter's name where its own path does not exist.
 
     Raises:
-        ScriptUnavailable: the script cannot be read or its interpreter is nowhere.
+        ScriptUnavailable: the script cannot be read, begins with a byte order mark, or its interpreter is nowhere.
     """
     try:
         # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
@@ -152,6 +153,7 @@ def command_for(script_path: str, path: str) -> list[str]:
         if not os.access(script_path, os.X_OK):
             raise ScriptUnavailable(f"{script_path} is a program but not executable; chmod +x it in the image")
         return [script_path]
+    refuse_byte_order_mark(start, script_path)
     if not start.startswith(b"#!"):
         return [_interpreter("/bin/sh", path, script_path), script_path]
     try:
