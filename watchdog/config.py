@@ -25,6 +25,7 @@ from .cgroup import Cgroup
 from .errors import ConfigError
 from .files import small_file
 from .service_definition import ServiceDefinition
+from .shell_syntax import advice_on_shell_syntax
 from .storage import providers
 from .storage.providers import Storages
 
@@ -735,6 +736,8 @@ class _Reading:
             self.values["fprocess"] = None
             self.sources["fprocess"] = "default"
             return
+        if (advice := advice_on_shell_syntax(command)) is not None:
+            self.warnings.append(f"fprocess: {self.sources['fprocess']} {advice}")
         for spelling in self.spellings.get("mode", ()):
             if self.environ[spelling] in _MODES_WITHOUT_STDIN:
                 self.warnings.append(

@@ -1,0 +1,38 @@
+"""Syntax that means something to a shell and nothing to a program that is started without one."""
+
+from __future__ import annotations
+
+import re
+import shlex
+
+# The first group is what a shell would act on; what is quoted or escaped is passed over.
+_TOKENS = re.compile(
+    r"""\\. | '[^']*' | "(?:\\.|[^"\\])*" | (\|\|? | && | &(?=\s*\Z) | ; | >>? | <<?
+        | \$[A-Za-z_][A-Za-z0-9_]* | \$[({][^)}]*[)}]? | \$[0-9@*#?$!] | `[^`]*`? | (?<!\S)~(?=[/\s]|\Z) | \*)""",
+    re.VERBOSE | re.DOTALL,
+)
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*=)")
+_MOST_SHOWN = 5
+
+
+def unquoted_shell_syntax(command: str) -> list[str]:
+    """Return what a shell would act on in a command, each once: `|`, `&&`, `;`, `>`, `$NAME`, `*` and the like.
+
+    Quoted syntax is not among it: it reaches the program as text, and `sh -c '…'` acts on it.
+    """
+    found = [match[1] for match in _TOKENS.finditer(command) if match[1] is not None]
+    if assignment := _ASSIGNMENT.match(command):
+        found.insert(0, assignment[1])
+    return list(dict.fromkeys(found))
+
+
+def advice_on_shell_syntax(command: str) -> str | None:
+    """Return what is wrong with a command that has unquoted shell syntax and how to write it, or None."""
+    found = unquoted_shell_syntax(command)
+    if not found:
+        return None
+    shown = ", ".join(found[:_MOST_SHOWN]) + (" and more" if len(found) > _MOST_SHOWN else "")
+    return (
+        f"has {shown} outside quotes, but no shell reads it: the program gets this as text. "
+        f"If a shell is to read it, write: sh -c {shlex.quote(command)}; else quote it"
+    )
