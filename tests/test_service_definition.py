@@ -303,3 +303,62 @@ def test_holds_no_secrets() -> None:
 def test_whatever_comes_is_read_or_named(text: bytes) -> None:
     parsed = parse(text, ORIGIN)
     assert (parsed.service is None) == bool(parsed.problems)
+
+
+DUPLICATES = {
+    "top": (b"name: a\nlog_level: INFO\nname: b\n", ["name stands 2 times in one object, in lines 1 and 3"]),
+    "nested": (
+        b"name: a\nenvironment:\n  variables:\n    A: x\n    B: y\n    A: z\n",
+        ["A stands 2 times in one object, in lines 4 and 6"],
+    ),
+    "in a list": (
+        b"name: a\ninput:\n- path: x\n  storage_provider: minio\n  path: y\n",
+        ["path stands 2 times in one object, in lines 3 and 5"],
+    ),
+    "flow": (
+        b"name: a\nenvironment: {variables: {A: x,\n A: y}}\n",
+        ["A stands 2 times in one object, in lines 2 and 3"],
+    ),
+    "JSON": (b'{"name": "a",\n"name": "b",\n"name": "c"}', ["name stands 3 times in one object, in lines 1, 2 and 3"]),
+    "quoted in two ways": (b"name: a\n'name': b\n", ["name stands 2 times in one object, in lines 1 and 2"]),
+    "true": (
+        b"name: a\nenvironment: {variables: {true: x,\n TRUE: y}}\n",
+        ["true stands 2 times in one object, in lines 2 and 3"],
+    ),
+    "several": (
+        b"name: a\nenvironment:\n  variables: {A: x}\n  variables: {B: x,\n B: y}\nname: b\n",
+        ["name stands", "variables stands", "B stands"],
+    ),
+    "in an object that others merge": (
+        b"name: a\nenvironment:\n  secrets: &base\n    A: x\n    A: y\n  variables: {<<: *base}\n",
+        ["A stands 2 times in one object, in lines 4 and 5"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), DUPLICATES.values(), ids=DUPLICATES)
+def test_a_duplicate_key_is_a_warning_with_its_lines(text: bytes, expected: list[str]) -> None:
+    parsed = parse(text, ORIGIN)
+    assert parsed.problems == []
+    assert len(parsed.warnings) == len(expected)
+    for warning, part in zip(parsed.warnings, expected, strict=True):
+        assert warning.startswith(f"service definition {ORIGIN}: {part}")
+        assert "only the last one counts" in warning
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"name: a\nenvironment:\n  secrets: &base {A: x, B: y}\n  variables: {<<: *base, A: z}\n",
+        b"name: a\nenvironment:\n  Secrets: &a {A: x}\n  secrets: &b {A: y}\n  variables: {<<: [*a, *b], A: z}\n",
+        b"name: a\nenvironment:\n  Secrets: &a {A: x}\n  secrets: &b {<<: *a, A: y}\n  variables: {<<: *b, A: z}\n",
+        b"name: a\nenvironment: {variables: {A: x, a: x}, secrets: {A: x}}\n",
+    ],
+    ids=["merge", "merge of two", "merge of a merge", "other objects and other cases"],
+)
+def test_keys_that_are_no_duplicates(text: bytes) -> None:
+    assert parse(text, ORIGIN).warnings == []
+
+
+def test_the_last_of_two_duplicates_counts() -> None:
+    assert read(b"name: a\nname: b\n").name == "b"

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -99,10 +100,13 @@ def parse(text: bytes, origin: str) -> Parsed:
     """
     reader = _Reader(origin)
     try:
-        document = _load_yaml(text)
+        document, duplicates = _load_yaml(text)
     except _BadYaml as error:
         reader.problem("", str(error))
         return Parsed(None, reader.problems, reader.warnings)
+    for key, lines in duplicates:
+        where = " and ".join(filter(None, (", ".join(map(str, lines[:-1])), str(lines[-1]))))
+        reader.warn(_name(key), f"stands {len(lines)} times in one object, in lines {where}; only the last one counts")
     service = reader.document(document)
     return Parsed(None if reader.problems else service, reader.problems, reader.warnings)
 
@@ -292,15 +296,29 @@ def _kind(value: object) -> str:
     return "true or false" if isinstance(value, bool) else "text"
 
 
+def _duplicates_of(node: Any) -> Iterator[tuple[str, list[int]]]:
+    lines: dict[tuple[str, str], list[int]] = {}
+    for key, _ in node.value:
+        if isinstance(key.value, str) and not key.tag.endswith(":merge"):
+            value = key.value.lower() if key.tag.endswith(":bool") else key.value
+            lines.setdefault((key.tag, value), []).append(key.start_mark.line + 1)
+    for (_, name), found in lines.items():
+        if len(found) > 1:
+            yield name, found
+
+
 class _BadYaml(Exception):
     """The text is no YAML. Tells the line where that is known."""
 
 
-def _load_yaml(text: bytes) -> object:
+def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
+    """Return the document, and the keys that stand in one object more than once, each with its lines."""
     # Most functions run without a service definition: they need not wait for this import.
     import yaml
 
     safe_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+    duplicates: list[tuple[str, list[int]]] = []
 
     class Loader(safe_loader):  # type: ignore[misc]  # which of the two loaders it is, is known only here
         """Scalars are text as written, but for null, true and false.
@@ -309,6 +327,20 @@ def _load_yaml(text: bytes) -> object:
         as the author wrote them. YAML 1.1 would make of them 493, 1.1, False and a date.
         """
 
+        def flatten_mapping(self, node: Any) -> None:
+            """Look for duplicates where PyYAML sees an object for the first time, as its author wrote it.
+
+            After this step the node has the keys that `<<` brings, too.
+            """
+            if id(node) not in self._seen:
+                self._seen[id(node)] = node
+                duplicates.extend(_duplicates_of(node))
+            super().flatten_mapping(node)
+
+        def __init__(self, stream: bytes) -> None:
+            super().__init__(stream)
+            self._seen: dict[int, Any] = {}
+
     Loader.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
         for first, resolvers in safe_loader.yaml_implicit_resolvers.items()
@@ -316,7 +348,7 @@ def _load_yaml(text: bytes) -> object:
     truth = re.compile("^(?:true|True|TRUE|false|False|FALSE)$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:bool", truth, list("tTfF"))
     try:
-        return yaml.load(text, Loader=Loader)
+        return yaml.load(text, Loader=Loader), sorted(duplicates, key=lambda found: found[1])
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
