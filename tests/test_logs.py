@@ -337,6 +337,128 @@ def test_logged_traceback_follows_its_message(capture: Capture) -> None:
     assert (after["event"], after["level"]) == ("WARNING:root:went on", "warning")
 
 
+# What OpenJDK 17 wrote; the last two as logback writes them.
+JAVA_TRACES = {
+    "uncaught, with a cause": """\
+Exception in thread "main" java.lang.IllegalStateException: cannot read x
+	at Main.read(Main.java:4)
+	at Main.main(Main.java:7)
+Caused by: java.lang.NumberFormatException: For input string: "x"
+	at java.base/java.lang.NumberFormatException.forInputString(NumberFormatException.java:67)
+	at java.base/java.lang.Integer.parseInt(Integer.java:668)
+	... 2 more
+""",
+    "suppressed": """\
+Exception in thread "main" java.io.IOException: main failed
+	at Main.main(Main.java:8)
+	Suppressed: java.lang.IllegalArgumentException: close failed
+		at Main$Res.close(Main.java:3)
+		... 1 more
+""",
+    "printed": """\
+java.lang.IllegalStateException: cannot read x
+	at Main.read(Main.java:4)
+	at Main.main(Main.java:9)
+""",
+    "lambda in a thread": """\
+Exception in thread "worker 1" java.lang.IllegalStateException: cannot read y
+	at Main.lambda$main$0(Main.java:12)
+	at java.base/java.lang.Thread.run(Thread.java:840)
+""",
+    "behind a level": """\
+ERROR: java.lang.IllegalStateException: cannot read x
+	at Main.read(Main.java:4)
+""",
+    "behind time, thread, level and logger": """\
+2026-11-28 01:58:20,123 [main] ERROR c.e.Main - failed: java.lang.IllegalStateException: cannot read x
+	at Main.read(Main.java:4)
+""",
+    "circular": """\
+Exception in thread "main" java.lang.Exception: a
+	at Main.main(Main.java:13)
+Caused by: java.lang.Exception: b
+	... 1 more
+Caused by: [CIRCULAR REFERENCE: java.lang.Exception: a]
+""",
+    "message of two lines": """\
+Exception in thread "main" java.lang.IllegalArgumentException: first line
+  second line
+	at Main.main(Main.java:14)
+""",
+    "no message": """\
+Exception in thread "main" java.lang.NullPointerException
+	at Main.main(Main.java:15)
+""",
+    "error": """\
+Exception in thread "main" java.lang.OutOfMemoryError: Requested array size exceeds VM limit
+	at Main.main(Main.java:16)
+""",
+    "frames omitted": """\
+java.lang.RuntimeException: a
+	at com.example.Main.<init>(Main.java:3) ~[app.jar:1.0]
+Caused by: java.io.IOException: b
+	at com.example.Main.read(Main.java:4) ~[app.jar:1.0]
+	... 23 common frames omitted
+""",
+    "root cause first": """\
+java.io.IOException: b
+	at com.example.Main.read(Main.java:4)
+Wrapped by: java.lang.RuntimeException: a
+	at com.example.Main.main(Main.java:3)
+""",
+}
+
+
+@pytest.mark.parametrize("trace", JAVA_TRACES.values(), ids=JAVA_TRACES)
+def test_java_trace_is_one_error(capture: Capture, trace: str) -> None:
+    around = capture(b"before\n" + trace.encode() + b"after\n  indented\n")
+    assert texts(around) == ["before", trace.rstrip(), "after", "  indented"]
+    assert levels(around) == ["info", "error", "info", "info"]
+    assert texts(capture(trace.encode())) == [trace.rstrip()], "the end of the stream ends it too"
+    assert texts(capture(*[bytes([byte]) for byte in trace.encode()])) == [trace.rstrip()], "byte by byte"
+
+
+def test_java_trace_has_the_level_that_its_first_line_shows(capture: Capture) -> None:
+    trace = b"WARN: java.io.IOException: x\n\tat Main.read(Main.java:4)\n"
+    assert levels(capture(trace)) == ["warning"]
+
+
+def test_logged_java_trace_follows_its_message(capture: Capture) -> None:
+    written = (
+        b"Nov 28, 2026 1:58:20 AM Main main\nSEVERE: it failed\njava.lang.RuntimeException: why\n"
+        b"\tat Main.main(Main.java:10)\n\nafter\n"
+    )
+    assert levels(capture(written)) == ["info", "error", "error", "info"]
+
+
+def test_two_java_traces_are_two_events(capture: Capture) -> None:
+    trace = b"java.io.IOException: x\n\tat Main.read(Main.java:4)\n"
+    assert texts(capture(trace * 2)) == [trace.decode().rstrip()] * 2
+
+
+def test_java_frames_without_their_first_line_are_one_event(capture: Capture) -> None:
+    frames = b"\tat Main.read(Main.java:4)\n\tat Main.main(Main.java:7)\n"
+    told = capture(b"an error that spans\ntwo lines\n" + frames + b"after\n")
+    assert texts(told) == ["an error that spans", "two lines", frames.decode().rstrip(), "after"]
+    assert levels(told) == ["info", "info", "error", "info"]
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("java.io.IOException: no trace follows", "error"),
+        ("INFO retrying after java.io.IOException: reset", "info"),
+        ("the class java.io.IOException", "info"),
+        ("requests.exceptions.ConnectionError: refused", "error"),
+        ("WARN: com.example.Own.Error: x", "warning"),
+    ],
+)
+def test_a_line_that_only_looks_like_a_java_trace_has_its_own_level(capture: Capture, line: str, level: str) -> None:
+    told = capture(line.encode() + b"\nnext\n" + line.encode() + b"\n")
+    assert texts(told) == [line, "next", line]
+    assert levels(told) == [level, "info", level]
+
+
 def test_absl(capture: Capture) -> None:
     code = """
 from absl import logging

@@ -33,6 +33,8 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
+from . import java_trace
+
 _BUFFER_BYTES = 4 * 1024 * 1024
 _WRITE_BYTES = 256 * 1024
 # After a write, the time in which more is gathered.
@@ -409,8 +411,9 @@ class ScriptLog:
 
     A carriage return starts the line anew: a progress bar becomes its last state, told at most once a second
     and at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and ``line_bytes``.
-    A Python traceback is one event, whatever it chains; it is complete with the first line that is none of
-    it, at the end of the stream, or when the stream was silent for a second. Binary data is one event at the end.
+    A Python traceback or a Java stack trace is one event, whatever it chains; it is complete with the first line that
+    is not part of it, at the end of the stream, or when the stream was silent for a second. Binary data is one event at
+    the end.
     """
 
     def __init__(
@@ -552,7 +555,7 @@ class ScriptLog:
             self._end_traceback()
         if not line or line.isspace():
             return
-        if line[0] in "T " and self._traceback.starts(line):
+        if (line[0] in "T " or java_trace.may_begin(line)) and self._traceback.starts(line):
             return
         level = (_classify_again(line) if len(line) < _SHORT else classify(line)) or logging.INFO
         if level >= self._sink.level:
@@ -561,11 +564,12 @@ class ScriptLog:
 
     def _end_traceback(self) -> None:
         if self._traceback:
+            level = self._traceback.level
             text, size_bytes = self._traceback.end()
             if size_bytes > _LINE_BYTES:
-                self._tell(logging.ERROR, text, truncated=True, line_bytes=size_bytes)
-            elif self._sink.level <= logging.ERROR:
-                self._levels.append(logging.ERROR)
+                self._tell(level, text, truncated=True, line_bytes=size_bytes)
+            elif self._sink.level <= level:
+                self._levels.append(level)
                 self._texts.append(text)
 
     def _tell(self, level: int, text: str, **more: object) -> None:
@@ -601,7 +605,7 @@ class ScriptLog:
 
 
 class _Traceback:
-    """The lines of one Python traceback; false while there are none.
+    """The lines of one Python traceback, or of one Java stack trace (``java_trace.py``); false while there are none.
 
     Python tells where a traceback begins but not where it ends: after the line of the exception, a blank line
     and one of two sentences lead to a further one. An exception group is indented as a whole.
@@ -612,15 +616,34 @@ class _Traceback:
         self._kept_bytes = 0
         self._size_bytes = 0
         self._next: Callable[[str], bool] = self._frame
+        self._is_java = False
+        self._has_frames = False
 
     def __bool__(self) -> bool:
         return bool(self._lines)
 
+    @property
+    def level(self) -> int:
+        """The level of the whole: what a Java trace's first line shows, else ERROR.
+
+        A line that only looks like the first one of a Java trace has its own level.
+        """
+        if not self._is_java:
+            return logging.ERROR
+        return classify(self._lines[0]) or (logging.ERROR if self._has_frames else logging.INFO)
+
     def starts(self, line: str) -> bool:
         """Begin with this line, if it begins a traceback."""
+        self._is_java = False
         if _SYNTAX_ERROR(line):
             self._next = self._frame
-        elif not self._header(line):
+        elif self._header(line):
+            pass
+        elif java_trace.may_begin(line) and java_trace.begins(line):
+            self._is_java = True
+            self._has_frames = java_trace.is_frame(line)
+            self._next = self._java_frame if self._has_frames else self._java_message
+        else:
             return False
         self._keep(line)
         return True
@@ -679,6 +702,17 @@ class _Traceback:
             self._next = self._after_chain
             return True
         return not line.strip()
+
+    def _java_message(self, line: str) -> bool:
+        if java_trace.is_frame(line):
+            self._has_frames = True
+            self._next = self._java_frame
+        return java_trace.goes_on(line, in_message=True)
+
+    def _java_frame(self, line: str) -> bool:
+        if java_trace.is_further(line):
+            self._next = self._java_message
+        return java_trace.goes_on(line, in_message=False)
 
     def _after_chain(self, line: str) -> bool:
         return not line.strip() or self._header(line)

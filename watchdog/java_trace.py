@@ -1,0 +1,49 @@
+r"""Stack traces of the Java virtual machine, line by line (``Throwable.printStackTrace``).
+
+::
+
+    ERROR: java.lang.IllegalStateException: cannot read x      begins, perhaps behind a level or a thread's name
+      more of the message                                      indented
+    \tat Main.read(Main.java:4)                                a frame
+    Caused by: java.lang.NumberFormatException: x              a further exception, with frames of its own
+    \t... 2 more
+
+A first line looks the same whether a trace follows or not.
+"""
+
+from __future__ import annotations
+
+import re
+
+_EXCEPTION = re.compile(r"(?<![\w.$/])(?:[a-z_][\w$]*+\.)++(?=[A-Z])[\w$]*(?:Exception|Error)(?=:|$)").search
+_FRAME = re.compile(r"\s+(?:at [\w.$/@<>-]+\(|\.\.\. \d+ (?:more|common frames omitted))").match
+_FURTHER = re.compile(r"\s*(?:Caused by|Suppressed|Wrapped by): ").match
+_SEARCHED = 300  # characters; a first line has its class before its message
+
+
+def may_begin(line: str) -> bool:
+    """Return whether it is worth looking closer at a line; quick, because each line is asked."""
+    return "Exception" in line or "Error" in line or line.startswith("\tat ")
+
+
+def begins(line: str) -> bool:
+    """Return whether a line may be the first one of a trace, or is a frame whose first line went elsewhere."""
+    return _EXCEPTION(line[:_SEARCHED]) is not None or _FRAME(line) is not None
+
+
+def goes_on(line: str, *, in_message: bool) -> bool:
+    """Return whether a line belongs to the trace before it.
+
+    Args:
+        in_message: only a first line or more of its message came before it, no frame.
+    """
+    return is_frame(line) or is_further(line) or (in_message and line[:1] in (" ", "\t"))
+
+
+def is_frame(line: str) -> bool:
+    return _FRAME(line) is not None
+
+
+def is_further(line: str) -> bool:
+    """Return whether a line begins the next exception of the same trace."""
+    return _FURTHER(line) is not None
