@@ -10,13 +10,12 @@ import argparse
 import contextlib
 import os
 import shlex
-import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import __version__, config, proc
+from . import __version__, config, proc, standard_output
 from .errors import (
     ConfigError,
     InputError,
@@ -26,6 +25,8 @@ from .errors import (
     ScriptKilled,
     ScriptTimedOut,
     ScriptUnavailable,
+    StdoutClosed,
+    StdoutUnwritable,
     StorageError,
     StoreFailed,
     WatchdogError,
@@ -43,6 +44,7 @@ _COMMANDS = ("serve", "run", "check", "health", "job")
 _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (ConfigError, 2),
     (ListenError, 1),
+    (StdoutClosed, 128 + signal.SIGPIPE),  # as a shell reports of `cat` in its place
     (InputError, 65),
     (ScriptTimedOut, 124),
     (ScriptUnavailable, 127),
@@ -67,7 +69,17 @@ def main(
     """
     _open_standard_streams()
     called_as = os.path.basename(called_as or sys.argv[0])
-    arguments = _parse(list(sys.argv[1:] if argv is None else argv), called_as)
+    try:
+        arguments = _parse(list(sys.argv[1:] if argv is None else argv), called_as)
+    except SystemExit:  # argparse has printed the help, the version or an error
+        try:
+            standard_output.flush()
+        except StdoutClosed as error:
+            return exit_code_of(error)
+        except StdoutUnwritable as error:
+            print(error, file=sys.stderr)
+            return exit_code_of(error)
+        raise
     environ = _image_environment() if environ is None else environ
     # Python's ssl would write the keys of our connections to this file, or end with an error if it cannot. No thread
     # runs yet that could read the environment meanwhile, and scripts have it still.
@@ -91,6 +103,8 @@ def main(
         if arguments.command == "job":
             return _job(configuration, environ)
         return _serve(configuration, environ)
+    except StdoutClosed as error:
+        return exit_code_of(error)
     except WatchdogError as error:
         print(error, file=sys.stderr)
         return exit_code_of(error)
@@ -215,7 +229,7 @@ def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> i
         text, script_path = configuration.script_text, configuration.settings.script_path
         if has_crlf(read_start(script_path) if text is None else text):
             problems.append(f"{'SCRIPT' if text is not None else script_path}: {CRLF_HINT}")
-    print(config.report(configuration, problems))
+    standard_output.write_line(config.report(configuration, problems))
     return 2 if problems else 0
 
 
@@ -302,24 +316,23 @@ def _hand_over(result: Result, target: str | None, is_stored: bool) -> None:
 
     if not result.outputs:
         with contextlib.ExitStack() as stack:
-            file = sys.stdout.buffer if target is None else stack.enter_context(_created(target))
+            write = standard_output.write if target is None else stack.enter_context(_created(target)).write
             for piece in result.stdout.pieces(_COPY_BYTES):
-                file.write(piece)
-            file.flush()
+                write(piece)
     elif target is None and len(result.outputs) == 1 and not sys.stdout.isatty():
-        _copy(result.outputs[0], sys.stdout.buffer)
+        _copy(result.outputs[0], standard_output.write)
     elif target is None:
         for output in result.outputs:
-            print(f"{output.size_bytes:>12}  {printable(output.name)}")
+            standard_output.write_line(f"{output.size_bytes:>12}  {printable(output.name)}")
         if not is_stored:
             print("these outputs are removed now; -o PATH keeps them", file=sys.stderr)
     elif len(result.outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
         with _created(target) as file:
-            _copy(result.outputs[0], file)
+            _copy(result.outputs[0], file.write)
     else:
         for output in result.outputs:
             with _created(os.path.join(target, output.name)) as file:
-                _copy(output, file)
+                _copy(output, file.write)
 
 
 def _created(path: str) -> BinaryIO:
@@ -330,12 +343,12 @@ def _created(path: str) -> BinaryIO:
         raise WatchdogError(f"the output {path} cannot be written: {error.strerror}") from error
 
 
-def _copy(output: Output, file: BinaryIO) -> None:
+def _copy(output: Output, write: Callable[[bytes], int]) -> None:
     from .workspace import open_output
 
     with open(open_output(output), "rb") as source:
-        shutil.copyfileobj(source, file, _COPY_BYTES)
-    file.flush()
+        while piece := source.read(_COPY_BYTES):
+            write(piece)
 
 
 def _start_logs(configuration: config.Configuration) -> logs.Sink:

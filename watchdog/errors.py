@@ -10,6 +10,7 @@
     │   ├── InputTooLarge            over ``max_input_size``
     │   ├── CallerSilent             nothing came for ``read_timeout``
     │   └── CallerGone               the connection ended while the body was sent
+    │       └── StdoutClosed         nobody reads this process's stdout any more
     ├── Unauthorized                 token missing or wrong
     ├── AnswerNotAvailable           the form of answer that the caller wants cannot be given
     ├── NotAdmitted
@@ -73,6 +74,10 @@ class CallerSilent(InputError):
 
 class CallerGone(InputError):
     """The caller's connection ended before the body did."""
+
+
+class StdoutClosed(CallerGone):
+    """The reader of this process's stdout has closed it."""
 
 
 class Unauthorized(WatchdogError):
@@ -145,6 +150,10 @@ class BadScriptResponse(ScriptError):
 
 class OutputError(WatchdogError):
     """What the script left cannot be sent."""
+
+
+class StdoutUnwritable(OutputError):
+    """This process's stdout cannot be written."""
 
 
 class OutputTooLarge(OutputError):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 
-_EXCEPTION = re.compile(r"(?<![\w.$/])(?:[a-z_][\w$]*+\.)++(?=[A-Z])[\w$]*(?:Exception|Error)(?=:|$)").search
+_EXCEPTION = re.compile(r"(?<![\w.$/])(?>(?:[a-z_][\w$]*+\.)+)(?=[A-Z])[\w$]*(?:Exception|Error)(?=:|$)").search
 _FRAME = re.compile(r"\s+(?:at [\w.$/@<>-]+\(|\.\.\. \d+ (?:more|common frames omitted))").match
 _FURTHER = re.compile(r"\s*(?:Caused by|Suppressed|Wrapped by): ").match
 _SEARCHED = 300  # characters; a first line has its class before its message

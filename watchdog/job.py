@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from . import logs
+from . import logs, standard_output
 from .admission import Admission
 from .config import Configuration
 from .delivery import Result, choose_form, prepare
@@ -102,11 +102,11 @@ async def run_job(configuration: Configuration, environ: Mapping[str, str], sink
     async def hand_over(result: Result, is_stored: bool) -> None:
         if record.is_of_storage and is_stored:
             for piece in result.stdout.pieces(_READ_BYTES):
-                await asyncio.to_thread(_print, piece)
+                await asyncio.to_thread(standard_output.write, piece)
         else:
             answer = await prepare(result, choose_form(None, None))
             async for piece in answer.chunks():
-                await asyncio.to_thread(_print, piece)
+                await asyncio.to_thread(standard_output.write, piece)
 
     call_id = environ.get("CALL_ID") or environ.get("JOB_UUID") or "job"
     call = Call(call_id, _event_body(environ), Said(), is_job=True)
@@ -146,11 +146,6 @@ async def pieces_of_stdin() -> AsyncIterator[bytes]:
             yield piece
     finally:
         waiting.cancel()
-
-
-def _print(piece: bytes) -> None:
-    sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
 
 
 async def read_some(fd: int) -> bytes:
