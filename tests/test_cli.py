@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import signal
 import subprocess
@@ -254,3 +255,25 @@ def test_run_with_closed_standard_streams(environ: dict[str, str], tmp_path: Pat
     write_script(tmp_path, "echo printed")
     command = f'"{sys.executable}" -m watchdog run "{tmp_path}/script.sh" <&- >&- 2>&-'
     assert subprocess.run(["sh", "-c", command], env=environ, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "only"),
+    [
+        ({"FUNCTION_CONFIG": base64.b64encode(b"name: [").decode()}, "is no YAML"),
+        ({"FUNCTION_CONFIG": "!"}, "FUNCTION_CONFIG"),
+        ({"WATCHDOG_SERVICE_DEFINITION": "/no/such/file"}, "there is no such file"),
+        ({"SCRIPT": "!"}, "SCRIPT"),
+        ({"fprocess": "cat '"}, "fprocess"),
+        ({"PORT": "abc", "WATCHDOG_METRICS_PORT": "8080", "fprocess": "cat"}, "port: environment PORT is 'abc'"),
+    ],
+    ids=["broken definition", "definition in no base64", "no definition", "script in no base64", "fprocess", "port"],
+)
+def test_check_reports_nothing_that_follows_from_what_could_not_be_read(environ: dict[str, str], only: str) -> None:
+    command = [sys.executable, "-m", "watchdog", "check"]
+    environ = {"PATH": os.environ["PATH"]} | environ
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=40)
+    assert done.returncode == 2
+    problems = done.stdout.partition("problems:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(problems) == 1, problems
+    assert only in problems[0]

@@ -457,7 +457,8 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     definition /path`` or ``auth_token_file /path``. ``storages``: where inputs of events come from, and where
     outputs go. ``ignored_names``: accepted, without effect, to be named once at DEBUG. ``script_text``: what
     ``SCRIPT`` held, decoded. ``secret_names``: variables of the environment that no script may see.
-    ``service_name``: what the platform or the service definition calls it.
+    ``service_name``: what the platform or the service definition calls it. ``unread``: the settings, and ``SCRIPT``,
+    that were given and could not be read: what they would have changed is not known.
     """
 
     settings: Settings
@@ -470,6 +471,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     script_text: bytes | None
     secret_names: frozenset[str]
     service_name: str
+    unread: frozenset[str]
 
     def __repr__(self) -> str:
         """Without the script's text, which may hold secrets."""
@@ -499,6 +501,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
     reading.read_token_file()
     reading.check_unknown_names()
     storages = reading.read_storages(service)
+    script_text = reading.decode("SCRIPT", "the script's text", "base64 -w0 script.sh")
 
     return Configuration(
         settings=Settings(**{SETTINGS[name].attribute: value for name, value in reading.values.items()}),
@@ -508,7 +511,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
         problems=reading.problems,
         warnings=reading.warnings,
         ignored_names=reading.ignored_names + [name for name in environ if name.lower() in _CLASSIC_NAMES],
-        script_text=reading.decode("SCRIPT", "the script's text", "base64 -w0 script.sh"),
+        script_text=script_text,
         secret_names=frozenset(reading.secret_names),
         service_name=(
             environ.get("K_SERVICE")
@@ -519,6 +522,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
         # What is not UTF-8 could be sent in no header, document or span.
         .encode("utf-8", "backslashreplace")
         .decode(),
+        unread=frozenset(reading.unread),
     )
 
 
@@ -570,6 +574,7 @@ class _Reading:
         self.warnings: list[str] = []
         self.ignored_names: list[str] = []
         self.service_source = ""
+        self.unread: set[str] = set()
         self.secret_names = {"WATCHDOG_AUTH_TOKEN"}
         # Only bare names are read in any case. Upper case comes before mixed in ASCII's order.
         self.spellings: dict[str, list[str]] = {}
@@ -632,6 +637,7 @@ class _Reading:
         return self.from_service.get(setting.name, (None, "default"))
 
     def problem(self, name: str, source: str, text: str) -> None:
+        self.unread.add(name)
         self.problems.append(f"{name}: {source} {text}")
 
     def decode(self, variable: str, meaning: str, command: str) -> bytes | None:
@@ -691,6 +697,7 @@ class _Reading:
         self.problems += parsed.problems
         self.warnings += parsed.warnings
         if parsed.service is None:
+            self.unread.add("service_definition")
             return None
         source = f"service definition {origin}"
         if parsed.service.log_level.strip():
@@ -777,6 +784,8 @@ class _Reading:
 
     def check_metrics_port(self) -> None:
         port = self.values["metrics_port"]
+        if self.unread & {"port", "metrics_port"}:
+            return
         if port == 0 or port != self.values["port"]:
             return
         if self.sources["metrics_port"] == "default":
@@ -788,6 +797,8 @@ class _Reading:
             self.problem("metrics_port", self.sources["metrics_port"], f"is {port}; accepted is another than port's")
 
     def check_tmp_dir(self) -> None:
+        if "tmp_dir" in self.unread:
+            return
         path = self.values["tmp_dir"]
         source = self.sources["tmp_dir"]
         if source == "default" and self.environ.get("TMPDIR"):
@@ -867,8 +878,19 @@ def _why_unreadable(error: OSError) -> str:
 
 
 def script_problems(configuration: Configuration) -> list[str]:
-    """What keeps the script from being read now. Does not stop a start: the script may be given later."""
+    """What keeps the script from being read now. Does not stop a start: the script may be given later.
+
+    Nothing, if it is not known which script is meant, because the setting that says so could not be read.
+    """
     if configuration.script_text is not None or configuration.settings.fprocess is not None:
+        return []
+    if configuration.unread & {"SCRIPT", "fprocess", "script_path"}:
+        return []
+    is_defined = configuration.service is not None or not configuration.unread & {
+        "service_definition",
+        "FUNCTION_CONFIG",
+    }
+    if configuration.sources["script_path"] == "default" and not is_defined:
         return []
     path = configuration.settings.script_path
     source = configuration.sources["script_path"]

@@ -222,3 +222,24 @@ def test_prefix_and_suffix() -> None:
         "out/a.png",
         "res.jpg",
     ]
+
+
+def test_a_document_of_oscars_examples_is_explained() -> None:
+    """They name a provider that only OSCAR knows, more than once."""
+    problem = problem_of(input=["minio.default"], output=["minio.default", "minio.default"])
+    assert problem.startswith("input[0].storage_provider is 'minio.default': ")
+    assert "OSCAR adds it when it deploys" in problem
+    assert problem.endswith(" (also output[0], output[1])")
+    assert "OSCAR adds it when it deploys" in problem_of(defined={"s3": {"aws": MINIO}}, input=["minio"])
+    assert "OSCAR adds" not in problem_of(defined={"minio": {"other": MINIO}}, input=["minio.third"])
+
+
+def test_a_fault_of_a_provider_is_reported_once() -> None:
+    problem = problem_of(defined={"s3": {"aws": {}}}, input=["s3.aws"], output=["s3.aws"])
+    assert problem.startswith("input[0]: storage_providers.s3.aws.access_key")
+    assert problem.endswith(" (also output[0])")
+
+
+def test_what_names_a_provider_of_a_kind_that_cannot_be_read_is_not_reported_too() -> None:
+    problem = problem_of(defined={"minio": "text"}, input=["minio.default"], output=["minio"])
+    assert problem.startswith("storage_providers.minio is no object")

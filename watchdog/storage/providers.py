@@ -113,6 +113,7 @@ def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[s
     reading = _Reading(service, secrets_dir)
     inputs = [place for index, entry in enumerate(service.inputs) if (place := reading.place("input", index, entry))]
     outputs = [place for index, entry in enumerate(service.outputs) if (place := reading.place("output", index, entry))]
+    reading.report_unusable_entries()
     for kind, ids in reading.defined.items():
         for provider_id in ids:
             reading.complete(kind, provider_id)
@@ -139,6 +140,10 @@ def _feeds(output: Place, given: Place) -> bool:
     return output.path == given.path or (is_below and not output.provider.startswith("webdav."))
 
 
+_ADDED_BY_OSCAR = (
+    "OSCAR adds it when it deploys the service; to run the service without OSCAR, define its endpoint, access_key and "
+    "secret_key in storage_providers.minio.default"
+)
 _HIDDEN = "hidden"
 _KEY_MOST_BYTES = 65536
 _CA_MOST_BYTES = 16 * 1024 * 1024
@@ -174,6 +179,9 @@ class _Reading:
         self._withheld: set[str] = set()
         self.defined: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         self.foreign: list[str] = []
+        self._broken_kinds: set[str] = set()
+        # The entries that something is wrong with, by what it is: one fault may concern many.
+        self._unusable_entries: dict[str, list[str]] = {}
         for kind, ids in service.storage_providers.items():
             self._take_kind(str(kind).lower(), ids)
 
@@ -183,6 +191,7 @@ class _Reading:
         if kind not in KINDS:
             self.foreign.append(_shown(kind))
         elif not isinstance(ids, dict):
+            self._broken_kinds.add(kind)
             self.problems.append(f"storage_providers.{kind} is no object; accepted is one of ids like `default`")
         else:
             for provider_id, fields in ids.items():
@@ -196,7 +205,9 @@ class _Reading:
         try:
             kind, provider_id = self.resolve(named)
         except _Unusable as error:
-            self.problems.append(f"{here}.storage_provider is {_shown(named)!r}: {error}")
+            if named.partition(".")[0].lower() not in self._broken_kinds:
+                reason = f".storage_provider is {_shown(named)!r}: {error}"
+                self._unusable_entries.setdefault(reason, []).append(here)
             return None
         path = entry.path.strip().strip("/")
         if kind in ("minio", "s3") and not path:
@@ -208,9 +219,15 @@ class _Reading:
         name = f"{kind}.{provider_id}"
         self.complete(kind, provider_id)
         if name in self.unusable and name not in self._withheld:
-            self.problems.append(f"{here}: {self.unusable[name]}")
+            self._unusable_entries.setdefault(f": {self.unusable[name]}", []).append(here)
             return None
         return Place(provider=name, path=path, prefix=entry.prefix, suffix=entry.suffix)
+
+    def report_unusable_entries(self) -> None:
+        """Report each fault of a provider once, with the entries that name the provider."""
+        for reason, entries in self._unusable_entries.items():
+            others = f" (also {', '.join(entries[1:])})" if len(entries) > 1 else ""
+            self.problems.append(entries[0] + reason + others)
 
     def resolve(self, named: str) -> tuple[str, str]:
         """Kind and id of ``minio.default``, ``minio`` or a bare id that one kind alone has."""
@@ -221,6 +238,8 @@ class _Reading:
         if kind in KINDS:
             provider_id = provider_id or "default"
             if provider_id not in self.defined[kind]:
+                if (kind, provider_id) == ("minio", "default"):
+                    raise _Unusable(f"storage_providers does not define it; {_ADDED_BY_OSCAR}")
                 known = ", ".join(f"{kind}.{each}" for each in self.defined[kind]) or "none"
                 raise _Unusable(f"storage_providers.{kind} has no {_shown(provider_id)!r}; defined are: {known}")
             return kind, provider_id
