@@ -438,9 +438,10 @@ def test_two_java_traces_are_two_events(capture: Capture) -> None:
 
 def test_java_frames_without_their_first_line_are_one_event(capture: Capture) -> None:
     frames = b"\tat Main.read(Main.java:4)\n\tat Main.main(Main.java:7)\n"
-    told = capture(b"an error that spans\ntwo lines\n" + frames + b"after\n")
-    assert texts(told) == ["an error that spans", "two lines", frames.decode().rstrip(), "after"]
-    assert levels(told) == ["info", "info", "error", "info"]
+    for first in (b"an error that spans\n", b"a message\n"):
+        told = capture(first + b"two lines\n" + frames + b"after\n")
+        assert texts(told) == [first.decode().rstrip(), "two lines", frames.decode().rstrip(), "after"]
+        assert levels(told) == ["info", "info", "error", "info"]
 
 
 @pytest.mark.parametrize(

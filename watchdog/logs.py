@@ -823,7 +823,7 @@ _LEVEL_IN_JSON = re.compile(r'"(?:level|severity|levelname|lvl)"\s*:\s*"(\w+)"')
 # millisecond; one at each of its lines may cost twenty.
 _TELLING_WORD = re.compile("trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception").search
 _TELLING_START = re.compile(
-    r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
+    r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|\tat |[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
 ).search
 
 

@@ -462,7 +462,7 @@ def check_accept(data: bytes) -> None:
 _LEVELS = (20, 0, 10, 30, 40, 50)
 _SMALL_LINE_BYTES = 48
 # What makes of lines something else than an event for each.
-_SPECIAL = re.compile(rb"[\r\x1b]|Traceback|  File ")
+_SPECIAL = re.compile(rb"[\r\x1b]|Traceback|  File |Exception|Error|\tat ")
 
 
 class _Collector(logs.Sink):
