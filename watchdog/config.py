@@ -25,7 +25,6 @@ from .cgroup import Cgroup
 from .errors import ConfigError
 from .files import small_file
 from .service_definition import ServiceDefinition
-from .shell_syntax import advice_on_shell_syntax
 from .storage import providers
 from .storage.providers import Storages
 
@@ -743,6 +742,8 @@ class _Reading:
             self.values["fprocess"] = None
             self.sources["fprocess"] = "default"
             return
+        from .shell_syntax import advice_on_shell_syntax  # most functions are scripts and need not wait for it
+
         if (advice := advice_on_shell_syntax(command)) is not None:
             self.warnings.append(f"fprocess: {self.sources['fprocess']} {advice}")
         for spelling in self.spellings.get("mode", ()):
