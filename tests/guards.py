@@ -565,6 +565,80 @@ def inflate_bound() -> None:
 
 
 @guard
+def blanks_inside_base64() -> None:
+    """Blanks are removed from base64, wherever they stand."""
+    from watchdog.base64_reader import Base64Reader
+
+    replace(Base64Reader, "_without_blanks", lambda self, data: self._carry + data.translate(None, b" \t\r\n"))
+
+
+@guard
+def one_alphabet() -> None:
+    """The characters of both alphabets of base64 are decoded, side by side."""
+    from watchdog.base64_reader import Base64Reader
+
+    decoded = Base64Reader._decoded
+
+    def decode(self: Any, data: bytes, alphabet: object) -> object:
+        return decoded(self, data.translate(bytes.maketrans(b"-_", b"+/")), None)
+
+    replace(Base64Reader, "_decoded", decode)
+
+
+@guard
+def last_bits() -> None:
+    """The bits behind the last byte of base64 are not looked at."""
+    from watchdog import base64_reader
+
+    replace(base64_reader, "_UNUSED_BITS", {2: 0, 3: 0})
+
+
+@guard
+def types_that_say_what_the_body_is() -> None:
+    """Every text/* may be base64."""
+    from watchdog import intake
+
+    class Types(frozenset[str]):
+        def __contains__(self, media_type: object) -> bool:
+            return super().__contains__(media_type) or str(media_type).startswith("text/")
+
+    replace(intake, "_BASE64_TYPES", Types(intake._BASE64_TYPES))
+
+
+@guard
+def base64_is_not_a_form() -> None:
+    """Any text with a `=` is a form."""
+    from watchdog import intake
+
+    replace(intake, "_is_meant_as_base64", lambda text: False)
+
+
+@guard
+def byte_order_mark() -> None:
+    """A byte order mark is part of what follows it."""
+    from watchdog import intake
+
+    replace(intake, "_BOM", b"\0 no body begins with this")
+
+
+@guard
+def utf_16() -> None:
+    """All text is taken for UTF-8."""
+    from watchdog import intake
+
+    replace(intake, "_wide_characters", lambda head: None)
+
+
+@guard
+def every_content_encoding() -> None:
+    """Only the first Content-Encoding is looked at."""
+    from watchdog import intake
+
+    inflater = intake._inflater
+    replace(intake, "_inflater", lambda codings: inflater(codings.partition(",")[0]))
+
+
+@guard
 def file_names() -> None:
     """A file gets the name that the caller gave."""
     from watchdog import intake

@@ -2,7 +2,7 @@
 
 The body passes four rooms, none of which waits for anything or grows with the body::
 
-    bytes -> _Inflater (gzip, deflate) -> _decide (the first 4 KiB) -> _Base64 | _Raw | _Form | _Multipart -> file
+    bytes -> _Inflater (gzip, deflate) -> _decide (the first 4 KiB) -> Base64Reader | _Raw | _Form | _Multipart -> file
 
 :class:`Receiver` is those rooms without any input or output of its own but the file: feed it bytes.
 :func:`take_in` feeds it from a stream, small bodies at once, large ones in a thread.
@@ -11,22 +11,20 @@ The body passes four rooms, none of which waits for anything or grows with the b
 from __future__ import annotations
 
 import asyncio
-import binascii
 import contextlib
-import enum
 import os
 import re
 import uuid
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote_to_bytes
 
 import msgspec
-import pybase64
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
+from .base64_reader import ARMOUR, HOW_TO_SEND_RAW, Base64Reader, Sink, armour_error
 from .errors import BadInput, InputTooLarge
 from .workspace import raise_if_no_space, safe_file_name
 
@@ -35,8 +33,6 @@ _T = TypeVar("_T")
 ENCODINGS = ("base64", "raw", "json")
 
 _HEAD_BYTES = 4096
-# A piece and what it decodes to stay in a core's cache.
-_PIECE_BYTES = 128 * 1024
 # Below this the hand-over to a thread costs more than the work.
 _INLINE_BYTES = 64 * 1024
 _BATCH_BYTES = 1024 * 1024
@@ -44,28 +40,21 @@ _LARGEST_FORM_BYTES = 16 * 1024 * 1024
 _MOST_FIELDS = 10_000
 _FORM_STEP_BYTES = 64 * 1024
 
-_TO_STANDARD = bytes.maketrans(b"-_", b"+/")
-_WHITE = b" \t\r\n\v\f"
-_NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/_\-\s]")
-_LOOKS_LIKE_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-\s]*(?:=\s*){0,2}\Z")
-_LOOKS_LIKE_QUOTED_BASE64 = re.compile(rb'[A-Za-z0-9+/_\-\s]*(?:=\s*){0,2}(?:"\s*)?\Z')
+_BOM = b"\xef\xbb\xbf"
 _DATA_URL = re.compile(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
 _QUOTE = re.compile(rb'\s*="')
-_NOT_WHITE = re.compile(rb"\S")
-_END = re.compile(rb"={0,2}\Z")
-_END_OF_QUOTED = re.compile(rb'={0,2}"?\Z')
+_NOT_OF_BASE64 = re.compile(rb"[^A-Za-z0-9+/_\-]")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
 # RFC 8187 has UTF-8, RFC 5987 had Latin-1 too. Python's other codecs make half characters, or fail in their own ways.
 _NAME_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1"})
-_JSON_START = re.compile(rb"(?:\xef\xbb\xbf)?\s*[{\[]")
+_JSON_START = re.compile(rb"\s*[{\[]")
 _FORM_START = re.compile(rb"[^=&\x00-\x1f\"]+=")
 
-_BASE64_TYPES = frozenset({"", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"})
-_FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"})
-_HOW_RAW = (
-    "send base64, or the bytes themselves with their own content type (curl -H 'Content-Type: image/jpeg' "
-    "--data-binary @FILE), with ?input=raw, or as a form (curl -F file=@FILE)"
+# What clients send whatever the body is. Any other type says what the body is: the bytes themselves.
+_BASE64_TYPES = frozenset(
+    {"", "text/plain", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"}
 )
+_FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +73,15 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What the script gets. ``path``: a file, or the directory if a form had several. ``size_bytes``: of all."""
+    """What the script gets.
+
+    ``path``: a file, or the directory if a form had several. ``size_bytes``: of all.
+    ``encoding``: how the body was read: ``base64``, ``raw``, ``json``, ``form`` or ``multipart``.
+    """
 
     path: str
     size_bytes: int
+    encoding: str = "raw"
 
 
 async def take_in(body: AsyncIterator[bytes], said: Said, directory: str, max_size_bytes: int = 0) -> Input:
@@ -164,6 +158,7 @@ class Receiver:
         self._files = _Files(directory, self._limit)
         media_type, self._boundary = _media_type(said.content_type)
         self._media_type = media_type
+        self._encoding = "multipart"
         if said.encoding is None and media_type == "multipart/form-data":
             self._reader = _Multipart(self._files, self._boundary)
 
@@ -192,7 +187,7 @@ class Receiver:
             self._start(complete=True)
         assert self._reader is not None
         self._reader.finish()
-        return Input(self._files.input_path(), self._limit.taken)
+        return Input(self._files.input_path(), self._limit.taken, self._encoding)
 
     def close(self) -> None:
         """Close what is open."""
@@ -210,15 +205,13 @@ class Receiver:
         head, self._head = bytes(self._head), bytearray()
         given = self._said.file_name
         name = (safe_file_name(given) if given else None) or f"event-file-{uuid.uuid4()}"
-        self._reader, skip = _decide(
-            # Not all that is there: the verdict must not depend on how the network cut the body.
-            head[:_HEAD_BYTES],
-            complete and len(head) <= _HEAD_BYTES,
-            self._said.encoding,
-            self._media_type,
-            lambda: self._files.create(name),
-        )
-        self._reader.feed(head[skip:])
+        # Not all that is there: the verdict must not depend on how the network cut the body.
+        is_all = complete and len(head) <= _HEAD_BYTES
+        decided = _decide(head[:_HEAD_BYTES], is_all, self._said.encoding, self._media_type)
+        self._encoding = decided.encoding
+        self._reader = decided.reader(self._files.create(name))
+        if rest := head[decided.skip :]:
+            self._reader.feed(rest)
 
 
 class _Reader(Protocol):
@@ -226,45 +219,100 @@ class _Reader(Protocol):
     def finish(self) -> None: ...
 
 
-def _decide(
-    head: bytes, complete: bool, encoding: str | None, media_type: str, file: Callable[[], _Sink]
-) -> tuple[_Reader, int]:
-    """How the body is to be read, from its first 4 KiB (or all of it), and how many bytes of it to skip."""
-    if encoding in ("raw", "json"):
-        return _Raw(file()), 0
-    skip, quoted = 0, False
-    if prefix := _DATA_URL.match(head):
-        skip = prefix.end()
-    elif prefix := _QUOTE.match(head):
-        skip, quoted = prefix.end(), True
-    if encoding == "base64":
-        return _Base64(file(), skip, quoted), skip
-    if _JSON_START.match(head):
-        return _Raw(file()), 0
-    if media_type not in _BASE64_TYPES and not media_type.startswith("text/"):
-        return _Raw(file()), 0
+class _Decided(NamedTuple):
+    """How a body is read: ``reader`` returns what reads it into a file, from the byte ``skip`` on."""
 
-    text = head[skip:]
-    pattern = _LOOKS_LIKE_QUOTED_BASE64 if quoted else _LOOKS_LIKE_BASE64
+    encoding: str
+    reader: Callable[[Sink], _Reader]
+    skip: int = 0
+
+
+def _decide(head: bytes, complete: bool, asked: str | None, media_type: str) -> _Decided:
+    """Decide how the body is read, from its first 4 KiB (or all of it).
+
+    Raises:
+        BadInput: it should be base64, JSON or a form, and is none of them.
+    """
+    if asked in ("raw", "json"):
+        return _Decided(asked, _Raw)
+    if asked is None and (media_type not in _BASE64_TYPES or (complete and not head)):
+        return _Decided("raw", _Raw)
+    start = len(_BOM) if head.startswith(_BOM) else 0
+    if asked is None and _JSON_START.match(head, start) and not _wide_characters(head):
+        return _Decided("json", _Raw)
+
+    prefix = _DATA_URL.match(head, start) or _QUOTE.match(head, start)
+    skip = prefix.end() if prefix else start
+    quoted = prefix is not None and prefix.re is _QUOTE
+
+    # Whether it is base64 is known by reading it. What was decoded meanwhile is not decoded a second time.
+    held = _Held()
+    base64_reader = Base64Reader(held, skip, quoted)
+    fault = _fault(base64_reader, head[skip:], complete)
+
+    def go_on(file: Sink) -> Base64Reader:
+        held.release(file)
+        return base64_reader
+
+    if asked is not None:
+        if fault is not None:
+            raise _reason(head, fault)
+        return _Decided("base64", go_on, len(head))
     # `true` and `null` would decode to three bytes that nobody means under a JSON type.
-    is_literal = media_type == "application/json" and complete and text.strip() in (b"true", b"null")
-    if pattern.match(text) and not is_literal and not (complete and _is_incomplete(text)):
-        return _Base64(file(), skip, quoted), skip
+    is_literal = media_type == "application/json" and complete and head[start:].strip() in (b"true", b"null")
+    if fault is None and not is_literal:
+        return _Decided("base64", go_on, len(head))
     if media_type == "application/octet-stream":
-        return _Raw(file()), 0
-    if media_type in _FORM_TYPES and not skip and _FORM_START.match(head):
-        return _Form(file()), 0
-    if media_type == "application/json" and _is_json_scalar(head, complete):
-        return _Raw(file()), 0
-    raise _why_not_base64(text, skip, quoted)
+        return _Decided("raw", _Raw)
+    if media_type in _FORM_TYPES and prefix is None and _is_form(head, start):
+        return _Decided("form", lambda file: _Form(file, start), start)
+    if media_type == "application/json" and _is_json_scalar(head[start:], complete):
+        return _Decided("json", _Raw)
+    assert fault is not None, "a literal is a scalar"
+    raise _reason(head, fault)
 
 
-def _is_incomplete(text: bytes) -> bool:
-    """Whether characters and padding do not make whole groups: `name=` is a form's empty field, not base64."""
-    text = text.translate(None, _WHITE + b'"')
-    characters = len(text.rstrip(b"="))
-    padding = len(text) - characters
-    return characters % 4 == 1 or (padding > 0 and (not characters or len(text) % 4 != 0))
+def _fault(reader: Base64Reader, text: bytes, complete: bool) -> BadInput | None:
+    try:
+        reader.feed(text)
+        if complete:
+            reader.check_end()
+    except BadInput as fault:
+        return fault
+    return None
+
+
+def _reason(head: bytes, fault: BadInput) -> BadInput:
+    """The error for a body that is not base64: what it is, if that can be seen, or else its first fault."""
+    if (encoding := _wide_characters(head)) is not None:
+        return BadInput(
+            f"the body is {encoding} text, but base64, JSON and forms are read as UTF-8; convert it first "
+            f"(iconv -f {encoding} -t UTF-8), or send it as it is with ?input=raw"
+        )
+    if (armour := ARMOUR.search(head)) is not None:
+        return armour_error(armour[0].decode("latin-1"), armour.start())
+    return fault
+
+
+def _wide_characters(head: bytes) -> str | None:
+    """``UTF-16`` or ``UTF-32``, if the body is: by its byte order mark, or by NULs in its first two characters.
+
+    What the body should be begins with two characters of ASCII (RFC 4627, section 3, knew JSON's encoding by that).
+    """
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    nul = bytes(not byte for byte in head[:4])
+    if nul in (b"\0\1\1\1", b"\1\1\1\0"):
+        return "UTF-32"
+    return "UTF-16" if nul in (b"\0\1\0\1", b"\1\0\1\0", b"\0\1", b"\1\0") else None
+
+
+def _is_form(head: bytes, start: int) -> bool:
+    """Whether ``key=`` comes first. Armour whose base64 has padding would look like it, and so would UTF-16."""
+    key = _FORM_START.match(head, start)
+    return key is not None and ARMOUR.search(head, start, key.end()) is None and _wide_characters(head) is None
 
 
 def _is_json_scalar(head: bytes, complete: bool) -> bool:
@@ -282,7 +330,7 @@ def _is_json_scalar(head: bytes, complete: bool) -> bool:
 class _Raw:
     """The bytes as they are."""
 
-    def __init__(self, file: _Sink) -> None:
+    def __init__(self, file: Sink) -> None:
         self._file = file
 
     def feed(self, data: bytes) -> None:
@@ -292,129 +340,12 @@ class _Raw:
         self._file.close()
 
 
-class _Base64:
-    """base64 of either alphabet, with white space anywhere and the padding present or not.
-
-    Args:
-        offset: where in the body the first byte fed stands.
-        quoted: whether a ``"`` ends it.
-    """
-
-    def __init__(self, file: _Sink, offset: int = 0, quoted: bool = False) -> None:
-        self._file = file
-        self._offset = offset
-        self._quoted = quoted
-        self._cleaning = _Cleaning.NONE
-        self._carry = b""  # up to 3 characters of a group that is not complete yet
-        self._end: bytes | None = None  # what came from the first `=` or `"` on, without white space
-
-    def feed(self, data: bytes) -> None:
-        end = 0 if self._end is not None else self._end_of_characters(data)
-        if end:
-            self._decode(data[:end])
-        if end < len(data):
-            self._take_end(data[end:], self._offset + end)
-        self._offset += len(data)
-
-    def finish(self) -> None:
-        if self._quoted and b'"' not in (self._end or b""):
-            raise BadInput(f'the base64 begins with =" but no " closes it before the body ends at byte {self._offset}')
-        last = self._carry.translate(_TO_STANDARD, _WHITE)
-        padding = (self._end or b"").count(b"=")
-        if padding and (len(last) + padding) % 4:
-            raise BadInput(f"the base64 has {padding} padding characters, which does not fit its length; {_HOW_RAW}")
-        if len(last) == 1:
-            raise BadInput(
-                f"the base64 ends at byte {self._offset} in the middle of a group of four characters: "
-                f"a part of it is missing, or it is no base64; {_HOW_RAW}"
-            )
-        if last:
-            self._file.write(pybase64.b64decode(last + b"=" * (4 - len(last)), validate=True))
-        self._file.close()
-
-    def _end_of_characters(self, data: bytes) -> int:
-        ends = [data.find(b"="), data.find(b'"') if self._quoted else -1]
-        return min((at for at in ends if at >= 0), default=len(data))
-
-    def _decode(self, data: bytes) -> None:
-        text = self._carry + data if self._carry else data
-        while True:
-            text = self._cleaned(text)
-            whole = len(text) & ~3
-            failed = self._decode_groups(text, whole)
-            if failed is None:
-                break
-            if self._cleaning is _Cleaning.ALL:
-                raise self._bad_byte_in(data)
-            # Once a body is seen to have lines, all of it is taken to: trying first is time lost.
-            lines_only = self._cleaning is _Cleaning.NONE and b"\n" in text
-            self._cleaning = _Cleaning.LINES if lines_only else _Cleaning.ALL
-            text = text[failed:]
-        self._carry = text[whole:]
-        if _NOT_BASE64.search(self._carry):
-            # Not left for the next feed, which would no longer know its offset.
-            raise self._bad_byte_in(data)
-
-    def _cleaned(self, text: bytes) -> bytes:
-        if self._cleaning is _Cleaning.ALL:
-            return text.translate(_TO_STANDARD, _WHITE)
-        if self._cleaning is _Cleaning.LINES:
-            return text.replace(b"\n", b"")
-        return text
-
-    def _decode_groups(self, text: bytes, whole: int) -> int | None:
-        """Decode and write piece after piece; return where the one that failed begins."""
-        view = memoryview(text)
-        for start in range(0, whole, _PIECE_BYTES):
-            try:
-                decoded = pybase64.b64decode(view[start : min(start + _PIECE_BYTES, whole)], validate=True)
-            except binascii.Error:
-                return start
-            self._file.write(decoded)
-        return None
-
-    def _bad_byte_in(self, data: bytes) -> BadInput:
-        found = _NOT_BASE64.search(data)
-        assert found is not None, "only a byte that is no base64 makes the decoder fail"
-        return _bad_byte(found[0], self._offset + found.start(), "is no base64")
-
-    def _take_end(self, data: bytes, offset: int) -> None:
-        allowed = _END_OF_QUOTED if self._quoted else _END
-        self._end = self._end or b""
-        for found in _NOT_WHITE.finditer(data):
-            self._end += found[0]
-            if not allowed.match(self._end):
-                raise _bad_byte(found[0], offset + found.start(), "comes after the end of the base64")
-
-
-class _Cleaning(enum.Enum):
-    """What is taken out of base64 text before it is decoded, the quickest first."""
-
-    NONE = enum.auto()
-    LINES = enum.auto()
-    ALL = enum.auto()
-
-
-def _bad_byte(byte: bytes, offset: int, what: str) -> BadInput:
-    shown = repr(byte.decode("latin-1")) if 0x20 < byte[0] < 0x7F else f"0x{byte[0]:02x}"
-    return BadInput(f"the byte {shown} at offset {offset} of the body {what}; {_HOW_RAW}")
-
-
-def _why_not_base64(text: bytes, offset: int, quoted: bool) -> BadInput:
-    try:
-        decoder = _Base64(_Nowhere(), offset, quoted)
-        decoder.feed(text)
-        decoder.finish()
-    except BadInput as error:
-        return error
-    return BadInput(f"the body is neither base64 nor JSON; {_HOW_RAW}")
-
-
 class _Form:
     """``key=value`` pairs, as ``curl -d`` and oscar-python send them, kept as one JSON object."""
 
-    def __init__(self, file: _Sink) -> None:
+    def __init__(self, file: Sink, offset: int = 0) -> None:
         self._file = file
+        self._offset = offset
         self._text = bytearray()
 
     def feed(self, data: bytes) -> None:
@@ -425,7 +356,11 @@ class _Form:
             )
 
     def finish(self) -> None:
-        fields = bytes(self._text).strip().split(b"&", _MOST_FIELDS)
+        text = bytes(self._text).strip()
+        if _is_meant_as_base64(text):
+            fault = _fault(Base64Reader(_Held(), self._offset), bytes(self._text), complete=True)
+            raise BadInput(f"{fault} (a form of one empty field may end with &)")
+        fields = text.split(b"&", _MOST_FIELDS)
         if len(fields) > _MOST_FIELDS:
             raise BadInput(f"the form has over {_MOST_FIELDS} fields; send files with curl -F file=@FILE")
         form: dict[str, str | list[str]] = {}
@@ -440,6 +375,21 @@ class _Form:
                 form[key] = [values, value]
         self._file.write(msgspec.json.encode(form))
         self._file.close()
+
+
+def _is_meant_as_base64(text: bytes) -> bool:
+    """Whether a form is base64 but for stray characters: its only `=` are the padding that it would need.
+
+    So the text ends with one or two `=`, has no other and no `&`, and has whole groups of four, whether its stray
+    characters were added (then they do not count) or stand in the place of others.
+    """
+    text = text.translate(None, b"\r\n")
+    characters = text.rstrip(b"=")
+    padding = len(text) - len(characters)
+    if not 1 <= padding <= 2 or b"=" in characters or b"&" in characters:
+        return False
+    strays = len(_NOT_OF_BASE64.findall(characters))
+    return (len(text) % 4 == 0) or (len(text) - strays) % 4 == 0
 
 
 def _unquoted(text: bytes) -> str:
@@ -457,7 +407,7 @@ def _unquoted(text: bytes) -> str:
     try:
         return decoded.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise BadInput(f"the form of key=value pairs is not UTF-8: {error}; {_HOW_RAW}") from None
+        raise BadInput(f"the form of key=value pairs is not UTF-8: {error}; {HOW_TO_SEND_RAW}") from None
 
 
 class _Multipart:
@@ -510,7 +460,7 @@ class _Multipart:
         file = self._files.create(name, is_field=not is_file)
         transfer_encoding = (part.header("Content-Transfer-Encoding") or "binary").strip().lower()
         if transfer_encoding == "base64":
-            return _Base64(file)
+            return Base64Reader(file, where=f"the part {name!r}")
         if transfer_encoding in ("7bit", "8bit", "binary"):
             return _Raw(file)
         raise BadInput(
@@ -592,14 +542,15 @@ class _Inflater:
 
 
 def _inflater(content_encoding: str) -> _Inflater | None:
-    coding = content_encoding.strip().lower()
-    if coding in ("", "identity"):
+    codings = [coding.strip().lower() for coding in content_encoding.split(",")]
+    codings = [coding for coding in codings if coding not in ("", "identity")]
+    if not codings:
         return None
-    if coding in ("gzip", "x-gzip"):
+    if codings in (["gzip"], ["x-gzip"]):
         return _Inflater("gzip")
-    if coding == "deflate":
+    if codings == ["deflate"]:
         return _Inflater("deflate")
-    raise BadInput(f"the Content-Encoding {content_encoding!r} is not known; known are gzip and deflate")
+    raise BadInput(f"the Content-Encoding {content_encoding!r} is not known; send one of gzip and deflate, once")
 
 
 def _media_type(content_type: str) -> tuple[str, str]:
@@ -626,14 +577,27 @@ class _Limit:
             raise InputTooLarge(f"the decoded input is over {self.max_bytes} bytes (max_input_size)")
 
 
-class _Sink(Protocol):
-    def write(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
+class _Held:
+    """Holds what is written until it is known where it goes."""
 
+    def __init__(self) -> None:
+        self._data = b""
+        self._file: Sink | None = None
 
-class _Nowhere:
-    def write(self, data: bytes) -> None: ...
-    def close(self) -> None: ...
+    def release(self, file: Sink) -> None:
+        """Write what is held to ``file``, and everything from now on."""
+        self._file = file
+        self._file.write(self._data)
+
+    def write(self, data: bytes) -> None:
+        if self._file is None:
+            self._data += data
+        else:
+            self._file.write(data)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class _File:

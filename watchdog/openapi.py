@@ -63,15 +63,24 @@ LIMITS = (
 )
 _NONE_IF_0 = frozenset(LIMITS) - {"max_queue", "queue_timeout_s"}
 
-# What intake.py takes for base64, in the regular expressions of ECMA-262: either alphabet, white space anywhere,
-# padding complete or left out, a data URL or the wrapping of OSCAR's curl example; or JSON, known by its first byte.
-_GAP = r"[ \t\r\n]*"
-_ONE = rf"[A-Za-z0-9+/_-]{_GAP}"
-_CHARACTERS = rf"(?:(?:{_ONE}){{4}})*(?:(?:{_ONE}){{2}}(?:={_GAP}={_GAP})?|(?:{_ONE}){{3}}(?:={_GAP})?)?"
+# What base64_reader.py accepts, in the regular expressions of ECMA-262: one alphabet, line ends anywhere, blanks at the
+# start and the end of a line, padding complete or left out, no bits set behind the last byte; as a data URL, or in the
+# quotes of OSCAR's curl example. Or JSON, known by its first byte.
+_WHITE = r"[ \t\r\n]*"
+_GAP = r"(?:[ \t]*[\r\n][ \t\r\n]*)?"
+
+
+def _characters(alphabet: str) -> str:
+    one = rf"[{alphabet}]{_GAP}"
+    last_of_two, last_of_three = "[AQgw]", "[AEIMQUYcgkosw048]"
+    return rf"(?:(?:{one}){{4}})*(?:{one}{last_of_two}(?:{_GAP}={_GAP}=)?|{one}{one}{last_of_three}(?:{_GAP}=)?)?"
+
+
+_ALPHABETS = (_characters("A-Za-z0-9+/"), _characters("A-Za-z0-9_-"))
 _BASE64_PATTERNS = (
-    rf"^{_GAP}(?:data:[^,\"]{{0,500}};base64,{_GAP})?{_CHARACTERS}$",
-    rf"^{_GAP}=\"{_GAP}{_CHARACTERS}\"{_GAP}$",
-    rf"^{_GAP}[{{\[]",
+    *(rf"^{_WHITE}(?:data:[^,\"]{{0,500}};base64,{_WHITE})?{each}{_WHITE}$" for each in _ALPHABETS),
+    *(rf"^{_WHITE}=\"{_WHITE}{each}{_WHITE}\"{_WHITE}$" for each in _ALPHABETS),
+    rf"^{_WHITE}[{{\[]",
 )
 # As config.py reads it. The first group refuses a zero, which would leave the function no time.
 _NUMBER = r"(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)"
@@ -280,7 +289,8 @@ def _request_body(interface: Interface) -> _Json:
         "application/json": {"schema": {"description": "Any JSON, kept byte for byte; or bare base64."}},
         "application/x-www-form-urlencoded": {
             "schema": {
-                "description": "Fields, which become a JSON object; or base64, as `curl -d` sends it.",
+                "description": "Fields, which become a JSON object; or base64, as `curl -d` sends it. "
+                "A single field without a value may look like base64 with its padding: end it with `&`.",
                 "type": "object",
                 "propertyNames": {"minLength": 1},
             }
@@ -300,8 +310,9 @@ def _request_body(interface: Interface) -> _Json:
     return {
         "description": (
             "The input file. A form's parts, JSON and base64 are known by their content type and their first bytes; "
-            "an `application/octet-stream` may be base64 or raw, any other type means the bytes themselves. "
-            "`?input=` or `X-Input-Encoding` settle it. `Content-Encoding: gzip` and `deflate` are decoded. "
+            "an `application/octet-stream` may be base64 or raw, any other type, as `text/csv`, means the bytes "
+            "themselves. `?input=` or `X-Input-Encoding` settle it. "
+            "`Content-Encoding: gzip` and `deflate` are decoded; offsets in errors count the decoded bytes. "
             f"No body is an empty file. {limit}."
         ),
         "content": content,
@@ -429,7 +440,7 @@ def _schemas() -> _Json:
     count: _Json = {"type": "integer", "minimum": 0}
     return {
         "Base64": {
-            "description": "base64 of either alphabet; white space, padding and `data:…;base64,` as you like.",
+            "description": "base64 of one alphabet, with or without padding and line ends; also as `data:…;base64,`.",
             "type": "string",
             "contentEncoding": "base64",
             "contentMediaType": "application/octet-stream",

@@ -751,7 +751,7 @@ def _said(request: web.BaseRequest) -> Said:
         raise BadInput(f"the input encoding {encoding!r} is not known; known are {', '.join(ENCODINGS)}")
     return Said(
         content_type=headers.get("Content-Type", ""),
-        content_encoding=headers.get("Content-Encoding", ""),
+        content_encoding=", ".join(headers.getall("Content-Encoding", ())),
         encoding=encoding and encoding.lower(),
         file_name=_file_name(request),
     )

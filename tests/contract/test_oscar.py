@@ -511,6 +511,10 @@ def unchanged(body: bytes) -> tuple[bytes, str, bytes]:
         pytest.param(b"data:image/png;base64,aGVsbG8=", FORM, b"hello", id="data URL"),
         pytest.param(b"-_-_", FORM, base64.b64decode(b"+/+/"), id="URL-safe base64"),
         pytest.param(b"aGVs\r\nbG8\n", FORM, b"hello", id="wrapped base64 without padding"),
+        pytest.param(b"\xef\xbb\xbfaGVsbG8=", FORM, b"hello", id="byte order mark before base64"),
+        pytest.param(*unchanged(b'\xef\xbb\xbf{"a": 1}'), id="byte order mark before JSON"),
+        pytest.param(b"a,b\n1,2\n", "text/csv", b"a,b\n1,2\n", id="CSV"),
+        pytest.param(b"ACGTACGT", "text/x-fasta", b"ACGTACGT", id="FASTA"),
     ],
 )
 def test_the_input_is_what_was_sent(service: Service, body: bytes, content_type: str, the_input: bytes) -> None:
@@ -524,9 +528,20 @@ def test_a_multipart_form_is_its_file(service: Service) -> None:
     assert service.answer(script, body, content_type="multipart/form-data; boundary=X").body == PICTURE
 
 
-def test_what_is_no_input_is_told(service: Service) -> None:
-    document = problem(service.answer("echo never", b"no base64!", content_type=FORM), 400)
-    assert "offset" in str(document["detail"])
+@pytest.mark.parametrize(
+    ("body", "offset"),
+    [
+        pytest.param(b"no base64!", 2, id="a sentence"),
+        pytest.param(b"SGVs bG8=", 4, id="a plus that became a space"),
+        pytest.param(b"SGVs!bG8=", 4, id="a wrong byte in padded base64"),
+        pytest.param(b"ab+/ab-_", 6, id="both alphabets"),
+        pytest.param(b"-----BEGIN X-----\nQUJD\n-----END X-----\n", 0, id="PEM"),
+        pytest.param(b"QUJDQUJ", 6, id="cut off"),
+    ],
+)
+def test_what_is_not_an_input_is_refused_with_its_offset(service: Service, body: bytes, offset: int) -> None:
+    document = problem(service.answer("echo never", body, content_type=FORM), 400)
+    assert f"at offset {offset}" in str(document["detail"])
 
 
 def test_an_event_of_a_bucket_whose_keys_are_withheld_is_told(service: Service) -> None:

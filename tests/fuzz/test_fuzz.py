@@ -11,7 +11,8 @@ import msgspec
 import pytest
 import targets
 
-from watchdog import delivery, intake, logs, response_file
+from watchdog import base64_reader, delivery, intake, logs, response_file
+from watchdog.base64_reader import Base64Reader
 from watchdog.errors import BadInput, InputTooLarge
 from watchdog.service_definition import Parsed, ServiceDefinition, parse
 from watchdog.storage import event as storage_event
@@ -64,12 +65,24 @@ def refuse(*_: object) -> None:
     raise BadInput("no")
 
 
-def take_no_carry(self: intake._Base64, data: bytes) -> None:
-    decode(self, data)
+def take_no_carry(self: Base64Reader, data: bytes) -> None:
+    take(self, data)
     self._carry = b""
 
 
-decode = intake._Base64._decode
+take = Base64Reader._take_characters
+
+
+def lose_blanks(self: Base64Reader, data: bytes) -> bytes:
+    return self._carry + data.translate(None, b" \t\r\n")
+
+
+def take_either_alphabet(self: Base64Reader, data: bytes, alphabet: object) -> tuple[bytes, bytes] | None:
+    return decode(self, data.replace(b"-", b"+").replace(b"_", b"/"), None)
+
+
+decode = Base64Reader._decoded
+decided = intake._Decided
 
 
 @pytest.mark.parametrize(
@@ -81,7 +94,7 @@ decode = intake._Base64._decode
         ("json-object", intake._File, "write", lambda self, data: write(self, data.strip())),
         ("form", intake, "_unquoted", lambda text: text.decode()[::-1]),
         ("gzip-cut-off-raw", intake._Inflater, "finish", lambda self: None),
-        ("base64-lf-lines", intake._Base64, "_decode", take_no_carry),
+        ("base64-lf-lines", Base64Reader, "_take_characters", take_no_carry),
         ("raw-too-large", intake._Limit, "take", lambda self, count: None),
         ("base64-too-large", intake._Limit, "take", lambda self, count: None),
         ("name-free", intake, "safe_file_name", lambda name: ".hidden"),
@@ -90,7 +103,15 @@ decode = intake._Base64._decode
         ("made-form-one-file", intake._Files, "_unused", lambda self, name: name + "\u202e"),
         ("multipart-file", intake._Raw, "feed", write_reversed),
         ("made-form", intake._Raw, "feed", lambda self, data: None),
-        ("html-is-refused", intake, "_why_not_base64", lambda *_: InputTooLarge("no")),
+        ("html-is-refused", intake, "_reason", lambda *_: InputTooLarge("no")),
+        ("base64-blank-inside", Base64Reader, "_without_blanks", lose_blanks),
+        ("base64-mixed-alphabets", Base64Reader, "_decoded", take_either_alphabet),
+        ("base64-non-canonical-last-bits", base64_reader, "_UNUSED_BITS", {2: 0, 3: 0}),
+        ("base64-bom", intake, "_BOM", b"\0no mark"),
+        ("form-base64-with-stray", intake, "_is_meant_as_base64", lambda text: False),
+        ("utf-16-json", intake, "_wide_characters", lambda head: None),
+        ("csv", intake, "_BASE64_TYPES", {*intake._BASE64_TYPES, "text/csv"}),
+        ("json-object", intake, "_Decided", lambda encoding, *args: decided("raw", *args)),
         ("base64", intake, "_decide", refuse),
     ],
 )
