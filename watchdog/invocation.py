@@ -157,6 +157,7 @@ class Record:
     duration_s: float | None = None
     queue_wait_s: float | None = None
     input_bytes: int = 0
+    input_encoding: str | None = None  # how the body was read, once it is known
     output_bytes: int = 0
     cpu_s: float = 0.0
     peak_rss_bytes: int | None = None
@@ -342,10 +343,11 @@ class Invocations:
         No task: the body is an event of which no object is to be processed.
         """
         if self._classic_command is not None:
+            record.input_encoding = "raw"
             return [_Task()]
         with call.trace.phase("take in input"):
             taken = await self._take_in(call.body, call.said, workspace)
-        record.input_bytes = taken.size_bytes
+        record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
         event = await self._event(call, taken)
         if event is None:
             return [_Task(taken)]
@@ -354,7 +356,7 @@ class Invocations:
         record.input_bytes = 0
         if event.data is not None:
             taken = await self._take_in(_once(event.data), Said(), workspace)
-            record.input_bytes = taken.size_bytes
+            record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
             return [_Task(taken, variables=event.variables)]
         tasks = self._tasks_of(event, call, record)
         if not tasks:
@@ -819,6 +821,7 @@ class Invocations:
                 "total_s": round(time.monotonic() - started_s, 6),
                 "queue_wait_s": None if record.queue_wait_s is None else round(record.queue_wait_s, 6),
                 "input_bytes": record.input_bytes,
+                "input_encoding": record.input_encoding,
                 "output_bytes": record.output_bytes,
                 "cpu_s": round(record.cpu_s, 6),
                 "peak_rss_bytes": record.peak_rss_bytes,

@@ -311,8 +311,8 @@ def _request_body(interface: Interface) -> _Json:
         "description": (
             "The input file. A form's parts, JSON and base64 are known by their content type and their first bytes; "
             "an `application/octet-stream` may be base64 or raw, any other type, as `text/csv`, means the bytes "
-            "themselves. `?input=` or `X-Input-Encoding` settle it. "
-            "`Content-Encoding: gzip` and `deflate` are decoded; offsets in errors count the decoded bytes. "
+            "themselves. `?input=` or `X-Input-Encoding` settle it; `X-Input-Encoding` of the answer says how the body "
+            "was read. `Content-Encoding: gzip` and `deflate` are decoded; offsets in errors count the decoded bytes. "
             f"No body is an empty file. {limit}."
         ),
         "content": content,
@@ -372,7 +372,7 @@ def _parameters(interface: Interface) -> _Json:
 
 
 def _responses(interface: Interface) -> _Json:
-    headers = _refs_to_headers("X-Call-Id", "X-Exit-Code", "X-Duration-Seconds")
+    headers = _refs_to_headers("X-Call-Id", "X-Exit-Code", "X-Duration-Seconds", "X-Input-Encoding")
     problem = {_PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     responses: _Json = {"200": _success(interface, headers)}
     for status in _error_statuses(interface):
@@ -524,6 +524,10 @@ def _headers() -> _Json:
         "X-Call-Id": header("The call's name, the caller's own if it gave one.", text),
         "X-Exit-Code": header("The function's, if it ended by itself.", {"type": "integer"}),
         "X-Duration-Seconds": header("How long the function ran.", {"type": "number", "minimum": 0}),
+        "X-Input-Encoding": header(
+            "How the body was read, once that is known. A classic function's body is raw, as is an empty one.",
+            {"type": "string", "enum": ["base64", "raw", "json", "form", "multipart"]},
+        ),
         "X-Output-Name": header("The one file's name, percent-encoded.", text),
         "X-Output-Content-Type": header("The one file's type, guessed from its name.", text),
         "X-Warning": header(

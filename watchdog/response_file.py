@@ -23,7 +23,7 @@ _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _STATUS = re.compile(r"([2-5][0-9][0-9])(?:\s.*)?")
 _NOT_THE_SCRIPTS = frozenset(
     "connection content-length content-encoding date expect host keep-alive proxy-authenticate proxy-connection "
-    "server te trailer transfer-encoding upgrade x-call-id x-exit-code x-duration-seconds".split()
+    "server te trailer transfer-encoding upgrade x-call-id x-exit-code x-duration-seconds x-input-encoding".split()
 )
 
 

@@ -730,6 +730,8 @@ class Server:
             headers["X-Exit-Code"] = str(record.exit_code)
         if record.duration_s is not None:
             headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
+        if record.input_encoding is not None:
+            headers["X-Input-Encoding"] = record.input_encoding
         return headers
 
 

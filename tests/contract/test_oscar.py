@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import http.client
 import io
 import json
@@ -542,6 +543,30 @@ def test_a_multipart_form_is_its_file(service: Service) -> None:
 def test_what_is_not_an_input_is_refused_with_its_offset(service: Service, body: bytes, offset: int) -> None:
     document = problem(service.answer("echo never", body, content_type=FORM), 400)
     assert f"at offset {offset}" in str(document["detail"])
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "encoding"),
+    [
+        (b"aGVsbG8=", FORM, "base64"),
+        (b"{}", JSON, "json"),
+        (b"a=1", JSON, "form"),
+        (PICTURE, "image/jpeg", "raw"),
+        (b"", FORM, "raw"),
+    ],
+)
+def test_the_answer_and_the_log_say_how_the_body_was_read(
+    service: Service, body: bytes, content_type: str, encoding: str
+) -> None:
+    def ended(call_id: str | None) -> list[dict[str, Any]]:
+        return [e for e in service.logs() if e["event"] == "invocation ended" and e["call_id"] == call_id]
+
+    for script, status in (("echo fine", 200), ("exit 3", 500)):
+        answer = service.answer(script, body, content_type=content_type)
+        assert (answer.status, answer.headers["X-Input-Encoding"]) == (status, encoding)
+        call_id = answer.headers["X-Call-Id"]
+        until(functools.partial(ended, call_id), "the event of the end")
+        assert ended(call_id)[0]["input_encoding"] == encoding
 
 
 def test_an_event_of_a_bucket_whose_keys_are_withheld_is_told(service: Service) -> None:

@@ -26,6 +26,7 @@ def accepted(start_server: StartServer, body: bytes, content_type: str, expected
     server = start_server(AS_IT_IS)
     answer = server.call(body, headers={"Content-Type": content_type})
     assert (answer.status, answer.body) == (200, expected)
+    assert answer.headers["X-Input-Encoding"] == encoding
 
 
 @pytest.mark.guard("blanks-inside-base64")

@@ -436,6 +436,7 @@ def _may_be_refused(name: bytes) -> bool:
 # What frames an answer, or names the call: never a script's (RFC 9110, 7.6.1, and the README).
 _FRAMING = {"connection", "content-length", "content-encoding", "keep-alive", "te", "trailer", "transfer-encoding"}
 _FRAMING |= {"upgrade", "proxy-authenticate", "proxy-connection", "x-call-id", "x-exit-code", "x-duration-seconds"}
+_FRAMING |= {"x-input-encoding"}
 
 
 def check_response_file(data: bytes) -> None:
