@@ -264,10 +264,11 @@ def _decide(head: bytes, complete: bool, asked: str | None, media_type: str) -> 
         return _Decided("base64", go_on, len(head))
     if media_type == "application/octet-stream":
         return _Decided("raw", _Raw)
-    if media_type in _FORM_TYPES and prefix is None and _is_form(head, start):
-        return _Decided("form", lambda file: _Form(file, start), start)
-    if media_type == "application/json" and _is_json_scalar(head[start:], complete):
-        return _Decided("json", _Raw)
+    if not _wide_characters(head):
+        if media_type in _FORM_TYPES and prefix is None and _is_form(head, start):
+            return _Decided("form", lambda file: _Form(file, start), start)
+        if media_type == "application/json" and _is_json_scalar(head[start:], complete):
+            return _Decided("json", _Raw)
     assert fault is not None, "a literal is a scalar"
     raise _reason(head, fault)
 
@@ -310,9 +311,9 @@ def _wide_characters(head: bytes) -> str | None:
 
 
 def _is_form(head: bytes, start: int) -> bool:
-    """Whether ``key=`` comes first. Armour whose base64 has padding would look like it, and so would UTF-16."""
+    """Whether ``key=`` comes first. Armour whose base64 has padding would look like it."""
     key = _FORM_START.match(head, start)
-    return key is not None and ARMOUR.search(head, start, key.end()) is None and _wide_characters(head) is None
+    return key is not None and ARMOUR.search(head, start, key.end()) is None
 
 
 def _is_json_scalar(head: bytes, complete: bool) -> bool:

@@ -93,7 +93,7 @@ _FILE_NAMES = (None, "photo.jpg", "../../etc/passwd", ".hidden", "ñandú\u202eg
 _SIZES = (0, 0, 1, 3, 16, 100, 3000)
 
 _HEAD_BYTES = 4096
-_MALFORMED = "the multipart form is malformed"
+_MALFORMED = ("the multipart form is malformed", "the form has no part")
 _BASE64_TYPES = (
     "",
     "text/plain",
@@ -157,7 +157,7 @@ def check_intake(data: bytes) -> None:
         # Which fault of base64 is the first, and its offset, must not depend on the cut.
         assert type(whole.error) is type(cut.error), f"whole: {whole.error!r}, cut: {cut.error!r}"
         if "base64" in str(whole.error):
-            assert str(whole.error) == str(cut.error)
+            assert _without_serial(str(whole.error)) == _without_serial(str(cut.error))
     _check_against_reference(request, whole)
 
 
@@ -242,7 +242,7 @@ def _received(request: _Request, pieces: Iterator[bytes] | list[bytes]) -> _Outc
 
 
 def _without_serial(name: str) -> str:
-    return re.sub(r"^event-file-[0-9a-f-]{36}", "event-file", name)
+    return re.sub(r"event-file-[0-9a-f-]{36}", "event-file", name)
 
 
 def _files_in(directory: str) -> list[tuple[str, bytes]]:
