@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdog import base64_reader, openapi
+from watchdog import openapi
 from watchdog.base64_reader import Base64Reader
 from watchdog.errors import BadInput
 
@@ -283,16 +283,3 @@ def test_a_quote_ends_the_text() -> None:
     assert "in the middle of its padding" in str(read([b'QQ="'], quoted=True))
     assert "'=' at offset 5" in str(read([b'QUJD"='], quoted=True))
     assert "'\"' at offset 4" in str(read([b'QUJD"']))
-
-
-@many
-@given(
-    parts=st.lists(st.sampled_from([b"QUJD", b"QQ", b"+/", b"-_", b" ", b"\r\n", b"="]), max_size=30),
-    piece_bytes=st.integers(1, 12),
-)
-def test_the_seams_of_large_pieces_do_not_show(parts: list[bytes], piece_bytes: int) -> None:
-    text = b"".join(parts)
-    whole = read([text])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base64_reader, "_PIECE_BYTES", piece_bytes)
-        assert read([text]) == whole

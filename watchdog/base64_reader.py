@@ -32,8 +32,6 @@ HOW_TO_SEND_RAW = (
 # RFC 7468 (certificates, keys), RFC 9580 (OpenPGP), RFC 4716 (SSH, with four hyphens and a space).
 ARMOUR = re.compile(rb"-----BEGIN [^\r\n-]{1,80}-----|---- BEGIN [^\r\n-]{1,80} ----")
 
-# A piece and what it decodes to stay in a core's cache.
-_PIECE_BYTES = 128 * 1024
 _BLANKS = b" \t"
 _LINE_ENDS = b"\r\n"
 _WHITE = _BLANKS + _LINE_ENDS
@@ -44,9 +42,11 @@ _MOST_BEFORE_BYTES = max(map(len, _ARMOUR_BEFORE_BLANK))
 _HOW_PEM = "send the file as it is with ?input=raw, or send the base64 without the armour lines"
 # The bits of the last character that lie behind the last byte, by the number of characters in the last group.
 _UNUSED_BITS = {2: 0b1111, 3: 0b11}
+_STANDARD_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_URL_SAFE_CHARACTERS = _STANDARD_CHARACTERS[:-2] + b"-_"
 _VALUES = {
-    byte: value for value, byte in enumerate(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
-} | {ord("-"): 62, ord("_"): 63}
+    byte: value for characters in (_STANDARD_CHARACTERS, _URL_SAFE_CHARACTERS) for value, byte in enumerate(characters)
+}
 
 
 class Sink(Protocol):
@@ -101,9 +101,8 @@ class Base64Reader:
             BadInput: no encoder emits this.
         """
         end = 0 if self._end is not None else self._end_of_characters(data)
-        step = _PIECE_BYTES if end > 2 * _PIECE_BYTES else end or 1
-        for start in range(0, end, step):
-            self._take_characters(data[start : min(start + step, end)])
+        if end:
+            self._take_characters(data[:end])
         if end < len(data):
             self._take_end(data[end:])
 
@@ -179,13 +178,13 @@ class Base64Reader:
             return None
         altchars = _altchars(alphabet)
         left = len(text) & 3
+        # Checked now: the next piece would no longer know the offset of a wrong character.
+        carry = text[len(text) - left :]
+        if carry.translate(None, _URL_SAFE_CHARACTERS if altchars else _STANDARD_CHARACTERS):
+            return None
         try:
-            if not left:
-                return pybase64.b64decode(text, altchars=altchars, validate=True), b""
-            carry = text[-left:]
-            # Checked now: the next piece would no longer know the offset of a wrong character.
-            pybase64.b64decode(carry + b"AAA"[left - 1 :], altchars=altchars, validate=True)
-            return pybase64.b64decode(memoryview(text)[:-left], altchars=altchars, validate=True), carry
+            groups = memoryview(text)[:-left] if left else text
+            return pybase64.b64decode(groups, altchars=altchars, validate=True), carry
         except binascii.Error:
             return None
 
