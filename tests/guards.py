@@ -779,7 +779,7 @@ def base_path() -> None:
 
 
 @guard
-def byte_order_mark() -> None:
+def script_byte_order_mark() -> None:
     """A script that begins with a byte order mark is given to /bin/sh."""
     from watchdog import process
 

@@ -27,7 +27,7 @@ CASES = {
 CASE = pytest.mark.parametrize(("script", "part"), CASES.values(), ids=CASES)
 
 
-@pytest.mark.guard("byte-order-mark")
+@pytest.mark.guard("script-byte-order-mark")
 @CASE
 def test_a_script_with_a_byte_order_mark_is_500_that_says_so(
     start_server: StartServer, script: bytes, part: str
