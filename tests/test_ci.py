@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ def run(directory: Path, tests: str, *arguments: str) -> tuple[int, str, list[st
     (directory / "pytest.ini").write_text("[pytest]\n")
     report = directory / "flaky"
     command = [sys.executable, str(RUN_AGAIN), str(report), *arguments]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    # Not those of the run that this test belongs to.
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(command, env=environ, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout, report.read_text().split() if report.exists() else []
 
 
