@@ -45,7 +45,7 @@ def straggler_search() -> None:
     """The end of the script is taken for the end of its tree."""
     from watchdog.process import Supervisor
 
-    replace(Supervisor, "_certainly_nothing_left", lambda self: True)
+    replace(Supervisor, "_certainly_nothing_left", lambda self, child: True)
 
 
 @guard
@@ -57,6 +57,22 @@ def linger() -> None:
         return False
 
     replace(Supervisor, "_linger", not_at_all)
+
+
+@guard
+def zombie_leader() -> None:
+    """A process is dead when its first thread is."""
+    from watchdog.proc import Process
+
+    replace(Process, "is_alive", property(lambda self: self.state not in "ZX"))
+
+
+@guard
+def strangers() -> None:
+    """Workspaces and pipes are used again, whoever may still have hidden."""
+    from watchdog.process import Supervisor
+
+    replace(Supervisor, "_has_strangers", lambda self: False)
 
 
 @guard
@@ -82,7 +98,8 @@ def exit_not_eof() -> None:
     from watchdog.process import _Child, _set_done
 
     def wait_for_pipes(self: Any) -> None:
-        if not any(self.holds_a_pipe(each.pid) for each in proc.processes() if each.pid not in (self.pid, os.getpid())):
+        others = [each.pid for each in proc.processes() if each.pid not in (self.pid, os.getpid())]
+        if all(self.pipe_names.isdisjoint(proc.open_files_of(pid)) for pid in others):
             if not self.exited.done():
                 self.exited.set_result(None)
                 _set_done(self.news)
@@ -149,11 +166,11 @@ def ownership() -> None:
     """Every process that loses its parent is taken for the one's who ends first."""
     from watchdog.process import Supervisor
 
-    def belongs_to(self: Any, child: Any, process: Any, owned: Any) -> bool:
+    def belongs_to(self: Any, child: Any, process: Any, owned: Any, owners: Any = None) -> bool:
         return bool(process.session == child.pid or process.parent == os.getpid())
 
     replace(Supervisor, "_belongs_to", belongs_to)
-    replace(Supervisor, "_is_of_another", lambda self, child, process, owned: False)
+    replace(Supervisor, "_owner_of", lambda self, process, owned: None)
 
 
 @guard

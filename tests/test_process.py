@@ -249,7 +249,7 @@ async def test_nothing_that_a_script_leaves_survives_it(supervisor: Supervisor, 
 @pytest.mark.parametrize("name", ["setsid", "daemon", "no environment"])
 async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the search for what left the session, they survive."""
-    monkeypatch.setattr(Supervisor, "_certainly_nothing_left", lambda self: True)
+    monkeypatch.setattr(Supervisor, "_certainly_nothing_left", lambda self, child: True)
     before = {each.pid for each in proc.processes()}
     await Run(supervisor, STRAGGLERS[name]).ended()
     left = [each for each in children_since(before) if each.is_alive]
@@ -584,12 +584,64 @@ async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
     with monkeypatch.context() as context:
         context.setattr(os, "kill", kill)
         if not is_spared:
-            context.setattr(Supervisor, "_is_of_another", lambda *_: False)
+            context.setattr(Supervisor, "_owner_of", lambda *_: None)
         supervisor._chase_orphans(children[other.mark])
     assert (signalled == []) is is_spared
     supervisor.end_all(at_once=True)
     await asyncio.gather(run.ended(), other.ended())
     assert orphans() == []
+
+
+async def test_a_stopped_process_of_nobody_stays_stopped(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PID 1 of a container: a user stopped it in a shell of `docker exec`."""
+    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
+    run = Run(supervisor, "(env -i setsid sleep 60 >/dev/null 2>&1 <&1 &); echo up; read", stdin=endless())
+    await run.line("up")
+
+    def orphans() -> list[proc.Process]:
+        return [each for each in proc.processes() if each.parent == os.getpid() and each.name == "sleep"]
+
+    until(orphans, "the orphan")
+    (orphan,) = orphans()
+    os.kill(orphan.pid, signal.SIGSTOP)
+    until(lambda: orphans()[0].state == "T", "its stop")
+    (child,) = supervisor._children.values()
+    until(lambda: supervisor._chase_orphans(child), "the search to come to rest")
+    assert orphans()[0].state == "T"
+    assert supervisor._has_strangers()
+    assert supervisor._certainly_nothing_left(child), "it is not looked at again"
+    os.kill(orphan.pid, signal.SIGKILL)
+    until(lambda: supervisor._reap() or not supervisor._has_strangers(), "its end to be noticed")
+    supervisor.end_all(at_once=True)
+    await run.ended()
+
+
+async def test_a_process_that_waits_for_the_rest_of_the_body_is_not_idle(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    many_looks = asyncio.Event()
+    real = Supervisor._is_working
+
+    async def counted(self: Supervisor, *arguments: Any) -> bool | None:
+        nonlocal looks
+        looks += 1
+        if looks == 12:  # of an idle process there are six at most
+            many_looks.set()
+        return await real(self, *arguments)
+
+    monkeypatch.setattr(Supervisor, "_is_working", counted)
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"first, "
+        await many_looks.wait()
+        yield b"last"
+
+    run = Run(supervisor, "exec 3<&0; cat <&3 &", stdin=body(), linger_timeout_s=300)
+    assert (await run.ended()).exit_code == 0
+    assert run.out == b"first, last"
 
 
 async def endless() -> AsyncIterator[bytes]:
@@ -604,10 +656,10 @@ async def test_a_timeout_needs_neither_thread_nor_descriptor(
     failures = iter([OSError(24, "Too many open files")] * 3)
     real = Supervisor._tree_of
 
-    def scarce(self: Supervisor, child: process._Child) -> list[proc.Process]:
+    def scarce(self: Supervisor, *arguments: Any) -> list[proc.Process]:
         for failure in failures:
             raise failure
-        return real(self, child)
+        return real(self, *arguments)
 
     monkeypatch.setattr(Supervisor, "_tree_of", scarce)
     run = Run(supervisor, "setsid sleep 60 & sleep 60", timeout_s=0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Iterator
 
@@ -52,7 +53,8 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        return self.state not in "ZX"
+        """Whether any thread of it runs: the first one may have ended before the others, and is a zombie then."""
+        return self.state not in "ZX" or self.threads > 1
 
 
 def processes() -> Iterator[Process]:
@@ -73,11 +75,40 @@ def process(pid: int, place: str = "") -> Process | None:
 
 def environment_of(pid: int) -> bytes:
     """The environment that it was started with, ``NAME=value`` each ended by a NUL; nothing if that cannot be read."""
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+    for place in _places(pid):
+        with contextlib.suppress(OSError), open(f"{place}/environ", "rb") as file:
+            if environment := file.read():
+                return environment
+    return b""
+
+
+def is_starting(pid: int) -> bool:
+    """Whether ``exec`` is replacing the memory of a living process: it has no arguments and no environment then."""
+    for place in _places(pid):
+        with contextlib.suppress(OSError), open(f"{place}/cmdline", "rb") as file:
+            if file.read(1):
+                return False
+    return True
+
+
+def open_files_of(pid: int) -> set[str]:
+    """What its descriptors refer to, as /proc shows it: a path, ``pipe:[123]``; nothing if that cannot be read."""
+    for place in _places(pid):
+        found = set()
+        with contextlib.suppress(OSError), os.scandir(f"{place}/fd") as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    found.add(os.readlink(entry.path))
+        if found:
+            return found
+    return set()
+
+
+def _places(pid: int) -> Iterator[str]:
+    """Where /proc shows a process, and its threads: a first thread that has ended has neither memory nor files."""
+    yield f"/proc/{pid}"
+    with contextlib.suppress(OSError):
+        yield from (f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task") if name != str(pid))
 
 
 def prctl(option: int, value: int) -> bool:

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import errno
 import fcntl
 import math
@@ -318,6 +319,10 @@ class Supervisor:
         self._is_subreaper = _become_subreaper()
         # Children from before: an entry point may start a daemon and then exec this program.
         self._from_before = set(_children_by_parent())
+        # Orphans that were looked at: the command that each certainly belongs to, or None. By pid: that is theirs until
+        # they are reaped.
+        self._owners: dict[int, _Child | None] = {}
+        self._spare = _SpareDescriptor()
         self._guardian = Guardian()
         self._guardian_pause_s = _GUARDIAN_PAUSE_S
         # The end of PID 1 is that of all others.
@@ -399,6 +404,7 @@ class Supervisor:
         self._guardian.stop()
         self._preference.close()
         self._listed_children.close()
+        self._spare.close()
         self._exits.close()
 
     def _spawn(
@@ -507,8 +513,9 @@ class Supervisor:
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
             return None
         duration_s = self._loop.time() - child.started_s
-        if not (self._is_subreaper and self._certainly_nothing_left()):
+        if not (self._is_subreaper and self._certainly_nothing_left(child)):
             return None
+        is_tree_gone = not self._has_strangers()
         try:
             if not all(pipe.drain() for pipe in child.pipes):
                 return None
@@ -516,8 +523,8 @@ class Supervisor:
         except BaseException:  # of who takes what was printed
             self._forget(child, is_tree_gone=False)
             raise
-        self._forget(child, is_tree_gone=True)
-        return _ended(status, usage, duration_s=duration_s, is_tree_gone=True)
+        self._forget(child, is_tree_gone=is_tree_gone)
+        return _ended(status, usage, duration_s=duration_s, is_tree_gone=is_tree_gone)
 
     async def _see_through(self, child: _Child, linger_timeout_s: float, deadline_s: float) -> Ended:
         is_tree_gone = were_working = False
@@ -545,7 +552,12 @@ class Supervisor:
                 await pipe.finish()
             if child.exited.done():
                 _, status, usage = os.wait4(child.pid, 0)
-                is_tree_gone = self._is_subreaper and not survivors
+                is_tree_gone = (
+                    self._is_subreaper
+                    and not survivors
+                    and self._certainly_nothing_left(child)
+                    and not self._has_strangers()
+                )
         finally:
             self._forget(child, is_tree_gone=is_tree_gone)
         if broken is not None:
@@ -566,6 +578,8 @@ class Supervisor:
 
     def _forget(self, child: _Child, *, is_tree_gone: bool) -> None:
         del self._children[child.pid]
+        if self._owners:
+            self._owners = {pid: owner for pid, owner in self._owners.items() if owner is not child}
         self._guardian.forget(child.slot)
         child.close()
         if is_tree_gone:
@@ -583,16 +597,19 @@ class Supervisor:
         activity = Activity()
         began_s = now_s = next_look_s = self._loop.time()
         worked_s = -math.inf
-        taken_bytes = idle_looks = 0
+        # What the script itself printed is no sign of work by others.
+        came_bytes = sum(pipe.came_bytes for pipe in child.pipes)
+        idle_looks = 0
         pause_s = 0.001
-        while not (self._is_subreaper and self._certainly_nothing_left()):
+        while not (self._is_subreaper and self._certainly_nothing_left(child)):
             is_cut_off = child.asked_to_end.done() or now_s >= until_s
             if is_cut_off or now_s >= next_look_s:
-                is_any_left, is_working = await self._in_thread(lambda: self._look_at_tree(child, activity))
-                if not is_any_left:
-                    return False
-                taken_bytes, before = sum(pipe.taken_bytes for pipe in child.pipes), taken_bytes
-                is_working |= taken_bytes != before or any(pipe.holds_bytes() for pipe in child.pipes)
+                is_working = await self._is_working(child, activity, until_s)
+                if is_working is None:
+                    return True
+                came_bytes, before = sum(pipe.came_bytes for pipe in child.pipes), came_bytes
+                is_working |= came_bytes != before or any(pipe.is_paused for pipe in child.pipes)
+                is_working |= child.feed is not None and child.feed.is_awaited
                 look_s, now_s = now_s, self._loop.time()
                 next_look_s = now_s + max(_LOOK_PAUSE_S, _LOOK_PAUSE_LOOKS * (now_s - look_s))
                 idle_looks = 0 if is_working else idle_looks + 1
@@ -601,15 +618,28 @@ class Supervisor:
                     return now_s - worked_s < _LINGER_IDLE_S
                 if idle_looks >= _FEWEST_IDLE_LOOKS and now_s - max(worked_s, began_s) >= _LINGER_IDLE_S:
                     return False
+                continue  # the look may have told whose the others are
             await asyncio.wait((child.asked_to_end,), timeout=max(0.0, min(pause_s, until_s - now_s)))
             pause_s = min(pause_s * 2, _LOOK_PAUSE_S)
             now_s = self._loop.time()
         return False
 
-    def _look_at_tree(self, child: _Child, activity: Activity) -> tuple[bool, bool]:
-        """Whether anything of the command's is left, and whether it works; in a thread."""
-        tree = self._tree_of(child)
-        return bool(tree), activity.look(tree)
+    async def _is_working(self, child: _Child, activity: Activity, until_s: float) -> bool | None:
+        """Whether anything of the command's works. None if that was not known in time: no thread or descriptor is free.
+
+        Nothing at all is only idle, not gone: a list of processes lacks one whose parent forked it meanwhile and ended.
+        """
+        look = asyncio.ensure_future(self._look_at_tree(child, activity))
+        left_s = max(_LINGER_IDLE_S, until_s - self._loop.time())
+        waits_for = (look,) if child.asked_to_end.done() else (look, child.asked_to_end)
+        await asyncio.wait(waits_for, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if not look.done():
+            # Cut off: a last moment for what was begun.
+            await asyncio.wait((look,), timeout=_LINGER_IDLE_S)
+        if not look.done():
+            look.cancel()
+            return None
+        return look.result()[1]
 
     async def _end_politely(self, child: _Child) -> None:
         """SIGTERM to the whole tree, the grace, SIGKILL; return when the command itself is dead."""
@@ -628,7 +658,7 @@ class Supervisor:
 
     async def _clear_stragglers(self, child: _Child) -> int:
         """End what the command, itself a zombie by now, left behind. Returns how many could not be ended."""
-        if self._is_subreaper and self._certainly_nothing_left():
+        if self._is_subreaper and self._certainly_nothing_left(child):
             return 0
         left = await self._tree(child)
         child.ask(left)
@@ -653,7 +683,7 @@ class Supervisor:
             # A list of all processes is work: in a long grace it is made less often.
             pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
             self._reap()
-            if self._is_subreaper and self._certainly_nothing_left():
+            if self._is_subreaper and self._certainly_nothing_left(child):
                 return 0
             left = await self._tree(child)
             is_quiet = not left and self._chase_orphans(child)
@@ -667,93 +697,158 @@ class Supervisor:
 
         A chain of forks is in no list of all processes, and each of its links lives for less than a millisecond.
         """
-        owned = dict(self._children)
-        strangers: set[int] = set()
-        unknown: set[int] = set()
-        found_any = False
+        is_quiet = True
         until_s = self._loop.time() + _CHASE_S
-        while self._loop.time() < until_s:
-            orphans = [pid for pid in self._other_children() or () if pid not in strangers]
-            unknown.clear()
-            if not orphans:
-                break
+        while True:
+            orphans = self._other_children(child) or ()
+            unknown = False
             for pid in orphans:
-                # Not even stopped for a moment: to the other command's call that would look like work.
-                if (process := proc.process(pid)) is not None and self._is_of_another(child, process, owned):
-                    strangers.add(pid)
-                    continue
-                # Held still while it is looked at. The pid cannot be another's: only we reap our children.
-                try:
-                    os.kill(pid, signal.SIGSTOP)
-                except PermissionError:  # another user's, such as root's of `docker exec`
-                    strangers.add(pid)
-                    continue
-                process = proc.process(pid)
-                if process is not None and self._belongs_to(child, process, owned):
-                    os.kill(pid, signal.SIGKILL)
-                    child.note_ended([process])
-                    found_any = True
-                    _reap_if_dead(pid)
-                    continue
-                os.kill(pid, signal.SIGCONT)
-                if _reap_if_dead(pid):
-                    continue
-                # Looked at after its environment was: it may have lost that in between.
-                if self._is_about_to_leave_children(pid):
-                    unknown.add(pid)
-                    os.sched_yield()
-                else:
-                    strangers.add(pid)
-        # Another command may have such a chain, too: that one's links are no unrest of this one's.
-        return not found_any and not unknown
+                # Of very many, a few at a time: the event loop has others to serve.
+                if self._loop.time() >= until_s:
+                    return False
+                verdict = self._judge_orphan(child, pid)
+                is_quiet = is_quiet and verdict is not _Verdict.ENDED
+                unknown = unknown or verdict is _Verdict.UNKNOWN
+            # Another command may have such a chain, too: that one's links are no unrest of this one's.
+            if not orphans or self._loop.time() >= until_s:
+                return is_quiet and not unknown
 
-    def _is_about_to_leave_children(self, pid: int) -> bool:
-        """Whether a process is exiting: whose it was can be told of those only whom it forked, who will come to us."""
+    def _judge_orphan(self, child: _Child, pid: int) -> _Verdict:
+        """Find out whose this child of ours is, and end it if it is the command's."""
+        owned = dict(self._children)
+        try:
+            # Not even stopped for a moment, if it is another's: to that one's call it would look like work.
+            process = proc.process(pid)
+            owner = None if process is None else self._owner_of(process, owned)
+            if owner is not None and owner is not child:
+                self._owners[pid] = owner
+                return _Verdict.LEFT_ALONE
+            was_stopped = process is not None and process.state == "T"
+            # Held still while it is looked at. The pid cannot be another's: only we reap our children.
+            os.kill(pid, signal.SIGSTOP)
+        except PermissionError:  # another user's, such as root's of `docker exec`
+            self._note_unowned(pid, process)
+            return _Verdict.LEFT_ALONE
+        except OSError:  # no descriptor is free to look at it
+            return _Verdict.UNKNOWN
+        is_ended = False
+        try:
+            process = proc.process(pid)
+            if process is not None and self._belongs_to(child, process, owned):
+                os.kill(pid, signal.SIGKILL)
+                is_ended = True
+                child.note_ended([process])
+                self._reap_if_dead(pid)
+                return _Verdict.ENDED
+        except OSError:
+            return _Verdict.UNKNOWN
+        finally:
+            if not is_ended and not was_stopped:
+                os.kill(pid, signal.SIGCONT)
+        if self._reap_if_dead(pid):
+            return _Verdict.LEFT_ALONE
+        # Looked at after its environment was: it may have lost that in between.
+        if self._is_undecided(pid):
+            os.sched_yield()
+            return _Verdict.UNKNOWN
+        self._note_unowned(pid, process)
+        return _Verdict.LEFT_ALONE
+
+    def _note_unowned(self, pid: int, process: proc.Process | None) -> None:
+        """A child that is not certainly any command's is not looked at again.
+
+        It may be nobody's, such as an orphan of ``docker exec``, or one that a script has hidden: as long as it lives,
+        nothing that a script could write to is used again.
+        """
+        self._owners[pid] = None
+        if not self._all_orphans_are_ours:
+            name = None if process is None else logs.printable(process.name)
+            log.warning("a process that belongs to no call is left alone", pid=pid, name=name)
+
+    def _has_strangers(self) -> bool:
+        return bool(self._owners) and None in self._owners.values()
+
+    def _is_undecided(self, pid: int) -> bool:
+        """Whether only a later look can tell whose a process is.
+
+        It is exiting, and those that it forked will come to us; or ``exec`` is just replacing its memory.
+        """
         process = proc.process(pid)
-        if process is None or not process.is_exiting:
+        if process is None or not (process.is_exiting or proc.is_starting(pid)):
             return False
         now_s = self._loop.time()
-        return now_s - self._exiting.setdefault((pid, process.started), now_s) < _EXIT_S
+        return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
 
     async def _tree(self, child: _Child) -> list[proc.Process]:
-        """:meth:`_tree_of` in a thread."""
-        return await self._in_thread(lambda: self._tree_of(child))
+        return (await self._look_at_tree(child))[0]
 
-    async def _in_thread(self, read: Callable[[], _T]) -> _T:
-        """Read from /proc in a thread, as soon as there are a thread and descriptors for it."""
+    async def _look_at_tree(self, child: _Child, activity: Activity | None = None) -> tuple[list[proc.Process], bool]:
+        """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it; and whether it works."""
+        owners: list[tuple[proc.Process, _Child]] = []
+
+        def read() -> tuple[list[proc.Process], bool]:
+            owners.clear()
+            tree = self._tree_of(child, owners)
+            return tree, activity is not None and activity.look(tree)
+
         while True:
             try:
                 try:
                     job = self._loop.run_in_executor(None, read)
                 except RuntimeError:  # no thread can be started
-                    return read()
-                return await job
+                    result = read()
+                else:
+                    result = await job
+                self._note_owners(owners)
+                return result
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                     raise
+                # Others that wait here may hold all descriptors: one is kept for this.
+                with contextlib.suppress(OSError), self._spare.lent():
+                    return read()
                 await asyncio.sleep(0.05)
 
-    def _certainly_nothing_left(self) -> bool:
-        """Whether this process has no children but the commands themselves. Reaps what is dead on the way."""
-        while (others := self._other_children()) is not None:
+    def _note_owners(self, owners: Iterable[tuple[proc.Process, _Child]]) -> None:
+        for process, owner in owners:
+            if process.pid in self._owners or self._children.get(owner.pid) is not owner:
+                continue
+            # It may have been reaped since it was read, and its pid be another's.
+            found = proc.process(process.pid)
+            if found is not None and found.identity == process.identity:
+                self._owners[process.pid] = owner
+
+    def _certainly_nothing_left(self, child: _Child) -> bool:
+        """Whether this process has no children that could be this command's. Reaps what is dead on the way."""
+        while (others := self._other_children(child)) is not None:
             if not others:
                 return True
             # Who was reaped may have left us a child after the list was made: only a list without any dead counts.
-            if not all(_reap_if_dead(pid) for pid in others):
+            if not all(self._reap_if_dead(pid) for pid in others):
                 return False
         return False
 
-    def _other_children(self) -> list[int] | None:
+    def _other_children(self, child: _Child) -> list[int] | None:
+        """Our children that may be this command's: others are known to be another command's or nobody's."""
         children = self._listed_children.pids()
         if children is None:
             return None
-        return [pid for pid in children if pid not in self._children and not self._is_no_scripts(pid)]
+        # Of several commands that might have left an unowned one, the last one ends it.
+        is_last = self._all_orphans_are_ours and len(self._children) == 1
+        found = []
+        for pid in children:
+            if pid not in self._children and pid not in self._from_before and pid != self._guardian.pid:
+                owner = self._owners.get(pid, child)
+                if owner is child or (owner is None and is_last):
+                    found.append(pid)
+        return found
 
-    def _is_no_scripts(self, pid: int) -> bool:
-        return pid in self._from_before or pid == self._guardian.pid
+    def _tree_of(self, child: _Child, owners: list[tuple[proc.Process, _Child]] | None = None) -> list[proc.Process]:
+        """Living processes that the command started; in a thread, it reads all of /proc.
 
-    def _tree_of(self, child: _Child) -> list[proc.Process]:
-        """Living processes that the command started; in a thread, it reads all of /proc."""
+        Args:
+            owners: gets each orphan that certainly belongs to a command, with that command.
+        """
         table = {each.pid: each for each in proc.processes()}
         owned = dict(self._children)
         tree: set[int] = set()
@@ -773,7 +868,7 @@ class Supervisor:
                 if process.started < table[child.pid].started:
                     break
                 way.append(pid)
-                if self._belongs_to(child, process, owned):
+                if self._belongs_to(child, process, owned, owners):
                     verdict = True
                     break
                 pid = process.parent
@@ -784,32 +879,50 @@ class Supervisor:
             belongs(pid)
         return [table[pid] for pid in tree if table[pid].is_alive]
 
-    def _belongs_to(self, child: _Child, process: proc.Process, owned: dict[int, _Child]) -> bool:
+    def _belongs_to(
+        self,
+        child: _Child,
+        process: proc.Process,
+        owned: dict[int, _Child],
+        owners: list[tuple[proc.Process, _Child]] | None = None,
+    ) -> bool:
         """Whether a process is this command's, by its session or, if it left that and lost its parent, by its marks."""
-        if process.session in owned:
-            return process.session == child.pid
-        if self._is_no_scripts(process.pid):
-            return False
-        if self._is_subreaper and process.parent != os.getpid():
-            return False
-        environment = proc.environment_of(process.pid)
-        if child.mark in environment or child.holds_a_pipe(process.pid):
-            return True
-        if not self._all_orphans_are_ours or any(other.mark in environment for other in owned.values()):
+        owner = self._owner_of(process, owned)
+        is_orphan = process.parent == os.getpid()
+        if owner is not None:
+            if owners is not None and is_orphan:
+                owners.append((process, owner))
+            return owner is child
+        if process.pid == self._guardian.pid or (self._is_subreaper and not is_orphan):
             return False
         # It threw its environment away. It is ours to end if nobody else can have started it; else
         # the last one of those who can will find it.
-        return not any(other.pid != child.pid for other in owned.values())
+        return self._all_orphans_are_ours and not any(other.pid != child.pid for other in owned.values())
 
-    def _is_of_another(self, child: _Child, process: proc.Process, owned: dict[int, _Child]) -> bool:
-        """Whether a process is certainly another command's, by the same marks."""
-        if process.session in owned:
-            return process.session != child.pid
-        others = [other for other in owned.values() if other is not child]
-        environment = proc.environment_of(process.pid) if others else b""
-        return any(other.mark in environment for other in others) or any(
-            other.holds_a_pipe(process.pid) for other in others
-        )
+    def _owner_of(self, process: proc.Process, owned: dict[int, _Child]) -> _Child | None:
+        """The command whose process this certainly is; None if it is nobody's, or cannot be told."""
+        if (owner := owned.get(process.session)) is not None:
+            return owner
+        if process.pid == self._guardian.pid or process.pid in self._from_before:
+            return None
+        if self._is_subreaper and process.parent != os.getpid():
+            return None
+        if process.pid in self._owners:
+            return self._owners[process.pid]
+        environment = proc.environment_of(process.pid)
+        for each in owned.values():
+            if each.mark in environment:
+                return each
+        open_files = proc.open_files_of(process.pid)
+        return next((each for each in owned.values() if not each.pipe_names.isdisjoint(open_files)), None)
+
+    def _reap_if_dead(self, pid: int) -> bool:
+        """Reap a child that is not a command, if it is dead; whether it is. From then on its pid may be another's."""
+        if not _reap_if_dead(pid):
+            return False
+        self._from_before.discard(pid)
+        self._owners.pop(pid, None)
+        return True
 
     def _reap_again(self) -> None:
         self._reap()
@@ -825,11 +938,43 @@ class Supervisor:
         """Reap orphans; a command's own status is left to the one who runs it."""
         children = self._listed_children.pids()
         for pid in _children_by_parent() if children is None else children:
-            if pid not in self._children and _reap_if_dead(pid):
-                self._from_before.discard(pid)
-                if pid == self._guardian.pid:
-                    log.warning("the guardian died", pid=pid)
-                    self._guardian.stop(is_dead=True)
+            if pid not in self._children and self._reap_if_dead(pid) and pid == self._guardian.pid:
+                log.warning("the guardian died", pid=pid)
+                self._guardian.stop(is_dead=True)
+
+
+class _Verdict(enum.Enum):
+    """What became of an orphan that was looked at."""
+
+    ENDED = enum.auto()
+    LEFT_ALONE = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+class _SpareDescriptor:
+    """One descriptor in reserve, for a moment in which all others are taken."""
+
+    def __init__(self) -> None:
+        self._fd = -1
+        self._open()
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Free it while the context lasts."""
+        self.close()
+        try:
+            yield
+        finally:
+            self._open()
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _open(self) -> None:
+        with contextlib.suppress(OSError):  # then it is missed the next time, and opened later
+            self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class _Exits:
@@ -964,6 +1109,11 @@ class _Child:
     asked_to_end: asyncio.Future[None] = field(init=False)
     _pidfd: int = -1
 
+    @property
+    def pipe_names(self) -> set[str]:
+        """Of stdout and stderr, as /proc shows them."""
+        return {pipe.name for pipe in self.pipes}
+
     def __post_init__(self) -> None:
         self.started_s = self.loop.time()
         self.news = self.loop.create_future()
@@ -997,15 +1147,6 @@ class _Child:
     def note_ended(self, processes: Iterable[proc.Process]) -> None:
         """These did not end by themselves."""
         self.asked |= {each.identity: each.name for each in processes}
-
-    def holds_a_pipe(self, pid: int) -> bool:
-        """Whether a process has the writing end of stdout or stderr open."""
-        names = {pipe.name for pipe in self.pipes}
-        try:
-            with os.scandir(f"/proc/{pid}/fd") as entries:
-                return any(os.readlink(entry.path) in names for entry in entries)
-        except OSError:
-            return False
 
     def signal_group(self, number: int) -> None:
         """Signal the process group. Safe until the status is read: the zombie pins the group's id."""
@@ -1042,17 +1183,14 @@ class _Pipe:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._reading_fd, self.writing_fd = os.pipe()
+        # As /proc shows it, the same for both ends.
+        self.name = f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
         self._consume: Consumer = _drop
         self._pause: asyncio.Future[None] | None = None
         self.taken_bytes = 0
         self._is_closed = False
         os.set_blocking(self._reading_fd, False)
         loop.add_reader(self._reading_fd, self._readable)
-
-    @property
-    def name(self) -> str:
-        """As /proc shows it, the same for both ends."""
-        return f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
 
     def lend(self, consume: Consumer) -> None:
         """What comes from now on is taken by ``consume``."""
@@ -1074,9 +1212,15 @@ class _Pipe:
         """Take what is there; False if the consumer wants a pause first."""
         return self._take(self.taken_bytes + self._waiting_bytes())
 
-    def holds_bytes(self) -> bool:
-        """Whether something is there that was not taken yet: its writer may be waiting for room."""
-        return self._waiting_bytes() > 0
+    @property
+    def came_bytes(self) -> int:
+        """How much was ever written into it, taken or not."""
+        return self.taken_bytes + self._waiting_bytes()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the consumer wants no more just now: a writer may be waiting for room."""
+        return self._pause is not None
 
     def _take(self, until_bytes: int) -> bool:
         while self._pause is None and self.taken_bytes < until_bytes:
@@ -1128,6 +1272,16 @@ class _Feed:
         self._task: asyncio.Task[None] | None = None
         self.error: BaseException | None = None
         os.set_blocking(fd, False)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a reader may be waiting for us: it has read all that came, more is to come, stdin is open."""
+        if self._fd < 0 or self._task is None or self._task.done():
+            return False
+        waiting = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        return waiting == 0 and not poll.poll(0)  # POLLERR: nobody
 
     def start(self, *, if_broken: Callable[[], None]) -> None:
         """Begin to write. ``if_broken`` is called once if the source raises."""

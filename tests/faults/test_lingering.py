@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -155,6 +156,85 @@ def test_a_process_that_sleeps_between_steps_is_at_work(start_server: StartServe
     steps = "import time\nfor n in range(40):\n    time.sleep(0.02)\nprint('done', flush=True)"
     server = start_server(f'{sys.executable} -S -c "{steps}" &', **PATIENT)
     assert server.call(b"").body == b"done\n"
+
+
+def test_work_that_is_handed_over_is_awaited(start_server: StartServer, tmp_path: Path) -> None:
+    """Each step starts the next one and exits: a list of all processes may have neither of the two."""
+    for step in range(5):
+        after = f"nohup sh {tmp_path}/{step + 1}.sh &" if step < 4 else "echo done > $TMP_OUTPUT_DIR/done"
+        (tmp_path / f"{step}.sh").write_text(f"head -c 300000 /dev/zero | sha256sum > /dev/null\n{after}\n")
+    server = start_server(f"sh {tmp_path}/0.sh &", **PATIENT)
+    for _ in range(30):
+        assert server.call(b"", "/?output=raw").body == b"done\n"
+
+
+EXIT_OF_ONE_THREAD = {"x86_64": 60, "aarch64": 93}.get(platform.machine())  # SYS_exit
+SECOND_THREAD = f"""
+import ctypes, os, sys, threading, time
+
+def work():
+    while time.process_time() < 0.4:
+        pass
+    os.write(1, b"done\\n")
+    os._exit(0)
+
+threading.Thread(target=work).start()
+if sys.argv[1:]:
+    os.setsid()
+ctypes.CDLL(None).syscall({EXIT_OF_ONE_THREAD}, 0)
+"""
+
+
+@pytest.mark.skipif(EXIT_OF_ONE_THREAD is None, reason="the number of SYS_exit is not known for this processor")
+@pytest.mark.guard("zombie-leader")
+@pytest.mark.parametrize("setsid", ["", "setsid"])
+@pytest.mark.parametrize("mode", ["plain", "pid 1"])
+def test_a_program_whose_first_thread_has_ended_is_at_work(
+    start_server: StartServer, tmp_path: Path, mode: str, setsid: str
+) -> None:
+    """/proc shows a zombie without memory and files; its other threads go on."""
+    (tmp_path / "work.py").write_text(SECOND_THREAD)
+    script = f"{sys.executable} -S {tmp_path}/work.py {setsid} &\necho said"
+    server = start_server(script, prefix=PREFIXES[mode], **PATIENT)
+    assert server.call(b"").body == b"said\ndone\n"
+
+
+@pytest.mark.guard("strangers")
+def test_a_process_that_hid_reaches_no_other_call(start_server: StartServer, tmp_path: Path) -> None:
+    """As PID 1 a process without session, environment and pipes of a call is taken for one of `docker exec`."""
+    (tmp_path / "hide.sh").write_text(
+        f"touch {tmp_path}/hidden\nuntil [ -e {tmp_path}/go ]; do sleep 0.02; done\n"
+        f"echo it > leak; touch {tmp_path}/tried\n"
+    )
+    server = start_server(
+        f"""#!/bin/bash
+if [ $Http_X_Kind = leave ]; then
+    cd $TMP_OUTPUT_DIR
+    env -i setsid /bin/sh {tmp_path}/hide.sh >/dev/null 2>&1 &
+    until [ -e {tmp_path}/hidden ]; do sleep 0.02; done
+    echo left
+else
+    touch {tmp_path}/go
+    until [ -e {tmp_path}/tried ]; do sleep 0.02; done
+    echo mine
+fi
+""",
+        prefix=AS_PID_1,
+    )
+    assert server.call(b"", headers={"X-Kind": "leave"}).body == b"left\n"
+    assert server.call(b"", headers={"X-Kind": "look"}).body == b"mine\n"
+    assert server.event("a process that belongs to no call is left alone")["name"] == "sh"
+
+
+def test_idle_processes_are_ended_though_no_descriptor_is_free(start_server: StartServer) -> None:
+    """Calls that wait to look at what they left hold all descriptors: one is kept for the look."""
+    server = start_server(
+        "sleep 60 & echo said", prefix=("prlimit", "--nofile=48"), WATCHDOG_MAX_INFLIGHT="8", **PATIENT
+    )
+    with ThreadPoolExecutor(8) as pool:
+        statuses = {answer.status for answer in pool.map(lambda _: server.call(b""), range(24))}
+    assert 200 in statuses
+    assert statuses <= {200, 500}
 
 
 # ---- what ends them all the same
