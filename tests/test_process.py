@@ -613,7 +613,9 @@ async def test_a_stopped_process_of_nobody_stays_stopped(
     assert supervisor._has_strangers()
     assert supervisor._certainly_nothing_left(child), "it is not looked at again"
     os.kill(orphan.pid, signal.SIGKILL)
-    until(lambda: supervisor._reap() or not supervisor._has_strangers(), "its end to be noticed")
+    while supervisor._has_strangers():
+        supervisor._reap()
+        await asyncio.sleep(0.01)
     supervisor.end_all(at_once=True)
     await run.ended()
 
