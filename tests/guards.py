@@ -68,14 +68,6 @@ def zombie_leader() -> None:
 
 
 @guard
-def strangers() -> None:
-    """Workspaces and pipes are used again, whoever may still have hidden."""
-    from watchdog.process import Supervisor
-
-    replace(Supervisor, "_has_strangers", lambda self: False)
-
-
-@guard
 def schedstat() -> None:
     """Only processor time that /proc/PID/stat can show counts as work."""
     from watchdog import activity

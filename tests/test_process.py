@@ -620,6 +620,26 @@ async def test_a_stopped_process_of_nobody_stays_stopped(
     await run.ended()
 
 
+@pytest.mark.parametrize("are_noticed", [True, False])
+async def test_nothing_is_used_again_beside_a_hidden_process(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, are_noticed: bool
+) -> None:
+    """As PID 1, where a process without session, environment and pipes of a command may be one of `docker exec`."""
+    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
+    if not are_noticed:
+        monkeypatch.setattr(Supervisor, "_has_strangers", lambda self: False)
+    hide = f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60"
+    run = Run(
+        supervisor, f'env -i setsid /bin/sh -c "{hide}" >/dev/null 2>&1 & until [ -e {tmp_path}/pid ]; do :; done'
+    )
+    assert (await run.ended()).is_tree_gone is not are_noticed
+    assert (await Run(supervisor, "true").ended()).is_tree_gone is not are_noticed
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    async with asyncio.timeout(RunningServer.patience_s):
+        while not (await Run(supervisor, "true").ended()).is_tree_gone:
+            supervisor._reap()
+
+
 async def test_a_process_that_waits_for_the_rest_of_the_body_is_not_idle(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

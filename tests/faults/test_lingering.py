@@ -199,7 +199,6 @@ def test_a_program_whose_first_thread_has_ended_is_at_work(
     assert server.call(b"").body == b"said\ndone\n"
 
 
-@pytest.mark.guard("strangers")
 def test_a_process_that_hid_reaches_no_other_call(start_server: StartServer, tmp_path: Path) -> None:
     """As PID 1 a process without session, environment and pipes of a call is taken for one of `docker exec`."""
     (tmp_path / "hide.sh").write_text(
