@@ -58,6 +58,19 @@ def test_each_of_two_events_is_of_its_own_version(
     assert server.call(event(KEY, versionId="")).body == b"second", "the latest"
 
 
+def test_an_old_minio_that_sends_version_1_without_versions_gets_the_object(
+    start_server: StartServer, define: Define, bucket_server: S3Server
+) -> None:
+    client = bucket_server.client()
+    client.create_bucket(Bucket="keeps-no-versions")
+    client.put_object(Bucket="keeps-no-versions", Key="in/x", Body=b"data")
+    definition = define(input=[{"storage_provider": "minio.default", "path": "keeps-no-versions/in"}], output=None)
+    server = start_server(PRINT, WATCHDOG_SERVICE_DEFINITION=definition, WATCHDOG_STORAGE_TIMEOUT="10")
+    assert server.call(event("keeps-no-versions/in/x", versionId="1")).body == b"data"
+    # Another source means the version that it names.
+    problem(server.call(event("keeps-no-versions/in/x", source="aws:s3", versionId="1")), 422)
+
+
 def test_both_records_of_one_event(start_server: StartServer, define: Define, bucket_server: S3Server) -> None:
     first, second = bucket_server.put_versions(KEY, b"first ", b"second ")
     server = started(start_server, define)

@@ -28,6 +28,9 @@ _MOST_ENVELOPES = 3
 _MOST_TOLD_BYTES = 8 * MOST_BYTES
 _SOURCES = {"minio:s3": "minio", "aws:s3": "s3", "ceph:s3": "ceph"}
 _S3_KINDS = frozenset(_SOURCES.values())
+# MinIO before the middle of 2020 sends this id for every object of a bucket that keeps no versions, and answers a GET
+# with it with an error. Ids of real versions in MinIO are UUIDs.
+_NO_VERSION_OF_MINIO = "1"
 # The types of the CloudEvents project's adapter and of TriggerMesh's, which end in the event's name, and of Knative's.
 _CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
 # MinIO and Amazon begin some names with `s3:`; EventBridge has names of its own; a CloudEvent's type may be in lower
@@ -263,6 +266,8 @@ def _objects_of_record(raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...
             return ()
     time, name = record.event_time or "", record.event_name or ""
     size, version = record.s3.object.size, record.s3.object.version_id
+    if kind == "minio" and version == _NO_VERSION_OF_MINIO:
+        version = None
     return _object(kind, record.s3.bucket.name, key, time, name, text, size, version)
 
 
