@@ -777,7 +777,15 @@ def kubernetes_probe() -> None:
     """The kubelet's probe at the path of calls is a call."""
     from watchdog import server
 
-    replace(server, "_is_kubernetes_probe", lambda request: False)
+    replace(server, "_is_probe", lambda request: request.method == "HEAD")
+
+
+@guard
+def head_is_a_probe() -> None:
+    """HEAD of the path of a call runs the script."""
+    from watchdog import server
+
+    replace(server, "_is_probe", lambda request: False)
 
 
 @guard

@@ -164,7 +164,7 @@ def _description(interface: Interface) -> str:
     return (
         f"Served by oscar-watchdog {__version__}. The limits in force:\n\n{limits}\n\n"
         "All paths but those under `/_/` named here are the same function, which may look at the path itself."
-        "\n\nA GET or HEAD with the `User-Agent` `kube-probe/…` (Kubernetes) is answered like `/_/health` anywhere."
+        "\n\nHEAD, and GET with the `User-Agent` `kube-probe/…` (Kubernetes), is answered like `/_/health` there."
     )
 
 
@@ -188,9 +188,13 @@ def _function(interface: Interface, suffix: str, parameters: list[_Json]) -> _Js
         operation["security"] = [{"token": []}]
     item: _Json = {"description": f"Other methods than {', '.join(interface.methods)} are answered 405."}
     for method in interface.methods:
+        if method == "HEAD":
+            item["head"] = {**_health(), "operationId": f"probe{suffix}", "parameters": parameters}
+            item["head"]["summary"] = "Whether the server lives; the function does not run"
+            continue
         item[method.lower()] = {**operation, "operationId": f"call{suffix}With{method.capitalize()}"}
         # HTTP gives these a body without meaning (RFC 9110, 9.3), and OpenAPI advises not to declare one.
-        if method not in ("GET", "HEAD", "DELETE"):
+        if method not in ("GET", "DELETE"):
             item[method.lower()]["requestBody"] = _ref("requestBodies", "input")
     return item
 
@@ -199,16 +203,16 @@ def _of_a_call(interface: Interface) -> str:
     if interface.is_classic:
         return (
             "The body goes to the function's stdin as it comes, and what the function prints is the answer. "
-            "All methods do the same; the answer to HEAD has no body. "
-            "A GET, HEAD or DELETE may have a body, too, if all on its way let it pass. "
+            "All methods do the same, except HEAD, which is answered like `/_/health`. "
+            "A GET or DELETE may have a body, too, if all on its way let it pass. "
             "The headers of a CloudEvent (binary mode, `ce-…`) make the answer one, too."
         )
     return (
         "The body becomes the function's input file, and what the function leaves is the answer: base64 of one file, "
         "base64 of a ZIP of several, or what it printed if it left none. `?output=` or `Accept` ask for another form: "
         "`application/zip`, `application/json`, or the one file's own type for its own bytes. "
-        "All methods do the same; the answer to HEAD has no body. "
-        "A GET, HEAD or DELETE may have a body, too, if all on its way let it pass. "
+        "All methods do the same, except HEAD, which is answered like `/_/health`. "
+        "A GET or DELETE may have a body, too, if all on its way let it pass. "
         "The headers of a CloudEvent (binary mode, `ce-…`) make the answer one, too."
     )
 

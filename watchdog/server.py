@@ -383,10 +383,10 @@ class Server:
         path = _below(self._base_path, request.path)
         if path == "/_/ready":
             return await self._sent(request, self._probe(request, is_ready=True))
-        if path == "/_/health" or _is_kubernetes_probe(request):
-            return await self._sent(request, self._probe(request, is_ready=False))
         if path == "/_/openapi.json":
             return await self._sent(request, self._openapi(request))
+        if path == "/_/health" or _is_probe(request):
+            return await self._sent(request, self._probe(request, is_ready=False))
         if request.method not in _METHODS:
             return await self._sent(request, _not_allowed(request, _METHODS))
         started_s = self._loop.time()
@@ -608,7 +608,7 @@ class Server:
         if answer.body is not None or status in _STATUS_WITHOUT_BODY:
             body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
             small = web.Response(status=status, headers=headers, body=body)
-            record.output_bytes = answer.length if body and request.method != "HEAD" else 0
+            record.output_bytes = answer.length if body else 0
 
             async def send() -> None:
                 await small.prepare(request)
@@ -621,10 +621,6 @@ class Server:
         response.content_length = answer.length
         await self._patiently(request, response.prepare(request))
         record.is_begun = True
-        if request.method == "HEAD":
-            record.is_handed_over = True
-            await self._patiently(request, response.write_eof())
-            return response
         self._long_answers += 1
         try:
             async with contextlib.aclosing(answer.chunks(self._pieces_ahead)) as chunks:
@@ -811,8 +807,14 @@ def _below(base_path: str, path: str) -> str:
     return path[len(base_path) :] or "/"
 
 
-def _is_kubernetes_probe(request: web.BaseRequest) -> bool:
-    return request.method in _READING_METHODS and request.headers.get("User-Agent", "").startswith(_KUBERNETES_PROBE)
+def _is_probe(request: web.BaseRequest) -> bool:
+    """Return whether the sender only asks if the server lives.
+
+    MinIO sends HEAD to see whether a webhook is there, and link checkers do so. Neither wants the script to run.
+    """
+    if request.method == "HEAD":
+        return True
+    return request.method == "GET" and request.headers.get("User-Agent", "").startswith(_KUBERNETES_PROBE)
 
 
 def _cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
