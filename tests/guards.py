@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -621,6 +622,22 @@ def base64_is_not_a_form() -> None:
     from watchdog import intake
 
     replace(intake, "_is_meant_as_base64", lambda text: False)
+
+
+@guard
+def armour_is_not_a_form() -> None:
+    """A form may hold the armour of PEM."""
+    from watchdog import intake
+
+    replace(intake, "ARMOUR", re.compile(rb"(?!)"))
+
+
+@guard
+def markup_is_not_a_form() -> None:
+    """Any text with a `=` in its first line is a form."""
+    from watchdog import intake
+
+    replace(intake, "_FORM_START", re.compile(rb"[^=]+="))
 
 
 @guard

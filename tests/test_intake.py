@@ -171,7 +171,8 @@ FORM = "application/x-www-form-urlencoded"
         (b"key=&", FORM, b'{"key":""}'),
         (b"user.name=", FORM, b'{"user.name":""}'),
         (b"text=two+words", FORM, b'{"text":"two words"}'),
-        (b"pem=-----BEGIN X-----QQ==-----END X-----", FORM, b'{"pem":"-----BEGIN X-----QQ==-----END X-----"}'),
+        (b"pem=-----BEGIN+X-----%0AQQ%3D%3D", FORM, b'{"pem":"-----BEGIN X-----\\nQQ=="}'),
+        (b"pem=-----BEGIN%20X-----%0AQQ%2B%2B", FORM, b'{"pem":"-----BEGIN X-----\\nQQ++"}'),
         # scalars under a JSON type
         (b'"a text"', "application/json", b'"a text"'),
         (b"true", "application/json", b"true"),
@@ -251,6 +252,29 @@ def test_the_encoding_that_was_found_is_known(tmp_path: Path, body: bytes, said:
         (b"\xef\xbb\xbfSGVs!!bG8=", "'!' at offset 7 of the body is not base64"),
         (b"S!VsbA==", "'!' at offset 1 of the body is not base64"),
         (b"QUJ=", "'J' at offset 2 of the body, has bits that no encoder sets"),
+        (b"SGVsbG8=!", "'!' at offset 8 of the body comes after the end"),
+        (b"SGVs bG8=!", "a space at offset 4"),
+        (b"QUJ=!", "'!' at offset 4 of the body comes after the end"),
+        ("SGVsbG8=\u2026".encode(), "0xe2 at offset 8 of the body comes after the end"),
+        (b"SGVsbG8=%0A", "'%' at offset 8 of the body comes after the end"),
+        (b"SGVsbG8=\\n", "at offset 8 of the body comes after the end"),
+        (b"'SGVsbG8='", '"\'" at offset 0 of the body is not base64'),
+        (b"b'SGVsbG8='", '"\'" at offset 1 of the body is not base64'),
+        (b'SGVsbG8="', "'\"' at offset 8 of the body comes after the end"),
+        (b"YWFhCg==\nYmJiYmIK", "'Y' at offset 9 of the body comes after the end"),
+        (b"YWFhCg==YmJiYmIK", "'Y' at offset 8 of the body comes after the end"),
+        (b"YWFhYWE=\r\nYmJi", "'Y' at offset 10 of the body comes after the end"),
+        (b"aGVsbG8gd29ybGQhIQo=YmJiYmIK", "'Y' at offset 20 of the body comes after the end"),
+        (b"fn5+Pj4+Pz8/fg=%3D", "'%' at offset 15 of the body comes after the end"),
+        (b"SGVs%0AbG8=", "'%' at offset 4 of the body is not base64"),
+        (b"SGVs%2BbG8=", "'%' at offset 4 of the body is not base64"),
+        (b"SGVs\\nbG8=\\n", "at offset 4 of the body is not base64"),
+        ("SGVs\u00e9bG8=".encode(), "0xc3 at offset 4 of the body is not base64"),
+        (b"SGVs\xe9bG8=", "0xe9 at offset 4 of the body is not base64"),
+        (b"S!G?V*sbG8=", "'!' at offset 1 of the body is not base64"),
+        (b"SGVsbG8==", "'=' at offset 8 of the body comes after the end"),
+        (b"aGVsbG8gd29ybGQh=", "'=' at offset 16 of the body is padding that does not fit"),
+        (b"aGVsbG8gd29ybGQhaGVsbG8gd29ybGQhaGVsbG8gd29ybGQhaGVsbG8gd29ybGQh!=x", "'!' at offset 64"),
         (base64.b64encode(bytes(3070)).replace(b"AA=", b"!A=", 1), "'!' at offset 4092 of the body"),
         (base64.b64encode(bytes(3071))[:-3] + b"!A=\n\n\n", "'!' at offset 4093 of the body"),
     ],
@@ -261,9 +285,65 @@ def test_base64_but_for_a_stray_character_is_not_a_form(
     message = refusal(tmp_path, body, content_type=content_type)
     assert part in message
     assert refusal(tmp_path, *(body[i : i + 1] for i in range(len(body))), content_type=content_type) == message
-    if len(body) < 4000 and b"\n" not in body.strip():
-        assert "a form of one empty field may end with &" in message
+    if len(body) < 4000 and b"\n" not in body.strip() and b"\xe9" not in body:
+        assert "if it is a form of one field, end it with &" in message
         assert json.loads(content(tmp_path, body.rstrip() + b"&", content_type=content_type))
+
+
+@pytest.mark.parametrize("content_type", [FORM, "application/json"])
+@pytest.mark.parametrize(
+    ("body", "key", "value"),
+    [
+        ("items[]=", "items[]", ""),
+        ("q%5B%5D=", "q[]", ""),
+        ("my.names=", "my.names", ""),
+        ("my.user=", "my.user", ""),
+        ("a.b=", "a.b", ""),
+        ("a b c d=", "a b c d", ""),
+        ("first+name=", "first name", ""),
+        ("userId=", "userId", ""),
+        ("imageURL=", "imageURL", ""),
+        ("sha256=", "sha256", ""),
+        ("a\u00f1o=", "a\u00f1o", ""),
+        ("description_text=", "description_text", ""),
+        ("customerFirstName=", "customerFirstName", ""),
+        ("message=!", "message", "!"),
+        ("pattern=*", "pattern", "*"),
+        ("path=/", "path", "/"),
+        ("HTTPServer=x", "HTTPServer", "x"),
+        ("aGVsbG8=abc", "aGVsbG8", "abc"),
+    ],
+)
+def test_a_form_of_one_field_with_a_name_is_a_form(
+    tmp_path: Path, body: str, key: str, value: str, content_type: str
+) -> None:
+    assert json.loads(content(tmp_path, body.encode(), content_type=content_type)) == {key: value}
+
+
+def test_a_key_of_many_words_is_judged_in_a_moment(tmp_path: Path) -> None:
+    """A search that goes back over each word would take years."""
+    for word in (b"Ab ", b"1 ", b"aA", b"AB1"):
+        body = word * (60 // len(word)) + b"!="
+        assert refusal(tmp_path, body, content_type=FORM)
+
+
+@pytest.mark.parametrize("content_type", [FORM, "application/json"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'<?xml version="1.0"?><a/>',
+        b"<a b=c>",
+        b" <!DOCTYPE html><html lang=en>",
+        b"#!/bin/shecho a=1",
+        b"#!/bin/sh\na=1\n",
+        b'say "a=1',
+        b"a\nb=1",
+    ],
+)
+def test_markup_and_scripts_are_not_forms(tmp_path: Path, body: bytes, content_type: str) -> None:
+    message = refusal(tmp_path, body, content_type=content_type)
+    assert "send base64, or the bytes themselves with their own content type" in message
+    assert content(tmp_path, body, content_type="text/xml") == body
 
 
 CERTIFICATE = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(98)) + b"-----END CERTIFICATE-----\n"
@@ -291,6 +371,19 @@ def test_the_armour_of_pem_is_named(
     assert "without the armour lines" in message
     assert refusal(tmp_path, body[:20], body[20:], **said) == message
     assert content(tmp_path, body, encoding="raw") == body
+
+
+@pytest.mark.parametrize("content_type", [FORM, "application/json"])
+@pytest.mark.parametrize(
+    ("before", "offset"),
+    [(b"subject=CN = x\n", 15), (b"cert=", 5), (b"a=1&cert=", 9), (b"\xef\xbb\xbfa=" + b"x" * 9000, 9005)],
+)
+def test_the_armour_of_pem_in_a_form_is_named(tmp_path: Path, before: bytes, offset: int, content_type: str) -> None:
+    for certificate in (CERTIFICATE, CERTIFICATE.replace(b"\n", b"")):
+        body = before + certificate
+        message = refusal(tmp_path, body, content_type=content_type)
+        assert f"the armour of PEM (-----BEGIN CERTIFICATE-----) is at offset {offset} of the body" in message
+        assert refusal(tmp_path, *(body[i : i + 1] for i in range(len(body))), content_type=content_type) == message
 
 
 @pytest.mark.parametrize(

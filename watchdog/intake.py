@@ -43,12 +43,19 @@ _FORM_STEP_BYTES = 64 * 1024
 _BOM = b"\xef\xbb\xbf"
 _DATA_URL = re.compile(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
 _QUOTE = re.compile(rb'\s*="')
-_NOT_OF_BASE64 = re.compile(rb"[^A-Za-z0-9+/_\-]")
+_OF_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
 # RFC 8187 has UTF-8, RFC 5987 had Latin-1 too. Python's other codecs make half characters, or fail in their own ways.
 _NAME_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1"})
 _JSON_START = re.compile(rb"\s*[{\[]")
-_FORM_START = re.compile(rb"[^=&\x00-\x1f\"]+=")
+_FORM_START = re.compile(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
+# Words in lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits, with something between them. Without
+# possessive quantifiers, a key of many short words would take for ever.
+_WORD = r"(?:[A-Z](?![A-Z]))?+[^\W_A-Z]*+(?:[A-Z][^\W\d_A-Z]++)*+(?:[A-Z]{2,}+\d*+)?+"
+_NAME = re.compile(rf"{_WORD}(?:[ _.:/+\-\[\]]++{_WORD})*+")
+_LONGEST_NAME = 64
+_FEWEST_OF_JOINED = 16
+_WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter
 
 # What clients send whatever the body is. Any other type says what the body is: the bytes themselves.
 _BASE64_TYPES = frozenset(
@@ -265,7 +272,7 @@ def _decide(head: bytes, complete: bool, asked: str | None, media_type: str) -> 
     if media_type == "application/octet-stream":
         return _Decided("raw", _Raw)
     if not _wide_characters(head):
-        if media_type in _FORM_TYPES and prefix is None and _is_form(head, start):
+        if media_type in _FORM_TYPES and prefix is None and _FORM_START.match(head, start):
             return _Decided("form", lambda file: _Form(file, start), start)
         if media_type == "application/json" and _is_json_scalar(head[start:], complete):
             return _Decided("json", _Raw)
@@ -310,12 +317,6 @@ def _wide_characters(head: bytes) -> str | None:
     return "UTF-16" if nul in (b"\0\1\0\1", b"\1\0\1\0", b"\0\1", b"\1\0") else None
 
 
-def _is_form(head: bytes, start: int) -> bool:
-    """Whether ``key=`` comes first. Armour whose base64 has padding would look like it."""
-    key = _FORM_START.match(head, start)
-    return key is not None and ARMOUR.search(head, start, key.end()) is None
-
-
 def _is_json_scalar(head: bytes, complete: bool) -> bool:
     if head.lstrip().startswith(b'"'):
         return True
@@ -357,10 +358,13 @@ class _Form:
             )
 
     def finish(self) -> None:
+        # A form would lose each `+` of what is between the armour.
+        if (armour := ARMOUR.search(self._text)) is not None:
+            raise armour_error(armour[0].decode("latin-1"), self._offset + armour.start())
         text = bytes(self._text).strip()
         if _is_meant_as_base64(text):
             fault = _fault(Base64Reader(_Held(), self._offset), bytes(self._text), complete=True)
-            raise BadInput(f"{fault} (a form of one empty field may end with &)")
+            raise BadInput(f"{fault} (if it is a form of one field, end it with &)")
         fields = text.split(b"&", _MOST_FIELDS)
         if len(fields) > _MOST_FIELDS:
             raise BadInput(f"the form has over {_MOST_FIELDS} fields; send files with curl -F file=@FILE")
@@ -379,18 +383,31 @@ class _Form:
 
 
 def _is_meant_as_base64(text: bytes) -> bool:
-    """Whether a form is base64 but for stray characters: its only `=` are the padding that it would need.
-
-    So the text ends with one or two `=`, has no other and no `&`, and has whole groups of four, whether its stray
-    characters were added (then they do not count) or stand in the place of others.
-    """
-    text = text.translate(None, b"\r\n")
-    characters = text.rstrip(b"=")
-    padding = len(text) - len(characters)
-    if not 1 <= padding <= 2 or b"=" in characters or b"&" in characters:
+    """Whether a form of one field is base64 but for some characters: its key is not a name, its `=` are padding."""
+    if b"&" in text:
         return False
-    strays = len(_NOT_OF_BASE64.findall(characters))
-    return (len(text) % 4 == 0) or (len(text) - strays) % 4 == 0
+    before, _, after = text.partition(b"=")
+    # `curl --data-urlencode` leaves all before the first `=` as it is.
+    key, value = unquote_to_bytes(before), unquote_to_bytes(after[:_HEAD_BYTES])
+    value = _WRITTEN_LINE_END.sub(b"", value)
+    has_value = _OF_BASE64.search(value) is not None
+    characters = len(_OF_BASE64.findall(key))
+    padding = 1 + len(value) - len(value.lstrip(b"="))
+    fills_groups = characters == len(key) and padding <= 2 and (characters + padding) % 4 == 0
+    if _is_name(key):
+        # `message=` may be base64; `message=?` is not.
+        return fills_groups and not has_value and (not value.strip(b"=\r\n") or not key.islower())
+    # Two texts in base64 may have been joined, with a line end between them or not.
+    is_joined = value.startswith((b"=", b"\n", b"\r")) or (fills_groups and characters >= _FEWEST_OF_JOINED)
+    return not has_value or is_joined or len(key) > _LONGEST_NAME
+
+
+def _is_name(key: bytes) -> bool:
+    """Whether a form's key consists of words, which base64 hardly ever does."""
+    try:
+        return len(key) <= _LONGEST_NAME and _NAME.fullmatch(key.decode()) is not None
+    except UnicodeDecodeError:
+        return False
 
 
 def _unquoted(text: bytes) -> str:

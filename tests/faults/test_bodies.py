@@ -81,10 +81,24 @@ def test_a_type_that_says_what_the_body_is_means_the_bytes_themselves(
 
 
 @pytest.mark.guard("base64-is-not-a-form")
-@pytest.mark.parametrize("body", [b"SGVs!bG8=", b"SG!sbG8=", base64.b64encode(bytes(1000)).replace(b"AA=", b"*A=")])
+@pytest.mark.parametrize(
+    "body", [b"SGVs!bG8=", b"SG!sbG8=", b"SGVsbG8=!", base64.b64encode(bytes(1000)).replace(b"AA=", b"*A=")]
+)
 def test_padded_base64_with_a_wrong_byte_is_not_a_form(start_server: StartServer, body: bytes) -> None:
     offset = next(at for at, byte in enumerate(body) if byte in b"!*")
-    refused(start_server, body, FORM, f"at offset {offset} of the body is not base64")
+    refused(start_server, body, FORM, f"at offset {offset} of the body ")
+
+
+@pytest.mark.guard("armour-is-not-a-form")
+def test_the_armour_of_pem_in_a_form_is_refused_by_name(start_server: StartServer) -> None:
+    body = b"subject=CN = x\n-----BEGIN CERTIFICATE-----\nab+/\n-----END CERTIFICATE-----\n"
+    refused(start_server, body, FORM, "the armour of PEM (-----BEGIN CERTIFICATE-----) is at offset 15")
+
+
+@pytest.mark.guard("markup-is-not-a-form")
+@pytest.mark.parametrize("body", [b'<?xml version="1.0"?><a/>', b"#!/bin/shecho a=1"])
+def test_markup_and_scripts_under_a_form_type_are_refused(start_server: StartServer, body: bytes) -> None:
+    refused(start_server, body, FORM, "send base64, or the bytes themselves with their own content type")
 
 
 @pytest.mark.guard("byte-order-mark")

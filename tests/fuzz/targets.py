@@ -321,7 +321,7 @@ def _reference(body: bytes, encoding: str | None, media_type: str) -> dict[str, 
     expected: dict[str, bytes | None] = {"base64": None}
     if _is_wide(body) or media_type == "text/plain" or not media_type:
         return expected
-    if not _has_base64_padding_only(body):
+    if _may_be_form(body):
         expected["form"] = _form_reference(body.removeprefix(_BOM))
     if media_type == "application/json" and _is_json_scalar(body.removeprefix(_BOM)):
         expected["json"] = body
@@ -336,14 +336,16 @@ def _is_wide(body: bytes) -> bool:
     return by_zeros or body.startswith((b"\xff\xfe", b"\xfe\xff", b"\0\0\xfe\xff"))
 
 
-def _has_base64_padding_only(body: bytes) -> bool:
-    """Whether one or two `=` end the body, are its only ones, and fill up its last group."""
-    text = body.removeprefix(_BOM).strip().replace(b"\r", b"").replace(b"\n", b"")
-    found = re.fullmatch(rb"([^=&]*)(==?)", text, re.DOTALL)
-    if not found:
+def _may_be_form(body: bytes) -> bool:
+    """Whether the README's rules let this be a form, as far as they can be said without the pattern of a name."""
+    text = body.removeprefix(_BOM)
+    before, _, after = text.strip().partition(b"=")
+    has_stray = re.search(rb"[^A-Za-z0-9_.:/+\[\] %\x80-\xff-]", before) is not None
+    if b"&" not in text and has_stray and not re.search(rb"[A-Za-z0-9+/_-]", after):
         return False
-    good = len(re.findall(rb"[A-Za-z0-9+/_-]", found[1]))
-    return 0 in ((len(found[1]) + len(found[2])) % 4, (good + len(found[2])) % 4)
+    if re.search(rb'[&\x00-\x1f"<]', before.split(b"&")[0]) or before.startswith(b"#!"):
+        return False
+    return re.search(rb"-----BEGIN [^\r\n-]{1,80}-----|---- BEGIN [^\r\n-]{1,80} ----", text) is None
 
 
 def _base64_reference(body: bytes) -> bytes | None:
