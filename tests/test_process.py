@@ -628,9 +628,9 @@ async def test_nothing_is_used_again_beside_a_hidden_process(
     monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
     if not are_noticed:
         monkeypatch.setattr(Supervisor, "_has_strangers", lambda self: False)
-    hide = f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60"
+    (tmp_path / "hide").write_text(f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60")
     run = Run(
-        supervisor, f'env -i setsid /bin/sh -c "{hide}" >/dev/null 2>&1 & until [ -e {tmp_path}/pid ]; do :; done'
+        supervisor, f"env -i setsid /bin/sh {tmp_path}/hide >/dev/null 2>&1 & until [ -e {tmp_path}/pid ]; do :; done"
     )
     assert (await run.ended()).is_tree_gone is not are_noticed
     assert (await Run(supervisor, "true").ended()).is_tree_gone is not are_noticed
