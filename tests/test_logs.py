@@ -8,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -633,6 +634,103 @@ def test_traceback_ends_with_a_pause(capture: Capture) -> None:
     assert told[0]["event"].count("KeyError") == 2
 
 
+class Loop:
+    """The timers of an event loop, with a time of its own."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.timers: list[Loop.Timer] = []
+
+    class Timer:
+        def __init__(self, at_s: float, call: Callable[[], None], timers: list[Loop.Timer]) -> None:
+            self.at_s, self.call, self._timers = at_s, call, timers
+
+        def cancel(self) -> None:
+            self._timers.remove(self)
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> Loop.Timer:
+        timer = Loop.Timer(self.now_s + delay_s, call, self.timers)
+        self.timers.append(timer)
+        return timer
+
+    def pass_to(self, now_s: float) -> None:
+        while due := [timer for timer in self.timers if timer.at_s <= now_s]:
+            timer = min(due, key=lambda timer: timer.at_s)
+            self.timers.remove(timer)
+            self.now_s = timer.at_s
+            timer.call()
+        self.now_s = now_s
+
+
+LOOKS_LIKE_JAVA = b"WARN java.net.ConnectException: retrying\n"
+
+
+@pytest.mark.parametrize(
+    ("feeds", "longest_s"),
+    [
+        ([LOOKS_LIKE_JAVA], 0.11),
+        ([b"x\n" + LOOKS_LIKE_JAVA], 0.11),
+        ([JAVA_TRACES["uncaught, with a cause"].encode()], 1.01),
+        ([TRACEBACK], 1.01),
+        ([TRACEBACK + b"\nnext\n" + LOOKS_LIKE_JAVA], 0.11),
+        ([TRACEBACK, b"next\n" + LOOKS_LIKE_JAVA], 0.11),
+    ],
+    ids=["line", "line after another", "java", "python", "line after python", "line in the feed after python"],
+)
+def test_what_waits_for_more_is_logged_in_silence(tmp_path: Path, feeds: list[bytes], longest_s: float) -> None:
+    loop = Loop()
+    with (tmp_path / "log").open("wb") as file:
+        sink = logs.Sink(file.fileno())
+        log = logs.ScriptLog(sink, stream="stderr", call_id="c", clock=lambda: loop.now_s, call_later=loop.call_later)
+        for data in feeds:
+            log.feed(data)
+        assert sink.flush(10)
+        before = len((tmp_path / "log").read_bytes().splitlines())
+        assert len(loop.timers) == 1
+        loop.pass_to(longest_s)
+        assert sink.flush(10)
+        assert len((tmp_path / "log").read_bytes().splitlines()) == before + 1
+        assert not loop.timers
+        log.close()
+        assert sink.close(10)
+    assert len((tmp_path / "log").read_bytes().splitlines()) == before + 1
+
+
+def test_more_of_a_trace_within_the_pause_belongs_to_it(capture: Capture) -> None:
+    loop = Loop()
+    first, rest = JAVA_TRACES["uncaught, with a cause"].encode().split(b"\n", 1)
+    capture.loop = loop
+    capture.at(0.0, first + b"\n")
+    loop.pass_to(0.09)
+    capture.at(0.09, rest)
+    loop.pass_to(1.0)
+    capture.at(1.0, b"next\n")
+    assert not loop.timers
+    assert texts(capture.end()) == [JAVA_TRACES["uncaught, with a cause"].rstrip(), "next"]
+
+
+def test_ordinary_lines_set_no_timer(capture: Capture) -> None:
+    capture.loop = Loop()
+    capture.at(0.0, b"one\nERROR: two\n unfinished")
+    assert not capture.loop.timers
+    assert texts(capture.end()) == ["one", "ERROR: two", " unfinished"]
+
+
+def test_a_closed_stream_leaves_no_timer(capture: Capture) -> None:
+    capture.loop = Loop()
+    capture.at(0.0, LOOKS_LIKE_JAVA)
+    assert len(capture.end()) == 1
+    assert not capture.loop.timers
+
+
+@pytest.mark.parametrize("data", [LOOKS_LIKE_JAVA, TRACEBACK], ids=["java", "python"])
+def test_what_has_waited_has_the_time_of_its_arrival(capture: Capture, data: bytes) -> None:
+    capture.at(0.0, data)
+    capture.at(86_400.0, b"next\n")
+    waited, following = (datetime.fromisoformat(event["timestamp"]) for event in capture.end())
+    assert following - waited > timedelta(hours=23)
+
+
 def test_traceback_that_comes_byte_by_byte(capture: Capture) -> None:
     told = capture(*[TRACEBACK[at : at + 1] for at in range(len(TRACEBACK))], b"\nnext")
     assert texts(told) == [TRACEBACK.decode().rstrip(), "next"]
@@ -942,6 +1040,7 @@ class Capture:
         self.stream: Literal["stdout", "stderr"] = "stdout"
         self._path = path
         self._now_s = 0.0
+        self.loop: Loop | None = None
         self._log: tuple[logs.ScriptLog, logs.Sink] | None = None
 
     def __call__(self, *feeds: bytes) -> list[dict[str, Any]]:
@@ -955,7 +1054,13 @@ class Capture:
         if self._log is None:
             self._file = self._path.open("wb")
             sink = logs.Sink(self._file.fileno(), level=self.level)
-            log = logs.ScriptLog(sink, stream=self.stream, call_id="c-1", clock=lambda: self._now_s)
+            log = logs.ScriptLog(
+                sink,
+                stream=self.stream,
+                call_id="c-1",
+                clock=lambda: self._now_s,
+                call_later=self.loop.call_later if self.loop else None,
+            )
             self._log = (log, sink)
         self._now_s = now_s
         # The pipe's reader never hands over more.

@@ -490,8 +490,9 @@ class Invocations:
         is_classic = self._classic_command is not None
         printed = Printed()
         stdout_tail, stderr_tail = Tail(), Tail()
-        stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id)
-        stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id)
+        later = asyncio.get_running_loop().call_later
+        stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id, call_later=later)
+        stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id, call_later=later)
 
         def take_stdout(data: bytes) -> asyncio.Future[None] | None:
             if is_classic:  # there it is data, and may be gigabytes of it

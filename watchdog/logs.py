@@ -26,8 +26,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import Any, Literal
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, Protocol
 
 import msgspec
 import structlog
@@ -43,7 +43,9 @@ _LINE_BYTES = 64 * 1024
 # Lines encoded before the buffer is looked at again: 32,768 two-byte lines in a feed make 6 MiB of events.
 _SLICE = 512
 _PROGRESS_INTERVAL_S = 1.0
+# The longest silence inside a traceback, and after a line that only looks like the first one of a Java stack trace.
 _TRACEBACK_PAUSE_S = 1.0
+_FIRST_LINE_PAUSE_S = 0.1
 _ERASE_LINE = b"\r\x1b[K"  # to the line's begin, and erase it (ECMA-48, CR and EL)
 
 _NAMES = {
@@ -317,9 +319,9 @@ class _Json:
     def __init__(self) -> None:
         self._encoder = msgspec.json.Encoder(enc_hook=str)
 
-    def event(self, level: str, fields: dict[str, Any]) -> bytes:
+    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
         record = {
-            "timestamp": _now(),
+            "timestamp": _time_before(age_s),
             "level": level,
             "event": fields.pop("event", ""),
             "logger": fields.pop("logger", None),
@@ -330,9 +332,11 @@ class _Json:
         except Exception:  # lone surrogates of a file name, integers over 64 bits, whatever a repr raises
             return self._encoder.encode({key: _plain(value) for key, value in record.items()}) + b"\n"
 
-    def script_lines(self, levels: list[int], texts: list[str], stream: str, call_id: str) -> bytes:
-        now = _now()
-        heads = {level: f'{{"timestamp":"{now}","level":"{_NAMES[level]}","event":'.encode() for level in set(levels)}
+    def script_lines(
+        self, levels: list[int], texts: list[str], stream: str, call_id: str, *, age_s: float = 0.0
+    ) -> bytes:
+        came = _time_before(age_s)
+        heads = {level: f'{{"timestamp":"{came}","level":"{_NAMES[level]}","event":'.encode() for level in set(levels)}
         tail = self._encoder.encode({"logger": "script", "stream": stream, "call_id": _unicode(call_id)})
         tail = b"," + tail[1:] + b"\n"
         # One JSON string a line; a line end inside of a string is escaped, so each one here ends a string.
@@ -354,17 +358,19 @@ class _Console:
         shade = "\x1b[31m" if colors else ""
         self._badges = {number: f"[{shades.get(name, shade)}{name:<9}{self._reset}]" for number, name in _NAMES.items()}
 
-    def event(self, level: str, fields: dict[str, Any]) -> bytes:
+    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
         # A caller chooses names and ids in here: they must not reach the terminal as control sequences.
         shown = {
             key: _printable_lines(value) if isinstance(value, str) else printable(_text(value))
             for key, value in fields.items()
         }
-        shown |= {"timestamp": time.strftime("%H:%M:%S"), "level": level}
+        shown |= {"timestamp": _clock_time_before(age_s), "level": level}
         return (str(self._render(None, level, shown)) + "\n").encode()
 
-    def script_lines(self, levels: list[int], texts: list[str], stream: str, call_id: str) -> bytes:
-        head = f"{self._dim}{time.strftime('%H:%M:%S')}{self._reset} "
+    def script_lines(
+        self, levels: list[int], texts: list[str], stream: str, call_id: str, *, age_s: float = 0.0
+    ) -> bytes:
+        head = f"{self._dim}{_clock_time_before(age_s)}{self._reset} "
         tail = f"  {self._dim}{stream} {printable(call_id)}{self._reset}\n"
         return "".join(
             [f"{head}{self._badges[level]} {printable(text)}{tail}" for level, text in zip(levels, texts, strict=True)]
@@ -374,8 +380,13 @@ class _Console:
 _Form = _Json | _Console
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="microseconds")[:-6] + "Z"
+def _time_before(age_s: float) -> str:
+    time_ = datetime.now(UTC) - timedelta(seconds=age_s) if age_s else datetime.now(UTC)
+    return time_.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def _clock_time_before(age_s: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time.time() - age_s))
 
 
 def _plain(value: object) -> Any:
@@ -406,14 +417,26 @@ _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u20
 # ---- A script's output ----
 
 
+class Timer(Protocol):
+    """What ``call_later`` returns."""
+
+    def cancel(self) -> None: ...
+
+
 class ScriptLog:
     """One stream of one invocation, as events.
 
     A carriage return starts the line anew: a progress bar becomes its last state, told at most once a second
     and at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and ``line_bytes``.
     A Python traceback or a Java stack trace is one event, whatever it chains; it is complete with the first line that
-    is not part of it, at the end of the stream, or when the stream was silent for a second. Binary data is one event at
-    the end.
+    is not part of it, at the end of the stream, or when the stream was silent for a second. A line that only looks like
+    the first one of a Java stack trace waits for a tenth of a second. Both have the time at which their first line
+    came. Binary data is one event at the end.
+
+    Args:
+        clock: seconds that only grow.
+        call_later: calls a function after so many seconds, as an event loop does. Without it, what has waited is
+            logged with the next feed.
     """
 
     def __init__(
@@ -423,8 +446,11 @@ class ScriptLog:
         stream: Literal["stdout", "stderr"],
         call_id: str,
         clock: Callable[[], float] = time.monotonic,
+        call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
     ) -> None:
         self._clock = clock
+        self._call_later = call_later
+        self._timer: Timer | None = None  # runs while a traceback waits for more
         self._sink = sink
         self._stream = stream
         self._call_id = call_id
@@ -436,13 +462,14 @@ class ScriptLog:
         self._told_state = b""
         self._progress_s: float | None = None  # when this line began to be a progress bar, or was last told
         self._traceback = _Traceback()
+        self._waiting_since_s: float | None = None  # when the feed ended that began the traceback
         self._fed_s = 0.0
         self._binary_bytes = 0
 
     def feed(self, data: bytes) -> None:
         """Take what the script wrote, cut anywhere. Never raises; takes milliseconds for 64 KiB."""
         now_s = self._clock()
-        if self._traceback and now_s - self._fed_s > _TRACEBACK_PAUSE_S:
+        if self._traceback and now_s - self._fed_s > self._traceback.pause_s:
             self._end_traceback()
         self._fed_s = now_s
         end = data.rfind(b"\n")
@@ -461,6 +488,8 @@ class ScriptLog:
         if start < len(data):
             self._grow(data[start:], now_s)
         self._send()
+        if self._traceback:
+            self._wait_for_more(now_s)
 
     def leave_out(self, data: bytes) -> None:
         """Take binary data: only its size is logged, when the stream has ended."""
@@ -472,6 +501,23 @@ class ScriptLog:
         self._end_unfinished()
         if self._binary_bytes:
             self._tell(logging.INFO, f"{self._binary_bytes:,} bytes of binary data on {self._stream}")
+
+    def _wait_for_more(self, now_s: float) -> None:
+        if self._waiting_since_s is None:
+            self._waiting_since_s = now_s
+        if self._timer is None and self._call_later is not None:
+            self._timer = self._call_later(self._traceback.pause_s, self._look_for_silence)
+
+    def _look_for_silence(self) -> None:
+        """End the traceback if nothing more came for long enough; else look again later."""
+        self._timer = None
+        assert self._call_later is not None
+        left_s = self._fed_s + self._traceback.pause_s - self._clock()
+        if left_s > 0:
+            self._timer = self._call_later(left_s, self._look_for_silence)
+        else:
+            self._end_traceback()
+            self._send()
 
     def _end_unfinished(self) -> None:
         if self._line or self._state[1]:
@@ -564,22 +610,29 @@ class ScriptLog:
 
     def _end_traceback(self) -> None:
         if self._traceback:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
             level = self._traceback.level
             text, size_bytes = self._traceback.end()
+            since_s, self._waiting_since_s = self._waiting_since_s, None
+            age_s = 0.0 if since_s is None else self._clock() - since_s
             if size_bytes > _LINE_BYTES:
-                self._tell(level, text, truncated=True, line_bytes=size_bytes)
+                self._tell(level, text, age_s, truncated=True, line_bytes=size_bytes)
             elif self._sink.level <= level:
                 self._levels.append(level)
                 self._texts.append(text)
+                if age_s:  # the lines of this feed come after it, and are newer
+                    self._send(age_s)
 
-    def _tell(self, level: int, text: str, **more: object) -> None:
+    def _tell(self, level: int, text: str, age_s: float = 0.0, **more: object) -> None:
         """An event with more than a text."""
         if level >= self._sink.level:
             self._send()
             fields = {"event": text, "logger": "script", "stream": self._stream, "call_id": self._call_id}
-            self._sink.put(self._sink.form.event(_NAMES[level], fields | more))
+            self._sink.put(self._sink.form.event(_NAMES[level], fields | more, age_s=age_s))
 
-    def _send(self) -> None:
+    def _send(self, age_s: float = 0.0) -> None:
         levels, texts = self._levels, self._texts
         if not texts:
             return
@@ -589,7 +642,7 @@ class ScriptLog:
                 self._sink.lose(len(texts) - at)
                 return
             ahead = slice(at, at + _SLICE)
-            lines = self._sink.form.script_lines(levels[ahead], texts[ahead], self._stream, self._call_id)
+            lines = self._sink.form.script_lines(levels[ahead], texts[ahead], self._stream, self._call_id, age_s=age_s)
             self._sink.put(lines, min(_SLICE, len(texts) - at))
 
     def _lose(self, lines: int) -> None:
@@ -621,6 +674,11 @@ class _Traceback:
 
     def __bool__(self) -> bool:
         return bool(self._lines)
+
+    @property
+    def pause_s(self) -> float:
+        """The silence after which it is complete."""
+        return _FIRST_LINE_PAUSE_S if self._is_java and not self._has_frames else _TRACEBACK_PAUSE_S
 
     @property
     def level(self) -> int:
