@@ -21,6 +21,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from running_server import StartServer, problem
 
+from watchdog import logs
 from watchdog.delivery import guessed_type
 from watchdog.printed import Printed, joined_type, type_of_start
 
@@ -208,11 +209,11 @@ def test_a_character_cut_in_two_is_not_binary_data() -> None:
     assert printed.media_type == TEXT
 
 
-def test_a_stream_that_begins_as_binary_data_stays_so() -> None:
+def test_what_follows_binary_data_is_binary_data() -> None:
     printed = Printed()
     assert [printed.take(piece) for piece in (FILES["gnu.tar"], b"text in the archive\n")] == [True, True]
     printed = Printed()
-    assert [printed.take(piece) for piece in (b"converting\n", NOISE, b"done\n")] == [False, True, False]
+    assert [printed.take(piece) for piece in (b"converting\n", NOISE, b"done\n")] == [False, True, True]
 
 
 def test_the_type_of_several_streams() -> None:
@@ -300,6 +301,26 @@ def test_printed_binary_data_is_one_line_in_the_log(start_server: StartServer, t
     lines = [event for event in server.logs if event["logger"] == "script"]
     assert [line["event"] for line in lines] == [f"{len(PNG):,} bytes of binary data on stdout"]
     assert (lines[0]["level"], lines[0]["stream"], lines[0]["call_id"]) == ("info", "stdout", call_id)
+
+
+def test_binary_data_in_small_pieces_is_one_line_in_the_log(tmp_path: Path) -> None:
+    text, noise = b"converting\n", bytes(range(256)) * 64
+    pieces = [text, *(noise[at : at + 7] for at in range(0, len(noise), 7))]
+    printed, counted = Printed(), 0
+    with (tmp_path / "log").open("wb") as file:
+        sink = logs.Sink(file.fileno())
+        log = logs.ScriptLog(sink, stream="stdout", call_id="c")
+        for piece in pieces:
+            if printed.take(piece):
+                log.leave_out(piece)
+                counted += len(piece)
+            else:
+                log.feed(piece)
+        log.close()
+        assert sink.close(10)
+    lines = [json.loads(line)["event"] for line in (tmp_path / "log").read_bytes().splitlines()]
+    assert lines == ["converting", f"{len(noise):,} bytes of binary data on stdout"]
+    assert counted == len(noise)
 
 
 def test_text_before_printed_binary_data_is_logged(start_server: StartServer, tmp_path: Path) -> None:

@@ -72,28 +72,29 @@ def type_of_start(start: bytes) -> str | None:
 class Printed:
     """One stream, looked at piece by piece while it comes. Nothing of it is kept except its first bytes."""
 
-    __slots__ = ("_begins_binary", "_decoder", "_is_text", "_start")
+    __slots__ = ("_decoder", "_is_left_out", "_is_text", "_start")
 
     def __init__(self) -> None:
         self._start = b""
-        self._begins_binary = False
+        self._is_left_out = False
         self._is_text = True  # UTF-8 without NUL, so far
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def take(self, piece: bytes) -> bool:
         """Look at what came next, and return whether it is binary data.
 
-        A stream that begins as binary data stays so: a tar of texts is no text. In one that begins as text each piece
-        is judged by itself. A NUL makes it binary data. So do bytes that are not UTF-8 together with control characters
-        that no text has: without these the text may be in another encoding, such as ISO 8859-1.
+        After one piece of binary data the rest of the stream is binary data, too: a tar has texts in it, and a script
+        may print in small pieces, of which some look like text. A NUL makes a piece binary data. So do bytes that are
+        not UTF-8 together with control characters that no text has: without these the text may be in another encoding,
+        such as ISO 8859-1.
         """
-        is_first = not self._start
+        # All pieces are looked at: the media type is that of the whole stream.
         is_binary = self._is_binary(piece)
         if len(self._start) < _START_BYTES:
             self._start += piece[: _START_BYTES - len(self._start)]
-            if (is_first and is_binary) or type_of_start(self._start) is not None:
-                self._begins_binary = True
-        return is_binary or self._begins_binary
+            is_binary = is_binary or type_of_start(self._start) is not None
+        self._is_left_out = self._is_left_out or is_binary
+        return self._is_left_out
 
     @property
     def media_type(self) -> str:
