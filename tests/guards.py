@@ -815,10 +815,18 @@ def base_path() -> None:
 
 @guard
 def script_byte_order_mark() -> None:
-    """A script that begins with a byte order mark is given to /bin/sh."""
+    """A byte order mark hides the first line of a script."""
     from watchdog import process
 
-    replace(process, "refuse_byte_order_mark", lambda start, name: None)
+    replace(process, "without_mark", lambda start: start)
+
+
+@guard
+def script_utf16() -> None:
+    """A script in UTF-16 is given to /bin/sh."""
+    from watchdog import process
+
+    replace(process, "refuse_utf16", lambda start, name: None)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,12 @@ CRLF = CallWarning(
     "commands got wrong arguments; convert it with dos2unix",
 )
 
+BYTE_ORDER_MARK = CallWarning(
+    "byte-order-mark",
+    "the script ended with exit code 0, but it begins with a byte order mark; a shell takes the mark for a part of the "
+    "first command and does not run it; save the script as UTF-8 without BOM",
+)
+
 
 def no_space(directory: str) -> CallWarning:
     """The file system of the workspaces is full."""

@@ -209,7 +209,7 @@ def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> i
 
 
 def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
-    from .byte_order_mark import refuse_byte_order_mark
+    from .byte_order_mark import MARK_HINT, has_mark, refuse_utf16
     from .process import CRLF_HINT, command_for, found_command, has_crlf, read_start
 
     problems = [*configuration.problems, *config.script_problems(configuration)]
@@ -220,15 +220,18 @@ def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> i
             if fprocess is not None:
                 found_command(shlex.split(fprocess), path)
             elif configuration.script_text is not None:
-                refuse_byte_order_mark(configuration.script_text, "SCRIPT")
+                refuse_utf16(configuration.script_text, "SCRIPT")
             else:
                 command_for(configuration.settings.script_path, path)
         except ScriptUnavailable as error:
             problems.append(str(error))
     if fprocess is None:
         text, script_path = configuration.script_text, configuration.settings.script_path
-        if has_crlf(read_start(script_path) if text is None else text):
-            problems.append(f"{'SCRIPT' if text is not None else script_path}: {CRLF_HINT}")
+        name, start = (script_path, read_start(script_path)) if text is None else ("SCRIPT", text)
+        if has_crlf(start):
+            problems.append(f"{name}: {CRLF_HINT}")
+        if has_mark(start):
+            configuration.warnings.append(f"{name}: {MARK_HINT}")
     standard_output.write_line(config.report(configuration, problems))
     return 2 if problems else 0
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 
 from . import call_warning, logs
 from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
-from .byte_order_mark import refuse_byte_order_mark
+from .byte_order_mark import MARK_HINT, has_mark, refuse_utf16
 from .call_warning import CallWarning
 from .cgroup import Cgroup
 from .cloud_event import REQUIRED_ATTRIBUTES
@@ -202,6 +202,7 @@ class Invocations:
         self._sink = sink
         self._script_text = configuration.script_text
         self._text_has_crlf = self._script_text is not None and has_crlf(self._script_text)
+        self._text_has_mark = self._script_text is not None and has_mark(self._script_text)
         self._script = Script(self.settings.script_path)
         fprocess = self.settings.fprocess
         self._classic_command = None if fprocess is None else shlex.split(fprocess)
@@ -317,6 +318,13 @@ class Invocations:
         if self._classic_command is not None:
             return False
         return self._script.has_crlf or self._text_has_crlf
+
+    @property
+    def script_has_mark(self) -> bool:
+        """Did the script, when it was looked up last, begin with a byte order mark?"""
+        if self._classic_command is not None:
+            return False
+        return self._script.has_mark or self._text_has_mark
 
     async def _room(self) -> None:
         """On a full disk, give the calls that are as good as over a moment to make room.
@@ -486,7 +494,7 @@ class Invocations:
             contextlib.closing(Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes))
         )
         command = self._command(workspace)
-        script_has_crlf = self.script_has_crlf
+        script_has_crlf, script_has_mark = self.script_has_crlf, self.script_has_mark
         is_classic = self._classic_command is not None
         printed = Printed()
         stdout_tail, stderr_tail = Tail(), Tail()
@@ -565,6 +573,8 @@ class Invocations:
             warnings.append(call_warning.OUT_OF_MEMORY)
         if script_has_crlf and ended.exit_code == 0:
             warnings.append(call_warning.CRLF)
+        if script_has_mark and ended.exit_code == 0:
+            warnings.append(call_warning.BYTE_ORDER_MARK)
         is_empty = not is_classic and not outputs and not stdout.size_bytes
         # A script that chose a status or a header has answered.
         if is_empty and ended.exit_code == 0 and record.chosen == Chosen():
@@ -629,7 +639,7 @@ class Invocations:
         if self._script_text is None:
             return self._script.command(path)
         if workspace is None:
-            refuse_byte_order_mark(self._script_text, "SCRIPT")
+            refuse_utf16(self._script_text, "SCRIPT")
             return ["/bin/sh"]
         script_path = workspace.path + "/script.sh"
         try:
@@ -727,6 +737,8 @@ class Invocations:
                 text = file.read(64 * 1024)
         if text is not None and b"\r\n" in text and is_shell_script(text):
             return f"; {CRLF_HINT}"
+        if text is not None and has_mark(text):
+            return f"; {MARK_HINT}"
         if exit_code == 127:
             return ", which a shell gives when a command is not found in the image"
         return ""

@@ -48,7 +48,7 @@ from typing import Any, TypeVar
 
 from . import logs, proc
 from .activity import Activity
-from .byte_order_mark import refuse_byte_order_mark
+from .byte_order_mark import has_mark, refuse_utf16, without_mark
 from .errors import ScriptUnavailable
 from .guardian import Guardian
 
@@ -140,7 +140,7 @@ def command_for(script_path: str, path: str) -> list[str]:
         path: the script's ``PATH``, searched by the interpreter's name where its own path does not exist.
 
     Raises:
-        ScriptUnavailable: the script cannot be read, begins with a byte order mark, or its interpreter is nowhere.
+        ScriptUnavailable: the script cannot be read, is UTF-16, or its interpreter is nowhere.
     """
     try:
         # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
@@ -154,7 +154,8 @@ def command_for(script_path: str, path: str) -> list[str]:
         if not os.access(script_path, os.X_OK):
             raise ScriptUnavailable(f"{script_path} is a program but not executable; chmod +x it in the image")
         return [script_path]
-    refuse_byte_order_mark(start, script_path)
+    refuse_utf16(start, script_path)
+    start = without_mark(start)
     if not start.startswith(b"#!"):
         return [_interpreter("/bin/sh", path, script_path), script_path]
     try:
@@ -167,6 +168,7 @@ def is_shell_script(start: bytes) -> bool:
     """Return whether a shell runs the script that begins with these bytes: by its first line, or without one."""
     if start.startswith(b"\x7fELF"):
         return False
+    start = without_mark(start)
     if not start.startswith(b"#!"):
         return True
     return any(_SHELL.fullmatch(word) for word in start[2:].partition(b"\n")[0].split())
@@ -185,14 +187,14 @@ def has_crlf(start: bytes) -> bool:
 class Script:
     """A script file, whose command is looked up anew when the file has changed.
 
-    ``has_crlf``: what :func:`has_crlf` returns for the file of the last command.
+    ``has_crlf``, ``has_mark``: what the functions of these names return for the file of the last command.
 
     Args:
         path: may not exist yet.
     """
 
     def __init__(self, path: str) -> None:
-        self.has_crlf = False
+        self.has_crlf = self.has_mark = False
         self._path = path
         self._known: tuple[tuple[object, ...], list[str]] | None = None
 
@@ -214,7 +216,8 @@ class Script:
         if self._known is not None and self._known[0] == state and os.access(self._known[1][0], os.X_OK):
             return self._known[1]
         command = command_for(self._path, path)
-        self.has_crlf = has_crlf(read_start(self._path))
+        start = read_start(self._path)
+        self.has_crlf, self.has_mark = has_crlf(start), has_mark(start)
         # A clock tick has room for two changes: what was changed just now may change again without a sign.
         if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_S:
             self._known = (state, command)

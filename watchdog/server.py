@@ -34,6 +34,7 @@ from multidict import CIMultiDict
 from . import logs, tracing
 from .admission import DRAINING_RETRY_AFTER_S, Admission
 from .allocator import keep_freed_memory
+from .byte_order_mark import MARK_HINT
 from .cloud_event import event_of, headers_of_answer, is_structured
 from .config import LOCAL_PROBE, Configuration, parse_duration_s
 from .connection import (
@@ -229,6 +230,8 @@ class Server:
             log.warning("not ready", reason=problem)
         elif self.invocations.script_has_crlf:
             log.warning("the script will not work as meant", reason=CRLF_HINT)
+        elif self.invocations.script_has_mark:
+            log.warning("the script may not work as meant", reason=MARK_HINT)
 
     def _function(self) -> dict[str, str]:
         """What is run for each call, for the log."""
