@@ -104,6 +104,12 @@ _TIDY_FOR_S = 0.002
 _KEPT_S = 0.25
 # MAX_ARG_STRLEN of the kernel (execve(2)), less the name, `=` and the NUL at the end.
 _LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
+# How the data of an event is read: an octet stream may be base64 or the bytes themselves.
+_SAID_OF_DATA = {
+    "bytes": Said(encoding="raw"),
+    "text": Said(content_type="application/octet-stream"),
+    "body": Said(),
+}
 # Read in the event loop; more in a thread.
 _SMALL_EVENT_BYTES = 64 * 1024
 # What a call that had nothing to do left.
@@ -363,7 +369,7 @@ class Invocations:
         os.unlink(taken.path)
         record.input_bytes = 0
         if event.data is not None:
-            taken = await self._take_in(_once(event.data), Said(), workspace)
+            taken = await self._take_in(_once(event.data), _SAID_OF_DATA[event.data_is], workspace)
             record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
             return [_Task(taken, variables=event.variables)]
         tasks = self._tasks_of(event, call, record)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given
@@ -218,17 +218,17 @@ GATEWAY: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    ("fields", "data"),
+    ("fields", "data", "data_is"),
     [
-        ({}, b"aGk="),  # the intake takes it for base64
-        ({"isBase64Encoded": True}, b"hi"),
-        ({"body": None}, b""),
-        ({"body": {"a": 1}}, b'{"a": 1}'),
+        ({}, b"aGk=", "text"),  # the intake takes it for base64
+        ({"isBase64Encoded": True}, b"hi", "bytes"),
+        ({"body": None}, b"", "text"),
+        ({"body": {"a": 1}}, b'{"a": 1}', "text"),
     ],
 )
-def test_api_gateways(fields: dict[str, Any], data: bytes) -> None:
+def test_api_gateways(fields: dict[str, Any], data: bytes, data_is: Literal["bytes", "text"]) -> None:
     variables = {"CONT_VAR_size": "3", "CONT_VAR_mode": "x"}
-    assert read(encoded(GATEWAY | fields)) == Event(variables=variables, data=data)
+    assert read(encoded(GATEWAY | fields)) == Event(variables=variables, data=data, data_is=data_is)
 
 
 def test_an_event_in_an_api_gateway() -> None:

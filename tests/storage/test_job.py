@@ -190,6 +190,25 @@ def test_an_api_gateway(job: Job, define: Define) -> None:
     assert (done.code, done.out) == (0, b"3\ndata")
 
 
+@pytest.mark.parametrize(
+    ("body", "is_base64", "the_input"),
+    [
+        ("aGVsbA==", True, b"hell"),
+        (base64.b64encode(b"aGVsbG8=").decode(), True, b"aGVsbG8="),
+        ("aGVsbG8=", False, b"hello"),
+        ("a plain text", False, b"a plain text"),
+        ("a=1&b=+", False, b"a=1&b=+"),
+        ('{"a": 1}', False, b'{"a": 1}'),
+    ],
+)
+def test_the_body_of_an_api_gateway_is_decoded_once(
+    job: Job, define: Define, body: str, is_base64: bool, the_input: bytes
+) -> None:
+    gateway = {"httpMethod": "POST", "headers": {}, "body": body, "isBase64Encoded": is_base64}
+    done = job('cat "$INPUT_FILE_PATH"', define(), json.dumps(gateway).encode())
+    assert (done.code, done.out) == (0, the_input)
+
+
 def test_dcache(job: Job, define: Define, tmp_path: Path) -> None:
     with rclone_webdav(tmp_path / "dcache") as server:
         (server.root / "in").mkdir()

@@ -14,7 +14,7 @@ from binascii import a2b_base64
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import unquote_plus
 
 import msgspec
@@ -97,12 +97,15 @@ class Event:
     ``objects``: the reported ones, new or not. ``notices``: messages of the sender that report no object. Without both,
     ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
     ``variables``: ``CONT_VAR_NAME`` for each query parameter of an API gateway.
+    ``data_is``: ``bytes``, which are the input, ``text``, which is the input unless it is base64, or else a ``body`` as
+    of any call.
     """
 
     objects: tuple[StoredObject, ...] = ()
     provider: str = ""
     variables: Mapping[str, str] = field(default_factory=dict)
     data: bytes | None = None
+    data_is: Literal["bytes", "text", "body"] = "body"
     notices: tuple[Notice, ...] = ()
 
     @property
@@ -358,11 +361,12 @@ def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Even
     body: bytes | None = b""
     if bytes(fields["body"]) != b"null":
         body = _inner(fields["body"])
-    if body is not None and decoded(fields.get("isBase64Encoded"), bool):
+    is_base64 = decoded(fields.get("isBase64Encoded"), bool) or False
+    if body is not None and is_base64:
         body = _from_base64(body)
     if body is None:
         return None
-    event = _read(body, envelopes) or Event(data=body)
+    event = _read(body, envelopes) or Event(data=body, data_is="bytes" if is_base64 else "text")
     return replace(event, variables={**variables, **event.variables})
 
 
