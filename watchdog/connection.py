@@ -62,6 +62,7 @@ _KEEP_ALIVE_S = 3600.0
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MOST_DIGITS = 100
 _BYTES_ACKED_AT = 120  # of struct tcp_info in linux/tcp.h, since Linux 4.1
+_HEAD_METHOD = b"HEAD "
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
 
 
@@ -211,7 +212,8 @@ class HttpServer(web.Server):
 class _HeadTooLarge(HttpProcessingError):
     """The first line and headers of a request are over the limit: 414 if the first line alone is, else 431."""
 
-    def __init__(self, *, is_first_line: bool) -> None:
+    def __init__(self, *, is_first_line: bool, is_head: bool) -> None:
+        self.is_head = is_head
         what = "the request line has" if is_first_line else "the request line and the headers together have"
         super().__init__(
             code=414 if is_first_line else 431,
@@ -225,9 +227,11 @@ def _head_too_large(message: Any) -> _HeadTooLarge | None:
         return None
     size_bytes = len(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
     if size_bytes > MOST_HEAD_BYTES:
-        return _HeadTooLarge(is_first_line=True)
+        return _HeadTooLarge(is_first_line=True, is_head=message.method == "HEAD")
     size_bytes += sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
-    return _HeadTooLarge(is_first_line=False) if size_bytes > MOST_HEAD_BYTES else None
+    if size_bytes > MOST_HEAD_BYTES:
+        return _HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD")
+    return None
 
 
 def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
@@ -290,6 +294,7 @@ class Connection(RequestHandler):
         # Since the last whole head or byte of a body: bytes that came, whether a line ended in them, and how many bytes
         # came together with the end of what was before.
         self._head_bytes = 0
+        self._head_start = b""
         self._has_first_line = False
         self._shared_bytes = 0
         self._body_bytes = 0
@@ -405,14 +410,18 @@ class Connection(RequestHandler):
         if new or has_grown or self._reading_paused or self._buffer_paused or self._upgraded:
             self._shared_bytes = len(data) or self._shared_bytes
             self._head_bytes = 0
+            self._head_start = b""
             self._has_first_line = False
             return
         self._head_bytes += len(data)
+        if len(self._head_start) < len(_HEAD_METHOD):
+            self._head_start = (self._head_start + data)[: len(_HEAD_METHOD)]
         self._has_first_line = self._has_first_line or b"\n" in data
         if self._head_bytes <= MOST_HEAD_BYTES:
             return
         if body is None:
-            self._refuse(_HeadTooLarge(is_first_line=not self._has_first_line), unread=0)
+            is_head = self._head_start == _HEAD_METHOD
+            self._refuse(_HeadTooLarge(is_first_line=not self._has_first_line, is_head=is_head), unread=0)
             return
         if not self.is_lingering:
             body.set_exception(PayloadEncodingError(f"more than {MOST_HEAD_BYTES} bytes came that carry no data"))
@@ -500,6 +509,8 @@ class Connection(RequestHandler):
         if isinstance(exc, _HeadTooLarge):
             title = "Request line too long" if status == 414 else "Request headers too large"
             detail = exc.message
+            # Nothing of the headers: they may hold secrets.
+            log.warning("request refused", status=status, reason=detail)
         elif isinstance(exc, ConnectionError):
             # The caller is gone, as the end of its invocation tells: nobody is left to be answered.
             detail = "the connection ended"
@@ -509,6 +520,8 @@ class Connection(RequestHandler):
         else:
             detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
         body = problem_document(status, title, detail)
+        if isinstance(exc, _HeadTooLarge) and exc.is_head:
+            body = b""
         response = web.Response(status=status, body=body, headers={"Content-Type": PROBLEM_TYPE})
         response.force_close()
         return response

@@ -578,7 +578,9 @@ class Server:
                 raise self.admission.refusal() from None
             raise CallerSilent(f"nothing of the body came for {limit_s:g} s (read_timeout)") from None
         except (ClientError, HttpProcessingError) as error:
-            raise BadInput(f"the body is malformed: {error}") from None
+            # The text of aiohttp's own error begins with "400, message:" and a line end.
+            reason = error.message if isinstance(error, HttpProcessingError) else str(error)
+            raise BadInput(f"the body is malformed: {' '.join(reason.split())}") from None
         except ConnectionError as error:
             raise CallerGone("the connection ended before the body did") from error
 

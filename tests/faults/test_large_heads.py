@@ -73,6 +73,22 @@ def test_many_headers_over_the_limit_together_are_431(start_server: StartServer,
     document_in(sent_in_pieces(start_server(LENGTHS), START % b"" + many + END, piece_bytes), 431)
 
 
+@PIECES
+@pytest.mark.parametrize("status", [431, 414])
+def test_a_refused_head_request_is_answered_without_a_body_and_logged(
+    start_server: StartServer, piece_bytes: int, status: int
+) -> None:
+    server = start_server(LENGTHS)
+    request = with_header(JUST_ALLOWED + 1) if status == 431 else START % (b"a" * MOST_HEAD_BYTES) + END
+    head, _, body = sent_in_pieces(server, request.replace(b"GET", b"HEAD", 1), piece_bytes).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.0 %d " % status)
+    assert body == b""
+    server.stop()
+    (event,) = [event for event in server.logs if event["event"] == "request refused"]
+    assert (event["level"], event["status"]) == ("warning", status)
+    assert "xxx" not in json.dumps(event)
+
+
 def test_a_thousand_short_headers_are_served(start_server: StartServer) -> None:
     many = b"".join(b"X-%d: y\r\n" % number for number in range(1000))
     assert b"HTTP/1.1 200 OK" in start_server(LENGTHS).raw(START % b"" + many + END)
