@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from watchdog import openapi
-from watchdog.base64_reader import Base64Reader
+from watchdog.base64_reader import Base64Reader, decoded_text
 from watchdog.errors import BadInput
 
 many = settings(deadline=None, max_examples=400)
@@ -283,3 +283,24 @@ def test_a_quote_ends_the_text() -> None:
     assert "in the middle of its padding" in str(read([b'QQ="'], quoted=True))
     assert "'=' at offset 5" in str(read([b'QUJD"='], quoted=True))
     assert "'\"' at offset 4" in str(read([b'QUJD"']))
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        (b"QQ==", b"A"),
+        (b"QQ", b"A"),
+        (b" QU JD\r\nQUJD\n", b"ABCABC"),
+        (b"ab+/", b"i\xbf\xbf"),
+        (b"ab-_", b"i\xbf\xbf"),
+        (b"", b""),
+        (b"ab+/ab-_", None),
+        (b"QUJ", None),
+        (b"QR==", None),
+        (b"QUJDQ", None),
+        (b"QUJD!", None),
+        (b"QQ=Q", None),
+    ],
+)
+def test_a_short_text_is_decoded_only_if_an_encoder_emits_it(text: bytes, data: bytes | None) -> None:
+    assert decoded_text(text) == data

@@ -708,7 +708,7 @@ def test_script_in_url_safe_base64() -> None:
     assert valid(SCRIPT=base64.urlsafe_b64encode(b"\xfb\xff\xfe").decode()).script_text == b"\xfb\xff\xfe"
 
 
-@pytest.mark.parametrize("text", ["#!/bin/sh", "YWJj*", "YWJjA", "YW=Jj", "é"])
+@pytest.mark.parametrize("text", ["#!/bin/sh", "YWJj*", "YWJjA", "YW=Jj", "é", "ab+/ab-_", "QUJ"])
 def test_script_that_is_no_base64(text: str) -> None:
     assert "base64 -w0 script.sh" in only_problem(SCRIPT=text)
 

@@ -463,10 +463,24 @@ def test_base64_in_a_part_is_read_strictly_and_its_part_is_named(tmp_path: Path,
         (b"aGVs!bG8=", "'!' at offset 4 of the part 'x.jpg'"),
         (b"ab+/ab-_", "'-' at offset 6 of the part 'x.jpg'"),
         (b"QUJ", "'J' at offset 2 of the part 'x.jpg'"),
+        (b"\xef\xbb\xbfQU!J", "'!' at offset 5 of the part 'x.jpg'"),
+        (b"-----BEGIN X-----\nQUJD\n", "leave out the part's Content-Transfer-Encoding"),
     ):
         body = multipart((disposition("b", "y"), b"1"), (head, text))
         pieces = [body[i : i + size] for i in range(0, len(body), size)]
         assert part in refusal(tmp_path, *pieces, content_type=MULTIPART)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 1000])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize(("text", "expected"), [(b"", b""), (b"QQ", b"A"), (b"aGVs\r\nbG8=", b"hello")])
+def test_a_byte_order_mark_before_base64_in_a_part_is_skipped(
+    tmp_path: Path, text: bytes, expected: bytes, mark: bytes, size: int
+) -> None:
+    body = multipart((disposition("a", "x") + "\r\nContent-Transfer-Encoding: base64", mark + text))
+    assert (
+        content(tmp_path, *(body[i : i + size] for i in range(0, len(body), size)), content_type=MULTIPART) == expected
+    )
 
 
 def test_names_of_parts_outside_ascii_and_empty_ones(tmp_path: Path) -> None:

@@ -40,6 +40,9 @@ _NOT_WHITE = re.compile(rb"[^ \t\r\n]")
 _ARMOUR_BEFORE_BLANK = (b"-----BEGIN", b"-----END")
 _MOST_BEFORE_BYTES = max(map(len, _ARMOUR_BEFORE_BLANK))
 _HOW_PEM = "send the file as it is with ?input=raw, or send the base64 without the armour lines"
+_HOW_PEM_IN_A_PART = (
+    "to send the file as it is, leave out the part's Content-Transfer-Encoding, or send the base64 without the armour"
+)
 # The bits of the last character that lie behind the last byte, by the number of characters in the last group.
 _UNUSED_BITS = {2: 0b1111, 3: 0b11}
 _STANDARD_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
@@ -301,14 +304,28 @@ class Base64Reader:
         return BadInput(
             f"the byte {_shown(byte)} at offset {offset} of {self._where} belongs to the {other.title} alphabet of "
             f"base64, but the characters before it belong to the {self._alphabet.title} one; no encoder mixes them: "
-            f"{_or_armour(byte, starts_line)}{HOW_TO_SEND_RAW}"
+            f"{_or_armour(byte, starts_line, self._where)}{HOW_TO_SEND_RAW}"
         )
 
     def _bad_byte(self, byte: bytes, offset: int, what: str) -> BadInput:
-        hint = _or_armour(byte[0], not self._in_line)
+        hint = _or_armour(byte[0], not self._in_line, self._where)
         return BadInput(
             f"the byte {_shown(byte[0])} at offset {offset} of {self._where} {what}; {hint}{HOW_TO_SEND_RAW}"
         )
+
+
+def decoded_text(text: bytes) -> bytes | None:
+    """The bytes of a short text in base64: one alphabet, white space anywhere, padding or none; None if it is not."""
+    compact = b"".join(text.split()).rstrip(b"=")
+    altchars = b"-_" if b"-" in compact or b"_" in compact else None
+    if altchars and (b"+" in compact or b"/" in compact):
+        return None
+    try:
+        data = pybase64.b64decode(compact + b"=" * (-len(compact) % 4), altchars=altchars, validate=True)
+    except binascii.Error:
+        return None
+    # An encoder sets no bits behind the last byte.
+    return data if pybase64.b64encode(data, altchars=altchars).rstrip(b"=") == compact else None
 
 
 def _altchars(alphabet: _Alphabet | None) -> bytes | None:
@@ -318,13 +335,19 @@ def _altchars(alphabet: _Alphabet | None) -> bytes | None:
 def armour_error(armour: str, offset: int, where: str = "the body") -> BadInput:
     """The error for the armour of PEM."""
     return BadInput(
-        f"the armour of PEM ({armour}) is at offset {offset} of {where}, so it is not bare base64; {_HOW_PEM}"
+        f"the armour of PEM ({armour}) is at offset {offset} of {where}, so it is not bare base64; {_how_pem(where)}"
     )
 
 
-def _or_armour(byte: int, starts_line: bool) -> str:
+def _how_pem(where: str) -> str:
+    return _HOW_PEM if where == "the body" else _HOW_PEM_IN_A_PART
+
+
+def _or_armour(byte: int, starts_line: bool, where: str) -> str:
     """A hint for a hyphen at the start of a line. What follows it may not have arrived yet."""
-    return f"if this is the armour of PEM (-----BEGIN …), {_HOW_PEM}; else " if byte == ord("-") and starts_line else ""
+    if byte != ord("-") or not starts_line:
+        return ""
+    return f"if this is the armour of PEM (-----BEGIN …), {_how_pem(where)}; else "
 
 
 def _shown(byte: int) -> str:

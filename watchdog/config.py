@@ -13,8 +13,6 @@ import re
 import shlex
 import socket
 import stat
-from binascii import Error as BadBase64
-from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
@@ -640,21 +638,21 @@ class _Reading:
         self.problems.append(f"{name}: {source} {text}")
 
     def decode(self, variable: str, meaning: str, command: str) -> bytes | None:
-        """What a variable holds in base64: either alphabet, line breaks, padding or none. None: not set."""
+        """What a variable holds in base64: one alphabet, line breaks, padding or none. None: not set, or not base64."""
         text = self.environ.get(variable)
         if not text or not text.strip():
             return None
-        compact = "".join(text.split()).replace("-", "+").replace("_", "/").rstrip("=")
-        try:
-            return a2b_base64((compact + "=" * (-len(compact) % 4)).encode(), strict_mode=True)
-        except (BadBase64, UnicodeEncodeError):
+        from .base64_reader import decoded_text  # most services have files in the place of variables
+
+        decoded = decoded_text(text.encode(errors="replace"))
+        if decoded is None:
             # Without the value: scripts and service definitions hold secrets.
             self.problem(
                 variable,
                 f"environment {variable}",
                 f"is not base64; accepted is base64 of {meaning}: {command}",
             )
-            return None
+        return decoded
 
     # The service definition
 

@@ -478,12 +478,42 @@ class _Multipart:
         file = self._files.create(name, is_field=not is_file)
         transfer_encoding = (part.header("Content-Transfer-Encoding") or "binary").strip().lower()
         if transfer_encoding == "base64":
-            return Base64Reader(file, where=f"the part {name!r}")
+            return _Base64Part(file, f"the part {name!r}")
         if transfer_encoding in ("7bit", "8bit", "binary"):
             return _Raw(file)
         raise BadInput(
             f"the part {name!r} has the transfer encoding {transfer_encoding!r}; known are binary, 8bit, 7bit, base64"
         )
+
+
+class _Base64Part:
+    """base64 in a part of a form. A byte order mark before it is skipped, as before a body."""
+
+    def __init__(self, file: Sink, where: str) -> None:
+        self._file = file
+        self._where = where
+        self._start = b""
+        self._reader: Base64Reader | None = None
+
+    def feed(self, data: bytes) -> None:
+        if self._reader is not None:
+            self._reader.feed(data)
+            return
+        self._start += data
+        if len(self._start) >= len(_BOM):
+            self._open().feed(self._start.removeprefix(_BOM))
+
+    def finish(self) -> None:
+        reader = self._reader
+        if reader is None:
+            reader = self._open()
+            reader.feed(self._start)
+        reader.finish()
+
+    def _open(self) -> Base64Reader:
+        offset = len(_BOM) if self._start.startswith(_BOM) else 0
+        self._reader = Base64Reader(self._file, offset, where=self._where)
+        return self._reader
 
 
 class _UnlessEmpty:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import glob
 import re
-from binascii import Error as BadBase64
-from binascii import a2b_base64
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -19,6 +17,7 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
+from ..base64_reader import decoded_text
 from ..errors import BadInput
 from .envelope import Notice, decoded, messages, notice
 
@@ -330,7 +329,7 @@ def _read_cloud_event(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Even
     data = fields.get("data")
     if data is None:
         encoded = decoded(fields.get("data_base64"), str)
-        in_base64 = None if encoded is None else _from_base64(encoded.encode())
+        in_base64 = None if encoded is None else decoded_text(encoded.encode())
         return None if in_base64 is None else read_data(event_type, in_base64)
     return read_data(event_type, bytes(data))
 
@@ -363,7 +362,7 @@ def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Even
         body = _inner(fields["body"])
     is_base64 = decoded(fields.get("isBase64Encoded"), bool) or False
     if body is not None and is_base64:
-        body = _from_base64(body)
+        body = decoded_text(body)
     if body is None:
         return None
     event = _read(body, envelopes) or Event(data=body, data_is="bytes" if is_base64 else "text")
@@ -378,17 +377,8 @@ def _inner(raw: msgspec.Raw) -> bytes | None:
     if text is None:
         return None
     data = text.encode("utf-8", "surrogatepass")
-    in_base64 = _from_base64(data)
+    in_base64 = decoded_text(data)
     return in_base64 if in_base64 is not None and _fields(in_base64.removeprefix(BOM_UTF8)) is not None else data
-
-
-def _from_base64(text: bytes) -> bytes | None:
-    """Either alphabet, line breaks, padding or none; None if it is no base64."""
-    compact = b"".join(text.split()).replace(b"-", b"+").replace(b"_", b"/").rstrip(b"=")
-    try:
-        return a2b_base64(compact + b"=" * (-len(compact) % 4), strict_mode=True)
-    except BadBase64:
-        return None
 
 
 # ---------------------------------------------------------------------------------------------------- a job's input
@@ -416,9 +406,9 @@ def job_text(stdin: bytes, variable: str | None) -> bytes:
                 "as base64 of it"
             )
         stdin = whole
-    elif whole.strip() and (_is_echo_of(stdin, whole) or _from_base64(whole) == stdin.rstrip(b"\n")):
+    elif whole.strip() and (_is_echo_of(stdin, whole) or decoded_text(whole) == stdin.rstrip(b"\n")):
         stdin = whole
-    in_base64 = _from_base64(stdin.removeprefix(BOM_UTF8))
+    in_base64 = decoded_text(stdin.removeprefix(BOM_UTF8))
     if in_base64 is not None and _is_object(in_base64):
         stdin = in_base64
     return _repaired(stdin) if _is_object(stdin) else stdin
