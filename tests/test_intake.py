@@ -295,6 +295,8 @@ def test_base64_but_for_a_stray_character_is_not_a_form(
     ("body", "key", "value"),
     [
         ("items[]=", "items[]", ""),
+        ("%2A=", "*", ""),
+        ("userIDs=%E6%97%A5", "userIDs", "\u65e5"),
         ("q%5B%5D=", "q[]", ""),
         ("my.names=", "my.names", ""),
         ("my.user=", "my.user", ""),

@@ -55,6 +55,8 @@ _WORD = r"(?:[A-Z](?![A-Z]))?+[^\W_A-Z]*+(?:[A-Z][^\W\d_A-Z]++)*+(?:[A-Z]{2,}+\d
 _NAME = re.compile(rf"{_WORD}(?:[ _.:/+\-\[\]]++{_WORD})*+")
 _LONGEST_NAME = 64
 _FEWEST_OF_JOINED = 16
+# Whoever encodes base64 by mistake encodes no other characters than these: line ends, blanks, `=`, `+` and `/`.
+_ESCAPE_OF_FORM = re.compile(rb"%(?!0[9AD]|20|3D|2[BF])[0-9A-F]{2}", re.IGNORECASE)
 _WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter
 
 # What clients send whatever the body is. Any other type says what the body is: the bytes themselves.
@@ -384,7 +386,7 @@ class _Form:
 
 def _is_meant_as_base64(text: bytes) -> bool:
     """Whether a form of one field is base64 but for some characters: its key is not a name, its `=` are padding."""
-    if b"&" in text:
+    if b"&" in text or _ESCAPE_OF_FORM.search(text):
         return False
     before, _, after = text.partition(b"=")
     # `curl --data-urlencode` leaves all before the first `=` as it is.
