@@ -275,9 +275,9 @@ class Invocations:
         return self._stores
 
     @property
-    def fetches(self) -> bool:
-        """Could an event that is posted tell of an object of this service?"""
-        return self._transfers.has_inputs and self._classic_command is None
+    def takes_events(self) -> bool:
+        """Could a body be an event of a storage that the service definition names? Else it is data."""
+        return self._transfers.has_providers and self._classic_command is None
 
     async def close(self) -> None:
         """Return once all is removed and no connection to a storage is left. No invocation may be under way."""
@@ -396,7 +396,7 @@ class Invocations:
 
     async def _event(self, call: Call, taken: Input) -> Event | None:
         """The event that the input is, if this service could have to do with it."""
-        if not (call.is_job or self.fetches) or call.said.encoding == "raw":
+        if not (call.is_job or self.takes_events) or call.said.encoding == "raw":
             return None
         if taken.size_bytes > storage_event.MOST_BYTES or os.path.isdir(taken.path):
             return None

@@ -442,7 +442,7 @@ class Server:
                 service_name=self._configuration.service_name,
                 is_classic=self._is_classic,
                 has_token=self.settings.auth_token is not None,
-                has_storage=self.invocations.stores or self.invocations.fetches,
+                has_storage=self.invocations.stores or self.invocations.takes_events,
                 methods=_METHODS,
                 errors=[(status, title) for _, status, title in _STATUS],
                 encodings=ENCODINGS,

@@ -255,7 +255,8 @@ def test_a_subscription_is_left_to_the_operator(start_server: StartServer, defin
     assert f"aws sns confirm-subscription --topic-arn {TOPIC} --token 2336412f" in line["advice"]
 
 
-def test_without_an_input_they_are_data(start_server: StartServer, define: Define, place: str) -> None:
-    server = start_server('cat "$INPUT_FILE_PATH"', WATCHDOG_SERVICE_DEFINITION=define(input=None))
+def test_without_a_storage_provider_they_are_data(start_server: StartServer, define: Define, place: str) -> None:
+    definition = define(storage_providers=None, input=None, output=None)
+    server = start_server('cat "$INPUT_FILE_PATH"', WATCHDOG_SERVICE_DEFINITION=definition)
     for body in (TEST_EVENT, CONFIRMATION, lambda_of_sqs(event(f"{place}/in/x")), event_bridge(f"{place}/in/x")):
         assert server.call(body).body == body

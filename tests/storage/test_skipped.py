@@ -132,6 +132,22 @@ def test_an_object_that_no_input_covers_does_not_run_the_script(
     assert bucket_server.objects(f"{place}/out") == {}
 
 
+@pytest.mark.parametrize("fields", [{"input": None}, {"input": None, "output": None}], ids=["output", "provider"])
+def test_without_an_input_no_event_of_a_provider_runs_the_script(
+    start_server: StartServer, define: Define, place: str, fields: dict[str, None]
+) -> None:
+    server = started(start_server, COPY, define(**fields))
+    for body, part in (
+        (event(f"{place}/in/x"), "no input of the service definition covers it"),
+        (event(f"{place}/in/x", name=REMOVED), f"{REMOVED} is not the creation of an object"),
+        (json.dumps({"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "b"}).encode(), "the test message"),
+    ):
+        assert_skipped(server, server.call(body), part)
+    assert server.call(b'{"a": 1}').status == 200
+    assert server.event("invocation ended")["outcome"] == "ok"
+    assert server.call(event(f"{place}/in/x"), "/?input=raw&output=raw").body == event(f"{place}/in/x")
+
+
 @pytest.mark.guard("whole-location")
 def test_a_bucket_name_cannot_lead_into_another_bucket(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str

@@ -98,9 +98,9 @@ class Transfers:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     @property
-    def has_inputs(self) -> bool:
-        """Could an event that is posted name an object of this service?"""
-        return bool(self._storages.inputs)
+    def has_providers(self) -> bool:
+        """Does the service definition name any storage provider?"""
+        return bool(self._storages.providers or self._storages.unusable)
 
     def knows(self, kind: str) -> bool:
         """Does the service definition name a storage provider that could hold an object of this kind?"""
