@@ -409,17 +409,25 @@ class Invocations:
         return event
 
     def _tasks_of(self, event: Event, call: Call, record: Record) -> list[_Task]:
-        """A task for each object of an event that is to be processed. The others are logged; none: why is recorded."""
-        tasks, skipped = [], Skipped(call.call_id)
+        """A task for each object of an event that is to be processed. The others are logged; none: why is recorded.
+
+        Raises:
+            StorageError: no object is left, and a job's event has a record that cannot be processed.
+        """
+        tasks, skipped = [], Skipped(call.call_id, is_job=call.is_job)
         skipped.notices(event.notices)
         for stored in event.objects:
             if why_not := stored.why_not_new:
                 skipped.not_new(stored, why_not)
+            elif why_not := self._transfers.why_unusable(stored, is_trusted=call.is_job):
+                skipped.unusable(stored, why_not)
             elif source := self._transfers.source_of(stored, event.provider, is_trusted=call.is_job):
                 tasks.append(_Task(source=source, stored=stored, variables=event.variables))
             else:
                 skipped.not_covered(stored)
         skipped.log()
+        if not tasks and call.is_job and skipped.has_unusable:
+            raise StorageError(skipped.explanation)
         if not tasks:
             record.outcome, record.reason = SKIPPED, skipped.explanation
         return tasks

@@ -12,7 +12,7 @@ TIME = "2026-01-02T03:04:05.678Z"
 CREATED = "s3:ObjectCreated:Put"
 
 
-def record(location: str, source: str = "minio:s3", name: str | None = CREATED, **about: Any) -> dict[str, Any]:
+def record(location: str, source: str = "minio:s3", name: Any = CREATED, **about: Any) -> dict[str, Any]:
     """One record; ``location``: bucket and key; ``name``: of the event; ``about``: more of the object."""
     bucket, _, key = location.partition("/")
     named = {} if name is None else {"eventName": name}

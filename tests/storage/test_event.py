@@ -320,13 +320,11 @@ def without(path: str) -> bytes:
         encoded({"Records": [record("b/k", "aws:sqs")]}),
         encoded({"Records": [record("b/")]}),
         encoded({"Records": [record("/k")]}),
-        encoded({"Records": [record("b/a\0b")]}),
         encoded({"Key": "/space", "Records": [{"eventSource": "OneTrigger", "objectKey": "x"}]}),
         without("s3.bucket.name"),
         without("s3.object.key"),
         without("s3"),
         without("eventSource"),
-        b'{"Records": [' + encoded(record("b/k")).replace(b'"k"', b'"%ff"') + b"]}",
         event("b/k").replace(b"{", b'{"x": "' + b"x" * MOST_BYTES + b'", ', 1),
         b'{"a":' * 100_000,
         event("b/k").replace(b"Config", b"\xff"),
@@ -334,6 +332,43 @@ def without(path: str) -> bytes:
 )
 def test_what_is_no_event(text: bytes) -> None:
     assert read(text) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "fault"),
+    [
+        (b'"eventName": "s3:ObjectCreated:Put"', b'"eventName": 5', "its eventName is not a text"),
+        (b'"key": "bad"', b'"key": "%ff"', "its key is not UTF-8"),
+        (b'"key": "bad"', b'"key": "a%00b"', "it has a NUL in its name or time"),
+        (b'"key": "bad"', b'"key": "a\\u0000b"', "it has a NUL in its name or time"),
+    ],
+)
+def test_a_record_with_a_fault_does_not_make_the_event_data(old: bytes, new: bytes, fault: str) -> None:
+    bad = encoded(record("b/bad"))
+    assert old in bad
+    found = read(b'{"Records": [' + encoded(record("b/good")) + b", " + bad.replace(old, new) + b"]}")
+    assert found is not None
+    assert [stored.fault for stored in found.objects] == ["", fault]
+    assert not found.objects[1].why_not_new
+
+
+def test_a_time_that_is_not_a_text_is_left_out() -> None:
+    found = read(encoded({"Records": [record("b/k") | {"eventTime": 5}]}))
+    assert found is not None
+    assert (found.objects[0].time, found.objects[0].fault) == ("", "")
+
+
+@pytest.mark.parametrize(("name", "is_new"), [("s3:ObjectCreated:Put", True), ("s3:ObjectRemoved:Delete", False)])
+def test_a_record_without_a_name_has_that_of_minios_event(name: str, is_new: bool) -> None:
+    found = read(encoded({"EventName": name, "Key": "b/k", "Records": [record("b/k", name=None)]}))
+    assert found is not None
+    assert (found.objects[0].name, not found.objects[0].why_not_new) == (name, is_new)
+
+
+def test_a_record_with_a_name_keeps_it() -> None:
+    found = read(encoded({"EventName": "s3:ObjectRemoved:Delete", "Records": [record("b/k")]}))
+    assert found is not None
+    assert found.objects[0].name == "s3:ObjectCreated:Put"
 
 
 def test_envelopes_end_somewhere() -> None:

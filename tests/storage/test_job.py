@@ -302,6 +302,25 @@ def test_a_job_skips_removals_among_several_records(
     assert bucket_server.objects(f"{place}/out") == {"x": b"object"}
 
 
+def test_a_job_skips_a_record_that_cannot_be_processed_among_several(
+    job: Job, define: Define, bucket_server: S3Server, place: str
+) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    bad = record("bucket/x")
+    bad["s3"]["bucket"]["name"] = ".."
+    done = job(COPY, define(), event_of(bad, record(f"{place}/in/x")))
+    assert done.code == 0
+    assert bucket_server.objects(f"{place}/out") == {"x": b"object"}
+    assert (done.logs[0]["level"], done.logs[0]["object"]) == ("warning", "../x")
+    done = job("echo ran", define(), event_of(bad))
+    assert (done.code, done.out) == (66, b"")
+    assert "its bucket has a name that no bucket can have" in done.logs[-1]["reason"]
+
+
+def test_a_skipped_job_gets_no_advice_for_callers(job: Job, define: Define, place: str) -> None:
+    assert "?input=raw" not in job("echo ran", define(), event(f"{place}/out/x")).logs[-1]["reason"]
+
+
 # Exit codes
 
 

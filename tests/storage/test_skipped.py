@@ -114,7 +114,7 @@ def test_long_names_leave_a_bounded_log_and_answer(start_server: StartServer, de
 
 
 @pytest.mark.guard("uncovered-is-not-data")
-@pytest.mark.parametrize("where", ["other-bucket/in/x", "bucket/elsewhere/x", "PLACE/in/../secret", "PLACE/out/x"])
+@pytest.mark.parametrize("where", ["other-bucket/in/x", "bucket/elsewhere/x", "PLACE/out/x"])
 @pytest.mark.parametrize("is_delegated", [False, True])
 def test_an_object_that_no_input_covers_does_not_run_the_script(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, where: str, is_delegated: bool
@@ -157,7 +157,25 @@ def test_a_bucket_name_cannot_lead_into_another_bucket(
     server = started(start_server, SHOW, define())
     bad = record("bucket/secret")
     bad["s3"]["bucket"]["name"] = f"{place}/in/.."
-    assert_skipped(server, server.call(event_of(bad)), "no input of the service definition covers it")
+    assert_skipped(server, server.call(event_of(bad)), "its bucket has a name that no bucket can have")
+    assert logged(server, "a record of an event cannot be processed")[0]["level"] == "warning"
+
+
+def test_a_key_cannot_lead_out_of_the_folder_of_the_input(
+    start_server: StartServer, define: Define, place: str
+) -> None:
+    server = started(start_server, SHOW, define())
+    answer = server.call(event(f"{place}/in/../secret"))
+    assert_skipped(server, answer, f"{place}/in/../secret: its key has a .. that leads out of its folder")
+
+
+def test_a_record_with_a_fault_is_skipped_beside_others(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str
+) -> None:
+    bucket_server.put(f"{place}/in/x", b"object")
+    server = started(start_server, SHOW, define())
+    assert server.call(event_of(record(f"{place}/in/y", name=5), record(f"{place}/in/x"))).body == b"object"
+    assert "eventName" in server.event("a record of an event cannot be processed")["reason"]
 
 
 def test_the_objects_that_are_covered_are_processed_beside_others(

@@ -100,9 +100,9 @@ def test_a_bucket_that_cannot_be_is_refused(source: str, bucket: str) -> None:
     found = event.read(events.event_of(bad))
     assert found is not None
     covering = transfers("minio.default", inputs=("minio.default:b/in",))
-    assert covering.source_of(found.objects[0], "", is_trusted=False) is None
-    with pytest.raises(StorageError, match="whose bucket has a name that no bucket can have"):
-        covering.source_of(found.objects[0], "minio.default", is_trusted=True)
+    for is_trusted in (True, False):
+        why = covering.why_unusable(found.objects[0], is_trusted=is_trusted)
+        assert why == "its bucket has a name that no bucket can have"
 
 
 def test_several_that_could_be_meant() -> None:

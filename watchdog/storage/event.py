@@ -61,7 +61,8 @@ class StoredObject:
     Onedata; "" for WebDAV. ``key``: decoded; for WebDAV (dCache) the name below the input's path. ``time``, ``name``:
     when and what happened, as sent; "" if the event does not tell. ``text``: the event as it came, byte for byte, if it
     tells of this object alone; else the same event with this record alone. ``size_bytes``: as sent, None if the event
-    does not say; ``version``: the id of the version in its bucket, or "".
+    does not say; ``version``: the id of the version in its bucket, or "". ``fault``: why this record cannot be
+    processed, though it is complete; "" if it can.
     """
 
     kind: str
@@ -72,6 +73,7 @@ class StoredObject:
     text: bytes
     size_bytes: int | None = None
     version: str = ""
+    fault: str = ""
 
     @property
     def location(self) -> str:
@@ -206,8 +208,8 @@ class _S3(msgspec.Struct):
 class _Record(msgspec.Struct, rename="camel"):
     event_source: str
     s3: _S3
-    event_time: str | None = None
-    event_name: str | None = None
+    event_time: Any = None
+    event_name: Any = None
 
 
 class _OneTrigger(msgspec.Struct, rename="camel"):
@@ -241,12 +243,14 @@ def _objects(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObje
             return ()
         objects: list[StoredObject] = []
         for record in records:
+            name_of_all = (decoded(fields.get("EventName"), str) or "") if "EventName" in fields else ""
             # Scripts look at the first record.
             alone = text if len(records) == 1 else msgspec.json.encode({**fields, "Records": [record]})
             found = _objects_of_record(record, alone) or _objects_of_onedata(fields, record, alone)
             if not found:
                 return ()
-            objects += found
+            # MinIO has the name also beside the records.
+            objects += (each if each.name else replace(each, name=name_of_all) for each in found)
         return tuple(objects)
     if "subscription" in fields and "event" in fields:
         return _objects_of_dcache(fields, text)
@@ -260,17 +264,20 @@ def _objects_of_record(raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...
     if record is None or record.event_source not in _SOURCES:
         return ()
     kind = _SOURCES[record.event_source]
-    key = record.s3.object.key
+    key, fault = record.s3.object.key, ""
     if kind != "ceph":  # radosgw sends keys as they are
         try:
             key = unquote_plus(key, errors="strict")
         except UnicodeDecodeError:
-            return ()
-    time, name = record.event_time or "", record.event_name or ""
+            fault = "its key is not UTF-8"
+    time = record.event_time if isinstance(record.event_time, str) else ""
+    name = record.event_name or ""
+    if not isinstance(name, str):
+        name, fault = "", "its eventName is not a text"
     size, version = record.s3.object.size, record.s3.object.version_id
     if kind == "minio" and version == _NO_VERSION_OF_MINIO:
         version = None
-    return _object(kind, record.s3.bucket.name, key, time, name, text, size, version)
+    return _object(kind, record.s3.bucket.name, key, time, name, text, size, version, fault)
 
 
 def _objects_of_onedata(fields: Mapping[str, msgspec.Raw], raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...]:
@@ -309,13 +316,15 @@ def _object(
     text: bytes,
     size: object = None,
     version: object = None,
+    fault: str = "",
 ) -> tuple[StoredObject, ...]:
-    if not key or not (container or kind == "webdav") or "\0" in container + key + time:
+    if not key or not (container or kind == "webdav"):
         return ()
+    if "\0" in container + key + time:
+        fault = "it has a NUL in its name or time"
     size_bytes = size if isinstance(size, int) else None
-    return (
-        StoredObject(kind, container, key, time, name, text, size_bytes, version if isinstance(version, str) else ""),
-    )
+    version = version if isinstance(version, str) else ""
+    return (StoredObject(kind, container, key, time, name, text, size_bytes, version, fault),)
 
 
 # ------------------------------------------------------------------------------------------------------- envelopes

@@ -18,15 +18,21 @@ _MOST_CHARACTERS = 300
 class Skipped:
     """What of one event is not processed, and why."""
 
-    def __init__(self, call_id: str) -> None:
+    def __init__(self, call_id: str, *, is_job: bool) -> None:
         self._call_id = call_id
+        self._is_job = is_job
         self._not_new: list[tuple[StoredObject, str]] = []
+        self._unusable: list[tuple[StoredObject, str]] = []
         self._not_covered: list[StoredObject] = []
         self._notices: tuple[Notice, ...] = ()
 
     def not_new(self, stored: StoredObject, why: str) -> None:
         """Note an object that is not new. ``why``: its :attr:`StoredObject.why_not_new`."""
         self._not_new.append((stored, why))
+
+    def unusable(self, stored: StoredObject, why: str) -> None:
+        """Note a record that cannot be processed. ``why``: see :meth:`Transfers.why_unusable`."""
+        self._unusable.append((stored, why))
 
     def not_covered(self, stored: StoredObject) -> None:
         """Note an object that no ``input`` of the service definition covers."""
@@ -37,7 +43,7 @@ class Skipped:
         self._notices = notices
 
     def log(self) -> None:
-        """Log each object that is not new and each notice, and all objects that are not covered in one WARNING."""
+        """Log each notice, object that is not new and unusable record, and one WARNING for all that is not covered."""
         for notice in self._notices[:_MOST_LOGGED]:
             advice = {"advice": notice.advice} if notice.advice else {}
             report = log.warning if advice else log.info
@@ -52,6 +58,16 @@ class Skipped:
             )
         if len(self._not_new) > _MOST_LOGGED:
             log.info("more objects of an event skipped", call_id=self._call_id, count=len(self._not_new) - _MOST_LOGGED)
+        for stored, why in self._unusable[:_MOST_LOGGED]:
+            log.warning(
+                "a record of an event cannot be processed",
+                call_id=self._call_id,
+                object=_short(stored.location),
+                reason=_short(why),
+            )
+        if len(self._unusable) > _MOST_LOGGED:
+            count = len(self._unusable) - _MOST_LOGGED
+            log.warning("more records of an event cannot be processed", call_id=self._call_id, count=count)
         if self._not_covered:
             log.warning(
                 "no input of the service definition covers the object of an event, so the script does not run on it; "
@@ -62,11 +78,17 @@ class Skipped:
             )
 
     @property
+    def has_unusable(self) -> bool:
+        return bool(self._unusable)
+
+    @property
     def explanation(self) -> str:
         """Why the script did not run, in one line."""
         reasons = [_short(notice.text) for notice in self._notices]
         reasons += [f"{_short(stored.location)}: {_short(why)}" for stored, why in self._not_new]
-        uncovered = "no input of the service definition covers it (?input=raw makes the event the input)"
+        reasons += [f"{_short(stored.location)}: {_short(why)}" for stored, why in self._unusable]
+        hint = "" if self._is_job else " (?input=raw makes the event the input)"
+        uncovered = f"no input of the service definition covers it{hint}"
         reasons += [f"{_short(stored.location)}: {uncovered}" for stored in self._not_covered]
         more = f"; and {len(reasons) - _MOST_EXPLAINED} more" if len(reasons) > _MOST_EXPLAINED else ""
         return f"the script did not run: {'; '.join(reasons[:_MOST_EXPLAINED])}{more}"

@@ -106,8 +106,16 @@ class Transfers:
         """Does the service definition name a storage provider that could hold an object of this kind?"""
         return bool(self._of_kinds(_KINDS[kind]))
 
+    def why_unusable(self, stored: StoredObject, *, is_trusted: bool) -> str:
+        """Return why an event's record cannot be processed, whatever the service is; "" if it can.
+
+        Args:
+            is_trusted: the event comes from the platform, as a job's.
+        """
+        return stored.fault or _why_leads_elsewhere(stored, is_trusted=is_trusted)
+
     def source_of(self, stored: StoredObject, named: str, *, is_trusted: bool) -> Source | None:
-        """Return the place of an event's object; None if no ``input`` of the service covers it.
+        """Return the place of an event's object that is usable; None if no ``input`` of the service covers it.
 
         What no input covers is not fetched: with a notification for a whole bucket, the service would process its own
         outputs for ever; and whoever may call the function could read whatever its credentials can.
@@ -119,13 +127,9 @@ class Transfers:
 
         Raises:
             StorageError: the provider that the event names is not defined; a trusted event is in a storage that is not
-                defined, or leads out of its folder.
+                defined.
         """
         kinds = _KINDS[stored.kind]
-        if why := _why_leads_elsewhere(stored, is_trusted=is_trusted):
-            if not is_trusted:
-                return None
-            raise StorageError(f"the event tells of {_object_name(stored)}, {why}")
         provider = self._resolved(named, kinds) if named else None
         if named and provider is None:
             known = ", ".join(self._of_kinds(kinds)) or "none"
@@ -409,10 +413,10 @@ def _is_unicode(text: str) -> bool:
 def _why_leads_elsewhere(stored: StoredObject, *, is_trusted: bool) -> str:
     """Why a server could take the object's location for a place outside of the folder that it seems to be in, or ""."""
     if "/" in stored.container or stored.container in (".", ".."):
-        return "whose bucket has a name that no bucket can have"
+        return "its bucket has a name that no bucket can have"
     # To S3 a key is no path, but a server behind a proxy may walk it up.
     if ".." in stored.key.split("/") and (not is_trusted or stored.kind in ("onedata", "webdav")):
-        return "with a .. that leads out of its folder"
+        return "its key has a .. that leads out of its folder"
     return ""
 
 
