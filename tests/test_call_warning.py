@@ -276,6 +276,12 @@ def test_outputs_that_are_skipped_are_counted(start_server: StartServer) -> None
     assert detail.startswith("3 entries of TMP_OUTPUT_DIR are not in the answer")
 
 
+def test_one_output_that_is_skipped_is_counted(start_server: StartServer) -> None:
+    server = start_server('cd "$TMP_OUTPUT_DIR"; echo a > a; mkfifo b')
+    (detail,) = warned(server, server.call(b"", "/?output=raw"), "outputs-skipped")
+    assert detail.startswith("1 entry of TMP_OUTPUT_DIR is not in the answer")
+
+
 # ---- without HTTP
 
 

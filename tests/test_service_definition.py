@@ -319,6 +319,7 @@ DUPLICATES = {
         b"name: a\nenvironment: {variables: {A: x,\n A: y}}\n",
         ["A stands 2 times in one object, in lines 2 and 3"],
     ),
+    "one line": (b'{"name": "a", "name": "b"}', ["name stands 2 times in one object, in line 1;"]),
     "JSON": (b'{"name": "a",\n"name": "b",\n"name": "c"}', ["name stands 3 times in one object, in lines 1, 2 and 3"]),
     "quoted in two ways": (b"name: a\n'name': b\n", ["name stands 2 times in one object, in lines 1 and 2"]),
     "true": (

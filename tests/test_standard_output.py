@@ -55,6 +55,22 @@ def test_a_stdout_without_reader_ends_the_command_quietly(tmp_path: Path, words:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["script.sh"], "the workspace is removed"
 
 
+@pytest.mark.parametrize(("words", "script"), COMMANDS.values(), ids=COMMANDS)
+def test_a_closed_stdout_is_an_error(tmp_path: Path, words: list[str], script: str) -> None:
+    command = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "watchdog", *words]
+    done = subprocess.run(
+        command,
+        env=environment(tmp_path, script),
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 1, done.stderr
+    assert b"stdout cannot be written: Bad file descriptor; redirect it elsewhere" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("words", [["run", "/etc/hostname"], ["job"]], ids=["run", "job"])
 def test_the_first_bytes_of_a_large_output_in_a_pipeline(tmp_path: Path, words: list[str]) -> None:
     environ = environment(tmp_path, PRINT_MUCH.replace("/dev/zero", "/dev/zero | tr '\\0' x"))

@@ -64,10 +64,11 @@ def no_space(directory: str) -> CallWarning:
 
 def outputs_skipped(count: int) -> CallWarning:
     """Not all that was in ``TMP_OUTPUT_DIR`` is in the answer."""
+    what = "1 entry" if count == 1 else f"{count} entries"
+    why = "is not in the answer, because it is" if count == 1 else "are not in the answer, because they are"
     return CallWarning(
         "outputs-skipped",
-        f"{count} entries of TMP_OUTPUT_DIR are not in the answer, because they are not files inside of it; the log "
-        "names them",
+        f"{what} of TMP_OUTPUT_DIR {why} not a regular file inside of it; the log names each",
     )
 
 

@@ -399,6 +399,11 @@ def _open_standard_streams() -> None:
         if fd > 2:
             os.close(fd)
             break
+        if fd == 1:
+            # Not writable: output must not be lost without an error.
+            read_only = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(read_only, fd)
+            os.close(read_only)
     # Python has none where the descriptor was closed at its start.
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115

@@ -385,7 +385,8 @@ def prepare_skipped(why: str, preference: Preference | None) -> Answer:
     """
     body, content_type = b"", f"{_PLAIN}; charset=utf-8"
     if preference is not None and _wants_json(preference):
-        nothing = {"exit_code": None, "duration_s": 0, "outputs": (), "stdout": "", "stderr": "", "skipped": why}
+        nothing = {"exit_code": None, "duration_s": 0, "outputs": (), "stdout": "", "stderr": ""}
+        nothing |= {"warnings": (), "skipped": why}
         body, content_type = msgspec.json.encode(nothing), _JSON
     elif preference is not None:
         body = why.encode("utf-8", "backslashreplace") + b"\n"

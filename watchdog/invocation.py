@@ -901,7 +901,7 @@ def _joined(results: Sequence[Result]) -> Result:
         stdout_tail="".join(result.stdout_tail for result in results),
         stderr_tail="".join(result.stderr_tail for result in results),
         printed_type=joined_type([(result.stdout.size_bytes, result.printed_type) for result in results]),
-        warnings=[warning for result in results for warning in result.warnings],
+        warnings=list(dict.fromkeys(warning for result in results for warning in result.warnings)),
     )
 
 

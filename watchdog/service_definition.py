@@ -105,8 +105,10 @@ def parse(text: bytes, origin: str) -> Parsed:
         reader.problem("", str(error))
         return Parsed(None, reader.problems, reader.warnings)
     for key, lines in duplicates:
-        where = " and ".join(filter(None, (", ".join(map(str, lines[:-1])), str(lines[-1]))))
-        reader.warn(_name(key), f"stands {len(lines)} times in one object, in lines {where}; only the last one counts")
+        distinct = list(dict.fromkeys(lines))
+        where = " and ".join(filter(None, (", ".join(map(str, distinct[:-1])), str(distinct[-1]))))
+        where = f"{'lines' if len(distinct) > 1 else 'line'} {where}"
+        reader.warn(_name(key), f"stands {len(lines)} times in one object, in {where}; only the last one counts")
     service = reader.document(document)
     return Parsed(None if reader.problems else service, reader.problems, reader.warnings)
 

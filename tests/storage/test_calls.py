@@ -214,6 +214,16 @@ def test_all_records_are_processed(
     until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
 
 
+def test_a_warning_of_several_runs_is_in_the_answer_once(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str
+) -> None:
+    names = [f"{place}/in/{number}" for number in range(3)]
+    for name in names:
+        bucket_server.put(name, b"data")
+    answer = started(start_server, "true", define()).call(event(*names), headers={"Accept": "application/json"})
+    assert [warning["name"] for warning in answer.json["warnings"]] == ["no-output"]
+
+
 def test_a_record_that_fails_does_not_keep_the_others_from_running(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:

@@ -115,6 +115,12 @@ def test_references_that_lead_nowhere(named: str, part: str) -> None:
     assert part in problem
 
 
+def test_one_provider_in_two_spellings_is_reported_once() -> None:
+    problem = problem_of(defined={}, input=["minio.default"], output=["minio", "MinIO.default"])
+    assert problem.startswith("input[0].storage_provider is 'minio.default': ")
+    assert problem.endswith("(also output[0], output[1])")
+
+
 def test_an_id_that_two_kinds_have_needs_its_kind() -> None:
     defined = {"minio": {"one": MINIO}, "s3": {"one": MINIO}}
     assert "minio and s3 each have it" in problem_of(defined=defined, output=["one"])

@@ -71,6 +71,11 @@ def test_an_old_minio_that_sends_version_1_without_versions_gets_the_object(
     problem(server.call(event("keeps-no-versions/in/x", source="aws:s3", versionId="1")), 422)
 
 
+def test_a_long_version_is_cut_in_the_error(start_server: StartServer, define: Define) -> None:
+    detail = str(problem(started(start_server, define).call(event(KEY, versionId="v" * 4000)), 422)["detail"])
+    assert len(detail) < 1000
+
+
 def test_both_records_of_one_event(start_server: StartServer, define: Define, bucket_server: S3Server) -> None:
     first, second = bucket_server.put_versions(KEY, b"first ", b"second ")
     server = started(start_server, define)

@@ -180,8 +180,8 @@ class _Reading:
         self.defined: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         self.foreign: list[str] = []
         self._broken_kinds: set[str] = set()
-        # The entries that something is wrong with, by what it is: one fault may concern many.
-        self._unusable_entries: dict[str, list[str]] = {}
+        # What is wrong with a provider, and the entries that name it, by its name.
+        self._unusable_entries: dict[str, tuple[str, list[str]]] = {}
         for kind, ids in service.storage_providers.items():
             self._take_kind(str(kind).lower(), ids)
 
@@ -205,9 +205,10 @@ class _Reading:
         try:
             kind, provider_id = self.resolve(named)
         except _Unusable as error:
-            if named.partition(".")[0].lower() not in self._broken_kinds:
-                reason = f".storage_provider is {_shown(named)!r}: {error}"
-                self._unusable_entries.setdefault(reason, []).append(here)
+            kind, _, provider_id = named.partition(".")
+            if kind.lower() not in self._broken_kinds:
+                name = f"{kind.lower()}.{provider_id or 'default'}" if kind.lower() in KINDS else named
+                self._note_unusable(name, f".storage_provider is {_shown(named)!r}: {error}", here)
             return None
         path = entry.path.strip().strip("/")
         if kind in ("minio", "s3") and not path:
@@ -219,13 +220,16 @@ class _Reading:
         name = f"{kind}.{provider_id}"
         self.complete(kind, provider_id)
         if name in self.unusable and name not in self._withheld:
-            self._unusable_entries.setdefault(f": {self.unusable[name]}", []).append(here)
+            self._note_unusable(name, f": {self.unusable[name]}", here)
             return None
         return Place(provider=name, path=path, prefix=entry.prefix, suffix=entry.suffix)
 
+    def _note_unusable(self, provider: str, reason: str, entry: str) -> None:
+        self._unusable_entries.setdefault(provider, (reason, []))[1].append(entry)
+
     def report_unusable_entries(self) -> None:
         """Report each fault of a provider once, with the entries that name the provider."""
-        for reason, entries in self._unusable_entries.items():
+        for reason, entries in self._unusable_entries.values():
             others = f" (also {', '.join(entries[1:])})" if len(entries) > 1 else ""
             self.problems.append(entries[0] + reason + others)
 

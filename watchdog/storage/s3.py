@@ -201,7 +201,7 @@ class _Signature:
         reason = ", ".join(filter(None, [str(status), code]))
         is_of_version = query.startswith(_OF_VERSION)
         if is_of_version:
-            what = f"{what}, version {unquote(query.removeprefix(_OF_VERSION))!r},"
+            what = f"{what}, version {unquote(query.removeprefix(_OF_VERSION))[:100]!r},"
             code = _AS_MISSING_VERSION.get((status, code), code)
         if code in _MISSING or (status == 404 and not code):
             return ObjectMissing(

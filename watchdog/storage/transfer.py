@@ -29,6 +29,7 @@ _AT_ONCE = 8
 _MOST_FAILURES = 8
 _PROGRESS_INTERVAL_S = 10.0
 _NAMED_FILES = 5
+_VERSION_SHOWN = 100  # characters; the sender of an event writes it
 # An event's source and the kinds of provider that may hold its object, the likeliest first: other servers than Amazon's
 # send `aws:s3` too, and Ceph can be defined as either.
 _KINDS = {
@@ -67,7 +68,7 @@ class Source:
     version: str = ""
 
     def __str__(self) -> str:
-        version = f" (version {self.version})" if self.version else ""
+        version = f" (version {self.version[:_VERSION_SHOWN]})" if self.version else ""
         return f"{self.provider}:{self.location}{version}"
 
 
