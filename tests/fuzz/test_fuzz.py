@@ -170,7 +170,7 @@ def test_accept_can_fail_for_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> N
         ("long-line", logs.ScriptLog, "_extend", lambda self, piece: self._line.extend(piece * 9)),
         ("words-below", logs, "_may_show_level", lambda text: "\n" not in text),
         ("colors", logs, "printable", lambda text: text + "\x1b[0m"),
-        ("line", logs._Json, "script_lines", lambda *_: b'{"level": "info"\n'),
+        ("line", logs._Json, "script_lines", lambda *_, **__: b'{"level": "info"\n'),
     ],
 )
 def test_script_log_can_fail(
