@@ -1,10 +1,10 @@
-"""Whether processes work: what a script left behind may go on as long as it does.
+"""Whether processes work: processes that a script left behind may go on as long as they work.
 
 A process that waits for a processor is working, also if it got none since the last look: under a CPU quota, or on a
-busy machine, it may wait for long. So states count, and not only time. And between two looks a process may have run and
-gone to sleep again, for less than the 10 ms that ``/proc/PID/stat`` counts (proc(5)). So the ``schedstat`` of each
-thread counts, too: nanoseconds on a processor, and how often it was put there (the kernel's
-``Documentation/scheduler/sched-stats.rst``). Where the kernel has no such file, ``stat`` alone is compared.
+busy machine, it may wait for long. So its state is compared, and not only its CPU time. Between two looks a process may
+also have run for less than the 10 ms that ``/proc/PID/stat`` counts (proc(5)), and gone to sleep again. So the
+``schedstat`` of each thread is compared, too: its nanoseconds on a processor, and how often it was put on one (the
+kernel's ``Documentation/scheduler/sched-stats.rst``). Where the kernel has no such file, ``stat`` alone is compared.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Activity:
         self._seen: dict[tuple[int, int], object] | None = None
 
     def look(self, processes: Iterable[Process]) -> bool:
-        """Return whether any of them works now, or has worked, come or gone since the last look, if there was one."""
+        """Return whether any of these processes works now, or worked, started or ended since the last look."""
         seen: dict[tuple[int, int], object] = {}
         is_working = False
         for each in processes:
@@ -40,7 +40,7 @@ class Activity:
 
 
 def _threads(of: Process) -> list[Process]:
-    """The threads of a process; ``stat`` of the process itself has only the state of its first one."""
+    """Return the threads of a process; ``stat`` of the process itself has only the state of its first thread."""
     if of.threads == 1:
         return [of]
     try:

@@ -185,7 +185,7 @@ def _has_one_of(marks: list[bytes], environment: bytes) -> bool:
 
 
 def _belonging(sessions: set[int], marks: list[bytes]) -> list[Process]:
-    """Living processes of these sessions, with one of these marks, or below such a process."""
+    """Return the living processes of these sessions or with one of these marks, and their descendants."""
     table = {each.pid: each for each in processes()}
     ours: set[int] = set()
     for each in table.values():

@@ -53,7 +53,7 @@ class Process:
 
     @property
     def is_alive(self) -> bool:
-        """Whether any thread of it runs: the first one may have ended before the others, and is a zombie then."""
+        """Whether any thread of it lives: the first thread may have ended before the others, and is a zombie then."""
         return self.state not in "ZX" or self.threads > 1
 
 
@@ -92,7 +92,7 @@ def is_starting(pid: int) -> bool:
 
 
 def open_files_of(pid: int) -> set[str]:
-    """What its descriptors refer to, as /proc shows it: a path, ``pipe:[123]``; nothing if that cannot be read."""
+    """Return what its descriptors refer to, as /proc shows it: a path, ``pipe:[123]``; nothing if unreadable."""
     for place in _places(pid):
         found = set()
         with contextlib.suppress(OSError), os.scandir(f"{place}/fd") as entries:
@@ -105,7 +105,7 @@ def open_files_of(pid: int) -> set[str]:
 
 
 def _places(pid: int) -> Iterator[str]:
-    """Where /proc shows a process, and its threads: a first thread that has ended has neither memory nor files."""
+    """Yield the /proc paths of a process and its threads: a first thread that ended shows no memory or files."""
     yield f"/proc/{pid}"
     with contextlib.suppress(OSError):
         yield from (f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task") if name != str(pid))
@@ -125,7 +125,7 @@ def prctl(option: int, value: int) -> bool:
 def signal_each(processes: Iterable[Process], number: int, *, except_group: int = 0) -> None:
     """Signal processes, except those of one process group."""
     for each in processes:
-        # Since they were read the pid may have become somebody else's.
+        # The pid may belong to another process since the list was read.
         found = process(each.pid)
         if found is not None and found.identity == each.identity and found.group != except_group:
             signal_one(each.pid, number)

@@ -12,8 +12,9 @@ How the facts are had, each in the cheapest way that cannot lie:
   cannot meet a stranger.
 - What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
   and the kernel lists our children in one small file. Nothing in it: nothing left.
-- Whether that may go on: as long as it works, for a time. A filter behind ``exec > >(sort)`` sees the end of its input
-  only when the command exits, and its output is part of the answer.
+- Whether what it left behind may go on: as long as it works, for ``linger_timeout_s`` at most. A
+  filter behind ``exec > >(sort)`` sees the end of its input only when the command exits, and its output is part of
+  the answer.
 - What happens if this process is killed: ``guardian.py`` sees to it.
 - Whose it is, if two invocations run: its session, its ancestors, the path of the workspace in its environment, or
   one of the command's own pipes still open in it.
@@ -61,12 +62,12 @@ _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # Processes that a script left, and that have not worked for this long, are ended: long enough for a pause between two
 # pieces of work, short beside the time that an idle daemon would add to each call.
 _LINGER_IDLE_S = 0.1
-# The pause between two looks at what they do, at least, and in durations of the look: each reads all of /proc.
+# The least pause between two looks, in seconds and in durations of a look: each look reads all of /proc.
 _LOOK_PAUSE_S = 0.025
 _LOOK_PAUSE_LOOKS = 3
-# The first look has none before it to compare with.
+# The first look has no earlier look to compare with.
 _FEWEST_IDLE_LOOKS = 2
-# SIGKILL comes this long after SIGTERM to what a script left that has ended by itself.
+# Time from SIGTERM to SIGKILL for processes that a script left when it ended by itself.
 _STRAGGLER_GRACE_S = 0.15
 # A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
 _UNKILLABLE_S = 5.0
@@ -108,8 +109,8 @@ class Ended:
     """How a command ended.
 
     ``exit_code`` or ``signal`` (its name) is set. ``timed_out``: it, or what it left and was still at work, was ended
-    because its time was over. ``ended_early``: the same, by :meth:`Supervisor.end_all`. ``duration_s``: until it, and
-    what it left and may finish, had ended.
+    because its time was over. ``ended_early``: :meth:`Supervisor.end_all` ended it. ``duration_s``: until it, and the
+    processes that it left and that may finish, had ended.
     ``cpu_s``: user and system time of it and of the children that it waited for. ``peak_rss_bytes``: of its
     largest process, or None where that is below this server's own peak: the kernel counts the memory of the
     forking process into it (``exec_mmap`` in the kernel's fs/exec.c), so smaller values cannot be known.
@@ -185,7 +186,7 @@ def has_crlf(start: bytes) -> bool:
 
 
 class Script:
-    """A script file, whose command is looked up anew when the file has changed.
+    """A script file, whose command is looked up again when the file has changed.
 
     ``has_crlf``, ``has_mark``: what the functions of these names return for the file of the last command.
 
@@ -322,8 +323,8 @@ class Supervisor:
         self._is_subreaper = _become_subreaper()
         # Children from before: an entry point may start a daemon and then exec this program.
         self._from_before = set(_children_by_parent())
-        # Orphans that were looked at: the command that each certainly belongs to, or None. By pid: that is theirs until
-        # they are reaped.
+        # For each orphan that was looked at: the command that it certainly belongs to, or None. By pid, which stays the
+        # same process until it is reaped.
         self._owners: dict[int, _Child | None] = {}
         self._spare = _SpareDescriptor()
         self._guardian = Guardian()
@@ -532,11 +533,11 @@ class Supervisor:
     async def _see_through(self, child: _Child, linger_timeout_s: float, deadline_s: float) -> Ended:
         is_tree_gone = were_working = False
         try:
-            # Both may be done: to end it at once also kills it, and its exit may be seen first.
+            # Both may be done: a request to end the command also kills it, and its exit may be seen first.
             ended_early = child.asked_to_end.done() and not child.exited_by_itself
             timed_out = not ended_early and not child.exited.done()
             is_over_by_itself = child.exited.done() and child.exited_by_itself
-            # What the source raises after this concerns only a process that was left and still reads.
+            # If the source raises after this, that concerns only a process that was left and still reads.
             broken = child.feed.error if child.feed is not None else None
             if not child.exited.done():
                 await self._end_politely(child)
@@ -600,7 +601,7 @@ class Supervisor:
         activity = Activity()
         began_s = now_s = next_look_s = self._loop.time()
         worked_s = -math.inf
-        # What the script itself printed is no sign of work by others.
+        # Bytes that the script itself printed do not show that other processes work.
         came_bytes = sum(pipe.came_bytes for pipe in child.pipes)
         idle_looks = 0
         pause_s = 0.001
@@ -621,23 +622,23 @@ class Supervisor:
                     return now_s - worked_s < _LINGER_IDLE_S
                 if idle_looks >= _FEWEST_IDLE_LOOKS and now_s - max(worked_s, began_s) >= _LINGER_IDLE_S:
                     return False
-                continue  # the look may have told whose the others are
+                continue  # the look may have shown that orphans belong to another command
             await asyncio.wait((child.asked_to_end,), timeout=max(0.0, min(pause_s, until_s - now_s)))
             pause_s = min(pause_s * 2, _LOOK_PAUSE_S)
             now_s = self._loop.time()
         return False
 
     async def _is_working(self, child: _Child, activity: Activity, until_s: float) -> bool | None:
-        """Whether anything of the command's works. None if that was not known in time: no thread or descriptor is free.
+        """Return whether a process of the command works; None if no thread or descriptor was free in time.
 
-        Nothing at all is only idle, not gone: a list of processes lacks one whose parent forked it meanwhile and ended.
+        An empty list means idle, not gone: the list lacks a process whose parent forked it meanwhile and ended.
         """
         look = asyncio.ensure_future(self._look_at_tree(child, activity))
         left_s = max(_LINGER_IDLE_S, until_s - self._loop.time())
         waits_for = (look,) if child.asked_to_end.done() else (look, child.asked_to_end)
         await asyncio.wait(waits_for, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         if not look.done():
-            # Cut off: a last moment for what was begun.
+            # The time is over: give the look that was begun a last moment.
             await asyncio.wait((look,), timeout=_LINGER_IDLE_S)
         if not look.done():
             look.cancel()
@@ -706,30 +707,30 @@ class Supervisor:
             orphans = self._other_children(child) or ()
             unknown = False
             for pid in orphans:
-                # Of very many, a few at a time: the event loop has others to serve.
+                # If there are very many, handle only some now: the event loop has other calls to serve.
                 if self._loop.time() >= until_s:
                     return False
                 verdict = self._judge_orphan(child, pid)
                 is_quiet = is_quiet and verdict is not _Verdict.ENDED
                 unknown = unknown or verdict is _Verdict.UNKNOWN
-            # Another command may have such a chain, too: that one's links are no unrest of this one's.
+            # Another command may have such a chain, too: its links do not count as new processes of this command.
             if not orphans or self._loop.time() >= until_s:
                 return is_quiet and not unknown
 
     def _judge_orphan(self, child: _Child, pid: int) -> _Verdict:
-        """Find out whose this child of ours is, and end it if it is the command's."""
+        """Find out which command this child of ours belongs to, and end it if it belongs to ``child``."""
         owned = dict(self._children)
         try:
-            # Not even stopped for a moment, if it is another's: to that one's call it would look like work.
+            # If it belongs to another command, do not even stop it for a moment: that command's call would see work.
             process = proc.process(pid)
             owner = None if process is None else self._owner_of(process, owned)
             if owner is not None and owner is not child:
                 self._owners[pid] = owner
                 return _Verdict.LEFT_ALONE
             was_stopped = process is not None and process.state == "T"
-            # Held still while it is looked at. The pid cannot be another's: only we reap our children.
+            # Stop it while we look at it. The pid cannot belong to another process: only we reap our children.
             os.kill(pid, signal.SIGSTOP)
-        except PermissionError:  # another user's, such as root's of `docker exec`
+        except PermissionError:  # a process of another user, such as root's by `docker exec`
             self._note_unowned(pid, process)
             return _Verdict.LEFT_ALONE
         except OSError:  # no descriptor is free to look at it
@@ -750,7 +751,7 @@ class Supervisor:
                 os.kill(pid, signal.SIGCONT)
         if self._reap_if_dead(pid):
             return _Verdict.LEFT_ALONE
-        # Looked at after its environment was: it may have lost that in between.
+        # Checked after the environment was read: the process may have lost it in between.
         if self._is_undecided(pid):
             os.sched_yield()
             return _Verdict.UNKNOWN
@@ -758,10 +759,10 @@ class Supervisor:
         return _Verdict.LEFT_ALONE
 
     def _note_unowned(self, pid: int, process: proc.Process | None) -> None:
-        """A child that is not certainly any command's is not looked at again.
+        """Note a child that does not certainly belong to any command. It is not looked at again.
 
-        It may be nobody's, such as an orphan of ``docker exec``, or one that a script has hidden: as long as it lives,
-        nothing that a script could write to is used again.
+        It may be an orphan of ``docker exec``, or a process that a script has hidden. So as long as it lives, no
+        directory or pipe that a script could write to is used again.
         """
         self._owners[pid] = None
         if not self._all_orphans_are_ours:
@@ -772,9 +773,9 @@ class Supervisor:
         return bool(self._owners) and None in self._owners.values()
 
     def _is_undecided(self, pid: int) -> bool:
-        """Whether only a later look can tell whose a process is.
+        """Return whether only a later look can show which command a process belongs to.
 
-        It is exiting, and those that it forked will come to us; or ``exec`` is just replacing its memory.
+        It is exiting, and its children will become ours; or ``exec`` is just replacing its memory.
         """
         process = proc.process(pid)
         if process is None or not (process.is_exiting or proc.is_starting(pid)):
@@ -786,7 +787,10 @@ class Supervisor:
         return (await self._look_at_tree(child))[0]
 
     async def _look_at_tree(self, child: _Child, activity: Activity | None = None) -> tuple[list[proc.Process], bool]:
-        """:meth:`_tree_of` in a thread, as soon as there are a thread and descriptors for it; and whether it works."""
+        """Run :meth:`_tree_of` in a thread. Return the tree and whether it works.
+
+        Waits until a thread and descriptors are free.
+        """
         owners: list[tuple[proc.Process, _Child]] = []
 
         def read() -> tuple[list[proc.Process], bool]:
@@ -807,7 +811,7 @@ class Supervisor:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                     raise
-                # Others that wait here may hold all descriptors: one is kept for this.
+                # Other calls that wait here may hold all descriptors: use the one that is kept in reserve.
                 with contextlib.suppress(OSError), self._spare.lent():
                     return read()
                 await asyncio.sleep(0.05)
@@ -816,13 +820,13 @@ class Supervisor:
         for process, owner in owners:
             if process.pid in self._owners or self._children.get(owner.pid) is not owner:
                 continue
-            # It may have been reaped since it was read, and its pid be another's.
+            # It may have been reaped since the list was read, and its pid may belong to another process.
             found = proc.process(process.pid)
             if found is not None and found.identity == process.identity:
                 self._owners[process.pid] = owner
 
     def _certainly_nothing_left(self, child: _Child) -> bool:
-        """Whether this process has no children that could be this command's. Reaps what is dead on the way."""
+        """Return whether no child of this process can belong to this command. Reap dead children on the way."""
         while (others := self._other_children(child)) is not None:
             if not others:
                 return True
@@ -832,11 +836,11 @@ class Supervisor:
         return False
 
     def _other_children(self, child: _Child) -> list[int] | None:
-        """Our children that may be this command's: others are known to be another command's or nobody's."""
+        """Return our children that may belong to this command; the others belong to another command or to none."""
         children = self._listed_children.pids()
         if children is None:
             return None
-        # Of several commands that might have left an unowned one, the last one ends it.
+        # If several commands may have left a child without an owner, the last of these commands ends it.
         is_last = self._all_orphans_are_ours and len(self._children) == 1
         found = []
         for pid in children:
@@ -847,7 +851,7 @@ class Supervisor:
         return found
 
     def _tree_of(self, child: _Child, owners: list[tuple[proc.Process, _Child]] | None = None) -> list[proc.Process]:
-        """Living processes that the command started; in a thread, it reads all of /proc.
+        """Return the living processes that the command started. Call it in a thread: it reads all of /proc.
 
         Args:
             owners: gets each orphan that certainly belongs to a command, with that command.
@@ -898,12 +902,12 @@ class Supervisor:
             return owner is child
         if process.pid == self._guardian.pid or (self._is_subreaper and not is_orphan):
             return False
-        # It threw its environment away. It is ours to end if nobody else can have started it; else
-        # the last one of those who can will find it.
+        # It threw its environment away. This command ends it if no other command can have started it; else the last of
+        # the commands that can will find it.
         return self._all_orphans_are_ours and not any(other.pid != child.pid for other in owned.values())
 
     def _owner_of(self, process: proc.Process, owned: dict[int, _Child]) -> _Child | None:
-        """The command whose process this certainly is; None if it is nobody's, or cannot be told."""
+        """Return the command that the process certainly belongs to; None if there is none, or if it is unclear."""
         if (owner := owned.get(process.session)) is not None:
             return owner
         if process.pid == self._guardian.pid or process.pid in self._from_before:
@@ -920,7 +924,7 @@ class Supervisor:
         return next((each for each in owned.values() if not each.pipe_names.isdisjoint(open_files)), None)
 
     def _reap_if_dead(self, pid: int) -> bool:
-        """Reap a child that is not a command, if it is dead; whether it is. From then on its pid may be another's."""
+        """Reap a child that is not a command; return whether it was dead. If so, its pid may be used again."""
         if not _reap_if_dead(pid):
             return False
         self._from_before.discard(pid)
@@ -947,7 +951,7 @@ class Supervisor:
 
 
 class _Verdict(enum.Enum):
-    """What became of an orphan that was looked at."""
+    """The result of looking at an orphan."""
 
     ENDED = enum.auto()
     LEFT_ALONE = enum.auto()
@@ -955,7 +959,7 @@ class _Verdict(enum.Enum):
 
 
 class _SpareDescriptor:
-    """One descriptor in reserve, for a moment in which all others are taken."""
+    """One descriptor in reserve, for the case that all others are in use."""
 
     def __init__(self) -> None:
         self._fd = -1
@@ -963,7 +967,7 @@ class _SpareDescriptor:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Free it while the context lasts."""
+        """Free the descriptor while the context lasts."""
         self.close()
         try:
             yield
@@ -976,7 +980,7 @@ class _SpareDescriptor:
             self._fd = -1
 
     def _open(self) -> None:
-        with contextlib.suppress(OSError):  # then it is missed the next time, and opened later
+        with contextlib.suppress(OSError):  # none is in reserve then; it is opened later
             self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
@@ -1105,7 +1109,7 @@ class _Child:
     grace_s: float
     started_s: float = 0.0
     kill_at_s: float = 0.0  # once its group was asked to end
-    asked: dict[tuple[int, int], str] = field(default_factory=dict)  # to end, of its tree: identities and names
+    asked: dict[tuple[int, int], str] = field(default_factory=dict)  # of its tree: names by identity
     exited_by_itself: bool = False
     news: asyncio.Future[None] = field(init=False)  # it has ended, or should
     exited: asyncio.Future[None] = field(init=False)
@@ -1114,7 +1118,7 @@ class _Child:
 
     @property
     def pipe_names(self) -> set[str]:
-        """Of stdout and stderr, as /proc shows them."""
+        """The names of the pipes of stdout and stderr, as /proc shows them."""
         return {pipe.name for pipe in self.pipes}
 
     def __post_init__(self) -> None:
@@ -1132,7 +1136,7 @@ class _Child:
             threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
 
     def ask_to_end(self) -> None:
-        """End it, and what it left if that still works."""
+        """Ask for the end of the command, and of what it left if that still works."""
         _set_done(self.asked_to_end)
         _set_done(self.news)
 
@@ -1148,7 +1152,7 @@ class _Child:
         proc.signal_each(new, signal.SIGTERM, except_group=self.pid if self.kill_at_s else 0)
 
     def note_ended(self, processes: Iterable[proc.Process]) -> None:
-        """These did not end by themselves."""
+        """Note that these processes did not end by themselves."""
         self.asked |= {each.identity: each.name for each in processes}
 
     def signal_group(self, number: int) -> None:
@@ -1186,7 +1190,7 @@ class _Pipe:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._reading_fd, self.writing_fd = os.pipe()
-        # As /proc shows it, the same for both ends.
+        # As /proc shows the pipe; both ends have this name.
         self.name = f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
         self._consume: Consumer = _drop
         self._pause: asyncio.Future[None] | None = None
@@ -1217,12 +1221,12 @@ class _Pipe:
 
     @property
     def came_bytes(self) -> int:
-        """How much was ever written into it, taken or not."""
+        """The number of bytes ever written into the pipe, read or not."""
         return self.taken_bytes + self._waiting_bytes()
 
     @property
     def is_paused(self) -> bool:
-        """Whether the consumer wants no more just now: a writer may be waiting for room."""
+        """Whether the consumer has paused the stream: a writer may be waiting for room."""
         return self._pause is not None
 
     def _take(self, until_bytes: int) -> bool:
@@ -1278,13 +1282,13 @@ class _Feed:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a reader may be waiting for us: it has read all that came, more is to come, stdin is open."""
+        """Whether a reader may be waiting for us: it has read all bytes so far, more will come, and stdin is open."""
         if self._fd < 0 or self._task is None or self._task.done():
             return False
         waiting = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
         poll = select.poll()
         poll.register(self._fd, 0)
-        return waiting == 0 and not poll.poll(0)  # POLLERR: nobody
+        return waiting == 0 and not poll.poll(0)  # POLLERR: the pipe has no reader
 
     def start(self, *, if_broken: Callable[[], None]) -> None:
         """Begin to write. ``if_broken`` is called once if the source raises."""
