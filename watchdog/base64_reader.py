@@ -7,8 +7,8 @@
     all     = the characters of one alphabet, then the right padding or none
 
 The reader refuses a blank inside a line (a ``+`` that a form turned into a space, a plain sentence), characters of both
-alphabets, the armour of PEM, wrong padding, and a last character with bits that no encoder sets. A lenient decoder
-returns other bytes than were sent for each of them.
+alphabets, the armour of PEM, wrong padding, and a last character with bits that no encoder sets. For each of these, a
+lenient decoder returns other bytes than were sent.
 
 The result never depends on how the network cuts the body: the state below is all that passes from one piece to the
 next. A piece is decoded at C speed first. Only if that fails, the reader looks for the reason.
@@ -53,7 +53,7 @@ _VALUES = {
 
 
 class Sink(Protocol):
-    """Where decoded bytes go."""
+    """The target of the decoded bytes."""
 
     def write(self, data: bytes) -> None: ...
     def close(self) -> None: ...
@@ -76,23 +76,23 @@ class Base64Reader:
     Args:
         offset: position of the first byte fed, for messages.
         quoted: whether a ``"`` ends the text.
-        where: what the offsets count in, for messages.
+        where: the data in which offsets are counted, for messages.
     """
 
     def __init__(self, file: Sink, offset: int = 0, quoted: bool = False, where: str = "the body") -> None:
         self._file = file
-        self._offset = offset  # of the next byte
+        self._offset = offset  # position of the next byte
         self._quoted = quoted
         self._where = where
-        # How the pieces so far had to be cleaned. The next ones are cleaned in the same way at once.
+        # How the pieces so far had to be cleaned. The next pieces are cleaned in this way from the start.
         self._line_ends = b""
         self._has_blanks = False
         # The state of the text.
         self._alphabet: _Alphabet | None = None  # None until a character shows it
         self._carry = b""  # up to 3 characters of an incomplete group
-        self._last_at = offset  # of the last character of the carry
+        self._last_at = offset  # offset of the last character of the carry
         self._in_line = False  # the current line has a character
-        self._blank_at: int | None = None  # of the first blank after the characters of the current line
+        self._blank_at: int | None = None  # offset of the first blank after the characters of the current line
         self._blank = b""  # that blank
         self._before = b""  # the end of the current line before that blank, to recognise armour
         self._end: bytes | None = None  # the `=` and `"` from the first one on
@@ -101,7 +101,7 @@ class Base64Reader:
         """Take the next bytes of the text.
 
         Raises:
-            BadInput: no encoder emits this.
+            BadInput: no encoder emits such a text.
         """
         end = 0 if self._end is not None else self._end_of_characters(data)
         if end:
@@ -135,7 +135,7 @@ class Base64Reader:
             )
 
     def finish(self) -> None:
-        """Take the end of the text, and close the file. Raises as :meth:`feed` does."""
+        """Check and write the end of the text, and close the file. Raises as :meth:`feed` does."""
         self.check_end()
         if self._carry:
             padded = self._carry + b"=" * (4 - len(self._carry))
@@ -164,7 +164,7 @@ class Base64Reader:
         self._pass(data)
 
     def _adapted_to(self, data: bytes) -> _Alphabet | None:
-        """Note what has to be cleaned away in ``data`` and from now on, and return the alphabet to try."""
+        """Note what must be removed from ``data`` and all later pieces, and return the alphabet to try."""
         self._line_ends = b"".join(end for end in (b"\n", b"\r") if end in self._line_ends or end in data)
         self._has_blanks = self._has_blanks or b" " in data or b"\t" in data
         if self._alphabet is None and (b"-" in data or b"_" in data):
@@ -176,12 +176,12 @@ class Base64Reader:
         text = self._cleaned(data)
         if text is None:
             return None
-        # The decoder takes `+` and `/` as well if it has other characters for them.
+        # The decoder accepts `+` and `/` even if it is given other characters in their place.
         if alphabet is _Alphabet.URL_SAFE and (b"+" in text or b"/" in text):
             return None
         altchars = _altchars(alphabet)
         left = len(text) & 3
-        # Checked now: the next piece would no longer know the offset of a wrong character.
+        # Check now: when the next piece comes, the offset of a wrong character is no longer known.
         carry = text[len(text) - left :]
         if carry.translate(None, _URL_SAFE_CHARACTERS if altchars else _STANDARD_CHARACTERS):
             return None
@@ -192,7 +192,7 @@ class Base64Reader:
             return None
 
     def _cleaned(self, data: bytes) -> bytes | None:
-        """The characters carried over and those of ``data``; None if a blank stands inside a line."""
+        """Return the carried characters and those of ``data``; None if a blank stands inside a line."""
         if self._has_blanks:
             return self._without_blanks(data)
         text = self._carry + data if self._carry else data
@@ -209,7 +209,7 @@ class Base64Reader:
         return None if b" " in text or b"\t" in text else text
 
     def _pass(self, data: bytes) -> None:
-        """Note where in its line the text is after ``data``, which has no fault."""
+        """Note the position in the current line after ``data``, which has no fault."""
         characters = data.rstrip(_WHITE)
         if characters:
             self._last_at = self._offset + len(characters) - 1
@@ -261,7 +261,7 @@ class Base64Reader:
     # ---- why it is wrong
 
     def _fault_in(self, data: bytes) -> BadInput:
-        """What is wrong first in ``data``, to which the state has not come yet."""
+        """Return the error for the first fault in ``data``, which is not yet part of the state."""
         for run in _RUN.finditer(data):
             offset = self._offset + run.start()
             if run[0][0] in _WHITE:
@@ -282,7 +282,7 @@ class Base64Reader:
         raise AssertionError("only a fault makes the decoder fail")
 
     def _blank_inside(self, before: bytes) -> BadInput:
-        """The error for a blank between two characters of a line. ``before``: this piece up to the second of them."""
+        """Return the error for a blank between two characters of a line. ``before``: the piece up to the second."""
         assert self._blank_at is not None
         line = self._before + before.rstrip(_BLANKS)
         armour = next((start for start in _ARMOUR_BEFORE_BLANK if line.endswith(start)), None)
@@ -333,7 +333,7 @@ def _altchars(alphabet: _Alphabet | None) -> bytes | None:
 
 
 def armour_error(armour: str, offset: int, where: str = "the body") -> BadInput:
-    """The error for the armour of PEM."""
+    """Return the error for the armour of PEM."""
     return BadInput(
         f"the armour of PEM ({armour}) is at offset {offset} of {where}, so it is not bare base64; {_how_pem(where)}"
     )

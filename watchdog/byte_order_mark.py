@@ -31,7 +31,7 @@ def refuse_utf16(start: bytes, name: str) -> None:
     """Raise ``ScriptUnavailable`` if a script is UTF-16, in which no interpreter finds a first line.
 
     Args:
-        start: the first bytes of the script, at least four if it has so many.
+        start: the first bytes of the script: at least four, or the whole script if it is shorter.
         name: what the error calls the script.
     """
     if start.startswith(_UTF16_STARTS):

@@ -4,7 +4,7 @@ The body passes four rooms, none of which waits for anything or grows with the b
 
     bytes -> _Inflater (gzip, deflate) -> _decide (the first 4 KiB) -> Base64Reader | _Raw | _Form | _Multipart -> file
 
-:class:`Receiver` is those rooms without any input or output of its own but the file: feed it bytes.
+:class:`Receiver` consists of these rooms. Feed it bytes: it reads nothing itself, and writes only the file.
 :func:`take_in` feeds it from a stream, small bodies at once, large ones in a thread.
 """
 
@@ -59,7 +59,7 @@ _FEWEST_OF_JOINED = 16
 _ESCAPE_OF_FORM = re.compile(rb"%(?!0[9AD]|20|3D|2[BF])[0-9A-F]{2}", re.IGNORECASE)
 _WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter
 
-# What clients send whatever the body is. Any other type says what the body is: the bytes themselves.
+# Types that clients send whatever the body is. Any other type says what the body is, so the body is raw bytes.
 _BASE64_TYPES = frozenset(
     {"", "text/plain", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"}
 )
@@ -214,7 +214,7 @@ class Receiver:
         head, self._head = bytes(self._head), bytearray()
         given = self._said.file_name
         name = (safe_file_name(given) if given else None) or f"event-file-{uuid.uuid4()}"
-        # Not all that is there: the verdict must not depend on how the network cut the body.
+        # Not all the bytes that are there: the decision must not depend on how the network cut the body.
         is_all = complete and len(head) <= _HEAD_BYTES
         decided = _decide(head[:_HEAD_BYTES], is_all, self._said.encoding, self._media_type)
         self._encoding = decided.encoding
@@ -240,7 +240,7 @@ def _decide(head: bytes, complete: bool, asked: str | None, media_type: str) -> 
     """Decide how the body is read, from its first 4 KiB (or all of it).
 
     Raises:
-        BadInput: it should be base64, JSON or a form, and is none of them.
+        BadInput: the body should be base64, JSON or a form, and is none of these.
     """
     if asked in ("raw", "json"):
         return _Decided(asked, _Raw)
@@ -254,7 +254,7 @@ def _decide(head: bytes, complete: bool, asked: str | None, media_type: str) -> 
     skip = prefix.end() if prefix else start
     quoted = prefix is not None and prefix.re is _QUOTE
 
-    # Whether it is base64 is known by reading it. What was decoded meanwhile is not decoded a second time.
+    # Only reading the body shows whether it is base64. The bytes decoded here are not decoded a second time.
     held = _Held()
     base64_reader = Base64Reader(held, skip, quoted)
     fault = _fault(base64_reader, head[skip:], complete)
@@ -293,7 +293,7 @@ def _fault(reader: Base64Reader, text: bytes, complete: bool) -> BadInput | None
 
 
 def _reason(head: bytes, fault: BadInput) -> BadInput:
-    """The error for a body that is not base64: what it is, if that can be seen, or else its first fault."""
+    """Return the error for a body that is not base64, with what it is, if that is clear, or else its first fault."""
     if (encoding := _wide_characters(head)) is not None:
         return BadInput(
             f"the body is {encoding} text, but base64, JSON and forms are read as UTF-8; convert it first "
@@ -305,9 +305,9 @@ def _reason(head: bytes, fault: BadInput) -> BadInput:
 
 
 def _wide_characters(head: bytes) -> str | None:
-    """``UTF-16`` or ``UTF-32``, if the body is: by its byte order mark, or by NULs in its first two characters.
+    """Return ``UTF-16`` or ``UTF-32`` if a byte order mark, or NULs in the first two characters, show that encoding.
 
-    What the body should be begins with two characters of ASCII (RFC 4627, section 3, knew JSON's encoding by that).
+    Base64, JSON and forms begin with two characters of ASCII (RFC 4627, section 3, detects JSON's encoding by that).
     """
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
@@ -360,7 +360,7 @@ class _Form:
             )
 
     def finish(self) -> None:
-        # A form would lose each `+` of what is between the armour.
+        # As a form, the text between the armour lines would lose each `+`.
         if (armour := ARMOUR.search(self._text)) is not None:
             raise armour_error(armour[0].decode("latin-1"), self._offset + armour.start())
         text = bytes(self._text).strip()
@@ -397,7 +397,7 @@ def _is_meant_as_base64(text: bytes) -> bool:
     padding = 1 + len(value) - len(value.lstrip(b"="))
     fills_groups = characters == len(key) and padding <= 2 and (characters + padding) % 4 == 0
     if _is_name(key):
-        # `message=` may be base64; `message=?` is not.
+        # A body like `message=` may be base64; `message=?` is a form.
         return fills_groups and not has_value and (not value.strip(b"=\r\n") or not key.islower())
     # Two texts in base64 may have been joined, with a line end between them or not.
     is_joined = value.startswith((b"=", b"\n", b"\r")) or (fills_groups and characters >= _FEWEST_OF_JOINED)
@@ -405,7 +405,7 @@ def _is_meant_as_base64(text: bytes) -> bool:
 
 
 def _is_name(key: bytes) -> bool:
-    """Whether a form's key consists of words, which base64 hardly ever does."""
+    """Return whether a form's key consists of words; base64 hardly ever does."""
     try:
         return len(key) <= _LONGEST_NAME and _NAME.fullmatch(key.decode()) is not None
     except UnicodeDecodeError:
@@ -628,7 +628,7 @@ class _Limit:
 
 
 class _Held:
-    """Holds what is written until it is known where it goes."""
+    """Hold what is written until the target file is known."""
 
     def __init__(self) -> None:
         self._data = b""
