@@ -1,8 +1,8 @@
 """What Amazon's SQS and SNS put around an event of S3, and the messages of S3 and SNS that report no object.
 
-Shapes are those of Amazon's documentation: the event that Lambda gets from SQS and from SNS, the body that SNS posts to
-an HTTP endpoint, and the test message that S3 sends when a notification is set up. A queue that is subscribed to a
-topic has one in the other.
+The shapes are from Amazon's documentation: the event that Lambda gets from SQS and from SNS, the body that SNS posts to
+an HTTP endpoint, and the test message that S3 sends when a notification is set up. In a queue that is subscribed to a
+topic, the message of SNS is inside that of SQS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-# Both may end in a command that an operator copies from the log.
+# Both the topic and the token may end up in a command that an operator copies from the log.
 _TOPIC = re.compile(r"arn:[\w-]{1,64}:sns:[\w-]{,64}:[\w-]{,64}:[\w.-]{1,256}", re.ASCII)
 _TOKEN = re.compile(r"\w{1,1024}", re.ASCII)
 
@@ -73,7 +73,7 @@ def _message_of_record(raw: msgspec.Raw) -> str | None:
 
 
 def notice(fields: Mapping[str, msgspec.Raw]) -> Notice | None:
-    """Return the message of S3 or SNS that this is; None if it is none."""
+    """Return the message of S3 or SNS in this text; None if the text is not such a message."""
     if "Event" in fields:
         test = decoded(msgspec.json.encode(fields), _Test)
         if test is not None and test.event == "s3:TestEvent":

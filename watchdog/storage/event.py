@@ -93,7 +93,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a text told of.
+    """What a text reports.
 
     ``objects``: the reported ones, new or not. ``notices``: messages of the sender that report no object. Without both,
     ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
@@ -111,7 +111,7 @@ class Event:
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of its objects, and that of its notices."""
+        """The kinds of its objects and of its notices."""
         return {stored.kind for stored in self.objects} | ({"s3"} if self.notices else set())
 
 
@@ -195,7 +195,7 @@ class _Named(msgspec.Struct):
 
 class _Keyed(msgspec.Struct, rename="camel"):
     key: str
-    # Whatever else stands here does not make the event another one.
+    # Other values here do not change which event this is.
     size: Any = None
     version_id: Any = None
 
@@ -303,7 +303,7 @@ def _objects_of_event_bridge(fields: Mapping[str, msgspec.Raw], text: bytes) -> 
         return ()
     time = decoded(fields.get("time"), str) or ""
     size, version = detail.object.size, detail.object.version_id
-    # Here keys are as they are.
+    # Keys are not encoded here.
     return _object("s3", detail.bucket.name, detail.object.key, time, name, text, size, version)
 
 

@@ -60,7 +60,7 @@ class Dialect(Protocol):
         """What authorizes a request with these headers; made anew for each try, for the provider's own origin alone."""
 
     def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
-        """An answer that is no success, as an error that knows more than its status.
+        """Return the error for an answer that is not a success; the error knows more than the status.
 
         ``what``: ``GET of a/b``; ``query``: of the request, encoded.
         """

@@ -132,10 +132,10 @@ def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[s
 
 
 def _feeds(output: Place, given: Place) -> bool:
-    """Whether what is stored is reported as a new object of the input."""
+    """Return whether the storage reports what is stored in the output as a new object of the input."""
     if output.provider != given.provider:
         return False
-    # dCache reports the files of one directory, a bucket and a space all that is below.
+    # dCache reports the files of one directory; a bucket and a space report all objects below it.
     is_below = not given.path or output.path.startswith(given.path + "/")
     return output.path == given.path or (is_below and not output.provider.startswith("webdav."))
 

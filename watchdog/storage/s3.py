@@ -224,7 +224,7 @@ _MISSING = {
     "DeleteMarker": "this version is a delete marker: the object was removed",
     "NoSuchUpload": "the upload in parts is not there any more",
 }
-# What Amazon answers to the id of a delete marker, and to one that no version can have.
+# Amazon's answers to the id of a delete marker, and to an id that no version can have.
 _AS_MISSING_VERSION = {(405, "MethodNotAllowed"): "DeleteMarker", (400, "InvalidArgument"): "NoSuchVersion"}
 _ANY_MISSING = "there is no such object, or no such bucket"
 

@@ -16,7 +16,7 @@ _MOST_CHARACTERS = 300
 
 
 class Skipped:
-    """What of one event is not processed, and why."""
+    """The objects of one event that are not processed, and the reasons."""
 
     def __init__(self, call_id: str, *, is_job: bool) -> None:
         self._call_id = call_id
@@ -83,7 +83,7 @@ class Skipped:
 
     @property
     def explanation(self) -> str:
-        """Why the script did not run, in one line."""
+        """The reason why the script did not run, in one line."""
         reasons = [_short(notice.text) for notice in self._notices]
         reasons += [f"{_short(stored.location)}: {_short(why)}" for stored, why in self._not_new]
         reasons += [f"{_short(stored.location)}: {_short(why)}" for stored, why in self._unusable]

@@ -118,8 +118,8 @@ class Transfers:
     def source_of(self, stored: StoredObject, named: str, *, is_trusted: bool) -> Source | None:
         """Return the place of an event's object that is usable; None if no ``input`` of the service covers it.
 
-        What no input covers is not fetched: with a notification for a whole bucket, the service would process its own
-        outputs for ever; and whoever may call the function could read whatever its credentials can.
+        An object that no input covers is not fetched. Otherwise, with a notification for a whole bucket, the service
+        would process its own outputs for ever, and callers could read all that the function's credentials can.
 
         Args:
             named: the provider that a delegated event names, or "".
@@ -412,7 +412,7 @@ def _is_unicode(text: str) -> bool:
 
 
 def _why_leads_elsewhere(stored: StoredObject, *, is_trusted: bool) -> str:
-    """Why a server could take the object's location for a place outside of the folder that it seems to be in, or ""."""
+    """Return why a server could look for the object outside of the folder that it seems to be in, or ""."""
     if "/" in stored.container or stored.container in (".", ".."):
         return "its bucket has a name that no bucket can have"
     # To S3 a key is no path, but a server behind a proxy may walk it up.
