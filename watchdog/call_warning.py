@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _MOST_NAMED = 3
-# Of one directory; a larger one would take too long for a hint.
+# Entries of one directory that are read; more would take too long for a hint.
 _MOST_ENTRIES = 1000
 
 
@@ -63,12 +63,16 @@ def no_space(directory: str) -> CallWarning:
 
 
 def outputs_skipped(count: int) -> CallWarning:
-    """Not all that was in ``TMP_OUTPUT_DIR`` is in the answer."""
+    """Some entries of ``TMP_OUTPUT_DIR`` are not in the answer."""
     what = "1 entry" if count == 1 else f"{count} entries"
-    why = "is not in the answer, because it is" if count == 1 else "are not in the answer, because they are"
+    why = (
+        "is not in the answer, because it is not a file"
+        if count == 1
+        else "are not in the answer, because they are not files"
+    )
     return CallWarning(
         "outputs-skipped",
-        f"{what} of TMP_OUTPUT_DIR {why} not a regular file inside of it; the log names each",
+        f"{what} of TMP_OUTPUT_DIR {why} inside of it; the log names each",
     )
 
 
@@ -100,7 +104,7 @@ def files_elsewhere(input_dir: str, since_ns: int) -> CallWarning | None:
 
 
 def _written(where: str, directory: str, since_ns: int, *, with_folders: bool) -> Iterator[tuple[str, str]]:
-    """Yield the name of each visible file that was written since then, with ``where``."""
+    """Yield the name of each visible file that was written since ``since_ns``, followed by ``where``."""
     logs_of_this_server = set()
     for fd in (1, 2):
         with contextlib.suppress(OSError):

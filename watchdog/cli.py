@@ -44,7 +44,7 @@ _COMMANDS = ("serve", "run", "check", "health", "job")
 _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (ConfigError, 2),
     (ListenError, 1),
-    (StdoutClosed, 128 + signal.SIGPIPE),  # as a shell reports of `cat` in its place
+    (StdoutClosed, 128 + signal.SIGPIPE),  # the exit code that a shell reports for `cat` in this case
     (InputError, 65),
     (ScriptTimedOut, 124),
     (ScriptUnavailable, 127),

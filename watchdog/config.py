@@ -455,7 +455,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     outputs go. ``ignored_names``: accepted, without effect, to be named once at DEBUG. ``script_text``: what
     ``SCRIPT`` held, decoded. ``secret_names``: variables of the environment that no script may see.
     ``service_name``: what the platform or the service definition calls it. ``unread``: the settings, and ``SCRIPT``,
-    that were given and could not be read: what they would have changed is not known.
+    that were given but could not be read, so that their effect is not known.
     """
 
     settings: Settings
@@ -879,7 +879,7 @@ def _why_unreadable(error: OSError) -> str:
 def script_problems(configuration: Configuration) -> list[str]:
     """What keeps the script from being read now. Does not stop a start: the script may be given later.
 
-    Nothing, if it is not known which script is meant, because the setting that says so could not be read.
+    Return nothing if the setting that names the script could not be read, because the script is not known then.
     """
     if configuration.script_text is not None or configuration.settings.fprocess is not None:
         return []

@@ -3,7 +3,7 @@
 What aiohttp (3.14) leaves to its user:
 
 - the time that headers may take, and the time for which a caller may take nothing of its answer;
-- the size of a request's first line and headers: aiohttp bounds each line and their number, here their sum is bounded.
+- the size of a request's first line and headers: aiohttp limits each line and their number, but not their sum;
 - where a request ends. Its parser takes the last trailer of a chunked body for a header of the next request, loses what
   came in one segment with a request that asks for an upgrade, ignores the length of a CONNECT and transfer codings that
   it does not know, and tells no reader that a body is malformed. After what is not certain, a connection is not kept.
@@ -41,10 +41,10 @@ log = logs.get("server")
 
 PROBLEM_TYPE = "application/problem+json"
 BACKLOG = 1024
-# Of a request's first line and headers together, and of a chunked body's lines that carry no data. Larger than what
-# proxies let through (nginx: 32 KiB, Envoy: 60 KiB), smaller than what Linux lets a variable have (128 KiB).
+# Bytes of a request's first line and headers together, and of a chunked body's lines that carry no data. More than
+# proxies let through (nginx: 32 KiB, Envoy: 60 KiB), less than Linux allows for one variable (128 KiB).
 MOST_HEAD_BYTES = 65536
-_NO_LIMIT = 1 << 31  # of aiohttp's parser: ``Connection`` bounds the sum
+_NO_LIMIT = 1 << 31  # limits of aiohttp's parser: ``Connection`` limits the sum
 # A new connection may have its first request on its way; a handshake may be half done.
 _FRESH_S = 0.1
 _END_LOOK_S = 0.5
@@ -406,7 +406,7 @@ class Connection(RequestHandler):
         body = None if self._newest is None else self._newest[1]
         body_bytes = 0 if body is None else body.total_bytes
         has_grown, self._body_bytes = body_bytes != self._body_bytes, body_bytes
-        # A parser that pauses has not looked at all that came.
+        # A parser that pauses has not read all the bytes that came.
         if new or has_grown or self._reading_paused or self._buffer_paused or self._upgraded:
             self._shared_bytes = len(data) or self._shared_bytes
             self._head_bytes = 0
@@ -429,10 +429,10 @@ class Connection(RequestHandler):
         self.close()
 
     def _refuse(self, error: _HeadTooLarge, *, unread: int) -> None:
-        """Answer this error in the place of the newest requests; discard what still comes, so that nothing is reset.
+        """Answer the newest requests with this error; discard what still comes, so that no reset loses the answer.
 
         Args:
-            unread: how many of the requests that wait are not answered.
+            unread: how many of the waiting requests are to get no answer.
         """
         for _ in range(unread):
             self._messages.pop()

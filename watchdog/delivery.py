@@ -84,7 +84,8 @@ class Result:
     """What an invocation left.
 
     ``stdout_tail`` and ``stderr_tail``: the ends of both, as text. ``failure``: how a classic function failed.
-    ``printed_type``: the media type of ``stdout``. ``warnings``: why the success may be none.
+    ``printed_type``: the media type of ``stdout``. ``warnings``: why the result may be wrong although
+    the script succeeded.
     """
 
     outputs: Sequence[Output]
@@ -138,7 +139,7 @@ class Preference:
         """Choose among the forms that these outputs have, or what was printed if there are none.
 
         Raises:
-            AnswerNotAvailable: none of them is wanted.
+            AnswerNotAvailable: the caller wants none of these forms.
         """
         offers = _offers(outputs, printed_type)
         if self.form is not None:
@@ -378,10 +379,10 @@ def prepare_printed(result: Result, content_type: str) -> Answer:
 def prepare_skipped(why: str, preference: Preference | None) -> Answer:
     """Return the answer to an event that did not run the script: ``why`` as text, or in JSON if the caller wants JSON.
 
-    Never raises: a form of answer that there is not would make the sender send the event again.
+    Never raises: if a form of answer that is not available were an error, the sender would send the event again.
 
     Args:
-        preference: None: without a body, as brokers want the answer to a CloudEvent that is not an event itself.
+        preference: None for an answer without a body: brokers accept no other answer that is not a CloudEvent.
     """
     body, content_type = b"", f"{_PLAIN}; charset=utf-8"
     if preference is not None and _wants_json(preference):

@@ -88,14 +88,14 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
     (NoSpace, "no_space"),
     (OutOfResources, "no_resources"),
 )
-# The end of a call that had nothing to do: an event of which no object is to be processed.
+# The outcome of a call that had nothing to do: an event without an object to process.
 SKIPPED = "skipped"
 OUTCOMES = ("ok", SKIPPED, *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 # Up to this many outputs are listed without a thread, whose hand-over costs more.
 _INLINE_OUTPUTS = 200
 _MOST_WARNINGS = 100
-_MOST_NAMES = 10  # of processes, in one log event
+_MOST_NAMES = 10  # names of processes in one log event
 _MOMENT_FOR_ROOM_S = 1.0
 # Its caller may send the next call first, whose script then runs meanwhile.
 _TIDY_AFTER_S = 0.001
@@ -112,7 +112,7 @@ _SAID_OF_DATA = {
 }
 # Read in the event loop; more in a thread.
 _SMALL_EVENT_BYTES = 64 * 1024
-# What a call that had nothing to do left.
+# The result of a call that had nothing to do.
 _NOTHING = Result(outputs=(), stdout=Joined(()), exit_code=None, duration_s=0.0)
 _KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
 
@@ -243,8 +243,8 @@ class Invocations:
         is empty, ``record.outcome`` is ``SKIPPED``, and ``record.reason`` says why.
 
         Raises:
-            WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came. That a classic
-                function failed is not raised: it is told by the result, beside what the function printed.
+            WatchdogError: any leaf of the tree in ``errors.py``; ``record`` tells how far it came. The failure of
+                a classic function is not raised: the result has it, beside what the function printed.
         """
         with self._accounted(call, record), self.admission.enter() as ticket, contextlib.ExitStack() as stack:
             await self._room()
@@ -320,7 +320,7 @@ class Invocations:
 
     @property
     def script_has_crlf(self) -> bool:
-        """Was the script, when it was looked up last, one for a shell with line ends of Windows?"""
+        """Whether the script, at its last lookup, was a shell script with line ends of Windows."""
         if self._classic_command is not None:
             return False
         return self._script.has_crlf or self._text_has_crlf
@@ -352,9 +352,9 @@ class Invocations:
         return workspace
 
     async def _tasks(self, call: Call, workspace: Workspace, record: Record) -> list[_Task]:
-        """Take the body in, and what it stands for if it is an event. The first task's input is there.
+        """Read the body and return the tasks; for an event, fetch the first object. The first task's input is there.
 
-        No task: the body is an event of which no object is to be processed.
+        There is no task if the body is an event without an object to process.
         """
         if self._classic_command is not None:
             record.input_encoding = "raw"
@@ -402,7 +402,7 @@ class Invocations:
             return None
         text = await _content(taken)
         event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
-        # What an envelope holds that reports no object is an event to a job only; and a caller's body stays what it is
+        # A message in an envelope that reports no object is an event only for a job. And a caller's body stays data
         # if no storage of this service could hold any of the objects.
         if event is not None and not call.is_job and not any(map(self._transfers.knows, event.kinds)):
             return None
@@ -517,7 +517,7 @@ class Invocations:
         stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id, call_later=later)
 
         def take_stdout(data: bytes) -> asyncio.Future[None] | None:
-            if is_classic:  # there it is data, and may be gigabytes of it
+            if is_classic:  # the body is data there, and may have gigabytes
                 pass
             elif printed.take(data):
                 stdout_log.leave_out(data)
@@ -561,7 +561,7 @@ class Invocations:
         self._report_left(call, ended)
         if ended.survivors:
             log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
-        # Whoever was killed: the script, a part of it, or of a call that runs at the same time.
+        # The killed process may be the script, a part of it, or a part of a call that runs at the same time.
         has_oom_kill = (_was_killed(ended) or ended.exit_code == 0) and self._cgroup.oom_kills() != oom_kills
         out_of_memory = has_oom_kill and _was_killed(ended)
         self._read_choice(call, workspace, record, ended)
@@ -758,7 +758,7 @@ class Invocations:
         return ""
 
     async def _outputs(self, call: Call, workspace: Workspace) -> tuple[list[Output], int]:
-        """The outputs, and how many entries of ``TMP_OUTPUT_DIR`` are none."""
+        """Return the outputs, and the number of entries of ``TMP_OUTPUT_DIR`` that are not outputs."""
         try:
             outputs, skipped = workspace.outputs(_INLINE_OUTPUTS)
         except OutputTooLarge:

@@ -2,7 +2,7 @@ r"""Stack traces of the Java virtual machine, line by line (``Throwable.printSta
 
 ::
 
-    ERROR: java.lang.IllegalStateException: cannot read x      begins, perhaps behind a level or a thread's name
+    ERROR: java.lang.IllegalStateException: cannot read x      begins, perhaps after a level or a thread's name
       more of the message                                      indented
     \tat Main.read(Main.java:4)                                a frame
     Caused by: java.lang.NumberFormatException: x              a further exception, with frames of its own
@@ -18,11 +18,11 @@ import re
 _EXCEPTION = re.compile(r"(?<![\w.$/])(?>(?:[a-z_][\w$]*+\.)+)(?=[A-Z])[\w$]*(?:Exception|Error)(?=:|$)").search
 _FRAME = re.compile(r"\s+(?:at [\w.$/@<>-]+\(|\.\.\. \d+ (?:more|common frames omitted))").match
 _FURTHER = re.compile(r"\s*(?:Caused by|Suppressed|Wrapped by): ").match
-_SEARCHED = 300  # characters; a first line has its class before its message
+_SEARCHED = 300  # characters; in a first line, the class stands before the message
 
 
 def may_begin(line: str) -> bool:
-    """Return whether it is worth looking closer at a line; quick, because each line is asked."""
+    """Return whether a line needs a closer look. This is quick, because it is called for each line."""
     return "Exception" in line or "Error" in line or line.startswith("\tat ")
 
 

@@ -426,7 +426,7 @@ class Timer(Protocol):
 class ScriptLog:
     """One stream of one invocation, as events.
 
-    A carriage return starts the line anew: a progress bar becomes its last state, told at most once a second
+    A carriage return starts the line again: of a progress bar, the last state is logged, at most once a second
     and at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and ``line_bytes``.
     A Python traceback or a Java stack trace is one event, whatever it chains; it is complete with the first line that
     is not part of it, at the end of the stream, or when the stream was silent for a second. A line that only looks like
@@ -682,9 +682,9 @@ class _Traceback:
 
     @property
     def level(self) -> int:
-        """The level of the whole: what a Java trace's first line shows, else ERROR.
+        """Return the level of the whole trace: the level that a Java trace's first line shows, else ERROR.
 
-        A line that only looks like the first one of a Java trace has its own level.
+        A line that only looks like the first line of a Java trace has its own level.
         """
         if not self._is_java:
             return logging.ERROR

@@ -113,7 +113,7 @@ _SWITCH_INTERVAL_S = 0.001
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _READING_METHODS = ("GET", "HEAD")  # of the server's own paths
-# The kubelet's probes say so, whatever their path (Kubernetes, pkg/probe/http).
+# The User-Agent of the kubelet's probes, whatever their path (Kubernetes, pkg/probe/http).
 _KUBERNETES_PROBE = "kube-probe/"
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")

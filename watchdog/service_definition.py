@@ -330,7 +330,7 @@ def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
         """
 
         def flatten_mapping(self, node: Any) -> None:
-            """Look for duplicates where PyYAML sees an object for the first time, as its author wrote it.
+            """Look for duplicates when PyYAML sees an object for the first time, as its author wrote it.
 
             After this step the node has the keys that `<<` brings, too.
             """

@@ -16,9 +16,9 @@ _MOST_SHOWN = 5
 
 
 def unquoted_shell_syntax(command: str) -> list[str]:
-    """Return what a shell would act on in a command, each once: `|`, `&&`, `;`, `>`, `$NAME`, `*` and the like.
+    """Return the shell syntax of a command, each kind once: `|`, `&&`, `;`, `>`, `$NAME`, `*` and the like.
 
-    Quoted syntax is not among it: it reaches the program as text, and `sh -c '…'` acts on it.
+    Quoted syntax is left out: the program gets it as text, or the shell of `sh -c '…'` acts on it.
     """
     found = [match[1] for match in _TOKENS.finditer(command) if match[1] is not None]
     if assignment := _ASSIGNMENT.match(command):

@@ -12,8 +12,8 @@ def write(data: bytes) -> int:
     """Write to stdout and flush.
 
     Raises:
-        StdoutClosed: nobody reads stdout any more.
-        StdoutUnwritable: it cannot be written, for example because its disk is full.
+        StdoutClosed: the reader of stdout has closed it.
+        StdoutUnwritable: stdout cannot be written, for example because its disk is full.
     """
     try:
         sys.stdout.buffer.write(data)
