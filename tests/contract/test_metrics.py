@@ -144,7 +144,7 @@ def test_promtool_has_nothing_against_it(start_server: StartServer, metrics_port
 
 def test_an_invocation_is_told_with_all_it_took(start_server: StartServer, metrics_port: int) -> None:
     # Much more memory than the server's own, below which it cannot be known.
-    script = f"""
+    script = f"""set -e
         {sys.executable} -c 'data = bytearray(320 << 20); sum(range(1_000_000))'
         printf 1234567 > "$TMP_OUTPUT_DIR/out"
     """
