@@ -30,7 +30,7 @@ def run(directory: Path, tests: str, *arguments: str) -> tuple[int, str, list[st
     command = [sys.executable, str(RUN_AGAIN), str(report), *arguments]
     # Not those of the run that this test belongs to.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(command, env=environ, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environ, cwd=directory, capture_output=True, text=True, timeout=110, check=False)
     return done.returncode, done.stdout, report.read_text().split() if report.exists() else []
 
 
@@ -63,7 +63,7 @@ def test_failed_tests_of_several_processes_run_again_in_one(tmp_path: Path) -> N
         ("", 5),
         ("import no_such_module\n", 2),
         ("def test_interrupted():\n    raise KeyboardInterrupt\n", 2),
-        ("import pytest\n@pytest.mark.parametrize('n', range(21))\ndef test_bad(n):\n    assert False\n", 1),
+        ("import pytest\n@pytest.mark.parametrize('n', range(51))\ndef test_bad(n):\n    assert False\n", 1),
     ],
     ids=["all pass", "no tests", "collection fails", "interrupted", "too many fail"],
 )

@@ -101,8 +101,9 @@ def _until_osd_is_up(configuration: Path) -> None:
     deadline_s = time.monotonic() + _PATIENCE_S
     while True:
         command = ["ceph", "-c", str(configuration), "osd", "stat"]
-        told = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True).stdout
-        if "1 up" in told and "1 in" in told:
+        # On a busy machine the monitor may not answer the first times.
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        if "1 up" in done.stdout and "1 in" in done.stdout:
             return
-        assert time.monotonic() < deadline_s, f"the OSD does not come up: {told}"
+        assert time.monotonic() < deadline_s, f"the OSD does not come up: {done.stdout}{done.stderr}"
         time.sleep(0.1)
