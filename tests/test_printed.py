@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import itertools
@@ -67,9 +68,9 @@ def wav_file() -> bytes:
 
 
 def sqlite_file() -> bytes:
-    connection = sqlite3.connect(":memory:")
-    connection.execute("CREATE TABLE t (x)")
-    return connection.serialize()
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        return connection.serialize()
 
 
 FILES = {
