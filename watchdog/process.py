@@ -517,7 +517,7 @@ class Supervisor:
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
             return None
         duration_s = self._loop.time() - child.started_s
-        if not (self._is_subreaper and self._certainly_nothing_left(child)):
+        if not self._certainly_nothing_left(child):
             return None
         is_tree_gone = not self._has_strangers()
         try:
@@ -556,12 +556,7 @@ class Supervisor:
                 await pipe.finish()
             if child.exited.done():
                 _, status, usage = os.wait4(child.pid, 0)
-                is_tree_gone = (
-                    self._is_subreaper
-                    and not survivors
-                    and self._certainly_nothing_left(child)
-                    and not self._has_strangers()
-                )
+                is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self._has_strangers()
         finally:
             self._forget(child, is_tree_gone=is_tree_gone)
         if broken is not None:
@@ -605,7 +600,7 @@ class Supervisor:
         came_bytes = sum(pipe.came_bytes for pipe in child.pipes)
         idle_looks = 0
         pause_s = 0.001
-        while not (self._is_subreaper and self._certainly_nothing_left(child)):
+        while not self._certainly_nothing_left(child):
             is_cut_off = child.asked_to_end.done() or now_s >= until_s
             if is_cut_off or now_s >= next_look_s:
                 is_working = await self._is_working(child, activity, until_s)
@@ -662,7 +657,7 @@ class Supervisor:
 
     async def _clear_stragglers(self, child: _Child) -> int:
         """End what the command, itself a zombie by now, left behind. Returns how many could not be ended."""
-        if self._is_subreaper and self._certainly_nothing_left(child):
+        if self._certainly_nothing_left(child):
             return 0
         left = await self._tree(child)
         child.ask(left)
@@ -687,7 +682,7 @@ class Supervisor:
             # A list of all processes is work: in a long grace it is made less often.
             pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
             self._reap()
-            if self._is_subreaper and self._certainly_nothing_left(child):
+            if self._certainly_nothing_left(child):
                 return 0
             left = await self._tree(child)
             is_quiet = not left and self._chase_orphans(child)
@@ -827,7 +822,8 @@ class Supervisor:
 
     def _certainly_nothing_left(self, child: _Child) -> bool:
         """Return whether no child of this process can belong to this command. Reap dead children on the way."""
-        while (others := self._other_children(child)) is not None:
+        # An orphan comes to this process only if it is the subreaper.
+        while self._is_subreaper and (others := self._other_children(child)) is not None:
             if not others:
                 return True
             # Who was reaped may have left us a child after the list was made: only a list without any dead counts.
