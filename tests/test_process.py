@@ -707,7 +707,7 @@ async def test_what_a_trap_starts_is_not_asked_to_end(
     monkeypatch.setattr(Supervisor, "_tree", tree_after_the_trap)
     if not is_spared:
         monkeypatch.setattr(proc, "signal_each", signal_all)
-    (tmp_path / "tidy").write_text(f"touch {tmp_path}/began; sleep 0.3; touch {tmp_path}/tidied\n")
+    (tmp_path / "tidy").write_text(f"touch {tmp_path}/began; sleep 2; touch {tmp_path}/tidied\n")
     run = Run(supervisor, f"trap 'sh {tmp_path}/tidy; exit 0' TERM; sleep 60 & wait", timeout_s=2, kill_grace_s=60)
     assert (await run.ended()).timed_out
     assert (tmp_path / "tidied").exists() is is_spared
