@@ -52,8 +52,8 @@ MOST_CALLS = 200_000
 MOST_PRINTED = 20
 # Calls until the server has made what it makes only once, and its allocator keeps what it will keep.
 WARM_CALLS = 1000
-# Of the least memory seen: what is more at a moment is in use, or was, and is kept for the next (`watchdog.allocator`).
-MOST_GROWTH_MIB = 12.0
+# Of the memory in use at rest, between two moments: Python's own arenas are given back only when wholly free.
+MOST_GROWTH_MIB = 4.0
 PATIENCE_S = 60.0
 
 # What a script does, by `do=WHAT.ARGUMENT` in the query. Whatever should survive its call by mistake ends by itself.
@@ -329,6 +329,7 @@ class SoakedServer(RunningServer):
     def __init__(self, ledger: Ledger, program: tuple[str, ...], directory: Path, script: str, **environ: Any) -> None:
         self._ledger = ledger
         super().__init__(directory, script, program=program, **environ)
+        self.metrics_port = int(self.logs[-1]["metrics_port"])
 
     def _read_logs(self) -> None:
         assert self.process.stderr is not None
@@ -341,6 +342,9 @@ class SoakedServer(RunningServer):
                 event = json.loads(line)
             except ValueError:
                 event = {"event": "not json", "text": line.decode("utf-8", "replace")}
+            if event["event"] == "inspected":
+                self._news.put(event)
+                continue
             self._ledger.event(event)
             if not is_listening:
                 self._news.put(event)
@@ -628,7 +632,7 @@ class Caller:
                 self._settle(call_id, wanted, functools.partial(receive, sock))
 
     def probe(self) -> None:
-        path, port = self._dice.choice([("/_/health", None), ("/metrics", self._server_metrics_port)])
+        path, port = self._dice.choice([("/_/health", None), ("/metrics", self._server.metrics_port)])
         self._ledger.sent("probe")
         try:
             self._server.ask(path, port)
@@ -796,10 +800,6 @@ class Caller:
 
     # ---- what all of them do
 
-    @property
-    def _server_metrics_port(self) -> int:
-        return int(self._server.logs[-1]["metrics_port"])
-
     def _new_id(self, kind: str) -> str:
         self._serial += 1
         self._longest_gap_s = 0.0
@@ -883,6 +883,9 @@ class State:
 
     descriptors: Counter[str]
     threads: int
+    tasks: list[str]
+    memory_mib: float
+    objects: Mapping[str, int]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -894,9 +897,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for rest (default: %(default)s)")
     parser.add_argument("--without", metavar="GUARD", help="take a guard of guards.py out: this must be noticed")
     options = parser.parse_args(arguments)
-    program = ("-m", "watchdog")
+    program: tuple[str, ...] = (str(Path(__file__).resolve().parent / "inspected_server.py"),)
     if options.without is not None:
-        program = (str(Path(__file__).resolve().parent.parent / "guards.py"), options.without)
+        program += ("--without", options.without)
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
     print(f"seed {seed}, {options.callers} callers, {options.seconds:g} seconds", flush=True)
     # Whoever ends it early must not be left with a server.
@@ -956,24 +959,21 @@ def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace,
         _drive(everyone, is_warm, now_and_then)
         _await_rest(server, lifeline, idle, None, options.patience)
         before = _state(server)
-        cold = len(memory_mib)
         _drive(everyone, lambda: part_done() >= 1, now_and_then)
         took_s = time.monotonic() - started_s
         unrest = _await_rest(server, lifeline, idle, before, options.patience)
         after = _state(server)
         now_and_then()
-        middle = (cold + len(memory_mib)) // 2
-        least_mib = min(memory_mib[cold : middle + 1]), min(memory_mib[middle:])
         metrics = _metrics(server)
         alive = {*processes_with(mark.encode()), *lifeline.holders()} - {server.process.pid}
         exit_code = server.stop()
         stopped = [f"exit code {exit_code}"] if exit_code else []
         stopped += [f"left in tmp: {path}" for path in server.leftovers()]
-        leaks = _leaks(ledger, unrest, before, after, least_mib, metrics, alive, stopped)
+        leaks = _leaks(ledger, unrest, before, after, metrics, alive, stopped)
     finally:
         server.kill()
         lifeline.close()
-    _print_table(ledger, took_s, memory_mib, least_mib, before, after, leaks)
+    _print_table(ledger, took_s, memory_mib, before, after, leaks)
     return ledger.lost.total(), sum(len(found) for found in leaks.values())
 
 
@@ -1022,11 +1022,15 @@ def _kinds_of_descriptors(server: SoakedServer) -> Counter[str]:
 
 
 def _state(server: SoakedServer) -> State:
-    return State(_kinds_of_descriptors(server), threads(server.process.pid))
+    """A look at a server at rest, from outside and, by a signal, from inside."""
+    kinds = _kinds_of_descriptors(server), threads(server.process.pid)
+    server.signal(signal.SIGUSR2)
+    inside = server.event("inspected")
+    return State(*kinds, inside["names"], inside["memory_kib"] / 1024, inside["objects"])
 
 
 def _metrics(server: SoakedServer) -> dict[str, float]:
-    text = server.ask("/metrics", int(server.logs[-1]["metrics_port"])).decode()
+    text = server.ask("/metrics", server.metrics_port).decode()
     return {name: float(value) for name, value in re.findall(r"^([^#\s]+) (\S+)$", text, re.MULTILINE)}
 
 
@@ -1035,13 +1039,12 @@ def _leaks(
     unrest: Mapping[str, list[str]],
     before: State,
     after: State,
-    least_mib: tuple[float, float],
     metrics: Mapping[str, float],
     alive: Iterable[int],
     stopped: list[str],
 ) -> dict[str, list[str]]:
     """All that should not be, under the names of the table's rows."""
-    growth_mib = least_mib[1] - least_mib[0]
+    growth_mib = after.memory_mib - before.memory_mib
     # The main thread, the log's, and those of the executor: it starts one when all others are busy, up to a maximum.
     most_threads = max(before.threads, 2 + min(32, (os.cpu_count() or 1) + 4))
     counted = {
@@ -1052,7 +1055,10 @@ def _leaks(
         **unrest,
         "surviving processes": ledger.survivors + [f"{_described(pid)} lives after all calls" for pid in alive],
         "threads": [f"{after.threads}, {before.threads} before"] if after.threads > most_threads else [],
-        "memory": [f"{growth_mib:.1f} MiB more"] if growth_mib > MOST_GROWTH_MIB else [],
+        "tasks": list((Counter(after.tasks) - Counter(before.tasks)).elements()),
+        "memory": [f"{growth_mib:.1f} MiB more: {before.objects}, {after.objects}"]
+        if growth_mib > MOST_GROWTH_MIB
+        else [],
         "errors in the log": [f"{count} x {text}" for text, count in ledger.bad_events.items()],
         "ends that do not fit the calls": ledger.misfits()
         + [
@@ -1068,7 +1074,6 @@ def _print_table(
     ledger: Ledger,
     took_s: float,
     memory_mib: list[float],
-    least_mib: tuple[float, float],
     before: State,
     after: State,
     leaks: Mapping[str, list[str]],
@@ -1081,7 +1086,7 @@ def _print_table(
         ("calls per second", f"{calls / took_s:.1f}"),
         ("faults injected", faults),
         ("script lines in the log", ledger.script_lines),
-        ("least memory, once warm", "{:.1f} MiB in the first half, {:.1f} in the second".format(*least_mib)),
+        ("memory at rest, once warm and at the end", f"{before.memory_mib:.1f} MiB, {after.memory_mib:.1f} MiB"),
         (
             "memory at each tenth",
             " ".join(f"{each:.0f}" for each in memory_mib[:: len(memory_mib) // 10 or 1]) + " MiB",
