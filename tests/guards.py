@@ -78,9 +78,10 @@ def schedstat() -> None:
 
 @guard
 def subreaper() -> None:
-    """Whoever loses its parent goes to PID 1 of the container."""
+    """Whoever loses its parent goes to PID 1 of the container, and no limit shows where it came from."""
     from watchdog import process
 
+    limit_mark()
     replace(process, "_become_subreaper", lambda: False)
 
 
@@ -164,6 +165,14 @@ def ownership() -> None:
 
     replace(Supervisor, "_belongs_to", belongs_to)
     replace(Supervisor, "_owner_of", lambda self, process, owned: None)
+
+
+@guard
+def limit_mark() -> None:
+    """Scripts can take off the limit by which the server knows their processes."""
+    from watchdog import limit_mark
+
+    replace(limit_mark, "_lower_own_limit", lambda: (0, False))
 
 
 @guard

@@ -116,7 +116,10 @@ class RunningServer:
     def event(self, name: str, **fields: object) -> dict[str, Any]:
         """The next log event with this name and these fields; those passed over stay in ``logs``."""
         while True:
-            event = self._news.get(timeout=self.patience_s)
+            try:
+                event = self._news.get(timeout=self.patience_s)
+            except queue.Empty:
+                raise AssertionError(f"the event {name!r} did not come; the server logged {self.logs}") from None
             if event is None:
                 raise AssertionError(f"the server ended before the event {name!r}; it logged {self.logs}")
             self.logs.append(event)

@@ -523,6 +523,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
     in its exit for ever does not hold up the answer for as long.
     """
     monkeypatch.setattr(process, "_EXIT_S", longest_exit_s)
+    monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None)
     (tmp_path / "parent.sh").write_text(f"sleep 60 & until [ -e {tmp_path}/go ]; do sleep 0.01; done")
     other = Run(supervisor, "echo up; sleep 60")
     await other.line("up")
@@ -596,7 +597,7 @@ async def test_a_stopped_process_of_nobody_stays_stopped(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As PID 1 of a container: a user stopped it in a shell of `docker exec`."""
-    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
+    take_no_orphan_for_a_scripts(supervisor, monkeypatch)
     run = Run(supervisor, "(env -i setsid sleep 60 >/dev/null 2>&1 <&1 &); echo up; read", stdin=endless())
     await run.line("up")
 
@@ -610,34 +611,119 @@ async def test_a_stopped_process_of_nobody_stays_stopped(
     (child,) = supervisor._children.values()
     until(lambda: supervisor._chase_orphans(child), "the search to come to rest")
     assert orphans()[0].state == "T"
-    assert supervisor._has_strangers()
+    assert supervisor.unattributed == 1
     assert supervisor._certainly_nothing_left(child), "it is not looked at again"
     os.kill(orphan.pid, signal.SIGKILL)
-    while supervisor._has_strangers():
+    while supervisor.unattributed:
         supervisor._reap()
         await asyncio.sleep(0.01)
     supervisor.end_all(at_once=True)
     await run.ended()
 
 
+def take_no_orphan_for_a_scripts(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose scripts may raise their limits: an orphan may be one of `docker exec`."""
+    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
+    monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None)
+    monkeypatch.setattr(supervisor._limit_mark, "is_firm", False)
+
+
+def hiding(directory: Path) -> str:
+    """A script that leaves a process without its session, environment and pipes, with its pid in a file."""
+    (directory / "hide").write_text(f"echo $$ > {directory}/new; mv {directory}/new {directory}/pid; exec sleep 60")
+    return f"env -i setsid /bin/sh {directory}/hide >/dev/null 2>&1 & until [ -e {directory}/pid ]; do :; done"
+
+
 @pytest.mark.parametrize("are_noticed", [True, False])
-async def test_nothing_is_used_again_beside_a_hidden_process(
+async def test_nothing_is_used_again_beside_a_process_of_unknown_origin(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, are_noticed: bool
 ) -> None:
-    """As PID 1, where a process without session, environment and pipes of a command may be one of `docker exec`."""
-    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
+    take_no_orphan_for_a_scripts(supervisor, monkeypatch)
     if not are_noticed:
-        monkeypatch.setattr(Supervisor, "_has_strangers", lambda self: False)
-    (tmp_path / "hide").write_text(f"echo $$ > {tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 60")
-    run = Run(
-        supervisor, f"env -i setsid /bin/sh {tmp_path}/hide >/dev/null 2>&1 & until [ -e {tmp_path}/pid ]; do :; done"
-    )
+        monkeypatch.setattr(Supervisor, "unattributed", 0)
+    run = Run(supervisor, hiding(tmp_path))
     assert (await run.ended()).is_tree_gone is not are_noticed
     assert (await Run(supervisor, "true").ended()).is_tree_gone is not are_noticed
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     async with asyncio.timeout(RunningServer.patience_s):
         while not (await Run(supervisor, "true").ended()).is_tree_gone:
             supervisor._reap()
+
+
+@pytest.mark.parametrize("is_pid_1", [True, False])
+@pytest.mark.parametrize("is_quick", [True, False])
+async def test_a_hidden_process_ends_with_its_command_while_others_run(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_pid_1: bool, is_quick: bool
+) -> None:
+    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", not is_pid_1)
+    if is_quick:  # forked before its command got its hard limit
+        monkeypatch.setattr(supervisor._limit_mark, "give", lambda pid, value: None)
+    other = Run(supervisor, "echo up; read", stdin=endless())
+    await other.line("up")
+    ended = await Run(supervisor, hiding(tmp_path)).ended()
+    assert ended.is_tree_gone
+    assert ended.left == {"sleep": 1}
+    assert proc.process(int((tmp_path / "pid").read_text())) is None
+    supervisor.end_all(at_once=True)
+    await other.ended()
+
+
+@pytest.mark.parametrize("is_pid_1", [True, False])
+async def test_a_process_of_an_unknown_command_ends_with_the_last_that_it_may_belong_to(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_pid_1: bool
+) -> None:
+    """It has lowered its limit below the values of all commands."""
+    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", not is_pid_1)
+    first = Run(supervisor, "echo up; read", stdin=endless())
+    await first.line("up")
+    assert not (await Run(supervisor, f"ulimit -x 1000; {hiding(tmp_path)}").ended()).is_tree_gone
+    pid = int((tmp_path / "pid").read_text())
+    assert supervisor.unattributed == 1
+    later = Run(supervisor, "echo up; read", stdin=endless())
+    await later.line("up")
+    os.kill(next(iter(supervisor._children)), signal.SIGKILL)
+    await first.ended()
+    until(lambda: proc.process(pid) is None, "the end of the process, although a command that came later runs")
+    assert supervisor.unattributed == 0
+    supervisor.end_all(at_once=True)
+    await later.ended()
+
+
+async def test_a_process_of_a_script_that_comes_late_is_ended(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as context:
+        # The search finds nothing: as if the process had come to this one after it.
+        context.setattr(Supervisor, "_other_children", lambda self, child: [])
+        await Run(supervisor, hiding(tmp_path)).ended()
+    pid = int((tmp_path / "pid").read_text())
+    async with asyncio.timeout(RunningServer.patience_s):
+        while proc.process(pid) is not None:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_child_of_others_is_left_alone_where_the_mark_is_firm(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As PID 1: what `docker exec` has left has no mark, and no signal is sent to it."""
+    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
+    monkeypatch.setattr(supervisor._limit_mark, "is_firm", True)
+    real = supervisor._limit_mark.read
+    elsewhere: set[int] = set()
+    monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None if pid in elsewhere else real(pid))
+    run = Run(supervisor, f"{hiding(tmp_path)}; echo up; read", stdin=endless())
+    await run.line("up")
+    pid = int((tmp_path / "pid").read_text())
+    elsewhere.add(pid)
+    supervisor.end_all(at_once=False)
+    assert (await run.ended()).is_tree_gone
+    assert supervisor.unattributed == 0
+    assert (await Run(supervisor, "true").ended()).is_tree_gone
+    os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(RunningServer.patience_s):
+        while proc.process(pid) is not None:
+            supervisor._reap()
+            await asyncio.sleep(0.01)
 
 
 async def test_a_process_that_waits_for_the_rest_of_the_body_is_not_idle(

@@ -56,10 +56,17 @@ class Metrics:
         places: tells the places taken, the calls waiting and the limit of places (0 is none), when asked.
         outcomes: known beforehand, to be counted from 0: the first failure of a series that was not there is no
             increase to Prometheus.
+        unattributed: returns the number of processes of no certain invocation.
     """
 
-    def __init__(self, places: Callable[[], tuple[int, int, int]], outcomes: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        places: Callable[[], tuple[int, int, int]],
+        outcomes: Iterable[str] = (),
+        unattributed: Callable[[], int] = lambda: 0,
+    ) -> None:
         self._places = places
+        self._unattributed = unattributed
         self.requests_in_flight = 0
         self._requests: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
         self._invocations: defaultdict[str, int] = defaultdict(int, dict.fromkeys(outcomes, 0))
@@ -182,6 +189,11 @@ class Metrics:
         yield GaugeMetricFamily("watchdog_places_taken", "Invocations running now.", taken)
         yield GaugeMetricFamily("watchdog_places_limit", "max_inflight; 0 is no limit.", limit)
         yield GaugeMetricFamily("watchdog_calls_waiting", "Calls waiting for a place now.", waiting)
+        yield GaugeMetricFamily(
+            "watchdog_unattributed_processes",
+            "Processes that were left to the server and do not certainly belong to one invocation.",
+            self._unattributed(),
+        )
         build = GaugeMetricFamily("watchdog_build_info", "1, with the server's version.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build

@@ -16,8 +16,8 @@ How the facts are had, each in the cheapest way that cannot lie:
   filter behind ``exec > >(sort)`` sees the end of its input only when the command exits, and its output is part of
   the answer.
 - What happens if this process is killed: ``guardian.py`` sees to it.
-- Whose it is, if two invocations run: its session, its ancestors, the path of the workspace in its environment, or
-  one of the command's own pipes still open in it.
+- Whose it is, if two invocations run: its session, its ancestors, its mark (``limit_mark.py``), and where there is no
+  mark, the path of the workspace in its environment, or one of the command's own pipes still open in it.
 
 Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is missing), PR_SET_CHILD_SUBREAPER.
 """
@@ -52,6 +52,7 @@ from .activity import Activity
 from .byte_order_mark import has_mark, refuse_utf16, without_mark
 from .errors import ScriptUnavailable
 from .guardian import Guardian
+from .limit_mark import LimitMark
 
 _T = TypeVar("_T")
 
@@ -323,9 +324,9 @@ class Supervisor:
         self._is_subreaper = _become_subreaper()
         # Children from before: an entry point may start a daemon and then exec this program.
         self._from_before = set(_children_by_parent())
-        # For each orphan that was looked at: the command that it certainly belongs to, or None. By pid, which stays the
-        # same process until it is reaped.
-        self._owners: dict[int, _Child | None] = {}
+        self._limit_mark = LimitMark()
+        # Each orphan that was looked at. By pid, which stays the same process until it is reaped.
+        self._orphans: dict[int, _Orphan] = {}
         self._spare = _SpareDescriptor()
         self._guardian = Guardian()
         self._guardian_pause_s = _GUARDIAN_PAUSE_S
@@ -340,6 +341,11 @@ class Supervisor:
     def running(self) -> int:
         """Commands that have not been answered for yet."""
         return len(self._children)
+
+    @property
+    def unattributed(self) -> int:
+        """The number of living children that do not certainly belong to one command."""
+        return sum(orphan.is_unclear for orphan in self._orphans.values()) if self._orphans else 0
 
     async def run(
         self,
@@ -438,6 +444,7 @@ class Supervisor:
             else:
                 stdin_ends = os.pipe()
                 actions.append((os.POSIX_SPAWN_DUP2, stdin_ends[0], 0))
+            limit = self._limit_mark.next()
             with self._preference.inherited():
                 pid = os.posix_spawn(
                     command[0],
@@ -462,7 +469,8 @@ class Supervisor:
         if stdin is not None:
             os.close(stdin_ends[0])
             feed = _Feed(self._loop, stdin_ends[1], stdin)
-        child = _Child(pid, os.fsencode(mark), tuple(pipes), feed, self._loop, self._exits, slot, kill_grace_s)
+        self._limit_mark.give(pid, limit)
+        child = _Child(pid, os.fsencode(mark), limit, tuple(pipes), feed, self._loop, self._exits, slot, kill_grace_s)
         self._children[pid] = child
         if feed is not None:
             feed.start(if_broken=child.ask_to_end)
@@ -519,7 +527,7 @@ class Supervisor:
         duration_s = self._loop.time() - child.started_s
         if not self._certainly_nothing_left(child):
             return None
-        is_tree_gone = not self._has_strangers()
+        is_tree_gone = not self.unattributed
         try:
             if not all(pipe.drain() for pipe in child.pipes):
                 return None
@@ -556,7 +564,7 @@ class Supervisor:
                 await pipe.finish()
             if child.exited.done():
                 _, status, usage = os.wait4(child.pid, 0)
-                is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self._has_strangers()
+                is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self.unattributed
         finally:
             self._forget(child, is_tree_gone=is_tree_gone)
         if broken is not None:
@@ -577,8 +585,8 @@ class Supervisor:
 
     def _forget(self, child: _Child, *, is_tree_gone: bool) -> None:
         del self._children[child.pid]
-        if self._owners:
-            self._owners = {pid: owner for pid, owner in self._owners.items() if owner is not child}
+        if self._orphans:
+            self._forget_owner(child)
         self._guardian.forget(child.slot)
         child.close()
         if is_tree_gone:
@@ -715,19 +723,21 @@ class Supervisor:
     def _judge_orphan(self, child: _Child, pid: int) -> _Verdict:
         """Find out which command this child of ours belongs to, and end it if it belongs to ``child``."""
         owned = dict(self._children)
+        if self._origin(pid) is _Origin.ELSEWHERE:
+            self._orphans[pid] = _Orphan(_Origin.ELSEWHERE)
+            return _Verdict.LEFT_ALONE
         try:
             # If it belongs to another command, do not even stop it for a moment: that command's call would see work.
             process = proc.process(pid)
             owner = None if process is None else self._owner_of(process, owned)
             if owner is not None and owner is not child:
-                self._owners[pid] = owner
+                self._orphans[pid] = _Orphan(_Origin.SCRIPT, frozenset({owner}), is_certain=True)
                 return _Verdict.LEFT_ALONE
             was_stopped = process is not None and process.state == "T"
             # Stop it while we look at it. The pid cannot belong to another process: only we reap our children.
             os.kill(pid, signal.SIGSTOP)
         except PermissionError:  # a process of another user, such as root's by `docker exec`
-            self._note_unowned(pid, process)
-            return _Verdict.LEFT_ALONE
+            return self._judge_unowned(pid, process)
         except OSError:  # no descriptor is free to look at it
             return _Verdict.UNKNOWN
         is_ended = False
@@ -750,22 +760,73 @@ class Supervisor:
         if self._is_undecided(pid):
             os.sched_yield()
             return _Verdict.UNKNOWN
-        self._note_unowned(pid, process)
-        return _Verdict.LEFT_ALONE
+        return self._judge_unowned(pid, process)
 
-    def _note_unowned(self, pid: int, process: proc.Process | None) -> None:
-        """Note a child that does not certainly belong to any command. It is not looked at again.
+    def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
+        """Find out where a child comes from that does not certainly belong to any command. It is not looked at again.
 
-        It may be an orphan of ``docker exec``, or a process that a script has hidden. So as long as it lives, no
-        directory or pipe that a script could write to is used again.
+        A process of a script is ended with the last of the commands that it may belong to. One that may be an orphan of
+        ``docker exec``, or a process that a script has hidden, is left alone. So as long as one of either kind lives,
+        no directory or pipe that a script could write to is used again.
         """
-        self._owners[pid] = None
-        if not self._all_orphans_are_ours:
+        origin = self._origin(pid)
+        is_of_ended = origin is _Origin.SCRIPT and self._is_of_ended(pid)
+        may_belong_to = frozenset(self._children.values() if origin is _Origin.SCRIPT and not is_of_ended else ())
+        self._orphans[pid] = _Orphan(origin, may_belong_to)
+        if origin is _Origin.UNKNOWN:
             name = None if process is None else logs.printable(process.name)
             log.warning("a process that belongs to no call is left alone", pid=pid, name=name)
+        elif origin is _Origin.SCRIPT and not may_belong_to:
+            self._end_orphan(pid, process)
+            return _Verdict.ENDED
+        return _Verdict.LEFT_ALONE
 
-    def _has_strangers(self) -> bool:
-        return bool(self._owners) and None in self._owners.values()
+    def _forget_owner(self, child: _Child) -> None:
+        """End the orphans that may belong to no other command than this one, which has ended."""
+        for pid, orphan in [*self._orphans.items()]:
+            if child in orphan.commands:
+                orphan.commands -= {child}
+                if not orphan.commands:
+                    orphan.is_certain = False  # until it is dead
+                    self._end_orphan(pid, proc.process(pid))
+
+    def _end_orphan(self, pid: int, process: proc.Process | None) -> None:
+        """End a child that was started by a script that has ended."""
+        name = None if process is None else logs.printable(process.name)
+        log.warning("a process of a call that has ended is ended now", pid=pid, name=name)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+        self._reap_if_dead(pid)
+
+    def _origin(self, pid: int) -> _Origin:
+        """Return where an orphan comes from."""
+        if self._all_orphans_are_ours:
+            return _Origin.SCRIPT
+        try:
+            if self._limit_mark.read(pid) is not None:
+                return _Origin.SCRIPT
+        except PermissionError:
+            return _Origin.UNKNOWN
+        return _Origin.ELSEWHERE if self._limit_mark.is_firm else _Origin.UNKNOWN
+
+    def _command_of_limit(self, pid: int, owned: Iterable[_Child]) -> _Child | None:
+        """Return the command that a process belongs to by its limit."""
+        try:
+            limit = self._limit_mark.read(pid)
+        except PermissionError:
+            return None
+        if limit is None or not self._limit_mark.is_own(limit):
+            return None
+        return next((each for each in owned if each.limit == limit), None)
+
+    def _is_of_ended(self, pid: int) -> bool:
+        """Return whether a process has the limit of a command that has ended."""
+        try:
+            limit = self._limit_mark.read(pid)
+        except PermissionError:
+            return False
+        is_own = limit is not None and self._limit_mark.is_own(limit)
+        return is_own and all(each.limit != limit for each in self._children.values())
 
     def _is_undecided(self, pid: int) -> bool:
         """Return whether only a later look can show which command a process belongs to.
@@ -813,12 +874,12 @@ class Supervisor:
 
     def _note_owners(self, owners: Iterable[tuple[proc.Process, _Child]]) -> None:
         for process, owner in owners:
-            if process.pid in self._owners or self._children.get(owner.pid) is not owner:
+            if process.pid in self._orphans or self._children.get(owner.pid) is not owner:
                 continue
             # It may have been reaped since the list was read, and its pid may belong to another process.
             found = proc.process(process.pid)
             if found is not None and found.identity == process.identity:
-                self._owners[process.pid] = owner
+                self._orphans[process.pid] = _Orphan(_Origin.SCRIPT, frozenset({owner}), is_certain=True)
 
     def _certainly_nothing_left(self, child: _Child) -> bool:
         """Return whether no child of this process can belong to this command. Reap dead children on the way."""
@@ -836,13 +897,11 @@ class Supervisor:
         children = self._listed_children.pids()
         if children is None:
             return None
-        # If several commands may have left a child without an owner, the last of these commands ends it.
-        is_last = self._all_orphans_are_ours and len(self._children) == 1
         found = []
         for pid in children:
             if pid not in self._children and pid not in self._from_before and pid != self._guardian.pid:
-                owner = self._owners.get(pid, child)
-                if owner is child or (owner is None and is_last):
+                orphan = self._orphans.get(pid)
+                if orphan is None or orphan.commands == {child}:
                     found.append(pid)
         return found
 
@@ -900,7 +959,11 @@ class Supervisor:
             return False
         # It threw its environment away. This command ends it if no other command can have started it; else the last of
         # the commands that can will find it.
-        return self._all_orphans_are_ours and not any(other.pid != child.pid for other in owned.values())
+        if any(other.pid != child.pid for other in owned.values()):
+            return False
+        if process.pid in self._orphans or self._is_of_ended(process.pid):
+            return False
+        return self._origin(process.pid) is _Origin.SCRIPT
 
     def _owner_of(self, process: proc.Process, owned: dict[int, _Child]) -> _Child | None:
         """Return the command that the process certainly belongs to; None if there is none, or if it is unclear."""
@@ -910,8 +973,11 @@ class Supervisor:
             return None
         if self._is_subreaper and process.parent != os.getpid():
             return None
-        if process.pid in self._owners:
-            return self._owners[process.pid]
+        if (orphan := self._orphans.get(process.pid)) is not None:
+            commands = orphan.commands
+            return next(iter(commands)) if len(commands) == 1 else None
+        if (owner := self._command_of_limit(process.pid, owned.values())) is not None:
+            return owner
         environment = proc.environment_of(process.pid)
         for each in owned.values():
             if each.mark in environment:
@@ -924,7 +990,7 @@ class Supervisor:
         if not _reap_if_dead(pid):
             return False
         self._from_before.discard(pid)
-        self._owners.pop(pid, None)
+        self._orphans.pop(pid, None)
         return True
 
     def _reap_again(self) -> None:
@@ -934,6 +1000,8 @@ class Supervisor:
             self._exiting = {key: since_s for key, since_s in self._exiting.items() if key[0] in children}
         if self._children:
             self._start_guardian()
+        else:
+            self._judge_late_orphans()
         self._close_unused_pipes()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
@@ -944,6 +1012,37 @@ class Supervisor:
             if pid not in self._children and self._reap_if_dead(pid) and pid == self._guardian.pid:
                 log.warning("the guardian died", pid=pid)
                 self._guardian.stop(is_dead=True)
+
+    def _judge_late_orphans(self) -> None:
+        """End processes of scripts that became our children after the last command had ended."""
+        for pid in self._listed_children.pids() or ():
+            if pid not in self._from_before and pid != self._guardian.pid and pid not in self._orphans:
+                self._judge_unowned(pid, proc.process(pid))
+
+
+class _Origin(enum.Enum):
+    """Where an orphan comes from."""
+
+    SCRIPT = enum.auto()
+    ELSEWHERE = enum.auto()  # a command of `docker exec`, or the entry point
+    UNKNOWN = enum.auto()
+
+
+@dataclass(slots=True)
+class _Orphan:
+    """A child of this process that is not a command.
+
+    ``commands``: the living ones that may have left it. ``is_certain``: there is one, and it did.
+    """
+
+    origin: _Origin
+    commands: frozenset[_Child] = frozenset()
+    is_certain: bool = False
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether it may write to a directory or a pipe of a command that has ended."""
+        return self.origin is not _Origin.ELSEWHERE and not self.is_certain
 
 
 class _Verdict(enum.Enum):
@@ -1097,6 +1196,7 @@ def _read_oom_score_adj() -> int:
 class _Child:
     pid: int
     mark: bytes
+    limit: int  # of `LimitMark`
     pipes: tuple[_Pipe, ...]
     feed: _Feed | None
     loop: asyncio.AbstractEventLoop

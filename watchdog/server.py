@@ -162,12 +162,14 @@ class Server:
             max_queue=self.settings.max_queue,
             queue_timeout_s=self.settings.queue_timeout_s,
         )
+        self.supervisor = Supervisor()
         self.metrics = Metrics(
-            lambda: (self.admission.running, self.admission.waiting, self.admission.max_inflight), OUTCOMES
+            lambda: (self.admission.running, self.admission.waiting, self.admission.max_inflight),
+            OUTCOMES,
+            unattributed=lambda: self.supervisor.unattributed,
         )
         self._tracing = tracing.start(environ, configuration.service_name)
         self.workspaces = Workspaces(self.settings.tmp_dir)
-        self.supervisor = Supervisor()
         self.invocations = Invocations(
             configuration,
             environ,

@@ -42,6 +42,7 @@ BAD: dict[str, dict[str, str]] = {
     },
     "WatchdogHasNoRoom": {'watchdog_invocations_total{outcome="no_space"}': "0x58 1x2"},
     "WatchdogRunsOutOfDescriptors": {"process_open_fds{}": "900x60", "process_max_fds{}": "1000x60"},
+    "WatchdogLeavesProcesses": {"watchdog_unattributed_processes{}": "0x10 1x50"},
     "WatchdogIsRestarted": {"process_start_time_seconds{}": "100x10 200x10 300x10 400x30"},
 }
 GOOD: dict[str, dict[str, str]] = {
@@ -59,6 +60,7 @@ GOOD: dict[str, dict[str, str]] = {
     },
     "WatchdogHasNoRoom": {'watchdog_invocations_total{outcome="no_space"}': "0x60"},
     "WatchdogRunsOutOfDescriptors": {"process_open_fds{}": "20x60", "process_max_fds{}": "1000x60"},
+    "WatchdogLeavesProcesses": {"watchdog_unattributed_processes{}": "0x55 1x5"},
     "WatchdogIsRestarted": {"process_start_time_seconds{}": "100x30 200x30"},
 }
 promtool = pytest.mark.skipif(

@@ -19,6 +19,7 @@ from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer, problem, u
 # Longer than any machine needs for the work of these filters.
 PATIENT = {"WATCHDOG_LINGER_TIMEOUT": "300"}
 PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
+PR_SET_DUMPABLE = 4  # linux/prctl.h
 LEFT = "processes that the script left were ended"
 CUT_OFF = LEFT + " while they still worked"
 
@@ -199,30 +200,101 @@ def test_a_program_whose_first_thread_has_ended_is_at_work(
     assert server.call(b"").body == b"said\ndone\n"
 
 
-def test_a_process_that_hid_reaches_no_other_call(start_server: StartServer, tmp_path: Path) -> None:
-    """As PID 1 a process without session, environment and pipes of a call is taken for one of `docker exec`."""
-    (tmp_path / "hide.sh").write_text(
-        f"touch {tmp_path}/hidden\nuntil [ -e {tmp_path}/go ]; do sleep 0.02; done\n"
-        f"echo it > leak; touch {tmp_path}/tried\n"
-    )
-    server = start_server(
-        f"""#!/bin/bash
+HIDDEN = f"""
+import ctypes, os, sys, time
+os.setsid()
+if "undumpable" in sys.argv:
+    ctypes.CDLL(None).prctl({PR_SET_DUMPABLE}, 0)  # its environment and its files cannot be read any more
+if "unlimited" in sys.argv:
+    import resource
+    resource.setrlimit(10, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+open(os.environ["UP"], "w").close()
+while not os.path.exists(os.environ["GO"]):
+    time.sleep(0.02)
+for name in ("leak", "/proc/self/fd/1"):
+    try:
+        with open(name, "w") as file:
+            file.write("it")
+    except OSError:
+        pass
+open(os.environ["TRIED"], "w").close()
+"""
+HIDES = {
+    "without environment": "env -i UP=$UP GO=$GO TRIED=$TRIED {python} -S {hidden} >/dev/null 2>&1 &",
+    "undumpable, with the script's stdout": "{python} -S {hidden} undumpable &",
+}
+
+
+def hider(directory: Path, hide: str) -> str:
+    """A script that leaves a hidden process if asked to, and prints its name; else it asks that process to write."""
+    (directory / "hidden.py").write_text(HIDDEN)
+    return f"""#!/bin/bash
+export UP={directory}/up GO={directory}/go TRIED={directory}/tried
 if [ $Http_X_Kind = leave ]; then
     cd $TMP_OUTPUT_DIR
-    env -i setsid /bin/sh {tmp_path}/hide.sh >/dev/null 2>&1 &
-    until [ -e {tmp_path}/hidden ]; do sleep 0.02; done
-    echo left
+    {hide.format(python=sys.executable, hidden=directory / "hidden.py")}
+    until [ -e $UP ]; do sleep 0.02; done
+    echo $!
+elif [ $Http_X_Kind = hold ]; then
+    echo held > {directory}/held
+    until [ -e {directory}/enough ]; do sleep 0.02; done
 else
-    touch {tmp_path}/go
-    until [ -e {tmp_path}/tried ]; do sleep 0.02; done
+    touch $GO
+    while [ -e /proc/$Http_X_Pid ] && ! [ -e $TRIED ]; do sleep 0.02; done
     echo mine
 fi
-""",
+"""
+
+
+@pytest.mark.guard("limit-mark")
+@pytest.mark.parametrize("hide", HIDES)
+def test_a_hidden_process_is_ended_with_its_call(start_server: StartServer, tmp_path: Path, hide: str) -> None:
+    """It has left its session and its parent, and shows neither the environment nor the pipes of its call."""
+    hide_and_look(start_server, tmp_path, hide, "no privileges")
+
+
+@pytest.mark.parametrize("mode", ["plain", "pid 1"])
+@pytest.mark.parametrize("hide", HIDES)
+def test_a_hidden_process_is_ended_wherever_it_runs(
+    start_server: StartServer, tmp_path: Path, hide: str, mode: str
+) -> None:
+    hide_and_look(start_server, tmp_path, hide, mode)
+
+
+def hide_and_look(start_server: StartServer, tmp_path: Path, hide: str, mode: str) -> None:
+    tmp_path.chmod(0o777)
+    server = start_server(hider(tmp_path, HIDES[hide]), prefix=PREFIXES[mode], WATCHDOG_LINGER_TIMEOUT="0")
+    with ThreadPoolExecutor() as pool:
+        # Beside another call: alone, a call ends all that came to the server since it began.
+        other = pool.submit(server.call, b"", headers={"X-Kind": "hold"})
+        try:
+            until((tmp_path / "held").exists, "the other call")
+            pid = server.call(b"", headers={"X-Kind": "leave"}).body.decode().strip()
+            assert int(server.event(LEFT)["count"]) == 1
+            assert server.call(b"", headers={"X-Kind": "look", "X-Pid": pid}).body == b"mine\n"
+            assert not (tmp_path / "tried").exists()
+        finally:
+            (tmp_path / "enough").touch()
+        assert other.result().status == 200
+
+
+def test_a_hidden_process_whose_origin_is_unknown_reaches_no_other_call(
+    start_server: StartServer, tmp_path: Path, free_port: int
+) -> None:
+    """As PID 1 where scripts may raise their limits: such a process may be one of `docker exec`."""
+    program = (str(Path(__file__).resolve().parent.parent / "guards.py"), "limit-mark")
+    server = start_server(
+        hider(tmp_path, HIDES["without environment"]),
         prefix=AS_PID_1,
+        program=program,
+        WATCHDOG_METRICS_PORT=str(free_port),
     )
-    assert server.call(b"", headers={"X-Kind": "leave"}).body == b"left\n"
-    assert server.call(b"", headers={"X-Kind": "look"}).body == b"mine\n"
-    assert server.event("a process that belongs to no call is left alone")["name"] == "sh"
+    pid = server.call(b"", headers={"X-Kind": "leave"}).body.decode().strip()
+    metrics = server.call(None, "/metrics", "GET", port=free_port).body.decode()
+    assert "\nwatchdog_unattributed_processes 1.0\n" in metrics
+    assert server.call(b"", headers={"X-Kind": "look", "X-Pid": pid}).body == b"mine\n"
+    assert (tmp_path / "tried").exists()
+    assert server.event("a process that belongs to no call is left alone")["name"].startswith("python")
 
 
 def test_idle_processes_are_ended_though_no_descriptor_is_free(start_server: StartServer) -> None:

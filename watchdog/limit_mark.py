@@ -1,0 +1,118 @@
+"""Recognise the processes of scripts by a resource limit.
+
+Each process that a script starts inherits its hard limits, and cannot raise them again without ``CAP_SYS_RESOURCE``
+(getrlimit(2)). It can leave its session, lose its parent, close its pipes, drop its environment and hide its memory; a
+limit that was lowered stays.
+
+The limit is ``RLIMIT_LOCKS``: Linux has not used it since version 2.4.25 (getrlimit(2)), so its value changes nothing
+for the script. Each server takes a range of 2^32 values at random:
+
+- The server itself has the largest of them as its hard limit, so that all of its scripts are born with it.
+- Each command gets a value of its own, larger than those of earlier commands: as its soft limit, which it inherits from
+  the server, and as its hard limit a moment after it was started. What it has forked in that moment is known by the
+  soft limit. A script can lower its hard limit only to the value of an older command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+import os
+import resource
+
+_RLIMIT_LOCKS = 10  # asm-generic/resource.h; Python's module does not name it
+_RANGE = 1 << 32
+_MOST_RANGES_LOWER = 1 << 20
+_LARGEST = 1 << 62
+
+
+class LimitMark:
+    """The values of this process, whose own limit is lowered when the first object is made.
+
+    ``own``: the limit of this process. ``is_firm``: no script can remove its mark. It is false where this process, and
+    so each of its scripts, may raise limits, and where no mark can be given: then all processes count as unmarked.
+    """
+
+    def __init__(self) -> None:
+        self._first, self.is_firm = _lower_own_limit()
+        self.own = self._first + _RANGE - 1
+
+    def next(self) -> int:
+        """Return the value of the next command, which inherits it as its soft limit; 0 if there is none."""
+        value = self._first + next(_serials)
+        if not self._first or value >= self.own:
+            return 0
+        resource.setrlimit(_RLIMIT_LOCKS, (value, self.own))
+        return value
+
+    def give(self, pid: int, value: int) -> None:
+        """Lower the hard limit of a new child, whose value :meth:`next` returned."""
+        if value:
+            with contextlib.suppress(OSError):  # it has changed its user, or has ended
+                resource.prlimit(pid, _RLIMIT_LOCKS, (value, value))
+
+    def read(self, pid: int) -> int | None:
+        """Return the value of a process; None if it has no mark of a script, or has it no longer.
+
+        Raises:
+            PermissionError: the process belongs to another user, and /proc does not show it.
+        """
+        if not self._first:
+            return None
+        soft, hard = _limits(pid)
+        if hard == self.own and self.is_own(soft):
+            return soft
+        return hard if 0 <= hard <= self.own else None
+
+    def is_own(self, value: int) -> bool:
+        """Return whether a command of this server has, had or will have this value."""
+        return self._first < value < self.own
+
+
+# Of this process, as the limit is: each object has the same range.
+_serials = itertools.count(1)
+
+
+@functools.cache
+def _lower_own_limit() -> tuple[int, bool]:
+    """Return the first value of the range, 0 if there is none, and whether the limit cannot be raised again."""
+    try:
+        _, hard = resource.getrlimit(_RLIMIT_LOCKS)
+        below = _LARGEST if hard == resource.RLIM_INFINITY else min(hard, _LARGEST)
+        ranges = min(_MOST_RANGES_LOWER, below // _RANGE - 2)
+        if ranges < 1:
+            return 0, False
+        first = below - (2 + int.from_bytes(os.urandom(4), "big") % ranges) * _RANGE
+        own = first + _RANGE - 1
+        resource.setrlimit(_RLIMIT_LOCKS, (own, own))
+    except (OSError, ValueError):
+        return 0, False
+    try:
+        resource.setrlimit(_RLIMIT_LOCKS, (own, hard))
+    except (OSError, ValueError):
+        return first, True
+    resource.setrlimit(_RLIMIT_LOCKS, (own, own))
+    return first, False
+
+
+def _limits(pid: int) -> tuple[int, int]:
+    """Return the soft and the hard limit of a process; -1 is none, also where the process is gone."""
+    try:
+        return resource.prlimit(pid, _RLIMIT_LOCKS)
+    except PermissionError:  # of another user, such as a set-user-id program
+        return _limits_in_proc(pid)
+    except OSError:
+        return -1, -1
+
+
+def _limits_in_proc(pid: int) -> tuple[int, int]:
+    try:
+        with open(f"/proc/{pid}/limits", "rb") as file:
+            line = next(line for line in file if line.startswith(b"Max file locks"))
+    except (FileNotFoundError, StopIteration) as error:  # gone or hidden
+        raise PermissionError(f"the limits of process {pid} cannot be read") from error
+    except ProcessLookupError:
+        return -1, -1
+    soft, hard = (int(word) if word.isdigit() else -1 for word in line.split()[3:5])
+    return soft, hard
