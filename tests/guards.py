@@ -838,6 +838,23 @@ def script_utf16() -> None:
     replace(process, "refuse_utf16", lambda start, name: None)
 
 
+@guard
+def kept_warnings() -> None:
+    """Libraries warn, and the interpreter keeps each text."""
+    import warnings
+
+    from aiohttp.multipart import parse_content_disposition
+
+    from watchdog import content_disposition, server
+
+    def file_name(header: str) -> str | None:
+        parse_content_disposition(header)
+        return None
+
+    replace(content_disposition, "file_name", file_name)
+    replace(server, "_ignore_warnings", lambda: warnings.simplefilter("default"))
+
+
 def take_out(names: str) -> None:
     """Take these guards, with commas between them, out of this process."""
     for each in names.split(","):
@@ -846,6 +863,11 @@ def take_out(names: str) -> None:
 
 if __name__ == "__main__":
     take_out(sys.argv.pop(1))
+    sys.path.append(os.path.join(os.path.dirname(__file__), "faults"))
+    from inspected_server import inspect_soon
+
     from watchdog.__main__ import main
+
+    signal.signal(signal.SIGUSR2, inspect_soon)
 
     sys.exit(main())

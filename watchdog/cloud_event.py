@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
-from .errors import BadInput
+from .errors import BadInput, quoted
 
 _HEADER = re.compile(r"ce-([a-z0-9]+)", re.IGNORECASE)
 REQUIRED_ATTRIBUTES = ("specversion", "id", "source", "type")
@@ -66,7 +66,7 @@ def _decoded(name: str, value: str) -> str:
         text = unquote(value, errors="strict")
         text.encode()
     except UnicodeError:
-        raise BadInput(f"the header Ce-{name.capitalize()}: {value!r} is not percent-encoded UTF-8") from None
+        raise BadInput(f"the header Ce-{name.capitalize()}: {quoted(value)} is not percent-encoded UTF-8") from None
     if _CONTROL.search(text):
-        raise BadInput(f"the header Ce-{name.capitalize()}: {value!r} has a control character")
+        raise BadInput(f"the header Ce-{name.capitalize()}: {quoted(value)} has a control character")
     return text

@@ -20,7 +20,7 @@ import msgspec
 
 from . import service_definition
 from .cgroup import Cgroup
-from .errors import ConfigError
+from .errors import ConfigError, quoted
 from .files import small_file
 from .service_definition import ServiceDefinition
 from .storage import providers
@@ -67,9 +67,9 @@ def parse_duration_s(text: str) -> float:
         parts = _GO_PART.findall(text)
         seconds = sum(float(number) * _GO_UNIT_NS[unit] for number, unit in parts) / 1e9
     else:
-        raise ValueError(f"no duration: {text!r}")
+        raise ValueError(f"no duration: {quoted(text)}")
     if seconds > _MOST_SECONDS:
-        raise ValueError(f"over {_MOST_SECONDS} seconds: {text!r}")
+        raise ValueError(f"over {_MOST_SECONDS} seconds: {quoted(text)}")
     return seconds
 
 

@@ -38,7 +38,7 @@ import msgspec
 import pybase64
 
 from .call_warning import CallWarning
-from .errors import AnswerNotAvailable, BadInput, OutputUnreadable, ScriptFailed, ScriptKilled
+from .errors import AnswerNotAvailable, BadInput, OutputUnreadable, ScriptFailed, ScriptKilled, quoted
 from .printed import TEXT
 from .workspace import Output, open_output, raise_if_changed
 
@@ -51,6 +51,7 @@ _INLINE_FILES = 16
 _STEP_BYTES = 4 * 1024 * 1024
 _OPEN_COST_BYTES = 16 * 1024
 _NAMED_FILES = 5
+_LONGEST_KEPT = 256  # characters of a header whose meaning is kept for the next call
 
 _PLAIN = TEXT
 _ZIP = "application/zip"
@@ -199,10 +200,10 @@ def choose_form(accept: str | None, output_param: str | None) -> Preference:
             return Preference(Form(output_param.lower()))
         except ValueError:
             known = ", ".join(form.value for form in Form)
-            raise BadInput(f"?output={output_param!r} is not known; it may be one of {known}") from None
+            raise BadInput(f"?output={quoted(output_param)} is not known; it may be one of {known}") from None
     if accept is None or accept == "*/*" or not accept.strip(" \t,"):
         return _BASE64_PREFERENCE
-    return _preference_of(accept)
+    return _preference_of(accept) if len(accept) <= _LONGEST_KEPT else _preference_of.__wrapped__(accept)
 
 
 @functools.lru_cache(maxsize=64)
@@ -234,8 +235,8 @@ def _preference_of(accept: str) -> Preference:
         at = found.end()
     if not any(r.quality > 0 for r in ranges):
         raise AnswerNotAvailable(
-            f"Accept: {accept} refuses every form of answer; accept at least one of {_PLAIN} (base64), "
-            f"{_BYTES} (raw), {_ZIP}, {_JSON}"
+            f"the Accept header {quoted(accept)} refuses every form of answer; accept at least one of "
+            f"{_PLAIN} (base64), {_BYTES} (raw), {_ZIP}, {_JSON}"
         )
     return Preference(None, accept, tuple(ranges))
 

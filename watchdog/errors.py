@@ -39,6 +39,14 @@ The text of an error tells what happened, to what, and what to do.
 
 from __future__ import annotations
 
+# A header may have 64 KiB. The log keeps the reason of each refused call.
+_MOST_QUOTED = 100
+
+
+def quoted(text: str) -> str:
+    """Return a foreign text as an error shows it: in quotes, at most 100 characters of it."""
+    return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}..."
+
 
 class WatchdogError(Exception):
     """Root of the tree."""

@@ -25,7 +25,8 @@ import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from .base64_reader import ARMOUR, HOW_TO_SEND_RAW, Base64Reader, Sink, armour_error
-from .errors import BadInput, InputTooLarge
+from .content_disposition import decoded_name
+from .errors import BadInput, InputTooLarge, quoted
 from .workspace import raise_if_no_space, safe_file_name
 
 _T = TypeVar("_T")
@@ -45,8 +46,6 @@ _DATA_URL = re.compile(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
 _QUOTE = re.compile(rb'\s*="')
 _OF_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
-# RFC 8187 has UTF-8, RFC 5987 had Latin-1 too. Python's other codecs make half characters, or fail in their own ways.
-_NAME_CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1"})
 _JSON_START = re.compile(rb"\s*[{\[]")
 _FORM_START = re.compile(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
 # Words in lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits, with something between them. Without
@@ -437,7 +436,7 @@ class _Multipart:
         if not boundary:
             raise BadInput("the content type multipart/form-data has no boundary; let the client set it (curl -F)")
         if not boundary.isascii():
-            raise BadInput(f"the boundary {boundary!r} of the form is not ASCII; let the client set it (curl -F)")
+            raise BadInput(f"the boundary {quoted(boundary)} of the form is not ASCII; let the client set it (curl -F)")
         self._files = files
         self._parser = PushMultipartParser(
             boundary, max_header_size=8192, max_header_count=32, max_segment_count=_MOST_FIELDS
@@ -484,7 +483,8 @@ class _Multipart:
         if transfer_encoding in ("7bit", "8bit", "binary"):
             return _Raw(file)
         raise BadInput(
-            f"the part {name!r} has the transfer encoding {transfer_encoding!r}; known are binary, 8bit, 7bit, base64"
+            f"the part {name!r} has the transfer encoding {quoted(transfer_encoding)}; "
+            "known are binary, 8bit, 7bit, base64"
         )
 
 
@@ -540,12 +540,7 @@ def _extended_filename(disposition: str) -> str | None:
     if not (found := _EXTENDED_FILENAME.search(disposition)):
         return None
     charset, encoded = found.groups()
-    try:
-        if charset.lower() not in _NAME_CHARSETS:
-            raise LookupError(charset)
-        return unquote_to_bytes(encoded).decode(charset)
-    except (LookupError, UnicodeDecodeError):
-        raise BadInput(f"the file name in {disposition!r} is not what it says it is: {charset}") from None
+    return decoded_name(charset, encoded, disposition)
 
 
 class _Inflater:
@@ -600,7 +595,7 @@ def _inflater(content_encoding: str) -> _Inflater | None:
         return _Inflater("gzip")
     if codings == ["deflate"]:
         return _Inflater("deflate")
-    raise BadInput(f"the Content-Encoding {content_encoding!r} is not known; send one of gzip and deflate, once")
+    raise BadInput(f"the Content-Encoding {quoted(content_encoding)} is not known; send one of gzip and deflate, once")
 
 
 def _media_type(content_type: str) -> tuple[str, str]:
@@ -610,7 +605,7 @@ def _media_type(content_type: str) -> tuple[str, str]:
     try:
         media_type, options = parse_options_header(content_type)
     except MultipartError as error:
-        raise BadInput(f"the Content-Type {content_type!r} is malformed: {error}") from None
+        raise BadInput(f"the Content-Type {quoted(content_type)} is malformed: {error}") from None
     return media_type.strip().lower(), options.get("boundary", "")
 
 

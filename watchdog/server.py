@@ -19,6 +19,7 @@ import os
 import re
 import signal
 import sys
+import warnings
 from collections.abc import AsyncIterator, Awaitable, Generator, Mapping, Sequence
 from hmac import compare_digest
 from typing import Any
@@ -28,10 +29,9 @@ import msgspec
 from aiohttp import web
 from aiohttp.client_exceptions import ClientError
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.multipart import content_disposition_filename, parse_content_disposition
 from multidict import CIMultiDict
 
-from . import logs, tracing
+from . import content_disposition, logs, tracing
 from .admission import DRAINING_RETRY_AFTER_S, Admission
 from .allocator import keep_freed_memory
 from .byte_order_mark import MARK_HINT
@@ -76,6 +76,7 @@ from .errors import (
     StoreFailed,
     Unauthorized,
     WatchdogError,
+    quoted,
 )
 from .intake import ENCODINGS, Said
 from .invocation import OUTCOMES, SKIPPED, Call, Invocations, Record
@@ -134,6 +135,7 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
         ListenError: an address cannot be listened on.
     """
     keep_freed_memory()
+    _ignore_warnings()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # From here on a signal drains, even one that comes while the server still starts.
     loop = asyncio.get_running_loop()
@@ -148,6 +150,15 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
         return await server.run_until_signal(signals)
     finally:
         await server.stop()
+
+
+def _ignore_warnings() -> None:
+    """Ignore Python's warnings, which are for programmers.
+
+    Libraries put texts of callers and storages into them. The interpreter would keep each distinct text for ever and
+    print it into the log.
+    """
+    warnings.simplefilter("ignore")
 
 
 class Server:
@@ -516,7 +527,7 @@ class Server:
             raise InputTooLarge(f"the input has {request.content_length} bytes, over {limit_bytes} (max_input_size)")
         for expect in request.headers.getall("Expect", []):
             if expect.lower() != "100-continue":
-                raise BadInput(f"Expect: {expect} is not known; known is 100-continue")
+                raise BadInput(f"Expect: {quoted(expect)} is not known; known is 100-continue")
 
     def _call(self, request: web.BaseRequest, call_id: str, trace: tracing.Trace) -> Call:
         headers = request.headers
@@ -753,7 +764,7 @@ def _said(request: web.BaseRequest) -> Said:
     headers = request.headers
     encoding = request.query.get("input", headers.get("X-Input-Encoding"))
     if encoding is not None and encoding.lower() not in ENCODINGS:
-        raise BadInput(f"the input encoding {encoding!r} is not known; known are {', '.join(ENCODINGS)}")
+        raise BadInput(f"the input encoding {quoted(encoding)} is not known; known are {', '.join(ENCODINGS)}")
     return Said(
         content_type=headers.get("Content-Type", ""),
         content_encoding=", ".join(headers.getall("Content-Encoding", ())),
@@ -781,12 +792,9 @@ def _call_id(request: web.BaseRequest, fallback: str) -> str:
 def _file_name(request: web.BaseRequest) -> str | None:
     if (name := request.headers.get("X-Filename")) is not None:
         return _percent_decoded(name, "X-Filename")
-    if (disposition := request.headers.get("Content-Disposition")) is not None:
-        kind, parameters = parse_content_disposition(disposition)
-        if kind is None:
-            raise BadInput(f"Content-Disposition: {disposition!r} is malformed")
-        if (name := content_disposition_filename(parameters)) is not None:
-            return name
+    disposition = request.headers.get("Content-Disposition")
+    if disposition is not None and (name := content_disposition.file_name(disposition)) is not None:
+        return name
     return request.query.get("filename")
 
 
@@ -794,7 +802,7 @@ def _percent_decoded(text: str, what: str) -> str:
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:
-        raise BadInput(f"{what}: {text!r} is not percent-encoded UTF-8") from None
+        raise BadInput(f"{what}: {quoted(text)} is not percent-encoded UTF-8") from None
 
 
 def _base_path(environ: Mapping[str, str]) -> str:

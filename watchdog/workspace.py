@@ -32,7 +32,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable
+from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable, quoted
 
 MOST_OUTPUTS = 1_000_000
 _PREFIX = "watchdog-"
@@ -425,7 +425,7 @@ def safe_file_name(name: str) -> str | None:
         BadInput: the name has a control character.
     """
     if re.search(r"[\x00-\x1f\x7f]", name):
-        raise BadInput(f"the file name {name!r} has a control character; give a name without it")
+        raise BadInput(f"the file name {quoted(name)} has a control character; give a name without it")
     name = os.fsencode(re.split(r"[/\\]", name)[-1]).decode("utf-8", "replace")
     name = "".join(c for c in name if unicodedata.category(c) not in ("Cf", "Cc", "Zl", "Zp"))
     name = re.sub(r"^[\s.]+", "", name).rstrip()

@@ -1,8 +1,10 @@
-"""The server, with a look inside: on SIGUSR2 it logs its asyncio tasks, objects of each type, and memory in use.
+"""The server, with a look inside: on SIGUSR2 it logs its memory in use, its tasks, objects, warnings and marked texts.
 
 ::
 
     python tests/faults/inspected_server.py [--without GUARD] serve --port 0
+
+A marked text is one that contains :data:`MARK`.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from watchdog.__main__ import main
 
+MARK = "text" + "-to-forget-"  # in two parts: the constant of this file is not to be counted
 _MOST_TYPES = 30
 
 
@@ -38,10 +42,41 @@ def _inspect(loop: asyncio.AbstractEventLoop) -> None:
     objects = Counter(type(each).__qualname__ for each in gc.get_objects())
     status = Path("/proc/self/status").read_text()
     memory_kib = int(status.split("VmRSS:")[1].split()[0])
-    event = {"event": "inspected", "memory_kib": memory_kib, "tasks": len(tasks), "names": sorted(tasks)[:50]}
+    event = {
+        "event": "inspected",
+        "memory_kib": memory_kib,
+        "tasks": len(tasks),
+        "names": sorted(tasks)[:50],
+        "warnings": _count_warnings(),
+        "texts": _count_marked_texts(),
+    }
     line = json.dumps(event | {"objects": dict(objects.most_common(_MOST_TYPES))}) + "\n"
     # In one write, as long as a pipe takes whole: between two lines of the log.
     os.write(2, line.encode())
+
+
+def _count_warnings() -> int:
+    """Count the warnings that the interpreter keeps; the key "version" is not one of them."""
+    registries = [getattr(module, "__warningregistry__", {}) for module in list(sys.modules.values())]
+    return sum(key != "version" for registry in registries for key in registry)
+
+
+def _count_marked_texts() -> int:
+    """Count the marked texts that anything refers to."""
+    found: set[int] = set()
+    # What is there at the start is frozen, and not among these objects.
+    gc.unfreeze()
+    look_into: list[Any] = gc.get_objects()
+    gc.freeze()
+    while look_into:
+        for each in gc.get_referents(look_into.pop()):
+            if isinstance(each, (str, bytes)):
+                text = each if isinstance(each, str) else each.decode("latin-1")
+                if MARK in text:
+                    found.add(id(each))
+            elif isinstance(each, (tuple, dict)) and not gc.is_tracked(each):
+                look_into.append(each)
+    return len(found)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from storage.cdmi_stub import SPACE, TOKEN, CdmiStub, cdmi_stub
 from storage.files import MIB, Moving, fetched, nothing_is_left, output_of, stored
 from watchdog.errors import ObjectMissing, StorageError
 from watchdog.metrics import Metrics
-from watchdog.storage import event
+from watchdog.storage import event, known_directories
 from watchdog.storage.onedata import Onedata
 from watchdog.storage.providers import Place, Provider, Storages
 from watchdog.storage.transfer import Transfers
@@ -51,6 +51,17 @@ async def test_requests_are_those_of_cdmi(stub: CdmiStub, tmp_path: Path) -> Non
         "GET /cdmi/plants/out/deep/a%20b%2B%C3%A9.jpg",
     ]
     assert stub.files == {f"{SPACE}/out/deep/a b+é.jpg": b"data"}
+
+
+async def test_directories_are_forgotten_when_there_are_many(
+    stub: CdmiStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_directories, "MOST_KNOWN", 5)
+    async with opened(stub.provider()) as storage:
+        for number in range(12):
+            await stored(storage, tmp_path, f"{SPACE}/{number}/file", b"1")
+            assert len(storage._directories) <= 5
+    assert len(stub.files) == 12
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 3 * MIB + 1])

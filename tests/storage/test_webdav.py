@@ -17,6 +17,7 @@ from storage.certificates import Certificates, make_certificates
 from storage.files import MIB, Moving, changing, fetched, nothing_is_left, output_of, stored
 from storage.webdav_servers import PASSWORD, SERVERS, WebDavServer, missing_program, rclone_webdav
 from watchdog.errors import InputTooLarge, ObjectMissing, OutputUnreadable, StorageError
+from watchdog.storage import known_directories
 from watchdog.storage.webdav import WebDav
 
 
@@ -126,6 +127,18 @@ async def test_many_at_once_into_new_directories(server: WebDavServer, tmp_path:
             *(storage.store(output, f"many/{number % 4}/x/{number}", moved=Moving()) for number in range(24))
         )
     assert len(files_in(server.root / "many")) == 24
+
+
+async def test_directories_are_forgotten_when_there_are_many(
+    server: WebDavServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known_directories, "MOST_KNOWN", 5)
+    async with opened(server) as storage:
+        for number in range(12):
+            await stored(storage, tmp_path, f"forgotten/{number}/file", b"1")
+            assert len(storage._directories) <= 5
+        assert len(storage._making) == 0
+    assert len(files_in(server.root / "forgotten")) == 12
 
 
 async def test_a_directory_that_was_removed_meanwhile(server: WebDavServer, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import os
 from ..workspace import Output, open_output
 from . import Moved
 from .http_client import HttpClient, WithHeaders
+from .known_directories import KnownDirectories
 from .providers import Provider
 
 _CONTAINER = {"X-CDMI-Specification-Version": "1.1.1", "Content-Type": "application/cdmi-container"}
@@ -26,7 +27,7 @@ class Onedata:
     def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
         headers = {"X-Auth-Token": provider.secret}
         self._client = HttpClient(provider, WithHeaders(headers), timeout_s=timeout_s, ca_file=ca_file)
-        self._directories: set[str] = set()
+        self._directories = KnownDirectories()
 
     async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
         return await self._client.download("cdmi/" + location, path, most_bytes=most_bytes, moved=moved)

@@ -12,11 +12,13 @@ import asyncio
 import os
 import secrets
 from base64 import b64encode
+from weakref import WeakValueDictionary
 
 from ..errors import ObjectMissing, StorageError
 from ..workspace import Output, open_output
 from . import Moved
 from .http_client import HttpClient, WithHeaders
+from .known_directories import KnownDirectories
 from .providers import Provider
 
 _FOUND = frozenset({200, 207})
@@ -33,8 +35,9 @@ class WebDav:
         if provider.user or provider.secret:
             headers["Authorization"] = "Basic " + b64encode(f"{provider.user}:{provider.secret}".encode()).decode()
         self._client = HttpClient(provider, WithHeaders(headers), timeout_s=timeout_s, ca_file=ca_file)
-        self._directories: set[str] = set()
-        self._making: dict[str, asyncio.Lock] = {}
+        self._directories = KnownDirectories()
+        # A lock lives as long as a call holds it or waits for it.
+        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
         return await self._client.download(location, path, most_bytes=most_bytes, moved=moved)
