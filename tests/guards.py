@@ -628,17 +628,17 @@ def types_that_say_what_the_body_is() -> None:
 @guard
 def base64_is_not_a_form() -> None:
     """Any text with a `=` is a form."""
-    from watchdog import intake
+    from watchdog import form
 
-    replace(intake, "_is_meant_as_base64", lambda text: False)
+    replace(form, "_is_meant_as_base64", lambda text: False)
 
 
 @guard
 def armour_is_not_a_form() -> None:
     """A form may hold the armour of PEM."""
-    from watchdog import intake
+    from watchdog import form
 
-    replace(intake, "ARMOUR", re.compile(rb"(?!)"))
+    replace(form, "ARMOUR", re.compile(rb"(?!)"))
 
 
 @guard
@@ -836,6 +836,20 @@ def script_utf16() -> None:
     from watchdog import process
 
     replace(process, "refuse_utf16", lambda start, name: None)
+
+
+@guard
+def form_size() -> None:
+    """A form is only measured when it is complete."""
+    from watchdog.intake import _Limit
+
+    def take(self: Any, count: int) -> None:
+        self.taken += count
+        check(self, self.taken)
+
+    check = _Limit.check
+    replace(_Limit, "take", take)
+    replace(_Limit, "check", lambda self, count: None)
 
 
 @guard

@@ -2,7 +2,7 @@
 
 The body passes four rooms, none of which waits for anything or grows with the body::
 
-    bytes -> _Inflater (gzip, deflate) -> _decide (the first 4 KiB) -> Base64Reader | _Raw | _Form | _Multipart -> file
+    bytes -> _Inflater (gzip, deflate) -> _decide (the first 4 KiB) -> Base64Reader | _Raw | Form | _Multipart -> file
 
 :class:`Receiver` consists of these rooms. Feed it bytes: it reads nothing itself, and writes only the file.
 :func:`take_in` feeds it from a stream, small bodies at once, large ones in a thread.
@@ -19,14 +19,14 @@ import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from .base64_reader import ARMOUR, HOW_TO_SEND_RAW, Base64Reader, Sink, armour_error
+from .base64_reader import ARMOUR, Base64Reader, Sink, armour_error
 from .content_disposition import decoded_name
 from .errors import BadInput, InputTooLarge, quoted
+from .form import Form, FormText
 from .workspace import raise_if_no_space, safe_file_name
 
 _T = TypeVar("_T")
@@ -37,26 +37,14 @@ _HEAD_BYTES = 4096
 # Below this the hand-over to a thread costs more than the work.
 _INLINE_BYTES = 64 * 1024
 _BATCH_BYTES = 1024 * 1024
-_LARGEST_FORM_BYTES = 16 * 1024 * 1024
 _MOST_FIELDS = 10_000
-_FORM_STEP_BYTES = 64 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _DATA_URL = re.compile(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
 _QUOTE = re.compile(rb'\s*="')
-_OF_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]")
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
 _JSON_START = re.compile(rb"\s*[{\[]")
 _FORM_START = re.compile(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
-# Words in lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits, with something between them. Without
-# possessive quantifiers, a key of many short words would take for ever.
-_WORD = r"(?:[A-Z](?![A-Z]))?+[^\W_A-Z]*+(?:[A-Z][^\W\d_A-Z]++)*+(?:[A-Z]{2,}+\d*+)?+"
-_NAME = re.compile(rf"{_WORD}(?:[ _.:/+\-\[\]]++{_WORD})*+")
-_LONGEST_NAME = 64
-_FEWEST_OF_JOINED = 16
-# Whoever encodes base64 by mistake encodes no other characters than these: line ends, blanks, `=`, `+` and `/`.
-_ESCAPE_OF_FORM = re.compile(rb"%(?!0[9AD]|20|3D|2[BF])[0-9A-F]{2}", re.IGNORECASE)
-_WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter
 
 # Types that clients send whatever the body is. Any other type says what the body is, so the body is raw bytes.
 _BASE64_TYPES = frozenset(
@@ -164,6 +152,7 @@ class Receiver:
         self._head = bytearray()
         self._reader: _Reader | None = None
         self._files = _Files(directory, self._limit)
+        self._form_text = FormText(directory)
         media_type, self._boundary = _media_type(said.content_type)
         self._media_type = media_type
         self._encoding = "multipart"
@@ -200,6 +189,7 @@ class Receiver:
     def close(self) -> None:
         """Close what is open."""
         self._files.close()
+        self._form_text.close()
 
     def _feed_decoded(self, data: bytes) -> None:
         if self._reader is not None:
@@ -215,11 +205,14 @@ class Receiver:
         name = (safe_file_name(given) if given else None) or f"event-file-{uuid.uuid4()}"
         # Not all the bytes that are there: the decision must not depend on how the network cut the body.
         is_all = complete and len(head) <= _HEAD_BYTES
-        decided = _decide(head[:_HEAD_BYTES], is_all, self._said.encoding, self._media_type)
+        decided = _decide(head[:_HEAD_BYTES], is_all, self._said.encoding, self._media_type, self._new_form)
         self._encoding = decided.encoding
         self._reader = decided.reader(self._files.create(name))
         if rest := head[decided.skip :]:
             self._reader.feed(rest)
+
+    def _new_form(self, file: Sink, offset: int, fault: BadInput) -> Form:
+        return Form(self._form_text, file, self._limit.check, offset, fault)
 
 
 class _Reader(Protocol):
@@ -235,8 +228,13 @@ class _Decided(NamedTuple):
     skip: int = 0
 
 
-def _decide(head: bytes, complete: bool, asked: str | None, media_type: str) -> _Decided:
+def _decide(
+    head: bytes, complete: bool, asked: str | None, media_type: str, new_form: Callable[[Sink, int, BadInput], _Reader]
+) -> _Decided:
     """Decide how the body is read, from its first 4 KiB (or all of it).
+
+    Args:
+        new_form: returns the reader of a form, from the file, the form's offset and why the body is not base64.
 
     Raises:
         BadInput: the body should be base64, JSON or a form, and is none of these.
@@ -274,7 +272,9 @@ def _decide(head: bytes, complete: bool, asked: str | None, media_type: str) -> 
         return _Decided("raw", _Raw)
     if not _wide_characters(head):
         if media_type in _FORM_TYPES and prefix is None and _FORM_START.match(head, start):
-            return _Decided("form", lambda file: _Form(file, start), start)
+            assert fault is not None, "a literal has no `=`"
+            why = fault
+            return _Decided("form", lambda file: new_form(file, start, why), start)
         if media_type == "application/json" and _is_json_scalar(head[start:], complete):
             return _Decided("json", _Raw)
     assert fault is not None, "a literal is a scalar"
@@ -341,92 +341,6 @@ class _Raw:
 
     def finish(self) -> None:
         self._file.close()
-
-
-class _Form:
-    """``key=value`` pairs, as ``curl -d`` and oscar-python send them, kept as one JSON object."""
-
-    def __init__(self, file: Sink, offset: int = 0) -> None:
-        self._file = file
-        self._offset = offset
-        self._text = bytearray()
-
-    def feed(self, data: bytes) -> None:
-        self._text += data
-        if len(self._text) > _LARGEST_FORM_BYTES:
-            raise InputTooLarge(
-                f"a form of key=value pairs may have {_LARGEST_FORM_BYTES} bytes; send files with curl -F file=@FILE"
-            )
-
-    def finish(self) -> None:
-        # As a form, the text between the armour lines would lose each `+`.
-        if (armour := ARMOUR.search(self._text)) is not None:
-            raise armour_error(armour[0].decode("latin-1"), self._offset + armour.start())
-        text = bytes(self._text).strip()
-        if _is_meant_as_base64(text):
-            fault = _fault(Base64Reader(_Held(), self._offset), bytes(self._text), complete=True)
-            raise BadInput(f"{fault} (if it is a form of one field, end it with &)")
-        fields = text.split(b"&", _MOST_FIELDS)
-        if len(fields) > _MOST_FIELDS:
-            raise BadInput(f"the form has over {_MOST_FIELDS} fields; send files with curl -F file=@FILE")
-        form: dict[str, str | list[str]] = {}
-        for field in filter(None, fields):
-            name, _, text = field.partition(b"=")
-            key, value = _unquoted(name), _unquoted(text)
-            if key not in form:
-                form[key] = value
-            elif isinstance(values := form[key], list):
-                values.append(value)
-            else:
-                form[key] = [values, value]
-        self._file.write(msgspec.json.encode(form))
-        self._file.close()
-
-
-def _is_meant_as_base64(text: bytes) -> bool:
-    """Whether a form of one field is base64 but for some characters: its key is not a name, its `=` are padding."""
-    if b"&" in text or _ESCAPE_OF_FORM.search(text):
-        return False
-    before, _, after = text.partition(b"=")
-    # `curl --data-urlencode` leaves all before the first `=` as it is.
-    key, value = unquote_to_bytes(before), unquote_to_bytes(after[:_HEAD_BYTES])
-    value = _WRITTEN_LINE_END.sub(b"", value)
-    has_value = _OF_BASE64.search(value) is not None
-    characters = len(_OF_BASE64.findall(key))
-    padding = 1 + len(value) - len(value.lstrip(b"="))
-    fills_groups = characters == len(key) and padding <= 2 and (characters + padding) % 4 == 0
-    if _is_name(key):
-        # A body like `message=` may be base64; `message=?` is a form.
-        return fills_groups and not has_value and (not value.strip(b"=\r\n") or not key.islower())
-    # Two texts in base64 may have been joined, with a line end between them or not.
-    is_joined = value.startswith((b"=", b"\n", b"\r")) or (fills_groups and characters >= _FEWEST_OF_JOINED)
-    return not has_value or is_joined or len(key) > _LONGEST_NAME
-
-
-def _is_name(key: bytes) -> bool:
-    """Return whether a form's key consists of words; base64 hardly ever does."""
-    try:
-        return len(key) <= _LONGEST_NAME and _NAME.fullmatch(key.decode()) is not None
-    except UnicodeDecodeError:
-        return False
-
-
-def _unquoted(text: bytes) -> str:
-    """Text of a form's name or value (the URL standard's application/x-www-form-urlencoded)."""
-    text = text.replace(b"+", b" ")
-    decoded = bytearray()
-    start = 0
-    while start < len(text):
-        stop = start + _FORM_STEP_BYTES
-        # The library's function makes an object for each escape: a few at a time, and none cut in two.
-        if (escape := text.rfind(b"%", stop - 2, stop)) >= 0:
-            stop = escape
-        decoded += unquote_to_bytes(text[start:stop])
-        start = stop
-    try:
-        return decoded.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"the form of key=value pairs is not UTF-8: {error}; {HOW_TO_SEND_RAW}") from None
 
 
 class _Multipart:
@@ -618,7 +532,11 @@ class _Limit:
 
     def take(self, count: int) -> None:
         self.taken += count
-        if self.max_bytes and self.taken > self.max_bytes:
+        self.check(self.taken)
+
+    def check(self, count: int) -> None:
+        """Raise InputTooLarge if so many bytes are too many."""
+        if self.max_bytes and count > self.max_bytes:
             raise InputTooLarge(f"the decoded input is over {self.max_bytes} bytes (max_input_size)")
 
 

@@ -28,7 +28,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from watchdog import intake, logs
+from watchdog import form, intake, logs
 from watchdog.delivery import Form, choose_form
 from watchdog.errors import AnswerNotAvailable, BadInput, BadScriptResponse, InputError, InputTooLarge
 from watchdog.intake import Receiver, Said
@@ -140,7 +140,10 @@ def check_intake(data: bytes) -> None:
     request = _request(data)
     whole = _received(request, [request.packed])
     # Small buffers: their seams lie where a body of a few bytes meets them.
-    with mock.patch.multiple(intake, _BATCH_BYTES=16, _FORM_STEP_BYTES=8):
+    with (
+        mock.patch.object(intake, "_BATCH_BYTES", 16),
+        mock.patch.multiple(form, _STEP_BYTES=8, _IN_MEMORY_BYTES=16),
+    ):
         cut = _received(request, request.pieces())
 
     if not request.parts and any(str(outcome.error).startswith(_MALFORMED) for outcome in (whole, cut)):
