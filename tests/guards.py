@@ -839,6 +839,20 @@ def script_utf16() -> None:
 
 
 @guard
+def hyphens_before_underscores() -> None:
+    """Of two headers with the same variable the first one counts."""
+    from watchdog import server
+
+    def variables(request: Any, base_path: str) -> dict[str, str]:
+        found: dict[str, str] = {}
+        for name, value in request.headers.items():
+            found.setdefault("Http_" + "_".join(map(str.capitalize, name.split("-"))), value)
+        return found
+
+    replace(server, "_cgi_variables", variables)
+
+
+@guard
 def form_size() -> None:
     """A form is only measured when it is complete."""
     from watchdog.intake import _Limit

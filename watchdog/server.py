@@ -119,6 +119,7 @@ _KUBERNETES_PROBE = "kube-probe/"
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_LONGEST_KEPT = 256  # characters of a header's name whose variable is kept for the next call
 _LETTING_IN_S = 1.0
 _MOST_NAMED_FILES = 1000
 _REST_OF_BODY_S = 30.0
@@ -850,9 +851,21 @@ def _cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
         "Http_ContentLength": length,
         "Http_Content_Length": length,
     }
+    with_underscores = []
     for name, value in request.headers.items():
-        if (variable := _variable_of(name)) is not None:
+        kept = _variable_of if len(name) <= _LONGEST_KEPT else _variable_of.__wrapped__
+        if (variable := kept(name)) is None:
+            continue
+        if "_" in name:
+            with_underscores.append((variable, value))
+        else:
             variables.setdefault(variable, value)
+    # A proxy that vouches for `X-1` may let the caller's `X_1` through, before it or after it.
+    if with_underscores:
+        taken = {variable.lower() for variable in variables}
+        for variable, value in with_underscores:
+            if variable.lower() not in taken:
+                variables.setdefault(variable, value)
     return variables
 
 

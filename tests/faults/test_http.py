@@ -1018,3 +1018,26 @@ def test_the_bytes_of_a_request_come_back_unchanged_through_all_of_this(echo: Ru
         for n in range(5):
             connection.request("POST", f"/{n}", b"YQ==")
             assert connection.getresponse().read() == b"[/%d::a]" % n
+
+
+@pytest.mark.guard("hyphens-before-underscores")
+def test_header_with_hyphens_wins_over_one_with_underscores(start_server: StartServer) -> None:
+    server = start_server('printf "[%s]" "$Http_X_1"')
+    for headers in (
+        b"X-1: right\r\nX_1: wrong",
+        b"X_1: wrong\r\nX-1: right",
+        b"x_1: wrong\r\nX_1: wrong\r\nx-1: right",
+        b"X_1: right",
+    ):
+        answer = server.raw(
+            b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n%b\r\n\r\n" % headers
+        )
+        assert answer.endswith(b"\r\n\r\n[right]"), headers
+
+
+def test_header_with_underscores_is_left_out_whatever_its_case(start_server: StartServer) -> None:
+    server = start_server("env")
+    printed = server.call(b"", headers={"X_Api_Key": "wrong", "X-Api-Key": "right", "X_Other": "kept"}).body
+    assert b"Http_X_Api_Key=right\n" in printed
+    assert b"Http_X_other=kept\n" in printed
+    assert b"wrong" not in printed
