@@ -853,6 +853,16 @@ def hyphens_before_underscores() -> None:
 
 
 @guard
+def no_sniffing() -> None:
+    """A browser may take the content of an answer for another type than its content type."""
+    from aiohttp import web
+
+    from watchdog.connection import Request
+
+    replace(Request, "_prepare_hook", web.BaseRequest._prepare_hook)
+
+
+@guard
 def form_size() -> None:
     """A form is only measured when it is complete."""
     from watchdog.intake import _Limit

@@ -40,6 +40,8 @@ from .errors import ListenError
 log = logs.get("server")
 
 PROBLEM_TYPE = "application/problem+json"
+# Else a browser may run what a script printed as text (WHATWG Fetch, section 3.6).
+NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 BACKLOG = 1024
 # Bytes of a request's first line and headers together, and of a chunked body's lines that carry no data. More than
 # proxies let through (nginx: 32 KiB, Envoy: 60 KiB), less than Linux allows for one variable (128 KiB).
@@ -234,6 +236,13 @@ def _head_too_large(message: Any) -> _HeadTooLarge | None:
     return None
 
 
+class Request(web.BaseRequest):
+    """A request whose answer tells browsers to trust its content type, unless the answer says so itself."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.setdefault(*NO_SNIFFING)
+
+
 def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
     """A request after which the connection is not kept if it is not sure where it ends or what follows it."""
     reason = _why_refused(message)
@@ -244,7 +253,7 @@ def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: 
         message = message._replace(version=HttpVersion11)
     if isinstance(protocol, Connection):
         protocol.is_about_to_handle = True
-    request = web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    request = Request(message, payload, protocol, writer, task, asyncio.get_running_loop())
     if reason:
         request["refused"] = reason
     return request
@@ -542,7 +551,7 @@ class Connection(RequestHandler):
             detail = f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)"
             body = problem_document(408, "Request timed out", detail)
             self.transport.write(
-                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: %b\r\n"
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: %b\r\nX-Content-Type-Options: nosniff\r\n"
                 b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (PROBLEM_TYPE.encode(), len(body), body)
             )
         self.force_close()

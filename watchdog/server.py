@@ -44,6 +44,7 @@ from .connection import (
     PROBLEM_TYPE,
     Connection,
     HttpServer,
+    Request,
     abort,
     ignore_new_connections,
     is_readable,
@@ -386,7 +387,9 @@ class Server:
                 raise
             log.warning("metrics are off", reason=str(error))
             return None
-        runner = web.ServerRunner(web.Server(self._handle_metrics, access_log=None), shutdown_timeout=1.0)
+        new_request = functools.partial(Request, loop=self._loop)
+        server = web.Server(self._handle_metrics, access_log=None, request_factory=new_request)
+        runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
         await web.SockSite(runner, sock).start()
         self._metrics_runner = runner

@@ -1041,3 +1041,36 @@ def test_header_with_underscores_is_left_out_whatever_its_case(start_server: Sta
     assert b"Http_X_Api_Key=right\n" in printed
     assert b"Http_X_other=kept\n" in printed
     assert b"wrong" not in printed
+
+
+@pytest.mark.guard("no-sniffing")
+def test_every_answer_forbids_sniffing(start_server: StartServer, free_port: int) -> None:
+    script = (
+        'echo "$Http_X_Lines" > "$HTTP_RESPONSE_FILE"; head -c "${Http_X_Size:-10}" /dev/zero; exit ${Http_X_Exit:-0}'
+    )
+    server = start_server(script, "--metrics-port", str(free_port), "--max-queue", "0", WATCHDOG_READ_TIMEOUT="1")
+    answers = {
+        "call": server.call(b""),
+        "long answer": server.call(b"", headers={"X-Size": "3000000"}),
+        "failed call": server.call(b"", headers={"X-Exit": "3"}),
+        "bad input": server.call(b"!"),
+        "answer without a body": server.call(b"", headers={"X-Lines": "Status: 204"}),
+        "wrong method": server.call(b"", method="OPTIONS"),
+        "HEAD": server.call(None, method="HEAD"),
+        "health": server.call(None, "/_/health", "GET"),
+        "ready": server.call(None, "/_/ready", "GET"),
+        "OpenAPI": server.call(None, "/_/openapi.json", "GET"),
+        "metrics": server.call(None, "/metrics", "GET", port=free_port),
+        "no metrics": server.call(None, "/", "GET", port=free_port),
+    }
+    for name, answer in answers.items():
+        assert answer.headers.get_all("X-Content-Type-Options") == ["nosniff"], name
+    for request in (
+        b"GET / HTTP/1.1\r\nbad header\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /" + b"x" * 70_000 + b" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\n",
+    ):
+        assert b"\r\nX-Content-Type-Options: nosniff\r\n" in server.raw(request), request[:40]
+    chosen = server.call(b"", headers={"X-Lines": "X-Content-Type-Options: other"})
+    assert chosen.headers.get_all("X-Content-Type-Options") == ["other"]
