@@ -326,6 +326,15 @@ def drain() -> None:
 
 
 @guard
+def polite_end() -> None:
+    """SIGTERM to a job kills its script at once."""
+    from watchdog.process import Supervisor
+
+    real = Supervisor.end_all
+    replace(Supervisor, "end_all", lambda self, at_once: real(self, at_once=True))
+
+
+@guard
 def second_signal() -> None:
     """A drain takes its time, however often it is asked."""
     from watchdog.server import Server

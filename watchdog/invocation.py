@@ -174,6 +174,7 @@ class Record:
     is_logged: bool = False
     is_tree_gone: bool = False  # nobody can write into the workspace any more
     is_of_storage: bool = False  # the input is an object that an event told of
+    stopped_by: str | None = None  # the name of the signal that ends a job or a local run
 
 
 class Invocations:
@@ -227,6 +228,7 @@ class Invocations:
         self._stores = self._transfers.stores and self._classic_command is None
         self._transfers_before_place: set[asyncio.Timeout] = set()
         self._transfers_after_place: set[asyncio.Timeout] = set()
+        self._begins_nothing = False
         self._cgroup = Cgroup()
         self._log = log.bind()
         self._removals: set[asyncio.Future[None]] = set()
@@ -286,7 +288,11 @@ class Invocations:
         self._cgroup.close()
 
     def end_transfers(self, *, of_all: bool) -> None:
-        """Refuse now who waits for a first input; ``of_all``: and who runs and fetches more, or stores."""
+        """Refuse now who waits for a first input; ``of_all``: and who runs and fetches more, or stores.
+
+        After ``of_all``, no script and no transfer begins, not even a later one of a call that runs.
+        """
+        self._begins_nothing |= of_all
         now_s = asyncio.get_running_loop().time()
         for bound in self._transfers_before_place | (self._transfers_after_place if of_all else set()):
             if not bound.expired():
@@ -295,7 +301,7 @@ class Invocations:
     @contextlib.asynccontextmanager
     async def _ended_by_drain(self, under_way: set[asyncio.Timeout]) -> AsyncIterator[None]:
         """A transfer that :meth:`end_transfers` ends. Raises ``Draining`` then."""
-        if under_way is self._transfers_before_place and self.admission.is_closed:
+        if self._begins_nothing or (under_way is self._transfers_before_place and self.admission.is_closed):
             raise self.admission.refusal()
         bound = asyncio.timeout(None)
         try:
@@ -504,6 +510,8 @@ class Invocations:
         stack: contextlib.ExitStack,
     ) -> Result:
         """Run the script once, and store what it left. The place of ``ticket`` is left when the script has ended."""
+        if self._begins_nothing:
+            raise self.admission.refusal()
         stdout = stack.enter_context(
             contextlib.closing(Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes))
         )
@@ -836,6 +844,9 @@ class Invocations:
         except BaseException as error:
             if not (record.is_handed_over and isinstance(error, asyncio.CancelledError)):
                 record.outcome, record.reason = _outcome_of(error), str(error) or None
+            if record.stopped_by is not None and isinstance(error, (asyncio.CancelledError, Draining)):
+                record.outcome = "drained"
+                record.reason = f"{record.stopped_by} came before the {self._what} and its transfers were over"
             raise
         finally:
             duration_s = record.duration_s

@@ -14,6 +14,7 @@ from . import logs, standard_output
 from .admission import Admission
 from .config import Configuration
 from .delivery import Result, choose_form, prepare
+from .errors import Draining
 from .intake import Said
 from .invocation import Call, Invocations, Record
 from .metrics import Metrics
@@ -37,6 +38,9 @@ async def run_once(
     hand_over: Callable[[Result, bool], Awaitable[None]],
 ) -> int:
     """Run the script once and return the exit code: the script's own, or 128 and the number of a signal that came.
+
+    SIGTERM and SIGHUP end the script as a drain does: SIGTERM, ``kill_grace``, SIGKILL. SIGINT and a second signal kill
+    it at once.
 
     Args:
         hand_over: takes the result; the second argument tells whether its outputs are stored.
@@ -63,10 +67,14 @@ async def run_once(
     caught: list[int] = []
 
     def stop(number: int) -> None:
-        # Ctrl-C ends everything at once; a script that ignores SIGTERM is not waited for.
         caught.append(number)
-        supervisor.end_all(at_once=True)
-        task.cancel()
+        record.stopped_by = signal.Signals(caught[0]).name
+        # A platform gives the script kill_grace to end by itself. A user at a terminal does not want to wait.
+        supervisor.end_all(at_once=number == signal.SIGINT or len(caught) > 1)
+        invocations.end_transfers(of_all=True)
+        # If a script runs, its end is the end of the job, and the log event has its exit code or signal.
+        if not supervisor.running:
+            task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number)
@@ -77,7 +85,7 @@ async def run_once(
             if result.failure is not None:
                 raise result.failure
         return record.exit_code or 0
-    except asyncio.CancelledError:
+    except (asyncio.CancelledError, Draining):
         return 128 + (caught[0] if caught else signal.SIGINT)
     finally:
         await invocations.close()

@@ -478,10 +478,12 @@ def test_a_private_authority_may_come_by_ssl_cert_file(job: Job, define: Define,
 
 
 @contextlib.contextmanager
-def begun(environ: dict[str, str], stdin: bytes, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
+def begun(
+    environ: dict[str, str], stdin: bytes, stderr: int, command: list[str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """A job that runs, and does not outlive a test that fails."""
     process = subprocess.Popen(
-        [SUPERVISOR], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
+        command or [str(SUPERVISOR)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
     )
     try:
         assert process.stdin is not None
@@ -491,6 +493,8 @@ def begun(environ: dict[str, str], stdin: bytes, stderr: int) -> Iterator[subpro
     finally:
         process.kill()
         process.wait()
+        if process.stderr is not None:
+            process.stderr.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -510,6 +514,108 @@ async def test_a_job_that_is_ended_leaves_no_upload(
         assert any("uploadId" in seen.path for seen in proxy.requests if seen.method == "DELETE")
     assert bucket_server.objects(place) == {}
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def _read_until(process: subprocess.Popen[bytes], event: str) -> dict[str, Any]:
+    """The first log event of this name."""
+    assert process.stderr is not None
+    while line := process.stderr.readline():
+        found: dict[str, Any] = json.loads(line)
+        if found["event"] == event:
+            return found
+    raise AssertionError(f"the job ended before the event {event!r}")
+
+
+TIDIES_UP = "trap 'echo tidied up >&2; exit 7' TERM; echo up >&2; while :; do sleep 0.05; done"
+DEAF = "trap '' TERM; echo up >&2; while :; do sleep 0.05; done"
+
+
+def _guarded(removed_guard: str | None) -> list[str]:
+    guards = str(Path(__file__).parent.parent / "guards.py")
+    return [sys.executable, guards, removed_guard, "job"] if removed_guard else [str(SUPERVISOR)]
+
+
+@pytest.mark.guard("polite-end")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_script_can_tidy_up_when_its_job_is_ended(
+    environ: dict[str, str], tmp_path: Path, number: int, removed_guard: str | None
+) -> None:
+    (tmp_path / "script.sh").write_text(TIDIES_UP)
+    environ |= {"WATCHDOG_KILL_GRACE": "300"}
+    with begun(environ, b"{}", subprocess.PIPE, _guarded(removed_guard)) as process:
+        _read_until(process, "up")
+        process.send_signal(number)
+        assert _read_until(process, "tidied up")["logger"] == "script"
+        ended = _read_until(process, "invocation ended")
+        assert process.wait(RunningServer.patience_s) == 128 + number
+    assert (ended["outcome"], ended["exit_code"]) == ("drained", 7)
+    assert signal.Signals(number).name in ended["reason"]
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(("script", "how"), [("echo up >&2; exec sleep 300", "SIGTERM"), (DEAF, "SIGKILL")])
+def test_the_log_of_an_ended_job_has_the_signal_that_ended_its_script(
+    environ: dict[str, str], tmp_path: Path, script: str, how: str
+) -> None:
+    (tmp_path / "script.sh").write_text(script)
+    environ |= {"WATCHDOG_KILL_GRACE": "0.2" if how == "SIGKILL" else "300"}
+    with begun(environ, b"{}", subprocess.PIPE) as process:
+        _read_until(process, "up")
+        process.send_signal(signal.SIGTERM)
+        ended = _read_until(process, "invocation ended")
+        assert process.wait(RunningServer.patience_s) == 128 + signal.SIGTERM
+    assert (ended["outcome"], ended["signal"]) == ("drained", how)
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize("numbers", [(signal.SIGINT,), (signal.SIGTERM, signal.SIGTERM)])
+def test_sigint_or_a_second_signal_ends_a_job_without_grace(
+    environ: dict[str, str], tmp_path: Path, numbers: tuple[int, ...]
+) -> None:
+    (tmp_path / "script.sh").write_text("trap 'echo asked >&2' TERM; echo up >&2; while :; do sleep 0.05; done")
+    environ |= {"WATCHDOG_KILL_GRACE": "300"}
+    with begun(environ, b"{}", subprocess.PIPE) as process:
+        _read_until(process, "up")
+        for number in numbers[:-1]:
+            process.send_signal(number)
+            _read_until(process, "asked")
+        process.send_signal(numbers[-1])
+        ended = _read_until(process, "invocation ended")
+        assert process.wait(RunningServer.patience_s) == 128 + numbers[0]
+    assert (ended["outcome"], ended["signal"]) == ("drained", "SIGKILL")
+
+
+def test_an_ended_job_does_not_run_its_script_for_the_next_object(
+    environ: dict[str, str], define: Define, bucket_server: S3Server, place: str, tmp_path: Path
+) -> None:
+    for name in ("1", "2"):
+        bucket_server.put(f"{place}/in/{name}", b"object")
+    # The first run ends well although it was asked to end.
+    (tmp_path / "script.sh").write_text("trap 'exit 0' TERM; echo up >&2; while :; do sleep 0.05; done")
+    environ |= {"WATCHDOG_SERVICE_DEFINITION": define(), "WATCHDOG_KILL_GRACE": "300"}
+    text = event(f"{place}/in/1", f"{place}/in/2")
+    with begun(environ, text, subprocess.PIPE) as process:
+        _read_until(process, "up")
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        rest = [json.loads(line) for line in process.stderr]
+        assert process.wait(RunningServer.patience_s) == 128 + signal.SIGTERM
+    assert "up" not in [event["event"] for event in rest]
+    assert rest[-1]["outcome"] == "drained"
+
+
+def test_a_job_that_is_ended_while_it_waits_for_its_event_says_so(environ: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "script.sh").write_text("true")
+    with subprocess.Popen([SUPERVISOR], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
+        try:
+            _read_until(process, "waiting for the event on stdin, until it ends")
+            process.send_signal(signal.SIGTERM)
+            ended = _read_until(process, "invocation ended")
+            assert process.wait(RunningServer.patience_s) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
+    assert (ended["outcome"], ended.get("signal")) == ("drained", None)
+    assert "SIGTERM" in ended["reason"]
 
 
 def test_stdin_that_never_ends_is_told(environ: dict[str, str], tmp_path: Path) -> None:
