@@ -399,6 +399,14 @@ def drain_bound() -> None:
 
 
 @guard
+def routed_wait() -> None:
+    """Only somebody that has probed over HTTP just before is given time to see that the server is not ready."""
+    from watchdog.server import Server
+
+    replace(Server, "_may_get_calls", Server._is_probed)
+
+
+@guard
 def refuse_senders() -> None:
     """Whoever has begun to send may go on."""
     from watchdog.server import Server

@@ -63,7 +63,12 @@ class RunningServer:
             self.script.write_text(script)
         self.logs: list[dict[str, Any]] = []
         self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
+        # In a pod, too, a test says itself whether the server is on Kubernetes.
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("WATCHDOG_") and name != "KUBERNETES_SERVICE_HOST"
+        }
         defaults = {
             "TMPDIR": str(self.tmp),
             "WATCHDOG_BIND": "127.0.0.1",

@@ -68,7 +68,7 @@ def test_defaults() -> None:
         "linger_timeout": 5,
         "kill_grace": 5,
         "read_timeout": 30,
-        "write_timeout": 30,
+        "write_timeout": 15,
         "healthcheck_interval": 5,
         "max_input_size": 0,
         "max_output_size": 0,

@@ -343,16 +343,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     write_timeout_s: Annotated[
         float,
         Declared(
-            "the longest silence while the caller does not take the answer; also the bound of a drain",
+            "the longest silence while the caller does not take the answer; also how long a drain lets scripts run",
             DURATION,
-            30.0,
+            15.0,
             bare=True,
         ),
     ]
     healthcheck_interval_s: Annotated[
         float,
         Declared(
-            "how long a drain stays reachable but not ready before it stops accepting",
+            "how long a drain stays reachable but not ready before it stops accepting; if it is not set, no time is "
+            "spent so outside Kubernetes if nobody probes",
             DURATION,
             5.0,
             bare=True,

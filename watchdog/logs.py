@@ -380,6 +380,11 @@ class _Console:
 _Form = _Json | _Console
 
 
+def time_in(later_s: float) -> str:
+    """Return the time ``later_s`` seconds from now, as the log writes times."""
+    return _time_before(-later_s)
+
+
 def _time_before(age_s: float) -> str:
     time_ = datetime.now(UTC) - timedelta(seconds=age_s) if age_s else datetime.now(UTC)
     return time_.isoformat(timespec="microseconds")[:-6] + "Z"

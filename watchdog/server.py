@@ -3,10 +3,13 @@
 A drain is a sequence, each step with its own configured time (``_drain`` reads like this)::
 
     not ready, lock file removed
-    -> still reachable for healthcheck_interval, if somebody probes
+    -> still reachable for healthcheck_interval, if a platform may still send calls
     -> nothing new is accepted, calls in the queue are answered 503
     -> running invocations finish, for write_timeout at most
     -> what is left is ended, kill_grace included, and answered 503
+    -> callers take the last answers
+
+A drain as a whole has a bound (``_longest_drain_s``). The log says at the start by when the drain is over.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import asyncio
 import contextlib
 import functools
 import gc
+import math
 import os
 import re
 import signal
@@ -112,6 +116,10 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # What the event loop waits for the interpreter's lock, at most, each time that a thread has it: 5 ms by default.
 _SWITCH_INTERVAL_S = 0.001
+# Seconds of a drain beside its configured times: to close the listening socket (_LETTING_IN_S at most), and for callers
+# to take the last answers, such as the 503 of a script that was ended.
+_CLOSING_S = 1.0
+_LAST_ANSWERS_S = 2.0
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _READING_METHODS = ("GET", "HEAD")  # of the server's own paths
@@ -205,6 +213,7 @@ class Server:
         self._is_classic = self.settings.fprocess is not None
         self._base_path = _base_path(environ)
         self._is_draining = False
+        self._is_on_kubernetes = "KUBERNETES_SERVICE_HOST" in environ
         self._last_probe_s: float | None = None
         # The waits for more of a body, which a drain ends.
         self._bodies: set[asyncio.Timeout] = set()
@@ -279,9 +288,17 @@ class Server:
         self._is_draining = True
         if self._lock is not None:
             self._lock.remove()
-        log.info("draining", signal=why, running=self.supervisor.running, waiting=self.admission.waiting)
-        if self._is_probed():
-            await asyncio.sleep(self.settings.healthcheck_interval_s)
+        began_s = self._loop.time()
+        stays_s = self.settings.healthcheck_interval_s if self._may_get_calls() else 0.0
+        longest_s = self._longest_drain_s(stays_s)
+        log.info(
+            "draining",
+            signal=why,
+            running=self.supervisor.running,
+            waiting=self.admission.waiting,
+            **({"longest_s": longest_s, "over_by": logs.time_in(longest_s)} if longest_s < math.inf else {}),
+        )
+        await asyncio.sleep(stays_s)
         await self._stop_listening()
         self._refuse_all()
         await self._http.close_idle()
@@ -290,8 +307,18 @@ class Server:
             self.supervisor.end_all(at_once=False)
             self.invocations.end_transfers(of_all=True)
             await self._within(self.settings.kill_grace_s + _UNKILLABLE_S, self.admission.empty())
-        await self._within(self.settings.write_timeout_s, self._answers_sent())
-        await self._http.say_goodbye(self.settings.write_timeout_s)
+        # Callers have the rest of the drain to take their answers. They have a moment, too, after a script that even
+        # SIGKILL did not end in time.
+        until_s = max(began_s + longest_s, self._loop.time() + _LAST_ANSWERS_S)
+        await self._within(until_s - self._loop.time(), self._answers_sent())
+        await self._http.say_goodbye(until_s - self._loop.time())
+
+    def _longest_drain_s(self, stays_s: float) -> float:
+        """Return the bound of a drain that stays reachable for ``stays_s``; infinite without ``write_timeout``."""
+        if not self.settings.write_timeout_s:
+            return math.inf
+        waits_s = stays_s + self.settings.write_timeout_s + self.settings.kill_grace_s
+        return waits_s + _CLOSING_S + _LAST_ANSWERS_S
 
     async def _stop_listening(self) -> None:
         """Let in all who are connected or about to be, and then nobody.
@@ -347,6 +374,14 @@ class Server:
     async def _answers_sent(self) -> None:
         while self.metrics.requests_in_flight:
             await self._http.quiet()
+
+    def _may_get_calls(self) -> bool:
+        """Return whether a platform may go on sending calls for a moment after SIGTERM.
+
+        Kubernetes does, also if it probes by a command or by TCP, which the server does not see.
+        """
+        is_set = self._configuration.sources["healthcheck_interval"] != "default"
+        return is_set or self._is_on_kubernetes or self._is_probed()
 
     def _is_probed(self) -> bool:
         if self._last_probe_s is None:

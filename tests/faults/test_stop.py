@@ -10,12 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 from running_server import RunningServer, StartServer, is_whole, problem, read_all, read_answer, until
 
 from watchdog import connection
+from watchdog.config import SETTINGS
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 WAIT = "touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02; done; echo done\n"
@@ -277,6 +279,67 @@ def test_probed_it_stays_reachable_but_not_ready(start_server: StartServer) -> N
     server.event("draining")
     assert server.call(None, "/_/health", "GET").status == 503
     assert server.call(b"").body == b"hi\n"
+    assert server.wait() == 0
+
+
+@pytest.mark.guard("routed-wait")
+def test_a_drain_stays_reachable_without_any_probe_if_that_time_is_set(start_server: StartServer) -> None:
+    """Probes may be commands or bare connections, which cannot be seen, or come less often than they are remembered."""
+    server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="10m")
+    server.signal(signal.SIGTERM)
+    server.event("draining")
+    assert server.call(b"").body == b"hi\n"
+    assert server.call(None, "/_/ready", "GET").status == 503
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+@pytest.mark.guard("routed-wait")
+def test_on_kubernetes_a_drain_stays_reachable_by_default(start_server: StartServer) -> None:
+    longest_s = {}
+    for name, environ in (("kubernetes", {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}), ("alone", {})):
+        server = start_server("echo hi", **environ)
+        server.signal(signal.SIGTERM)
+        longest_s[name] = server.event("draining")["longest_s"]
+        assert server.wait() == 0
+    assert longest_s["kubernetes"] == longest_s["alone"] + 5
+
+
+def test_a_drain_with_default_settings_fits_into_the_grace_period_of_kubernetes(start_server: StartServer) -> None:
+    kill_grace = SETTINGS["kill_grace"].default_text
+    server = start_server("echo hi", KUBERNETES_SERVICE_HOST="10.0.0.1", WATCHDOG_KILL_GRACE=kill_grace)
+    server.signal(signal.SIGTERM)
+    draining = server.event("draining")
+    assert draining["longest_s"] <= 28, "Kubernetes kills after 30 s, from a moment before SIGTERM"
+    came, over = (datetime.fromisoformat(draining[name]) for name in ("timestamp", "over_by"))
+    assert abs((over - came).total_seconds() - draining["longest_s"]) < 1
+    server.signal(signal.SIGTERM)
+    assert server.wait() == 0
+
+
+@pytest.mark.guard("drain-bound")
+def test_a_drain_ends_although_a_caller_still_takes_its_answer(start_server: StartServer) -> None:
+    server = start_server("head -c 300000000 /dev/zero", WATCHDOG_WRITE_TIMEOUT="1s", WATCHDOG_KILL_GRACE="0")
+    with server.connect() as sock:
+        sock.sendall(REQUEST)
+        sock.recv(1000)
+        server.signal(signal.SIGTERM)
+        server.event("draining", longest_s=4.0)
+        # Slow, but never silent.
+        deadline = time.monotonic() + server.patience_s
+        while server.process.poll() is None:
+            assert time.monotonic() < deadline, "the drain does not end"
+            with contextlib.suppress(ConnectionError):
+                sock.recv(100_000)
+            time.sleep(0.02)
+    assert server.wait() == 0
+
+
+def test_a_drain_without_write_timeout_has_no_bound(start_server: StartServer) -> None:
+    server = start_server("echo hi", WATCHDOG_WRITE_TIMEOUT="0")
+    assert server.call(b"").body == b"hi\n"
+    server.signal(signal.SIGTERM)
+    assert "longest_s" not in server.event("draining")
     assert server.wait() == 0
 
 
