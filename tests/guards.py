@@ -202,7 +202,15 @@ def oom_preference() -> None:
     """When memory ends, the kernel takes the largest."""
     from watchdog import process
 
-    replace(process, "_OOM_SCORE_ADJ", 0)
+    replace(process, "OOM_SCORE_ADJ_OF_SCRIPTS", 0)
+
+
+@guard
+def decoy() -> None:
+    """When memory ends and no script can be preferred, the kernel takes the largest."""
+    from watchdog.process import Supervisor
+
+    replace(Supervisor, "_start_decoy", lambda self: None)
 
 
 @guard

@@ -47,6 +47,15 @@ def test_version_2(kernel: Kernel) -> None:
     assert cgroup.oom_kills() == 3
 
 
+def test_a_group_that_ends_all_at_once(kernel: Kernel) -> None:
+    kernel.place("0::/pod/app")
+    kernel.write("pod/app/memory.max", "max\n")
+    assert not kernel.cgroup().ends_all_at_once()
+    for value, expected in (("0\n", False), ("1\n", True)):
+        kernel.write("pod/app/memory.oom.group", value)
+        assert kernel.cgroup().ends_all_at_once() is expected
+
+
 def test_version_1(kernel: Kernel) -> None:
     kernel.place("5:cpu,cpuacct:/docker/abc", "4:memory:/docker/abc", "1:name=systemd:/docker/abc")
     kernel.write("cpu,cpuacct/docker/abc/cpu.cfs_quota_us", "50000\n")

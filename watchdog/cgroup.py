@@ -78,6 +78,10 @@ class Cgroup:
         except OSError:  # the group is gone
             return None
 
+    def ends_all_at_once(self) -> bool:
+        """Return whether the kernel ends all processes of this group if it ends one for want of memory (version 2)."""
+        return any(_number(_read(os.path.join(level, "memory.oom.group"))) for level in self._v2_levels)
+
     def close(self) -> None:
         """Count no more."""
         if self._oom_fd >= 0:

@@ -199,6 +199,10 @@ def _make_tmp_dir(path: str) -> None:
 def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
     import asyncio
 
+    from .decoy import why_needed
+
+    if (why := why_needed()) is not None:
+        configuration.warnings.append(why)
     sink = _start_logs(configuration)
     try:
         from .server import serve
@@ -210,6 +214,7 @@ def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> i
 
 def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
     from .byte_order_mark import MARK_HINT, has_mark, refuse_utf16
+    from .decoy import why_needed
     from .process import CRLF_HINT, command_for, found_command, has_crlf, read_start
 
     problems = [*configuration.problems, *config.script_problems(configuration)]
@@ -232,6 +237,8 @@ def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> i
             problems.append(f"{name}: {CRLF_HINT}")
         if has_mark(start):
             configuration.warnings.append(f"{name}: {MARK_HINT}")
+    if (why := why_needed()) is not None:
+        configuration.warnings.append(why)
     standard_output.write_line(config.report(configuration, problems))
     return 2 if problems else 0
 

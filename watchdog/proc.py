@@ -15,7 +15,7 @@ class Process:
     ``name``: up to 15 bytes of the program's name, or what it calls itself. ``started``: in clock ticks after boot.
     ``state``: one letter, ``Z`` for a zombie. ``cpu_ticks``: user and system time,
     in clock ticks. ``is_exiting``: it runs no code of its own any more; its environment is gone, or soon will be, and
-    until it is a zombie, its children are still its own.
+    until it is a zombie, its children are still its own. ``resident_pages``: of its memory, shared ones too.
     """
 
     __slots__ = (
@@ -25,6 +25,7 @@ class Process:
         "name",
         "parent",
         "pid",
+        "resident_pages",
         "session",
         "started",
         "state",
@@ -45,6 +46,7 @@ class Process:
         self.cpu_ticks = int(fields[11]) + int(fields[12])
         self.threads = int(fields[17])
         self.started = int(fields[19])
+        self.resident_pages = int(fields[21])
 
     @property
     def identity(self) -> tuple[int, int]:

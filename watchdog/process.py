@@ -16,6 +16,8 @@ How the facts are had, each in the cheapest way that cannot lie:
   filter behind ``exec > >(sort)`` sees the end of its input only when the command exits, and its output is part of
   the answer.
 - What happens if this process is killed: ``guardian.py`` sees to it.
+- What happens if memory runs out: the kernel ends a process of a command. Where it might end this process instead,
+  ``decoy.py`` stands in for it.
 - Whose it is, if two invocations run: its session, its ancestors, its mark (``limit_mark.py``), and where there is no
   mark, the path of the workspace in its environment, or one of the command's own pipes still open in it.
 
@@ -50,6 +52,7 @@ from typing import Any, TypeVar
 from . import logs, proc
 from .activity import Activity
 from .byte_order_mark import has_mark, refuse_utf16, without_mark
+from .decoy import LARGEST_OOM_SCORE_ADJ, OOM_SCORE_ADJ_OF_SCRIPTS, Decoy, own_oom_score_adj
 from .errors import ScriptUnavailable
 from .guardian import Guardian
 from .limit_mark import LimitMark
@@ -84,9 +87,8 @@ _EXIT_S = 1.0
 # A guardian that does not live is not started for each command anew.
 _GUARDIAN_PAUSE_S = 1.0
 _LONGEST_GUARDIAN_PAUSE_S = 300.0
-# How much more than the server a script is to the liking of the kernel when memory ends: half of all there is.
-_OOM_SCORE_ADJ = 500
-_LARGEST_OOM_SCORE_ADJ = 1000
+# Seconds from the end of one decoy to the start of the next one.
+_DECOY_PAUSE_S = 1.0
 # Of short log lines, more at once would hold up the event loop for too long.
 _READ_BYTES = 32 * 1024
 
@@ -333,8 +335,11 @@ class Supervisor:
         # The end of PID 1 is that of all others.
         self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
         self._preference = _Preference()
+        self._decoy = Decoy()
+        self._decoy_from_s = 0.0
         # Not so for PID 1, to which `docker exec` leaves its orphans too.
         self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
+        self._start_decoy()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     @property
@@ -412,6 +417,9 @@ class Supervisor:
             self._pipes.pop().close()
         self._reap_handle.cancel()
         self._guardian.stop()
+        if self._decoy.pid:
+            self._exits.forget(self._decoy.pidfd)
+        self._decoy.close()
         self._preference.close()
         self._listed_children.close()
         self._spare.close()
@@ -465,6 +473,7 @@ class Supervisor:
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
         self._guardian.note_session(slot, pid)
         self._preference.give(pid)
+        self._decoy.aim_at(pid)
         feed = None
         if stdin is not None:
             os.close(stdin_ends[0])
@@ -510,6 +519,45 @@ class Supervisor:
             return
         for child, slot in zip(children, slots, strict=True):
             child.slot = slot
+
+    def _start_decoy(self) -> None:
+        """Start one where it is needed and there is none: before the first command, as it takes a moment to start."""
+        if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._decoy_from_s:
+            return
+        self._decoy_from_s = self._loop.time() + _DECOY_PAUSE_S
+        try:
+            with self._preference.inherited():
+                self._decoy.start()
+        except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
+            log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
+            return
+        self._from_before.add(self._decoy.pid)
+        self._exits.watch(self._decoy.pidfd, self._decoy_ended)
+        self._aim_decoy()
+
+    def _decoy_ended(self) -> None:
+        pid, group = self._decoy.pid, self._decoy.aim
+        self._from_before.discard(pid)
+        self._decoy.stop()
+        self._decoy_from_s = self._loop.time() + _DECOY_PAUSE_S
+        # Only a script of the same user could have ended it as well.
+        log.error("memory has run out: the kernel ended the decoy, and a script with it", pid=pid, script_pid=group)
+
+    def _aim_decoy(self) -> None:
+        """Have the decoy's end kill the command whose session has the most memory now.
+
+        Between two looks that is the newest one, whose memory is not known yet.
+        """
+        if not self._decoy.pid:
+            return
+        children = [*self._children]
+        if len(children) > 1:
+            pages: Counter[int] = Counter()
+            with contextlib.suppress(OSError):  # no descriptor is free to look
+                for process in proc.processes():
+                    pages[process.session] += process.resident_pages
+            children.sort(key=pages.__getitem__)
+        self._decoy.aim_at(children[-1] if children else 0)
 
     async def _news_of(self, child: _Child, timeout_s: float) -> None:
         """Return when the command has ended, or should."""
@@ -585,6 +633,8 @@ class Supervisor:
 
     def _forget(self, child: _Child, *, is_tree_gone: bool) -> None:
         del self._children[child.pid]
+        if self._decoy.aim == child.pid:
+            self._decoy.aim_at(next(reversed(self._children), 0))
         if self._orphans:
             self._forget_owner(child)
         self._guardian.forget(child.slot)
@@ -955,7 +1005,7 @@ class Supervisor:
             if owners is not None and is_orphan:
                 owners.append((process, owner))
             return owner is child
-        if process.pid == self._guardian.pid or (self._is_subreaper and not is_orphan):
+        if process.pid in (self._guardian.pid, self._decoy.pid) or (self._is_subreaper and not is_orphan):
             return False
         # It threw its environment away. This command ends it if no other command can have started it; else the last of
         # the commands that can will find it.
@@ -1002,6 +1052,8 @@ class Supervisor:
             self._start_guardian()
         else:
             self._judge_late_orphans()
+        self._start_decoy()
+        self._aim_decoy()
         self._close_unused_pipes()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
@@ -1150,9 +1202,9 @@ class _Preference:
     """
 
     def __init__(self) -> None:
-        own = _read_oom_score_adj()
+        own = own_oom_score_adj()
         self._own = b"%d" % own
-        self._of_scripts = b"%d" % min(_LARGEST_OOM_SCORE_ADJ, own + _OOM_SCORE_ADJ)
+        self._of_scripts = b"%d" % min(LARGEST_OOM_SCORE_ADJ, own + OOM_SCORE_ADJ_OF_SCRIPTS)
         try:
             self._fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
         except OSError:  # closed to its owner, as after PR_SET_DUMPABLE, or /proc is read-only
@@ -1182,14 +1234,6 @@ class _Preference:
         if self._fd >= 0:
             with contextlib.suppress(OSError):
                 os.pwrite(self._fd, value, 0)
-
-
-def _read_oom_score_adj() -> int:
-    try:
-        with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
-            return int(file.read())
-    except OSError:
-        return 0
 
 
 @dataclass(slots=True, eq=False)

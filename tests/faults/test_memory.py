@@ -1,0 +1,130 @@
+"""Memory runs out where scripts cannot be preferred to the server: its own oom_score_adj leaves no room."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from control_groups import ControlGroup, joining, made_control_group
+from running_server import RunningServer, StartServer, arguments_of, problem, until
+
+from watchdog import decoy
+
+# What the kubelet gives a container of a Burstable pod with a small request.
+BURSTABLE = ("/bin/sh", "-c", 'echo 990 > /proc/self/oom_score_adj && exec "$@"', "sh")
+# 60 processes of 5 MiB at the same time, each of them smaller than the server.
+MANY_SMALL = "for i in $(seq 60); do (head -c 4M /dev/zero; sleep 20) | tail -c 5000000 >/dev/null & done; wait"
+
+
+@pytest.fixture
+def little_memory() -> Iterator[ControlGroup]:
+    with made_control_group("memory", ("memory.limit_in_bytes", "memory.max"), str(160 << 20)) as group:
+        yield group
+
+
+@pytest.fixture
+def as_burstable(little_memory: ControlGroup) -> tuple[str, ...]:
+    """The prefix of a command that runs as in a Burstable pod."""
+    return (*joining(little_memory), *BURSTABLE)
+
+
+def all_decoys(server: RunningServer) -> list[int]:
+    pid = server.process.pid
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    return [child for child in children if decoy.__name__.encode() in arguments_of(child)]
+
+
+def decoys(server: RunningServer) -> list[int]:
+    """The decoys that look large already."""
+    return [pid for pid in all_decoys(server) if counted_bytes(pid) >= 200 << 20]
+
+
+def counted_bytes(pid: int) -> int:
+    """What the kernel counts as the memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.guard("decoy")
+@pytest.mark.parametrize("is_classic", [False, True], ids=["script", "classic"])
+def test_many_small_processes_of_a_script_do_not_cost_the_server(
+    start_server: StartServer,
+    as_burstable: tuple[str, ...],
+    tmp_path: Path,
+    removed_guard: str | None,
+    is_classic: bool,
+) -> None:
+    (tmp_path / "function.sh").write_text(MANY_SMALL)
+    fprocess = {"fprocess": f"/bin/sh {tmp_path}/function.sh"} if is_classic else {}
+    server = start_server(MANY_SMALL, prefix=as_burstable, **fprocess)
+    if removed_guard is None:  # without, the call has to show what the server lacks
+        until(lambda: decoys(server), "the decoy")
+    answer = problem(server.call(b""), 500)
+    assert "out of memory" in str(answer["detail"])
+    assert answer["signal"] == "SIGKILL"
+    server.event("invocation ended", outcome="out_of_memory")
+    assert server.call(None, "/_/health", "GET").status == 200
+    if not is_classic:
+        server.script.write_text("echo fine")
+        assert server.call(b"").body == b"fine\n"
+
+
+def test_a_server_that_may_be_ended_in_place_of_a_script_warns(
+    start_server: StartServer, as_burstable: tuple[str, ...], tmp_path: Path
+) -> None:
+    server = start_server("echo hi", prefix=as_burstable)
+    (warning,) = [event["event"] for event in server.logs if "oom_score_adj is 990, and" in event["event"]]
+    checked = subprocess.run(
+        [*as_burstable, sys.executable, "-m", "watchdog", "check"],
+        env={"WATCHDOG_SCRIPT_PATH": str(server.script), "WATCHDOG_TMP_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout
+    assert warning in checked.stdout
+
+
+def test_there_is_no_decoy_where_scripts_can_be_preferred(
+    start_server: StartServer, little_memory: ControlGroup
+) -> None:
+    server = start_server("echo hi", prefix=joining(little_memory))
+    assert server.call(b"").body == b"hi\n"
+    assert all_decoys(server) == []
+    assert not [event for event in server.logs if "oom_score_adj" in event["event"]]
+
+
+def test_a_call_does_not_find_the_decoy_among_its_processes(
+    start_server: StartServer, as_burstable: tuple[str, ...]
+) -> None:
+    """A process that a script leaves is ended, and nothing else is."""
+    server = start_server("setsid env -i sleep 60 & echo hi", prefix=as_burstable)
+    until(lambda: decoys(server), "the decoy")
+    before = decoys(server)
+    for _ in range(3):
+        assert server.call(b"").body == b"hi\n"
+    assert decoys(server) == before
+
+
+@pytest.mark.parametrize("by", ["SIGTERM", "SIGKILL"])
+def test_the_decoy_goes_with_the_server(start_server: StartServer, as_burstable: tuple[str, ...], by: str) -> None:
+    server = start_server("echo hi", prefix=as_burstable)
+    until(lambda: decoys(server), "the decoy")
+    (pid,) = decoys(server)
+    server.signal(signal.Signals[by])
+    server.wait()
+    until(lambda: not arguments_of(pid), "the decoy's end")
+
+
+def test_a_decoy_that_was_ended_is_replaced(start_server: StartServer, as_burstable: tuple[str, ...]) -> None:
+    server = start_server("echo hi", prefix=as_burstable)
+    until(lambda: decoys(server), "the decoy")
+    (before,) = decoys(server)
+    os.kill(before, signal.SIGKILL)
+    server.event("memory has run out: the kernel ended the decoy, and a script with it")
+    until(lambda: decoys(server) not in ([], [before]), "another decoy")
+    assert server.call(b"").body == b"hi\n"
