@@ -487,6 +487,30 @@ def header_timer() -> None:
     replace(Connection, "_start_headers_timer", lambda self: None)
 
 
+@guard
+def room_of_slow_callers() -> None:
+    """A caller that has come in keeps its room, however slow it is."""
+    from watchdog.pace import Paces
+
+    replace(Paces, "slowest", lambda self: None)
+
+
+@guard
+def min_data_rate() -> None:
+    """A caller that sends or takes one byte now and then may go on without end."""
+    from watchdog import pace
+
+    replace(pace, "_SHORTEST_WINDOW_S", float("inf"))
+
+
+@guard
+def answers_counted() -> None:
+    """A call whose script has ended counts no more, although its answer is still being sent."""
+    from watchdog.admission import Ticket
+
+    replace(Ticket, "hand_over", lambda self: self._leave())
+
+
 # ---- HTTP
 
 
@@ -561,7 +585,7 @@ def write_timer() -> None:
     """An answer may take for ever."""
     from watchdog.server import Server
 
-    async def send(self: Any, request: Any, sending: Any) -> None:
+    async def send(self: Any, request: Any, sending: Any, readers: Any = None) -> None:
         await sending
 
     replace(Server, "_patiently", send)

@@ -69,6 +69,7 @@ def test_defaults() -> None:
         "kill_grace": 5,
         "read_timeout": 30,
         "write_timeout": 15,
+        "min_data_rate": 240,
         "healthcheck_interval": 5,
         "max_input_size": 0,
         "max_output_size": 0,

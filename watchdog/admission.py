@@ -2,7 +2,11 @@
 
 A call *enters* before its body is read, so that a crowd is refused before it fills the disk; it gets its
 *place* once its input is complete, in the order in which inputs were complete, so that a slow sender holds
-up nobody; it *leaves* when its script's processes are gone, so that a slow reader holds up nobody either.
+up nobody; it *leaves* when its script's processes are gone, so that a slow reader holds up nobody either. From then
+on it counts among the *answers* that are being sent. Calls inside and answers together are bounded, and so are the
+bytes of the answers, because each of them has files in ``tmp_dir``.
+
+When a call comes and there is no room, the slowest caller that the server waits for is given up.
 """
 
 from __future__ import annotations
@@ -10,13 +14,17 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from .errors import Draining, Overloaded
+from .pace import Paces
 
 _LONGEST_RETRY_AFTER_S = 300
 DRAINING_RETRY_AFTER_S = 5
+# The free space of a disk is asked for only if the answers that are being sent have more than this.
+_SMALL_ANSWERS_BYTES = 16 << 20
 
 
 class Admission:
@@ -26,14 +34,29 @@ class Admission:
         max_inflight: invocations at once; 0 is no limit.
         max_queue: calls that may be inside beyond those.
         queue_timeout_s: the longest wait for a place.
+        free_bytes: returns the free space of the disk that holds the answers.
     """
 
-    def __init__(self, *, max_inflight: int, max_queue: int, queue_timeout_s: float) -> None:
+    def __init__(
+        self,
+        *,
+        max_inflight: int,
+        max_queue: int,
+        queue_timeout_s: float,
+        free_bytes: Callable[[], float] = lambda: math.inf,
+    ) -> None:
         self.max_inflight = max_inflight
         self.max_queue = max_queue
         self.queue_timeout_s = queue_timeout_s
         self.inside = 0
         self.running = 0
+        self.answers = 0
+        self.answer_bytes = 0
+        self.senders = Paces()
+        self.readers = Paces()
+        # How many slow callers had to make room, by what they did: send a body, or take an answer.
+        self.given_up = {"body": 0, "answer": 0}
+        self._free_bytes = free_bytes
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._draining = False
         self._idle = asyncio.Event()
@@ -54,24 +77,50 @@ class Admission:
         """Whether :meth:`close` was called."""
         return self._draining
 
+    @property
+    def is_full(self) -> bool:
+        """Whether a call that came now would be refused."""
+        slow, reason = self._lack()
+        return bool(reason) and slow.slowest() is None
+
     def enter(self) -> Ticket:
         """Come in, or be refused at once.
 
         Raises:
-            Overloaded: all places and the whole queue are taken.
+            Overloaded: all places and the whole queue are taken, or too many answers are still being sent.
             Draining: :meth:`close` was called.
         """
         if self._draining:
             raise self.refusal()
-        if self.max_inflight and self.inside >= self.max_inflight + self.max_queue:
-            raise Overloaded(
-                f"all {self.max_inflight} places are taken and {self.max_queue} calls wait already; "
-                "try again later, or raise max_inflight or max_queue",
-                self._retry_after_s(),
-            )
+        slow, reason = self._lack()
+        if reason:
+            slowest = slow.slowest()
+            if slowest is None:
+                raise Overloaded(reason, self.retry_after_s())
+            self.given_up["body" if slow is self.senders else "answer"] += 1
+            slowest.give_up()
         self.inside += 1
         self._idle.clear()
         return Ticket(self)
+
+    def _lack(self) -> tuple[Paces, str]:
+        """Return which callers could make room for one more call, and why there is none; an empty text if there is."""
+        most = self.max_inflight + self.max_queue
+        if self.max_inflight and self.inside >= most:
+            return self.senders, (
+                f"all {self.max_inflight} places are taken and {self.max_queue} calls wait already; "
+                "try again later, or raise max_inflight or max_queue"
+            )
+        if self.max_inflight and self.inside + self.answers >= 2 * most:
+            return self.readers, (
+                f"{self.answers} answers are still being sent to callers that take them slowly; try again later"
+            )
+        if self.answer_bytes > _SMALL_ANSWERS_BYTES and self.answer_bytes > self._free_bytes():
+            return self.readers, (
+                f"the answers that are still being sent have {self.answer_bytes} bytes, more than is free in tmp_dir; "
+                "try again later, or give tmp_dir more space"
+            )
+        return self.senders, ""
 
     def close(self) -> None:
         """Let nobody in any more and refuse those who wait; who runs goes on."""
@@ -105,7 +154,7 @@ class Admission:
             if isinstance(error, TimeoutError):
                 raise Overloaded(
                     f"no place became free in {self.queue_timeout_s:g} s (queue_timeout); try again later",
-                    self._retry_after_s(),
+                    self.retry_after_s(),
                 ) from None
             raise
 
@@ -131,7 +180,8 @@ class Admission:
         """What a call is told that comes when it is too late."""
         return Draining("the server is stopping; send the call again to another one", DRAINING_RETRY_AFTER_S)
 
-    def _retry_after_s(self) -> int:
+    def retry_after_s(self) -> int:
+        """Return after how many seconds a refused call may try again."""
         rounds = (len(self._waiting) + 1) / (self.max_inflight or 1)
         return max(1, min(_LONGEST_RETRY_AFTER_S, math.ceil(rounds * self._usual_run_s)))
 
@@ -143,6 +193,8 @@ class Ticket:
         self._admission = admission
         self._has_place = False
         self._inside = True
+        self._is_answer = False
+        self._answer_bytes = 0
         self._since_s = 0.0
 
     async def place(self) -> float:
@@ -165,8 +217,28 @@ class Ticket:
             self._has_place = False
             self._admission._leave_place(asyncio.get_running_loop().time() - self._since_s)
 
+    def hand_over(self) -> None:
+        """Give the place back and leave, and count among the answers from now on; a second time does nothing."""
+        if self._inside:
+            self._is_answer = True
+            self._admission.answers += 1
+            self._leave()
+
+    def holds(self, count: int) -> None:
+        """Count so many more bytes in ``tmp_dir`` until the answer is sent."""
+        self._answer_bytes += count
+        self._admission.answer_bytes += count
+
     def leave(self) -> None:
         """Give everything back; a second time does nothing."""
+        self._leave()
+        if self._is_answer:
+            self._is_answer = False
+            self._admission.answers -= 1
+        self._admission.answer_bytes -= self._answer_bytes
+        self._answer_bytes = 0
+
+    def _leave(self) -> None:
         self.leave_place()
         if self._inside:
             self._inside = False

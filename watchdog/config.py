@@ -349,6 +349,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             bare=True,
         ),
     ]
+    min_data_rate_bytes: Annotated[
+        int,
+        Declared(
+            "the fewest bytes a second in which a body must come and an answer must be taken, on average over "
+            "read_timeout and write_timeout (at least 5s); 0 is no minimum",
+            SIZE,
+            240,
+        ),
+    ]
     healthcheck_interval_s: Annotated[
         float,
         Declared(

@@ -8,13 +8,13 @@
     ├── InputError                   what the caller sent
     │   ├── BadInput                 body, name, form or header malformed
     │   ├── InputTooLarge            over ``max_input_size``
-    │   ├── CallerSilent             nothing came for ``read_timeout``
+    │   ├── CallerSilent             nothing came for ``read_timeout``, or less than ``min_data_rate``
     │   └── CallerGone               the connection ended while the body was sent
     │       └── StdoutClosed         nobody reads this process's stdout any more
     ├── Unauthorized                 token missing or wrong
     ├── AnswerNotAvailable           the form of answer that the caller wants cannot be given
     ├── NotAdmitted
-    │   ├── Overloaded               the queue is full or ``queue_timeout`` passed
+    │   ├── Overloaded               there is no room, ``queue_timeout`` passed, or a slow caller had to make room
     │   └── Draining                 the server is ending
     ├── ScriptError
     │   ├── ScriptUnavailable        no script, not readable, no interpreter
@@ -77,7 +77,7 @@ class InputTooLarge(InputError):
 
 
 class CallerSilent(InputError):
-    """Nothing came from the caller for ``read_timeout``."""
+    """Nothing came from the caller for ``read_timeout``, or less than ``min_data_rate``."""
 
 
 class CallerGone(InputError):
@@ -105,7 +105,7 @@ class NotAdmitted(WatchdogError):
 
 
 class Overloaded(NotAdmitted):
-    """The queue is full, or the call waited in it for ``queue_timeout``."""
+    """There is no room, the call waited for ``queue_timeout``, or it was slow and had to make room for another."""
 
 
 class Draining(NotAdmitted):

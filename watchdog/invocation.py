@@ -257,6 +257,10 @@ class Invocations:
                 return
             await self._wait(call, ticket, record)
             result = await self._run_all(call, tasks, workspace, ticket, record, stack)
+            ticket.hand_over()
+            ticket.holds(
+                record.input_bytes + sum(each.size_bytes for each in result.outputs) + result.stdout.size_bytes
+            )
             self._handing_over += 1
             try:
                 yield result
@@ -563,7 +567,7 @@ class Invocations:
                 # Who stores still holds files: a slow storage must not let their number grow.
                 ticket.leave_place()
             elif ticket is not None:
-                ticket.leave()
+                ticket.hand_over()
         record.is_tree_gone = ended.is_tree_gone
         _note(record, ended)
         self._report_left(call, ended)

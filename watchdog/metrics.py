@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from . import __version__
 
@@ -49,6 +49,19 @@ class Histogram:
         return rows
 
 
+class Callers(NamedTuple):
+    """What callers take of the server now.
+
+    ``bodies_awaited``: calls that wait for more of their bodies. ``answers``, ``answer_bytes``: those that are being
+    sent, and what they have in ``tmp_dir``. ``given_up``: slow callers that had to make room, by direction.
+    """
+
+    bodies_awaited: int = 0
+    answers: int = 0
+    answer_bytes: int = 0
+    given_up: Mapping[str, int] = {}
+
+
 class Metrics:
     """All counters of one server.
 
@@ -56,6 +69,7 @@ class Metrics:
         places: tells the places taken, the calls waiting and the limit of places (0 is none), when asked.
         outcomes: known beforehand, to be counted from 0: the first failure of a series that was not there is no
             increase to Prometheus.
+        callers: returns what callers take of the server now.
         unattributed: returns the number of processes of no certain invocation.
     """
 
@@ -63,9 +77,11 @@ class Metrics:
         self,
         places: Callable[[], tuple[int, int, int]],
         outcomes: Iterable[str] = (),
+        callers: Callable[[], Callers] = Callers,
         unattributed: Callable[[], int] = lambda: 0,
     ) -> None:
         self._places = places
+        self._callers = callers
         self._unattributed = unattributed
         self.requests_in_flight = 0
         self._requests: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
@@ -194,6 +210,16 @@ class Metrics:
             "Processes that were left to the server and do not certainly belong to one invocation.",
             self._unattributed(),
         )
+        callers = self._callers()
+        yield GaugeMetricFamily("watchdog_bodies_awaited", "Calls that wait for their bodies.", callers.bodies_awaited)
+        yield GaugeMetricFamily("watchdog_answers", "Answers being sent now.", callers.answers)
+        yield GaugeMetricFamily("watchdog_answer_bytes", "Bytes that they have in tmp_dir.", callers.answer_bytes)
+        given_up = CounterMetricFamily(
+            "watchdog_callers_given_up", "Slow callers given up to make room.", labels=["direction"]
+        )
+        for direction, count in callers.given_up.items():
+            given_up.add_metric([direction], count)
+        yield given_up
         build = GaugeMetricFamily("watchdog_build_info", "1, with the server's version.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build

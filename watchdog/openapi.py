@@ -31,11 +31,12 @@ _MEANINGS: Mapping[int, str] = {
     401: "The bearer token is missing or wrong.",
     405: "A method that is not answered; `Allow` names those that are.",
     406: "The outputs cannot be given in the form asked for; `detail` names the forms that they have.",
-    408: "Nothing came from the caller for `read_timeout`.",
+    408: "Nothing came from the caller for `read_timeout`, or less than `min_data_rate`.",
     413: "The input is over `max_input_size`.",
     414: "The request line is over 64 KiB.",
     422: "The storage event reports an object, version, bucket or space that is not there.",
-    429: "All places are taken, and the queue is full or `queue_timeout` passed. Try again after `Retry-After`.",
+    429: "All places are taken, and the queue is full or `queue_timeout` passed; or the body came too slowly while "
+    "another call needed the room; or too many answers are still being sent. Try again after `Retry-After`.",
     431: "The request line and the headers together are over 64 KiB.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
     "cannot be sent.",

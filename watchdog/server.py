@@ -71,6 +71,7 @@ from .errors import (
     NotAdmitted,
     ObjectMissing,
     OutOfResources,
+    Overloaded,
     ScriptError,
     ScriptFailed,
     ScriptKilled,
@@ -85,9 +86,10 @@ from .errors import (
 )
 from .intake import ENCODINGS, Said
 from .invocation import OUTCOMES, SKIPPED, Call, Invocations, Record
-from .metrics import Metrics
+from .metrics import Callers, Metrics
+from .pace import Pace, Paces
 from .process import CRLF_HINT, Supervisor
-from .workspace import Workspaces
+from .workspace import Workspaces, free_bytes
 
 log = logs.get("server")
 
@@ -135,6 +137,10 @@ _REST_OF_BODY_S = 30.0
 # Of a long answer, read and not yet sent: at most two times four pieces of 512 KiB; of many at once fewer each.
 _MOST_PIECES_AHEAD = 4
 _PIECES_AHEAD_OF_ALL = 32
+# A caller may be found slow only after so much waiting: a round trip to the other side of the world takes less. A lost
+# answer costs more than a lost body, so readers have more time.
+_SENDER_JUDGED_AFTER_S = 0.5
+_READER_JUDGED_AFTER_S = 5.0
 _STATUS_WITHOUT_BODY = (204, 205, 304)
 
 
@@ -182,11 +188,13 @@ class Server:
             max_inflight=self.settings.max_inflight,
             max_queue=self.settings.max_queue,
             queue_timeout_s=self.settings.queue_timeout_s,
+            free_bytes=lambda: free_bytes(self.settings.tmp_dir),
         )
         self.supervisor = Supervisor()
         self.metrics = Metrics(
             lambda: (self.admission.running, self.admission.waiting, self.admission.max_inflight),
             OUTCOMES,
+            callers=self._callers,
             unattributed=lambda: self.supervisor.unattributed,
         )
         self._tracing = tracing.start(environ, configuration.service_name)
@@ -201,6 +209,8 @@ class Server:
             metrics=self.metrics,
         )
         self._long_answers = 0
+        # Callers that take the answers to probes and the texts of errors. These hold nothing but a connection.
+        self._other_readers = Paces()
         self._http = HttpServer(
             self._handle,
             read_timeout_s=self.settings.read_timeout_s,
@@ -215,8 +225,6 @@ class Server:
         self._is_draining = False
         self._is_on_kubernetes = "KUBERNETES_SERVICE_HOST" in environ
         self._last_probe_s: float | None = None
-        # The waits for more of a body, which a drain ends.
-        self._bodies: set[asyncio.Timeout] = set()
         # The waits for the end of a body that a classic function did not read, which a drain makes short.
         self._rests: set[asyncio.Timeout] = set()
         self._rest_of_body_s = _REST_OF_BODY_S
@@ -347,9 +355,8 @@ class Server:
         """
         self.admission.close()
         self.invocations.end_transfers(of_all=at_once)
-        for bound in self._bodies if self._refuses_bodies else ():
-            if not bound.expired():
-                bound.reschedule(self._loop.time())
+        for pace in self.admission.senders if self._refuses_bodies else ():
+            pace.end()
         half_s = self.settings.write_timeout_s / 2
         self._rest_of_body_s = 0.0 if at_once else min(LAST_WORDS_S, half_s or LAST_WORDS_S)
         until_s = self._loop.time() + self._rest_of_body_s
@@ -382,6 +389,14 @@ class Server:
         """
         is_set = self._configuration.sources["healthcheck_interval"] != "default"
         return is_set or self._is_on_kubernetes or self._is_probed()
+
+    def _callers(self) -> Callers:
+        return Callers(
+            bodies_awaited=len(self.admission.senders),
+            answers=self.admission.answers,
+            answer_bytes=self.admission.answer_bytes,
+            given_up=self.admission.given_up,
+        )
 
     def _is_probed(self) -> bool:
         if self._last_probe_s is None:
@@ -479,6 +494,8 @@ class Server:
                 status, text = 503, problem
             elif not self.admission.has_free_place:
                 status, text = 429, "no place is free"
+            elif self.admission.is_full:
+                status, text = 429, "no room for another call"
         headers = {}
         if status == 503:
             headers["Retry-After"] = str(DRAINING_RETRY_AFTER_S)
@@ -603,7 +620,7 @@ class Server:
         return prepare_printed(result, "text/plain; charset=utf-8")
 
     async def _body(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        limit_s = self.settings.read_timeout_s or None
+        pace: Pace | None = None
         # Only now, when the call is in: who waits for the word need not send what would be refused.
         await say_continue(request)
         try:
@@ -613,12 +630,9 @@ class Server:
                 # A small body is there already: no need of a timer for each of its pieces and its end.
                 piece = request.content.read_nowait()
                 if not piece and not request.content.at_eof():
-                    async with asyncio.timeout(limit_s) as bound:
-                        self._bodies.add(bound)
-                        try:
-                            piece = await request.content.readany()
-                        finally:
-                            self._bodies.discard(bound)
+                    pace = pace or self._pace_of_body(request)
+                    async with pace.waiting(self.admission.senders):
+                        piece = await request.content.readany()
                 if not piece:
                     # Race: a reader whom the end of a chunk woke sees the body's end, not what was malformed after it.
                     if (malformed := request.content.exception()) is not None:
@@ -628,13 +642,38 @@ class Server:
         except TimeoutError:
             if self._refuses_bodies:
                 raise self.admission.refusal() from None
-            raise CallerSilent(f"nothing of the body came for {limit_s:g} s (read_timeout)") from None
+            assert pace is not None
+            raise self._too_slow(pace) from None
         except (ClientError, HttpProcessingError) as error:
             # The text of aiohttp's own error begins with "400, message:" and a line end.
             reason = error.message if isinstance(error, HttpProcessingError) else str(error)
             raise BadInput(f"the body is malformed: {' '.join(reason.split())}") from None
         except ConnectionError as error:
             raise CallerGone("the connection ended before the body did") from error
+
+    def _pace_of_body(self, request: web.BaseRequest) -> Pace:
+        content = request.content
+        return Pace(
+            lambda: content.total_bytes,
+            silence_s=self.settings.read_timeout_s,
+            least_rate=self.settings.min_data_rate_bytes,
+            judged_after_s=_SENDER_JUDGED_AFTER_S,
+        )
+
+    def _too_slow(self, pace: Pace) -> WatchdogError:
+        """Return why the server does not wait any more for the rest of a body."""
+        if pace.is_given_up:
+            return Overloaded(
+                f"the body came at {pace.rate:.0f} bytes a second while another call needed the room; "
+                "try again later, or send it faster",
+                self.admission.retry_after_s(),
+            )
+        if pace.is_too_slow:
+            return CallerSilent(
+                f"only {pace.moved_bytes} bytes of the body came in {pace.waited_s:.0f} s, less than "
+                f"{self.settings.min_data_rate_bytes} a second (min_data_rate); send it faster"
+            )
+        return CallerSilent(f"nothing of the body came for {self.settings.read_timeout_s:g} s (read_timeout)")
 
     async def _discard_rest(self, request: web.BaseRequest) -> None:
         """Take what a classic function did not read: proxies written in Go break a call that is answered before."""
@@ -697,46 +736,74 @@ class Server:
     async def _sent(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
         """The response, sent if it was not yet: aiohttp itself would wait without end for a caller to take it."""
         if not response.prepared:
-            await self._patiently(request, response.prepare(request))
-            await self._patiently(request, response.write_eof())
+            await self._patiently(request, response.prepare(request), self._other_readers)
+            await self._patiently(request, response.write_eof(), self._other_readers)
         return response
 
-    async def _patiently(self, request: web.BaseRequest, sending: Awaitable[object]) -> None:
-        """Send, unless the caller takes nothing for ``write_timeout``.
+    async def _patiently(
+        self, request: web.BaseRequest, sending: Awaitable[object], readers: Paces | None = None
+    ) -> None:
+        """Send, unless the caller takes nothing for ``write_timeout``, or too little.
 
         One write may be megabytes on their way through a slow line: what counts is whether they get fewer.
         """
-        limit_s = self.settings.write_timeout_s
-        if not limit_s:
-            await sending
-            return
         # Most of what is sent is taken at once: no need of a timer for that.
         steps = sending.__await__()
         try:
             waits_for = next(steps)
         except StopIteration:
             return
+        pace: Pace = request.get("pace") or self._pace_of_answer(request)
+        request["pace"] = pace
+        limit_s = self.settings.write_timeout_s
         untaken: int | None = None
-        timer: asyncio.TimerHandle
+        timer: asyncio.TimerHandle | None = None
 
         def look() -> None:
             nonlocal untaken, timer
+            if not pace.left_s:
+                pace.is_too_slow = True
+                pace.end()
+                return
             before, untaken = untaken, untaken_bytes(request)
             if (before is None or untaken < before) and not bound.expired():
                 # What is taken is seen at the next look only, so it is waited for one look longer.
                 bound.reschedule(self._loop.time() + limit_s * 1.25)
-            timer = self._loop.call_later(limit_s / 4, look)
+            timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
 
         try:
-            async with asyncio.timeout(limit_s) as bound:
-                timer = self._loop.call_later(limit_s / 4, look)
+            waiting = self.admission.readers if readers is None else readers
+            async with pace.waiting(waiting, is_looked_at=True) as bound:
+                if limit_s:
+                    timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
                 try:
                     await _Begun(steps, waits_for)
                 finally:
-                    timer.cancel()
+                    if timer is not None:
+                        timer.cancel()
         except TimeoutError:
             abort(request)
-            raise ConnectionResetError(f"the caller took nothing for {limit_s:g} s (write_timeout)") from None
+            raise ConnectionResetError(self._untaken(pace)) from None
+
+    def _pace_of_answer(self, request: web.BaseRequest) -> Pace:
+        writer = request.writer
+        return Pace(
+            lambda: writer.output_size - untaken_bytes(request),
+            silence_s=self.settings.write_timeout_s,
+            least_rate=self.settings.min_data_rate_bytes,
+            judged_after_s=_READER_JUDGED_AFTER_S,
+        )
+
+    def _untaken(self, pace: Pace) -> str:
+        """Return why the server does not wait any more until the caller takes the rest of its answer."""
+        if pace.is_given_up:
+            return f"the caller took {pace.rate:.0f} bytes a second while another call needed the room"
+        if pace.is_too_slow:
+            return (
+                f"the caller took only {pace.moved_bytes} bytes in {pace.waited_s:.0f} s, less than "
+                f"{self.settings.min_data_rate_bytes} a second (min_data_rate)"
+            )
+        return f"the caller took nothing for {self.settings.write_timeout_s:g} s (write_timeout)"
 
     def _problem(self, request: web.BaseRequest, call_id: str, record: Record, error: WatchdogError) -> web.Response:
         """The answer to a call that went wrong (RFC 9457)."""

@@ -397,6 +397,15 @@ def is_full(directory: str) -> bool:
     return not (has_blocks and has_inodes)
 
 
+def free_bytes(directory: str) -> float:
+    """Return how many bytes can still be written there; infinity if the file system counts none."""
+    try:
+        status = os.statvfs(directory)
+    except OSError:
+        return math.inf
+    return status.f_bavail * status.f_frsize if status.f_blocks else math.inf
+
+
 def _has_plenty(directory: str) -> bool:
     try:
         status = os.statvfs(directory)

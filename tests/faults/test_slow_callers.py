@@ -1,0 +1,141 @@
+"""Callers that send or read very slowly: they do not take the room of other calls."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from running_server import RunningServer, StartServer, free_port, is_whole, problem, read_answer, until
+
+HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+SMALL = {"WATCHDOG_MAX_INFLIGHT": "2", "WATCHDOG_MAX_QUEUE": "2"}
+EMPTY_CALL = b"POST /?output=raw HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+# Much more than the buffers of both systems hold.
+LARGE_OUTPUT = "head -c 20000000 /dev/zero > $TMP_OUTPUT_DIR/x"
+
+
+@contextlib.contextmanager
+def slow_senders(server: RunningServer, count: int) -> Iterator[list[socket.socket]]:
+    """Connections that each have sent the head of a call and one byte of its body; all of these calls are inside."""
+    with contextlib.ExitStack() as stack:
+        senders = [stack.enter_context(server.connect()) for _ in range(count)]
+        for sock in senders:
+            sock.sendall(HEAD + b"Q")
+        until(lambda: len(server.leftovers_of_calls()) == count, "the slow calls")
+        yield senders
+
+
+def connect_slow_reader(server: RunningServer) -> socket.socket:
+    """Return a connection whose answer has begun, and on which nothing more is read."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.settimeout(server.patience_s)
+    sock.connect(("127.0.0.1", server.port))
+    sock.sendall(EMPTY_CALL)
+    assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
+    return sock
+
+
+def metric(server: RunningServer, port: int, name: str) -> float:
+    text = server.call(None, "/metrics", "GET", port=port).body.decode()
+    match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    assert match, text
+    return float(match[1])
+
+
+@pytest.mark.guard("room-of-slow-callers")
+def test_the_slowest_sender_makes_room_for_a_call(start_server: StartServer) -> None:
+    metrics_port = free_port()
+    server = start_server('cat "$INPUT_FILE_PATH"', **SMALL, WATCHDOG_METRICS_PORT=str(metrics_port))
+    with slow_senders(server, 4) as senders:
+        assert metric(server, metrics_port, "watchdog_bodies_awaited") == 4
+        # Until the server has waited for them for half a second, it is not known that they are slow.
+        until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
+        assert server.call(b"aGk=").body == b"hi"
+        refused = server.event("invocation ended", outcome="overloaded")
+        assert "while another call needed the room" in refused["reason"]
+        assert metric(server, metrics_port, 'watchdog_callers_given_up_total{direction="body"}') == 1
+        # The slowest of them is the first that came. The others are still wanted: there is room again.
+        answer = read_answer(senders[0])
+        assert answer.startswith(b"HTTP/1.1 429 ")
+        assert b"\r\nRetry-After: " in answer
+        until(lambda: len(server.leftovers_of_calls()) == 3, "the room of the first")
+    server.stop()
+    assert server.leftovers() == []
+
+
+def test_calls_take_the_whole_queue_from_slow_senders(start_server: StartServer, tmp_path: Path) -> None:
+    script = 'touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02; done; cat "$INPUT_FILE_PATH"'
+    server = start_server(script, **SMALL, HANDSHAKE=str(tmp_path))
+    with slow_senders(server, 4) as senders, ThreadPoolExecutor(4) as pool:
+        calls = []
+        for number in range(4):
+            # While both places are taken, the server is not ready anyway: the senders are slow by then.
+            if not number:
+                until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
+            calls.append(pool.submit(server.call, b"aGk="))
+            assert read_answer(senders[number]).startswith(b"HTTP/1.1 429 ")
+        (tmp_path / "go").touch()
+        assert [call.result().body for call in calls] == [b"hi"] * 4
+
+
+@pytest.mark.guard("min-data-rate")
+def test_a_body_below_the_minimum_rate_is_answered_408(start_server: StartServer) -> None:
+    server = start_server("echo never", WATCHDOG_READ_TIMEOUT="2s")
+    with server.connect() as sock:
+        sock.sendall(HEAD)
+        sock.settimeout(0.2)  # the slowness itself
+        for _ in range(200):
+            try:
+                assert sock.recv(1, socket.MSG_PEEK)
+            except TimeoutError:
+                sock.sendall(b"Q")
+            else:
+                break
+        sock.settimeout(server.patience_s)
+        answer = read_answer(sock)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"min_data_rate" in answer
+    event = server.event("invocation ended", outcome="caller_silent")
+    assert "bytes of the body came in 5 s, less than 240 a second" in event["reason"]
+
+
+@pytest.mark.guard("min-data-rate")
+def test_an_answer_that_is_taken_below_the_minimum_rate_is_cut(start_server: StartServer) -> None:
+    server = start_server(LARGE_OUTPUT, WATCHDOG_WRITE_TIMEOUT="2s", WATCHDOG_MIN_DATA_RATE="10M")
+    with connect_slow_reader(server) as sock, contextlib.suppress(ConnectionResetError):
+        for _ in range(200):
+            sock.recv(30_000)
+            time.sleep(0.05)  # the slowness itself
+    event = server.event("invocation ended", outcome="caller_gone")
+    assert "less than 10000000 a second (min_data_rate)" in event["reason"]
+
+
+@pytest.mark.guard("answers-counted")
+def test_answers_to_slow_readers_are_bounded_and_the_slowest_makes_room(start_server: StartServer) -> None:
+    metrics_port = free_port()
+    server = start_server(LARGE_OUTPUT, **SMALL, WATCHDOG_METRICS_PORT=str(metrics_port))
+    with contextlib.ExitStack() as stack:
+        # Twice as many as calls may be inside: max_inflight + max_queue.
+        for _ in range(8):
+            stack.enter_context(connect_slow_reader(server))
+        assert metric(server, metrics_port, "watchdog_answers") == 8
+        assert metric(server, metrics_port, "watchdog_answer_bytes") == 8 * 20_000_000
+        detail = problem(server.call(b""), 429)["detail"]
+        assert "8 answers are still being sent" in str(detail)
+        assert server.call(None, "/_/ready", "GET").status == 429
+        assert len(server.leftovers_of_calls()) == 8
+        # Until the server has waited for them for five seconds, it is not known that they are slow.
+        until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
+        assert is_whole(server.raw(EMPTY_CALL.replace(b"Host", b"Connection: close\r\nHost")))
+        gone = server.event("invocation ended", outcome="caller_gone")
+        assert "while another call needed the room" in gone["reason"]
+        assert metric(server, metrics_port, 'watchdog_callers_given_up_total{direction="answer"}') == 1
+    server.stop()
+    assert server.leftovers() == []
