@@ -504,6 +504,14 @@ def min_data_rate() -> None:
 
 
 @guard
+def idle_connections() -> None:
+    """A connection without a request may have the last descriptor."""
+    from watchdog.idle_connections import IdleConnections
+
+    replace(IdleConnections, "close_oldest", lambda self, count=1: None)
+
+
+@guard
 def answers_counted() -> None:
     """A call whose script has ended counts no more, although its answer is still being sent."""
     from watchdog.admission import Ticket

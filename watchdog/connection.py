@@ -36,6 +36,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from . import logs
 from .errors import ListenError
+from .idle_connections import IdleConnections
 
 log = logs.get("server")
 
@@ -139,10 +140,19 @@ class HttpServer(web.Server):
     Args:
         read_timeout_s: the longest time for a request's headers; 0 is no limit.
         write_timeout_s: the longest time for which a caller takes nothing; 0 is no limit.
+        idle: the connections of all servers of this process that have no request.
         options: of aiohttp's ``RequestHandler``, in the place of those chosen here.
     """
 
-    def __init__(self, handler: Any, *, read_timeout_s: float, write_timeout_s: float, **options: Any) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        read_timeout_s: float,
+        write_timeout_s: float,
+        idle: IdleConnections | None = None,
+        **options: Any,
+    ) -> None:
         own_options = {
             "request_factory": _make_request,
             "handler_cancellation": True,
@@ -158,6 +168,7 @@ class HttpServer(web.Server):
         super().__init__(handler, **{**own_options, **options})
         self.read_timeout_s = read_timeout_s
         self.write_timeout_s = write_timeout_s
+        self.idle = IdleConnections() if idle is None else idle
         self._quiet = asyncio.Event()
 
     def __call__(self) -> RequestHandler:
@@ -252,7 +263,7 @@ def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: 
     if message.version not in (HttpVersion10, HttpVersion11):
         message = message._replace(version=HttpVersion11)
     if isinstance(protocol, Connection):
-        protocol.is_about_to_handle = True
+        protocol.begin_request()
     request = Request(message, payload, protocol, writer, task, asyncio.get_running_loop())
     if reason:
         request["refused"] = reason
@@ -289,6 +300,7 @@ class Connection(RequestHandler):
 
     def __init__(self, server: HttpServer, **options: Any) -> None:
         super().__init__(server, **options)
+        self._idle = server.idle
         self._headers_timeout_s = server.read_timeout_s
         self._write_timeout_s = server.write_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
@@ -317,6 +329,8 @@ class Connection(RequestHandler):
         if self._write_timeout_s:
             self._look(transport, 0, self._loop.time())
         self._start_headers_timer()
+        self._idle.look_at(transport.get_extra_info("socket").fileno())
+        self._idle.add(self)
 
     def _look(self, transport: asyncio.Transport, taken_bytes: int, since_s: float) -> None:
         """Now and then, reset a caller that takes nothing of what the system holds for it, even if we are done with it.
@@ -356,6 +370,7 @@ class Connection(RequestHandler):
             self._start_headers_timer()
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._idle.discard(self)
         self._stop_headers_timer()
         for timer in (self._look_timer, self._end_timer):
             if timer is not None:
@@ -455,9 +470,18 @@ class Connection(RequestHandler):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
+    def begin_request(self) -> None:
+        self.is_about_to_handle = True
+        self._idle.discard(self)
+
     async def _handle_request(self, *arguments: Any) -> Any:
         self.is_about_to_handle = False
-        return await super()._handle_request(*arguments)
+        try:
+            return await super()._handle_request(*arguments)
+        finally:
+            # Also if the rest of a body is still awaited: that may take long, and nobody needs it.
+            if self.transport is not None:
+                self._idle.add(self)
 
     def linger(self, limit_s: float) -> None:
         """After the answer, wait no longer than this for the rest of the body."""
@@ -487,6 +511,16 @@ class Connection(RequestHandler):
         is_waiting = self._waiter is not None and not self._waiter.done()
         if is_waiting and self._request_count:
             self.half_close()
+
+    def close_if_unused(self) -> bool:
+        """Close it at once, because its descriptor is needed, unless a request is being answered or is there."""
+        is_used = self._is_handling or bool(self._messages) or (not self.is_lingering and self._has_unread_bytes())
+        if is_used:
+            return False
+        if self._has_part_of_headers:
+            self._answer_408("the headers were not complete when the server needed the connection for another call")
+        self.force_close()
+        return True
 
     def half_close(self) -> None:
         """Send no more, and read until the caller ends too: to close with bytes unread would be a reset.
@@ -547,14 +581,17 @@ class Connection(RequestHandler):
 
     def _headers_too_slow(self) -> None:
         self._headers_timer = None
-        if self.transport is not None and self._has_part_of_headers:
-            detail = f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)"
+        if self._has_part_of_headers:
+            self._answer_408(f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)")
+        self.force_close()
+
+    def _answer_408(self, detail: str) -> None:
+        if self.transport is not None:
             body = problem_document(408, "Request timed out", detail)
             self.transport.write(
                 b"HTTP/1.1 408 Request Timeout\r\nContent-Type: %b\r\nX-Content-Type-Options: nosniff\r\n"
                 b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (PROBLEM_TYPE.encode(), len(body), body)
             )
-        self.force_close()
 
 
 async def say_continue(request: web.BaseRequest) -> None:

@@ -54,12 +54,15 @@ class Callers(NamedTuple):
 
     ``bodies_awaited``: calls that wait for more of their bodies. ``answers``, ``answer_bytes``: those that are being
     sent, and what they have in ``tmp_dir``. ``given_up``: slow callers that had to make room, by direction.
+    ``idle_connections``: those without a request. ``closed_connections``: idle ones closed to have descriptors.
     """
 
     bodies_awaited: int = 0
     answers: int = 0
     answer_bytes: int = 0
     given_up: Mapping[str, int] = {}
+    idle_connections: int = 0
+    closed_connections: int = 0
 
 
 class Metrics:
@@ -220,6 +223,12 @@ class Metrics:
         for direction, count in callers.given_up.items():
             given_up.add_metric([direction], count)
         yield given_up
+        yield GaugeMetricFamily("watchdog_idle_connections", "Connections without a request.", callers.idle_connections)
+        yield CounterMetricFamily(
+            "watchdog_idle_connections_closed",
+            "Idle connections closed because descriptors were short.",
+            callers.closed_connections,
+        )
         build = GaugeMetricFamily("watchdog_build_info", "1, with the server's version.", labels=["version"])
         build.add_metric([__version__], 1)
         yield build

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import gc
 import math
@@ -24,7 +25,7 @@ import re
 import signal
 import sys
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
 from hmac import compare_digest
 from typing import Any
 from urllib.parse import unquote
@@ -48,7 +49,6 @@ from .connection import (
     PROBLEM_TYPE,
     Connection,
     HttpServer,
-    Request,
     abort,
     ignore_new_connections,
     is_readable,
@@ -84,6 +84,7 @@ from .errors import (
     WatchdogError,
     quoted,
 )
+from .idle_connections import IdleConnections
 from .intake import ENCODINGS, Said
 from .invocation import OUTCOMES, SKIPPED, Call, Invocations, Record
 from .metrics import Callers, Metrics
@@ -211,11 +212,8 @@ class Server:
         self._long_answers = 0
         # Callers that take the answers to probes and the texts of errors. These hold nothing but a connection.
         self._other_readers = Paces()
-        self._http = HttpServer(
-            self._handle,
-            read_timeout_s=self.settings.read_timeout_s,
-            write_timeout_s=self.settings.write_timeout_s,
-        )
+        self._idle = IdleConnections(give_up=self._give_up_other_reader)
+        self._http = self._http_server(self._handle)
         self._listener: asyncio.Server | None = None
         self._metrics_runner: web.ServerRunner | None = None
         self._metrics_port: int | None = None
@@ -228,6 +226,18 @@ class Server:
         # The waits for the end of a body that a classic function did not read, which a drain makes short.
         self._rests: set[asyncio.Timeout] = set()
         self._rest_of_body_s = _REST_OF_BODY_S
+
+    def _http_server(self, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]) -> HttpServer:
+        return HttpServer(
+            handler,
+            read_timeout_s=self.settings.read_timeout_s,
+            write_timeout_s=self.settings.write_timeout_s,
+            idle=self._idle,
+        )
+
+    def _give_up_other_reader(self) -> None:
+        if (slowest := self._other_readers.slowest()) is not None:
+            slowest.give_up()
 
     # ---- start, drain, stop
 
@@ -242,6 +252,7 @@ class Server:
             log.info("workspaces of a dead server removed", path=path)
         for path in kept:
             log.warning("workspaces of a dead server cannot be removed", path=path)
+        self._loop.set_exception_handler(self._notice_error)
         sock = listening_socket(self.settings.bind, self.settings.port, "port")
         # asyncio tries to accept as many at once as its backlog is, and logs as many errors without descriptors.
         self._listener = await self._loop.create_server(self._http, sock=sock, backlog=1)
@@ -264,6 +275,13 @@ class Server:
             log.warning("the script will not work as meant", reason=CRLF_HINT)
         elif self.invocations.script_has_mark:
             log.warning("the script may not work as meant", reason=MARK_HINT)
+
+    def _notice_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Log an error of the event loop. If no connection could be accepted, close idle ones: asyncio tries again."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context:
+            self._idle.out_of_descriptors()
+        loop.default_exception_handler(context)
 
     def _function(self) -> dict[str, str]:
         """What is run for each call, for the log."""
@@ -396,6 +414,8 @@ class Server:
             answers=self.admission.answers,
             answer_bytes=self.admission.answer_bytes,
             given_up=self.admission.given_up,
+            idle_connections=len(self._idle),
+            closed_connections=self._idle.closed,
         )
 
     def _is_probed(self) -> bool:
@@ -437,9 +457,7 @@ class Server:
                 raise
             log.warning("metrics are off", reason=str(error))
             return None
-        new_request = functools.partial(Request, loop=self._loop)
-        server = web.Server(self._handle_metrics, access_log=None, request_factory=new_request)
-        runner = web.ServerRunner(server, shutdown_timeout=1.0)
+        runner = web.ServerRunner(self._http_server(self._handle_metrics), shutdown_timeout=1.0)
         await runner.setup()
         await web.SockSite(runner, sock).start()
         self._metrics_runner = runner

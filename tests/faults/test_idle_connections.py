@@ -1,0 +1,80 @@
+"""Connections without a request: they do not take the descriptors that calls and probes need."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+
+import pytest
+from running_server import RunningServer, StartServer, free_port, is_whole, read_all, read_answer, until
+
+PROBE = b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n"
+PART_OF_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nX-Part"
+# 401 and 413 are answered before the body has come: the rest of it is awaited.
+REFUSED = b"POST /?output=nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+FEW_DESCRIPTORS = ("prlimit", "--nofile=256")
+# Together with its other descriptors, more than the server may have.
+CONNECTIONS = 300
+
+
+def open_connections(
+    server: RunningServer, stack: contextlib.ExitStack, first: bytes, port: int = 0
+) -> list[socket.socket]:
+    """Make connections, and send something on each; on those that are answered, read the whole answer."""
+    connections = []
+    for _ in range(CONNECTIONS):
+        sock = socket.create_connection(("127.0.0.1", port or server.port), timeout=server.patience_s)
+        connections.append(stack.enter_context(sock))
+        sock.sendall(first)
+        if first.endswith(b"\r\n\r\n"):
+            assert is_whole(read_answer(sock))
+    return connections
+
+
+@pytest.mark.guard("idle-connections")
+@pytest.mark.parametrize("first", [PROBE, PART_OF_HEAD, b"", REFUSED], ids=["kept", "half-a-head", "silent", "refused"])
+def test_idle_connections_leave_descriptors_for_calls_and_probes(start_server: StartServer, first: bytes) -> None:
+    server = start_server('cat "$INPUT_FILE_PATH"', prefix=FEW_DESCRIPTORS, WATCHDOG_READ_TIMEOUT="300s")
+    with contextlib.ExitStack() as stack:
+        connections = open_connections(server, stack, first)
+        until(lambda: server.descriptors() < 192, "the oldest connections to be closed")
+        for _ in range(3):
+            assert server.call(b"aGk=").body == b"hi"
+            assert server.call(None, "/_/health", "GET").status == 200
+        # The oldest are closed first, the newest are kept.
+        end = read_all(connections[0])
+        assert (b" 408 " in end.partition(b"\r\n")[0]) == (first == PART_OF_HEAD)
+        newest = connections[-1]
+        newest.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            newest.recv(1)
+
+
+@pytest.mark.guard("idle-connections")
+def test_idle_connections_to_the_metrics_count_as_well(start_server: StartServer) -> None:
+    metrics_port = free_port()
+    server = start_server("echo hi", prefix=FEW_DESCRIPTORS, WATCHDOG_METRICS_PORT=str(metrics_port))
+    with contextlib.ExitStack() as stack:
+        open_connections(server, stack, b"", metrics_port)
+        until(lambda: server.descriptors() < 192, "the oldest connections to be closed")
+        assert server.call(b"").body == b"hi\n"
+        text = server.call(None, "/metrics", "GET", port=metrics_port).body.decode()
+        closed = re.search(r"^watchdog_idle_connections_closed_total (\S+)$", text, re.MULTILINE)
+        assert closed
+        assert float(closed[1]) >= CONNECTIONS - 160
+
+
+@pytest.mark.guard("room-of-slow-callers")
+def test_callers_that_do_not_take_answers_of_the_server_itself_are_given_up(start_server: StartServer) -> None:
+    server = start_server("echo hi", prefix=("prlimit", "--nofile=48"), WATCHDOG_WRITE_TIMEOUT="300s")
+    request = b"GET /_/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        # More than the server has descriptors, and more answers than the buffers of both systems hold.
+        for _ in range(50):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(request * 300)
+        # Until the server has waited for them for five seconds, it is not known that they are slow.
+        assert server.call(b"").body == b"hi\n"
