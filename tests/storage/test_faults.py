@@ -150,6 +150,49 @@ async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_pat
     assert proxy.standing_still.is_set()
 
 
+@pytest.mark.parametrize("bytes_before_cut", [None, 20])
+async def test_a_server_that_sends_a_few_bytes_now_and_then_is_given_up(
+    tmp_path: Path, bytes_before_cut: int | None
+) -> None:
+    """Whether it keeps the connection, or breaks it off again and again: with each try it gets a little further."""
+    connections: list[asyncio.Task[None]] = []
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(asyncio.ensure_future(serve(reader, writer)))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            begin = int(found[1]) if (found := re.search(r"range: bytes=(\d+)-", head)) else 0
+            status = "206 Partial Content" if begin else "200 OK"
+            writer.write(
+                f'HTTP/1.1 {status}\r\nContent-Length: {LARGE_BYTES - begin}\r\nETag: "one"\r\n'
+                f"Content-Range: bytes {begin}-{LARGE_BYTES - 1}/{LARGE_BYTES}\r\n\r\n".encode()
+            )
+            sent = 0
+            while bytes_before_cut is None or sent < bytes_before_cut:
+                writer.write(b"x" * 10)
+                sent += 10
+                await writer.drain()
+                await asyncio.sleep(0.1)  # the slowness itself
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        provider = S3Server(f"http://127.0.0.1:{port}", "key", "secret").provider()
+        storage = S3(provider, timeout_s=SILENCE_S, ca_file=None)
+        try:
+            with pytest.raises(StorageError, match=r"let only .* bytes through|broke the connection off"):
+                await asyncio.wait_for(fetched(storage, tmp_path, "bucket/drip"), RunningServer.patience_s)
+        finally:
+            await storage.close()
+            await asyncio.gather(*connections)
+    assert len(connections) > 1
+    assert nothing_is_left(tmp_path)
+
+
 async def test_a_cancelled_download_leaves_nothing(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cancelled", bytes(LARGE_BYTES))

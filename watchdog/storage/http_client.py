@@ -43,6 +43,8 @@ _BODY_MOST_BYTES = 64 * 1024
 _MOST_REDIRECTS = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
 _CONNECT_S = 10.0
+# Of a transfer, on average over ``timeout_s``: as much as a caller must send (min_data_rate).
+_LEAST_BYTES_PER_S = 240
 # What waits here for a slow link is seen as sent: little, so that its progress shows.
 _SEND_BUFFER_BYTES = 128 * 1024
 _PASSING = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
@@ -102,7 +104,8 @@ class HttpClient:
     """Requests to one provider.
 
     Args:
-        timeout_s: the longest silence, and how long failures are tried again without any progress.
+        timeout_s: the longest silence, and how long failures are tried again without any progress. Less than 240
+            bytes a second are no progress.
     """
 
     def __init__(self, provider: Provider, dialect: Dialect, *, timeout_s: float, ca_file: str | None) -> None:
@@ -220,7 +223,7 @@ class HttpClient:
                         step = piece[at : at + _STEP_BYTES]
                         yield step
                         sent_bytes += len(step)
-                        progress.reached(sent_bytes)
+                        progress.reached(sent_bytes, len(step))
                         moved(len(step))
 
             try:
@@ -257,8 +260,7 @@ class HttpClient:
                 return await attempt(progress)
             except _Passing as failure:
                 now_s = time.monotonic()
-                if progress.has_moved or not failing_since_s:
-                    progress.has_moved = False
+                if progress.is_enough(now_s) or not failing_since_s:
                     pause_s, failing_since_s = _FIRST_PAUSE_S, now_s
                 wait_s = max(pause_s * random.uniform(0.5, 1.0), failure.after_s)
                 if now_s + wait_s - failing_since_s > self._timeout_s:
@@ -302,17 +304,18 @@ class HttpClient:
                 raise StorageError(f"{self._provider} redirects the {method} of {path} again and again")
         except BaseException as error:
             _abort(sockets)
-            raise self._as_ours(error, method, path) from None
+            raise self._as_ours(error, method, path, progress) from None
         finally:
             _sockets.reset(made)
 
-    def _as_ours(self, error: BaseException, method: str, path: str) -> BaseException:
+    def _as_ours(self, error: BaseException, method: str, path: str, progress: _Progress) -> BaseException:
         """What aiohttp and the system raise, as something that may pass or not; all else as it is."""
         what = f"the {method} of {path}"
         if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
             return self._untrusted(error)
         if isinstance(error, TimeoutError):
-            text = f"{self._provider} was silent for {self._timeout_s:g} s during {what} (storage_timeout)"
+            how = f"let only {progress.window_bytes} bytes through in" if progress.window_bytes else "was silent for"
+            text = f"{self._provider} {how} {self._timeout_s:g} s during {what} (storage_timeout)"
             return _Passing(StorageError(text), is_silence=True)
         if isinstance(error, aiohttp.ClientConnectorError):
             text = f"{self._provider} cannot be reached for {what}: {_reason(error.os_error)}"
@@ -404,28 +407,48 @@ class HttpClient:
 
 
 class _Progress:
-    """How far the tries of one transfer have come."""
+    """How far the tries of one transfer have come.
+
+    ``window_bytes``: how many bytes have moved since the bound of this try was set.
+    """
 
     def __init__(self) -> None:
-        self.has_moved = False
+        self.window_bytes = 0
         self._reached_bytes = 0
+        self._gained_bytes, self._gained_since_s = 0, time.monotonic()
         self._bound: asyncio.Timeout | None = None
         self._timeout_s = 0.0
+        self._has_begun = False
 
     def bounded_by(self, bound: asyncio.Timeout, timeout_s: float) -> None:
         self._bound, self._timeout_s = bound, timeout_s
+        self._has_begun = False
+        self.window_bytes = 0
 
     def alive(self) -> None:
         """The server does something: its silence begins anew."""
+        self.window_bytes = 0
         if self._bound is not None and not self._bound.expired():
             self._bound.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
-    def reached(self, count: int) -> None:
-        """So many bytes of the whole are there. Only what no try before has reached is progress."""
-        self.alive()
-        if count > self._reached_bytes:
-            self._reached_bytes = count
-            self.has_moved = True
+    def reached(self, count: int, step_bytes: int) -> None:
+        """So many bytes of the whole are there, with those of this step. Enough of them move the bound on."""
+        if not self._has_begun or self.window_bytes + step_bytes >= _LEAST_BYTES_PER_S * self._timeout_s:
+            self._has_begun = True
+            self.alive()
+        else:
+            self.window_bytes += step_bytes
+        self._gained_bytes += max(count - self._reached_bytes, 0)
+        self._reached_bytes = max(count, self._reached_bytes)
+
+    def is_enough(self, now_s: float) -> bool:
+        """Return whether the transfer got on fast enough since this was last true. Only bytes that no try before has
+        reached count."""
+        wanted_bytes = _LEAST_BYTES_PER_S * (now_s - self._gained_since_s)
+        if not self._gained_bytes or self._gained_bytes < wanted_bytes:
+            return False
+        self._gained_bytes, self._gained_since_s = 0, now_s
+        return True
 
 
 class _Download:
@@ -466,7 +489,7 @@ class _Download:
                 await asyncio.to_thread(_write, self._fd, piece)
                 self._done_bytes += len(piece)
                 self._moved(len(piece))
-                progress.reached(self._done_bytes)
+                progress.reached(self._done_bytes, len(piece))
         if size_bytes is not None and self._done_bytes != size_bytes:
             raise _Passing(
                 StorageError(f"{self._path} came with {self._done_bytes} bytes of the {size_bytes} that were announced")
