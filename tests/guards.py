@@ -512,6 +512,14 @@ def idle_connections() -> None:
 
 
 @guard
+def answer_bytes() -> None:
+    """However large the answers are that are being sent, there is room for the next call."""
+    from watchdog import admission
+
+    replace(admission, "_SMALL_ANSWERS_BYTES", float("inf"))
+
+
+@guard
 def answers_counted() -> None:
     """A call whose script has ended counts no more, although its answer is still being sent."""
     from watchdog.admission import Ticket

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -139,3 +141,21 @@ def test_answers_to_slow_readers_are_bounded_and_the_slowest_makes_room(start_se
         assert metric(server, metrics_port, 'watchdog_callers_given_up_total{direction="answer"}') == 1
     server.stop()
     assert server.leftovers() == []
+
+
+@pytest.mark.guard("answer-bytes")
+def test_answers_to_slow_readers_leave_half_of_the_disk(start_server: StartServer, tmp_path: Path) -> None:
+    assert os.geteuid() == 0, "this test mounts a small file system and must be root"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)], check=True)
+    with contextlib.ExitStack() as stack:
+        stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
+        server = start_server(LARGE_OUTPUT, **SMALL, WATCHDOG_TMP_DIR=str(disk))
+        for _ in range(2):
+            stack.enter_context(connect_slow_reader(server))
+        detail = problem(server.call(b""), 429)["detail"]
+        assert "40000000 bytes, more than is free in tmp_dir" in str(detail)
+        until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
+        assert server.call(b"").status == 200
+        server.stop()
