@@ -6,6 +6,7 @@ A test with ``@pytest.mark.guard(NAME)`` runs as it is, and once more with that 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,12 +60,15 @@ def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.
     """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
     servers: list[RunningServer] = []
     patience_s = RunningServer.patience_s
-    program = ("-m", "watchdog")
-    if removed_guard is not None:
-        program = (str(Path(__file__).parent / "guards.py"), removed_guard)
 
-    def start(script: str | None = None, *flags: str, **options: Any) -> RunningServer:
+    def start(
+        script: str | None = None, *flags: str, has_closed_memory: bool = os.geteuid() == 0, **options: Any
+    ) -> RunningServer:
         directory = tmp_path / f"server-{len(servers)}"
+        # The tests count and name descriptors of the server. An ordinary user cannot do so if its memory is closed.
+        removed = [removed_guard] if removed_guard is not None else []
+        removed += [] if has_closed_memory else ["hidden-memory"]
+        program = (str(Path(__file__).parent / "guards.py"), ",".join(removed)) if removed else ("-m", "watchdog")
         # A guard that is missing may show as something that never comes; a start that takes its time is none of that.
         monkeypatch.setattr(RunningServer, "patience_s", patience_s)
         try:

@@ -427,10 +427,24 @@ def refuse_senders() -> None:
 
 @guard
 def hidden_memory() -> None:
-    """The server's memory is as open to scripts as any process's to its user."""
-    from watchdog import cli
+    """The memory of the server and of the guardian is as open to scripts as any process's to its user."""
+    from watchdog import proc
 
-    replace(cli, "_hide_memory", lambda: None)
+    replace(proc, "hide_memory", lambda: True)
+
+
+@guard
+def hidden_guardian() -> None:
+    """The guardian's memory is open to scripts, as ``exec`` would leave it."""
+    from watchdog import guardian, proc
+
+    watch = guardian._watch
+
+    def watch_openly(*arguments: Any) -> None:
+        proc.prctl(proc._PR_SET_DUMPABLE, 1)
+        watch(*arguments)
+
+    replace(guardian, "_watch", watch_openly)
 
 
 @guard

@@ -298,6 +298,11 @@ def arguments_of(pid: int) -> bytes:
         time.sleep(0.001)
 
 
+def is_guardian(pid: int, of: int) -> bool:
+    """Whether a child of the server ``of`` is its guardian: a fork, which has the server's arguments."""
+    return arguments_of(pid) == arguments_of(of)
+
+
 def problem(answer: Answer, status: int) -> dict[str, object]:
     """The document of an answer that must tell of a problem with this status."""
     assert answer.status == status, answer.body

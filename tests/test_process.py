@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import AS_PID_1, RunningServer, arguments_of, until
+from running_server import AS_PID_1, RunningServer, is_guardian, until
 
-from watchdog import guardian, proc, process
+from watchdog import proc, process
 from watchdog.errors import BadInput, ScriptUnavailable
 from watchdog.process import Ended, Supervisor, command_for, found_command
 
@@ -214,13 +214,8 @@ def children_since(before: set[int]) -> list[proc.Process]:
     return [
         each
         for each in proc.processes()
-        if each.pid not in before and each.parent == os.getpid() and not is_guardian(each.pid)
+        if each.pid not in before and each.parent == os.getpid() and not is_guardian(each.pid, of=os.getpid())
     ]
-
-
-def is_guardian(pid: int) -> bool:
-    # Not by its name, which it sets later.
-    return guardian.__name__.encode() in arguments_of(pid)
 
 
 STRAGGLERS = {

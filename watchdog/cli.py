@@ -54,7 +54,6 @@ _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (WatchdogError, 1),
 )
 _COPY_BYTES = 256 * 1024
-_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def main(
@@ -81,6 +80,7 @@ def main(
             return exit_code_of(error)
         raise
     environ = _image_environment() if environ is None else environ
+    proc.hide_memory()
     # Python's ssl would write the keys of our connections to this file, or end with an error if it cannot. No thread
     # runs yet that could read the environment meanwhile, and scripts have it still.
     if "SSLKEYLOGFILE" in os.environ:
@@ -93,8 +93,6 @@ def main(
         if arguments.command == "check":
             return _check(configuration, environ)
         config.require_valid(configuration)
-        if not configuration.secret_names.isdisjoint(environ) or configuration.settings.auth_token is not None:
-            _hide_memory()
         if arguments.command == "health":
             return _health(configuration)
         _make_tmp_dir(configuration.settings.tmp_dir)
@@ -372,15 +370,6 @@ def _start_logs(configuration: config.Configuration) -> logs.Sink:
     if configuration.ignored_names:
         log.debug("settings without effect", names=configuration.ignored_names)
     return sink
-
-
-def _hide_memory() -> None:
-    """Close this process's memory and first environment to others (prctl(2), PR_SET_DUMPABLE).
-
-    A script is another process of the same user, who could read both in /proc; root may without it, unless it lacks
-    the capability to trace, as in a container it does.
-    """
-    proc.prctl(_PR_SET_DUMPABLE, 0)
 
 
 def _image_environment() -> dict[str, str]:

@@ -11,7 +11,11 @@ posix_spawn cannot ask for one.
            ── shared memory: the sessions that run, with their marks ──►
 
 Nothing is sent for an invocation: the server writes a few bytes into memory, the guardian sleeps in a read all its
-life. It imports neither asyncio nor the rest of the program.
+life.
+
+The guardian is forked and executes no program. A script runs as the same user, and ``exec`` would make the guardian's
+memory accessible to the script until the guardian closes it again (prctl(2), PR_SET_DUMPABLE). A script can kill the
+guardian, wait for the next one, and change it in that time. A fork is closed from its start, because the server is.
 
 What it cannot find: a process that left the session, lost its parent *and* threw its environment away; a chain of forks
 outside the session, each link of which ends before /proc is read.
@@ -19,12 +23,14 @@ outside the session, each link of which ends before /proc is read.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
 import struct
-import sys
 import time
+import warnings
+from typing import NoReturn
 
 from .proc import Process, environment_of, processes, signal_each
 
@@ -34,9 +40,7 @@ _SLOTS = 1024
 # Session (0 while it is not known yet), length of the mark, mark. A page that is never used takes no memory.
 _SLOT = struct.Struct("=iH250s")
 _LONGEST_MARK_BYTES = 250
-_CODE = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from watchdog.guardian import watch; watch(*map(int, sys.argv[2:]))"
-)
+_MOST_FDS = (1 << 31) - 1
 _PATIENCE_S = 5.0
 _PAUSE_S = 0.01
 _QUIET_LOOKS = 3
@@ -56,7 +60,6 @@ class Guardian:
 
         Raises:
             OSError: no process, descriptor or memory can be had for it.
-            ValueError, TypeError: Python does not know its own executable.
         """
         table_fd = os.memfd_create("watchdog", os.MFD_CLOEXEC)
         try:
@@ -68,7 +71,7 @@ class Guardian:
             for mark, session in running:
                 slots.append(self.note(mark))
                 self.note_session(slots[-1], session)
-            self.pid, self._pipe_fd = _spawn(table_fd)
+            self.pid, self._pipe_fd = _fork(self._table)
         except BaseException:
             self._table = None
             raise
@@ -114,42 +117,56 @@ class Guardian:
         self.pid, self._pipe_fd, self._table = 0, -1, None
 
 
-def _spawn(table_fd: int) -> tuple[int, int]:
-    """Start the process; its pid, and the end of the pipe that must stay with this process alone."""
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+def _fork(table: mmap.mmap) -> tuple[int, int]:
+    """Start the process; return its pid, and the end of the pipe that only this process may have."""
     pipe_read, pipe_write = os.pipe()
+    # A signal that comes before the guardian ignores it would run the server's handler in the guardian.
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
-        for fd in (pipe_read, table_fd):
-            os.set_inheritable(fd, True)
-        pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-I", "-S", "-c", _CODE, root, str(pipe_read), str(table_fd)],
-            {},
-            file_actions=[(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in range(3)],
-            # Out of reach of a Ctrl-C, and of a signal to the server's group.
-            setsid=True,
-        )
+        with warnings.catch_warnings():
+            # Python 3.12 warns that a thread may hold a lock during a fork. The guardian uses no lock of the server.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            _watch(pipe_read, table)
     except BaseException:
         os.close(pipe_write)
         raise
     finally:
         os.close(pipe_read)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid, pipe_write
 
 
-def watch(pipe_fd: int, table_fd: int) -> None:
+def _watch(pipe_fd: int, table: mmap.mmap) -> NoReturn:
     """Be the guardian: sleep until the server is gone, then end what it ran."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    os.chdir("/")
+    exit_code = 1
     try:
-        with open("/proc/self/comm", "w") as file:
+        # Not /proc/self/comm: an ordinary user cannot open it in a process with closed memory.
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/comm", "w") as file:
             file.write(NAME)
-    except OSError:  # /proc may be read-only
-        pass
-    os.read(pipe_fd, 1)
-    with mmap.mmap(table_fd, 0, prot=mmap.PROT_READ) as table:
+        # Out of reach of a Ctrl-C, and of a signal to the server's group.
+        os.setsid()
+        _close_all_but(pipe_fd)
+        signal.set_wakeup_fd(-1)  # or signals to the guardian would arrive at the server's event loop
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.chdir("/")
+        os.read(pipe_fd, 1)
         _end_all(*_noted(table))
+        exit_code = 0
+    finally:
+        os._exit(exit_code)
+
+
+def _close_all_but(fd: int) -> None:
+    """Close the server's files and connections: their other ends would wait for the guardian, too."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.closerange(3, fd)
+    os.closerange(fd + 1, _MOST_FDS)
 
 
 def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:

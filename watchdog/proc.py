@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 
 _PF_EXITING = 0x4  # linux/sched.h
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 class Process:
@@ -113,9 +114,38 @@ def _places(pid: int) -> Iterator[str]:
         yield from (f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task") if name != str(pid))
 
 
+def hide_memory() -> bool:
+    """Close this process's memory, descriptors and first environment to other processes; return whether that worked.
+
+    A script runs as the same user: it could read all three in ``/proc``, attach to this process with ptrace(2) and
+    change what it does. Root can do so only with the capability to trace (CAP_SYS_PTRACE). ``exec`` opens them again,
+    so a script is not affected. From now on the files of this process in ``/proc`` belong to root: those that are
+    not for everybody can no longer be opened by an ordinary user, this process included.
+    """
+    return prctl(_PR_SET_DUMPABLE, 0)
+
+
+def open_own(name: str) -> int:
+    """Open a file of this process in ``/proc`` for writing, also after :func:`hide_memory`; return the descriptor.
+
+    Raises:
+        OSError: it cannot be opened, for instance because /proc is read-only.
+    """
+    flags = os.O_WRONLY | os.O_CLOEXEC
+    try:
+        return os.open(f"/proc/self/{name}", flags)
+    except PermissionError:
+        # The kernel asks whose file it is at the opening only.
+        prctl(_PR_SET_DUMPABLE, 1)
+        try:
+            return os.open(f"/proc/self/{name}", flags)
+        finally:
+            hide_memory()
+
+
 def prctl(option: int, value: int) -> bool:
     """Set a property of this process (prctl(2)); whether that was possible."""
-    # Not at the top: the guardian needs none of it, and it is slow to import.
+    # Not at the top: it is slow to import.
     import ctypes
 
     try:

@@ -514,7 +514,7 @@ class Supervisor:
         children = list(self._children.values())
         try:
             slots = self._guardian.start([(child.mark, child.pid) for child in children])
-        except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
+        except OSError as error:
             log.warning("no guardian: a kill -9 of the server would leave its scripts", reason=str(error))
             return
         for child, slot in zip(children, slots, strict=True):
@@ -1206,8 +1206,8 @@ class _Preference:
         self._own = b"%d" % own
         self._of_scripts = b"%d" % min(LARGEST_OOM_SCORE_ADJ, own + OOM_SCORE_ADJ_OF_SCRIPTS)
         try:
-            self._fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-        except OSError:  # closed to its owner, as after PR_SET_DUMPABLE, or /proc is read-only
+            self._fd = proc.open_own("oom_score_adj")
+        except OSError:  # /proc is read-only
             self._fd = -1
 
     @contextlib.contextmanager

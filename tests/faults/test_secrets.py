@@ -29,7 +29,7 @@ exit 0
 
 @pytest.mark.guard("hidden-memory", "secret-names")
 def test_a_script_cannot_find_the_token(start_server: StartServer) -> None:
-    server = start_server(LOOK, WATCHDOG_AUTH_TOKEN=TOKEN, prefix=IN_DOCKER)
+    server = start_server(LOOK, has_closed_memory=True, WATCHDOG_AUTH_TOKEN=TOKEN, prefix=IN_DOCKER)
     seen = server.call(b"", headers=BEARER).body
     assert b"= arguments" in seen
     assert TOKEN.encode() not in seen
@@ -37,7 +37,7 @@ def test_a_script_cannot_find_the_token(start_server: StartServer) -> None:
 
 def test_nor_where_it_comes_from_a_file(start_server: StartServer, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
-    server = start_server(LOOK, "--auth-token-file", str(tmp_path / "token"), prefix=IN_DOCKER)
+    server = start_server(LOOK, "--auth-token-file", str(tmp_path / "token"), has_closed_memory=True, prefix=IN_DOCKER)
     assert TOKEN.encode() not in server.call(b"", headers=BEARER).body
     problem(server.call(b""), 401)
 

@@ -12,9 +12,7 @@ from pathlib import Path
 import pytest
 from control_groups import ControlGroup, joining, made_control_group
 from lifeline import Lifeline
-from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, arguments_of, problem, until
-
-from watchdog import guardian
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, is_guardian, problem, until
 
 CHAIN = f"""{sys.executable} -c '
 import os, time
@@ -299,8 +297,7 @@ def test_the_guardian_goes_with_the_server(start_server: StartServer) -> None:
 def guardians(server: RunningServer) -> list[int]:
     pid = server.process.pid
     children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    # Not by their names, which they set later.
-    return [child for child in children if guardian.__name__.encode() in arguments_of(child)]
+    return [child for child in children if is_guardian(child, of=pid)]
 
 
 # ---- the ends told apart

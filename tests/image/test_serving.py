@@ -69,7 +69,7 @@ def test_the_hostile_environment_is_one(variable: str, ways: Ways, engine: Engin
 def test_the_tree_serves_where_it_is_not_pid_1(
     ways: Ways, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
-    """There a guardian beside it is a second process of it, started with the tree's own interpreter."""
+    """There a guardian beside it is a second process of it."""
     way = ways.under_a_shell("debian-12")
     container = start_container(way.serving())
     check_all(container, way, engine, ways.config, tmp_path)

@@ -1,0 +1,145 @@
+"""A script cannot read or change the server or its guardian, although all three run as the same user."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from running_server import WITHOUT_PRIVILEGES, StartServer
+
+PROJECT = Path(__file__).parents[2]
+USER = 1000
+# Replaces the closed directories, in a mount namespace, by open ones that have only what the server needs.
+OPEN = """
+set -e
+closed=$1; needed=$2; shift 2
+set -f
+for path in $needed; do mkdir -p "$PLACE$path"; mount --rbind "$path" "$PLACE$path"; done
+for path in $closed; do mount -t tmpfs -o mode=755 none "$path"; done
+for path in $needed; do
+    if [ ! -e "$path" ]; then mkdir -p "$path"; mount --rbind "$PLACE$path" "$path"; fi
+done
+unset PLACE
+exec "$@"
+"""
+ATTACK = """
+import ctypes, errno, json, os, signal, sys
+
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def attach(pid):
+    if libc.ptrace(16, pid, 0, 0) == 0:
+        os.waitpid(pid, 0x40000000)
+        libc.ptrace(17, pid, 0, 0)
+        return True
+    return False
+
+
+def attempts(pid):
+    yield "ptrace", lambda: attach(pid)
+    yield "mem", lambda: open(f"/proc/{pid}/mem", "r+b")
+    yield "environ", lambda: open(f"/proc/{pid}/environ", "rb").read(1)
+    yield "fd", lambda: os.stat(f"/proc/{pid}/fd/0")
+    yield "pidfd_getfd", lambda: libc.syscall(438, os.pidfd_open(pid), 0, 0) >= 0
+
+
+def succeeded(pid):
+    done = []
+    for name, attempt in attempts(pid):
+        try:
+            if attempt():
+                done.append(name)
+        except OSError:
+            pass
+    return done
+
+
+def guardian():
+    server = os.getppid()
+    while True:
+        children = open(f"/proc/{server}/task/{server}/children").read().split()
+        others = [int(each) for each in children if int(each) != os.getpid()]
+        try:
+            if others and open(f"/proc/{others[0]}/stat").read().rpartition(")")[2].split()[0] != "Z":
+                return others[0]
+        except OSError:  # it is reaped meanwhile
+            pass
+"""
+TRY = """
+print(json.dumps({"server": succeeded(os.getppid()), "guardian": succeeded(guardian())}))
+"""
+TRY_THE_NEXT = """
+first = guardian()
+os.kill(first, signal.SIGKILL)
+while (second := guardian()) == first:
+    pass
+done = set()
+while open(f"/proc/{second}/comm").read() != "watchdog-guard\\n":
+    done |= {"ptrace"} if attach(second) else set()
+print(json.dumps({"new": second != first, "guardian": sorted(done | set(succeeded(second)))}))
+"""
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A directory that every user may enter, which those of pytest are not."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o755)
+    (path / "tmp").mkdir()
+    (path / "tmp").chmod(0o1777)
+    yield path
+    shutil.rmtree(path)
+
+
+def as_user(place: Path) -> tuple[str, ...]:
+    """The beginning of a command that runs the rest of it as an ordinary user without capabilities."""
+    if os.geteuid() != 0:
+        return WITHOUT_PRIVILEGES
+    needed = [PROJECT, Path(sys.base_prefix)]
+    closed = {next((each for each in reversed(path.parents) if not each.stat().st_mode & 1), None) for path in needed}
+    paths = (" ".join(str(path) for path in some if path is not None) for some in (closed, needed))
+    ids = (f"--reuid={USER}", f"--regid={USER}", "--clear-groups")
+    return (
+        *("env", f"PLACE={place}/kept", "unshare", "--mount", "sh", "-c", OPEN, "sh", *paths),
+        *("setpriv", *ids, *WITHOUT_PRIVILEGES[1:]),
+    )
+
+
+@pytest.mark.guard("hidden-memory", "hidden-guardian")
+@pytest.mark.parametrize("attack", [TRY, TRY_THE_NEXT], ids=["running", "next guardian"])
+@pytest.mark.parametrize("user", ["ordinary user", "root without capabilities"])
+def test_script_attacks_the_server_and_its_guardian(
+    place: Path, start_server: StartServer, user: str, attack: str
+) -> None:
+    (place / "attack.py").write_text(ATTACK + attack)
+    (place / "script.sh").write_text(f"exec {sys.executable} {place}/attack.py")
+    server = start_server(
+        has_closed_memory=True,
+        prefix=as_user(place) if user == "ordinary user" else WITHOUT_PRIVILEGES,
+        TMPDIR=str(place / "tmp"),
+        WATCHDOG_SCRIPT_PATH=str(place / "script.sh"),
+    )
+    seen = json.loads(server.call(b"").body)
+    assert seen.pop("new", True)
+    assert not any(seen.values()), seen
+
+
+@pytest.mark.guard("oom-preference")
+def test_ordinary_user_with_closed_memory_has_the_script_chosen_first(place: Path, start_server: StartServer) -> None:
+    """The server still changes its own oom_score_adj: the script inherits it, and so has it from its start."""
+    (place / "script.sh").write_text("cat /proc/self/oom_score_adj /proc/$PPID/oom_score_adj; ls /proc/self/fd >&2")
+    server = start_server(
+        has_closed_memory=True,
+        prefix=as_user(place),
+        TMPDIR=str(place / "tmp"),
+        WATCHDOG_SCRIPT_PATH=str(place / "script.sh"),
+    )
+    of_script, of_server = map(int, server.call(b"").body.split())
+    assert of_script == min(1000, of_server + 500)
