@@ -226,8 +226,15 @@ def guardian_restart() -> None:
     """A guardian that died is not missed."""
     from watchdog import process
 
-    for name in ("_GUARDIAN_PAUSE_S", "_LONGEST_GUARDIAN_PAUSE_S"):
-        replace(process, name, float("inf"))
+    replace(process, "_GUARDIAN_PAUSE_S", float("inf"))
+
+
+@guard
+def guardian_resumption() -> None:
+    """A guardian that was stopped by a signal does not go on."""
+    from watchdog.guardian import Guardian
+
+    replace(Guardian, "resume", lambda self: False)
 
 
 # ---- disk

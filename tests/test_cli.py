@@ -113,6 +113,7 @@ def test_run_waits_for_a_filter(environ: dict[str, str], tmp_path: Path) -> None
     [
         ("exit 7", [], 7, "exit code 7"),
         ("kill -9 $$", [], 137, "SIGKILL"),
+        ("kill -40 $$", [], 168, "SIGRTMIN+6"),
         ("sleep 60", ["--exec-timeout", "200ms"], 124, "longer than 0.2 s"),
         (None, [], 127, "there is no script"),
         ("true", ["--max-input-size", "1"], 65, "max_input_size"),

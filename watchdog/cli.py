@@ -115,7 +115,7 @@ def exit_code_of(error: WatchdogError) -> int:
     if isinstance(error, ScriptFailed):
         return error.exit_code
     if isinstance(error, ScriptKilled):
-        return 128 + signal.Signals[error.signal]
+        return 128 + proc.signal_number(error.signal)
     return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
 
 

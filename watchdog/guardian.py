@@ -103,16 +103,37 @@ class Guardian:
             _SLOT.pack_into(self._table, slot * _SLOT.size, 0, 0, b"")
             self._free.append(slot)
 
-    def stop(self, *, is_dead: bool = False) -> None:
-        """End it: nothing runs any more. ``is_dead``: it has died and was reaped."""
+    def exit_code(self) -> int | None:
+        """Return how it died, a signal as a negative number, and forget it; None while it lives."""
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            pid, status = self.pid, 0
+        if not pid:
+            return None
+        self._forget_process()
+        return os.waitstatus_to_exitcode(status)
+
+    def resume(self) -> bool:
+        """Let it go on if a signal has stopped it; return whether one had."""
+        found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
+        if found is None:
+            return False
+        os.kill(self.pid, signal.SIGCONT)
+        return True
+
+    def stop(self) -> None:
+        """End it: nothing runs any more."""
         if not self.pid:
             return
-        if not is_dead:
-            try:
-                os.kill(self.pid, signal.SIGKILL)
-                os.waitpid(self.pid, 0)
-            except (ProcessLookupError, ChildProcessError):
-                pass
+        try:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        except (ProcessLookupError, ChildProcessError):
+            pass
+        self._forget_process()
+
+    def _forget_process(self) -> None:
         os.close(self._pipe_fd)
         self.pid, self._pipe_fd, self._table = 0, -1, None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterable, Iterator
 
 _PF_EXITING = 0x4  # linux/sched.h
@@ -169,3 +170,16 @@ def signal_one(pid: int, number: int) -> None:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
         return
+
+
+def signal_name(number: int) -> str:
+    """Return the name of a signal; of a real-time signal (signal(7)) as bash shows it, ``SIGRTMIN+6``."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIGRTMIN{number - signal.SIGRTMIN:+}"
+
+
+def signal_number(name: str) -> int:
+    """Return the number of a signal that :func:`signal_name` has named."""
+    return next(number for number in range(1, signal.NSIG) if signal_name(number) == name)

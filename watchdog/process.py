@@ -84,9 +84,9 @@ _FEWEST_LOOKS = 20
 _CHASE_S = 0.01
 # An exit that takes longer hangs: in a dead network file system, for one.
 _EXIT_S = 1.0
-# A guardian that does not live is not started for each command anew.
+# Between the starts of two guardians, which take milliseconds each: a script that kills every guardian must not keep
+# the server from its work.
 _GUARDIAN_PAUSE_S = 1.0
-_LONGEST_GUARDIAN_PAUSE_S = 300.0
 # Seconds from the end of one decoy to the start of the next one.
 _DECOY_PAUSE_S = 1.0
 # Of short log lines, more at once would hold up the event loop for too long.
@@ -331,7 +331,6 @@ class Supervisor:
         self._orphans: dict[int, _Orphan] = {}
         self._spare = _SpareDescriptor()
         self._guardian = Guardian()
-        self._guardian_pause_s = _GUARDIAN_PAUSE_S
         # The end of PID 1 is that of all others.
         self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
         self._preference = _Preference()
@@ -509,8 +508,7 @@ class Supervisor:
         now_s = self._loop.time()
         if self._guardian.pid or now_s < self._guardian_from_s:
             return
-        self._guardian_from_s = now_s + self._guardian_pause_s
-        self._guardian_pause_s = min(self._guardian_pause_s * 2, _LONGEST_GUARDIAN_PAUSE_S)
+        self._guardian_from_s = now_s + _GUARDIAN_PAUSE_S
         children = list(self._children.values())
         try:
             slots = self._guardian.start([(child.mark, child.pid) for child in children])
@@ -1059,11 +1057,22 @@ class Supervisor:
 
     def _reap(self) -> None:
         """Reap orphans; a command's own status is left to the one who runs it."""
+        self._look_after_guardian()
         children = self._listed_children.pids()
         for pid in _children_by_parent() if children is None else children:
-            if pid not in self._children and self._reap_if_dead(pid) and pid == self._guardian.pid:
-                log.warning("the guardian died", pid=pid)
-                self._guardian.stop(is_dead=True)
+            if pid not in self._children and pid != self._guardian.pid:
+                self._reap_if_dead(pid)
+
+    def _look_after_guardian(self) -> None:
+        """Report what a script did to the guardian: scripts run as the same user, and can signal it."""
+        if not (pid := self._guardian.pid):
+            return
+        code = self._guardian.exit_code()
+        if code is not None:
+            how = {"signal": proc.signal_name(-code)} if code < 0 else {"exit_code": code}
+            log.warning("the guardian died", pid=pid, **how)
+        elif self._guardian.resume():
+            log.warning("the guardian was stopped by a signal, and goes on", pid=pid)
 
     def _judge_late_orphans(self) -> None:
         """End processes of scripts that became our children after the last command had ended."""
@@ -1509,7 +1518,7 @@ def _ended(
     peak_rss_bytes = usage.ru_maxrss * 1024
     return Ended(
         exit_code=code if code >= 0 else None,
-        signal=signal.Signals(-code).name if code < 0 else None,
+        signal=proc.signal_name(-code) if code < 0 else None,
         timed_out=timed_out,
         ended_early=ended_early,
         duration_s=duration_s,

@@ -276,12 +276,36 @@ def test_a_guardian_that_died_is_replaced(start_server: StartServer, lifeline: L
     assert server.call(b"").status == 200
     (child,) = guardians(server)
     os.kill(child, signal.SIGKILL)
-    server.event("the guardian died")
+    assert server.event("the guardian died", pid=child)["signal"] == "SIGKILL"
     server.script.write_text(f"{lifeline.script_line}touch {tmp_path}/up; sleep 60")
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         until((tmp_path / "up").exists, "the script")
         until(lambda: guardians(server), "another guardian")
+        server.process.kill()
+        until(lambda: not lifeline.is_held(), "the script's end")
+
+
+@pytest.mark.guard("guardian-restart")
+def test_guardian_killed_again_and_again_is_replaced_each_time(start_server: StartServer) -> None:
+    server = start_server("echo hi")
+    for number, name in ((9, "SIGKILL"), (40, "SIGRTMIN+6"), (11, "SIGSEGV"), (9, "SIGKILL")):
+        until(lambda: server.call(b"").status == 200 and guardians(server), "a guardian")
+        (child,) = guardians(server)
+        os.kill(child, number)
+        event = server.event("the guardian died", pid=child)
+        assert (event["level"], event["signal"]) == ("warning", name)
+
+
+@pytest.mark.guard("guardian-resumption")
+def test_stopped_guardian_goes_on(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
+    server = start_server(f"{lifeline.script_line}touch {tmp_path}/up; sleep 60")
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        until((tmp_path / "up").exists, "the script")
+        (child,) = guardians(server)
+        os.kill(child, signal.SIGSTOP)
+        server.event("the guardian was stopped by a signal, and goes on", pid=child)
         server.process.kill()
         until(lambda: not lifeline.is_held(), "the script's end")
 
