@@ -326,6 +326,25 @@ def sweep_lock() -> None:
     replace(Workspaces, "_abandoned", abandoned)
 
 
+@guard
+def lock_file_made_anew() -> None:
+    """What is in the place of the lock file is opened and emptied."""
+    from watchdog.lock_file import LockFile
+
+    def open_it(self: Any) -> None:
+        os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o660))
+
+    replace(LockFile, "_replace", open_it)
+
+
+@guard
+def lock_file_kept() -> None:
+    """A lock file that is gone stays away, and anything in its place is taken for it."""
+    from watchdog.lock_file import LockFile
+
+    replace(LockFile, "restore", lambda self: self._is_written and os.path.exists(self.path))
+
+
 # ---- stop
 
 

@@ -230,7 +230,9 @@ def _health() -> _Json:
         "summary": "Whether the server lives",
         "responses": {
             "200": _text_response("It does.", "OK"),
-            "503": _text_response("It is stopping, or its lock file is gone.", "draining", retry_after=True),
+            "503": _text_response(
+                "It is stopping, or its lock file is gone and cannot be written again.", "draining", retry_after=True
+            ),
         },
     }
 

@@ -87,6 +87,7 @@ from .errors import (
 from .idle_connections import IdleConnections
 from .intake import ENCODINGS, Said
 from .invocation import OUTCOMES, SKIPPED, Call, Invocations, Record
+from .lock_file import LockFile
 from .metrics import Callers, Metrics
 from .pace import Pace, Paces
 from .process import CRLF_HINT, Supervisor
@@ -123,6 +124,8 @@ _SWITCH_INTERVAL_S = 0.001
 # to take the last answers, such as the 503 of a script that was ended.
 _CLOSING_S = 1.0
 _LAST_ANSWERS_S = 2.0
+# In seconds: health checks of OpenFaaS and Kubernetes come less often, and give up after some that fail.
+_LOCK_FILE_INTERVAL_S = 1.0
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _READING_METHODS = ("GET", "HEAD")  # of the server's own paths
@@ -217,7 +220,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._metrics_runner: web.ServerRunner | None = None
         self._metrics_port: int | None = None
-        self._lock = _LockFile(environ) if not self.settings.suppress_lock else None
+        self._lock = LockFile(environ) if not self.settings.suppress_lock else None
         self._is_classic = self.settings.fprocess is not None
         self._base_path = _base_path(environ)
         self._is_draining = False
@@ -260,6 +263,7 @@ class Server:
         self._metrics_port = await self._start_metrics()
         if self._lock is not None:
             self._lock.write()
+            self._keep_lock_file(self._lock)
         log.info(
             "listening",
             port=sock.getsockname()[1],
@@ -282,6 +286,15 @@ class Server:
         if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context:
             self._idle.out_of_descriptors()
         loop.default_exception_handler(context)
+
+    def _keep_lock_file(self, lock: LockFile) -> None:
+        """Look for the lock file at once and then again and again, until the server drains.
+
+        A health check that runs ``cat`` on the file does not ask the server for it.
+        """
+        if not self._is_draining:
+            lock.restore()
+            self._loop.call_later(_LOCK_FILE_INTERVAL_S, self._keep_lock_file, lock)
 
     def _function(self) -> dict[str, str]:
         """What is run for each call, for the log."""
@@ -544,8 +557,8 @@ class Server:
     def _health(self) -> tuple[int, str]:
         if self._is_draining:
             return 503, "draining"
-        if self._lock is not None and not self._lock.is_there():
-            return 503, f"the lock file {self._lock.path} is gone"
+        if self._lock is not None and not self._lock.restore():
+            return 503, f"the lock file {self._lock.path} is gone and cannot be written again"
         return 200, "OK"
 
     async def _handle_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -1028,32 +1041,3 @@ class _Begun:
 
 def _is_at_a_terminal() -> bool:
     return os.isatty(0) or os.isatty(2)
-
-
-class _LockFile:
-    """The file that OpenFaaS's health check looks for: ``$TMPDIR/.lock``."""
-
-    def __init__(self, environ: Mapping[str, str]) -> None:
-        self.path = os.path.join(environ.get("TMPDIR") or "/tmp", ".lock")
-        self._is_written = False
-
-    def write(self) -> None:
-        """Raises ListenError if it cannot be written."""
-        try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o660)
-        except OSError as error:
-            raise ListenError(
-                f"cannot write the lock file {self.path}: {error.strerror}; make its directory writable "
-                "or set suppress_lock=true"
-            ) from error
-        os.close(fd)
-        self._is_written = True
-
-    def is_there(self) -> bool:
-        return self._is_written and os.path.exists(self.path)
-
-    def remove(self) -> None:
-        if self._is_written:
-            self._is_written = False
-            with contextlib.suppress(OSError):
-                os.unlink(self.path)

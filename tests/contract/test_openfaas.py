@@ -5,6 +5,7 @@ The facts are those of ``openfaas/classic-watchdog`` and ``openfaas/of-watchdog`
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -113,10 +114,21 @@ def test_health(start_server: StartServer) -> None:
     assert set(statuses(server, "/_/health", "POST PUT PATCH DELETE OPTIONS").values()) == {405}
     lock = server.tmp / ".lock"
     lock.unlink()
+    assert server.call(None, "/_/health", "GET").status == 200
+    assert lock.exists()
+    put_directory_in_place_of(lock)
     assert server.call(None, "/_/health", "GET").status == 503
     assert server.call(b"").body == b"hi\n"
-    lock.touch()
+    lock.rmdir()
     assert server.call(None, "/_/health", "GET").status == 200
+
+
+def put_directory_in_place_of(path: Path) -> None:
+    """Replace a file that the server may write again at any moment."""
+    while not path.is_dir():
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
 
 
 def test_ready(start_server: StartServer, tmp_path: Path) -> None:
@@ -135,6 +147,8 @@ def test_ready(start_server: StartServer, tmp_path: Path) -> None:
         assert call.result().status == 200
     until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the place to be free again")
     (server.tmp / ".lock").unlink()
+    assert server.call(None, "/_/ready", "GET").status == 200
+    put_directory_in_place_of(server.tmp / ".lock")
     assert server.call(None, "/_/ready", "GET").status == 503
 
 
