@@ -345,6 +345,14 @@ def lock_file_kept() -> None:
     replace(LockFile, "restore", lambda self: self._is_written and os.path.exists(self.path))
 
 
+@guard
+def regular_files_only() -> None:
+    """A file that the server reads may be a FIFO, for which open waits."""
+    from watchdog import invocation
+
+    replace(invocation, "open_regular", lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+
 # ---- stop
 
 

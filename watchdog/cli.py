@@ -83,8 +83,10 @@ def main(
     proc.hide_memory()
     # Python's ssl would write the keys of our connections to this file, or end with an error if it cannot. No thread
     # runs yet that could read the environment meanwhile, and scripts have it still.
-    if "SSLKEYLOGFILE" in os.environ:
-        del os.environ["SSLKEYLOGFILE"]
+    # aiohttp reads the file of SSL_CERT_FILE when it is imported, and would wait for ever for a FIFO. Only connections
+    # to storages need the file; they make sure that it is a regular file.
+    for name in ("SSLKEYLOGFILE", "SSL_CERT_FILE"):
+        os.environ.pop(name, None)
     flags = {
         name: value for name, _, _, _ in config.flag_specs() if (value := getattr(arguments, name, None)) is not None
     }

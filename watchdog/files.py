@@ -7,15 +7,29 @@ import os
 import stat
 
 
-def small_file(path: str, most_bytes: int) -> bytes:
-    """The content of a regular file. Raises ``OSError``, also for what is larger or would never end."""
-    # Without O_NONBLOCK a FIFO would keep us waiting.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+def open_regular(path: str) -> int:
+    """Open a regular file for reading, without waiting for anything, and return its descriptor.
+
+    Raises:
+        OSError: it cannot be opened, or is not a regular file.
+    """
+    # Without O_NONBLOCK, open would wait for a process that writes to a FIFO, or that gives up its lease (fcntl(2)).
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
             raise OSError(errno.EINVAL, "it is no regular file")
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def small_file(path: str, most_bytes: int) -> bytes:
+    """The content of a regular file. Raises ``OSError``, also for what is larger or would never end."""
+    with open(open_regular(path), "rb") as file:
         content = file.read(most_bytes + 1)
         if len(content) > most_bytes:
             raise OSError(errno.EFBIG, f"it has over {most_bytes} bytes")

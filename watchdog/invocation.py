@@ -48,6 +48,7 @@ from .errors import (
     StoreFailed,
     WatchdogError,
 )
+from .files import open_regular
 from .intake import Input, Said, take_in
 from .metrics import Metrics
 from .printed import Printed, joined_type
@@ -759,7 +760,7 @@ class Invocations:
     def _hint(self, exit_code: int) -> str:
         text = self._script_text
         if text is None and self._classic_command is None:
-            with contextlib.suppress(OSError), open(self.settings.script_path, "rb") as file:
+            with contextlib.suppress(OSError), open(open_regular(self.settings.script_path), "rb") as file:
                 text = file.read(64 * 1024)
         if text is not None and b"\r\n" in text and is_shell_script(text):
             return f"; {CRLF_HINT}"
@@ -926,7 +927,7 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
 
 async def _content(taken: Input) -> bytes:
     def read() -> bytes:
-        with open(taken.path, "rb") as file:
+        with open(open_regular(taken.path), "rb") as file:
             return file.read()
 
     return read() if taken.size_bytes <= _SMALL_EVENT_BYTES else await asyncio.to_thread(read)

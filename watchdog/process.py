@@ -54,6 +54,7 @@ from .activity import Activity
 from .byte_order_mark import has_mark, refuse_utf16, without_mark
 from .decoy import LARGEST_OOM_SCORE_ADJ, OOM_SCORE_ADJ_OF_SCRIPTS, Decoy, own_oom_score_adj
 from .errors import ScriptUnavailable
+from .files import open_regular
 from .guardian import Guardian
 from .limit_mark import LimitMark
 
@@ -231,8 +232,7 @@ class Script:
 def read_start(path: str) -> bytes:
     """Return the first 4 KiB of a script; nothing if it cannot be read."""
     try:
-        # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = open_regular(path)
     except OSError:
         return b""
     try:

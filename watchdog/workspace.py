@@ -40,6 +40,8 @@ _PREFIX = "watchdog-"
 _SUSPICIOUS_BYTES = 1 << 30
 # Less than a usual write of a buffer.
 _FULL_BYTES = 4096
+# A device in the place of the lock may make open wait without O_NONBLOCK.
+_LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # What is removed at once, in the event loop: more, or larger, is left to a thread.
@@ -219,7 +221,7 @@ class Workspaces:
                 status = entry.stat(follow_symlinks=False)
                 if status.st_uid != os.geteuid():
                     continue
-                fd = os.open(os.path.join(entry.path, "lock"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = os.open(os.path.join(entry.path, "lock"), _LOCK_FLAGS)
             except OSError:
                 # No lock file (yet): another server is just making it, or it is not ours to judge.
                 continue

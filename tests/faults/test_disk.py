@@ -312,6 +312,15 @@ def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str)
     assert server.call(b"", "/?output=json").status == 200
 
 
+@pytest.mark.guard("regular-files-only")
+def test_script_that_leaves_a_fifo_in_its_own_place_holds_up_nobody(start_server: StartServer) -> None:
+    """The server reads the script again after a failure, to see whether the file explains it."""
+    server = start_server('rm "$0"; mkfifo "$0"; exit 3')
+    assert problem(server.call(b""), 500)["exit_code"] == 3
+    assert "not a script" in str(problem(server.call(b""), 500)["detail"])
+    assert server.call(None, "/_/health", "GET").status == 200
+
+
 # ---- what a crash left
 
 

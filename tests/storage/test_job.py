@@ -468,7 +468,8 @@ def test_a_private_authority_may_come_by_ssl_cert_file(job: Job, define: Define,
         assert "shows a certificate that is not trusted" in untrusted.logs[-1]["reason"]
         done = job(script, definition, event("bucket/in/x"), SSL_CERT_FILE=str(certificates.authority))
         assert (done.code, done.out) == (0, b"object")
-        for path in ("/no/such/file", "/etc/passwd"):
+        os.mkfifo(fifo := str(tmp_path / "fifo"))
+        for path in ("/no/such/file", "/etc/passwd", fifo):
             done = job(script, definition, event("bucket/in/x"), SSL_CERT_FILE=path)
             assert done.code == 66
             assert f"the certificates of {path} cannot be read" in done.logs[-1]["reason"]

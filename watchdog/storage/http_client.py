@@ -26,6 +26,7 @@ import aiohttp
 from yarl import URL
 
 from ..errors import InputTooLarge, ObjectMissing, StorageError
+from ..files import open_regular
 from ..workspace import Output, raise_if_changed, raise_if_no_space
 from . import Moved, tidied
 from .providers import Provider
@@ -389,6 +390,8 @@ class HttpClient:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self._ca_file is not None:
             try:
+                # OpenSSL would wait for a process that writes to a FIFO.
+                os.close(open_regular(self._ca_file))
                 context.load_verify_locations(self._ca_file)
             except OSError as error:  # of which ssl's own errors are a kind
                 raise StorageError(
