@@ -237,6 +237,17 @@ def guardian_resumption() -> None:
     replace(Guardian, "resume", lambda self: False)
 
 
+# ---- time
+
+
+@guard
+def monotonic_clock() -> None:
+    """Timeouts go by the time of day."""
+    import time
+
+    replace(asyncio.BaseEventLoop, "time", lambda self: time.time())
+
+
 # ---- disk
 
 
