@@ -1017,6 +1017,61 @@ def kept_warnings() -> None:
     replace(server, "_ignore_warnings", lambda: warnings.simplefilter("default"))
 
 
+# ---- outputs
+
+
+@guard
+def directories_once() -> None:
+    """Links to directories are followed, and what cannot be looked at is left out."""
+    from watchdog.workspace import Output, Workspace
+
+    def listing(self: Any, listing: Any, most: int = 0) -> Any:
+        for where, _, names in os.walk(self.output_dir, followlinks=True):
+            for name in names:
+                path = os.path.join(where, name)
+                with contextlib.suppress(OSError):
+                    status = os.stat(path)
+                    name = os.path.relpath(path, self.output_dir)
+                    listing.outputs.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
+        yield from ()
+
+    replace(Workspace, "listing", listing)
+
+
+@guard
+def listing_limit() -> None:
+    """The list of outputs is waited for, however long it takes."""
+    from watchdog import invocation
+
+    async def to_the_end(steps: Any, threads: Any) -> None:
+        job = asyncio.get_running_loop().run_in_executor(threads, list, steps)
+        while not job.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait((job,))
+
+    replace(invocation, "in_steps", to_the_end)
+
+
+@guard
+def threads_for_outputs() -> None:
+    """All work on files is done by the same few threads."""
+    from watchdog import invocation
+
+    replace(invocation, "OUTPUTS", None)
+
+
+@guard
+def daemon_threads() -> None:
+    """Work on files is done by threads of concurrent.futures, for which the process waits at its end."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from watchdog import invocation, threads
+
+    replace(threads, "Threads", lambda name: ThreadPoolExecutor())
+    for name in ("OUTPUTS", "REMOVALS"):
+        replace(invocation, name, None)
+
+
 def take_out(names: str) -> None:
     """Take these guards, with commas between them, out of this process."""
     for each in names.split(","):

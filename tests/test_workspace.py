@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
-from watchdog.workspace import Workspace, Workspaces, is_full, open_output, remove_tree, safe_file_name
+from watchdog.workspace import Listing, Workspace, Workspaces, is_full, open_output, remove_tree, safe_file_name
 
 
 @pytest.mark.parametrize(
@@ -88,23 +88,80 @@ def test_outputs_are_the_regular_files_below(workspace: Workspace, tmp_path: Pat
         sock.bind(str(out / "socket"))
         outputs, skipped = workspace.outputs()
     names = [(output.name, output.size_bytes) for output in outputs]
-    assert names == [("a/deep/c", 1), ("b.txt", 2), ("link", 2), ("linked-dir/deep/c", 1)]
+    assert names == [("a/deep/c", 1), ("b.txt", 2), ("link", 2)]
     reasons = dict(skipped)
     assert reasons["fifo"] == "a FIFO"
     assert reasons["socket"] == "a socket"
     assert reasons["leaves"] == reasons["leaves-dir"] == "a symbolic link that leaves the directory"
     assert reasons["dangling"] == "a symbolic link to nothing"
-    assert reasons["a/up"] == "a symbolic link to a directory above it"
+    assert reasons["linked-dir"] == "a symbolic link to a directory whose files are outputs already"
+    assert reasons["a/up"] == reasons["linked-dir"]
 
 
-def test_links_cannot_make_endless_outputs_of_a_few(workspace: Workspace) -> None:
-    for level in range(24):  # each has two links to the next: 2 to the 24th ways to the last
-        here = Path(workspace.output_dir) / f"d{level}"
-        here.mkdir()
-        (here / "a").symlink_to(f"../d{level + 1}")
-        (here / "b").symlink_to(f"../d{level + 1}")
-    with pytest.raises(OutputTooLarge, match="over 1000 outputs"):
-        workspace.outputs(1000)
+def make_bomb(directory: Path) -> None:
+    """Make 24 directories, each with two links to the next one: 2^23 paths lead to the last one and its file."""
+    for level in range(24):
+        (directory / f"d{level:02}").mkdir(parents=True)
+        if level < 23:
+            (directory / f"d{level:02}/a").symlink_to(f"../d{level + 1:02}")
+            (directory / f"d{level:02}/b").symlink_to(f"../d{level + 1:02}")
+    (directory / "d23/file").write_bytes(b"x")
+
+
+def test_a_directory_with_many_paths_is_listed_once(workspace: Workspace) -> None:
+    make_bomb(Path(workspace.output_dir))
+    outputs, skipped = workspace.outputs(1000)
+    assert [output.name for output in outputs] == ["d23/file"]
+    assert len(skipped) == 46
+
+
+def test_more_files_than_the_limit_are_refused(workspace: Workspace) -> None:
+    for number in range(11):
+        Path(workspace.output_dir, str(number)).touch()
+    assert len(workspace.outputs(11)[0]) == 11
+    with pytest.raises(OutputTooLarge, match="over 10 files"):
+        workspace.outputs(10)
+
+
+def test_the_first_step_of_a_listing_is_short(workspace: Workspace) -> None:
+    for number in range(1000):
+        Path(workspace.output_dir, str(number)).touch()
+    listing = Listing()
+    steps = workspace.listing(listing)
+    assert next(steps)
+    assert 0 < len(listing.outputs) <= 200
+    assert next(steps, None) is None
+    assert [output.name for output in listing.outputs] == sorted(map(str, range(1000)))
+
+
+def test_a_listing_that_is_closed_goes_no_further(workspace: Workspace) -> None:
+    for number in range(1000):
+        Path(workspace.output_dir, str(number)).touch()
+    listing = Listing()
+    steps = workspace.listing(listing)
+    next(steps)
+    seen = len(listing.outputs)
+    descriptors = os.listdir("/proc/self/fd")
+    steps.close()
+    assert len(os.listdir("/proc/self/fd")) == len(descriptors) - 1
+    assert next(steps, None) is None
+    assert len(listing.outputs) == seen < 1000
+
+
+def test_no_link_is_followed_in_the_first_step(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(workspace.output_dir, "link").symlink_to("nothing")
+    followed: list[str] = []
+
+    def follow(self: Workspace, name: str, path: str) -> str:
+        followed.append(name)
+        return "followed"
+
+    monkeypatch.setattr(Workspace, "_behind_link", follow)
+    steps = workspace.listing(Listing())
+    assert next(steps)
+    assert followed == []
+    assert next(steps, None) is None
+    assert followed == ["link"]
 
 
 def test_an_output_dir_that_was_removed_has_no_outputs(workspace: Workspace) -> None:

@@ -31,7 +31,7 @@ import time
 import zlib
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 from urllib.parse import quote, quote_from_bytes
 
 import msgspec
@@ -40,6 +40,7 @@ import pybase64
 from .call_warning import CallWarning
 from .errors import AnswerNotAvailable, BadInput, OutputUnreadable, ScriptFailed, ScriptKilled, quoted
 from .printed import TEXT
+from .threads import OUTPUTS, one_ahead
 from .workspace import Output, open_output, raise_if_changed
 
 # A multiple of 3: base64 of one piece ends where that of the next begins.
@@ -57,8 +58,6 @@ _PLAIN = TEXT
 _ZIP = "application/zip"
 _JSON = "application/json"
 _BYTES = "application/octet-stream"
-
-_T = TypeVar("_T")
 
 
 class Form(enum.Enum):
@@ -319,7 +318,7 @@ class Answer:
             if self.body:
                 yield self.body
             return
-        batches = _one_ahead(_batched(self._pieces(), ahead))
+        batches = one_ahead(_batched(self._pieces(), ahead), OUTPUTS)
         try:
             async for batch in batches:
                 for piece in batch:
@@ -344,7 +343,7 @@ async def prepare(result: Result, preference: Preference) -> Answer:
             pass
         body = b"".join(plan.pieces())
         return Answer(plan.content_type, len(body), plan.headers, body, plan.pieces)
-    steps = _one_ahead(plan.first_pass())
+    steps = one_ahead(plan.first_pass(), OUTPUTS)
     try:
         async for _ in steps:
             pass
@@ -406,35 +405,6 @@ def _batched(pieces: Generator[bytes, None, None], count: Callable[[], int]) -> 
     with contextlib.closing(pieces):
         while batch := list(itertools.islice(pieces, count())):
             yield batch
-
-
-async def _one_ahead(steps: Generator[_T, None, None]) -> AsyncGenerator[_T, None]:
-    """Run a generator in threads, always one step ahead of whoever reads. None is no step, but the end."""
-    loop = asyncio.get_running_loop()
-    job = loop.run_in_executor(None, next, steps, None)
-    try:
-        while True:
-            # Not `await job`: a cancelled future would say nothing of the thread behind it.
-            await asyncio.wait((job,))
-            step = job.result()
-            if step is None:
-                return
-            job = loop.run_in_executor(None, next, steps, None)
-            yield step
-    finally:
-        # The generator owns a descriptor, and a thread may be in it: stay, even when cancelled, until it is
-        # out, which takes one step at most.
-        cancelled = None
-        while not job.done():
-            try:
-                await asyncio.wait((job,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if not job.cancelled():
-            job.exception()
-        steps.close()
-        if cancelled is not None:
-            raise cancelled
 
 
 class _Plan:

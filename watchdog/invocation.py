@@ -59,8 +59,9 @@ from .storage import event as storage_event
 from .storage.event import Event, StoredObject
 from .storage.skipped import Skipped
 from .storage.transfer import Source, Transfers, Watcher
+from .threads import OUTPUTS, REMOVALS, in_steps
 from .tracing import NO_TRACE, Trace
-from .workspace import Output, Workspace, Workspaces, is_full, raise_if_no_space
+from .workspace import Listing, Output, Workspace, Workspaces, is_full, raise_if_no_space
 
 log = logs.get("invocation")
 
@@ -93,8 +94,6 @@ _OUTCOMES: tuple[tuple[type[BaseException], str], ...] = (
 SKIPPED = "skipped"
 OUTCOMES = ("ok", SKIPPED, *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
-# Up to this many outputs are listed without a thread, whose hand-over costs more.
-_INLINE_OUTPUTS = 200
 _MOST_WARNINGS = 100
 _MOST_NAMES = 10  # names of processes in one log event
 _MOMENT_FOR_ROOM_S = 1.0
@@ -589,7 +588,9 @@ class Invocations:
             record.outcome, record.reason = _outcome_of(error), str(error)
             if isinstance(error, ScriptKilled) or (record.chosen.status or 0) < 400:
                 record.chosen = Chosen()
-        outputs, skipped = ([], 0) if is_classic else await self._outputs(call, workspace)
+        outputs, skipped = (
+            ([], 0) if is_classic else await self._outputs(call, workspace, timeout_s, stderr_tail.text())
+        )
         self._check_size(outputs, stdout)
         warnings: list[CallWarning] = []
         if has_no_space and failure is None:
@@ -644,7 +645,8 @@ class Invocations:
     async def _warnings_of_no_output(self, workspace: Workspace, since_ns: int) -> list[CallWarning]:
         look = call_warning.files_elsewhere
         try:
-            elsewhere = await asyncio.to_thread(look, workspace.input_dir, since_ns)
+            loop = asyncio.get_running_loop()
+            elsewhere = await loop.run_in_executor(OUTPUTS, look, workspace.input_dir, since_ns)
         except RuntimeError:  # no thread can be started now
             elsewhere = look(workspace.input_dir, since_ns)
         return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]
@@ -770,12 +772,29 @@ class Invocations:
             return ", which a shell gives when a command is not found in the image"
         return ""
 
-    async def _outputs(self, call: Call, workspace: Workspace) -> tuple[list[Output], int]:
-        """Return the outputs, and the number of entries of ``TMP_OUTPUT_DIR`` that are not outputs."""
-        try:
-            outputs, skipped = workspace.outputs(_INLINE_OUTPUTS)
-        except OutputTooLarge:
-            outputs, skipped = await asyncio.to_thread(workspace.outputs)
+    async def _outputs(
+        self, call: Call, workspace: Workspace, timeout_s: float, stderr: str
+    ) -> tuple[list[Output], int]:
+        """Return the outputs, and the number of entries of ``TMP_OUTPUT_DIR`` that are not outputs.
+
+        The listing of many outputs may take as long as the script may run. It ends early if the caller leaves or the
+        server stops: then this coroutine is cancelled.
+        """
+        listing = Listing()
+        steps = workspace.listing(listing)
+        if next(steps, None):
+            try:
+                async with asyncio.timeout(timeout_s or None) as bound:
+                    await in_steps(steps, OUTPUTS)
+            except TimeoutError:
+                if not bound.expired():
+                    raise
+                raise ScriptTimedOut(
+                    f"the {len(listing.outputs)} outputs found in {timeout_s:g} s (exec_timeout, X-Timeout) are not "
+                    "all; write fewer files, pack them into one (tar, zip), or give the call more time",
+                    stderr=stderr,
+                ) from None
+        outputs, skipped = listing.outputs, listing.skipped
         for name, reason in skipped[:_MOST_WARNINGS]:
             log.warning("output skipped", call_id=call.call_id, output=name, reason=reason)
         if len(skipped) > _MOST_WARNINGS:
@@ -826,12 +845,13 @@ class Invocations:
     def _remove_later(self, workspace: Workspace, call_id: str | None) -> None:
         # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
         try:
-            removal = asyncio.get_running_loop().run_in_executor(None, self._remove, workspace, call_id)
+            removal = asyncio.get_running_loop().run_in_executor(REMOVALS, self._remove, workspace, call_id)
         except RuntimeError:  # no thread can be started now
             self._remove(workspace, call_id)
         else:
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
+            removal.add_done_callback(_look_at)
 
     def _remove(self, workspace: Workspace, call_id: str | None) -> None:
         try:
@@ -931,6 +951,12 @@ async def _content(taken: Input) -> bytes:
             return file.read()
 
     return read() if taken.size_bytes <= _SMALL_EVENT_BYTES else await asyncio.to_thread(read)
+
+
+def _look_at(removal: asyncio.Future[None]) -> None:
+    """Take note of a removal's error, so that asyncio does not report it: only an abandoned removal has one."""
+    if not removal.cancelled():
+        removal.exception()
 
 
 def _outcome_of(error: BaseException) -> str:

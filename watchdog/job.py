@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from . import logs, standard_output
+from . import logs, standard_output, threads
 from .admission import Admission
 from .config import Configuration
 from .delivery import Result, choose_form, prepare
@@ -64,6 +64,7 @@ async def run_once(
     task = asyncio.current_task()
     assert task is not None
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(threads.Threads("files"))
     caught: list[int] = []
 
     def stop(number: int) -> None:

@@ -57,6 +57,7 @@ from .errors import ScriptUnavailable
 from .files import open_regular
 from .guardian import Guardian
 from .limit_mark import LimitMark
+from .threads import PROCESSES
 
 _T = TypeVar("_T")
 
@@ -905,7 +906,7 @@ class Supervisor:
         while True:
             try:
                 try:
-                    job = self._loop.run_in_executor(None, read)
+                    job = self._loop.run_in_executor(PROCESSES, read)
                 except RuntimeError:  # no thread can be started
                     result = read()
                 else:

@@ -36,7 +36,7 @@ from aiohttp.client_exceptions import ClientError
 from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict
 
-from . import content_disposition, logs, tracing
+from . import content_disposition, logs, threads, tracing
 from .admission import DRAINING_RETRY_AFTER_S, Admission
 from .allocator import keep_freed_memory
 from .byte_order_mark import MARK_HINT
@@ -126,6 +126,7 @@ _CLOSING_S = 1.0
 _LAST_ANSWERS_S = 2.0
 # In seconds: health checks of OpenFaaS and Kubernetes come less often, and give up after some that fail.
 _LOCK_FILE_INTERVAL_S = 1.0
+_REMOVAL_S = 10.0  # for the files of all calls at a stop; a file system that hangs must not keep the process
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _READING_METHODS = ("GET", "HEAD")  # of the server's own paths
@@ -159,6 +160,7 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     # From here on a signal drains, even one that comes while the server still starts.
     loop = asyncio.get_running_loop()
+    loop.set_default_executor(threads.Threads("files"))
     signals: asyncio.Queue[int] = asyncio.Queue()
     for number in _SIGNALS:
         loop.add_signal_handler(number, signals.put_nowait, number)
@@ -250,7 +252,7 @@ class Server:
         Raises:
             ListenError: the address cannot be listened on.
         """
-        removed, kept = await asyncio.to_thread(self.workspaces.sweep)
+        removed, kept = await threads.alone(self.workspaces.sweep)
         for path in removed:
             log.info("workspaces of a dead server removed", path=path)
         for path in kept:
@@ -449,14 +451,23 @@ class Server:
         if self._metrics_runner is not None:
             await self._metrics_runner.cleanup()
         await self._within(_UNKILLABLE_S, self.admission.empty())
-        await self._within(_UNKILLABLE_S, self.invocations.close())
+        if not await self._within(_REMOVAL_S, self._all_removed()):
+            log.error(
+                "workspaces not removed",
+                reason=f"not done within {_REMOVAL_S:g} s; the next server that has this tmp_dir removes them",
+            )
         self.supervisor.close()
+        await self._tracing.stop()
+        if count := threads.abandon():
+            log.error("threads left behind", count=count, reason="their work on files does not end")
+        log.info("stopped")
+
+    async def _all_removed(self) -> None:
+        await self.invocations.close()
         try:
-            await asyncio.to_thread(self.workspaces.close)
+            await threads.alone(self.workspaces.close)
         except OSError as error:
             log.error("workspaces not removed", reason=str(error))
-        await self._tracing.stop()
-        log.info("stopped")
 
     async def _start_metrics(self) -> int | None:
         port = self.settings.metrics_port
@@ -566,7 +577,7 @@ class Server:
             return web.Response(status=404, text="metrics are at /metrics\n")
         if request.method not in _READING_METHODS:
             return _not_allowed(request, _READING_METHODS)
-        body, content_type = await asyncio.to_thread(self.metrics.exposition)
+        body, content_type = await threads.alone(self.metrics.exposition)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     # ---- a call

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from .errors import OutputUnreadable
+from .threads import OUTPUTS
 
 _IN_MEMORY_BYTES = 64 * 1024
 TAIL_BYTES = 4096
@@ -64,7 +65,7 @@ class Spool:
         self._memory.append(data)
         pieces, self._memory = self._memory, []
         try:
-            return asyncio.get_running_loop().run_in_executor(None, self._write, pieces)
+            return asyncio.get_running_loop().run_in_executor(OUTPUTS, self._write, pieces)
         except RuntimeError:  # no thread can be started now
             self._write(pieces)
             return None

@@ -18,6 +18,7 @@ and only it. A live server's lock cannot be taken, whoever started it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import functools
@@ -29,12 +30,19 @@ import stat
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
 
 from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable, quoted
 
-MOST_OUTPUTS = 1_000_000
+# Each takes about a kilobyte of this process's memory until its call is answered.
+MOST_OUTPUTS = 100_000
+# How many entries of TMP_OUTPUT_DIR are looked at in one step: in the event loop the first few, because a thread costs
+# more, then in threads as many as take some milliseconds.
+_FIRST_ENTRIES = 200
+_ENTRIES_IN_A_STEP = 5000
+# As many entries take the time of one symbolic link, whose path may be long and lead through other links.
+_COST_OF_LINK = 200
 _PREFIX = "watchdog-"
 # Larger than this, a file may be larger than its file system.
 _SUSPICIOUS_BYTES = 1 << 30
@@ -56,6 +64,9 @@ _SLOW_PAUSE_S = 10.0
 _PLENTY_BYTES = 16 << 20
 _PLENTY_INODES = 1000
 
+_REMOVED_AT_ONCE = 10_000
+# Characters of an output's name in an error.
+_SHOWN_NAME = 300
 # NAME_MAX is 255 bytes; the rest is left for what scripts like to append (".jpg", ".tmp", "-resized").
 _LONGEST_NAME_BYTES = 200
 
@@ -73,6 +84,14 @@ class Output:
     size_bytes: int
     mtime_s: float
     mode: int
+
+
+@dataclass(slots=True)
+class Listing:
+    """What a script left: ``outputs``, and name and reason of each entry that is not an output (``skipped``)."""
+
+    outputs: list[Output] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
 
 
 def open_output(output: Output) -> int:
@@ -308,64 +327,103 @@ class Workspace:
         return seen, size_bytes
 
     def outputs(self, most: int = MOST_OUTPUTS) -> tuple[list[Output], list[tuple[str, str]]]:
-        """What the script left in ``TMP_OUTPUT_DIR``, sorted by name, and what does not count.
+        """List at once what :meth:`listing` lists in steps; return its ``outputs`` and ``skipped``."""
+        listing = Listing()
+        for _ in self.listing(listing, most):
+            pass
+        return listing.outputs, listing.skipped
 
-        Returns:
-            The regular files (symbolic links that stay inside are followed), and pairs of name and reason for
-            each thing that was skipped. Nothing is opened.
+    def listing(self, listing: Listing, most: int = MOST_OUTPUTS) -> Generator[bool, None, None]:
+        """List what the script left in ``TMP_OUTPUT_DIR``, in steps. Nothing is opened for reading.
+
+        The first step is short and follows no link: it may run in the event loop. Run the others in a thread, and close
+        the generator if nobody wants the list any more.
+
+        Each directory is listed once, under its own name. A symbolic link to a file below ``TMP_OUTPUT_DIR`` is an
+        output. A symbolic link to a directory below it is not followed: its files are outputs already, and links to
+        links to directories would make 2^n paths of n directories.
+
+        Args:
+            listing: is filled; it is complete and sorted by name when the generator ends.
 
         Raises:
-            OutputUnreadable: a directory cannot be listed, or something else stands in the place of the first.
-            OutputTooLarge: there are more than ``most`` entries (links to directories can make any number of a few),
-                or a file is larger than the file system.
+            OutputUnreadable: something cannot be listed or looked at, or something else stands in the place of
+                ``TMP_OUTPUT_DIR``.
+            OutputTooLarge: there are more than ``most`` entries, or a file is larger than the file system.
         """
-        found: list[Output] = []
-        skipped: list[tuple[str, str]] = []
         try:
-            status = os.lstat(self.output_dir)
-        except OSError:
+            mode = os.lstat(self.output_dir).st_mode
+        except FileNotFoundError:
             # It may have been tidied up at the script's end: then there are no outputs, which is no fault.
-            skipped.append(("TMP_OUTPUT_DIR", "removed by the script"))
-            return found, skipped
-        mode = status.st_mode
+            listing.skipped.append(("TMP_OUTPUT_DIR", "removed by the script"))
+            return
+        except OSError as error:
+            raise _cannot_list("TMP_OUTPUT_DIR", error) from error
         if not stat.S_ISDIR(mode):
             kind = "a file" if stat.S_ISREG(mode) else "a symbolic link" if stat.S_ISLNK(mode) else _kind(mode)
             raise OutputUnreadable(
                 f"the script put {kind} in the place of the directory TMP_OUTPUT_DIR; it should write its files into it"
             )
-        root = self.output_dir
-        real_root = ""  # looked up when the first link is met
-        pending = [(root, "", frozenset({(status.st_dev, status.st_ino)}))]
+        outputs, skipped = listing.outputs, listing.skipped
+        room = _FIRST_ENTRIES
+        pending = [(self.output_dir, "")]
         while pending:
-            directory, prefix, above = pending.pop()
-            for entry in _listed(directory, prefix):
-                if len(found) + len(skipped) + len(pending) >= most:
-                    raise OutputTooLarge(f"there are over {most} outputs, those behind links counted each time")
-                name = prefix + entry.name
-                path = entry.path
-                if entry.is_symlink():
-                    path = os.path.realpath(path)
-                    real_root = real_root or os.path.realpath(root)
-                    if not path.startswith(real_root + "/") and path != real_root:
-                        skipped.append((name, "a symbolic link that leaves the directory"))
-                        continue
-                try:
-                    status = os.lstat(path)
-                except OSError:
-                    skipped.append((name, "a symbolic link to nothing"))
-                    continue
-                if stat.S_ISREG(status.st_mode):
-                    if status.st_size > _SUSPICIOUS_BYTES:
-                        self._raise_if_impossible(name, status.st_size)
-                    found.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
-                elif not stat.S_ISDIR(status.st_mode):
-                    skipped.append((name, _kind(status.st_mode)))
-                elif (status.st_dev, status.st_ino) in above:
-                    skipped.append((name, "a symbolic link to a directory above it"))
-                else:
-                    pending.append((path, name + "/", above | {(status.st_dev, status.st_ino)}))
-        found.sort(key=lambda output: output.name)
-        return found, skipped
+            directory, prefix = pending.pop()
+            with _entries(directory, prefix) as entries:
+                for entry in _each(entries, prefix):
+                    if len(outputs) + len(skipped) + len(pending) >= most:
+                        raise OutputTooLarge(
+                            f"there are over {most} files in TMP_OUTPUT_DIR; pack them into one (tar, zip)"
+                        )
+                    room -= _COST_OF_LINK if entry.is_symlink() else 1
+                    if room <= 0:
+                        yield True
+                        room = _ENTRIES_IN_A_STEP
+                    name, path = prefix + entry.name, entry.path
+                    if entry.is_symlink():
+                        found = self._behind_link(name, path)
+                        if isinstance(found, str):
+                            skipped.append((name, found))
+                            continue
+                        path, status = found
+                    else:
+                        try:
+                            status = os.lstat(path)
+                        except OSError as error:
+                            raise _cannot_read(name, error) from error
+                    if stat.S_ISREG(status.st_mode):
+                        if status.st_size > _SUSPICIOUS_BYTES:
+                            self._raise_if_impossible(name, status.st_size)
+                        outputs.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
+                    elif not stat.S_ISDIR(status.st_mode):
+                        skipped.append((name, _kind(status.st_mode)))
+                    elif entry.is_symlink():
+                        skipped.append((name, "a symbolic link to a directory whose files are outputs already"))
+                    else:
+                        pending.append((path, name + "/"))
+        outputs.sort(key=lambda output: output.name)
+
+    def _behind_link(self, name: str, path: str) -> tuple[str, os.stat_result] | str:
+        """Return the real path behind a symbolic link and its status, or why the link is not an output.
+
+        The kernel follows the link: it stops after 40 links, where Python's ``realpath`` follows any number.
+
+        Raises:
+            OutputUnreadable: what the link leads to cannot be looked at.
+        """
+        leaves = "a symbolic link that leaves the directory"
+        try:
+            root, _ = _real_path(self.output_dir)
+            real_path, status = _real_path(path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return "a symbolic link to nothing"
+            # A link to a place that the script may not look at either is no loss.
+            target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
+            if error.errno == errno.EACCES and not _is_below(target, self.output_dir):
+                return leaves
+            raise _cannot_read(name, error) from error
+        return (real_path, status) if _is_below(real_path, root) else leaves
 
     def is_full(self) -> bool:
         """Whether nothing more can be written here."""
@@ -476,12 +534,13 @@ def remove_tree(root: str) -> None:
                 # What a script has mounted cannot be moved, and is not emptied therefore.
                 path = f"{root}/{tag}{next(serial)}"
                 _forced(functools.partial(_move, path), entry.path)
-            for below in _entries_to_remove(path):
-                if below.is_dir(follow_symlinks=False):
-                    target = f"{root}/{tag}{next(serial)}"
-                    _forced(functools.partial(_move, target), below.path)
-                else:
-                    _forced(os.unlink, below.path)
+            while some := _entries_to_remove(path):
+                for below in some:
+                    if below.is_dir(follow_symlinks=False):
+                        target = f"{root}/{tag}{next(serial)}"
+                        _forced(functools.partial(_move, target), below.path)
+                    else:
+                        _forced(os.unlink, below.path)
             _forced(os.rmdir, path)
     _forced(os.rmdir, root)
 
@@ -491,13 +550,19 @@ def _move(target: str, path: str) -> None:
 
 
 def _entries_to_remove(directory: str) -> list[os.DirEntry[str]]:
+    """Return some entries; none if the directory is empty. A list of millions would need gigabytes."""
     try:
-        return list(os.scandir(directory))
+        return _some_entries(directory)
     except FileNotFoundError:
         return []
     except PermissionError:
         os.chmod(directory, 0o700)
-        return list(os.scandir(directory))
+        return _some_entries(directory)
+
+
+def _some_entries(directory: str) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        return list(itertools.islice(entries, _REMOVED_AT_ONCE))
 
 
 def _forced(remove: Callable[[str], None], path: str) -> None:
@@ -513,12 +578,44 @@ def _forced(remove: Callable[[str], None], path: str) -> None:
         remove(path)
 
 
-def _listed(directory: str, prefix: str) -> list[os.DirEntry[str]]:
+def _entries(directory: str, prefix: str) -> contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]:
     try:
-        return list(os.scandir(directory))
+        return os.scandir(directory)
     except OSError as error:
-        name = prefix or "TMP_OUTPUT_DIR"
-        raise OutputUnreadable(f"cannot list the output folder {name!r}: {error.strerror}") from error
+        raise _cannot_list(prefix, error) from error
+
+
+def _each(entries: Iterator[os.DirEntry[str]], prefix: str) -> Iterator[os.DirEntry[str]]:
+    try:
+        yield from entries
+    except OSError as error:
+        raise _cannot_list(prefix, error) from error
+
+
+def _real_path(path: str) -> tuple[str, os.stat_result]:
+    """Follow links, without opening what they lead to, and return the real path and its status."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_below(path: str, directory: str) -> bool:
+    return path == directory or path.startswith(directory + "/")
+
+
+def _cannot_list(name: str, error: OSError) -> OutputUnreadable:
+    return OutputUnreadable(f"cannot list the output folder {_shortened(name or 'TMP_OUTPUT_DIR')}: {error.strerror}")
+
+
+def _cannot_read(name: str, error: OSError) -> OutputUnreadable:
+    return OutputUnreadable(f"cannot read the output {_shortened(name)}: {error.strerror}")
+
+
+def _shortened(name: str) -> str:
+    """Return a name for an error: of a path of thousands of characters the begin and the end."""
+    return repr(name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME // 2]}…{name[-_SHOWN_NAME // 2 :]}")
 
 
 def _lstat_mode(path: str) -> int:

@@ -1,0 +1,64 @@
+"""The server on a file system that hangs, as a network file system does whose server is gone.
+
+What has to do with a file called ``hangs`` waits for ever, in the kernel. The log says ``hangs`` then::
+
+    HANGS=outputs python tests/faults/hanging_server.py serve --port 0
+
+``HANGS``: ``outputs`` (they are listed), ``inputs`` (they are written) or ``removals``. A second argument of the form
+``-NAME`` takes a guard out (``tests/guards.py``).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from guards import GUARDS, replace
+
+from watchdog import intake, server, workspace
+from watchdog.__main__ import main
+
+
+class HangingOs:
+    """The module ``os`` with one function that hangs for some paths."""
+
+    def __init__(self, function: str) -> None:
+        self._function = function
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(os, name)
+        return real if name != self._function else partial(self._call, real)
+
+    @staticmethod
+    def _call(real: Callable[[str], object], path: str) -> object:
+        if os.path.basename(path) == "hangs":
+            hang()
+        return real(path)
+
+
+def hang(*_: object) -> None:
+    os.write(2, b'{"event":"hangs"}\n')
+    # Both ends stay open, so no byte and no end ever comes.
+    read_end, _write_end = os.pipe()
+    os.read(read_end, 1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1].startswith("-"):
+        GUARDS[sys.argv.pop(1)[1:]]()
+    what = os.environ.pop("HANGS")
+    for name in ("_REMOVAL_S", "_UNKILLABLE_S"):
+        replace(server, name, 0.5)
+    if what == "outputs":
+        replace(workspace, "os", HangingOs("lstat"))
+    elif what == "removals":
+        replace(workspace, "os", HangingOs("unlink"))
+    else:
+        replace(intake.Receiver, "feed_all", hang)
+    sys.exit(main())

@@ -1,0 +1,94 @@
+"""Outputs that a script made to be slow, endless or unreadable; a file system that hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from running_server import RunningServer, StartServer, problem
+
+HANGING_SERVER = Path(__file__).parent / "hanging_server.py"
+REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+# 2^23 paths lead through these directories to the last one.
+LINKED_DIRECTORIES = """
+cd $TMP_OUTPUT_DIR
+for i in $(seq 24); do mkdir d$i; done
+for i in $(seq 23); do ln -s ../d$((i + 1)) d$i/a; ln -s ../d$((i + 1)) d$i/b; done
+echo x >d24/file
+"""
+# The first entries are listed without a thread, and the name that hangs comes after them.
+HANGS = "cd $TMP_OUTPUT_DIR; touch $(seq 300); mkdir sub; touch sub/hangs"
+# As many calls as there are threads for outputs on any machine.
+MOST_THREADS = 32
+
+
+@pytest.mark.guard("directories-once")
+def test_a_directory_with_millions_of_paths_is_sent_once(start_server: StartServer) -> None:
+    server = start_server(LINKED_DIRECTORIES)
+    answer = server.call(b"", "/?output=json")
+    assert answer.status == 200
+    assert [output["name"] for output in answer.json["outputs"]] == ["d24/file"]
+    assert answer.headers["X-Warning"] == "outputs-skipped"
+
+
+def start_hanging(start_server: StartServer, what: str, removed_guard: str | None, *flags: str) -> RunningServer:
+    """Start a server whose file system hangs at ``what`` of each call without a body."""
+    script = f"if [ -s $INPUT_FILE_PATH ]; then wc -c <$INPUT_FILE_PATH; else {HANGS}; fi"
+    guard = [] if removed_guard is None else ["-" + removed_guard]
+    return start_server(script, *flags, program=(str(HANGING_SERVER), *guard), HANGS=what, WATCHDOG_WRITE_TIMEOUT="1")
+
+
+@pytest.mark.guard("listing-limit")
+def test_a_listing_that_hangs_ends_at_the_limit_of_its_call(
+    start_server: StartServer, removed_guard: str | None
+) -> None:
+    server = start_hanging(start_server, "outputs", removed_guard)
+    document = problem(server.call(b"", headers={"X-Timeout": "1s"}), 504)
+    assert "outputs found in 1 s" in str(document["detail"])
+    server.event("invocation ended", outcome="timeout")
+
+
+@pytest.mark.guard("listing-limit")
+def test_a_listing_that_hangs_ends_when_its_caller_leaves(start_server: StartServer, removed_guard: str | None) -> None:
+    server = start_hanging(start_server, "outputs", removed_guard)
+    with server.connect() as sock:
+        sock.sendall(REQUEST)
+        server.event("hangs")
+    server.event("invocation ended", outcome="caller_gone")
+
+
+@pytest.mark.guard("threads-for-outputs")
+def test_hanging_listings_hold_up_no_other_work(
+    start_server: StartServer, removed_guard: str | None, free_port: int
+) -> None:
+    server = start_hanging(
+        start_server, "outputs", removed_guard, "--metrics-port", str(free_port), "--max-queue", str(MOST_THREADS)
+    )
+    most = min(MOST_THREADS, (os.cpu_count() or 1) + 4)
+    with contextlib.ExitStack() as stack:
+        for _ in range(most):
+            stack.enter_context(server.connect()).sendall(REQUEST)
+        for _ in range(most):
+            server.event("hangs")
+        assert server.call(bytes(1_000_000), headers={"Content-Type": "image/png"}).body == b"1000000\n"
+        assert server.call(None, "/metrics", "GET", port=free_port).status == 200
+        assert server.call(None, "/_/ready", "GET").status == 200
+
+
+@pytest.mark.guard("daemon-threads")
+@pytest.mark.parametrize("what", ["outputs", "inputs", "removals"])
+def test_a_thread_that_hangs_does_not_keep_the_server_from_ending(
+    start_server: StartServer, removed_guard: str | None, what: str
+) -> None:
+    server = start_hanging(start_server, what, removed_guard)
+    # 100 kB are received in a thread.
+    body = bytes(100_000) if what == "inputs" else b""
+    with server.connect() as sock:
+        sock.sendall(b"POST /?input=raw HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        server.event("hangs")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert any(event["event"] == "threads left behind" for event in server.logs)

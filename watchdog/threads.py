@@ -1,0 +1,186 @@
+"""Threads for work that may block: files, which a script chose or which lie on a slow disk, and ``/proc``.
+
+::
+
+    OUTPUTS     what scripts left: listed, read, sent
+    REMOVALS    workspaces of ended calls
+    PROCESSES   looks at process trees
+    the loop's  inputs, transfers from and to a storage
+    alone()     what must wait for nothing else: metrics, the start, the stop
+
+The groups have threads of their own: a million files of one call do not keep another call from being received or
+ended. Each group has few threads, so long work is done in steps (:func:`one_ahead`), and other calls get their turn
+between two steps.
+
+A thread that hangs in the kernel (a dead network file system) cannot be ended. Threads of ``concurrent.futures`` are
+joined when the interpreter ends, so one of them would keep the process for ever. The threads here are daemons, and
+:func:`abandon` ends the waits for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncGenerator, Callable, Generator
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_ALL: list[Threads] = []
+
+
+class Abandoned(RuntimeError):
+    """The process ends, and the thread that does this work may hang."""
+
+
+class Threads(ThreadPoolExecutor):
+    """An executor of at most ``most`` daemon threads. A thread is started when all others have work.
+
+    It is a ``ThreadPoolExecutor`` because asyncio accepts no other default executor, but it shares none of its code.
+    """
+
+    def __init__(self, name: str, most: int | None = None) -> None:
+        self._name = name
+        self._most = most or min(32, (os.cpu_count() or 1) + 4)
+        self._lock = threading.Lock()
+        self._started = 0
+        self._unfinished: set[Future[Any]] = set()
+        self._queue: SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = SimpleQueue()
+        _ALL.append(self)
+
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
+        """Run a function in a thread.
+
+        Raises:
+            RuntimeError: it needs the first thread, which cannot be started. The function does not run then.
+        """
+        job: Future[_T] = Future()
+        with self._lock:
+            if len(self._unfinished) >= self._started and self._started < self._most:
+                try:
+                    threading.Thread(target=self._work, name=self._name, daemon=True).start()
+                except RuntimeError:
+                    if not self._started:
+                        raise
+                else:
+                    self._started += 1
+            self._unfinished.add(job)
+        self._queue.put((job, lambda: fn(*args, **kwargs)))
+        return job
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Do nothing: the threads end with the process, and the next event loop may use them."""
+
+    def abandon(self) -> int:
+        """End the wait for all work that is not done, and return how many pieces of work that are."""
+        with self._lock:
+            jobs, self._unfinished = self._unfinished, set()
+        for job in jobs:
+            if not job.cancel():
+                with contextlib.suppress(InvalidStateError):  # done meanwhile
+                    job.set_exception(Abandoned("the process ends, and this work was not done in time"))
+        return len(jobs)
+
+    def _work(self) -> None:
+        while True:
+            job, function = self._queue.get()
+            _do(job, function, self._finished)
+            del job, function  # they may hold megabytes until the next work comes
+
+    def _finished(self, job: Future[Any]) -> None:
+        # Before the result is there: who waits for it may have the next work at once, for the same thread.
+        with self._lock:
+            self._unfinished.discard(job)
+
+
+OUTPUTS = Threads("outputs")
+REMOVALS = Threads("removals", 4)
+PROCESSES = Threads("processes")
+
+
+def abandon() -> int:
+    """End all waits for work of these threads, because the process ends; return how many waits that were."""
+    return sum(threads.abandon() for threads in _ALL)
+
+
+async def alone(function: Callable[[], _T]) -> _T:
+    """Run a function in a thread of its own, or here if none can be started."""
+    job: Future[_T] = Future()
+    try:
+        threading.Thread(target=_do, args=(job, function), name="alone", daemon=True).start()
+    except RuntimeError:
+        return function()
+    return await asyncio.wrap_future(job)
+
+
+async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> AsyncGenerator[_T, None]:
+    """Run a generator in threads, always one step ahead of whoever reads. None is no step, but the end."""
+    loop = asyncio.get_running_loop()
+    job = loop.run_in_executor(threads, next, steps, None)
+    try:
+        while True:
+            # Not `await job`: a cancelled future would say nothing of the thread behind it.
+            await asyncio.wait((job,))
+            step = job.result()
+            if step is None:
+                return
+            job = loop.run_in_executor(threads, next, steps, None)
+            yield step
+    finally:
+        # The generator owns a descriptor, and a thread may be in it: stay, even when cancelled, until it is
+        # out, which takes one step at most.
+        cancelled = None
+        while not job.done():
+            try:
+                await asyncio.wait((job,))
+            except asyncio.CancelledError as error:
+                cancelled = error
+        _close(steps, job)
+        if cancelled is not None:
+            raise cancelled
+
+
+async def in_steps(steps: Generator[object, None, None], threads: Threads) -> None:
+    """Run a generator to its end in threads, step by step.
+
+    When it is cancelled it returns at once, even if the step hangs: the generator is closed after the step. So the
+    generator must do no harm in the rest of the step.
+    """
+    loop = asyncio.get_running_loop()
+    while True:
+        job = loop.run_in_executor(threads, next, steps, None)
+        try:
+            # Not `await job`: a cancelled future would say nothing of the thread behind it.
+            await asyncio.wait((job,))
+        except asyncio.CancelledError:
+            job.add_done_callback(lambda job: _close(steps, job))
+            raise
+        if job.result() is None:
+            return
+
+
+def _close(steps: Generator[object, None, None], job: asyncio.Future[Any]) -> None:
+    """Close a generator after its last step, except if a thread hangs in it."""
+    if job.cancelled() or not isinstance(job.exception(), Abandoned):
+        steps.close()
+
+
+def _do(job: Future[_T], function: Callable[[], _T], finished: Callable[[Future[_T]], None] = lambda job: None) -> None:
+    if not job.set_running_or_notify_cancel():
+        finished(job)
+        return
+    try:
+        result = function()
+    except BaseException as error:
+        finished(job)
+        with contextlib.suppress(InvalidStateError):  # abandoned
+            job.set_exception(error)
+    else:
+        finished(job)
+        with contextlib.suppress(InvalidStateError):
+            job.set_result(result)
