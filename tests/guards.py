@@ -268,22 +268,27 @@ def full_disk_look() -> None:
     replace(Workspace, "is_full", lambda self: False)
 
 
+def _list_all_that_opens(self: Any, listing: Any) -> Any:
+    """List what ``os.walk`` finds; it leaves out what it cannot look at."""
+    from watchdog.workspace import Output
+
+    for directory, _, names in os.walk(self.output_dir, followlinks=True):
+        for name in names:
+            path = os.path.join(directory, name)
+            with contextlib.suppress(OSError):
+                status = os.stat(path)
+                name = os.path.relpath(path, self.output_dir)
+                listing.outputs.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
+    yield from ()
+
+
 @guard
 def output_checks() -> None:
     """Whatever lies in the output directory is opened and read, links and devices too."""
     from watchdog import delivery
-    from watchdog.workspace import Output, Workspace
+    from watchdog.workspace import Workspace
 
-    def outputs(self: Any, most: int = 0) -> tuple[list[Output], list[tuple[str, str]]]:
-        found = []
-        for directory, _, names in os.walk(self.output_dir, followlinks=True):
-            for name in names:
-                path = os.path.join(directory, name)
-                status = os.stat(path)
-                found.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
-        return found, []
-
-    replace(Workspace, "outputs", outputs)
+    replace(Workspace, "listing", _list_all_that_opens)
     replace(delivery, "open_output", lambda output: os.open(output.path, os.O_RDONLY))
     replace(delivery, "raise_if_changed", lambda fd, output: None)
 
@@ -301,12 +306,12 @@ def output_dir_look() -> None:
     """What is no directory has no outputs in it."""
     from watchdog.workspace import Workspace
 
-    real = Workspace.outputs
+    real = Workspace.listing
 
-    def outputs(self: Any, *most: int) -> tuple[list[Any], list[tuple[str, str]]]:
-        return real(self, *most) if os.path.isdir(self.output_dir) else ([], [])
+    def listing(self: Any, listing: Any) -> Any:
+        return real(self, listing) if os.path.isdir(self.output_dir) else iter(())
 
-    replace(Workspace, "outputs", outputs)
+    replace(Workspace, "listing", listing)
 
 
 @guard
@@ -1022,20 +1027,18 @@ def kept_warnings() -> None:
 
 @guard
 def directories_once() -> None:
-    """Links to directories are followed, and what cannot be looked at is left out."""
-    from watchdog.workspace import Output, Workspace
+    """Links to directories are followed."""
+    from watchdog.workspace import Workspace
 
-    def listing(self: Any, listing: Any, most: int = 0) -> Any:
-        for where, _, names in os.walk(self.output_dir, followlinks=True):
-            for name in names:
-                path = os.path.join(where, name)
-                with contextlib.suppress(OSError):
-                    status = os.stat(path)
-                    name = os.path.relpath(path, self.output_dir)
-                    listing.outputs.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
-        yield from ()
+    replace(Workspace, "listing", _list_all_that_opens)
 
-    replace(Workspace, "listing", listing)
+
+@guard
+def unreadable_outputs() -> None:
+    """What cannot be looked at is left out, as if it were a symbolic link to nothing."""
+    from watchdog.workspace import Workspace
+
+    replace(Workspace, "listing", _list_all_that_opens)
 
 
 @guard

@@ -406,7 +406,7 @@ class Workspace:
     def _behind_link(self, name: str, path: str) -> tuple[str, os.stat_result] | str:
         """Return the real path behind a symbolic link and its status, or why the link is not an output.
 
-        The kernel follows the link: it stops after 40 links, where Python's ``realpath`` follows any number.
+        The kernel follows the link, and gives up after 40 links: then the script cannot open the file either.
 
         Raises:
             OutputUnreadable: what the link leads to cannot be looked at.
@@ -416,7 +416,7 @@ class Workspace:
             root, _ = _real_path(self.output_dir)
             real_path, status = _real_path(path)
         except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return "a symbolic link to nothing"
             # A link to a place that the script may not look at either is no loss.
             target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))

@@ -196,11 +196,17 @@ def test_what_is_no_file_is_never_opened(start_server: StartServer, kind: str) -
         server.event("output skipped", output="x", level="warning")
 
 
-@pytest.mark.parametrize("what", ["file", "folder"])
-def test_what_cannot_be_read_is_told(start_server: StartServer, what: str) -> None:
+UNREADABLE = {
+    "folder": ("d", "chmod 0 d"),
+    "file in a folder that may only be listed": ("d/f", "chmod 444 d"),
+    "link into such a folder": ("l", "mkdir e; mv d e/d; ln -s e/d/f l; chmod 444 e/d; chmod 0 e"),
+    "output directory": ("TMP_OUTPUT_DIR", "chmod 0 ../output"),
+}
+
+
+def unreadable(start_server: StartServer, path: str, command: str) -> None:
     """Without privileges: root reads everything."""
-    path = "d/f" if what == "file" else "d"
-    script = f"cd $TMP_OUTPUT_DIR; echo a > good; mkdir d; echo b > d/f; chmod 0 {path}"
+    script = f"cd $TMP_OUTPUT_DIR; echo a > good; mkdir d; echo b > d/f; {command}"
     server = start_server(script, prefix=WITHOUT_PRIVILEGES)
     for query in ("/", "/?output=zip", "/?output=json"):
         detail = str(problem(server.call(b"", query), 500)["detail"])
@@ -208,6 +214,16 @@ def test_what_cannot_be_read_is_told(start_server: StartServer, what: str) -> No
         assert "Permission denied" in detail
     server.stop()
     assert server.leftovers() == []
+
+
+def test_what_cannot_be_read_is_told(start_server: StartServer) -> None:
+    unreadable(start_server, "d/f", "chmod 0 d/f")
+
+
+@pytest.mark.guard("unreadable-outputs")
+@pytest.mark.parametrize("what", UNREADABLE)
+def test_what_cannot_be_looked_at_is_500_with_its_name(start_server: StartServer, what: str) -> None:
+    unreadable(start_server, *UNREADABLE[what])
 
 
 def test_names_of_any_bytes_come_back(start_server: StartServer) -> None:

@@ -34,6 +34,32 @@ def test_a_directory_with_millions_of_paths_is_sent_once(start_server: StartServ
     assert answer.headers["X-Warning"] == "outputs-skipped"
 
 
+@pytest.mark.parametrize("depth", [1000, 3000])
+def test_a_file_in_nested_directories_is_sent_or_500(start_server: StartServer, depth: int) -> None:
+    """A path has at most 4096 bytes (PATH_MAX), but directories can be nested more deeply."""
+    server = start_server(
+        f"""#!/usr/bin/env python3
+import os
+os.chdir(os.environ["TMP_OUTPUT_DIR"])
+for level in range({depth}):
+    os.mkdir("d")
+    os.chdir("d")
+with open("important", "w") as file:
+    file.write("x")
+"""
+    )
+    answer = server.call(b"", "/?output=raw")
+    server.stop()  # now: pytest cannot remove directories that are nested so deeply
+    assert server.leftovers() == []
+    if depth == 1000:
+        assert (answer.status, answer.body) == (200, b"x")
+    else:
+        detail = str(problem(answer, 500)["detail"])
+        assert "'d/d/d/" in detail
+        assert "File name too long" in detail
+        assert len(detail) < 1000
+
+
 def start_hanging(start_server: StartServer, what: str, removed_guard: str | None, *flags: str) -> RunningServer:
     """Start a server whose file system hangs at ``what`` of each call without a body."""
     script = f"if [ -s $INPUT_FILE_PATH ]; then wc -c <$INPUT_FILE_PATH; else {HANGS}; fi"
