@@ -61,6 +61,7 @@ def test_defaults() -> None:
         "combine_output": False,
         "log_level": "INFO",
         "log_format": "auto",
+        "max_log_rate": 10 * 1024 * 1024,
         "max_inflight": cpus,
         "max_queue": 10 * cpus,
         "queue_timeout": 60,

@@ -308,6 +308,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     log_format: Annotated[str, Declared("json, console, or auto: console on a terminal, else json", LOG_FORMAT, "auto")]
+    max_log_rate_bytes: Annotated[
+        int,
+        Declared(
+            "bytes of log that the lines of one call may take in a second; more lines are dropped and counted; "
+            "0 is no limit",
+            SIZE,
+            10 * 1024 * 1024,
+            default_text="10Mi",
+        ),
+    ]
     max_inflight: Annotated[
         int,
         Declared(

@@ -50,6 +50,7 @@ from .errors import (
 )
 from .files import open_regular
 from .intake import Input, Said, take_in
+from .log_rate import LogRate
 from .metrics import Metrics
 from .printed import Printed, joined_type
 from .process import CRLF_HINT, Ended, Script, Supervisor, command_for, found_command, has_crlf, is_shell_script
@@ -525,8 +526,9 @@ class Invocations:
         printed = Printed()
         stdout_tail, stderr_tail = Tail(), Tail()
         later = asyncio.get_running_loop().call_later
-        stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id, call_later=later)
-        stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id, call_later=later)
+        rate = LogRate(self.settings.max_log_rate_bytes)
+        stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id, rate=rate, call_later=later)
+        stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id, rate=rate, call_later=later)
 
         def take_stdout(data: bytes) -> asyncio.Future[None] | None:
             if is_classic:  # the body is data there, and may have gigabytes

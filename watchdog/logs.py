@@ -7,7 +7,8 @@
     ScriptLog.feed ───┘
 
 Nothing here waits for whoever reads stderr. A reader that stalls fills the pipe, then the sink's buffer; from
-then on script lines are dropped and counted, and one WARNING event tells how many once there is room again.
+then on script lines are dropped and counted, and one WARNING event tells how many once there is room again. The lines
+of one call are also dropped and counted if they are over ``max_log_rate``.
 
 A script's lines do not pass through structlog: a feed is taken apart and encoded as a whole, in about a
 microsecond a line, because it happens on the event loop.
@@ -34,6 +35,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 
 from . import java_trace
+from .log_rate import LogRate
 
 _BUFFER_BYTES = 4 * 1024 * 1024
 _WRITE_BYTES = 256 * 1024
@@ -439,6 +441,7 @@ class ScriptLog:
     came. Binary data is one event at the end.
 
     Args:
+        rate: how much of the log the call may have; what is over it is dropped and counted.
         clock: seconds that only grow.
         call_later: calls a function after so many seconds, as an event loop does. Without it, what has waited is
             logged with the next feed.
@@ -450,6 +453,7 @@ class ScriptLog:
         *,
         stream: Literal["stdout", "stderr"],
         call_id: str,
+        rate: LogRate | None = None,
         clock: Callable[[], float] = time.monotonic,
         call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
     ) -> None:
@@ -457,6 +461,7 @@ class ScriptLog:
         self._call_later = call_later
         self._timer: Timer | None = None  # runs while a traceback waits for more
         self._sink = sink
+        self._rate = rate or LogRate(0)
         self._stream = stream
         self._call_id = call_id
         self._levels: list[int] = []  # of the lines that wait for the end of this feed
@@ -479,8 +484,8 @@ class ScriptLog:
         self._fed_s = now_s
         end = data.rfind(b"\n")
         start = 0
-        if end >= 0 and self._sink.is_full:
-            self._lose(data.count(b"\n"))
+        if end >= 0 and (self._sink.is_full or not self._rate.has_room()):
+            self._lose(data.count(b"\n"), end + 1)
             start = end + 1
         elif end >= 0:
             if self._line or self._state[1]:
@@ -506,6 +511,7 @@ class ScriptLog:
         self._end_unfinished()
         if self._binary_bytes:
             self._tell(logging.INFO, f"{self._binary_bytes:,} bytes of binary data on {self._stream}")
+        self._report_dropped()
 
     def _wait_for_more(self, now_s: float) -> None:
         if self._waiting_since_s is None:
@@ -634,8 +640,14 @@ class ScriptLog:
         """An event with more than a text."""
         if level >= self._sink.level:
             self._send()
+            if not self._rate.has_room():
+                self._rate.drop(1, len(text))
+                return
+            self._report_dropped()
             fields = {"event": text, "logger": "script", "stream": self._stream, "call_id": self._call_id}
-            self._sink.put(self._sink.form.event(_NAMES[level], fields | more, age_s=age_s))
+            event = self._sink.form.event(_NAMES[level], fields | more, age_s=age_s)
+            self._rate.spend(len(event))
+            self._sink.put(event)
 
     def _send(self, age_s: float = 0.0) -> None:
         levels, texts = self._levels, self._texts
@@ -646,15 +658,37 @@ class ScriptLog:
             if self._sink.is_full:
                 self._sink.lose(len(texts) - at)
                 return
+            if not self._rate.has_room():
+                self._rate.drop(len(texts) - at, sum(map(len, texts[at:])))
+                return
+            self._report_dropped()
             ahead = slice(at, at + _SLICE)
             lines = self._sink.form.script_lines(levels[ahead], texts[ahead], self._stream, self._call_id, age_s=age_s)
+            self._rate.spend(len(lines))
             self._sink.put(lines, min(_SLICE, len(texts) - at))
 
-    def _lose(self, lines: int) -> None:
+    def _report_dropped(self) -> None:
+        """Log how many lines of the call found no room, before the next line that has room."""
+        lines, size_bytes = self._rate.dropped()
+        if lines and self._sink.level <= logging.WARNING:
+            fields = {
+                "event": "script's log lines dropped",
+                "logger": "logs",
+                "call_id": self._call_id,
+                "count": lines,
+                "bytes": size_bytes,
+                "reason": f"the call logged over {self._rate.bytes_per_s} bytes in a second (max_log_rate)",
+            }
+            self._sink.put_own(self._sink.form.event("warning", fields))
+
+    def _lose(self, lines: int, size_bytes: int) -> None:
         """Drop whole lines unseen: there is no room, and to look at them would only cost time."""
         self._end_traceback()
         self._send()
-        self._sink.lose(lines)
+        if self._sink.is_full:
+            self._sink.lose(lines)
+        else:
+            self._rate.drop(lines, size_bytes)
         self._line.clear()
         self._line_bytes = 0
         self._state = (b"", 0)

@@ -1,0 +1,54 @@
+"""How many bytes of log one call may make in a second: a script that floods the log must not fill the disk of a node.
+
+Both streams of a call share one :class:`LogRate`. When its bytes are used up, lines are dropped and counted until a
+second has passed since the first line that used them. The count is logged with the next line that has room, or when
+the stream ends.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class LogRate:
+    """The room that a call has in the log.
+
+    Args:
+        bytes_per_s: of the log, so what a line's time, level and call id take is included; 0 is no limit.
+        clock: seconds that only grow.
+    """
+
+    def __init__(self, bytes_per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self.bytes_per_s = bytes_per_s
+        self._clock = clock
+        self._second_ends_s = 0.0
+        self._left_bytes = 0
+        self._dropped_lines = 0
+        self._dropped_bytes = 0
+
+    def has_room(self) -> bool:
+        """Return whether lines may be logged now. Those that begin with some room are logged whole."""
+        if not self.bytes_per_s or self._left_bytes > 0:
+            return True
+        now_s = self._clock()
+        if now_s < self._second_ends_s:
+            return False
+        self._second_ends_s = now_s + 1.0
+        self._left_bytes = self.bytes_per_s
+        return True
+
+    def spend(self, count: int) -> None:
+        """Take note of bytes that are logged."""
+        self._left_bytes -= count
+
+    def drop(self, lines: int, count: int) -> None:
+        """Take note of lines that are not logged. ``count``: their bytes, as the script wrote them."""
+        self._dropped_lines += lines
+        self._dropped_bytes += count
+
+    def dropped(self) -> tuple[int, int]:
+        """Return how many lines and bytes were dropped since the last time."""
+        dropped = self._dropped_lines, self._dropped_bytes
+        self._dropped_lines = self._dropped_bytes = 0
+        return dropped
