@@ -1055,6 +1055,14 @@ def unreadable_outputs() -> None:
 
 
 @guard
+def safe_output_names() -> None:
+    """Outputs keep their names, whatever these mean on other systems."""
+    from watchdog import workspace
+
+    replace(workspace, "replacements", lambda names: {})
+
+
+@guard
 def listing_limit() -> None:
     """The list of outputs is waited for, however long it takes."""
     from watchdog import invocation

@@ -801,6 +801,10 @@ class Invocations:
             log.warning("output skipped", call_id=call.call_id, output=name, reason=reason)
         if len(skipped) > _MOST_WARNINGS:
             log.warning("more outputs skipped", call_id=call.call_id, count=len(skipped) - _MOST_WARNINGS)
+        for name, new_name in list(listing.renamed.items())[:_MOST_WARNINGS]:
+            log.warning("output renamed", call_id=call.call_id, output=name, new_name=new_name)
+        if len(listing.renamed) > _MOST_WARNINGS:
+            log.warning("more outputs renamed", call_id=call.call_id, count=len(listing.renamed) - _MOST_WARNINGS)
         is_removed = bool(skipped) and not os.path.lexists(workspace.output_dir)
         return outputs, 0 if is_removed else len(skipped)
 

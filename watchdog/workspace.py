@@ -31,9 +31,10 @@ import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable, quoted
+from .output_names import replacements
 
 # Each takes about a kilobyte of this process's memory until its call is answered.
 MOST_OUTPUTS = 100_000
@@ -76,7 +77,8 @@ class Output:
     """One regular file that a script left.
 
     ``path``: absolute, without symbolic links. ``name``: relative to ``TMP_OUTPUT_DIR``; bytes that are
-    not UTF-8 stand in it as lone surrogates (:func:`os.fsdecode`).
+    not UTF-8 stand in it as lone surrogates (:func:`os.fsdecode`). Characters that are not safe on every system are
+    replaced.
     """
 
     path: str
@@ -88,10 +90,15 @@ class Output:
 
 @dataclass(slots=True)
 class Listing:
-    """What a script left: ``outputs``, and name and reason of each entry that is not an output (``skipped``)."""
+    """What a script left.
+
+    ``skipped``: name and reason of each entry that is not an output. ``renamed``: the new name of each output whose own
+    name would leave its directory on another system.
+    """
 
     outputs: list[Output] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
 
 
 def open_output(output: Output) -> int:
@@ -401,6 +408,9 @@ class Workspace:
                         skipped.append((name, "a symbolic link to a directory whose files are outputs already"))
                     else:
                         pending.append((path, name + "/"))
+        listing.renamed = renamed = replacements([output.name for output in outputs])
+        if renamed:
+            outputs[:] = [replace(output, name=renamed.get(output.name, output.name)) for output in outputs]
         outputs.sort(key=lambda output: output.name)
 
     def _behind_link(self, name: str, path: str) -> tuple[str, os.stat_result] | str:
