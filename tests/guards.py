@@ -1033,8 +1033,6 @@ def log_rate() -> None:
     replace(LogRate, "has_room", lambda self: True)
 
 
-
-
 # ---- outputs
 
 

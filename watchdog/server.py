@@ -126,7 +126,7 @@ _CLOSING_S = 1.0
 _LAST_ANSWERS_S = 2.0
 # In seconds: health checks of OpenFaaS and Kubernetes come less often, and give up after some that fail.
 _LOCK_FILE_INTERVAL_S = 1.0
-_REMOVAL_S = 10.0  # for the files of all calls at a stop; a file system that hangs must not keep the process
+_REMOVAL_S = 30.0  # for the files of all calls at a stop; a file system that hangs must not keep the process
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _READING_METHODS = ("GET", "HEAD")  # of the server's own paths
