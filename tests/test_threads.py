@@ -120,6 +120,20 @@ async def test_alone_needs_none_of_the_threads(monkeypatch: pytest.MonkeyPatch) 
         assert await alone(threading.get_ident) == threading.get_ident()
 
 
+async def test_without_any_thread_steps_are_done_in_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[int] = []
+
+    def run() -> Generator[bool, None, None]:
+        for _ in range(3):
+            done.append(threading.get_ident())
+            yield True
+
+    with monkeypatch.context() as context:
+        context.setattr(threading.Thread, "start", no_start)
+        await in_steps(run(), Threads("none"))
+    assert done == [threading.get_ident()] * 3
+
+
 class Steps:
     """Steps of which each one waits until it may go on."""
 

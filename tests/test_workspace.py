@@ -244,6 +244,19 @@ def test_a_very_deep_tree_is_removed(tmp_path: Path) -> None:
     assert not root.exists()
 
 
+def test_a_directory_of_many_entries_is_removed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of millions of entries would need gigabytes of memory."""
+    monkeypatch.setattr("watchdog.workspace._REMOVED_AT_ONCE", 3)
+    root = tmp_path / "root"
+    for folder in ("", "a", "a/b"):
+        (root / folder).mkdir()
+        for number in range(10):
+            (root / folder / f"file{number}").touch()
+            (root / folder / f"folder{number}").mkdir()
+    remove_tree(str(root))
+    assert not root.exists()
+
+
 def test_what_took_its_permissions_away_is_removed(tmp_path: Path) -> None:
     code = """
 import os, sys

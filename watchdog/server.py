@@ -577,7 +577,7 @@ class Server:
             return web.Response(status=404, text="metrics are at /metrics\n")
         if request.method not in _READING_METHODS:
             return _not_allowed(request, _READING_METHODS)
-        body, content_type = await threads.alone(self.metrics.exposition)
+        body, content_type = await self._loop.run_in_executor(threads.METRICS, self.metrics.exposition)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
     # ---- a call

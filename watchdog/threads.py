@@ -6,7 +6,8 @@
     REMOVALS    workspaces of ended calls
     PROCESSES   looks at process trees
     the loop's  inputs, transfers from and to a storage
-    alone()     what must wait for nothing else: metrics, the start, the stop
+    METRICS     their text
+    alone()     what must wait for nothing else: the start and the stop
 
 The groups have threads of their own: a million files of one call do not keep another call from being received or
 ended. Each group has few threads, so long work is done in steps (:func:`one_ahead`), and other calls get their turn
@@ -34,7 +35,7 @@ _T = TypeVar("_T")
 _ALL: list[Threads] = []
 
 
-class Abandoned(RuntimeError):
+class Abandoned(Exception):
     """The process ends, and the thread that does this work may hang."""
 
 
@@ -101,6 +102,7 @@ class Threads(ThreadPoolExecutor):
 OUTPUTS = Threads("outputs")
 REMOVALS = Threads("removals", 4)
 PROCESSES = Threads("processes")
+METRICS = Threads("metrics", 1)
 
 
 def abandon() -> int:
@@ -153,7 +155,13 @@ async def in_steps(steps: Generator[object, None, None], threads: Threads) -> No
     """
     loop = asyncio.get_running_loop()
     while True:
-        job = loop.run_in_executor(threads, next, steps, None)
+        try:
+            job = loop.run_in_executor(threads, next, steps, None)
+        except RuntimeError:  # no thread can be started now
+            await asyncio.sleep(0)
+            if next(steps, None) is None:
+                return
+            continue
         try:
             # Not `await job`: a cancelled future would say nothing of the thread behind it.
             await asyncio.wait((job,))
