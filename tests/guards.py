@@ -895,8 +895,8 @@ def uncovered_is_not_data() -> None:
 
     real = Invocations._event
 
-    async def event(self: Any, call: Any, taken: Any) -> Any:
-        found = await real(self, call, taken)
+    async def event(self: Any, call: Any, taken: Any, held: Any) -> Any:
+        found = await real(self, call, taken, held)
         transfers: Transfers = self._transfers
         is_covered = found is None or all(
             transfers.source_of(stored, found.provider, is_trusted=call.is_job) for stored in found.objects
@@ -913,8 +913,8 @@ def version_of_event() -> None:
 
     real = S3.fetch
 
-    async def fetch(self: Any, location: str, path: str, *, version: str = "", **rest: Any) -> int:
-        return await real(self, location, path, **rest)
+    async def fetch(self: Any, location: str, fd: int, *, version: str = "", **rest: Any) -> int:
+        return await real(self, location, fd, **rest)
 
     replace(S3, "fetch", fetch)
 

@@ -17,6 +17,7 @@ from running_server import StartServer, problem
 
 from watchdog import form
 from watchdog.errors import BadInput, InputTooLarge
+from watchdog.held_input import HeldInput
 from watchdog.intake import Receiver, Said
 
 FORM = "application/x-www-form-urlencoded"
@@ -24,17 +25,17 @@ MIB = 1024 * 1024
 
 
 def receive(directory: Path, pieces: Iterable[bytes], max_size_bytes: int = 0) -> bytes:
-    receiver = Receiver(Said(content_type=FORM, file_name="form"), str(directory), max_size_bytes)
+    held = HeldInput(str(directory))
+    receiver = Receiver(Said(content_type=FORM, file_name="form"), held, max_size_bytes)
     try:
         for piece in pieces:
             receiver.feed(piece)
-        path = Path(receiver.finish().path)
-        data = path.read_bytes()
-        path.unlink()
+        receiver.finish()
         assert os.listdir(directory) == []
-        return data
+        return held.read()
     finally:
         receiver.close()
+        held.close()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -72,15 +73,17 @@ def test_large_field_takes_constant_memory(tmp_path: Path, start: bytes, piece: 
     times = 320  # 20 MiB
     tracemalloc.start()
     try:
-        receiver = Receiver(Said(content_type=FORM, file_name="form"), str(tmp_path))
+        held = HeldInput(str(tmp_path))
+        receiver = Receiver(Said(content_type=FORM, file_name="form"), held)
         for each in (start, *[piece] * times, end):
             receiver.feed(each)
-        path = Path(receiver.finish().path)
+        receiver.finish()
         receiver.close()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert path.read_text() == '{"text":"' + value * times + end.decode().strip() + '"}'
+    assert held.read().decode() == '{"text":"' + value * times + end.decode().strip() + '"}'
+    held.close()
     assert peak < 2 * MIB
 
 
@@ -90,23 +93,26 @@ def test_many_large_fields_with_one_key_take_constant_memory(tmp_path: Path) -> 
     ]
     tracemalloc.start()
     try:
-        receiver = Receiver(Said(content_type=FORM, file_name="form"), str(tmp_path))
+        held = HeldInput(str(tmp_path))
+        receiver = Receiver(Said(content_type=FORM, file_name="form"), held)
         for field in fields:
             receiver.feed(field + b"&")
-        path = Path(receiver.finish().path)
+        receiver.finish()
         receiver.close()
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 3 * MIB
-    values = json.loads(path.read_bytes())
+    values = json.loads(held.read())
+    held.close()
     assert len(values) == 100
     assert values["7"][3] == fields[307].decode().partition("=")[2]
 
 
 @pytest.mark.parametrize("piece", [b"a" * 1000, b"%61" * 1000])
 def test_form_over_max_input_size_is_refused_before_its_end(tmp_path: Path, piece: bytes) -> None:
-    receiver = Receiver(Said(content_type=FORM), str(tmp_path), 100_000)
+    held = HeldInput(str(tmp_path))
+    receiver = Receiver(Said(content_type=FORM), held, 100_000)
     try:
         receiver.feed(b"name=")
         for _ in range(99):
@@ -115,6 +121,7 @@ def test_form_over_max_input_size_is_refused_before_its_end(tmp_path: Path, piec
             receiver.feed(piece * 2)
     finally:
         receiver.close()
+        held.close()
 
 
 def test_form_that_is_decoded_to_max_input_size_is_accepted(tmp_path: Path) -> None:

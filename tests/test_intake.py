@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import gzip
 import itertools
 import json
-import os
 import random
 import threading
 import tracemalloc
@@ -19,7 +19,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from watchdog.errors import BadInput, InputTooLarge, NoSpace
+from watchdog.errors import BadInput, InputTooLarge
+from watchdog.held_input import HeldInput
 from watchdog.intake import Input, Receiver, Said, take_in
 
 anew = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
@@ -31,17 +32,22 @@ NOTHING_SAID = Said()
 def receive(directory: Path, pieces: Iterable[bytes], said: Said = NOTHING_SAID, max_size_bytes: int = 0) -> Input:
     for old in directory.iterdir():
         old.unlink()
-    receiver = Receiver(said, str(directory), max_size_bytes)
+    held = HeldInput(str(directory))
+    receiver = Receiver(said, held, max_size_bytes)
     try:
         for piece in pieces:
             receiver.feed(piece)
-        return receiver.finish()
+        taken = receiver.finish()
+        assert list(directory.iterdir()) == [], "the files have no names yet"
+        held.give_names(str(directory))
+        return taken
     finally:
         receiver.close()
+        held.close()
 
 
 def content(directory: Path, *pieces: bytes, **said: str) -> bytes:
-    return Path(receive(directory, pieces, Said(**said)).path).read_bytes()
+    return (directory / receive(directory, pieces, Said(**said)).name).read_bytes()
 
 
 def refusal(directory: Path, *pieces: bytes, **said: str) -> str:
@@ -440,8 +446,8 @@ def test_one_file_of_a_form_is_the_input(tmp_path: Path) -> None:
     for size in (1, 7, 1000):
         pieces = [body[i : i + size] for i in range(0, len(body), size)]
         taken = receive(tmp_path, pieces, Said(content_type=MULTIPART))
-        assert taken.path == str(tmp_path / "photo.jpg")
-        assert Path(taken.path).read_bytes() == b"\xff\xd8\r\n--b"
+        assert taken.name == "photo.jpg"
+        assert (tmp_path / taken.name).read_bytes() == b"\xff\xd8\r\n--b"
         assert (tmp_path / "text").read_bytes() == b"hello"
 
 
@@ -452,7 +458,7 @@ def test_several_files_of_a_form_give_the_directory(tmp_path: Path) -> None:
         (disposition("c", "y") + "\r\nContent-Transfer-Encoding: base64", b"aGVs\r\nbG8="),
     )
     taken = receive(tmp_path, [body], Said(content_type=MULTIPART))
-    assert taken == Input(str(tmp_path), 7, "multipart")
+    assert taken == Input("", 7, "multipart")
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert files == {"x.jpg": b"1", "x-2.jpg": b"2", "y": b"hello"}
 
@@ -488,11 +494,11 @@ def test_a_byte_order_mark_before_base64_in_a_part_is_skipped(
 def test_names_of_parts_outside_ascii_and_empty_ones(tmp_path: Path) -> None:
     extended = "Content-Disposition: form-data; name=f; filename=x; filename*=utf-8''%C3%B1.jpg"
     body = multipart((extended, b"1"), ('Content-Disposition: form-data; name="none"; filename=""', b""))
-    assert receive(tmp_path, [body], Said(content_type=MULTIPART)).path == str(tmp_path / "ñ.jpg")
+    assert receive(tmp_path, [body], Said(content_type=MULTIPART)).name == "ñ.jpg"
     body = multipart(('Content-Disposition: form-data; name="f"; filename=""', b"nameless"))
     taken = receive(tmp_path, [body], Said(content_type=MULTIPART))
-    assert Path(taken.path).name.startswith("event-file-")
-    assert Path(taken.path).read_bytes() == b"nameless"
+    assert taken.name.startswith("event-file-")
+    assert (tmp_path / taken.name).read_bytes() == b"nameless"
 
 
 def test_ten_thousand_files_of_one_name(tmp_path: Path) -> None:
@@ -543,7 +549,7 @@ def test_a_malformed_multipart_form_is_refused(tmp_path: Path, body: bytes, cont
 def test_content_encodings(tmp_path: Path, size: int, coding: str, squeezed: bytes) -> None:
     pieces = [squeezed[i : i + size] for i in range(0, len(squeezed), size)]
     taken = receive(tmp_path, pieces, Said(content_encoding=coding, content_type="image/x"))
-    assert Path(taken.path).read_bytes() == b"x" * 3_000_000
+    assert (tmp_path / taken.name).read_bytes() == b"x" * 3_000_000
 
 
 @pytest.mark.parametrize(
@@ -577,9 +583,9 @@ def test_max_input_size_bounds_the_decoded_bytes(tmp_path: Path, body: bytes) ->
 
 
 def test_the_file_has_the_callers_name_or_oscars(tmp_path: Path) -> None:
-    assert receive(tmp_path, [b""], Said(file_name="a/b c.jpg")).path == str(tmp_path / "b c.jpg")
-    assert Path(receive(tmp_path, [b""]).path).name.startswith("event-file-")
-    assert Path(receive(tmp_path, [b""], Said(file_name="..")).path).name.startswith("event-file-")
+    assert receive(tmp_path, [b""], Said(file_name="a/b c.jpg")).name == "b c.jpg"
+    assert receive(tmp_path, [b""]).name.startswith("event-file-")
+    assert receive(tmp_path, [b""], Said(file_name="..")).name.startswith("event-file-")
 
 
 async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
@@ -591,28 +597,18 @@ async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
 async def test_take_in_in_a_thread_or_not(tmp_path: Path, size_bytes: int) -> None:
     data = random.Random(1).randbytes(size_bytes)
     body = pieces_of(base64.b64encode(data), 65_536)
-    taken = await take_in(body, Said(), str(tmp_path))
-    assert taken.size_bytes == size_bytes
-    assert Path(taken.path).read_bytes() == data
+    with contextlib.closing(HeldInput(str(tmp_path))) as held:
+        taken = await take_in(body, Said(), held)
+        assert taken.size_bytes == size_bytes
+        assert list(tmp_path.iterdir()) == []
+        held.give_names(str(tmp_path))
+    assert (tmp_path / taken.name).read_bytes() == data
 
 
-async def test_an_error_in_the_thread_reaches_the_caller_and_closes_the_file(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+async def test_an_error_in_the_thread_reaches_the_caller(tmp_path: Path) -> None:
     body = base64.b64encode(bytes(3_000_000)) + b"!"
-    with pytest.raises(BadInput, match="offset 4000000"):
-        await take_in(pieces_of(body, 65_536), Said(), str(tmp_path))
-    assert len(os.listdir("/proc/self/fd")) == before
-
-
-async def test_a_full_disk_is_told_apart(tmp_path: Path) -> None:
-    os.symlink("/dev/full", tmp_path / "full")
-    receiver = Receiver(Said(content_type="image/x"), str(tmp_path))
-    file = receiver._files.create("probe")
-    os.dup2(full := os.open("/dev/full", os.O_WRONLY), file._fd)
-    os.close(full)
-    with pytest.raises(NoSpace, match="no space is left for the input file"):
-        file.write(b"x")
-    receiver.close()
+    with contextlib.closing(HeldInput(str(tmp_path))) as held, pytest.raises(BadInput, match="offset 4000000"):
+        await take_in(pieces_of(body, 65_536), Said(), held)
 
 
 async def test_a_cancelled_take_in_returns_only_when_its_thread_is_done(
@@ -628,7 +624,8 @@ async def test_a_cancelled_take_in_returns_only_when_its_thread_is_done(
         is_over = True
 
     monkeypatch.setattr(Receiver, "feed_all", slowly)
-    task = asyncio.ensure_future(take_in(pieces_of(bytes(1_000_000), 100_000), Said(), str(tmp_path)))
+    held = HeldInput(str(tmp_path))
+    task = asyncio.ensure_future(take_in(pieces_of(bytes(1_000_000), 100_000), Said(), held))
     await asyncio.to_thread(entered.wait, 10)
     task.cancel()
     await asyncio.sleep(0)

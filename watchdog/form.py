@@ -11,17 +11,16 @@ import codecs
 import hashlib
 import os
 import re
-import tempfile
 from array import array
 from collections.abc import Callable, Iterator
 from itertools import chain
-from typing import IO
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from .base64_reader import ARMOUR, HOW_TO_SEND_RAW, Sink, armour_error
 from .errors import BadInput
+from .nameless_file import open_nameless
 from .workspace import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
@@ -52,7 +51,7 @@ class FormText:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._memory = bytearray()
-        self._file: IO[bytes] | None = None
+        self._fd = -1
         self.size_bytes = 0
 
     def append(self, data: bytes) -> None:
@@ -62,24 +61,25 @@ class FormText:
         if self.size_bytes <= _IN_MEMORY_BYTES:
             return
         try:
-            if self._file is None:
-                self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115, closed below
+            if self._fd < 0:
+                self._fd = open_nameless(self._directory)
             view = memoryview(self._memory)
             while view:
-                view = view[os.write(self._file.fileno(), view) :]
+                view = view[os.write(self._fd, view) :]
         except OSError as error:
             raise_if_no_space(error, "the form")
             raise
         self._memory = bytearray()
 
     def read(self, start: int, stop: int) -> bytes:
-        if self._file is None:
+        if self._fd < 0:
             return bytes(self._memory[start:stop])
-        return os.pread(self._file.fileno(), stop - start, start)
+        return os.pread(self._fd, stop - start, start)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 class Form:

@@ -27,7 +27,8 @@ from .base64_reader import ARMOUR, Base64Reader, Sink, armour_error
 from .content_disposition import decoded_name
 from .errors import BadInput, InputTooLarge, quoted
 from .form import Form, FormText
-from .workspace import raise_if_no_space, safe_file_name
+from .held_input import HeldFile, HeldInput
+from .workspace import safe_file_name
 
 _T = TypeVar("_T")
 
@@ -71,17 +72,17 @@ class Said:
 class Input:
     """What the script gets.
 
-    ``path``: a file, or the directory if a form had several. ``size_bytes``: of all.
+    ``name``: of the file, or "" if a form had several. ``size_bytes``: of all.
     ``encoding``: how the body was read: ``base64``, ``raw``, ``json``, ``form`` or ``multipart``.
     """
 
-    path: str
+    name: str
     size_bytes: int
     encoding: str = "raw"
 
 
-async def take_in(body: AsyncIterator[bytes], said: Said, directory: str, max_size_bytes: int = 0) -> Input:
-    """Write a body to a file in ``directory``.
+async def take_in(body: AsyncIterator[bytes], said: Said, held: HeldInput, max_size_bytes: int = 0) -> Input:
+    """Read a body into the files of ``held``.
 
     Args:
         body: pieces of any size.
@@ -93,7 +94,7 @@ async def take_in(body: AsyncIterator[bytes], said: Said, directory: str, max_si
         NoSpace: the disk is full.
     """
     loop = asyncio.get_running_loop()
-    receiver = Receiver(said, directory, max_size_bytes)
+    receiver = Receiver(said, held, max_size_bytes)
     # A few bytes of gzip may be many megabytes.
     inline_bytes = _INLINE_BYTES if receiver.is_plain else 0
     received = 0
@@ -144,15 +145,14 @@ async def _settled(job: asyncio.Future[Any]) -> None:
 class Receiver:
     """The way from a body's bytes to the input file, without waiting. Feed it, then finish it; always close it."""
 
-    def __init__(self, said: Said, directory: str, max_size_bytes: int = 0) -> None:
+    def __init__(self, said: Said, held: HeldInput, max_size_bytes: int = 0) -> None:
         self._said = said
-        self._directory = directory
         self._inflater = _inflater(said.content_encoding)
         self._limit = _Limit(max_size_bytes)
         self._head = bytearray()
         self._reader: _Reader | None = None
-        self._files = _Files(directory, self._limit)
-        self._form_text = FormText(directory)
+        self._files = _Files(held, self._limit)
+        self._form_text = FormText(held.directory)
         media_type, self._boundary = _media_type(said.content_type)
         self._media_type = media_type
         self._encoding = "multipart"
@@ -184,11 +184,10 @@ class Receiver:
             self._start(complete=True)
         assert self._reader is not None
         self._reader.finish()
-        return Input(self._files.input_path(), self._limit.taken, self._encoding)
+        return Input(self._files.input_name(), self._limit.taken, self._encoding)
 
     def close(self) -> None:
-        """Close what is open."""
-        self._files.close()
+        """Close what is open, except the files of the input."""
         self._form_text.close()
 
     def _feed_decoded(self, data: bytes) -> None:
@@ -564,61 +563,41 @@ class _Held:
 
 
 class _File:
-    """A new file that is written once."""
+    """A file that counts what is written to it."""
 
-    def __init__(self, path: str, limit: _Limit) -> None:
-        self._path = path
+    def __init__(self, file: HeldFile, limit: _Limit) -> None:
+        self._file = file
         self._limit = limit
-        try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        except OSError as error:
-            raise_if_no_space(error, f"the input file {path}")
-            raise
 
     def write(self, data: bytes) -> None:
         self._limit.take(len(data))
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            raise_if_no_space(error, f"the input file {self._path}")
-            raise
+        self._file.write(data)
 
     def close(self) -> None:
-        if self._fd >= 0:
-            fd, self._fd = self._fd, -1
-            os.close(fd)
+        """Do nothing: the owner of the file closes it."""
 
 
 class _Files:
-    """The files of one input, each under its own name in one directory."""
+    """The files of one input, each under its own name."""
 
-    def __init__(self, directory: str, limit: _Limit) -> None:
-        self._directory = directory
+    def __init__(self, held: HeldInput, limit: _Limit) -> None:
+        self._held = held
         self._limit = limit
-        self._open: _File | None = None
         self._files: list[str] = []
         self._fields: list[str] = []
         self._names: set[str] = set()
         self._counts: dict[str, int] = {}
 
     def create(self, name: str, *, is_field: bool = False) -> _File:
-        path = os.path.join(self._directory, self._unused(name))
-        self.close()
-        self._open = _File(path, self._limit)
-        (self._fields if is_field else self._files).append(path)
-        return self._open
+        name = self._unused(name)
+        (self._fields if is_field else self._files).append(name)
+        return _File(self._held.create(name), self._limit)
 
-    def input_path(self) -> str:
-        paths = self._files or self._fields
-        if not paths:
+    def input_name(self) -> str:
+        names = self._files or self._fields
+        if not names:
             raise BadInput("the form has no part; send at least one file (curl -F file=@FILE)")
-        return paths[0] if len(paths) == 1 else self._directory
-
-    def close(self) -> None:
-        if self._open is not None:
-            self._open.close()
+        return names[0] if len(names) == 1 else ""
 
     def _unused(self, name: str) -> str:
         stem, extension = os.path.splitext(name)

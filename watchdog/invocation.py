@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import shlex
 import signal
 import time
@@ -49,6 +50,7 @@ from .errors import (
     WatchdogError,
 )
 from .files import open_regular
+from .held_input import HeldInput
 from .intake import Input, Said, take_in
 from .log_rate import LogRate
 from .metrics import Metrics
@@ -60,9 +62,18 @@ from .storage import event as storage_event
 from .storage.event import Event, StoredObject
 from .storage.skipped import Skipped
 from .storage.transfer import Source, Transfers, Watcher
-from .threads import OUTPUTS, REMOVALS, in_steps
+from .threads import OUTPUTS, REMOVALS, in_steps, to_its_end
 from .tracing import NO_TRACE, Trace
-from .workspace import Listing, Output, Workspace, Workspaces, is_full, raise_if_no_space
+from .workspace import (
+    Listing,
+    Output,
+    Workspace,
+    Workspaces,
+    hold_outputs,
+    is_full,
+    raise_if_no_space,
+    release_outputs,
+)
 
 log = logs.get("invocation")
 
@@ -96,6 +107,7 @@ SKIPPED = "skipped"
 OUTCOMES = ("ok", SKIPPED, *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 _MOST_WARNINGS = 100
+_MOST_HELD = 16  # outputs of one call whose descriptors are kept open
 _MOST_NAMES = 10  # names of processes in one log event
 _MOMENT_FOR_ROOM_S = 1.0
 # Its caller may send the next call first, whose script then runs meanwhile.
@@ -142,10 +154,12 @@ class Call:
 class _Task:
     """One run of the script for a call. Only events of storage ask for more than one.
 
-    ``taken``: the input, once it is there; a classic function has none. ``source``: where it is to be fetched.
+    ``taken``: the input, once it is there; a classic function has none. ``held``: its files until the script starts.
+    ``source``: where it is to be fetched.
     ``stored``: the object that the event tells of. ``failure``: why it could not be fetched before there was a place.
     """
 
+    held: HeldInput | None = None
     taken: Input | None = None
     source: Source | None = None
     stored: StoredObject | None = None
@@ -237,6 +251,9 @@ class Invocations:
         self._tidy_timer: asyncio.Handle | None = None
         self._unused_timer: asyncio.TimerHandle | None = None
         self._handing_over = 0
+        # Outputs whose descriptors are kept open; a quarter of the descriptors at most.
+        self._held_outputs = 0
+        self._most_held_outputs = _descriptors_limit() // 4
 
     @contextlib.asynccontextmanager
     async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
@@ -251,13 +268,12 @@ class Invocations:
         """
         with self._accounted(call, record), self.admission.enter() as ticket, contextlib.ExitStack() as stack:
             await self._room()
-            workspace = self._workspace(call, record, stack)
-            tasks = await self._tasks(call, workspace, record)
+            tasks = await self._tasks(call, record, stack)
             if not tasks:
                 yield _NOTHING
                 return
             await self._wait(call, ticket, record)
-            result = await self._run_all(call, tasks, workspace, ticket, record, stack)
+            result = await self._run_all(call, tasks, ticket, record, stack)
             ticket.hand_over()
             ticket.holds(
                 record.input_bytes + sum(each.size_bytes for each in result.outputs) + result.stdout.size_bytes
@@ -362,33 +378,37 @@ class Invocations:
         stack.callback(self._dispose, workspace, call.call_id, record)
         return workspace
 
-    async def _tasks(self, call: Call, workspace: Workspace, record: Record) -> list[_Task]:
-        """Read the body and return the tasks; for an event, fetch the first object. The first task's input is there.
+    def _held(self, stack: contextlib.ExitStack) -> HeldInput:
+        return stack.enter_context(contextlib.closing(HeldInput(self.settings.tmp_dir)))
+
+    async def _tasks(self, call: Call, record: Record, stack: contextlib.ExitStack) -> list[_Task]:
+        """Read the body and return the tasks; for an event, fetch the first object. The first task's input is held.
 
         There is no task if the body is an event without an object to process.
         """
         if self._classic_command is not None:
             record.input_encoding = "raw"
             return [_Task()]
+        held = self._held(stack)
         with call.trace.phase("take in input"):
-            taken = await self._take_in(call.body, call.said, workspace)
+            taken = await self._take_in(call.body, call.said, held)
         record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
-        event = await self._event(call, taken)
+        event = await self._event(call, taken, held)
         if event is None:
-            return [_Task(taken)]
+            return [_Task(held, taken)]
 
-        os.unlink(taken.path)
+        held.clear()
         record.input_bytes = 0
         if event.data is not None:
-            taken = await self._take_in(_once(event.data), _SAID_OF_DATA[event.data_is], workspace)
+            taken = await self._take_in(_once(event.data), _SAID_OF_DATA[event.data_is], held)
             record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
-            return [_Task(taken, variables=event.variables)]
+            return [_Task(held, taken, variables=event.variables)]
         tasks = self._tasks_of(event, call, record)
         if not tasks:
             return []
         record.is_of_storage = True
         try:
-            await self._fetch(call, tasks[0], workspace, record, self._transfers_before_place)
+            await self._fetch(call, tasks[0], record, self._transfers_before_place, stack)
         except Draining:
             raise
         except WatchdogError as error:
@@ -397,21 +417,21 @@ class Invocations:
             tasks[0].failure = error
         return tasks
 
-    async def _take_in(self, body: AsyncIterator[bytes], said: Said, workspace: Workspace) -> Input:
+    async def _take_in(self, body: AsyncIterator[bytes], said: Said, held: HeldInput) -> Input:
         try:
-            return await take_in(body, said, workspace.input_dir, self.settings.max_input_size_bytes)
+            return await take_in(body, said, held, self.settings.max_input_size_bytes)
         except ConnectionError:
             raise
         except OSError as error:
             raise _refused_by_system("the input file", error) from error
 
-    async def _event(self, call: Call, taken: Input) -> Event | None:
+    async def _event(self, call: Call, taken: Input, held: HeldInput) -> Event | None:
         """The event that the input is, if this service could have to do with it."""
         if not (call.is_job or self.takes_events) or call.said.encoding == "raw":
             return None
-        if taken.size_bytes > storage_event.MOST_BYTES or os.path.isdir(taken.path):
+        if taken.size_bytes > storage_event.MOST_BYTES or not taken.name:
             return None
-        text = await _content(taken)
+        text = await _content(taken, held)
         event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
         # A message in an envelope that reports no object is an event only for a job. And a caller's body stays data
         # if no storage of this service could hold any of the objects.
@@ -444,23 +464,29 @@ class Invocations:
         return tasks
 
     async def _fetch(
-        self, call: Call, task: _Task, workspace: Workspace, record: Record, under_way: set[asyncio.Timeout]
+        self,
+        call: Call,
+        task: _Task,
+        record: Record,
+        under_way: set[asyncio.Timeout],
+        stack: contextlib.ExitStack,
     ) -> None:
         if task.source is None or not self._stages_in:
             return
+        task.held = self._held(stack)
         with call.trace.phase("fetch input"):
             try:
                 async with self._ended_by_drain(under_way):
-                    path, size_bytes = await self._transfers.fetch(
+                    name, size_bytes = await self._transfers.fetch(
                         task.source,
-                        workspace.input_dir,
+                        task.held,
                         most_bytes=self.settings.max_input_size_bytes,
                         call_id=call.call_id,
                     )
             except OSError as error:
                 raise_if_no_space(error, f"the input {task.source}")
                 raise _refused_by_system(f"the input {task.source}", error) from error
-        task.taken = Input(path, size_bytes)
+        task.taken = Input(name, size_bytes)
         record.input_bytes += size_bytes
 
     async def _wait(self, call: Call, ticket: Ticket, record: Record) -> None:
@@ -475,24 +501,22 @@ class Invocations:
         self,
         call: Call,
         tasks: Sequence[_Task],
-        workspace: Workspace,
         ticket: Ticket,
         record: Record,
         stack: contextlib.ExitStack,
     ) -> Result:
         """Run the script for each task, one after the other. One that fails does not keep the others from running."""
         if len(tasks) == 1:
-            return await self._run(call, tasks[0], workspace, ticket, record, stack)
+            return await self._run(call, tasks[0], ticket, record, stack)
         results, failures = [], []
         for number, task in enumerate(tasks, 1):
             try:
                 if task.failure is not None:
                     raise task.failure
                 if number > 1:
-                    workspace = self._workspace(call, record, stack)
-                    await self._fetch(call, task, workspace, record, self._transfers_after_place)
+                    await self._fetch(call, task, record, self._transfers_after_place, stack)
                 is_last = number == len(tasks)
-                results.append(await self._run(call, task, workspace, ticket if is_last else None, record, stack))
+                results.append(await self._run(call, task, ticket if is_last else None, record, stack))
             except Draining:
                 raise
             except WatchdogError as error:
@@ -509,17 +533,22 @@ class Invocations:
         self,
         call: Call,
         task: _Task,
-        workspace: Workspace,
         ticket: Ticket | None,
         record: Record,
         stack: contextlib.ExitStack,
     ) -> Result:
-        """Run the script once, and store what it left. The place of ``ticket`` is left when the script has ended."""
+        """Run the script once, and store what it left.
+
+        The place of ``ticket`` is given on when the script has ended and what it left is out of reach of the next one.
+        """
         if self._begins_nothing:
             raise self.admission.refusal()
+        workspace = self._workspace(call, record, stack)
         stdout = stack.enter_context(
-            contextlib.closing(Spool(workspace.path + "/stdout", self.settings.max_output_size_bytes))
+            contextlib.closing(Spool(self.settings.tmp_dir, self.settings.max_output_size_bytes))
         )
+        if task.held is not None:
+            await self._give_input(task.held, workspace)
         command = self._command(workspace)
         script_has_crlf, script_has_mark = self.script_has_crlf, self.script_has_mark
         is_classic = self._classic_command is not None
@@ -565,11 +594,6 @@ class Invocations:
         finally:
             stdout_log.close()
             stderr_log.close()
-            if ticket is not None and self._stores:
-                # Who stores still holds files: a slow storage must not let their number grow.
-                ticket.leave_place()
-            elif ticket is not None:
-                ticket.hand_over()
         record.is_tree_gone = ended.is_tree_gone
         _note(record, ended)
         self._report_left(call, ended)
@@ -613,6 +637,8 @@ class Invocations:
             log.warning("doubtful success", call_id=call.call_id, warning=warning.name, reason=warning.detail)
         if ended.were_working:  # logged already, with their names
             warnings.append(call_warning.STILL_WORKING)
+        if ticket is not None:
+            outputs = self._give_place_on(outputs, ticket, stack)
         if self._stores:
             with call.trace.phase("store outputs"):
                 async with self._ended_by_drain(self._transfers_after_place):
@@ -628,6 +654,41 @@ class Invocations:
             printed_type=printed.media_type,
             warnings=warnings,
         )
+
+    async def _give_input(self, held: HeldInput, workspace: Workspace) -> None:
+        """Make the input appear in ``TMP_INPUT_DIR``, and close what held it."""
+        try:
+            if held.is_large:
+                loop = asyncio.get_running_loop()
+                await to_its_end(loop.run_in_executor(None, held.give_names, workspace.input_dir))
+            else:
+                held.give_names(workspace.input_dir)
+        except OSError as error:
+            raise _refused_by_system("the input file", error) from error
+        held.close()
+
+    def _give_place_on(self, outputs: list[Output], ticket: Ticket, stack: contextlib.ExitStack) -> list[Output]:
+        """Give the place to the next call, once no script can reach the outputs. Return them as they are to be read.
+
+        All scripts run as the same user. So outputs lose their names, if there are few. If there are many and no other
+        place, their call keeps the place until it is answered.
+        """
+        if outputs and len(outputs) <= _MOST_HELD and self._held_outputs + len(outputs) <= self._most_held_outputs:
+            outputs = hold_outputs(outputs)
+            self._held_outputs += len(outputs)
+            stack.callback(self._release, outputs)
+        elif outputs and self.settings.max_inflight == 1:
+            return outputs
+        if self._stores:
+            # A call that stores still has files: a slow storage must not let their number grow.
+            ticket.leave_place()
+        else:
+            ticket.hand_over()
+        return outputs
+
+    def _release(self, held: list[Output]) -> None:
+        self._held_outputs -= len(held)
+        release_outputs(held)
 
     def _report_left(self, call: Call, ended: Ended) -> None:
         """Log which processes had to be ended although the script had exited by itself."""
@@ -688,7 +749,7 @@ class Invocations:
             environment |= {"TMP_INPUT_DIR": workspace.input_dir, "TMP_OUTPUT_DIR": workspace.output_dir}
             environment.pop("INPUT_FILE_PATH", None)
         if task.taken is not None:
-            environment["INPUT_FILE_PATH"] = task.taken.path
+            environment["INPUT_FILE_PATH"] = os.path.join(workspace.input_dir, task.taken.name).removesuffix("/")
         if task.stored is not None:
             environment |= self._variables_of(task.stored, call)
         for name, value in call.event.items():
@@ -836,7 +897,7 @@ class Invocations:
                 self._tidy_timer = loop.call_soon(self._tidy_up)
                 break
             workspace, call_id = self._untidy.popleft()
-            if not self.workspaces.keep(workspace):
+            if not self.workspaces.keep(workspace, others_run=bool(self.supervisor.running)):
                 self._remove_later(workspace, call_id)
         if self._unused_timer is None and self.workspaces.has_kept:
             self._unused_timer = loop.call_later(_KEPT_S, self._remove_unused)
@@ -951,18 +1012,19 @@ async def _once(data: bytes) -> AsyncIterator[bytes]:
     yield data
 
 
-async def _content(taken: Input) -> bytes:
-    def read() -> bytes:
-        with open(open_regular(taken.path), "rb") as file:
-            return file.read()
-
-    return read() if taken.size_bytes <= _SMALL_EVENT_BYTES else await asyncio.to_thread(read)
+async def _content(taken: Input, held: HeldInput) -> bytes:
+    return held.read() if taken.size_bytes <= _SMALL_EVENT_BYTES else await asyncio.to_thread(held.read)
 
 
 def _look_at(removal: asyncio.Future[None]) -> None:
     """Take note of a removal's error, so that asyncio does not report it: only an abandoned removal has one."""
     if not removal.cancelled():
         removal.exception()
+
+
+def _descriptors_limit() -> int:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if limit == resource.RLIM_INFINITY else limit
 
 
 def _outcome_of(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from .errors import OutputUnreadable
+from .nameless_file import open_nameless
 from .threads import OUTPUTS
 
 _IN_MEMORY_BYTES = 64 * 1024
@@ -36,15 +37,16 @@ class Spool:
     """Bytes as they come: the first 64 KiB in memory, more in a file. Memory does not grow with them.
 
     Args:
-        path: of the file, made when it is needed.
+        directory: on the file system that takes the file, which is made when it is needed and has no name: no other
+            script can read or change it.
         max_bytes: what is over it is not kept, and ``overflowed`` tells so; 0 is no limit.
 
     ``error`` is set, and nothing is kept any more, once the file cannot be written: the stream is still taken, so
     that its writer does not block.
     """
 
-    def __init__(self, path: str, max_bytes: int = 0) -> None:
-        self._path = path
+    def __init__(self, directory: str, max_bytes: int = 0) -> None:
+        self._directory = directory
         self._max_bytes = max_bytes
         self._memory: list[bytes] = []
         self._fd = -1
@@ -99,8 +101,7 @@ class Spool:
     def _write(self, pieces: list[bytes]) -> None:
         try:
             if self._fd < 0:
-                flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._fd = os.open(self._path, flags, 0o600)
+                self._fd = open_nameless(self._directory)
             for piece in pieces:
                 view = memoryview(piece)
                 while view:

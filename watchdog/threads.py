@@ -120,6 +120,22 @@ async def alone(function: Callable[[], _T]) -> _T:
     return await asyncio.wrap_future(job)
 
 
+async def to_its_end(job: asyncio.Future[_T]) -> _T:
+    """Await a thread's job; if this is cancelled, raise only when the thread is through.
+
+    Use it where the job uses a descriptor that its caller closes: the number may be another file's afterwards.
+    """
+    try:
+        return await asyncio.shield(job)
+    except asyncio.CancelledError:
+        while not job.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([job])
+        if not job.cancelled():
+            job.exception()
+        raise
+
+
 async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> AsyncGenerator[_T, None]:
     """Run a generator in threads, always one step ahead of whoever reads. None is no step, but the end."""
     loop = asyncio.get_running_loop()

@@ -4,7 +4,7 @@
 
     <tmp_dir>/watchdog-Ab12xy/        one for each running server, mode 0700
         lock                          held with flock(2) for as long as the server lives
-        1/                            one for each invocation
+        1-0123456789ab/               one for each script that runs, or has an answer that is being sent
             input/                    TMP_INPUT_DIR
             output/                   TMP_OUTPUT_DIR
             response                  HTTP_RESPONSE_FILE
@@ -30,8 +30,9 @@ import stat
 import tempfile
 import time
 import unicodedata
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable, quoted
 from .output_names import replacements
@@ -78,7 +79,7 @@ class Output:
 
     ``path``: absolute, without symbolic links. ``name``: relative to ``TMP_OUTPUT_DIR``; bytes that are
     not UTF-8 stand in it as lone surrogates (:func:`os.fsdecode`). Characters that are not safe on every system are
-    replaced.
+    replaced. ``fd``: of the file, once it has no name any more (:func:`hold_outputs`).
     """
 
     path: str
@@ -86,6 +87,7 @@ class Output:
     size_bytes: int
     mtime_s: float
     mode: int
+    fd: int = -1
 
 
 @dataclass(slots=True)
@@ -101,15 +103,50 @@ class Listing:
     renamed: dict[str, str] = field(default_factory=dict)
 
 
+def hold_outputs(outputs: Sequence[Output]) -> list[Output]:
+    """Open outputs and take their names away, so that no script finds them; return them with their descriptors.
+
+    A hard link that the script made elsewhere stays.
+
+    Raises:
+        OutputUnreadable: as :func:`open_output`.
+    """
+    held: list[Output] = []
+    try:
+        for output in outputs:
+            held.append(replace(output, fd=open_output(output)))
+    except BaseException:
+        release_outputs(held)
+        raise
+    for output in outputs:
+        # Two outputs may be one file, by links.
+        with contextlib.suppress(OSError):
+            os.unlink(output.path)
+    return held
+
+
+def release_outputs(held: Iterable[Output]) -> None:
+    """Close what :func:`hold_outputs` opened."""
+    for output in held:
+        os.close(output.fd)
+
+
 def open_output(output: Output) -> int:
-    """Open an output for reading and return its descriptor.
+    """Open an output for reading and return its descriptor, at the file's begin.
+
+    Of an output that is held only one descriptor may be read from at a time, except with ``pread``: they share their
+    position.
 
     Raises:
         OutputUnreadable: it is gone, not readable, or not what it was when it was listed.
     """
     # O_NONBLOCK: a FIFO put in the file's place must not block the open.
     try:
-        fd = os.open(output.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if output.fd >= 0:
+            fd = os.dup(output.fd)
+            os.lseek(fd, 0, os.SEEK_SET)
+        else:
+            fd = os.open(output.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
     try:
@@ -140,7 +177,8 @@ class Workspaces:
         self._root: str | None = None
         self._lock_fd = -1
         self._serial = itertools.count(1)
-        self._kept: list[tuple[Workspace, float]] = []  # since when, the oldest first
+        self._kept: list[_Kept] = []  # the oldest first
+        self._lent = 0
         self._slow_until_s = 0.0
 
     def sweep(self) -> tuple[list[str], list[str]]:
@@ -162,27 +200,33 @@ class Workspaces:
             NoSpace: nothing more fits into ``tmp_dir``.
             OSError: ``tmp_dir`` is gone or not writable.
         """
+        self._lent += 1
         if self._kept:
-            workspace, _ = self._kept.pop()
-            if workspace.is_there():
-                return workspace
-            self._kept.insert(0, (workspace, -math.inf))  # to be removed
+            kept = self._kept.pop()
+            # A script that ran meanwhile may have put something there.
+            is_untouched = kept.lent_before == self._lent - 1 and kept.workspace.is_there()
+            if is_untouched or kept.workspace.empty():
+                return kept.workspace
+            self._kept.insert(0, _Kept(kept.workspace, -math.inf, -1))  # to be removed
         try:
             try:
-                return Workspace(os.path.join(self._made_root(), str(next(self._serial))))
+                return Workspace(self._new_path())
             except FileNotFoundError:
                 # A script or a cleaner of /tmp removed the server's directory.
                 self.close()
-                return Workspace(os.path.join(self._made_root(), str(next(self._serial))))
+                return Workspace(self._new_path())
         except OSError as error:
             raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
             raise
 
-    def keep(self, workspace: Workspace) -> bool:
+    def keep(self, workspace: Workspace, *, others_run: bool = False) -> bool:
         """Empty the directory of a small call, and keep it for the next.
 
-        It must be certain that nobody writes into it any more. Kept ones are never more than were in use at one time,
-        and nothing is kept where space is short.
+        It must be certain that nothing of its own script writes into it any more. Kept ones are never more than were in
+        use at one time, and nothing is kept where space is short.
+
+        Args:
+            others_run: other scripts run now, of the same user: they may put something into it.
 
         Returns:
             False if it is to be removed instead: too much is in it for the event loop, or something that is not ours.
@@ -195,7 +239,7 @@ class Workspaces:
         if now_s - began_s > _SLOW_S:
             self._slow_until_s = now_s + _SLOW_PAUSE_S
         if is_empty:
-            self._kept.append((workspace, now_s))
+            self._kept.append(_Kept(workspace, now_s, -1 if others_run else self._lent))
         return is_empty
 
     @property
@@ -205,9 +249,9 @@ class Workspaces:
     def unused(self, for_s: float = 0.0) -> list[Workspace]:
         """Those that were kept for so long in vain; they are the caller's now, to be removed."""
         until_s = time.monotonic() - for_s
-        count = sum(since_s <= until_s for _, since_s in self._kept)
+        count = sum(kept.since_s <= until_s for kept in self._kept)
         unused, self._kept = self._kept[:count], self._kept[count:]
-        return [workspace for workspace, _ in unused]
+        return [kept.workspace for kept in unused]
 
     def close(self) -> None:
         """Remove this server's directory. Raises ``OSError`` if something in it cannot be removed."""
@@ -219,6 +263,10 @@ class Workspaces:
             remove_tree(root)
         finally:
             os.close(self._lock_fd)
+
+    def _new_path(self) -> str:
+        # With a part that no script can guess, and so not make before.
+        return os.path.join(self._made_root(), f"{next(self._serial)}-{os.urandom(6).hex()}")
 
     def _made_root(self) -> str:
         while self._root is None:
@@ -259,6 +307,14 @@ class Workspaces:
                 yield entry.path
             finally:
                 os.close(fd)
+
+
+class _Kept(NamedTuple):
+    """A directory for the next call: since when, and how many had been lent by then; -1 if other scripts ran."""
+
+    workspace: Workspace
+    since_s: float
+    lent_before: int
 
 
 class Workspace:

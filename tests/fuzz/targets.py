@@ -31,6 +31,7 @@ import msgspec
 from watchdog import form, intake, logs
 from watchdog.delivery import Form, choose_form
 from watchdog.errors import AnswerNotAvailable, BadInput, BadScriptResponse, InputError, InputTooLarge
+from watchdog.held_input import HeldInput
 from watchdog.intake import Receiver, Said
 from watchdog.response_file import read_response_file
 from watchdog.service_definition import holds_secrets, parse
@@ -210,13 +211,16 @@ def _received(request: _Request, pieces: Iterator[bytes] | list[bytes]) -> _Outc
     os.makedirs(directory, exist_ok=True)
     error, taken = None, None
     try:
-        receiver = Receiver(request.said, directory, request.max_size_bytes)
+        held = HeldInput(directory)
+        receiver = Receiver(request.said, held, request.max_size_bytes)
         try:
             for piece in pieces:
                 receiver.feed(piece)
             taken = receiver.finish()
+            held.give_names(directory)
         finally:
             receiver.close()
+            held.close()
     except (BadInput, InputTooLarge) as caught:
         error = caught
     try:
@@ -231,11 +235,11 @@ def _received(request: _Request, pieces: Iterator[bytes] | list[bytes]) -> _Outc
     if taken is None:
         return _Outcome(error, None, sorted((_without_serial(name), content) for name, content in files))
     assert taken.size_bytes == size_bytes, f"{taken.size_bytes} bytes are told, {size_bytes} are in the directory"
-    paths = [directory, *(os.path.join(directory, name) for name, _ in files)]
-    assert taken.path in paths, f"the input {taken.path!r} is none of {paths}"
+    names = ["", *(name for name, _ in files)]
+    assert taken.name in names, f"the input {taken.name!r} is none of {names}"
     return _Outcome(
         None,
-        _without_serial(os.path.relpath(taken.path, directory)),
+        _without_serial(taken.name),
         sorted((_without_serial(name), content) for name, content in files),
         taken.encoding,
     )

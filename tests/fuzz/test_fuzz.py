@@ -14,6 +14,7 @@ import targets
 from watchdog import base64_reader, delivery, form, intake, logs, response_file
 from watchdog.base64_reader import Base64Reader
 from watchdog.errors import BadInput, InputTooLarge
+from watchdog.held_input import HeldInput
 from watchdog.service_definition import Parsed, ServiceDefinition, parse
 from watchdog.storage import event as storage_event
 from watchdog.storage.event import Event, StoredObject
@@ -56,8 +57,8 @@ def write_reversed(self: intake._Raw, data: bytes) -> None:
 
 
 def write_above(self: intake._File, data: bytes) -> None:
-    path = Path(self._path)
-    (path.parent.parent / "escaped").write_bytes(data)
+    directory = Path(self._file._owner.directory)
+    (directory.parent / "escaped").write_bytes(data)
     write(self, data)
 
 
@@ -257,7 +258,7 @@ def test_files_are_replayed_and_what_is_found_is_named(
 def test_what_no_codec_can_read_is_bad_input(tmp_path: Path, name: str) -> None:
     request = targets._request(seed("intake", name))
     with pytest.raises(BadInput):
-        intake.Receiver(request.said, str(tmp_path)).feed(request.packed)
+        intake.Receiver(request.said, HeldInput(str(tmp_path))).feed(request.packed)
 
 
 def events(output: bytes) -> list[tuple[object, object]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,13 +59,14 @@ async def stored(storage: Storage, directory: Path, location: str, data: bytes) 
 
 async def fetched(storage: Storage, directory: Path, location: str, most_bytes: int = 0, version: str = "") -> bytes:
     """Fetch an object, and see to it that nothing else is left in the directory."""
-    moving, target = Moving(), directory / "fetched" / "back"
-    target.parent.mkdir(exist_ok=True)
-    size_bytes = await storage.fetch(location, str(target), version=version, most_bytes=most_bytes, moved=moving)
-    data = target.read_bytes()
-    target.unlink()
+    moving, target = Moving(), directory / "fetched"
+    target.mkdir(exist_ok=True)
+    with tempfile.TemporaryFile(dir=target) as file:
+        size_bytes = await storage.fetch(location, file.fileno(), version=version, most_bytes=most_bytes, moved=moving)
+        file.seek(0)
+        data = file.read()
     assert len(data) == size_bytes == moving.bytes
-    assert list(target.parent.iterdir()) == []
+    assert list(target.iterdir()) == []
     return data
 
 

@@ -16,6 +16,7 @@ from running_server import RunningServer
 from storage.cdmi_stub import SPACE, TOKEN, CdmiStub, cdmi_stub
 from storage.files import MIB, Moving, fetched, nothing_is_left, output_of, stored
 from watchdog.errors import ObjectMissing, StorageError
+from watchdog.held_input import HeldInput
 from watchdog.metrics import Metrics
 from watchdog.storage import event, known_directories
 from watchdog.storage.onedata import Onedata
@@ -136,8 +137,9 @@ async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
     source = transfers.source_of(found.objects[0], "", is_trusted=True)
     assert source is not None
     assert source == transfers.source_of(found.objects[0], "", is_trusted=False)
-    path, size_bytes = await transfers.fetch(source, str(tmp_path), most_bytes=0, call_id="x")
-    assert (Path(path).name, size_bytes) == ("a.txt", 6)
+    with contextlib.closing(HeldInput(str(tmp_path))) as held:
+        assert await transfers.fetch(source, held, most_bytes=0, call_id="x") == ("a.txt", 6)
+        assert held.read() == b"object"
     await transfers.store([output_of(tmp_path, b"result", "result.txt")], call_id="x")
     assert stub.files[f"{SPACE}/files/out/result.txt"] == b"result"
     await transfers.close()

@@ -40,13 +40,11 @@ class Storage(Protocol):
     behind: no part of a file under ``path``, none under ``location``, no multipart upload.
     """
 
-    async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
-        """Write the object to a new file at ``path`` and return its size in bytes.
-
-        Written under another name in the same directory, and renamed once it is complete: its length is what the server
-        announced.
+    async def fetch(self, location: str, fd: int, *, version: str = "", most_bytes: int, moved: Moved) -> int:
+        """Write the object to an empty file and return its size in bytes, which is what the server announced.
 
         Args:
+            fd: of the file; stays open.
             version: the id of one version of the object in its bucket, "" is the latest. Other storages have none.
             most_bytes: the largest object; 0 is no limit.
 

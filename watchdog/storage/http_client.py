@@ -27,6 +27,7 @@ from yarl import URL
 
 from ..errors import InputTooLarge, ObjectMissing, StorageError
 from ..files import open_regular
+from ..threads import to_its_end
 from ..workspace import Output, raise_if_changed, raise_if_no_space
 from . import Moved, tidied
 from .providers import Provider
@@ -164,27 +165,16 @@ class HttpClient:
 
         await tidied(remove())
 
-    async def download(self, path: str, target: str, *, most_bytes: int, moved: Moved, query: str = "") -> int:
-        """Write what GET answers to a new file at ``target``, resumed where it was cut; return its size.
+    async def download(self, path: str, fd: int, *, most_bytes: int, moved: Moved, query: str = "") -> int:
+        """Write what GET answers to an empty file, resumed where it was cut; return its size.
 
         Raises: as :meth:`Storage.fetch`.
         """
-        part = target + ".part"
-        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
-            try:
-                download = _Download(self, path, query, fd, most_bytes, moved)
-                size_bytes = await self._tried(download.attempt)
-            finally:
-                os.close(fd)
-            os.rename(part, target)
-        except BaseException as error:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(part)
-            if isinstance(error, OSError):
-                raise_if_no_space(error, f"the object {path}")
+            return await self._tried(_Download(self, path, query, fd, most_bytes, moved).attempt)
+        except OSError as error:
+            raise_if_no_space(error, f"the object {path}")
             raise
-        return size_bytes
 
     async def upload(
         self,
@@ -489,7 +479,7 @@ class _Download:
             async for piece in response.content.iter_chunked(_PIECE_BYTES):
                 if self._most_bytes and self._done_bytes + len(piece) > self._most_bytes:
                     raise self._too_large()
-                await asyncio.to_thread(_write, self._fd, piece)
+                await to_its_end(asyncio.get_running_loop().run_in_executor(None, _write, self._fd, piece))
                 self._done_bytes += len(piece)
                 self._moved(len(piece))
                 progress.reached(self._done_bytes, len(piece))

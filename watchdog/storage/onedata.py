@@ -29,8 +29,8 @@ class Onedata:
         self._client = HttpClient(provider, WithHeaders(headers), timeout_s=timeout_s, ca_file=ca_file)
         self._directories = KnownDirectories()
 
-    async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
-        return await self._client.download("cdmi/" + location, path, most_bytes=most_bytes, moved=moved)
+    async def fetch(self, location: str, fd: int, *, version: str = "", most_bytes: int, moved: Moved) -> int:
+        return await self._client.download("cdmi/" + location, fd, most_bytes=most_bytes, moved=moved)
 
     async def store(self, output: Output, location: str, *, moved: Moved) -> None:
         fd = open_output(output)

@@ -57,10 +57,10 @@ class S3:
         self._signs_bodies = not provider.endpoint.startswith("https://")
         self._client = HttpClient(provider, _Signature(provider, region), timeout_s=timeout_s, ca_file=ca_file)
 
-    async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
+    async def fetch(self, location: str, fd: int, *, version: str = "", most_bytes: int, moved: Moved) -> int:
         _require_key(location)
         query = _OF_VERSION + quote(version, safe="") if version else ""
-        return await self._client.download(location, path, most_bytes=most_bytes, moved=moved, query=query)
+        return await self._client.download(location, fd, most_bytes=most_bytes, moved=moved, query=query)
 
     async def store(self, output: Output, location: str, *, moved: Moved) -> None:
         _require_key(location)

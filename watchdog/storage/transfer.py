@@ -16,6 +16,7 @@ from typing import Protocol
 
 from .. import logs
 from ..errors import StorageError, StoreFailed, WatchdogError
+from ..held_input import HeldInput
 from ..metrics import Metrics
 from ..workspace import Output, safe_file_name
 from . import Storage
@@ -195,20 +196,24 @@ class Transfers:
         paths = [place.path for place in covering if place.provider == provider]
         return "/".join(filter(None, [paths[0] if paths else "", stored.key.strip("/")]))
 
-    async def fetch(self, source: Source, directory: str, *, most_bytes: int, call_id: str) -> tuple[str, int]:
-        """Fetch an object into ``directory``, under the last part of its name; return the file's path and size.
+    async def fetch(self, source: Source, held: HeldInput, *, most_bytes: int, call_id: str) -> tuple[str, int]:
+        """Fetch an object into ``held``, under the last part of its name; return the file's name and size.
 
         Raises:
             StorageError, InputTooLarge, NoSpace, OSError: as :meth:`Storage.fetch`.
         """
         name = safe_file_name(source.location.rstrip("/").rpartition("/")[2]) or f"event-file-{uuid.uuid4()}"
-        path = os.path.join(directory, name)
+        file = held.create(name)
         began_s = time.monotonic()
         with self._counted("fetch", source.provider) as count:
             storage = self._storage(source.provider)
             async with self._watched("fetching", 1, None, call_id) as moving, self._slots:
                 size_bytes = await storage.fetch(
-                    source.location, path, version=source.version, most_bytes=most_bytes, moved=moving.moved
+                    source.location,
+                    file.descriptor(),
+                    version=source.version,
+                    most_bytes=most_bytes,
+                    moved=moving.moved,
                 )
             count(size_bytes)
         log.info(
@@ -218,7 +223,8 @@ class Transfers:
             size_bytes=size_bytes,
             duration_s=round(time.monotonic() - began_s, 6),
         )
-        return path, size_bytes
+        file.written(size_bytes)
+        return name, size_bytes
 
     @property
     def stores(self) -> bool:

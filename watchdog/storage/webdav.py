@@ -39,8 +39,8 @@ class WebDav:
         # A lock lives as long as a call holds it or waits for it.
         self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    async def fetch(self, location: str, path: str, *, version: str = "", most_bytes: int, moved: Moved) -> int:
-        return await self._client.download(location, path, most_bytes=most_bytes, moved=moved)
+    async def fetch(self, location: str, fd: int, *, version: str = "", most_bytes: int, moved: Moved) -> int:
+        return await self._client.download(location, fd, most_bytes=most_bytes, moved=moved)
 
     async def store(self, output: Output, location: str, *, moved: Moved) -> None:
         directory = location.rpartition("/")[0]
