@@ -677,13 +677,13 @@ def late_continue() -> None:
     """The body is asked for before it is known whether the call is wanted."""
     from watchdog import server
 
-    refuse: Callable[[Any, Any], None] = server.Server._refuse_early
+    check = server.Server._check_token
 
-    def ask_first(self: Any, request: Any) -> None:
+    async def ask_first(self: Any, request: Any) -> None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        refuse(self, request)
+        await check(self, request)
 
-    replace(server.Server, "_refuse_early", ask_first)
+    replace(server.Server, "_check_token", ask_first)
 
 
 @guard
@@ -989,6 +989,14 @@ def no_sniffing() -> None:
     from watchdog.connection import Request
 
     replace(Request, "_prepare_hook", web.BaseRequest._prepare_hook)
+
+
+@guard
+def wrong_token_rate() -> None:
+    """Each wrong token is answered at once."""
+    from watchdog.wrong_tokens import WrongTokens
+
+    replace(WrongTokens, "wait_s", lambda self, now_s: 0.0)
 
 
 @guard

@@ -81,6 +81,7 @@ def test_defaults() -> None:
         "metrics_port": 8081,
         "auth_token": None,
         "auth_token_file": None,
+        "auth_all": False,
         "cgi_headers": True,
         "error_status": True,
     }
@@ -870,3 +871,9 @@ def test_start_without_a_service_definition_does_not_wait_for_yaml() -> None:
     program = "import sys; from watchdog import config; config.load({}, {}); print('yaml' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
+
+
+def test_auth_all_without_a_token_is_a_problem() -> None:
+    problems = load({"WATCHDOG_AUTH_ALL": "true"}, {}).problems
+    assert [problem for problem in problems if "auth_all" in problem]
+    assert load({"WATCHDOG_AUTH_ALL": "true", "WATCHDOG_AUTH_TOKEN": "a-token"}, {}).settings.auth_all

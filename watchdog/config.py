@@ -403,12 +403,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     auth_token: Annotated[
         str | None,
         Declared(
-            "bearer token that calls must carry; health and /_/openapi.json stay open; it has no flag",
+            "bearer token that calls must carry; it has no flag",
             TOKEN,
             secret=True,
         ),
     ]
     auth_token_file: Annotated[str | None, Declared("file that holds the bearer token", PATH)]
+    auth_all: Annotated[
+        bool, Declared("/metrics and /_/openapi.json need the token, too; health and readiness never do", TRUTH, False)
+    ]
     cgi_headers: Annotated[
         bool, Declared("request headers and query as Http_* variables of the script", TRUTH, True, bare=True)
     ]
@@ -516,6 +519,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
     reading.check_metrics_port()
     reading.check_tmp_dir()
     reading.read_token_file()
+    reading.check_auth_all()
     reading.check_unknown_names()
     storages = reading.read_storages(service)
     script_text = reading.decode("SCRIPT", "the script's text", "base64 -w0 script.sh")
@@ -852,6 +856,15 @@ class _Reading:
         except ValueError:
             found = "holds no usable token (not shown)" if content.strip() else "is empty"
             self.problem("auth_token_file", source, f"is {_quoted(path)}, which {found}; accepted is {TOKEN.accepts}")
+
+    def check_auth_all(self) -> None:
+        is_unread = not self.unread.isdisjoint({"auth_all", "auth_token", "auth_token_file"})
+        if not self.values["auth_all"] or is_unread or self.values["auth_token"] is not None:
+            return
+        if self.values["auth_token_file"] is None:  # else its own problem is reported
+            self.problem(
+                "auth_all", self.sources["auth_all"], "is true, but there is no token; set auth_token_file, too"
+            )
 
     def check_unknown_names(self) -> None:
         for name in self.flags:

@@ -12,6 +12,7 @@
     │   └── CallerGone               the connection ended while the body was sent
     │       └── StdoutClosed         nobody reads this process's stdout any more
     ├── Unauthorized                 token missing or wrong
+    │   └── TooManyWrongTokens       and too many wrong ones came before it
     ├── AnswerNotAvailable           the form of answer that the caller wants cannot be given
     ├── NotAdmitted
     │   ├── Overloaded               there is no room, ``queue_timeout`` passed, or a slow caller had to make room
@@ -90,6 +91,10 @@ class StdoutClosed(CallerGone):
 
 class Unauthorized(WatchdogError):
     """The bearer token is missing or wrong."""
+
+
+class TooManyWrongTokens(Unauthorized):
+    """The bearer token is wrong, and the answers to many others that are wrong wait already."""
 
 
 class AnswerNotAvailable(WatchdogError):

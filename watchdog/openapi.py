@@ -36,7 +36,8 @@ _MEANINGS: Mapping[int, str] = {
     414: "The request line is over 64 KiB.",
     422: "The storage event reports an object, version, bucket or space that is not there.",
     429: "All places are taken, and the queue is full or `queue_timeout` passed; or the body came too slowly while "
-    "another call needed the room; or too many answers are still being sent. Try again after `Retry-After`.",
+    "another call needed the room; or too many answers are still being sent. Try again after `Retry-After`. Or the "
+    "token is wrong, as those of many other calls.",
     431: "The request line and the headers together are over 64 KiB.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
     "cannot be sent.",
@@ -98,6 +99,7 @@ class Interface:
         service_name: what its platform or its service definition calls it.
         is_classic: the function is a command with the body on its stdin, not a script with files.
         has_token: calls must carry a bearer token.
+        is_token_for_all: readers of this document and of the metrics must carry it, too.
         has_storage: objects of storage events are fetched, or outputs stored.
         methods: those that call the function.
         errors: the status and the title of each problem.
@@ -111,6 +113,7 @@ class Interface:
     service_name: str
     is_classic: bool
     has_token: bool
+    is_token_for_all: bool
     has_storage: bool
     methods: Sequence[str]
     errors: Sequence[tuple[int, str]]
@@ -126,12 +129,12 @@ def document(interface: Interface) -> _Json:
     paths: _Json = {
         "/": _function(interface, "Root", []),
         "/{path}": _function(interface, "Path", [_ref("parameters", "path")]),
-        "/_/health": _readable(_health()),
-        "/_/ready": _readable(_ready()),
-        "/_/openapi.json": _readable(_itself()),
+        "/_/health": _readable(_health(), None),
+        "/_/ready": _readable(_ready(), None),
+        "/_/openapi.json": _readable(_itself(), interface),
     }
     if interface.metrics_port is not None:
-        paths["/metrics"] = {"servers": [_metrics_server(interface.metrics_port)], **_readable(_metrics())}
+        paths["/metrics"] = {"servers": [_metrics_server(interface.metrics_port)], **_readable(_metrics(), interface)}
     components: _Json = {
         "schemas": _schemas(),
         "parameters": _parameters(interface),
@@ -153,7 +156,7 @@ def document(interface: Interface) -> _Json:
         "servers": [{"url": ".."}],
         "tags": [
             {"name": "function", "description": "Calls of the function"},
-            {"name": "operation", "description": "What platforms and operators ask for; open to all"},
+            {"name": "operation", "description": "What platforms and operators ask for"},
         ],
         "paths": paths,
         "components": components,
@@ -218,8 +221,15 @@ def _of_a_call(interface: Interface) -> str:
     )
 
 
-def _readable(operation: _Json) -> _Json:
-    """GET, and HEAD for its headers alone."""
+def _readable(operation: _Json, behind_token: Interface | None) -> _Json:
+    """GET, and HEAD for its headers alone.
+
+    Args:
+        behind_token: the server, if it may want its token here.
+    """
+    if behind_token is not None and behind_token.is_token_for_all:
+        refusals = {code: _ref("responses", code) for code in ("401", "429")}
+        operation = {**operation, "security": [{"token": []}], "responses": operation["responses"] | refusals}
     return {"get": operation, "head": {**operation, "operationId": f"{operation['operationId']}Head"}}
 
 

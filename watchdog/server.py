@@ -80,6 +80,7 @@ from .errors import (
     ScriptTimedOut,
     StorageError,
     StoreFailed,
+    TooManyWrongTokens,
     Unauthorized,
     WatchdogError,
     quoted,
@@ -92,6 +93,7 @@ from .metrics import Callers, Metrics
 from .pace import Pace, Paces
 from .process import CRLF_HINT, Supervisor
 from .workspace import Workspaces, free_bytes
+from .wrong_tokens import RETRY_AFTER_S, WrongTokens
 
 log = logs.get("server")
 
@@ -101,6 +103,7 @@ _STATUS: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (CallerGone, 400, "Request cut off"),
     (CallerSilent, 408, "Request timed out"),
     (InputTooLarge, 413, "Input too large"),
+    (TooManyWrongTokens, 429, "Too many wrong tokens"),
     (Unauthorized, 401, "Unauthorized"),
     (AnswerNotAvailable, 406, "Form of answer not available"),
     (Draining, 503, "Server is stopping"),
@@ -225,6 +228,7 @@ class Server:
         self._lock = LockFile(environ) if not self.settings.suppress_lock else None
         self._is_classic = self.settings.fprocess is not None
         self._base_path = _base_path(environ)
+        self._wrong_tokens = WrongTokens()
         self._is_draining = False
         self._is_on_kubernetes = "KUBERNETES_SERVICE_HOST" in environ
         self._last_probe_s: float | None = None
@@ -496,7 +500,7 @@ class Server:
         if path == "/_/ready":
             return await self._sent(request, self._probe(request, is_ready=True))
         if path == "/_/openapi.json":
-            return await self._sent(request, self._openapi(request))
+            return await self._sent(request, await self._openapi(request))
         if path == "/_/health" or _is_probe(request):
             return await self._sent(request, self._probe(request, is_ready=False))
         if request.method not in _METHODS:
@@ -543,9 +547,11 @@ class Server:
             headers["Retry-After"] = str(DRAINING_RETRY_AFTER_S)
         return web.Response(status=status, text=text, headers=headers)
 
-    def _openapi(self, request: web.BaseRequest) -> web.Response:
+    async def _openapi(self, request: web.BaseRequest) -> web.Response:
         if request.method not in _READING_METHODS:
             return _not_allowed(request, _READING_METHODS)
+        if (refusal := await self._refusal_of_reader(request)) is not None:
+            return refusal
         from . import openapi
 
         document = openapi.document(
@@ -553,6 +559,7 @@ class Server:
                 service_name=self._configuration.service_name,
                 is_classic=self._is_classic,
                 has_token=self.settings.auth_token is not None,
+                is_token_for_all=self.settings.auth_all,
                 has_storage=self.invocations.stores or self.invocations.takes_events,
                 methods=_METHODS,
                 errors=[(status, title) for _, status, title in _STATUS],
@@ -564,6 +571,15 @@ class Server:
             )
         )
         return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+
+    async def _refusal_of_reader(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer to a reader of the description or the metrics without the token; None if it may read."""
+        try:
+            if self.settings.auth_all:
+                await self._check_token(request)
+        except Unauthorized as error:
+            return self._problem(request, os.urandom(16).hex(), Record(), error)
+        return None
 
     def _health(self) -> tuple[int, str]:
         if self._is_draining:
@@ -577,6 +593,8 @@ class Server:
             return web.Response(status=404, text="metrics are at /metrics\n")
         if request.method not in _READING_METHODS:
             return _not_allowed(request, _READING_METHODS)
+        if (refusal := await self._refusal_of_reader(request)) is not None:
+            return refusal
         body, content_type = await self._loop.run_in_executor(threads.METRICS, self.metrics.exposition)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
@@ -587,6 +605,7 @@ class Server:
         try:
             call_id = _call_id(request, call_id)
             trace.note({"call_id": call_id})
+            await self._check_token(request)
             self._refuse_early(request)
             preference = None if self._is_classic else _preference(request)
             call = self._call(request, call_id, trace)
@@ -613,11 +632,28 @@ class Server:
                 raise
             return self._problem(request, call_id, record, error)
 
+    async def _check_token(self, request: web.BaseRequest) -> None:
+        """Check the token, if calls must carry one.
+
+        Raises:
+            Unauthorized: it is missing or wrong. Callers learn that a token is wrong at a limited rate.
+        """
+        token = self.settings.auth_token
+        if token is None:
+            return
+        given = request.headers.get("Authorization")
+        if given is not None:
+            if _is_token(given, token):
+                return
+            wait_s = 0.0 if self._is_draining else self._wrong_tokens.wait_s(self._loop.time())
+            if wait_s is None:
+                raise TooManyWrongTokens("the token is wrong, as those of many other calls; send the right token")
+            if wait_s:
+                await asyncio.sleep(wait_s)
+        raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
+
     def _refuse_early(self, request: web.BaseRequest) -> None:
         """What can be told from the headers alone, before anything is spent on the call."""
-        token = self.settings.auth_token
-        if token is not None and not _is_token(request.headers.get("Authorization", ""), token):
-            raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
         if self.admission.is_closed:
             raise self.admission.refusal()
         limit_bytes = self.settings.max_input_size_bytes
@@ -870,7 +906,9 @@ class Server:
             headers["Retry-After"] = str(error.retry_after_s)
             # OpenFaaS's queue-worker then sends the call again, whatever its list of statuses is: 503 is not in it.
             headers["X-OpenFaaS-Internal"] = "oscar-watchdog"
-        if isinstance(error, Unauthorized):
+        if isinstance(error, TooManyWrongTokens):
+            headers["Retry-After"] = str(RETRY_AFTER_S)
+        elif isinstance(error, Unauthorized):
             headers["WWW-Authenticate"] = "Bearer"
         # Who waits for the word to send its body, and does not get it, is not to take the connection for a free one.
         may_wait_for_the_word = "Expect" in request.headers and not request.content.is_eof()
@@ -881,10 +919,15 @@ class Server:
                 request.protocol.linger(0.0)
             elif self._is_draining:
                 request.protocol.linger(LAST_WORDS_S)
-        if not record.is_logged:
+        # A caller that guesses tokens must not fill the log. The metrics count all calls.
+        if not record.is_logged and not isinstance(error, TooManyWrongTokens):
             log.warning("call refused", call_id=call_id, status=status, reason=str(error))
         headers["Content-Type"] = PROBLEM_TYPE
-        return web.Response(status=status, headers=headers, body=problem_document(status, title, str(error), **members))
+        body = problem_document(status, title, str(error), **members)
+        response = web.Response(status=status, headers=headers, body=body)
+        if isinstance(error, TooManyWrongTokens):
+            response.force_close()  # the next guess needs another connection
+        return response
 
     def _headers(self, call_id: str, record: Record) -> CIMultiDict[str]:
         headers = CIMultiDict({"X-Call-Id": call_id})

@@ -99,6 +99,18 @@ def test_it_has_each_status_that_the_server_may_answer(start_server: StartServer
     assert statuses_of(document_of(start_server(None, fprocess="cat"))) == of_readme - {401, 406, 422, 502}
 
 
+def test_it_says_that_all_readers_need_the_token(start_server: StartServer, free_port: int) -> None:
+    environ = {"WATCHDOG_AUTH_TOKEN": TOKEN, "WATCHDOG_AUTH_ALL": "true", "WATCHDOG_METRICS_PORT": str(free_port)}
+    server = start_server(COPY, **environ)
+    document = server.call(None, PLACE, "GET", {"Authorization": f"Bearer {TOKEN}"}).json
+    OpenAPIV31SpecValidator(document).validate()
+    for path, is_open in (("/metrics", False), (PLACE, False), ("/_/health", True), ("/_/ready", True)):
+        for method in ("get", "head"):
+            operation = document["paths"][path][method]
+            assert ("security" not in operation) is is_open
+            assert ("401" not in operation["responses"]) is is_open
+
+
 def test_it_tells_what_is_in_force(start_server: StartServer) -> None:
     document = document_of(start_server(COPY, **CONFIGURATIONS["script-with-limits"], K_SERVICE="plants"))
     assert document["info"]["title"] == "plants"

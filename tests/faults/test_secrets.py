@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from running_server import RunningServer, StartServer, problem
+from running_server import RunningServer, StartServer, problem, read_all, read_answer
 
 from watchdog import server as server_module
 
@@ -107,3 +109,48 @@ def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch)
     assert len(compared) == 6
     assert not server_module._is_token(f"Basic {TOKEN}", TOKEN)
     assert not server_module._is_token(TOKEN, TOKEN)
+
+
+@pytest.mark.guard("wrong-token-rate")
+def test_wrong_tokens_are_answered_at_a_limited_rate(start_server: StartServer) -> None:
+    server = start_server("echo in", WATCHDOG_AUTH_TOKEN=TOKEN)
+    request = b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n%b\r\n"
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(server.connect()) for _ in range(300)]
+        for sock in socks:
+            sock.sendall(request % b"Authorization: Bearer wrong\r\n")
+        # The holder of the token, and who has none, are answered meanwhile.
+        assert server.call(b"", headers=BEARER).body == b"in\n"
+        problem(server.call(b""), 401)
+        statuses = Counter(read_all(sock).split()[1] for sock in socks)
+    assert statuses.keys() == {b"401", b"429"}
+    assert statuses[b"401"] >= 20
+    server.stop()
+    refusals = [event["status"] for event in server.logs if event["event"] == "call refused"]
+    assert refusals == [401] * (statuses[b"401"] + 1)
+
+
+def test_too_many_wrong_tokens_close_the_connection(start_server: StartServer) -> None:
+    server = start_server("echo in", WATCHDOG_AUTH_TOKEN=TOKEN)
+    wrong = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nAuthorization: Bearer wrong\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(server.connect()) for _ in range(300)]
+        for sock in socks:
+            sock.sendall(wrong)
+        answers = [read_answer(sock) for sock in socks]
+        refused = [sock for sock, answer in zip(socks, answers, strict=True) if b" 429 " in answer.split(b"\r\n")[0]]
+        assert refused
+        assert [sock.recv(1) for sock in refused] == [b""] * len(refused)
+    assert any(b"\r\nRetry-After: 2\r\n" in answer for answer in answers)
+
+
+def test_metrics_and_description_need_the_token_if_asked(start_server: StartServer, free_port: int) -> None:
+    for environ, status in (({}, 200), ({"WATCHDOG_AUTH_ALL": "true"}, 401)):
+        server = start_server("true", WATCHDOG_AUTH_TOKEN=TOKEN, WATCHDOG_METRICS_PORT=str(free_port), **environ)
+        for path, port in (("/_/openapi.json", server.port), ("/metrics", free_port)):
+            for method in ("GET", "HEAD"):
+                assert server.call(None, path, method, port=port).status == status
+                assert server.call(None, path, method, BEARER, port=port).status == 200
+        for path in ("/_/health", "/_/ready"):
+            assert server.call(None, path, "GET").status == 200
+        server.stop()
