@@ -1000,6 +1000,16 @@ def wrong_token_rate() -> None:
 
 
 @guard
+def linear_duration() -> None:
+    """A search for a duration goes back over each digit."""
+    from watchdog import config
+
+    number = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
+    replace(config, "_PLAIN_SECONDS", re.compile(rf"\+?{number}"))
+    replace(config, "_GO_DURATION", re.compile(rf"\+?(?:({number})(ns|us|ms|s|m|h))+"))
+
+
+@guard
 def form_size() -> None:
     """A form is only measured when it is complete."""
     from watchdog.intake import _Limit

@@ -1074,3 +1074,11 @@ def test_every_answer_forbids_sniffing(start_server: StartServer, free_port: int
         assert b"\r\nX-Content-Type-Options: nosniff\r\n" in server.raw(request), request[:40]
     chosen = server.call(b"", headers={"X-Lines": "X-Content-Type-Options: other"})
     assert chosen.headers.get_all("X-Content-Type-Options") == ["other"]
+
+
+@pytest.mark.guard("linear-duration")
+def test_long_digits_in_x_timeout_hold_up_nobody(start_server: StartServer) -> None:
+    server = start_server("echo in")
+    for ending in ("x", ".", ".1x"):
+        problem(server.call(b"", headers={"X-Timeout": "1" * 60_000 + ending}), 400)
+    assert server.call(b"", headers={"X-Timeout": "1h2m3.5s"}).body == b"in\n"
