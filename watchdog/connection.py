@@ -35,7 +35,7 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from . import logs
-from .errors import ListenError
+from .errors import ListenError, quoted
 from .idle_connections import IdleConnections
 
 log = logs.get("server")
@@ -288,7 +288,7 @@ def _why_refused(message: Any) -> str | None:
     if codings and message.version == HttpVersion10:
         return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"
     if codings and ",".join(codings).strip(" \t,").lower() != "chunked":
-        return f"the Transfer-Encoding {', '.join(codings)!r} is not known; known is chunked"
+        return f"the Transfer-Encoding {quoted(', '.join(codings))} is not known; known is chunked"
     length = message.headers.get("Content-Length", "0")
     if len(length) > _MOST_DIGITS or int(length) >= 1 << 63:
         return "its Content-Length is over 2^63 or has too many zeros"

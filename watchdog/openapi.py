@@ -36,8 +36,7 @@ _MEANINGS: Mapping[int, str] = {
     414: "The request line is over 64 KiB.",
     422: "The storage event reports an object, version, bucket or space that is not there.",
     429: "All places are taken, and the queue is full or `queue_timeout` passed; or the body came too slowly while "
-    "another call needed the room; or too many answers are still being sent. Try again after `Retry-After`. Or the "
-    "token is wrong, as those of many other calls.",
+    "another call needed the room; or too many answers are still being sent. Try again after `Retry-After`.",
     431: "The request line and the headers together are over 64 KiB.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
     "cannot be sent.",
@@ -401,6 +400,8 @@ def _responses(interface: Interface) -> _Json:
         }
         if status in (429, 503):
             response["headers"] |= _refs_to_headers("Retry-After")
+        if status == 429 and interface.has_token:
+            response["description"] += " Or the token is wrong, as those of many other calls."
         if status == 401:
             response["headers"] |= _refs_to_headers("WWW-Authenticate")
         if status == 500 and interface.is_classic:

@@ -554,15 +554,20 @@ class Server:
             return refusal
         from . import openapi
 
+        has_token = self.settings.auth_token is not None
         document = openapi.document(
             openapi.Interface(
                 service_name=self._configuration.service_name,
                 is_classic=self._is_classic,
-                has_token=self.settings.auth_token is not None,
+                has_token=has_token,
                 is_token_for_all=self.settings.auth_all,
                 has_storage=self.invocations.stores or self.invocations.takes_events,
                 methods=_METHODS,
-                errors=[(status, title) for _, status, title in _STATUS],
+                errors=[
+                    (status, title)
+                    for kind, status, title in _STATUS
+                    if has_token or not issubclass(kind, Unauthorized)
+                ],
                 encodings=ENCODINGS,
                 forms=[form.value for form in Form],
                 content_type=self.settings.content_type,
