@@ -33,6 +33,8 @@ Document = dict[str, Any]
 SERVER_BYTES = 96 << 20
 # Of a pod's grace period, which is timeoutSeconds, Knative's preStop hook uses this time before SIGTERM.
 PRE_STOP_S = 30
+# What a drain takes at most beside the times that are set (docs/platforms.md).
+LAST_ANSWERS_S = 3
 
 
 # ---- the schemas
@@ -227,7 +229,7 @@ def test_the_placeholder_cannot_be_deployed_by_mistake(manifest: Path) -> None:
 def test_nothing_is_behind_a_feature_flag(manifest: Path) -> None:
     """Allowed by config-features as it comes: all of a container's own security context but added capabilities."""
     spec = pod_spec(one(manifest, "Service"))
-    assert spec.keys() == {"containerConcurrency", "timeoutSeconds", "containers", "volumes"}
+    assert spec.keys() == {"containerConcurrency", "timeoutSeconds", "enableServiceLinks", "containers", "volumes"}
     assert container(one(manifest, "Service"))["securityContext"] == {
         "runAsNonRoot": True,
         "runAsUser": 1000,
@@ -236,6 +238,22 @@ def test_nothing_is_behind_a_feature_flag(manifest: Path) -> None:
         "capabilities": {"drop": ["ALL"]},
         "seccompProfile": {"type": "RuntimeDefault"},
     }
+
+
+def test_probes_ask_for_health_and_never_for_a_call(manifest: Path) -> None:
+    found = container(one(manifest, "Service"))
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert found[name]["httpGet"] == {"path": "/_/health"}
+    assert found["startupProbe"]["periodSeconds"] == 1
+    assert found["readinessProbe"].get("periodSeconds", 0) <= 5
+
+
+def test_requests_are_limits_and_the_last_words_are_kept(manifest: Path) -> None:
+    spec = pod_spec(one(manifest, "Service"))
+    resources = container(one(manifest, "Service"))["resources"]
+    assert resources["requests"] == resources["limits"]
+    assert container(one(manifest, "Service"))["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    assert spec["enableServiceLinks"] is False
 
 
 # The annotations of a revision that Knative's autoscaler knows, and the values that its webhook accepts
@@ -330,11 +348,12 @@ def test_the_times_of_the_chain_fit_into_each_other(manifest: Path) -> None:
     kill_grace_s = parse_duration_s(settings["WATCHDOG_KILL_GRACE"])
     drain_s = parse_duration_s(settings["write_timeout"])
     whole_s = pod_spec(service)["timeoutSeconds"]
-    assert exec_timeout_s + kill_grace_s < drain_s < whole_s - PRE_STOP_S - kill_grace_s
+    assert parse_duration_s(settings["healthcheck_interval"]) == 0
+    assert exec_timeout_s + kill_grace_s < drain_s < whole_s - PRE_STOP_S - kill_grace_s - LAST_ANSWERS_S
     assert kill_grace_s < parse_duration_s(settings["WATCHDOG_QUEUE_TIMEOUT"])
     text = manifest.read_text()
     assert f"exec_timeout {exec_timeout_s:g}s + kill_grace {kill_grace_s:g}s  <  write_timeout {drain_s:g}s" in text
-    assert f"timeoutSeconds {whole_s} s - {PRE_STOP_S} s - kill_grace {kill_grace_s:g}s" in text
+    assert f"timeoutSeconds {whole_s} s - {PRE_STOP_S} s - kill_grace {kill_grace_s:g}s - {LAST_ANSWERS_S} s" in text
 
 
 def test_places_and_memory_fit_into_each_other(manifest: Path) -> None:

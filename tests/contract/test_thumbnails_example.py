@@ -17,6 +17,8 @@ from running_server import free_port
 from storage.servers import rclone_s3_command, running
 from test_manifests import problems
 
+from watchdog.config import SETTINGS
+
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "thumbnails-job"
 KEYS = "key-of-the-example,secret-of-the-example"
 
@@ -108,6 +110,19 @@ def documents() -> dict[str, Any]:
     return {each["kind"]: each for each in yaml.safe_load_all((EXAMPLE / "job.yaml").read_text())}
 
 
+def test_a_disruption_of_the_job_is_not_a_failure() -> None:
+    job = documents()["Job"]["spec"]
+    disruption, *others = job["podFailurePolicy"]["rules"]
+    assert disruption == {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    assert [each["action"] for each in others] == ["FailJob"]
+    pod = job["template"]["spec"]
+    (container,) = pod["containers"]
+    assert pod["terminationGracePeriodSeconds"] >= SETTINGS["kill_grace"].default + 10
+    assert pod["enableServiceLinks"] is False
+    assert container["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
 def test_the_schemas_of_kubernetes_accept_the_job() -> None:
     found = documents()
     assert found.keys() == {"Secret", "ConfigMap", "Job"}
@@ -134,7 +149,7 @@ def test_all_that_the_job_refers_to_is_there() -> None:
     assert {each["name"] for each in container["volumeMounts"]} == volumes.keys()
     assert volumes["config"]["configMap"]["name"] == found["ConfigMap"]["metadata"]["name"]
     assert volumes["minio"]["secret"]["secretName"] == found["Secret"]["metadata"]["name"]
-    (rule,) = found["Job"]["spec"]["podFailurePolicy"]["rules"]
+    *_, rule = found["Job"]["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
     # Kubernetes takes such a policy with this restart policy alone.
     assert pod["restartPolicy"] == "Never"
