@@ -53,6 +53,7 @@ async def test_the_decoy_counts_as_large_and_takes_little(supervisor: Supervisor
     pid = decoy_of(supervisor).pid
     until(lambda: status_bytes(pid, "VmRSS") >= 250 << 20, "the decoy to look large")
     assert status_bytes(pid, "RssAnon") < 16 << 20
+    until(Path(f"/proc/{pid}/task/{pid}/children").read_text, "the twin")
     assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
 
 
