@@ -523,11 +523,11 @@ class Supervisor:
         """Start one where it is needed and there is none: before the first command, as it takes a moment to start."""
         if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._decoy_from_s:
             return
-        self._decoy_from_s = self._loop.time() + _DECOY_PAUSE_S
         try:
             with self._preference.inherited():
                 self._decoy.start()
         except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
+            self._decoy_from_s = self._loop.time() + _LONGEST_GUARDIAN_PAUSE_S
             log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
             return
         self._from_before.add(self._decoy.pid)
