@@ -47,7 +47,7 @@ class Threads(ThreadPoolExecutor):
 
     def __init__(self, name: str, most: int | None = None) -> None:
         self._name = name
-        self._most = most or min(32, (os.cpu_count() or 1) + 4)
+        self.most = most or min(32, (os.cpu_count() or 1) + 4)
         self._lock = threading.Lock()
         self._started = 0
         self._unfinished: set[Future[Any]] = set()
@@ -62,7 +62,7 @@ class Threads(ThreadPoolExecutor):
         """
         job: Future[_T] = Future()
         with self._lock:
-            if len(self._unfinished) >= self._started and self._started < self._most:
+            if len(self._unfinished) >= self._started and self._started < self.most:
                 try:
                     threading.Thread(target=self._work, name=self._name, daemon=True).start()
                 except RuntimeError:

@@ -44,6 +44,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lifeline import Lifeline
 from running_server import Answer, RunningServer, free_port
 
+from watchdog.threads import METRICS, OUTPUTS, PROCESSES, REMOVALS, Threads
+
 MAX_INFLIGHT = 8
 MAX_INPUT_BYTES = 6 << 20
 MAX_OUTPUT_BYTES = 8 << 20
@@ -216,6 +218,10 @@ def descriptors(pid: int) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
     return found
+
+
+# The main thread, the log's, and those of each group: it starts one when all others are busy, up to a maximum.
+MOST_THREADS = 2 + sum(group.most for group in (OUTPUTS, REMOVALS, PROCESSES, METRICS, Threads("files")))
 
 
 def threads(pid: int) -> int:
@@ -1045,8 +1051,6 @@ def _leaks(
 ) -> dict[str, list[str]]:
     """All that should not be, under the names of the table's rows."""
     growth_mib = after.memory_mib - before.memory_mib
-    # The main thread, the log's, and those of the executor: it starts one when all others are busy, up to a maximum.
-    most_threads = max(before.threads, 2 + min(32, (os.cpu_count() or 1) + 4))
     counted = {
         outcome: metrics.get(f'watchdog_invocations_total{{outcome="{outcome}"}}', 0)
         for outcome in ledger.ends_by_outcome
@@ -1054,7 +1058,9 @@ def _leaks(
     return {
         **unrest,
         "surviving processes": ledger.survivors + [f"{_described(pid)} lives after all calls" for pid in alive],
-        "threads": [f"{after.threads}, {before.threads} before"] if after.threads > most_threads else [],
+        "threads": [f"{after.threads}, {before.threads} before"]
+        if after.threads > max(before.threads, MOST_THREADS)
+        else [],
         "tasks": list((Counter(after.tasks) - Counter(before.tasks)).elements()),
         "memory": [f"{growth_mib:.1f} MiB more: {before.objects}, {after.objects}"]
         if growth_mib > MOST_GROWTH_MIB
