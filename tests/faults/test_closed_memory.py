@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -129,6 +130,21 @@ def test_script_attacks_the_server_and_its_guardian(
     seen = json.loads(server.call(b"").body)
     assert seen.pop("new", True)
     assert not any(seen.values()), seen
+
+
+@pytest.mark.parametrize("words", [("run", "/dev/null"), ("job",)], ids=["run", "job"])
+def test_script_attacks_a_run_or_a_job(place: Path, words: tuple[str, ...]) -> None:
+    (place / "attack.py").write_text(ATTACK + TRY)
+    (place / "script.sh").write_text(f"exec {sys.executable} {place}/attack.py >{place}/tmp/seen")
+    environ = {
+        "PATH": os.environ["PATH"],
+        "TMPDIR": str(place / "tmp"),
+        "WATCHDOG_SCRIPT_PATH": str(place / "script.sh"),
+        "EVENT": "QUJD",
+    }
+    command = [*as_user(place), sys.executable, "-m", "watchdog", *words]
+    subprocess.run(command, env=environ, cwd=PROJECT, stdin=subprocess.DEVNULL, check=True, timeout=50)
+    assert json.loads((place / "tmp" / "seen").read_text()) == {"server": [], "guardian": []}
 
 
 @pytest.mark.guard("oom-preference")
