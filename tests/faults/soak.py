@@ -42,7 +42,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from lifeline import Lifeline
-from running_server import Answer, RunningServer, free_port
+from running_server import Answer, RunningServer, free_port, is_guardian
 
 from watchdog.threads import METRICS, OUTPUTS, PROCESSES, REMOVALS, Threads
 
@@ -972,6 +972,8 @@ def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace,
         now_and_then()
         metrics = _metrics(server)
         alive = {*processes_with(mark.encode()), *lifeline.holders()} - {server.process.pid}
+        # The guardian is a fork of the server, and so has its environment.
+        alive = {pid for pid in alive if not is_guardian(pid, of=server.process.pid)}
         exit_code = server.stop()
         stopped = [f"exit code {exit_code}"] if exit_code else []
         stopped += [f"left in tmp: {path}" for path in server.leftovers()]
