@@ -91,6 +91,8 @@ _EXIT_S = 1.0
 _GUARDIAN_PAUSE_S = 1.0
 # Seconds from the end of one decoy to the start of the next one.
 _DECOY_PAUSE_S = 1.0
+# Where none can be started, the next try comes later.
+_LONGEST_DECOY_PAUSE_S = 300.0
 # Of short log lines, more at once would hold up the event loop for too long.
 _READ_BYTES = 32 * 1024
 
@@ -527,7 +529,7 @@ class Supervisor:
             with self._preference.inherited():
                 self._decoy.start()
         except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
-            self._decoy_from_s = self._loop.time() + _LONGEST_GUARDIAN_PAUSE_S
+            self._decoy_from_s = self._loop.time() + _LONGEST_DECOY_PAUSE_S
             log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
             return
         self._from_before.add(self._decoy.pid)
