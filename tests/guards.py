@@ -1112,6 +1112,73 @@ def daemon_threads() -> None:
         replace(invocation, name, None)
 
 
+# ---- doubtful success
+
+
+@guard
+def nameless_files() -> None:
+    """What is held for a call has a name."""
+    import tempfile
+
+    from watchdog import form, held_input, spool
+
+    def with_name(directory: str, mode: int = 0o600) -> int:
+        return tempfile.mkstemp(dir=directory)[0]
+
+    for module in (form, held_input, spool):
+        replace(module, "open_nameless", with_name)
+
+
+@guard
+def late_workspace() -> None:
+    """A call has its directories and its input while it waits for its place."""
+    from watchdog.invocation import Invocations
+
+    real_tasks = Invocations._tasks
+
+    async def tasks(self: Any, call: Any, record: Any, stack: Any) -> Any:
+        found = await real_tasks(self, call, record, stack)
+        workspace = self._workspace(call, record, stack)
+        held: Any = found[0].held
+        held.give_names(workspace.input_dir)
+        return found
+
+    replace(Invocations, "_tasks", tasks)
+
+
+@guard
+def held_outputs() -> None:
+    """The next script starts while the outputs of the one before have their names."""
+    from watchdog.invocation import Invocations
+
+    replace(Invocations, "_put_out_of_reach", lambda self, outputs, *rest: outputs)
+
+
+@guard
+def clean_place() -> None:
+    """The next script starts while the directories of calls that have ended are still there."""
+    from watchdog import invocation
+
+    async def go_on(self: Any) -> None:
+        pass
+
+    replace(invocation.Invocations, "_until_others_are_gone", go_on)
+    replace(invocation, "_TIDY_AFTER_S", 60.0)
+
+
+@guard
+def kept_looked_at() -> None:
+    """A directory that was empty is taken for empty, although other scripts have run since."""
+    from watchdog.workspace import Workspaces
+
+    real = Workspaces.make
+
+    def make(self: Any) -> Any:
+        return self._kept.pop().workspace if self._kept else real(self)
+
+    replace(Workspaces, "make", make)
+
+
 def take_out(names: str) -> None:
     """Take these guards, with commas between them, out of this process."""
     for each in names.split(","):

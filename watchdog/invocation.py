@@ -188,6 +188,7 @@ class Record:
     is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
     is_logged: bool = False
     is_tree_gone: bool = False  # nobody can write into the workspace any more
+    keeps_place: bool = False  # until it is answered: other scripts could reach its outputs
     is_of_storage: bool = False  # the input is an object that an event told of
     stopped_by: str | None = None  # the name of the signal that ends a job or a local run
 
@@ -274,7 +275,8 @@ class Invocations:
                 return
             await self._wait(call, ticket, record)
             result = await self._run_all(call, tasks, ticket, record, stack)
-            ticket.hand_over()
+            if not record.keeps_place:
+                ticket.hand_over()
             ticket.holds(
                 record.input_bytes + sum(each.size_bytes for each in result.outputs) + result.stdout.size_bytes
             )
@@ -543,6 +545,7 @@ class Invocations:
         """
         if self._begins_nothing:
             raise self.admission.refusal()
+        await self._until_others_are_gone()
         workspace = self._workspace(call, record, stack)
         stdout = stack.enter_context(
             contextlib.closing(Spool(self.settings.tmp_dir, self.settings.max_output_size_bytes))
@@ -637,8 +640,9 @@ class Invocations:
             log.warning("doubtful success", call_id=call.call_id, warning=warning.name, reason=warning.detail)
         if ended.were_working:  # logged already, with their names
             warnings.append(call_warning.STILL_WORKING)
-        if ticket is not None:
-            outputs = self._give_place_on(outputs, ticket, stack)
+        outputs = self._put_out_of_reach(outputs, workspace, call, record, stack)
+        if ticket is not None and not record.keeps_place:
+            self._give_place_on(ticket)
         if self._stores:
             with call.trace.phase("store outputs"):
                 async with self._ended_by_drain(self._transfers_after_place):
@@ -667,24 +671,38 @@ class Invocations:
             raise _refused_by_system("the input file", error) from error
         held.close()
 
-    def _give_place_on(self, outputs: list[Output], ticket: Ticket, stack: contextlib.ExitStack) -> list[Output]:
-        """Give the place to the next call, once no script can reach the outputs. Return them as they are to be read.
+    def _put_out_of_reach(
+        self, outputs: list[Output], workspace: Workspace, call: Call, record: Record, stack: contextlib.ExitStack
+    ) -> list[Output]:
+        """Give up all names of what a script got and left; return the outputs as they are to be read.
 
-        All scripts run as the same user. So outputs lose their names, if there are few. If there are many and no other
-        place, their call keeps the place until it is answered.
+        All scripts run as the same user. So outputs lose their names, if they are few. If they are many and there is
+        only one place, the call keeps it until it is answered.
         """
-        if outputs and len(outputs) <= _MOST_HELD and self._held_outputs + len(outputs) <= self._most_held_outputs:
+        if len(outputs) > min(_MOST_HELD, self._most_held_outputs - self._held_outputs):
+            record.keeps_place |= self.settings.max_inflight == 1
+            return outputs
+        if outputs:
             outputs = hold_outputs(outputs)
             self._held_outputs += len(outputs)
             stack.callback(self._release, outputs)
-        elif outputs and self.settings.max_inflight == 1:
-            return outputs
+        self._dispose(workspace, call.call_id, record)
+        return outputs
+
+    def _give_place_on(self, ticket: Ticket) -> None:
         if self._stores:
             # A call that stores still has files: a slow storage must not let their number grow.
             ticket.leave_place()
         else:
             ticket.hand_over()
-        return outputs
+
+    async def _until_others_are_gone(self) -> None:
+        """With one place, wait until nothing of ended calls has a name."""
+        if self.settings.max_inflight == 1:
+            while self._untidy:
+                self._tidy_up()
+            while self._removals:
+                await asyncio.wait(self._removals)
 
     def _release(self, held: list[Output]) -> None:
         self._held_outputs -= len(held)
@@ -880,6 +898,10 @@ class Invocations:
             raise OutputError(f"the {self._what}'s stdout could not be kept: {stdout.error.strerror}")
 
     def _dispose(self, workspace: Workspace, call_id: str, record: Record) -> None:
+        """Empty or remove a directory soon; a second time does nothing."""
+        if workspace.is_disposed:
+            return
+        workspace.is_disposed = True
         if not record.is_tree_gone:
             self._remove_later(workspace, call_id)
             return

@@ -206,6 +206,7 @@ class Workspaces:
             # A script that ran meanwhile may have put something there.
             is_untouched = kept.lent_before == self._lent - 1 and kept.workspace.is_there()
             if is_untouched or kept.workspace.empty():
+                kept.workspace.is_disposed = False
                 return kept.workspace
             self._kept.insert(0, _Kept(kept.workspace, -math.inf, -1))  # to be removed
         try:
@@ -318,15 +319,19 @@ class _Kept(NamedTuple):
 
 
 class Workspace:
-    """The private directory of one invocation; its four paths are absolute."""
+    """The private directory of one invocation; its four paths are absolute.
 
-    __slots__ = ("_as_made", "_inodes", "input_dir", "output_dir", "path", "response_file")
+    ``is_disposed``: its invocation does not need it any more.
+    """
+
+    __slots__ = ("_as_made", "_inodes", "input_dir", "is_disposed", "output_dir", "path", "response_file")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.input_dir = path + "/input"
         self.output_dir = path + "/output"
         self.response_file = path + "/response"
+        self.is_disposed = False
         os.mkdir(path, 0o700)
         try:
             os.mkdir(self.input_dir, 0o755)

@@ -1,0 +1,189 @@
+"""Calls do not touch each other: what belongs to one is out of reach of the script of another."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, until
+
+PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
+SMALL = b"MARK of a small input"
+LARGE = b"MARK of a large input" + bytes(300_000)
+
+# Looks for files of other calls below TMPDIR and behind every descriptor that it may open, and spoils what it finds.
+INTRUDER = r"""
+cd "$TMPDIR" || exit 1
+own=${TMP_INPUT_DIR%/input}
+find . -type f -not -path "*/${own##*/}/*" -not -name lock -not -name .lock | while read -r file; do
+    echo "found $file"
+    echo spoilt > "$file"
+done
+find . -type d \( -name input -o -name output \) -not -path "*/${own##*/}/*" | while read -r directory; do
+    echo "planted in $directory"
+    echo planted > "$directory/planted"
+    echo '{"status": 418}' > "${directory%/*}/response"
+done
+if [ "$INTRUDES_DESCRIPTORS" ]; then
+    for file in /proc/[0-9]*/fd/*; do
+        case $file in /proc/$$/*) continue ;; esac
+        if [ -f "$file" ] && grep -q "M[A]RK of" "$file" 2>/dev/null; then echo "read $file"; echo spoilt > "$file"; fi
+    done
+fi
+"""
+
+
+def options(mode: str) -> dict[str, Any]:
+    # Root may read the memory and the files of each process; others may not read those of the server.
+    return {"prefix": PREFIXES[mode], "INTRUDES_DESCRIPTORS": "yes" if mode == "no privileges" else ""}
+
+
+@pytest.mark.guard("nameless-files")
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_no_script_finds_the_large_input_of_a_call_that_waits(
+    start_server: StartServer, tmp_path: Path, free_port: int, mode: str
+) -> None:
+    intrude_on_waiting(start_server, tmp_path, free_port, mode, LARGE)
+
+
+@pytest.mark.guard("late-workspace")
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_no_script_finds_or_plants_anything_of_a_call_that_waits(
+    start_server: StartServer, tmp_path: Path, free_port: int, mode: str
+) -> None:
+    intrude_on_waiting(start_server, tmp_path, free_port, mode, SMALL)
+
+
+def intrude_on_waiting(start_server: StartServer, tmp_path: Path, metrics_port: int, mode: str, body: bytes) -> None:
+    """The input of one call waits for the only place while the script of another looks for it."""
+    server = start_server(
+        f"""#!/bin/bash
+if [ "$Http_X_Kind" = intruder ]; then
+    touch {tmp_path}/running
+    until [ -e {tmp_path}/waiting ]; do sleep 0.02; done
+    {INTRUDER}
+else
+    cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"
+fi
+""",
+        WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_METRICS_PORT=str(metrics_port),
+        **options(mode),
+    )
+
+    def waits() -> bool:
+        return b"watchdog_calls_waiting 1.0" in server.call(None, "/metrics", "GET", port=metrics_port).body
+
+    with ThreadPoolExecutor() as pool:
+        intruder = pool.submit(server.call, b"", headers={"X-Kind": "intruder"})
+        until((tmp_path / "running").exists, "the first script")
+        waiting = pool.submit(server.call, base64.b64encode(body))
+        until(waits, "the second call to wait")
+        (tmp_path / "waiting").touch()
+        assert intruder.result().body == b""
+        answer = waiting.result()
+    assert (answer.status, base64.b64decode(answer.body) == body) == (200, True)
+
+
+LEAVES = {
+    "one file": 'head -c 40000000 /dev/zero | tr "\\0" x >"$TMP_OUTPUT_DIR/file"',
+    "stdout": 'head -c 40000000 /dev/zero | tr "\\0" x',
+}
+
+
+def slow_reader(server: RunningServer) -> http.client.HTTPConnection:
+    """A connection with little room at the caller, so that most of a large answer stays with the server."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=server.patience_s)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.settimeout(server.patience_s)
+    sock.connect(("127.0.0.1", server.port))
+    connection.sock = sock
+    return connection
+
+
+@pytest.mark.guard("held-outputs", "nameless-files", "clean-place")
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_no_script_finds_what_is_still_being_sent(start_server: StartServer, tmp_path: Path, mode: str) -> None:
+    """One answer is a file, the other what was printed; both callers stop reading after the headers."""
+    server = start_server(
+        f"""#!/bin/bash
+case "$Http_X_Kind" in
+intruder) {INTRUDER} ;;
+file) {LEAVES["one file"]} ;;
+*) {LEAVES["stdout"]} ;;
+esac
+""",
+        WATCHDOG_MAX_INFLIGHT="1",
+        **options(mode),
+    )
+    with contextlib.ExitStack() as stack:
+        responses = []
+        for kind in ("file", "stdout"):
+            connection = stack.enter_context(contextlib.closing(slow_reader(server)))
+            connection.request("POST", "/?output=raw", b"", {"X-Kind": kind})
+            responses.append(connection.getresponse())
+        assert server.call(b"", headers={"X-Kind": "intruder"}).body == b""
+        for response in responses:
+            assert response.status == 200
+            assert response.read() == b"x" * 40_000_000
+
+
+@pytest.mark.guard("held-outputs")
+def test_a_call_with_many_outputs_keeps_the_only_place_until_it_is_answered(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server(
+        f"""#!/bin/bash
+if [ "$Http_X_Kind" = many ]; then
+    for number in {{1..40}}; do head -c 1000000 /dev/zero >"$TMP_OUTPUT_DIR/$number"; done
+else
+    touch {tmp_path}/started
+fi
+""",
+        WATCHDOG_MAX_INFLIGHT="1",
+    )
+    connection = slow_reader(server)
+    with contextlib.closing(connection), ThreadPoolExecutor() as pool:
+        connection.request("POST", "/?output=json", b"", {"X-Kind": "many"})
+        response = connection.getresponse()
+        other = pool.submit(server.call, b"")
+        until(lambda: server.call(None, "/_/ready", "GET").status == 429, "the place to be taken")
+        assert not (tmp_path / "started").exists()
+        assert len(response.read()) > 40 * 1_000_000
+        assert other.result().status == 200
+    assert (tmp_path / "started").exists()
+
+
+@pytest.mark.guard("kept-looked-at")
+def test_what_a_script_plants_in_a_kept_directory_is_in_no_answer(start_server: StartServer, tmp_path: Path) -> None:
+    """Two calls at once leave two directories for the next calls; the script in one of them finds the other."""
+    server = start_server(
+        f"""#!/bin/bash
+if [ "$Http_X_Kind" = intruder ]; then
+    {INTRUDER}
+else
+    touch {tmp_path}/$Http_X_Pair-$Http_X_Kind
+    until [ -e {tmp_path}/$Http_X_Pair-a ] && [ -e {tmp_path}/$Http_X_Pair-b ]; do sleep 0.02; done
+    echo mine
+fi
+""",
+        WATCHDOG_MAX_INFLIGHT="2",
+    )
+
+    def pair(name: str) -> list[tuple[int, bytes]]:
+        with ThreadPoolExecutor() as pool:
+            calls = [pool.submit(server.call, b"", headers={"X-Kind": kind, "X-Pair": name}) for kind in "ab"]
+            return [(call.result().status, call.result().body) for call in calls]
+
+    assert pair("first") == [(200, b"mine\n")] * 2
+    directories = [*server.tmp.glob("watchdog-*/*/output")]
+    until(lambda: all(not list(path.iterdir()) for path in directories), "both directories to be empty")
+    assert b"planted in" in server.call(b"", headers={"X-Kind": "intruder"}).body
+    assert pair("second") == [(200, b"mine\n")] * 2
