@@ -145,6 +145,22 @@ class RunningServer:
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
 
+    def metric(self, name: str) -> float:
+        """The value of a series, with its labels; the server must have a metrics port."""
+        port = next(event["metrics_port"] for event in self.logs if event["event"] == "listening")
+        text = self.call(None, "/metrics", "GET", port=port).body.decode()
+        match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+        assert match, text
+        return float(match[1])
+
+    def await_bodies(self, count: int = 1) -> None:
+        """Wait until the server waits for so many bodies; it must have a metrics port."""
+        until(lambda: self.metric("watchdog_bodies_awaited") == count, f"the server to wait for {count} bodies")
+
+    def await_waiting(self, count: int = 1) -> None:
+        """Wait until so many calls, with complete inputs, wait for a place; the server must have a metrics port."""
+        until(lambda: self.metric("watchdog_calls_waiting") == count, f"{count} calls to wait")
+
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=self.patience_s)
 

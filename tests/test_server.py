@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import functools
 import gzip
 import hashlib
 import io
@@ -376,9 +375,12 @@ def test_413(start_server: StartServer) -> None:
     problem(server.call(bomb, headers={"Content-Type": "image/x", "Content-Encoding": "gzip"}), 413)
 
 
-def test_429_and_the_order_of_the_queue(start_server: StartServer, tmp_path: Path) -> None:
+def test_429_and_the_order_of_the_queue(start_server: StartServer, tmp_path: Path, free_port: int) -> None:
     server = start_server(
-        WAIT + "echo $CALL_ID >> $HANDSHAKE/order", HANDSHAKE=str(tmp_path), WATCHDOG_MAX_INFLIGHT="1"
+        WAIT + "echo $CALL_ID >> $HANDSHAKE/order",
+        HANDSHAKE=str(tmp_path),
+        WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_METRICS_PORT=str(free_port),
     )
     with ThreadPoolExecutor(12) as pool:
         calls = []
@@ -386,7 +388,7 @@ def test_429_and_the_order_of_the_queue(start_server: StartServer, tmp_path: Pat
             calls.append(pool.submit(server.call, b"", headers={"X-Call-Id": f"c{n}"}))
             if n == 0:
                 until((tmp_path / "up-c0").exists, "the first script")
-            until(functools.partial(waiting_calls, server, n), f"call {n} to wait")
+            server.await_waiting(n)
         answer = server.call(b"", headers={"X-Call-Id": "eleventh"})
         problem(answer, 429)
         assert int(answer.headers["Retry-After"]) >= 1
@@ -396,11 +398,6 @@ def test_429_and_the_order_of_the_queue(start_server: StartServer, tmp_path: Pat
         assert [call.result().status for call in calls] == [200] * 11
     assert (tmp_path / "order").read_text().split() == [f"c{n}" for n in range(11)]
     assert server.call(None, "/_/ready", "GET").status == 200
-
-
-def waiting_calls(server: RunningServer, count: int) -> bool:
-    """Whether as many calls have their input complete: each has a workspace with a file in it."""
-    return len(list(server.tmp.glob("watchdog-*/*/input/*"))) == count + 1
 
 
 def test_queue_timeout(start_server: StartServer, tmp_path: Path) -> None:

@@ -341,14 +341,20 @@ def test_a_drain_begins_with_not_ready_and_serves_on(start_server: StartServer) 
     assert server.wait() == 0
 
 
-def test_a_drain_ends_with_what_runs(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(WAIT, HANDSHAKE=str(tmp_path), max_inflight="1", healthcheck_interval="10ms")
+def test_a_drain_ends_with_what_runs(start_server: StartServer, tmp_path: Path, free_port: int) -> None:
+    server = start_server(
+        WAIT,
+        HANDSHAKE=str(tmp_path),
+        max_inflight="1",
+        healthcheck_interval="10ms",
+        WATCHDOG_METRICS_PORT=str(free_port),
+    )
     server.call(None, "/_/ready", "GET")
     with ThreadPoolExecutor(2) as pool:
         running = pool.submit(server.call, b"", headers={"X-Call-Id": "runs"})
         until((tmp_path / "up-runs").exists, "the script")
         waiting = pool.submit(server.call, b"", headers={"X-Call-Id": "waits"})
-        until(lambda: len(list(server.tmp.glob("watchdog-*/*/input/*"))) == 2, "the second call to wait")
+        server.await_waiting()
         server.signal(signal.SIGTERM)
         problem(waiting.result(), 503)
         until(functools.partial(is_refused, server), "new connections to be refused")

@@ -23,11 +23,13 @@ def assert_nothing_is_left(server: RunningServer, lifeline: Lifeline) -> None:
     assert server.leftovers() == []
 
 
-def test_gone_while_it_sends(start_server: StartServer, lifeline: Lifeline) -> None:
-    server = start_server(lifeline.script_line + "echo never", WATCHDOG_READ_TIMEOUT="60")
+def test_gone_while_it_sends(start_server: StartServer, lifeline: Lifeline, free_port: int) -> None:
+    server = start_server(
+        lifeline.script_line + "echo never", WATCHDOG_READ_TIMEOUT="60", WATCHDOG_METRICS_PORT=str(free_port)
+    )
     with server.connect() as sock:
         sock.sendall(HEAD % 100 + b"QUJD")
-        until(server.leftovers_of_calls, "the workspace")
+        server.await_bodies()
     server.event("invocation ended", call_id="gone", outcome="caller_gone")
     assert not lifeline.was_held()
     assert_nothing_is_left(server, lifeline)
@@ -35,15 +37,20 @@ def test_gone_while_it_sends(start_server: StartServer, lifeline: Lifeline) -> N
 
 @pytest.mark.guard("disconnect")
 def test_gone_while_it_waits_never_starts_its_script(
-    start_server: StartServer, lifeline: Lifeline, tmp_path: Path
+    start_server: StartServer, lifeline: Lifeline, tmp_path: Path, free_port: int
 ) -> None:
-    server = start_server(lifeline.script_line + WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_MAX_INFLIGHT="1")
+    server = start_server(
+        lifeline.script_line + WAIT,
+        HANDSHAKE=str(tmp_path),
+        WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_METRICS_PORT=str(free_port),
+    )
     with ThreadPoolExecutor(1) as pool:
         other = pool.submit(server.call, b"", headers={"X-Call-Id": "other"})
         until((tmp_path / "up-other").exists, "the other script")
         with server.connect() as sock:
             sock.sendall(HEAD % 0)
-            until(lambda: len(server.leftovers_of_calls()) == 2, "the call to wait")
+            server.await_waiting()
         server.event("invocation ended", call_id="gone", outcome="caller_gone")
         (tmp_path / "go").touch()
         assert other.result().body == b"done\n"
@@ -148,13 +155,18 @@ def test_who_stops_sending_is_told(start_server: StartServer) -> None:
     assert server.leftovers() == []
 
 
-def test_who_sends_slowly_holds_up_nobody(start_server: StartServer) -> None:
+def test_who_sends_slowly_holds_up_nobody(start_server: StartServer, free_port: int) -> None:
     """A call is counted when it comes, and gets its place when its input is complete."""
-    server = start_server('cat "$INPUT_FILE_PATH"', WATCHDOG_MAX_INFLIGHT="1", WATCHDOG_MAX_QUEUE="5")
+    server = start_server(
+        'cat "$INPUT_FILE_PATH"',
+        WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_MAX_QUEUE="5",
+        WATCHDOG_METRICS_PORT=str(free_port),
+    )
     slow = [server.connect() for _ in range(4)]
     for sock in slow:
         sock.sendall(HEAD % 8 + b"QUJD")
-    until(lambda: len(server.leftovers_of_calls()) == 4, "the slow calls")
+    server.await_bodies(4)
     for _ in range(3):
         assert server.call(b"aGk=").body == b"hi"
     for sock in slow:

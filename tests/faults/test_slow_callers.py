@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import socket
 import subprocess
 import time
@@ -29,7 +28,7 @@ def slow_senders(server: RunningServer, count: int) -> Iterator[list[socket.sock
         senders = [stack.enter_context(server.connect()) for _ in range(count)]
         for sock in senders:
             sock.sendall(HEAD + b"Q")
-        until(lambda: len(server.leftovers_of_calls()) == count, "the slow calls")
+        server.await_bodies(count)
         yield senders
 
 
@@ -44,30 +43,23 @@ def connect_slow_reader(server: RunningServer) -> socket.socket:
     return sock
 
 
-def metric(server: RunningServer, port: int, name: str) -> float:
-    text = server.call(None, "/metrics", "GET", port=port).body.decode()
-    match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
-    assert match, text
-    return float(match[1])
-
-
 @pytest.mark.guard("room-of-slow-callers")
 def test_the_slowest_sender_makes_room_for_a_call(start_server: StartServer) -> None:
     metrics_port = free_port()
     server = start_server('cat "$INPUT_FILE_PATH"', **SMALL, WATCHDOG_METRICS_PORT=str(metrics_port))
     with slow_senders(server, 4) as senders:
-        assert metric(server, metrics_port, "watchdog_bodies_awaited") == 4
+        assert server.metric("watchdog_bodies_awaited") == 4
         # Until the server has waited for them for half a second, it is not known that they are slow.
         until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
         assert server.call(b"aGk=").body == b"hi"
         refused = server.event("invocation ended", outcome="overloaded")
         assert "while another call needed the room" in refused["reason"]
-        assert metric(server, metrics_port, 'watchdog_callers_given_up_total{direction="body"}') == 1
+        assert server.metric('watchdog_callers_given_up_total{direction="body"}') == 1
         # The slowest of them is the first that came. The others are still wanted: there is room again.
         answer = read_answer(senders[0])
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"\r\nRetry-After: " in answer
-        until(lambda: len(server.leftovers_of_calls()) == 3, "the room of the first")
+        server.await_bodies(3)
     server.stop()
     assert server.leftovers() == []
 
@@ -127,18 +119,17 @@ def test_answers_to_slow_readers_are_bounded_and_the_slowest_makes_room(start_se
         # Twice as many as calls may be inside: max_inflight + max_queue.
         for _ in range(8):
             stack.enter_context(connect_slow_reader(server))
-        assert metric(server, metrics_port, "watchdog_answers") == 8
-        assert metric(server, metrics_port, "watchdog_answer_bytes") == 8 * 20_000_000
+        assert server.metric("watchdog_answers") == 8
+        assert server.metric("watchdog_answer_bytes") == 8 * 20_000_000
         detail = problem(server.call(b""), 429)["detail"]
         assert "8 answers are still being sent" in str(detail)
         assert server.call(None, "/_/ready", "GET").status == 429
-        assert len(server.leftovers_of_calls()) == 8
         # Until the server has waited for them for five seconds, it is not known that they are slow.
         until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
         assert is_whole(server.raw(EMPTY_CALL.replace(b"Host", b"Connection: close\r\nHost")))
         gone = server.event("invocation ended", outcome="caller_gone")
         assert "while another call needed the room" in gone["reason"]
-        assert metric(server, metrics_port, 'watchdog_callers_given_up_total{direction="answer"}') == 1
+        assert server.metric('watchdog_callers_given_up_total{direction="answer"}') == 1
     server.stop()
     assert server.leftovers() == []
 

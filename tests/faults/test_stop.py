@@ -174,12 +174,12 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
 
 
 @pytest.mark.guard("last-words")
-def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer) -> None:
+def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer, free_port: int) -> None:
     """A close with bytes unread would be a reset, which takes the 503 from its reader."""
-    server = start_server("echo never")
+    server = start_server("echo never", WATCHDOG_METRICS_PORT=str(free_port))
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000000\r\n\r\n" + b"QUJD" * 1000)
-        until(server.leftovers_of_calls, "the workspace")
+        server.await_bodies()
         server.signal(signal.SIGTERM)
         server.event("invocation ended", outcome="drained")
         # More than the buffers on the way hold.
@@ -190,14 +190,18 @@ def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer) -
     assert server.wait() == 0
 
 
-def test_who_waits_is_refused_and_who_runs_is_answered(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_MAX_INFLIGHT="1")
+def test_who_waits_is_refused_and_who_runs_is_answered(
+    start_server: StartServer, tmp_path: Path, free_port: int
+) -> None:
+    server = start_server(
+        WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_MAX_INFLIGHT="1", WATCHDOG_METRICS_PORT=str(free_port)
+    )
     kept = server.connect()
     with ThreadPoolExecutor(2) as pool, kept:
         running = pool.submit(server.call, b"", headers={"X-Call-Id": "runs"})
         until((tmp_path / "up-runs").exists, "the script")
         queued = pool.submit(server.call, b"", headers={"X-Call-Id": "waits"})
-        until(lambda: len(server.leftovers_of_calls()) == 2, "the call to wait")
+        server.await_waiting()
         server.signal(signal.SIGTERM)
         refused = queued.result()
         problem(refused, 503)
@@ -367,11 +371,11 @@ def test_what_outlives_the_drain_is_ended_and_answered(start_server: StartServer
 
 
 @pytest.mark.guard("refuse-senders")
-def test_a_drain_does_not_wait_for_a_caller_that_sends_drop_by_drop(start_server: StartServer) -> None:
-    server = start_server("echo never", WATCHDOG_READ_TIMEOUT="60")
+def test_a_drain_does_not_wait_for_a_caller_that_sends_drop_by_drop(start_server: StartServer, free_port: int) -> None:
+    server = start_server("echo never", WATCHDOG_READ_TIMEOUT="60", WATCHDOG_METRICS_PORT=str(free_port))
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nQUJD")
-        until(server.leftovers_of_calls, "the workspace")
+        server.await_bodies()
         server.signal(signal.SIGTERM)
         assert read_answer(sock).startswith(b"HTTP/1.1 503 ")
     assert server.wait() == 0
