@@ -148,6 +148,7 @@ class RunningServer:
     def metric(self, name: str) -> float:
         """The value of a series, with its labels; the server must have a metrics port."""
         port = next(event["metrics_port"] for event in self.logs if event["event"] == "listening")
+        assert port is not None, "the server has no metrics port"
         text = self.call(None, "/metrics", "GET", port=port).body.decode()
         match = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
         assert match, text

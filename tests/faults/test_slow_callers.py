@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from running_server import RunningServer, StartServer, free_port, is_whole, problem, read_answer, until
+from running_server import Answer, RunningServer, StartServer, free_port, is_whole, problem, read_answer, until
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 SMALL = {"WATCHDOG_MAX_INFLIGHT": "2", "WATCHDOG_MAX_QUEUE": "2"}
@@ -66,14 +66,23 @@ def test_the_slowest_sender_makes_room_for_a_call(start_server: StartServer) -> 
 
 def test_calls_take_the_whole_queue_from_slow_senders(start_server: StartServer, tmp_path: Path) -> None:
     script = 'touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02; done; cat "$INPUT_FILE_PATH"'
-    server = start_server(script, **SMALL, HANDSHAKE=str(tmp_path))
+    server = start_server(script, **SMALL, HANDSHAKE=str(tmp_path), WATCHDOG_METRICS_PORT=str(free_port()))
+
+    def call_until_accepted() -> Answer:
+        answers: list[Answer] = []
+
+        def is_accepted() -> bool:
+            answers.append(server.call(b"aGk="))
+            return answers[-1].status != 429
+
+        # Until the server has waited for a sender for half a second, it is not known that the sender is slow.
+        until(is_accepted, "a slow sender")
+        return answers[-1]
+
     with slow_senders(server, 4) as senders, ThreadPoolExecutor(4) as pool:
         calls = []
         for number in range(4):
-            # While both places are taken, the server is not ready anyway: the senders are slow by then.
-            if not number:
-                until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
-            calls.append(pool.submit(server.call, b"aGk="))
+            calls.append(pool.submit(call_until_accepted))
             assert read_answer(senders[number]).startswith(b"HTTP/1.1 429 ")
         (tmp_path / "go").touch()
         assert [call.result().body for call in calls] == [b"hi"] * 4
