@@ -1167,6 +1167,21 @@ def clean_place() -> None:
 
 
 @guard
+def loans() -> None:
+    """A call gives up its directories once more at its end, although another call has them."""
+    from watchdog.workspace import Workspaces
+
+    real = Workspaces.make
+
+    def make(self: Any) -> Any:
+        workspace = real(self)
+        workspace.loan = 1
+        return workspace
+
+    replace(Workspaces, "make", make)
+
+
+@guard
 def kept_looked_at() -> None:
     """A directory that was empty is taken for empty, although other scripts have run since."""
     from watchdog.workspace import Workspaces

@@ -377,7 +377,7 @@ class Invocations:
             workspace = self.workspaces.make()
         except OSError as error:
             raise _refused_by_system("a workspace", error) from error
-        stack.callback(self._dispose, workspace, call.call_id, record)
+        stack.callback(self._dispose, workspace, workspace.loan, call.call_id, record)
         return workspace
 
     def _held(self, stack: contextlib.ExitStack) -> HeldInput:
@@ -686,7 +686,7 @@ class Invocations:
             outputs = hold_outputs(outputs)
             self._held_outputs += len(outputs)
             stack.callback(self._release, outputs)
-        self._dispose(workspace, call.call_id, record)
+        self._dispose(workspace, workspace.loan, call.call_id, record)
         return outputs
 
     def _give_place_on(self, ticket: Ticket) -> None:
@@ -897,11 +897,11 @@ class Invocations:
             raise_if_no_space(stdout.error, f"the {self._what}'s stdout")
             raise OutputError(f"the {self._what}'s stdout could not be kept: {stdout.error.strerror}")
 
-    def _dispose(self, workspace: Workspace, call_id: str, record: Record) -> None:
-        """Empty or remove a directory soon; a second time does nothing."""
-        if workspace.is_disposed:
+    def _dispose(self, workspace: Workspace, loan: int, call_id: str, record: Record) -> None:
+        """Empty or remove a directory soon. A second time does nothing, although another call may have it by then."""
+        if workspace.loan != loan:
             return
-        workspace.is_disposed = True
+        workspace.loan = 0
         if not record.is_tree_gone:
             self._remove_later(workspace, call_id)
             return

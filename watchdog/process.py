@@ -351,8 +351,8 @@ class Supervisor:
 
     @property
     def unattributed(self) -> int:
-        """The number of living children that do not certainly belong to one command."""
-        return sum(orphan.is_unclear for orphan in self._orphans.values()) if self._orphans else 0
+        """The number of living children that do not certainly belong to one command. Any thread may ask for it."""
+        return sum(orphan.is_unclear for orphan in list(self._orphans.values())) if self._orphans else 0
 
     async def run(
         self,

@@ -201,14 +201,22 @@ class Workspaces:
             OSError: ``tmp_dir`` is gone or not writable.
         """
         self._lent += 1
-        if self._kept:
-            kept = self._kept.pop()
-            # A script that ran meanwhile may have put something there.
-            is_untouched = kept.lent_before == self._lent - 1 and kept.workspace.is_there()
-            if is_untouched or kept.workspace.empty():
-                kept.workspace.is_disposed = False
-                return kept.workspace
-            self._kept.insert(0, _Kept(kept.workspace, -math.inf, -1))  # to be removed
+        workspace = self._taken_from_kept() or self._new()
+        workspace.loan = self._lent
+        return workspace
+
+    def _taken_from_kept(self) -> Workspace | None:
+        if not self._kept:
+            return None
+        kept = self._kept.pop()
+        # A script that ran meanwhile may have put something there.
+        is_untouched = kept.lent_before == self._lent - 1 and kept.workspace.is_there()
+        if is_untouched or kept.workspace.empty():
+            return kept.workspace
+        self._kept.insert(0, _Kept(kept.workspace, -math.inf, -1))  # to be removed
+        return None
+
+    def _new(self) -> Workspace:
         try:
             try:
                 return Workspace(self._new_path())
@@ -321,17 +329,17 @@ class _Kept(NamedTuple):
 class Workspace:
     """The private directory of one invocation; its four paths are absolute.
 
-    ``is_disposed``: its invocation does not need it any more.
+    ``loan``: the number of the invocation that has it, another one each time it is lent; 0: none has it.
     """
 
-    __slots__ = ("_as_made", "_inodes", "input_dir", "is_disposed", "output_dir", "path", "response_file")
+    __slots__ = ("_as_made", "_inodes", "input_dir", "loan", "output_dir", "path", "response_file")
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.input_dir = path + "/input"
         self.output_dir = path + "/output"
         self.response_file = path + "/response"
-        self.is_disposed = False
+        self.loan = 0
         os.mkdir(path, 0o700)
         try:
             os.mkdir(self.input_dir, 0o755)

@@ -187,3 +187,35 @@ fi
     until(lambda: all(not list(path.iterdir()) for path in directories), "both directories to be empty")
     assert b"planted in" in server.call(b"", headers={"X-Kind": "intruder"}).body
     assert pair("second") == [(200, b"mine\n")] * 2
+
+
+@pytest.mark.guard("loans")
+def test_an_answer_that_ends_late_leaves_the_directories_of_the_next_call_alone(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """The directories of the first call are given on while its answer is still being sent."""
+    server = start_server(
+        f"""#!/bin/bash
+if [ "$Http_X_Kind" = first ]; then
+    {LEAVES["one file"]}
+else
+    touch {tmp_path}/running
+    until [ -e {tmp_path}/over ]; do sleep 0.02; done
+    cat "$INPUT_FILE_PATH" >"$TMP_OUTPUT_DIR/mine"
+fi
+""",
+        WATCHDOG_MAX_INFLIGHT="1",
+    )
+    with contextlib.closing(slow_reader(server)) as connection, ThreadPoolExecutor() as pool:
+        connection.request("POST", "/?output=raw", b"", {"X-Kind": "first", "X-Call-Id": "first"})
+        response = connection.getresponse()
+        until(lambda: not list(server.tmp.glob("watchdog-*/*/input/*")), "the directories to be empty")
+        second = pool.submit(server.call, base64.b64encode(b"second"))
+        until((tmp_path / "running").exists, "the second script")
+        assert response.read() == b"x" * 40_000_000
+        server.event("invocation ended", call_id="first")
+        # By the end of a few probes the server has emptied the directories that it had to empty.
+        for _ in range(20):
+            assert server.call(None, "/_/health", "GET").status == 200
+        (tmp_path / "over").touch()
+        assert base64.b64decode(second.result().body) == b"second"
