@@ -254,9 +254,9 @@ def monotonic_clock() -> None:
 @guard
 def no_space() -> None:
     """A full disk is an error like any other."""
-    from watchdog import intake, invocation, workspace
+    from watchdog import form, held_input, invocation, workspace
 
-    for module in (intake, invocation, workspace):
+    for module in (form, held_input, invocation, workspace):
         replace(module, "raise_if_no_space", lambda error, what: None)
 
 

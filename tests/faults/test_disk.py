@@ -109,7 +109,7 @@ true
 def test_no_inode_for_a_workspace(start_server: StartServer, small_disk: Path) -> None:
     server = start_server("echo hi", WATCHDOG_TMP_DIR=str(small_disk))
     assert server.call(b"").body == b"hi\n"
-    until(lambda: not list(small_disk.glob("watchdog-*/1")), "the workspace to be removed")
+    until(lambda: not list(small_disk.glob("watchdog-*/[0-9]*")), "the workspace to be removed")
     (small_disk / "theirs").mkdir()
     fill(small_disk / "theirs" / str(n) for n in range(1000))
     assert "no space is left" in str(problem(server.call(b""), 507)["detail"])
@@ -124,7 +124,7 @@ def test_no_space_for_the_script_of_the_environment(start_server: StartServer, s
     text = "echo hi\n" + "# a long script\n" * 5000
     server = start_server(None, SCRIPT=base64.b64encode(text.encode()).decode(), WATCHDOG_TMP_DIR=str(small_disk))
     assert server.call(b"").body == b"hi\n"
-    until(lambda: not list(small_disk.glob("watchdog-*/1")), "the workspace to be removed")
+    until(lambda: not list(small_disk.glob("watchdog-*/[0-9]*")), "the workspace to be removed")
     fill([small_disk / "theirs"], bytes(65536))
     assert "SCRIPT" in str(problem(server.call(b""), 507)["detail"])
     (small_disk / "theirs").unlink()
