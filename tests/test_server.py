@@ -12,6 +12,7 @@ import pty
 import random
 import re
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -653,7 +654,9 @@ def test_what_the_system_refuses_is_told(start_server: StartServer) -> None:
     server.call(b"")
     until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
     root = next(server.tmp.glob("watchdog-*"))
-    (root / "2").mkdir()  # in the way of the next workspace
-    assert "a workspace cannot be made: File exists" in str(problem(server.call(b""), 500)["detail"])
+    shutil.rmtree(root)
+    root.touch()  # in the way of the next workspace
+    assert "a workspace cannot be made: Not a directory" in str(problem(server.call(b""), 500)["detail"])
     server.event("invocation ended", outcome="no_resources", level="error")
+    root.unlink()
     assert server.call(b"").body == b"hi\n"
