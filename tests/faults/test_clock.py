@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,19 +27,18 @@ def server(start_server: StartServer, removed_guard: str | None, tmp_path: Path)
 def test_calls_are_not_timed_out_by_a_clock_that_jumps(server: RunningServer, tmp_path: Path) -> None:
     """Neither the call that runs, nor the call that waits for its place, nor a kept connection."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=server.patience_s)
-    with ThreadPoolExecutor(2) as pool:
+    with contextlib.closing(connection), ThreadPoolExecutor(2) as pool:
         calls = [pool.submit(server.call, b"", "/wait") for _ in range(2)]
         for _ in range(20):
             connection.request("GET", "/_/health")
             assert connection.getresponse().read() == b"OK"
         (tmp_path / "go").touch()
         assert [call.result().body for call in calls] == [b"/wait\n", b"/wait\n"]
-    for number in range(20):
-        connection.request("POST", f"/{number}", b"")
-        answer = connection.getresponse()
-        assert (answer.status, answer.read()) == (200, f"/{number}\n".encode())
-        assert 0 <= float(answer.headers["X-Duration-Seconds"]) < 3600
-    connection.close()
+        for number in range(20):
+            connection.request("POST", f"/{number}", b"")
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, f"/{number}\n".encode())
+            assert 0 <= float(answer.headers["X-Duration-Seconds"]) < 3600
     assert server.stop() == 0
     assert not server.leftovers()
 
