@@ -293,6 +293,11 @@ for n in range(100_000):
 
 # ---- files that change while they are sent
 
+# An output that is being sent has no name any more, but a link that the script made elsewhere is the same file.
+LINK = 'ln -f "$TMP_OUTPUT_DIR/x" "$TMPDIR/link"'
+# So many outputs keep their names until they are sent.
+MANY = 'cd "$TMP_OUTPUT_DIR"; touch $(seq 100)'
+
 
 @pytest.mark.guard("change-look")
 @pytest.mark.parametrize("change", [rewrite, lengthen])
@@ -300,17 +305,31 @@ for n in range(100_000):
 def test_a_file_that_changes_while_it_is_sent_cuts_the_answer(
     start_server: StartServer, change: Callable[[Path], None], form: str
 ) -> None:
-    cut_by(start_server, change, form)
+    cut_by(start_server, change, form, LINK, "link")
 
 
 @pytest.mark.parametrize("form", ["raw", "base64", "zip"])
 def test_a_file_that_shrinks_while_it_is_sent_cuts_the_answer(start_server: StartServer, form: str) -> None:
-    cut_by(start_server, shorten, form)
+    cut_by(start_server, shorten, form, LINK, "link")
 
 
-def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str) -> None:
+@pytest.mark.guard("change-look")
+@pytest.mark.parametrize("change", [rewrite, lengthen])
+def test_a_file_of_many_that_changes_while_it_is_sent_cuts_the_answer(
+    start_server: StartServer, change: Callable[[Path], None]
+) -> None:
+    cut_by(start_server, change, "zip", MANY, "watchdog-*/*/output/x")
+
+
+def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str, last: str, pattern: str) -> None:
+    """Change the large output of a script while it is sent.
+
+    Args:
+        last: the last command of the script.
+        pattern: where the file is to be found then, below ``TMPDIR``.
+    """
     # More than what all buffers on the way hold: most of it is not read when the file changes.
-    server = start_server("head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x")
+    server = start_server(f"head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x; {last}")
     with server.connect() as sock:
         sock.sendall(
             b"POST /?output=%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % form.encode()
@@ -318,7 +337,7 @@ def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str)
         start = b""
         while len(start) < 100_000:
             start += sock.recv(65536)
-        (output,) = server.tmp.glob("watchdog-*/*/output/x")
+        (output,) = server.tmp.glob(pattern)
         change(output)
         head, _, body = (start + read_all(sock)).partition(b"\r\n\r\n")
     length = re.search(rb"\r\nContent-Length: (\d+)", head)
