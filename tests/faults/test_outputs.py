@@ -114,10 +114,11 @@ def test_a_listing_that_hangs_ends_when_its_caller_leaves(start_server: StartSer
 def test_hanging_listings_hold_up_no_other_work(
     start_server: StartServer, removed_guard: str | None, free_port: int
 ) -> None:
-    server = start_hanging(
-        start_server, "outputs", removed_guard, "--metrics-port", str(free_port), "--max-queue", str(MOST_THREADS)
-    )
     most = min(MOST_THREADS, (os.cpu_count() or 1) + 4)
+    # A call keeps its place until its outputs are listed, so one more place is for the call after them.
+    server = start_hanging(
+        start_server, "outputs", removed_guard, "--metrics-port", str(free_port), "--max-inflight", str(most + 1)
+    )
     with contextlib.ExitStack() as stack:
         for _ in range(most):
             stack.enter_context(server.connect()).sendall(REQUEST)
