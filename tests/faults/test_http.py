@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import running_server
 from running_server import RunningServer, StartServer, problem, read_all, until
 
 ECHO = '[ "$Http_Path" = /500 ] && exit 1; '
@@ -81,10 +82,21 @@ def coded(transfer_encoding: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def echo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+def echo_metrics_port() -> int:
+    return running_server.free_port()
+
+
+@pytest.fixture(scope="module")
+def echo(tmp_path_factory: pytest.TempPathFactory, echo_metrics_port: int) -> Iterator[RunningServer]:
     """One server for all tables of requests: what one of them breaks, the next ones notice."""
     directory = tmp_path_factory.mktemp("echo")
-    yield from shared_server(directory, ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
+    yield from shared_server(
+        directory,
+        ECHO,
+        WATCHDOG_READ_TIMEOUT="5s",
+        WATCHDOG_MAX_INFLIGHT="2",
+        WATCHDOG_METRICS_PORT=str(echo_metrics_port),
+    )
 
 
 def shared_server(directory: Path, script: str, **environ: Any) -> Iterator[RunningServer]:
@@ -138,10 +150,21 @@ RIGHT: dict[str, bytes] = {
 }
 
 
-def has_taken_all(server: RunningServer) -> bool:
-    """Whether a call is there and the server sleeps: it has taken all that was sent."""
-    state = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
-    return bool(server.leftovers_of_calls()) and state == "S"
+def awaits_a_body(server: RunningServer, metrics_port: int) -> bool:
+    """Whether one call has taken all that was sent of its body, and waits for more."""
+    return b"\nwatchdog_bodies_awaited 1.0\n" in server.call(None, "/metrics", "GET", port=metrics_port).body
+
+
+def held_bytes(server: RunningServer) -> int:
+    """Return how much disk the inputs take that have no script yet: their files have no name."""
+    directory = Path(f"/proc/{server.process.pid}/fd")
+    total = 0
+    for name in os.listdir(directory):
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            target = os.readlink(directory / name)
+            if target.startswith(f"{server.tmp}/") and target.endswith(" (deleted)"):
+                total += (directory / name).stat().st_size
+    return total
 
 
 @pytest.mark.usefixtures("after")
@@ -350,12 +373,14 @@ def test_wrong(echo: RunningServer, name: str, cut: bool) -> None:
 
 @pytest.mark.guard("end-of-malformed-body")
 @pytest.mark.parametrize("rest", [b"0\r\nA b: c\r\n\r\n", b"zz\r\n", b"0\r\nA: b\n\r\n"])
-def test_what_is_malformed_after_a_chunk_that_was_awaited(start_server: StartServer, rest: bytes) -> None:
+def test_what_is_malformed_after_a_chunk_that_was_awaited(
+    start_server: StartServer, free_port: int, rest: bytes
+) -> None:
     """The end of the chunk wakes whoever waits for more, and what is malformed comes with it."""
-    echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s")
+    echo = start_server(ECHO, WATCHDOG_METRICS_PORT=str(free_port))
     with echo.connect() as sock:
         sock.sendall(chunked(b"3\r\nabc"))
-        until(lambda: has_taken_all(echo), "the call to wait for more")
+        until(lambda: awaits_a_body(echo, free_port), "the call to wait for more")
         sock.sendall(b"\r\n" + rest)
         (reply,) = replies(read_all(sock))
     assert reply.status == 400
@@ -416,11 +441,13 @@ def test_what_follows_a_body_that_is_too_long_is_the_next_request(echo: RunningS
 @pytest.mark.usefixtures("after")
 @pytest.mark.parametrize("framing", [b"Content-Length: %d", b"Transfer-Encoding: chunked"], ids=["length", "chunked"])
 @pytest.mark.parametrize("end", ["half closed", "closed"])
-def test_a_body_that_is_cut_off_is_not_run(echo: RunningServer, framing: bytes, end: str) -> None:
+def test_a_body_that_is_cut_off_is_not_run(
+    echo: RunningServer, echo_metrics_port: int, framing: bytes, end: str
+) -> None:
     request = ONE + (framing % 100 if b"%" in framing else framing) + b"\r\nX-Call-Id: cut\r\n\r\n4\r\nabcd\r\n"
     with echo.connect() as sock:
         sock.sendall(request)
-        until(lambda: list(echo.tmp.glob("watchdog-*/*/input")), "the call")
+        until(lambda: awaits_a_body(echo, echo_metrics_port), "the call to wait for more")
         if end == "half closed":
             sock.shutdown(socket.SHUT_WR)
             assert all(reply.status == 400 for reply in replies(read_all(sock)))
@@ -524,11 +551,13 @@ def test_a_trailer_is_no_header_of_the_next_request(start_server: StartServer, c
 
 @pytest.mark.guard("distrust")
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\nA b: c\r\n\r\n"], ids=["chunk", "trailer"])
-def test_a_chunk_that_is_malformed_in_a_later_segment_is_told(start_server: StartServer, bad: bytes) -> None:
-    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s")
+def test_a_chunk_that_is_malformed_in_a_later_segment_is_told(
+    start_server: StartServer, free_port: int, bad: bytes
+) -> None:
+    server = start_server(ECHO, WATCHDOG_METRICS_PORT=str(free_port))
     with server.connect() as sock:
         sock.sendall(chunked(b"3\r\nabc\r\n"))
-        until(lambda: list(server.tmp.glob("watchdog-*/*/input")), "the call")
+        until(lambda: awaits_a_body(server, free_port), "the call to wait for more")
         sock.sendall(bad)
         (reply,) = replies(read_all(sock))
     assert reply.status == 400
@@ -779,7 +808,7 @@ def test_a_bomb_stops_at_the_limit(start_server: StartServer, kind: str) -> None
     server = start_server('wc -c < "$INPUT_FILE_PATH"', WATCHDOG_MAX_INPUT_SIZE="1Mi")
     body, headers = bomb(kind)
     problem(server.call(body, headers=headers), 413)
-    until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
+    until(lambda: not held_bytes(server) and not server.leftovers_of_calls(), "the space to be free")
     assert server.call(b"YQ==").body == b"1\n"
 
 
@@ -803,12 +832,14 @@ def test_bombs_take_no_more_memory_and_disk_than_the_limit(start_server: StartSe
     def watch() -> None:
         nonlocal most
         while not is_over.wait(0.001):
-            # One is removed while the next one is filled, and may be gone amid the look.
-            with contextlib.suppress(FileNotFoundError):
-                for directory in server.tmp.glob("watchdog-*/*/input"):
-                    most = max(most, sum(map(size_of, directory.glob("*"))))
+            most = max(most, held_bytes(server))
 
     before = server.memory_mib("VmRSS")
+    with server.connect() as sock:
+        sock.sendall(ONE + b"Content-Length: %d\r\n\r\n" % limit + bytes(3 * MIB))
+        # The server still has up to a mebibyte of it in memory.
+        until(lambda: held_bytes(server) >= MIB, "the begin of an input to be seen on the disk")
+    until(lambda: not held_bytes(server), "the space to be free")
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
@@ -821,13 +852,6 @@ def test_bombs_take_no_more_memory_and_disk_than_the_limit(start_server: StartSe
     assert most <= limit
     assert server.memory_mib("VmHWM") < before + 32
     assert server.call(b"YQ==").body == b"[/::a]"
-
-
-def size_of(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 # ---- names that try to leave the workspace, or to hide
@@ -892,6 +916,8 @@ def named(way: str, name: str) -> tuple[str, dict[str, str], bytes]:
     return "/", form, start + b'name="' + quoted + b'"' + end
 
 
+# What may be around an input: other workspaces, and what is in them.
+_OF_THE_SERVER = r"\d+-[0-9a-f]{12}|input|output|response|lock"
 WAYS = ["X-Filename", "Content-Disposition", "query", "filename", "filename*", "field"]
 
 
@@ -907,7 +933,7 @@ def check_the_workspace(listing: bytes) -> None:
     assert not re.search("[\x00-\x1f\x7f\u200b\u202e\u2028\u2060]", name)
     around = {Path(os.fsdecode(each)).name for each in outside.split(b"\0")[:-1]}
     assert {"input", "output"} <= around
-    strange = {each for each in around if not re.fullmatch(r"\d+|input|output|response|stdout|stderr|\.?lock", each)}
+    strange = {each for each in around if not re.fullmatch(_OF_THE_SERVER, each)}
     assert strange == set()
 
 
