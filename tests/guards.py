@@ -1181,19 +1181,6 @@ def loans() -> None:
     replace(Workspaces, "make", make)
 
 
-@guard
-def kept_looked_at() -> None:
-    """A directory that was empty is taken for empty, although other scripts have run since."""
-    from watchdog.workspace import Workspaces
-
-    real = Workspaces.make
-
-    def make(self: Any) -> Any:
-        return self._kept.pop().workspace if self._kept else real(self)
-
-    replace(Workspaces, "make", make)
-
-
 def take_out(names: str) -> None:
     """Take these guards, with commas between them, out of this process."""
     for each in names.split(","):

@@ -563,3 +563,25 @@ def test_a_workspace_that_cannot_be_made_whole_leaves_nothing(tmp_path: Path, mo
     with pytest.raises(OSError, match="No space left"):
         Workspace(str(tmp_path / "1"))
     assert not (tmp_path / "1").exists()
+
+
+@pytest.mark.parametrize("place", ["input", "output", "."])
+@pytest.mark.parametrize("plant", ["a file", "a directory"])
+@pytest.mark.parametrize("when", ["while it is kept", "by a script that ran already"])
+def test_what_another_script_puts_into_a_kept_directory_is_not_lent(
+    tmp_path: Path, place: str, plant: str, when: str
+) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    kept, other = workspaces.make(), workspaces.make()
+    assert workspaces.keep(other)
+    assert workspaces.keep(kept, others_run=when == "by a script that ran already")
+    if when == "while it is kept":
+        # Kept ones are lent in the reverse order: the one of this script first.
+        assert workspaces.make() is kept
+        kept = other
+    planted = Path(kept.path) / place / "planted"
+    planted.mkdir() if plant == "a directory" else planted.write_text("planted")
+    lent = workspaces.make()
+    assert [path.name for path in Path(lent.path).rglob("*")] == ["input", "output"]
+    assert (lent is kept) is (plant == "a file")
+    workspaces.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import functools
 import os
 import resource
 import shlex
@@ -107,6 +108,8 @@ SKIPPED = "skipped"
 OUTCOMES = ("ok", SKIPPED, *dict.fromkeys(name for _, name in _OUTCOMES), "error")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 _MOST_WARNINGS = 100
+# To free gigabytes takes a file system longer than the event loop may be held up.
+_QUICKLY_FREED_BYTES = 64 << 20
 _MOST_HELD = 16  # outputs of one call whose descriptors are kept open
 _MOST_NAMES = 10  # names of processes in one log event
 _MOMENT_FOR_ROOM_S = 1.0
@@ -706,7 +709,10 @@ class Invocations:
 
     def _release(self, held: list[Output]) -> None:
         self._held_outputs -= len(held)
-        release_outputs(held)
+        if sum(output.size_bytes for output in held) <= _QUICKLY_FREED_BYTES:
+            release_outputs(held)
+        else:
+            self._remove_in_thread(functools.partial(release_outputs, held))
 
     def _report_left(self, call: Call, ended: Ended) -> None:
         """Log which processes had to be ended although the script had exited by itself."""
@@ -932,11 +938,14 @@ class Invocations:
             self._unused_timer = asyncio.get_running_loop().call_later(_KEPT_S, self._remove_unused)
 
     def _remove_later(self, workspace: Workspace, call_id: str | None) -> None:
+        self._remove_in_thread(functools.partial(self._remove, workspace, call_id))
+
+    def _remove_in_thread(self, remove: Callable[[], None]) -> None:
         # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
         try:
-            removal = asyncio.get_running_loop().run_in_executor(REMOVALS, self._remove, workspace, call_id)
+            removal = asyncio.get_running_loop().run_in_executor(REMOVALS, remove)
         except RuntimeError:  # no thread can be started now
-            self._remove(workspace, call_id)
+            remove()
         else:
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)

@@ -161,34 +161,6 @@ fi
     assert (tmp_path / "started").exists()
 
 
-@pytest.mark.guard("kept-looked-at")
-def test_what_a_script_plants_in_a_kept_directory_is_in_no_answer(start_server: StartServer, tmp_path: Path) -> None:
-    """Two calls at once leave two directories for the next calls; the script in one of them finds the other."""
-    server = start_server(
-        f"""#!/bin/bash
-if [ "$Http_X_Kind" = intruder ]; then
-    {INTRUDER}
-else
-    touch {tmp_path}/$Http_X_Pair-$Http_X_Kind
-    until [ -e {tmp_path}/$Http_X_Pair-a ] && [ -e {tmp_path}/$Http_X_Pair-b ]; do sleep 0.02; done
-    echo mine
-fi
-""",
-        WATCHDOG_MAX_INFLIGHT="2",
-    )
-
-    def pair(name: str) -> list[tuple[int, bytes]]:
-        with ThreadPoolExecutor() as pool:
-            calls = [pool.submit(server.call, b"", headers={"X-Kind": kind, "X-Pair": name}) for kind in "ab"]
-            return [(call.result().status, call.result().body) for call in calls]
-
-    assert pair("first") == [(200, b"mine\n")] * 2
-    directories = [*server.tmp.glob("watchdog-*/*/output")]
-    until(lambda: all(not list(path.iterdir()) for path in directories), "both directories to be empty")
-    assert b"planted in" in server.call(b"", headers={"X-Kind": "intruder"}).body
-    assert pair("second") == [(200, b"mine\n")] * 2
-
-
 @pytest.mark.guard("loans")
 def test_an_answer_that_ends_late_leaves_the_directories_of_the_next_call_alone(
     start_server: StartServer, tmp_path: Path
