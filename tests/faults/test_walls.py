@@ -77,14 +77,11 @@ fi
         **options(mode),
     )
 
-    def waits() -> bool:
-        return b"watchdog_calls_waiting 1.0" in server.call(None, "/metrics", "GET", port=metrics_port).body
-
     with ThreadPoolExecutor() as pool:
         intruder = pool.submit(server.call, b"", headers={"X-Kind": "intruder"})
         until((tmp_path / "running").exists, "the first script")
         waiting = pool.submit(server.call, base64.b64encode(body))
-        until(waits, "the second call to wait")
+        server.await_waiting()
         (tmp_path / "waiting").touch()
         assert intruder.result().body == b""
         answer = waiting.result()
@@ -137,7 +134,7 @@ esac
 
 @pytest.mark.guard("held-outputs")
 def test_a_call_with_many_outputs_keeps_the_only_place_until_it_is_answered(
-    start_server: StartServer, tmp_path: Path
+    start_server: StartServer, tmp_path: Path, free_port: int
 ) -> None:
     server = start_server(
         f"""#!/bin/bash
@@ -148,13 +145,14 @@ else
 fi
 """,
         WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_METRICS_PORT=str(free_port),
     )
     connection = slow_reader(server)
     with contextlib.closing(connection), ThreadPoolExecutor() as pool:
         connection.request("POST", "/?output=json", b"", {"X-Kind": "many"})
         response = connection.getresponse()
         other = pool.submit(server.call, b"")
-        until(lambda: server.call(None, "/_/ready", "GET").status == 429, "the place to be taken")
+        server.await_waiting()
         assert not (tmp_path / "started").exists()
         assert len(response.read()) > 40 * 1_000_000
         assert other.result().status == 200
