@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -305,9 +306,13 @@ def test_stopped_guardian_goes_on(start_server: StartServer, lifeline: Lifeline,
         until((tmp_path / "up").exists, "the script")
         (child,) = guardians(server)
         os.kill(child, signal.SIGSTOP)
-        server.event("the guardian was stopped by a signal, and goes on", pid=child)
-        server.process.kill()
-        until(lambda: not lifeline.is_held(), "the script's end")
+        try:
+            server.event("the guardian was stopped by a signal, and goes on", pid=child)
+            server.process.kill()
+            until(lambda: not lifeline.is_held(), "the script's end")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGCONT)
 
 
 def test_the_guardian_goes_with_the_server(start_server: StartServer) -> None:
