@@ -706,7 +706,8 @@ async def test_a_child_of_others_is_left_alone_where_the_mark_is_firm(
     real = supervisor._limit_mark.read
     elsewhere: set[int] = set()
     monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None if pid in elsewhere else real(pid))
-    run = Run(supervisor, f"{hiding(tmp_path)}; echo up; read", stdin=endless())
+    # In a subshell, whose end makes it an orphan.
+    run = Run(supervisor, f"({hiding(tmp_path)}); echo up; read", stdin=endless())
     await run.line("up")
     pid = int((tmp_path / "pid").read_text())
     elsewhere.add(pid)

@@ -358,11 +358,14 @@ class Connection(RequestHandler):
         # After an early answer (413, 429) the rest of its body still comes: that is no next request.
         is_rest_of_body = self.is_lingering
         known = len(self._messages)
+        body = None if self._newest is None else self._newest[1]
         super().data_received(data)
+        # Also of a body that these bytes have ended.
+        has_body_grown = body is not None and body.total_bytes != self._body_bytes
         self._last_bytes = (self._last_bytes + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
         new = list(itertools.islice(self._messages, known, None))
         self._distrust(new)
-        self._bound_heads(data, new)
+        self._bound_heads(data, new, has_body_grown)
         if self._messages or self._is_handling:
             self._stop_headers_timer()
         elif data and not is_rest_of_body:
@@ -419,7 +422,7 @@ class Connection(RequestHandler):
         # What was found well ended is not looked at again.
         self._newest = parsed[-1] if parsed and not parsed[-1][1].is_eof() else None
 
-    def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]]) -> None:
+    def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]], has_body_grown: bool) -> None:
         """Refuse first lines and headers that are over the limit, whole or not, and trailers and the like."""
         may_be_over = self._shared_bytes + self._head_bytes + len(data) > MOST_HEAD_BYTES
         if may_be_over:
@@ -428,10 +431,9 @@ class Connection(RequestHandler):
                     self._refuse(error, unread=len(new) - position)
                     return
         body = None if self._newest is None else self._newest[1]
-        body_bytes = 0 if body is None else body.total_bytes
-        has_grown, self._body_bytes = body_bytes != self._body_bytes, body_bytes
+        self._body_bytes = 0 if body is None else body.total_bytes
         # A parser that pauses has not read all the bytes that came.
-        if new or has_grown or self._reading_paused or self._buffer_paused or self._upgraded:
+        if new or has_body_grown or self._reading_paused or self._buffer_paused or self._upgraded:
             self._shared_bytes = len(data) or self._shared_bytes
             self._head_bytes = 0
             self._head_start = b""

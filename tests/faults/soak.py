@@ -54,8 +54,9 @@ MOST_CALLS = 200_000
 MOST_PRINTED = 20
 # Calls until the server has made what it makes only once, and its allocator keeps what it will keep.
 WARM_CALLS = 1000
-# Of the memory in use at rest, between two moments: Python's own arenas are given back only when wholly free.
-MOST_GROWTH_MIB = 4.0
+# Of the memory at rest, between two moments. Threads that were started meanwhile have stacks and caches of their own,
+# and Python's arenas are given back only when wholly free: 7 MiB were seen with five more threads.
+MOST_GROWTH_MIB = 12.0
 PATIENCE_S = 60.0
 
 # What a script does, by `do=WHAT.ARGUMENT` in the query. Whatever should survive its call by mistake ends by itself.

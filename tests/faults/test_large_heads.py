@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 
 import pytest
-from running_server import RunningServer, StartServer, read_all
+from running_server import RunningServer, StartServer, read_all, read_answer
 
 from watchdog.connection import MOST_HEAD_BYTES
 
@@ -135,3 +136,18 @@ def test_curl_reads_the_answer(start_server: StartServer, status: int) -> None:
     done = subprocess.run(command, capture_output=True, check=True, timeout=RunningServer.patience_s)
     assert done.stdout.endswith(str(status).encode())
     assert json.loads(done.stdout[:-3])["status"] == status
+
+
+@pytest.mark.parametrize("size", [65_537, 80_000, 130_000, 250_000])
+def test_a_body_that_comes_at_once_after_its_head_is_no_large_head(start_server: StartServer, size: int) -> None:
+    """The bytes that end a body are not the beginning of a next request."""
+    server = start_server('wc -c <"$INPUT_FILE_PATH"')
+    head = b"POST /?input=raw HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
+    with server.connect() as sock:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for _ in range(30):
+            sock.sendall(head)
+            sock.sendall(b"x" * size)
+            answer = read_answer(sock)
+            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            assert answer.endswith(b"%d\n" % size)
