@@ -312,7 +312,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_log_rate_bytes: Annotated[
         int,
         Declared(
-            "bytes of log that the lines of one call may take in a second; more lines are dropped and counted; "
+            "the most bytes of log that one call makes in a second; lines beyond them are dropped and counted; "
             "0 is no limit",
             SIZE,
             10 * 1024 * 1024,
@@ -363,8 +363,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     min_data_rate_bytes: Annotated[
         int,
         Declared(
-            "the fewest bytes a second in which a body must come and an answer must be taken, on average over "
-            "read_timeout and write_timeout (at least 5s); 0 is no minimum",
+            "the lowest rate of a body and of an answer in bytes a second, on average over read_timeout or "
+            "write_timeout (at least 5s); slower ones are ended; 0 is no minimum",
             SIZE,
             240,
         ),
@@ -372,8 +372,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     healthcheck_interval_s: Annotated[
         float,
         Declared(
-            "how long a drain stays reachable but not ready before it stops accepting; if it is not set, no time is "
-            "spent so outside Kubernetes if nobody probes",
+            "how long a drain stays reachable but not ready before it stops accepting; if this is not set, a server "
+            "outside Kubernetes that nobody probes does not wait",
             DURATION,
             5.0,
             bare=True,
