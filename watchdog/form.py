@@ -20,7 +20,7 @@ import msgspec
 
 from .base64_reader import ARMOUR, HOW_TO_SEND_RAW, Sink, armour_error
 from .errors import BadInput
-from .nameless_file import open_nameless
+from .nameless_file import open_nameless, write_all
 from .workspace import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
@@ -63,9 +63,7 @@ class FormText:
         try:
             if self._fd < 0:
                 self._fd = open_nameless(self._directory)
-            view = memoryview(self._memory)
-            while view:
-                view = view[os.write(self._fd, view) :]
+            write_all(self._fd, self._memory)
         except OSError as error:
             raise_if_no_space(error, "the form")
             raise

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from .nameless_file import copy_part, give_name, open_nameless
+from .nameless_file import copy_part, give_name, open_nameless, write_all
 from .workspace import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
@@ -142,9 +142,7 @@ class HeldFile:
         else:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
             try:
-                rest = memoryview(b"".join(self._memory))
-                while rest:
-                    rest = rest[os.write(fd, rest) :]
+                write_all(fd, b"".join(self._memory))
             finally:
                 os.close(fd)
 
@@ -154,12 +152,9 @@ class HeldFile:
                 self._fd, self._offset, self._is_own = self._owner._place_on_disk()
                 self._memory.append(data)
                 data, self._memory = b"".join(self._memory), []
-            rest = memoryview(data)
-            while rest:
-                count = os.write(self._fd, rest)
-                rest = rest[count:]
-                if not self._is_own:
-                    self._owner._shared_bytes += count
+            write_all(self._fd, data)
+            if not self._is_own:
+                self._owner._shared_bytes += len(data)
         except OSError as error:
             raise_if_no_space(error, f"the input file {self.name}")
             raise

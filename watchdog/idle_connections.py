@@ -8,9 +8,10 @@ time. A quarter of the descriptors is kept for the calls that have begun, with t
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Callable
 from typing import Protocol
+
+from . import proc
 
 # A new connection may have its first request on its way.
 _FRESH_S = 0.1
@@ -54,7 +55,7 @@ class IdleConnections:
 
         The system gives the lowest number that is free. So all numbers below it are in use.
         """
-        limit = _limit()
+        limit = proc.descriptor_limit()
         if len(self._since_s) >= min(limit // 2, _MOST_IDLE) or descriptor >= limit * 3 // 4:
             self.close_oldest()
 
@@ -70,7 +71,7 @@ class IdleConnections:
 
     def out_of_descriptors(self) -> None:
         """Free a quarter of the descriptors, after there was none for a new connection."""
-        self.close_oldest(_limit() // 4)
+        self.close_oldest(proc.descriptor_limit() // 4)
 
     def _close(self) -> None:
         self._timer = None
@@ -88,7 +89,3 @@ class IdleConnections:
             else:
                 self.add(connection)
         self._to_close = 0
-
-
-def _limit() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

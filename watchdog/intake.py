@@ -11,7 +11,6 @@ The body passes four rooms, none of which waits for anything or grows with the b
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import uuid
@@ -28,6 +27,7 @@ from .content_disposition import decoded_name
 from .errors import BadInput, InputTooLarge, quoted
 from .form import Form, FormText
 from .held_input import HeldFile, HeldInput
+from .threads import settled, to_its_end
 from .workspace import safe_file_name
 
 _T = TypeVar("_T")
@@ -109,37 +109,23 @@ async def take_in(body: AsyncIterator[bytes], said: Said, held: HeldInput, max_s
             # The next batch is received while the one before is decoded and written.
             if received > inline_bytes and (job is None or job.done() or batch_bytes >= _BATCH_BYTES):
                 if job is not None:
-                    await _done(job)
+                    await to_its_end(job)
                 job = loop.run_in_executor(None, receiver.feed_all, batch)
                 batch, batch_bytes = [], 0
         if job is None:
             receiver.feed_all(batch)
             return receiver.finish()
-        await _done(job)
+        await to_its_end(job)
         job = loop.run_in_executor(None, receiver.feed_all, batch)
-        await _done(job)
+        await to_its_end(job)
         last_job = loop.run_in_executor(None, receiver.finish)
         job = last_job
-        return await _done(last_job)
+        return await to_its_end(last_job)
     finally:
         # Whoever ends the call may remove the directory next: nothing may still write into it.
         if job is not None:
-            await _settled(job)
+            await settled(job)
         receiver.close()
-
-
-async def _done(job: asyncio.Future[_T]) -> _T:
-    """Await a thread's job. To await it directly would cancel the future while the thread goes on."""
-    await asyncio.wait([job])
-    return job.result()
-
-
-async def _settled(job: asyncio.Future[Any]) -> None:
-    """Wait for a thread's job to end, through any number of cancellations."""
-    while not job.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([job])
-    job.exception()
 
 
 class Receiver:

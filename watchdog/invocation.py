@@ -10,7 +10,6 @@ import contextlib
 import errno
 import functools
 import os
-import resource
 import shlex
 import signal
 import time
@@ -18,7 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from . import call_warning, logs
+from . import call_warning, logs, proc
 from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
 from .byte_order_mark import MARK_HINT, has_mark, refuse_utf16
 from .call_warning import CallWarning
@@ -257,7 +256,7 @@ class Invocations:
         self._handing_over = 0
         # Outputs whose descriptors are kept open; a quarter of the descriptors at most.
         self._held_outputs = 0
-        self._most_held_outputs = _descriptors_limit() // 4
+        self._most_held_outputs = proc.descriptor_limit() // 4
 
     @contextlib.asynccontextmanager
     async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
@@ -1051,11 +1050,6 @@ def _look_at(removal: asyncio.Future[None]) -> None:
     """Take note of a removal's error, so that asyncio does not report it: only an abandoned removal has one."""
     if not removal.cancelled():
         removal.exception()
-
-
-def _descriptors_limit() -> int:
-    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    return 1 << 20 if limit == resource.RLIM_INFINITY else limit
 
 
 def _outcome_of(error: BaseException) -> str:

@@ -64,7 +64,9 @@ def copy_part(fd: int, offset: int, size_bytes: int, path: str, mode: int = 0o64
             with contextlib.suppress(OSError):  # between file systems, before Linux 5.19
                 copied = os.copy_file_range(fd, target, min(_PIECE_BYTES, end - offset), offset_src=offset)
             if not copied:
-                copied = _write_all(target, os.pread(fd, min(_PIECE_BYTES, end - offset), offset))
+                piece = os.pread(fd, min(_PIECE_BYTES, end - offset), offset)
+                write_all(target, piece)
+                copied = len(piece)
             if not copied:
                 raise OSError(errno.EIO, "the file was cut short")
             offset += copied
@@ -72,8 +74,8 @@ def copy_part(fd: int, offset: int, size_bytes: int, path: str, mode: int = 0o64
         os.close(target)
 
 
-def _write_all(fd: int, data: bytes) -> int:
+def write_all(fd: int, data: bytes | bytearray) -> None:
+    """Write to a file from its present position on, however often the system takes a part only. Raises ``OSError``."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(fd, rest) :]
-    return len(data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 from collections.abc import Iterable, Iterator
 
@@ -142,6 +143,12 @@ def open_own(name: str) -> int:
             return os.open(f"/proc/self/{name}", flags)
         finally:
             hide_memory()
+
+
+def descriptor_limit() -> int:
+    """Return how many descriptors this process may have open (``ulimit -n``)."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return 1 << 20 if limit == resource.RLIM_INFINITY else limit
 
 
 def prctl(option: int, value: int) -> bool:

@@ -57,7 +57,7 @@ from .errors import ScriptUnavailable
 from .files import open_regular
 from .guardian import Guardian
 from .limit_mark import LimitMark
-from .threads import PROCESSES
+from .threads import PROCESSES, settled
 
 _T = TypeVar("_T")
 
@@ -398,11 +398,7 @@ class Supervisor:
             child.ask_to_end()
             if end is None:
                 end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
-            while not end.done():
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asyncio.wait([end])
-            if not end.cancelled():
-                end.exception()
+            await settled(end)
             raise
 
     def end_all(self, *, at_once: bool) -> None:
@@ -860,24 +856,23 @@ class Supervisor:
             return _Origin.UNKNOWN
         return _Origin.ELSEWHERE if self._limit_mark.is_firm else _Origin.UNKNOWN
 
-    def _command_of_limit(self, pid: int, owned: Iterable[_Child]) -> _Child | None:
-        """Return the command that a process belongs to by its limit."""
+    def _limit_of(self, pid: int) -> int | None:
+        """Return the limit of a process if it is one of this server's commands."""
         try:
             limit = self._limit_mark.read(pid)
         except PermissionError:
             return None
-        if limit is None or not self._limit_mark.is_own(limit):
-            return None
-        return next((each for each in owned if each.limit == limit), None)
+        return limit if limit is not None and self._limit_mark.is_own(limit) else None
+
+    def _command_of_limit(self, pid: int, owned: Iterable[_Child]) -> _Child | None:
+        """Return the command that a process belongs to by its limit."""
+        limit = self._limit_of(pid)
+        return None if limit is None else next((each for each in owned if each.limit == limit), None)
 
     def _is_of_ended(self, pid: int) -> bool:
         """Return whether a process has the limit of a command that has ended."""
-        try:
-            limit = self._limit_mark.read(pid)
-        except PermissionError:
-            return False
-        is_own = limit is not None and self._limit_mark.is_own(limit)
-        return is_own and all(each.limit != limit for each in self._children.values())
+        limit = self._limit_of(pid)
+        return limit is not None and all(each.limit != limit for each in self._children.values())
 
     def _is_undecided(self, pid: int) -> bool:
         """Return whether only a later look can show which command a process belongs to.

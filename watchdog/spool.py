@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from .errors import OutputUnreadable
-from .nameless_file import open_nameless
+from .nameless_file import open_nameless, write_all
 from .threads import OUTPUTS
 
 _IN_MEMORY_BYTES = 64 * 1024
@@ -103,9 +103,7 @@ class Spool:
             if self._fd < 0:
                 self._fd = open_nameless(self._directory)
             for piece in pieces:
-                view = memoryview(piece)
-                while view:
-                    view = view[os.write(self._fd, view) :]
+                write_all(self._fd, piece)
         except OSError as error:
             self.error = error
 

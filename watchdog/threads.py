@@ -128,12 +128,17 @@ async def to_its_end(job: asyncio.Future[_T]) -> _T:
     try:
         return await asyncio.shield(job)
     except asyncio.CancelledError:
-        while not job.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([job])
-        if not job.cancelled():
-            job.exception()
+        await settled(job)
         raise
+
+
+async def settled(job: asyncio.Future[Any]) -> None:
+    """Wait for the end of a job or task, through any number of cancellations, and take note of its error."""
+    while not job.done():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.wait([job])
+    if not job.cancelled():
+        job.exception()
 
 
 async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> AsyncGenerator[_T, None]:

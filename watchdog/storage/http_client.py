@@ -27,6 +27,7 @@ from yarl import URL
 
 from ..errors import InputTooLarge, ObjectMissing, StorageError
 from ..files import open_regular
+from ..nameless_file import write_all
 from ..threads import to_its_end
 from ..workspace import Output, raise_if_changed, raise_if_no_space
 from . import Moved, tidied
@@ -479,7 +480,7 @@ class _Download:
             async for piece in response.content.iter_chunked(_PIECE_BYTES):
                 if self._most_bytes and self._done_bytes + len(piece) > self._most_bytes:
                     raise self._too_large()
-                await to_its_end(asyncio.get_running_loop().run_in_executor(None, _write, self._fd, piece))
+                await to_its_end(asyncio.get_running_loop().run_in_executor(None, write_all, self._fd, piece))
                 self._done_bytes += len(piece)
                 self._moved(len(piece))
                 progress.reached(self._done_bytes, len(piece))
@@ -542,12 +543,6 @@ def _abort(sockets: list[socket.socket]) -> None:
         with contextlib.suppress(OSError):  # closed already
             each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             each.shutdown(socket.SHUT_RDWR)
-
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:
