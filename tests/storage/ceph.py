@@ -86,8 +86,7 @@ def ceph(directory: Path) -> Iterator[S3Server]:
         run("ceph", "--connect-timeout", "60", "osd", "new", osd_uuid, "0")
         run("ceph", "osd", "crush", "add", "osd.0", "1", "root=default", "host=localhost")
         run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", osd_uuid)
-        stack.enter_context(running(["ceph-osd", "-c", configuration, "-f", "-i", "0"], None))
-        _until_osd_is_up(configuration)
+        _start_osd(configuration, stack)
         keys = ("--access-key", ACCESS_KEY, "--secret", SECRET_KEY)
         run("radosgw-admin", "user", "create", "--uid", "tests", "--display-name", "tests", *keys)
         command: list[str | Path] = ["radosgw", "-c", configuration, "-f", "-n", "client.rgw"]
@@ -97,9 +96,18 @@ def ceph(directory: Path) -> Iterator[S3Server]:
         yield server
 
 
-def _until_osd_is_up(configuration: Path) -> None:
+def _start_osd(configuration: Path, stack: contextlib.ExitStack) -> None:
+    """Start the OSD, and return when the monitor says that it is up; the stack ends it.
+
+    Raises AssertionError: it is not up after _PATIENCE_S seconds.
+    """
     deadline_s = time.monotonic() + _PATIENCE_S
+    osd = None
     while True:
+        # An OSD sometimes ends at its start, because the monitor says "wrong fsid" to one that asks before it has the
+        # monitor's own map. It is started again then, as an init system does.
+        if osd is None or osd.poll() is not None:
+            osd = stack.enter_context(running(["ceph-osd", "-c", configuration, "-f", "-i", "0"], None))
         command = ["ceph", "-c", str(configuration), "osd", "stat"]
         # On a busy machine the monitor may not answer the first times.
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
