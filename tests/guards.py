@@ -145,14 +145,24 @@ def as_made() -> None:
 
 
 @guard
-def blocking_again() -> None:
-    """A pipe that is used again is as the last command left it."""
+def fresh_pipes() -> None:
+    """A pipe is used again as the last command left it."""
+    from unittest import mock
+
     from watchdog import process
 
-    def lend(self: Any, consume: Any) -> None:
-        self._consume = consume
+    kept: list[tuple[int, int]] = []
 
-    replace(process._Pipe, "lend", lend)
+    class KeptPipe(process._Pipe):
+        def __init__(self, *arguments: Any) -> None:
+            with mock.patch("os.pipe", return_value=kept.pop(0) if kept else os.pipe()):
+                super().__init__(*arguments)
+
+        def close(self) -> None:
+            self._watch.forget(self._reading_fd)
+            kept.append((self._reading_fd, self.writing_fd))
+
+    replace(process, "_Pipe", KeptPipe)
 
 
 @guard

@@ -205,20 +205,10 @@ class RunningServer:
         """How many it has open after a first call, for which alone some are opened, and without any connection."""
         self.call(b"")
         until(
-            lambda: not self.connections() and not self.leftovers_of_calls() and not self.keeps_pipes(),
+            lambda: not self.connections() and not self.leftovers_of_calls(),
             "the server to come to rest",
         )
         return self.descriptors()
-
-    def keeps_pipes(self) -> bool:
-        """Whether it has pipes for the next script, of which it holds both ends."""
-        directory = f"/proc/{self.process.pid}/fd"
-        names = []
-        for fd in os.listdir(directory):
-            with contextlib.suppress(FileNotFoundError):
-                names.append(os.readlink(f"{directory}/{fd}") if int(fd) > 2 else "")
-        pipes = [name for name in names if name.startswith("pipe:")]
-        return len(pipes) > len(set(pipes))
 
     def connections(self) -> int:
         """How many connections it has."""

@@ -376,14 +376,44 @@ async def test_without_a_list_of_children_all_of_proc_is_read(
     assert run.living() == []
 
 
-async def test_a_pipe_is_made_blocking_again(supervisor: Supervisor) -> None:
-    """Node.js makes its stdout non-blocking, which holds for all who have that pipe."""
-    spoil = f"{sys.executable} -c 'import os; os.set_blocking(1, False); os.set_blocking(2, False)'"
-    assert (await Run(supervisor, spoil).ended()).exit_code == 0
-    look = f"{sys.executable} -c 'import os; print(os.get_blocking(1), os.get_blocking(2))'"
-    run = Run(supervisor, look)
-    await run.ended()
-    assert run.out == b"True True\n"
+PIPE_CHANGES = {
+    "mode": "os.fchmod(fd, 0)",
+    "owner": "os.fchown(fd, os.getuid(), os.getgroups()[-1]) if os.getuid() else os.fchown(fd, 4, 4)",
+    "size": "fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 4096)",
+    "no waiting": "os.set_blocking(fd, False)",
+    "packets": "fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)",
+    "signal": "fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)",
+    "owner of signals": "fcntl.fcntl(fd, fcntl.F_SETOWN, os.getppid())",
+    "signals": "fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC)",
+    "lock of flock": "fcntl.flock(fd, fcntl.LOCK_EX)",
+    "lock of a range": "fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 0, 0))",
+}
+LOOK_AT_PIPES = """
+for fd in 1, 2:
+    status = os.fstat(fd)
+    seen = [oct(status.st_mode), status.st_uid, status.st_gid]
+    seen += [fcntl.fcntl(fd, look) for look in (fcntl.F_GETFL, fcntl.F_GETPIPE_SZ, fcntl.F_GETOWN, fcntl.F_GETSIG)]
+    again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+    fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.fcntl(again, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0))
+    print(seen)
+"""
+
+
+@pytest.mark.parametrize("change", PIPE_CHANGES.values(), ids=PIPE_CHANGES)
+async def test_pipe_that_a_command_has_changed_is_not_the_next_ones(
+    supervisor: Supervisor, tmp_path: Path, change: str
+) -> None:
+    """Node.js makes its stdout non-blocking, which holds for all processes that have that pipe."""
+    start = "import fcntl, os, signal, struct\n"
+    (tmp_path / "look.py").write_text(start + LOOK_AT_PIPES)
+    (tmp_path / "change.py").write_text(start + f"for fd in 1, 2:\n    {change}\n")
+    seen = []
+    for name in ("look", "change", "look"):
+        run = Run(supervisor, f"{sys.executable} {tmp_path}/{name}.py")
+        assert (await run.ended()).exit_code == 0, run.err
+        seen.append(bytes(run.out))
+    assert seen[0] == seen[2] != b""
 
 
 async def test_two_at_a_time_have_pipes_of_their_own(supervisor: Supervisor) -> None:
@@ -411,17 +441,6 @@ async def test_who_hid_does_not_write_into_the_next_ones_pipe(
     assert run.out == b""
     with contextlib.suppress(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
-
-
-async def test_pipes_are_kept_for_a_second(supervisor: Supervisor) -> None:
-    await Run(supervisor, "true").ended()
-    before = len(os.listdir("/proc/self/fd"))
-    await asyncio.gather(*(Run(supervisor, "sleep 0.1").ended() for _ in range(4)))
-    assert len(os.listdir("/proc/self/fd")) > before
-    async with asyncio.timeout(RunningServer.patience_s):
-        while len(os.listdir("/proc/self/fd")) > before - 4:
-            await asyncio.sleep(0.05)
-    assert (await Run(supervisor, "true").ended()).exit_code == 0
 
 
 async def test_no_descriptor_is_left(supervisor: Supervisor) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,8 +18,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from watchdog import workspace as workspace_module
 from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
 from watchdog.workspace import Listing, Workspace, Workspaces, is_full, open_output, remove_tree, safe_file_name
+
+
+@pytest.fixture(autouse=True)
+def no_slow_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep directories on a busy machine, too, where work on files takes its time."""
+    monkeypatch.setattr(workspace_module, "_SLOW_S", 60.0)
 
 
 @pytest.mark.parametrize(
@@ -436,26 +446,132 @@ def test_a_directory_that_has_grown_is_not_kept(tmp_path: Path) -> None:
 
 def test_a_file_system_may_give_any_size_for_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CephFS gives that of all that is below, others a whole block of theirs."""
-    lstat = os.lstat
+    fstat = os.fstat
 
-    def large(path: str) -> os.stat_result:
-        status = lstat(path)
+    def large(fd: int) -> os.stat_result:
+        status = fstat(fd)
         return os.stat_result((*status[:6], 1 << 20, *status[7:10]))
 
     workspaces = Workspaces(str(tmp_path))
     with monkeypatch.context() as context:
-        context.setattr(os, "lstat", large)
+        context.setattr(os, "fstat", large)
         workspace = workspaces.make()
         assert workspaces.keep(workspace)
         assert workspaces.make() is workspace
     workspaces.close()
 
 
-def test_access_lists_are_not_handed_on(tmp_path: Path) -> None:
+def set_flag(path: str, flag: int) -> None:
+    """Do what ``chattr`` does."""
+    get_flags, set_flags = 0x80086601, 0x40086602  # linux/fs.h
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        (flags,) = struct.unpack("=Q", fcntl.ioctl(fd, get_flags, bytes(8)))
+        fcntl.ioctl(fd, set_flags, struct.pack("=Q", flags | flag))
+    except OSError as error:
+        if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP):
+            pytest.skip(f"the file system of {path} does not have the flag {flag:#x}")
+        raise
+    finally:
+        os.close(fd)
+
+
+def access_list(others: int) -> bytes:
+    """Return a list as ``system.posix_acl_*`` has it (linux/posix_acl_xattr.h); another user may read and enter."""
+    no_id = 0xFFFFFFFF
+    entries = [(1, 7, no_id), (2, 5, 12345), (4, 5, no_id), (0x10, 5, no_id), (0x20, others, no_id)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def change_owner(path: str) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, 12345, 12345)
+    else:
+        groups = set(os.getgroups()) - {os.stat(path).st_gid}
+        if not groups:
+            pytest.skip("this user is in one group only")
+        os.chown(path, -1, groups.pop())
+
+
+_CHANGES: dict[str, Callable[[str], None]] = {
+    "owner": change_owner,
+    "set-group-id": lambda path: os.chmod(path, 0o2755),
+    "sticky": lambda path: os.chmod(path, 0o1755),
+    "attribute": lambda path: os.setxattr(path, "user.mine", b"1"),
+    "access list": lambda path: os.setxattr(path, "system.posix_acl_access", access_list(5)),
+    "default access list": lambda path: os.setxattr(path, "system.posix_acl_default", access_list(5)),
+    "chattr +S": lambda path: set_flag(path, 0x8),
+    "chattr +d": lambda path: set_flag(path, 0x40),
+    "chattr +A": lambda path: set_flag(path, 0x80),
+    "chattr +D": lambda path: set_flag(path, 0x10000),
+    "chattr +P": lambda path: set_flag(path, 0x20000000),
+}
+
+
+@pytest.mark.parametrize("place", ["input", "output", "."])
+@pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
+def test_directory_whose_state_has_changed_is_not_kept(
+    tmp_path: Path, change: Callable[[str], None], place: str
+) -> None:
     workspaces = Workspaces(str(tmp_path))
     workspace = workspaces.make()
-    os.setxattr(workspace.output_dir, "user.mine", b"1")
+    directory = os.path.join(workspace.path, place)
+    change(directory)
+    Path(directory, "file").touch()
+    os.unlink(os.path.join(directory, "file"))
     assert not workspaces.keep(workspace)
+    workspaces.close()
+
+
+def test_directory_whose_inherited_access_list_has_changed_is_not_kept(tmp_path: Path) -> None:
+    name = "system.posix_acl_default"
+    os.setxattr(tmp_path, name, access_list(0))
+    workspaces = Workspaces(str(tmp_path))
+    kept, changed = workspaces.make(), workspaces.make()
+    assert os.listxattr(changed.output_dir) == os.listxattr(kept.output_dir) != []
+    os.setxattr(changed.output_dir, name, access_list(7))
+    assert not workspaces.keep(changed)
+    assert workspaces.keep(kept)
+    workspaces.close()
+
+
+@pytest.mark.parametrize(("offset", "is_kept"), [(0, False), (4, False), (8, True), (12, False), (16, False)])
+def test_directory_with_another_project_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int, is_kept: bool
+) -> None:
+    """Few file systems have project ids, so this test changes a field of ``struct fsxattr`` (linux/fs.h) itself.
+
+    Only the number of extents, at the offset 8, may change: it does so by itself.
+    """
+    size_of_fsxattr = 28
+
+    def changed_ioctl(fd: int, request: int, argument: bytes) -> bytes:
+        found = bytearray(len(argument))
+        if len(argument) == size_of_fsxattr:
+            found[offset] = 1
+        return bytes(found)
+
+    workspaces = Workspaces(str(tmp_path))
+    monkeypatch.setattr(fcntl, "ioctl", lambda fd, request, argument: bytes(len(argument)))
+    workspace = workspaces.make()
+    monkeypatch.setattr(fcntl, "ioctl", changed_ioctl)
+    assert workspaces.keep(workspace) is is_kept
+    workspaces.close()
+
+
+def test_directory_that_could_not_be_looked_at_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_descriptor(path: str) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    workspaces = Workspaces(str(tmp_path))
+    with monkeypatch.context() as context:
+        context.setattr(workspace_module, "state_of", no_descriptor)
+        unknown = workspaces.make()
+    assert not workspaces.keep(unknown)
+    known = workspaces.make()
+    with monkeypatch.context() as context:
+        context.setattr(workspace_module, "state_of", no_descriptor)
+        assert not workspaces.keep(known)
     workspaces.close()
 
 
@@ -494,6 +610,7 @@ def test_a_slow_file_system_is_left_to_threads(tmp_path: Path, monkeypatch: pyte
         time.sleep(0.02)
         unlink(path)
 
+    monkeypatch.setattr(workspace_module, "_SLOW_S", 0.01)
     with monkeypatch.context() as context:
         context.setattr(os, "unlink", slow)
         assert workspaces.keep(first)

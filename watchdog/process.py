@@ -317,13 +317,11 @@ class Supervisor:
 
     def __init__(self) -> None:
         self._children: dict[int, _Child] = {}
-        self._pipes: list[_Pipe] = []
-        self._unused_pipes = 0
         self._listed_children = _Children()
         # Children on their way out, by pid and start time, and since when they were seen so.
         self._exiting: dict[tuple[int, int], float] = {}
         self._loop = asyncio.get_running_loop()
-        self._exits = _Exits(self._loop)
+        self._watch = _Watch(self._loop)
         # An ignored SIGCHLD, which exec keeps, would have the kernel reap our children before us.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._is_subreaper = _become_subreaper()
@@ -411,17 +409,15 @@ class Supervisor:
 
     def close(self) -> None:
         """Stop reaping."""
-        while self._pipes:
-            self._pipes.pop().close()
         self._reap_handle.cancel()
         self._guardian.stop()
         if self._decoy.pid:
-            self._exits.forget(self._decoy.pidfd)
+            self._watch.forget(self._decoy.pidfd)
         self._decoy.close()
         self._preference.close()
         self._listed_children.close()
         self._spare.close()
-        self._exits.close()
+        self._watch.close()
 
     def _spawn(
         self,
@@ -443,7 +439,7 @@ class Supervisor:
                 if consume is None:
                     actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
                     continue
-                pipes.append(self._lent_pipe(consume))
+                pipes.append(_Pipe(self._watch, consume))
                 actions.append((os.POSIX_SPAWN_DUP2, pipes[-1].writing_fd, number))
             if stdin is None:
                 actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
@@ -465,7 +461,8 @@ class Supervisor:
             self._guardian.forget(slot)
             for fd in stdin_ends:
                 os.close(fd)
-            self._take_back(pipes)
+            for pipe in pipes:
+                pipe.close()
             if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
                 raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
@@ -477,30 +474,11 @@ class Supervisor:
             os.close(stdin_ends[0])
             feed = _Feed(self._loop, stdin_ends[1], stdin)
         self._limit_mark.give(pid, limit)
-        child = _Child(pid, os.fsencode(mark), limit, tuple(pipes), feed, self._loop, self._exits, slot, kill_grace_s)
+        child = _Child(pid, os.fsencode(mark), limit, tuple(pipes), feed, self._loop, self._watch, slot, kill_grace_s)
         self._children[pid] = child
         if feed is not None:
             feed.start(if_broken=child.ask_to_end)
         return child
-
-    def _lent_pipe(self, consume: Consumer) -> _Pipe:
-        pipe = self._pipes.pop() if self._pipes else _Pipe(self._loop)
-        self._unused_pipes = min(self._unused_pipes, len(self._pipes))
-        pipe.lend(consume)
-        return pipe
-
-    def _take_back(self, pipes: Iterable[_Pipe]) -> None:
-        """Keep pipes that nobody writes into any more."""
-        for pipe in pipes:
-            pipe.end_loan()
-            self._pipes.append(pipe)
-
-    def _close_unused_pipes(self) -> None:
-        """Close those that have been in no use since this was called last."""
-        for pipe in self._pipes[: self._unused_pipes]:
-            pipe.close()
-        del self._pipes[: self._unused_pipes]
-        self._unused_pipes = len(self._pipes)
 
     def _start_guardian(self) -> None:
         """Not before there is something to guard: a server that is idle from its start needs no second process."""
@@ -529,12 +507,13 @@ class Supervisor:
             log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
             return
         self._from_before.add(self._decoy.pid)
-        self._exits.watch(self._decoy.pidfd, self._decoy_ended)
+        self._watch.watch(self._decoy.pidfd, self._decoy_ended, once=True)
         self._aim_decoy()
 
     def _decoy_ended(self) -> None:
         pid, group = self._decoy.pid, self._decoy.aim
         self._from_before.discard(pid)
+        self._watch.forget(self._decoy.pidfd)
         self._decoy.stop()
         self._decoy_from_s = self._loop.time() + _DECOY_PAUSE_S
         # Only a script of the same user could have ended it as well.
@@ -578,9 +557,9 @@ class Supervisor:
                 return None
             _, status, usage = os.wait4(child.pid, 0)
         except BaseException:  # of who takes what was printed
-            self._forget(child, is_tree_gone=False)
+            self._forget(child)
             raise
-        self._forget(child, is_tree_gone=is_tree_gone)
+        self._forget(child)
         return _ended(status, usage, duration_s=duration_s, is_tree_gone=is_tree_gone)
 
     async def _see_through(self, child: _Child, linger_timeout_s: float, deadline_s: float) -> Ended:
@@ -611,7 +590,7 @@ class Supervisor:
                 _, status, usage = os.wait4(child.pid, 0)
                 is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self.unattributed
         finally:
-            self._forget(child, is_tree_gone=is_tree_gone)
+            self._forget(child)
         if broken is not None:
             raise broken
         if not child.exited.done():
@@ -628,7 +607,7 @@ class Supervisor:
             were_working=were_working,
         )
 
-    def _forget(self, child: _Child, *, is_tree_gone: bool) -> None:
+    def _forget(self, child: _Child) -> None:
         del self._children[child.pid]
         if self._decoy.aim == child.pid:
             self._decoy.aim_at(next(reversed(self._children), 0))
@@ -636,11 +615,6 @@ class Supervisor:
             self._forget_owner(child)
         self._guardian.forget(child.slot)
         child.close()
-        if is_tree_gone:
-            self._take_back(child.pipes)
-        else:  # who hides may still write into them
-            for pipe in child.pipes:
-                pipe.close()
 
     async def _linger(self, child: _Child, until_s: float) -> bool:
         """Let what the command left behind go on as long as it works. Return whether it was cut off at work.
@@ -814,7 +788,7 @@ class Supervisor:
 
         A process of a script is ended with the last of the commands that it may belong to. One that may be an orphan of
         ``docker exec``, or a process that a script has hidden, is left alone. So as long as one of either kind lives,
-        no directory or pipe that a script could write to is used again.
+        no directory that a script could write to is used again.
         """
         origin = self._origin(pid)
         is_of_ended = origin is _Origin.SCRIPT and self._is_of_ended(pid)
@@ -1050,7 +1024,6 @@ class Supervisor:
             self._judge_late_orphans()
         self._start_decoy()
         self._aim_decoy()
-        self._close_unused_pipes()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     def _reap(self) -> None:
@@ -1138,11 +1111,11 @@ class _SpareDescriptor:
             self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
-class _Exits:
-    """Calls back when processes end.
+class _Watch:
+    """Calls back when processes end, and when they print.
 
-    One descriptor of the event loop for all of them: to add one and remove it for each command takes asyncio as long as
-    the rest of a spawning.
+    It has one descriptor in the event loop, for all processes and pipes. To add and remove three descriptors for each
+    command would take asyncio longer than the rest of a spawning.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -1151,23 +1124,25 @@ class _Exits:
         self._callbacks: dict[int, Callable[[], None]] = {}
         loop.add_reader(self._epoll.fileno(), self._tell)
 
-    def watch(self, pidfd: int, callback: Callable[[], None]) -> None:
-        self._epoll.register(pidfd, select.EPOLLIN)
-        self._callbacks[pidfd] = callback
+    def watch(self, fd: int, callback: Callable[[], None], *, once: bool = False) -> None:
+        """Call back whenever ``fd`` is readable, or only the first time."""
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT if once else select.EPOLLIN)
+        self._callbacks[fd] = callback
 
-    def forget(self, pidfd: int) -> None:
-        if self._callbacks.pop(pidfd, None) is not None and not self._epoll.closed:
-            self._epoll.unregister(pidfd)
+    def forget(self, fd: int) -> None:
+        """Stop calling back. To close ``fd`` is not enough: a guardian that has just been forked has it as well."""
+        if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
+            self._epoll.unregister(fd)
 
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
     def _tell(self) -> None:
-        for pidfd, _ in self._epoll.poll(0):
-            callback = self._callbacks[pidfd]
-            self.forget(pidfd)
-            callback()
+        for fd, _ in self._epoll.poll(0):
+            # One of these callbacks may have forgotten another.
+            if (callback := self._callbacks.get(fd)) is not None:
+                callback()
 
 
 class _Children:
@@ -1251,7 +1226,7 @@ class _Child:
     pipes: tuple[_Pipe, ...]
     feed: _Feed | None
     loop: asyncio.AbstractEventLoop
-    exits: _Exits
+    watch: _Watch
     slot: int  # with the guardian
     grace_s: float
     started_s: float = 0.0
@@ -1275,7 +1250,7 @@ class _Child:
         self.asked_to_end = self.loop.create_future()
         try:
             self._pidfd = os.pidfd_open(self.pid)
-            self.exits.watch(self._pidfd, self._set_exited)
+            self.watch.watch(self._pidfd, self._set_exited, once=True)
         except OSError:
             if self._pidfd >= 0:
                 os.close(self._pidfd)
@@ -1309,11 +1284,13 @@ class _Child:
 
     def close(self) -> None:
         if self._pidfd >= 0:
-            self.exits.forget(self._pidfd)
+            self.watch.forget(self._pidfd)
             os.close(self._pidfd)
             self._pidfd = -1
         if self.feed is not None:
             self.feed.close()
+        for pipe in self.pipes:
+            pipe.close()
 
     def _set_exited(self) -> None:
         if not self.exited.done():
@@ -1328,32 +1305,26 @@ class _Child:
 
 
 class _Pipe:
-    """A pipe that one command after the other has as its stdout or stderr.
+    """The stdout or stderr of one command.
+
+    It is never used again. A command can change the size, owner, mode, flags, signals and locks of its pipe. They stay
+    as long as the pipe is open, and to look at all of them takes as many system calls as a new pipe.
 
     The writing end stays open here, too: the end of a command is told by its exit, not by the end of its streams, so
     there is no end of file to be woken by.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, watch: _Watch, consume: Consumer) -> None:
+        self._watch = watch
+        self._consume = consume
         self._reading_fd, self.writing_fd = os.pipe()
         # As /proc shows the pipe; both ends have this name.
         self.name = f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
-        self._consume: Consumer = _drop
         self._pause: asyncio.Future[None] | None = None
         self.taken_bytes = 0
         self._is_closed = False
         os.set_blocking(self._reading_fd, False)
-        loop.add_reader(self._reading_fd, self._readable)
-
-    def lend(self, consume: Consumer) -> None:
-        """What comes from now on is taken by ``consume``."""
-        self._consume = consume
-        # A command may have made it non-blocking, as Node.js does: the next one would lose lines.
-        fcntl.fcntl(self.writing_fd, fcntl.F_SETFL, 0)
-
-    def end_loan(self) -> None:
-        self._consume = _drop
+        watch.watch(self._reading_fd, self._readable)
 
     async def finish(self) -> None:
         """Take what is there. Nobody writes any more who counts, and who hides and writes on must not hold us up."""
@@ -1385,7 +1356,7 @@ class _Pipe:
         return int.from_bytes(fcntl.ioctl(self._reading_fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._reading_fd)
+        self._watch.forget(self._reading_fd)
         os.close(self._reading_fd)
         os.close(self.writing_fd)
         self._is_closed = True
@@ -1400,17 +1371,13 @@ class _Pipe:
         pause = self._consume(data)
         if pause is not None:
             self._pause = pause
-            self._loop.remove_reader(self._reading_fd)
+            self._watch.forget(self._reading_fd)
             pause.add_done_callback(self._resume)
 
     def _resume(self, pause: asyncio.Future[None]) -> None:
         self._pause = None
         if not self._is_closed:
-            self._loop.add_reader(self._reading_fd, self._readable)
-
-
-def _drop(data: bytes) -> None:
-    """Of nobody's call: only who came into a script's pipe from outside, through /proc, could have written this."""
+            self._watch.watch(self._reading_fd, self._readable)
 
 
 class _Feed:

@@ -34,6 +34,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+from .directory_state import DirectoryState, state_of
 from .errors import BadInput, NoSpace, OutputTooLarge, OutputUnreadable, quoted
 from .output_names import replacements
 
@@ -332,7 +333,7 @@ class Workspace:
     ``loan``: the number of the invocation that has it, another one each time it is lent; 0: none has it.
     """
 
-    __slots__ = ("_as_made", "_inodes", "input_dir", "loan", "output_dir", "path", "response_file")
+    __slots__ = ("_as_made", "input_dir", "loan", "output_dir", "path", "response_file")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -344,27 +345,28 @@ class Workspace:
         try:
             os.mkdir(self.input_dir, 0o755)
             os.mkdir(self.output_dir, 0o755)
-            self._as_made = self._look()
-            self._inodes = [os.lstat(path).st_ino for path in (self.input_dir, self.output_dir)]
         except OSError:  # no inode may be left for the second
             remove_tree(path)
             raise
+        self._as_made = self._look()
 
     def is_as_made(self) -> bool:
-        """Whether its directories are the same, with the same owner, mode and attributes, and have not become large."""
-        try:
-            now, size_bytes = self._look()
-        except OSError:
+        """Whether its directories are the same, in the same state, and have not become large."""
+        if self._as_made is None or (now := self._look()) is None:
             return False
-        as_made, size_as_made_bytes = self._as_made
-        return now == as_made and size_bytes <= max(size_as_made_bytes, _SMALL_DIRECTORY_BYTES)
+        (as_made, size_as_made_bytes), (state, size_bytes) = self._as_made, now
+        return state == as_made and size_bytes <= max(size_as_made_bytes, _SMALL_DIRECTORY_BYTES)
 
     def is_there(self) -> bool:
         """Whether nobody has removed or replaced its directories."""
+        if self._as_made is None:
+            return False
         try:
-            return [os.lstat(path).st_ino for path in (self.input_dir, self.output_dir)] == self._inodes
+            found = [os.lstat(path) for path in (self.input_dir, self.output_dir)]
         except OSError:
             return False
+        _, input_as_made, output_as_made = self._as_made[0]
+        return [(each.st_dev, each.st_ino) for each in found] == [input_as_made.identity, output_as_made.identity]
 
     def empty(self) -> bool:
         """Remove the files, if there are few and small ones and nothing else; False if something may be left.
@@ -392,15 +394,16 @@ class Workspace:
             return False
         return True
 
-    def _look(self) -> tuple[list[object], int]:
-        """What tells its directories from others, and the size of the largest; some file systems give any size."""
-        seen: list[object] = []
-        size_bytes = 0
-        for path in (self.path, self.input_dir, self.output_dir):
-            status = os.lstat(path)
-            size_bytes = max(size_bytes, status.st_size)
-            seen += (status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid, _attributes(path))
-        return seen, size_bytes
+    def _look(self) -> tuple[list[DirectoryState], int] | None:
+        """Return the state of each directory, and the size of the largest; some file systems give any size.
+
+        None if a directory cannot be looked at.
+        """
+        try:
+            found = [state_of(path) for path in (self.path, self.input_dir, self.output_dir)]
+        except OSError:
+            return None
+        return [state for state, _ in found], max(status.st_size for _, status in found)
 
     def outputs(self, most: int = MOST_OUTPUTS) -> tuple[list[Output], list[tuple[str, str]]]:
         """List at once what :meth:`listing` lists in steps; return its ``outputs`` and ``skipped``."""
@@ -552,14 +555,6 @@ def _has_plenty(directory: str) -> bool:
         return False
     has_inodes = not status.f_files or status.f_favail >= _PLENTY_INODES  # some file systems count none
     return has_inodes and (not status.f_blocks or status.f_bavail * status.f_frsize >= _PLENTY_BYTES)
-
-
-def _attributes(path: str) -> list[str]:
-    """Names of the extended attributes; access lists are among them (acl(5))."""
-    try:
-        return os.listxattr(path, follow_symlinks=False)
-    except OSError:  # the file system has none
-        return []
 
 
 def safe_file_name(name: str) -> str | None:

@@ -118,24 +118,6 @@ time.sleep(60)
     assert (tmp_path / "saved").exists()
 
 
-@pytest.mark.guard("as-made")
-def test_the_next_call_finds_its_directories_as_new(start_server: StartServer) -> None:
-    """Calls one right after the other have the same directory, if the first left it as it was."""
-    server = start_server('stat -c %a "$TMP_INPUT_DIR" "$TMP_OUTPUT_DIR"; chmod 711 "$TMP_INPUT_DIR" "$TMP_OUTPUT_DIR"')
-    for _ in range(30):
-        assert server.call(b"").body == b"755\n755\n"
-
-
-@pytest.mark.guard("blocking-again")
-def test_the_next_script_has_a_stdout_that_blocks(start_server: StartServer) -> None:
-    script = (
-        "import os; print(os.get_blocking(1), os.get_blocking(2)); os.set_blocking(1, False); os.set_blocking(2, False)"
-    )
-    server = start_server(f"{sys.executable} -c '{script}'")
-    for _ in range(30):
-        assert server.call(b"").body == b"True True\n"
-
-
 @pytest.mark.guard("sigkill")
 def test_sigkill_comes_after_the_grace(start_server: StartServer, lifeline: Lifeline) -> None:
     script = lifeline.script_line + "trap '' TERM; (trap '' TERM; setsid sleep 60) & while :; do sleep 0.1; done"

@@ -1,0 +1,90 @@
+"""What a script makes of its directories and pipes does not reach the next call."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer
+
+PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
+
+# Prints the state of the directories and pipes. Then it changes all of it that its user may change.
+SCRIPT = r"""
+import contextlib, fcntl, os, signal, struct
+
+GET_FLAGS, SET_FLAGS = 0x80086601, 0x40086602  # linux/fs.h
+LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)
+output = os.environ["TMP_OUTPUT_DIR"]
+directories = [os.path.dirname(output), output, os.environ["TMP_INPUT_DIR"]]
+
+
+def flags(path):
+    try:
+        return struct.unpack("=Q", fcntl.ioctl(os.open(path, os.O_RDONLY), GET_FLAGS, bytes(8)))[0]
+    except OSError:
+        return 0
+
+
+def set_flag(path, flag):
+    fcntl.ioctl(os.open(path, os.O_RDONLY), SET_FLAGS, struct.pack("=Q", flags(path) | flag))
+
+
+for path in directories:
+    status = os.stat(path)
+    attributes = {name: os.getxattr(path, name) for name in os.listxattr(path)}
+    print(oct(status.st_mode), status.st_uid, status.st_gid, attributes, hex(flags(path)))
+for fd in 1, 2:
+    status = os.fstat(fd)
+    print(oct(status.st_mode), status.st_uid, status.st_gid)
+    print([fcntl.fcntl(fd, get) for get in (fcntl.F_GETFL, fcntl.F_GETPIPE_SZ, fcntl.F_GETOWN, fcntl.F_GETSIG)])
+    with contextlib.suppress(PermissionError):
+        again = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(again, fcntl.F_OFD_SETLK, LOCK)
+        os.close(again)
+
+changes = {
+    "pipes": [
+        lambda fd: fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 17),
+        lambda fd: fcntl.flock(fd, fcntl.LOCK_EX),
+        lambda fd: fcntl.fcntl(fd, fcntl.F_OFD_SETLK, LOCK),
+        lambda fd: fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG),
+        lambda fd: os.fchmod(fd, 0),
+        lambda fd: os.fchown(fd, 12345, 12345),
+        lambda fd: fcntl.fcntl(fd, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC | os.O_DIRECT),
+    ],
+    "directories": [
+        *(lambda path, flag=flag: set_flag(path, flag) for flag in (0x8, 0x40, 0x80, 0x10000, 0x20000000)),
+        lambda path: os.setxattr(path, "user.mine", b"1"),
+        lambda path: os.chmod(path, 0o3711),
+        lambda path: os.chown(path, 12345, 12345),
+    ],
+}
+kind = os.environ["Http_X_Kind"]
+for change in changes[kind]:
+    for each in (1, 2) if kind == "pipes" else directories:
+        with contextlib.suppress(OSError):
+            change(each)
+"""
+
+
+@pytest.mark.guard("fresh-pipes")
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_next_call_has_pipes_in_their_first_state(start_server: StartServer, tmp_path: Path, mode: str) -> None:
+    assert_each_call_sees_the_same(start_server, tmp_path, mode, "pipes")
+
+
+@pytest.mark.guard("as-made")
+@pytest.mark.parametrize("mode", PREFIXES)
+def test_next_call_has_directories_in_their_first_state(start_server: StartServer, tmp_path: Path, mode: str) -> None:
+    assert_each_call_sees_the_same(start_server, tmp_path, mode, "directories")
+
+
+def assert_each_call_sees_the_same(start_server: StartServer, tmp_path: Path, mode: str, kind: str) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    server = start_server(f"exec {sys.executable} {tmp_path}/script.py", prefix=PREFIXES[mode])
+    answers = [server.call(b"", headers={"X-Kind": kind}) for _ in range(10)]
+    assert [answer.status for answer in answers] == [200] * 10
+    assert len({answer.body for answer in answers}) == 1, answers

@@ -1,0 +1,86 @@
+"""The state of a directory that its owner can change, and that stays when all its files are removed.
+
+Besides owner and mode there are extended attributes, to which access lists belong (acl(5)), and the flags and project
+id of ``chattr`` (ioctl_iflags(2), ioctl_fs_xattr(2)). New files inherit many of them. The time of the last change does
+not show whether they changed: each new file sets it as well.
+
+What only the tools of one file system show, such as the layouts of CephFS, is not part of the state.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+import struct
+from typing import NamedTuple
+
+_OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# linux/fs.h, as on x86-64 and arm64. Each is unknown to some file systems.
+_FS_IOC_GETFLAGS = 0x80086601
+_FS_IOC_FSGETXATTR = 0x801C581F
+_FLAGS = bytes(8)
+# Flags, extent size, number of extents, project id, extent size of copies on write; the rest is unused.
+_FSXATTR = struct.Struct("=IIIII8x")
+_UNUSED = bytes(_FSXATTR.size)
+
+
+class DirectoryState(NamedTuple):
+    """One state, to be compared with another."""
+
+    identity: tuple[int, int]
+    mode: int
+    owner: tuple[int, int]
+    attributes: dict[str, bytes]
+    flags: bytes | None
+    extended_flags: tuple[int, ...] | None
+
+
+def state_of(path: str) -> tuple[DirectoryState, os.stat_result]:
+    """Return the state of a directory, and its status.
+
+    Raises:
+        OSError: it is gone, something else is in its place, or it cannot be read.
+    """
+    fd = os.open(path, _OPEN_FLAGS)
+    try:
+        status = os.fstat(fd)
+        return (
+            DirectoryState(
+                identity=(status.st_dev, status.st_ino),
+                mode=stat.S_IMODE(status.st_mode),
+                owner=(status.st_uid, status.st_gid),
+                attributes=_attributes(fd),
+                flags=_flags(fd),
+                extended_flags=_extended_flags(fd),
+            ),
+            status,
+        )
+    finally:
+        os.close(fd)
+
+
+def _attributes(fd: int) -> dict[str, bytes]:
+    try:
+        names = os.listxattr(fd)
+    except OSError:  # the file system has none
+        return {}
+    return {name: os.getxattr(fd, name) for name in names}
+
+
+def _flags(fd: int) -> bytes | None:
+    try:
+        return fcntl.ioctl(fd, _FS_IOC_GETFLAGS, _FLAGS)
+    except OSError:
+        return None
+
+
+def _extended_flags(fd: int) -> tuple[int, ...] | None:
+    try:
+        flags, extent_size, _, project, copied_extent_size = _FSXATTR.unpack(
+            fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, _UNUSED)
+        )
+    except OSError:
+        return None
+    # The number of extents grows with the directory.
+    return flags, extent_size, project, copied_extent_size
