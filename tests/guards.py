@@ -232,6 +232,15 @@ def guardian() -> None:
 
 
 @guard
+def guardian_limit() -> None:
+    """The guardian does not look at the limits of processes."""
+    from watchdog.guardian import Guardian
+
+    real = Guardian.__init__
+    replace(Guardian, "__init__", lambda self, has_limit: real(self, lambda pid: False))
+
+
+@guard
 def guardian_restart() -> None:
     """A guardian that died is not missed."""
     from watchdog import process

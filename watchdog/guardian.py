@@ -17,8 +17,9 @@ The guardian is forked and executes no program. A script runs as the same user, 
 memory accessible to the script until the guardian closes it again (prctl(2), PR_SET_DUMPABLE). A script can kill the
 guardian, wait for the next one, and change it in that time. A fork is closed from its start, because the server is.
 
-What it cannot find: a process that left the session, lost its parent *and* threw its environment away; a chain of forks
-outside the session, each link of which ends before /proc is read.
+A process that left the session, lost its parent, threw its environment away and closed its memory is found by its
+resource limit (``limit_mark.py``). The guardian cannot find a process that lowered this limit below the limits of all
+commands of this server, nor a chain of forks outside the session, each link of which ends before /proc is read.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import signal
 import struct
 import time
 import warnings
+from collections.abc import Callable
 from typing import NoReturn
 
 from .proc import Process, environment_of, processes, signal_each
@@ -47,9 +49,14 @@ _QUIET_LOOKS = 3
 
 
 class Guardian:
-    """The server's end of it. ``pid``: of the guardian; 0 while there is none."""
+    """The server's end of it. ``pid``: of the guardian; 0 while there is none.
 
-    def __init__(self) -> None:
+    Args:
+        has_limit: whether the process with a pid has the resource limit of a command. The guardian itself may have it.
+    """
+
+    def __init__(self, has_limit: Callable[[int], bool]) -> None:
+        self._has_limit = has_limit
         self.pid = 0
         self._pipe_fd = -1
         self._table: mmap.mmap | None = None
@@ -71,7 +78,7 @@ class Guardian:
             for mark, session in running:
                 slots.append(self.note(mark))
                 self.note_session(slots[-1], session)
-            self.pid, self._pipe_fd = _fork(self._table)
+            self.pid, self._pipe_fd = _fork(self._table, self._has_limit)
         except BaseException:
             self._table = None
             raise
@@ -138,7 +145,7 @@ class Guardian:
         self.pid, self._pipe_fd, self._table = 0, -1, None
 
 
-def _fork(table: mmap.mmap) -> tuple[int, int]:
+def _fork(table: mmap.mmap, has_limit: Callable[[int], bool]) -> tuple[int, int]:
     """Start the process; return its pid, and the end of the pipe that only this process may have."""
     pipe_read, pipe_write = os.pipe()
     # A signal that comes before the guardian ignores it would run the server's handler in the guardian.
@@ -149,7 +156,7 @@ def _fork(table: mmap.mmap) -> tuple[int, int]:
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            _watch(pipe_read, table)
+            _watch(pipe_read, table, has_limit)
     except BaseException:
         os.close(pipe_write)
         raise
@@ -159,7 +166,7 @@ def _fork(table: mmap.mmap) -> tuple[int, int]:
     return pid, pipe_write
 
 
-def _watch(pipe_fd: int, table: mmap.mmap) -> NoReturn:
+def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> NoReturn:
     """Be the guardian: sleep until the server is gone, then end what it ran."""
     exit_code = 1
     try:
@@ -175,7 +182,7 @@ def _watch(pipe_fd: int, table: mmap.mmap) -> NoReturn:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.chdir("/")
         os.read(pipe_fd, 1)
-        _end_all(*_noted(table))
+        _end_all(*_noted(table), has_limit)
         exit_code = 0
     finally:
         os._exit(exit_code)
@@ -201,12 +208,12 @@ def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
     return sessions, marks
 
 
-def _end_all(sessions: set[int], marks: list[bytes]) -> None:
+def _end_all(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool]) -> None:
     held: dict[tuple[int, int], Process] = {}
     quiet_looks = 0
     until_s = time.monotonic() + _PATIENCE_S
     while quiet_looks < _QUIET_LOOKS and time.monotonic() < until_s:
-        found = _belonging(sessions, marks)
+        found = _belonging(sessions, marks, has_limit)
         new = {each.identity: each for each in found if each.identity not in held}
         # First all are held still, then they die: who dies at once makes room for what others fork.
         signal_each(new.values(), signal.SIGSTOP)
@@ -222,16 +229,16 @@ def _has_one_of(marks: list[bytes], environment: bytes) -> bool:
     return any(mark in environment for mark in marks)
 
 
-def _belonging(sessions: set[int], marks: list[bytes]) -> list[Process]:
-    """Return the living processes of these sessions or with one of these marks, and their descendants."""
-    table = {each.pid: each for each in processes()}
+def _belonging(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool]) -> list[Process]:
+    """Return the living processes of these sessions, or with one of these marks or the limit, and their descendants."""
+    table = {each.pid: each for each in processes() if each.pid != os.getpid()}
     ours: set[int] = set()
     for each in table.values():
         way = []
         pid = each.pid
         while pid in table and pid not in ours:
             way.append(pid)
-            if table[pid].session in sessions or _has_one_of(marks, environment_of(pid)):
+            if table[pid].session in sessions or has_limit(pid) or _has_one_of(marks, environment_of(pid)):
                 break
             pid = table[pid].parent
         else:

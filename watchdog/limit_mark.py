@@ -65,6 +65,14 @@ class LimitMark:
             return soft
         return hard if 0 <= hard <= self.own else None
 
+    def of_command(self, pid: int) -> int | None:
+        """Return the value of a process if it is one of this server's commands; None for all other processes."""
+        try:
+            value = self.read(pid)
+        except PermissionError:
+            return None
+        return value if value is not None and self.is_own(value) else None
+
     def is_own(self, value: int) -> bool:
         """Return whether a command of this server has, had or will have this value."""
         return self._first < value < self.own

@@ -331,7 +331,7 @@ class Supervisor:
         # Each orphan that was looked at. By pid, which stays the same process until it is reaped.
         self._orphans: dict[int, _Orphan] = {}
         self._spare = _SpareDescriptor()
-        self._guardian = Guardian()
+        self._guardian = Guardian(lambda pid: self._limit_mark.of_command(pid) is not None)
         # The end of PID 1 is that of all others.
         self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
         self._preference = _Preference()
@@ -830,22 +830,14 @@ class Supervisor:
             return _Origin.UNKNOWN
         return _Origin.ELSEWHERE if self._limit_mark.is_firm else _Origin.UNKNOWN
 
-    def _limit_of(self, pid: int) -> int | None:
-        """Return the limit of a process if it is one of this server's commands."""
-        try:
-            limit = self._limit_mark.read(pid)
-        except PermissionError:
-            return None
-        return limit if limit is not None and self._limit_mark.is_own(limit) else None
-
     def _command_of_limit(self, pid: int, owned: Iterable[_Child]) -> _Child | None:
         """Return the command that a process belongs to by its limit."""
-        limit = self._limit_of(pid)
+        limit = self._limit_mark.of_command(pid)
         return None if limit is None else next((each for each in owned if each.limit == limit), None)
 
     def _is_of_ended(self, pid: int) -> bool:
         """Return whether a process has the limit of a command that has ended."""
-        limit = self._limit_of(pid)
+        limit = self._limit_mark.of_command(pid)
         return limit is not None and all(each.limit != limit for each in self._children.values())
 
     def _is_undecided(self, pid: int) -> bool:

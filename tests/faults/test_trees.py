@@ -15,6 +15,9 @@ from control_groups import ControlGroup, joining, made_control_group
 from lifeline import Lifeline
 from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, is_guardian, problem, until
 
+from watchdog import proc
+
+PR_SET_DUMPABLE = 4  # linux/prctl.h
 CHAIN = f"""{sys.executable} -c '
 import os, time
 end = time.monotonic() + 8
@@ -251,6 +254,80 @@ def test_a_killed_server_leaves_no_script(
         until((tmp_path / "up").exists, "the script")
         server.process.kill()
         until(lambda: not lifeline.is_held(), "the script's end")
+
+
+def hiding(directory: Path, lifeline: Lifeline) -> str:
+    """A script that leaves a daemon without session, parent, environment and pipes, whose memory is closed."""
+    (directory / "hidden.py").write_text(f"""
+import ctypes, time
+
+ctypes.CDLL(None).prctl({PR_SET_DUMPABLE}, 0)
+open({str(directory / "hidden")!r}, "w").close()
+time.sleep(60)
+""")
+    daemon = f"env -i setsid {sys.executable} -S {directory}/hidden.py >/dev/null 2>&1 </dev/null"
+    wait = f"until [ -e {directory}/hidden ]; do sleep 0.02; done; touch {directory}/up; sleep 60"
+    return f"{lifeline.script_line}({daemon} &)\n{wait}"
+
+
+@contextlib.contextmanager
+def running_script(server: RunningServer, up: Path) -> Iterator[None]:
+    """A call whose script runs, and has made the file ``up``."""
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+        until(up.exists, "the script")
+        yield
+
+
+@pytest.mark.guard("guardian-limit")
+@pytest.mark.parametrize("mode", ["plain", "no privileges"])
+def test_a_killed_server_leaves_no_hidden_process(
+    start_server: StartServer, lifeline: Lifeline, tmp_path: Path, mode: str
+) -> None:
+    server = start_server(hiding(tmp_path, lifeline), prefix=PREFIXES[mode])
+    with running_script(server, tmp_path / "up"):
+        server.process.kill()
+        until(lambda: not lifeline.is_held(), "the end of the hidden process")
+
+
+def test_a_killed_server_that_is_pid_1_leaves_no_hidden_process(
+    start_server: StartServer, lifeline: Lifeline, tmp_path: Path
+) -> None:
+    """The kernel ends all processes with PID 1, so there is no guardian."""
+    server = start_server(hiding(tmp_path, lifeline), prefix=AS_PID_1)
+    with running_script(server, tmp_path / "up"):
+        server.process.kill()
+        until(lambda: not lifeline.is_held(), "the end of the hidden process")
+
+
+def test_guardian_ends_no_process_of_others(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
+    """Others: a daemon of the entry point, which is a child of the server, and the script of another server."""
+    go_on = tmp_path / "go on"
+    other = start_server(f"touch {tmp_path}/other; until [ -e '{go_on}' ]; do sleep 0.02; done; echo answer")
+    daemon = f"sleep 60 & echo $! >{tmp_path}/pid; "
+    server = start_server(hiding(tmp_path, lifeline), prefix=("sh", "-c", daemon + 'exec "$@"', "sh"))
+    entry = int((tmp_path / "pid").read_text())
+    try:
+        with ThreadPoolExecutor() as pool:
+            answer = pool.submit(other.call, b"")
+            until((tmp_path / "other").exists, "the script of the other server")
+            with running_script(server, tmp_path / "up"):
+                (guardian,) = guardians(server)
+                server.process.kill()
+                until(lambda: not lifeline.is_held(), "the end of the hidden process")
+                # The guardian has searched to its end by then.
+                until(lambda: not is_alive(guardian), "the end of the guardian")
+            assert is_alive(entry)
+            go_on.touch()
+            assert (answer.result().status, answer.result().body) == (200, b"answer\n")
+    finally:
+        go_on.touch()
+        os.kill(entry, signal.SIGKILL)
+
+
+def is_alive(pid: int) -> bool:
+    found = proc.process(pid)
+    return found is not None and found.is_alive
 
 
 @pytest.mark.guard("guardian-restart")
