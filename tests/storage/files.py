@@ -58,18 +58,11 @@ async def stored(storage: Storage, directory: Path, location: str, data: bytes) 
 
 
 async def fetched(storage: Storage, directory: Path, location: str, most_bytes: int = 0, version: str = "") -> bytes:
-    """Fetch an object, and see to it that nothing else is left in the directory."""
-    moving, target = Moving(), directory / "fetched"
-    target.mkdir(exist_ok=True)
-    with tempfile.TemporaryFile(dir=target) as file:
+    """Fetch an object into a file on the file system of a directory, and return its bytes."""
+    moving = Moving()
+    with tempfile.TemporaryFile(dir=directory) as file:
         size_bytes = await storage.fetch(location, file.fileno(), version=version, most_bytes=most_bytes, moved=moving)
         file.seek(0)
         data = file.read()
     assert len(data) == size_bytes == moving.bytes
-    assert list(target.iterdir()) == []
     return data
-
-
-def nothing_is_left(directory: Path) -> bool:
-    """After a fetch that failed."""
-    return list((directory / "fetched").iterdir()) == []

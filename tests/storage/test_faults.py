@@ -19,7 +19,7 @@ from botocore.exceptions import ClientError
 from running_server import RunningServer
 
 from storage.fault_proxy import FaultProxy, Seen, fault_proxy
-from storage.files import MIB, Moving, fetched, nothing_is_left, output_of, stored
+from storage.files import MIB, Moving, fetched, output_of, stored
 from storage.servers import S3Server, moto_s3, rclone_s3
 from storage.webdav_servers import WebDavServer, rclone_webdav
 from watchdog.errors import StorageError
@@ -128,7 +128,6 @@ async def test_a_download_that_is_always_cut_at_once_fails(target: Target, tmp_p
         with pytest.raises(StorageError, match="broke the connection off"):
             await fetched(storage, tmp_path, target.place + "never")
     assert proxy.happened > 1
-    assert nothing_is_left(tmp_path)
 
 
 async def test_a_server_that_stands_still_in_a_download_is_given_up(target: Target, tmp_path: Path) -> None:
@@ -138,7 +137,6 @@ async def test_a_server_that_stands_still_in_a_download_is_given_up(target: Targ
         with pytest.raises(StorageError, match=r"silent|broke the connection off"):
             await fetched(storage, tmp_path, target.place + "still")
     assert proxy.standing_still.is_set()
-    assert nothing_is_left(tmp_path)
 
 
 async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_path: Path) -> None:
@@ -190,19 +188,22 @@ async def test_a_server_that_sends_a_few_bytes_now_and_then_is_given_up(
             await storage.close()
             await asyncio.gather(*connections)
     assert len(connections) > 1
-    assert nothing_is_left(tmp_path)
 
 
-async def test_a_cancelled_download_leaves_nothing(target: Target, tmp_path: Path) -> None:
+async def test_a_cancelled_download_leaves_no_file_or_connection_open(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cancelled", bytes(LARGE_BYTES))
     async with through_faults(target, timeout_s=PATIENT_S, stall_response_at=3 * MIB) as (storage, proxy):
+        descriptors = os.listdir("/proc/self/fd")
         fetching = asyncio.create_task(fetched(storage, tmp_path, target.place + "cancelled"))
         await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
-    assert nothing_is_left(tmp_path)
+        # The proxy closes its own connections when it sees the end of the one that the storage had.
+        async with asyncio.timeout(RunningServer.patience_s):
+            while os.listdir("/proc/self/fd") != descriptors:
+                await asyncio.sleep(0.01)
 
 
 # Both directions
@@ -226,7 +227,6 @@ async def test_503_for_ever_fails(target: Target, tmp_path: Path) -> None:
         assert proxy.happened > 2
         with pytest.raises(StorageError, match=r"answers .* with 503"):
             await fetched(storage, tmp_path, target.place + "ever")
-    assert nothing_is_left(tmp_path)
     assert target.names("ever") == []
 
 
