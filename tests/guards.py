@@ -224,6 +224,16 @@ def decoy() -> None:
 
 
 @guard
+def own_peak() -> None:
+    """The server's own peak memory includes that of the program that the process executed before."""
+    import resource
+
+    from watchdog import proc
+
+    replace(proc, "own_peak_rss_bytes", lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+
+
+@guard
 def guardian() -> None:
     """A server that is killed leaves its scripts."""
     from watchdog.process import Supervisor

@@ -454,7 +454,7 @@ async def test_no_descriptor_is_left(supervisor: Supervisor) -> None:
 
 
 async def test_cpu_and_memory_of_the_script(supervisor: Supervisor) -> None:
-    size = process._own_peak_rss_bytes() + 100_000_000  # what is below our own peak cannot be known
+    size = proc.own_peak_rss_bytes() + 100_000_000  # what is below our own peak cannot be known
     code = f"x = bytearray({size}); sum(range(3_000_000))"
     ended = await Run(supervisor, f"{sys.executable} -c '{code}'").ended()
     assert ended.cpu_s > 0.01

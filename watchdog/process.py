@@ -335,6 +335,8 @@ class Supervisor:
         # The end of PID 1 is that of all others.
         self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
         self._preference = _Preference()
+        # As it was at the last look.
+        self._own_peak_rss_bytes = 0
         self._decoy = Decoy()
         self._decoy_from_s = 0.0
         # Not so for PID 1, to which `docker exec` leaves its orphans too.
@@ -560,7 +562,16 @@ class Supervisor:
             self._forget(child)
             raise
         self._forget(child)
-        return _ended(status, usage, duration_s=duration_s, is_tree_gone=is_tree_gone)
+        peak_rss_bytes = self._known_peak_rss_bytes(usage)
+        return _ended(status, usage, peak_rss_bytes=peak_rss_bytes, duration_s=duration_s, is_tree_gone=is_tree_gone)
+
+    def _known_peak_rss_bytes(self, usage: resource.struct_rusage) -> int | None:
+        """Return the peak memory of a command, or None if it is not above this server's own peak."""
+        peak_rss_bytes = usage.ru_maxrss * 1024
+        if peak_rss_bytes > self._own_peak_rss_bytes:
+            # The server's own peak may have grown. It never becomes smaller, so other commands need no new look.
+            self._own_peak_rss_bytes = proc.own_peak_rss_bytes()
+        return peak_rss_bytes if peak_rss_bytes > self._own_peak_rss_bytes else None
 
     async def _see_through(self, child: _Child, linger_timeout_s: float, deadline_s: float) -> Ended:
         is_tree_gone = were_working = False
@@ -598,6 +609,7 @@ class Supervisor:
         return _ended(
             status,
             usage,
+            peak_rss_bytes=self._known_peak_rss_bytes(usage),
             duration_s=duration_s,
             timed_out=timed_out,
             ended_early=ended_early,
@@ -1463,6 +1475,7 @@ def _ended(
     status: int,
     usage: resource.struct_rusage,
     *,
+    peak_rss_bytes: int | None,
     duration_s: float,
     timed_out: bool = False,
     ended_early: bool = False,
@@ -1472,7 +1485,6 @@ def _ended(
     were_working: bool = False,
 ) -> Ended:
     code = os.waitstatus_to_exitcode(status)
-    peak_rss_bytes = usage.ru_maxrss * 1024
     return Ended(
         exit_code=code if code >= 0 else None,
         signal=proc.signal_name(-code) if code < 0 else None,
@@ -1480,16 +1492,12 @@ def _ended(
         ended_early=ended_early,
         duration_s=duration_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_rss_bytes=peak_rss_bytes if peak_rss_bytes > _own_peak_rss_bytes() else None,
+        peak_rss_bytes=peak_rss_bytes,
         survivors=survivors,
         is_tree_gone=is_tree_gone,
         left=left or {},
         were_working=were_working,
     )
-
-
-def _own_peak_rss_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _become_subreaper() -> bool:

@@ -142,6 +142,21 @@ def test_promtool_has_nothing_against_it(start_server: StartServer, metrics_port
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+# A program with more memory than the script below, which then executes the server in its own process.
+AFTER_A_LARGE_PROGRAM = (
+    sys.executable,
+    "-c",
+    "import os, sys; data = bytearray(400 << 20); os.execv(sys.argv[1], sys.argv[1:])",
+)
+
+
+@pytest.mark.guard("own-peak")
+def test_peak_memory_is_known_although_a_large_program_executed_the_server(start_server: StartServer) -> None:
+    server = start_server(f"{sys.executable} -c 'bytearray(320 << 20)'", prefix=AFTER_A_LARGE_PROGRAM)
+    assert server.call(b"").status == 200
+    assert 320 << 20 < (server.event("invocation ended")["peak_rss_bytes"] or 0) < 400 << 20
+
+
 def test_an_invocation_is_told_with_all_it_took(start_server: StartServer, metrics_port: int) -> None:
     # Much more memory than the server's own, below which it cannot be known.
     script = f"""set -e
