@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -11,11 +12,12 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog.testing
 from running_server import AS_PID_1, RunningServer, is_guardian, until
 
 from watchdog import proc, process
@@ -357,6 +359,33 @@ async def test_orphans_are_reaped_while_a_long_script_runs(supervisor: Superviso
             await asyncio.sleep(0.02)
     supervisor.end_all(at_once=True)
     await run.ended()
+
+
+@pytest.mark.parametrize("step", ["_reap", "_judge_late_orphans", "_start_decoy", "_aim_decoy", "_close_unused_pipes"])
+async def test_regular_step_that_fails_is_logged_and_all_steps_run_again(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    runs = {"_reap": 0, "_judge_late_orphans": 0, "_start_decoy": 0, "_aim_decoy": 0, "_close_unused_pipes": 0}
+
+    def counted(name: str, run: Callable[[], None]) -> Callable[[], None]:
+        @functools.wraps(run)
+        def count() -> None:
+            runs[name] += 1
+            if name == step:
+                raise KeyError("broken")
+            run()
+
+        return count
+
+    for name in runs:
+        monkeypatch.setattr(supervisor, name, counted(name, getattr(supervisor, name)))
+    with structlog.testing.capture_logs() as logged:
+        async with asyncio.timeout(RunningServer.patience_s):
+            while min(runs.values()) < 2:
+                await asyncio.sleep(0.02)
+    failed = [each for each in logged if "a regular step of the supervisor failed" in each["event"]]
+    assert len(failed) >= 2
+    assert {each["log_level"] for each in failed} == {"error"}
 
 
 async def test_without_pidfd_a_thread_waits(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1018,17 +1018,30 @@ class Supervisor:
         return True
 
     def _reap_again(self) -> None:
-        self._reap()
+        """Do the regular work of the supervisor. If a step fails, the other steps run, and all of them run again."""
+        self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
+        for step in (
+            self._reap,
+            self._forget_exiting,
+            self._watch_over_children,
+            self._start_decoy,
+            self._aim_decoy,
+        ):
+            try:
+                step()
+            except Exception:
+                log.exception("a regular step of the supervisor failed; please report it", step=step.__name__)
+
+    def _forget_exiting(self) -> None:
         if self._exiting:
             children = set(self._listed_children.pids() or ())
             self._exiting = {key: since_s for key, since_s in self._exiting.items() if key[0] in children}
+
+    def _watch_over_children(self) -> None:
         if self._children:
             self._start_guardian()
         else:
             self._judge_late_orphans()
-        self._start_decoy()
-        self._aim_decoy()
-        self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     def _reap(self) -> None:
         """Reap orphans; a command's own status is left to the one who runs it."""

@@ -299,8 +299,9 @@ class Server:
         A health check that runs ``cat`` on the file does not ask the server for it.
         """
         if not self._is_draining:
-            lock.restore()
+            # First, so that an error in this look does not prevent the next one.
             self._loop.call_later(_LOCK_FILE_INTERVAL_S, self._keep_lock_file, lock)
+            lock.restore()
 
     def _function(self) -> dict[str, str]:
         """What is run for each call, for the log."""
