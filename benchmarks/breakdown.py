@@ -2,9 +2,13 @@
 
     python benchmarks/breakdown.py [--against CHECKOUT]... [--calls N]
 
-Of calls: two servers of each checkout are asked. One is as it is: the kernel counts its processor time and how
-often threads were switched. The other runs under Python's profiler, which counts functions and tells whose they are;
-it makes what has many small functions look dearer than it is. Of starts: ``python -X importtime``.
+Of calls: three servers of each checkout are asked. The first is as it is: the kernel counts its processor time and how
+often threads were switched. The second runs under Python's profiler, which counts functions and shows whose they are;
+it makes code with many small functions look more expensive than it is. The third runs under strace, which counts the
+system calls of the server's own threads; that takes root and the program strace. Of starts: ``python -X importtime``.
+
+Counts of functions, turns of the event loop and system calls are medians, so a moment in which the machine stands still
+does not change them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from contenders import ENVIRONMENT, PATIENCE_S, ROOT, Watchdog, server_python
 from load import Caller
@@ -32,7 +37,8 @@ from load import Caller
 UNDER_PROFILE = "--under-profile"
 STARTS = 11
 PACKAGES = ("watchdog", "aiohttp", "asyncio", "ssl", "msgspec", "structlog", "multipart", "yarl")
-PART = 25  # calls of one checkout before it is another's turn
+PART = 25  # calls of one checkout before it is another's turn; a count is taken over so many
+_OF_FILES = re.compile(r"openat|close|\w*stat\w*|getdents64|\w*xattr|unlink\w*|mkdir\w*|rmdir|rename\w*|link\w*|access")
 # Where a function's file lies, and what that is called in the table; the first that fits.
 PLACES = (
     (r"/watchdog/process\.py|posix_spawn|wait4|pidfd_open", "process.py, and starting the script"),
@@ -58,6 +64,8 @@ def main() -> None:
         print(_table("of a small call", names, counted))
         profiles = [_profile(checkout, options.calls, Path(place)) for checkout in checkouts]
         print(_table("of a small call, under the profiler", names, profiles))
+        traced = [_system_calls(checkout, options.calls, Path(place)) for checkout in checkouts]
+        print(_table("of a small call, under strace", names, traced))
         print(_table("of a start", names, [_imports(checkout) for checkout in checkouts]))
 
 
@@ -114,36 +122,82 @@ def _switches(pid: int) -> Counter[str]:
 
 def _profile(checkout: Path, calls: int, place: Path) -> dict[str, str]:
     output = place / "profile"
-    output.unlink(missing_ok=True)
     launcher = (str(Path(__file__).resolve()), UNDER_PROFILE, str(output))
     server = Watchdog(place / f"profiled-{time.monotonic_ns()}", source=checkout, launcher=launcher)
+    functions, turns, waited_s = [], [], 0.0
+    by_place: Counter[str] = Counter()
     try:
         with contextlib.closing(Caller(server)) as caller:
             caller.calls(50)
-            os.kill(server.pid, signal.SIGUSR1)
-            assert not caller.calls(calls).wrong
-            os.kill(server.pid, signal.SIGUSR2)
-            deadline = time.monotonic() + PATIENCE_S
-            while not output.exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            for _ in range(calls // PART):
+                profile = _profile_of_part(server, caller, output)
+                functions.append(sum(count for _, count, *_ in profile.values()) / PART)
+                turns.append(sum(profile[key][1] for key in profile if key[2] == "_run_once") / PART)
+                for (file, _, name), (_, _, own_s, _, _) in profile.items():
+                    if "poll" in name and "epoll" in name:
+                        waited_s += own_s
+                    else:
+                        by_place[next(each for pattern, each in PLACES if re.search(pattern, f"{file} {name}"))] += (
+                            own_s
+                        )
     finally:
         server.stop()
-    functions, turns, waited_s = 0, 0, 0.0
-    by_place: Counter[str] = Counter()
-    for (file, _, name), (_, count, own_s, _, _) in pstats.Stats(str(output)).stats.items():  # type: ignore[attr-defined]
-        functions += count
-        if name == "_run_once":
-            turns = count
-        if "poll" in name and "epoll" in name:
-            waited_s += own_s
-            continue
-        by_place[next(place for pattern, place in PLACES if re.search(pattern, f"{file} {name}"))] += own_s
+    done = calls // PART * PART
     return {
-        "functions called": f"{functions / calls:.0f}",
-        "turns of the event loop": f"{turns / calls:.1f}",
-        "waited for the script and the caller (ms)": f"{waited_s / calls * 1e3:.2f}",
-        **{f"in {place} (ms)": f"{by_place[place] / calls * 1e3:.2f}" for _, place in PLACES},
+        "functions called": f"{statistics.median(functions):.0f}",
+        "turns of the event loop": f"{statistics.median(turns):.1f}",
+        "waited for the script and the caller (ms)": f"{waited_s / done * 1e3:.2f}",
+        **{f"in {place} (ms)": f"{by_place[place] / done * 1e3:.2f}" for _, place in PLACES},
     }
+
+
+def _profile_of_part(server: Watchdog, caller: Caller, output: Path) -> dict[tuple[str, int, str], Any]:
+    output.unlink(missing_ok=True)
+    os.kill(server.pid, signal.SIGUSR1)
+    assert not caller.calls(PART).wrong
+    time.sleep(0.005)  # what is put off to after the answer counts, too
+    os.kill(server.pid, signal.SIGUSR2)
+    deadline = time.monotonic() + PATIENCE_S
+    while not output.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return pstats.Stats(str(output)).stats  # type: ignore[attr-defined,no-any-return]
+
+
+def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
+    """Attach to the server's threads only, not to its scripts: they run as fast as ever."""
+    trace = place / "trace"
+    trace.unlink(missing_ok=True)
+    rows = ("system calls of the event loop's thread", "of these for files", "system calls of the other threads")
+    if shutil.which("strace") is None or os.geteuid() != 0:
+        return dict.fromkeys(rows, "no root, or no strace")
+    server = Watchdog(place / f"traced-{time.monotonic_ns()}", source=checkout)
+    try:
+        with contextlib.closing(Caller(server)) as caller:
+            caller.calls(50)
+            threads = sorted(os.listdir(f"/proc/{server.pid}/task"))
+            command = ["strace", "-o", str(trace), *(f"--attach={thread}" for thread in threads)]
+            tracer = subprocess.Popen(command, stderr=subprocess.PIPE, env=ENVIRONMENT)
+            assert tracer.stderr is not None
+            with tracer.stderr:
+                for _ in threads:
+                    tracer.stderr.readline()  # attached
+                assert not caller.calls(calls).wrong
+                tracer.terminate()
+                tracer.wait()
+    finally:
+        server.stop()
+    by_call: list[Counter[str]] = []
+    for thread, name, rest in re.findall(r"^(\d+) +(\w+)\((.*)", trace.read_text(errors="replace"), re.MULTILINE):
+        if name == "recvfrom" and '"POST ' in rest:
+            by_call.append(Counter())
+        if by_call:
+            is_loop = int(thread) == server.pid
+            by_call[-1]["loop" if is_loop else "others"] += 1
+            by_call[-1]["files"] += is_loop and bool(_OF_FILES.fullmatch(name))
+    # Those of the log's thread are not spread evenly over the calls.
+    others = sum(each["others"] for each in by_call) / len(by_call)
+    loop, files = (statistics.median(each[key] for each in by_call) for key in ("loop", "files"))
+    return dict(zip(rows, (f"{loop:.0f}", f"{files:.0f}", f"{others:.1f}"), strict=True))
 
 
 def _imports(checkout: Path) -> dict[str, str]:
@@ -181,6 +235,7 @@ def _serve_under_profile(output: str, arguments: list[str]) -> None:
     def stop(*_: object) -> None:
         profiler.disable()
         profiler.dump_stats(output + ".part")
+        profiler.clear()
         shutil.move(output + ".part", output)
 
     signal.signal(signal.SIGUSR1, lambda *_: profiler.enable())
