@@ -18,10 +18,12 @@ BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(PYTHON))
 
 SECONDS ?= 60
 SOAK_SECONDS ?= 600
+KILLED_CALLS ?= 20000
+DAEMON_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake response_file script_log service_definition storage_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow image-test ceph-test fuzz soak bench bench-quick docs lint format lock clean
+.PHONY: help setup run test test-unit test-slow image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +62,10 @@ fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-6
 
 soak: $(VENV)/.ready  ## good, bad, slow, dying and vanishing calls for SOAK_SECONDS; counts lost answers and leaks
 	$(IN_VENV)python tests/faults/soak.py --seconds $(SOAK_SECONDS)
+
+chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed, or scripts leave processes that hide (hours)
+	$(IN_VENV)python tests/faults/chaos.py kills --calls $(KILLED_CALLS) --terms 30 --kills 15
+	$(IN_VENV)python tests/faults/chaos.py daemons --calls $(DAEMON_CALLS)
 
 bench: $(VENV)/.ready build/bench-python/.ready  ## measure all against the bare script and other servers; renews docs/performance.md
 	@benchmarks/install-contenders.sh

@@ -54,8 +54,12 @@ def test_the_soak_notices_a_server_that_leaves_processes() -> None:
 
 
 def soaked(*options: str) -> subprocess.CompletedProcess[str]:
-    """A run of the soak, as a user starts it, with all it prints in ``stdout``."""
-    command = [sys.executable, str(FAULTS / "soak.py"), *options]
+    return run_of("soak.py", *options)
+
+
+def run_of(program: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """A run of the soak or the chaos, as a user starts it, with all it prints in ``stdout``."""
+    command = [sys.executable, str(FAULTS / program), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             output, _ = process.communicate()

@@ -287,7 +287,7 @@ class Ledger:
 
     def survived(self, call_id: str, pids: Sequence[int]) -> None:
         with self.lock:
-            self.survivors.append(f"{call_id}: {', '.join(map(_described, pids))} lived when the call was answered")
+            self.survivors.append(f"{call_id}: {', '.join(map(described, pids))} lived when the call was answered")
 
     def event(self, event: Mapping[str, Any]) -> None:
         """One event of the server's own, in the order of the log."""
@@ -321,7 +321,8 @@ class Ledger:
         return found
 
 
-def _described(pid: int) -> str:
+def described(pid: int) -> str:
+    """Return the pid with what is known of the process."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return f"{pid} ({b' '.join(words).decode(errors='replace').strip()[:100]})"
@@ -1016,7 +1017,7 @@ def _unrest(server: SoakedServer, lifeline: Lifeline, idle: int, before: State |
         "calls that never ended": [f"{name} is {metrics[name]:g}" for name in gauges if metrics[name]],
         "children and zombies": children(server.process.pid),
         "directories in tmp": [str(path) for path in server.tmp.glob("watchdog-*/[0-9]*")],
-        "surviving processes": [_described(pid) for pid in lifeline.holders()] if lifeline.is_held() else [],
+        "surviving processes": [described(pid) for pid in lifeline.holders()] if lifeline.is_held() else [],
         "descriptors": ["socket"] * sockets
         + [name for name in more_descriptors.elements() if name != "socket" and before is not None],
     }
@@ -1060,7 +1061,7 @@ def _leaks(
     }
     return {
         **unrest,
-        "surviving processes": ledger.survivors + [f"{_described(pid)} lives after all calls" for pid in alive],
+        "surviving processes": ledger.survivors + [f"{described(pid)} lives after all calls" for pid in alive],
         "threads": [f"{after.threads}, {before.threads} before"]
         if after.threads > max(before.threads, MOST_THREADS)
         else [],
@@ -1103,20 +1104,21 @@ def _print_table(
         ("threads once warm, at the end", f"{before.threads}, {after.threads}"),
         ("descriptors once warm, at the end", f"{before.descriptors.total()}, {after.descriptors.total()}"),
     ]
-    _print_rows("", rows)
-    _print_rows("calls by kind", sorted(ledger.kinds.items()))
-    _print_rows("answers by status", sorted(ledger.answers.items()))
-    _print_rows("invocations by outcome in the log", sorted(ledger.ends_by_outcome.items()))
-    _print_rows("lost answers", [(how, ledger.lost[how]) for how in ("none", "cut", "wrong")])
+    print_rows("", rows)
+    print_rows("calls by kind", sorted(ledger.kinds.items()))
+    print_rows("answers by status", sorted(ledger.answers.items()))
+    print_rows("invocations by outcome in the log", sorted(ledger.ends_by_outcome.items()))
+    print_rows("lost answers", [(how, ledger.lost[how]) for how in ("none", "cut", "wrong")])
     for line in ledger.lost_lines:
         print(f"    {line}")
-    _print_rows("leaks", [(name, len(found)) for name, found in leaks.items()])
+    print_rows("leaks", [(name, len(found)) for name, found in leaks.items()])
     for name, found in leaks.items():
         for line in found[:MOST_PRINTED]:
             print(f"    {name}: {line}")
 
 
-def _print_rows(title: str, rows: Iterable[tuple[str, object]]) -> None:
+def print_rows(title: str, rows: Iterable[tuple[str, object]]) -> None:
+    """Print a part of a table."""
     if title:
         print(f"\n{title}")
     for name, value in rows:
