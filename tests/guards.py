@@ -445,6 +445,14 @@ def deaf_listener() -> None:
 
 
 @guard
+def half_open() -> None:
+    """A stop does not wait for handshakes that have begun."""
+    from watchdog import server
+
+    replace(server, "has_half_open", lambda port: False)
+
+
+@guard
 def last_words() -> None:
     """Who is refused is closed at once."""
     from watchdog import connection, server

@@ -65,6 +65,7 @@ _KEEP_ALIVE_S = 3600.0
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _MOST_DIGITS = 100
 _BYTES_ACKED_AT = 120  # of struct tcp_info in linux/tcp.h, since Linux 4.1
+_SYN_RECV = b"03"  # net/tcp_states.h
 _HEAD_METHOD = b"HEAD "
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
 
@@ -117,6 +118,17 @@ def is_readable(sock: socket.socket) -> bool:
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     return bool(poll.poll(0))
+
+
+def has_half_open(port: int) -> bool:
+    """Return whether a caller's handshake with a port of this machine has begun and is not over (proc(5), net/tcp)."""
+    end = b":%04X" % port
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/self/net/{name}", "rb") as table:
+            for _, local_address, _, state, *_ in map(bytes.split, table):
+                if state == _SYN_RECV and local_address.endswith(end):
+                    return True
+    return False
 
 
 def _has_ended(sock: socket.socket) -> bool:

@@ -50,6 +50,7 @@ from .connection import (
     Connection,
     HttpServer,
     abort,
+    has_half_open,
     ignore_new_connections,
     is_readable,
     listening_socket,
@@ -140,6 +141,7 @@ _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_KEPT = 256  # characters of a header's name whose variable is kept for the next call
 _LETTING_IN_S = 1.0
+_HANDSHAKE_LOOK_S = 0.01
 _MOST_NAMED_FILES = 1000
 _REST_OF_BODY_S = 30.0
 # Of a long answer, read and not yet sent: at most two times four pieces of 512 KiB; of many at once fewer each.
@@ -369,8 +371,8 @@ class Server:
     async def _stop_listening(self) -> None:
         """Let in all who are connected or about to be, and then nobody.
 
-        A listening socket that is closed resets the connections that wait in it. So it is made deaf to new ones first,
-        which then find it closed, and closed once those before them are let in.
+        A listening socket that is closed resets the connections that wait in it, and those whose handshake is not over.
+        So it is made deaf to new ones first, which then find it closed, and closed once those before them are let in.
         """
         if self._listener is None:
             return
@@ -380,8 +382,15 @@ class Server:
         until_s = self._loop.time() + _LETTING_IN_S
         quiet_turns = 0
         # One is accepted in each turn of the loop, and is a connection a turn later: asyncio drops what is not one yet.
+        sockets = self._listener.sockets
+        ports = {sock.getsockname()[1] for sock in sockets}
         while quiet_turns < 3 and self._loop.time() < until_s:
-            quiet_turns = 0 if any(map(is_readable, self._listener.sockets)) else quiet_turns + 1
+            if not any(map(is_readable, sockets)) and any(map(has_half_open, ports)):
+                quiet_turns = 0
+                await asyncio.sleep(_HANDSHAKE_LOOK_S)
+                continue
+            # A handshake may have ended meanwhile: look again.
+            quiet_turns = 0 if any(map(is_readable, sockets)) else quiet_turns + 1
             await asyncio.sleep(0)
         self._listener.close()
 

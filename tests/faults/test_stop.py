@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import select
 import signal
 import socket
+import struct
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from running_server import RunningServer, StartServer, is_whole, problem, read_a
 from watchdog import connection
 from watchdog.config import SETTINGS
 
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 WAIT = "touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02; done; echo done\n"
 
@@ -171,6 +174,52 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
         with accepted:
             before.sendall(b"hello")
             assert accepted.recv(5) == b"hello"
+
+
+# The server, with more time to let callers in than a slow machine needs.
+PATIENT_LISTENER = """
+import sys
+sys.path.insert(0, "tests")
+from guards import replace, take_out
+from watchdog import server
+from watchdog.__main__ import main
+replace(server, "_LETTING_IN_S", 60.0)
+take_out({guard!r}) if {guard!r} else None
+sys.exit(main())
+"""
+
+
+@pytest.mark.guard("half-open")
+def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServer, removed_guard: str | None) -> None:
+    """As over a long way, or on a busy machine. The server sends the packet that gets lost again after a second."""
+    server = start_server("echo hi", program=("-c", PATIENT_LISTENER.format(guard=removed_guard or "")))
+    with socket.socket() as sock:
+        drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # all packets (linux/bpf_common.h)
+        sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
+        sock.setblocking(False)
+        sock.connect_ex(("127.0.0.1", server.port))
+        until(lambda: connection.has_half_open(server.port), "the handshake to begin")
+        server.signal(signal.SIGTERM)
+        server.event("draining")
+        # Without the guard the server closes its socket now, and soon.
+        for _ in range(50):
+            if not listens(server.port):
+                break
+            time.sleep(0.01)
+        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+        sock.settimeout(server.patience_s)
+        select.select([], [sock], [], server.patience_s)
+        sock.sendall(REQUEST)
+        answer = read_answer(sock)
+    assert is_whole(answer)
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert server.wait() == 0
+
+
+def listens(port: int) -> bool:
+    """Whether a socket listens on the port."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    return any(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in map(str.split, lines))
 
 
 @pytest.mark.guard("last-words")
