@@ -674,6 +674,22 @@ def header_limits() -> None:
     replace(connection, "MOST_HEAD_BYTES", 1 << 40)
 
 
+@guard
+def header_count() -> None:
+    """A request may have any number of headers."""
+    from watchdog import connection
+
+    replace(connection, "MOST_HEADERS", 1 << 40)
+
+
+@guard
+def head_memory() -> None:
+    """The headers of idle connections are not bounded together."""
+    from watchdog import idle_connections
+
+    replace(idle_connections, "_MOST_HEAD_MEMORY_BYTES", 1 << 40)
+
+
 def _serve_with(**options: float) -> None:
     from watchdog.connection import HttpServer
 

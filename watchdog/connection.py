@@ -47,6 +47,10 @@ BACKLOG = 1024
 # Bytes of a request's first line and headers together, and of a chunked body's lines that carry no data. More than
 # proxies let through (nginx: 32 KiB, Envoy: 60 KiB), less than Linux allows for one variable (128 KiB).
 MOST_HEAD_BYTES = 65536
+# Headers of a request, and lines of an unfinished head: a short header takes 100 times as much memory as on its way.
+MOST_HEADERS = 1024
+# Memory that one header takes beside its bytes, measured with names of two characters (aiohttp 3.14, Python 3.11).
+_HEADER_MEMORY_BYTES = 360
 _NO_LIMIT = 1 << 31  # limits of aiohttp's parser: ``Connection`` limits the sum
 # A new connection may have its first request on its way; a handshake may be half done.
 _FRESH_S = 0.1
@@ -235,21 +239,23 @@ class HttpServer(web.Server):
 
 
 class _HeadTooLarge(HttpProcessingError):
-    """The first line and headers of a request are over the limit: 414 if the first line alone is, else 431."""
+    """The first line and headers of a request are over a limit: 414 if the first line alone is, else 431."""
 
-    def __init__(self, *, is_first_line: bool, is_head: bool) -> None:
+    def __init__(self, *, is_first_line: bool, is_head: bool, has_many_headers: bool = False) -> None:
         self.is_head = is_head
         what = "the request line has" if is_first_line else "the request line and the headers together have"
-        super().__init__(
-            code=414 if is_first_line else 431,
-            message=f"{what} more than {MOST_HEAD_BYTES} bytes; send large values in the body",
-        )
+        message = f"{what} more than {MOST_HEAD_BYTES} bytes; send large values in the body"
+        if has_many_headers:
+            message = f"the request has more than {MOST_HEADERS} headers; send what they hold in the body"
+        super().__init__(code=414 if is_first_line else 431, message=message)
 
 
 def _head_too_large(message: Any) -> _HeadTooLarge | None:
     """Return what is wrong with the size of a whole first line and headers, or None."""
     if isinstance(message, _ErrInfo):
         return None
+    if len(message.raw_headers) > MOST_HEADERS:
+        return _HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD", has_many_headers=True)
     size_bytes = len(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
     if size_bytes > MOST_HEAD_BYTES:
         return _HeadTooLarge(is_first_line=True, is_head=message.method == "HEAD")
@@ -257,6 +263,15 @@ def _head_too_large(message: Any) -> _HeadTooLarge | None:
     if size_bytes > MOST_HEAD_BYTES:
         return _HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD")
     return None
+
+
+def _memory_of_head(message: Any) -> int:
+    """Return about how many bytes of memory a request's first line and headers take."""
+    if isinstance(message, _ErrInfo):
+        return 0
+    headers = message.raw_headers
+    size_bytes = len(message.path) + sum(len(name) + len(value) for name, value in headers)
+    return size_bytes + len(headers) * _HEADER_MEMORY_BYTES
 
 
 class Request(web.BaseRequest):
@@ -328,10 +343,12 @@ class Connection(RequestHandler):
         # came together with the end of what was before.
         self._head_bytes = 0
         self._head_start = b""
-        self._has_first_line = False
+        self._head_lines = 0
         self._shared_bytes = 0
         self._body_bytes = 0
         self._is_refusing = False
+        # Of the newest head, whole or not. aiohttp keeps it until the next request.
+        self._head_memory_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -436,8 +453,12 @@ class Connection(RequestHandler):
 
     def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]], has_body_grown: bool) -> None:
         """Refuse first lines and headers that are over the limit, whole or not, and trailers and the like."""
+        has_many_headers = False
+        for message, _ in new:
+            self._head_memory_bytes = _memory_of_head(message)
+            has_many_headers |= self._head_memory_bytes > MOST_HEADERS * _HEADER_MEMORY_BYTES
         may_be_over = self._shared_bytes + self._head_bytes + len(data) > MOST_HEAD_BYTES
-        if may_be_over:
+        if may_be_over or has_many_headers:
             for position, (message, _) in enumerate(new):
                 if (error := _head_too_large(message)) is not None:
                     self._refuse(error, unread=len(new) - position)
@@ -449,22 +470,32 @@ class Connection(RequestHandler):
             self._shared_bytes = len(data) or self._shared_bytes
             self._head_bytes = 0
             self._head_start = b""
-            self._has_first_line = False
+            self._head_lines = 0
             return
         self._head_bytes += len(data)
         if len(self._head_start) < len(_HEAD_METHOD):
             self._head_start = (self._head_start + data)[: len(_HEAD_METHOD)]
-        self._has_first_line = self._has_first_line or b"\n" in data
-        if self._head_bytes <= MOST_HEAD_BYTES:
-            return
+        self._head_lines += data.count(b"\n")
         if body is None:
-            is_head = self._head_start == _HEAD_METHOD
-            self._refuse(_HeadTooLarge(is_first_line=not self._has_first_line, is_head=is_head), unread=0)
+            self._bound_part_of_head()
+            return
+        if self._head_bytes <= MOST_HEAD_BYTES:
             return
         if not self.is_lingering:
             body.set_exception(PayloadEncodingError(f"more than {MOST_HEAD_BYTES} bytes came that carry no data"))
         body.feed_eof()
         self.close()
+
+    def _bound_part_of_head(self) -> None:
+        self._head_memory_bytes = self._head_bytes + self._head_lines * _HEADER_MEMORY_BYTES
+        has_many_headers = self._head_lines > MOST_HEADERS + 1  # with the first line
+        if has_many_headers or self._head_bytes > MOST_HEAD_BYTES:
+            is_head = self._head_start == _HEAD_METHOD
+            is_first_line = not self._head_lines
+            error = _HeadTooLarge(is_first_line=is_first_line, is_head=is_head, has_many_headers=has_many_headers)
+            self._refuse(error, unread=0)
+            return
+        self._idle.weigh(self, self._head_memory_bytes)
 
     def _refuse(self, error: _HeadTooLarge, *, unread: int) -> None:
         """Answer the newest requests with this error; discard what still comes, so that no reset loses the answer.
@@ -496,6 +527,7 @@ class Connection(RequestHandler):
             # Also if the rest of a body is still awaited: that may take long, and nobody needs it.
             if self.transport is not None:
                 self._idle.add(self)
+                self._idle.weigh(self, self._head_memory_bytes)
 
     def linger(self, limit_s: float) -> None:
         """After the answer, wait no longer than this for the rest of the body."""
@@ -526,9 +558,14 @@ class Connection(RequestHandler):
         if is_waiting and self._request_count:
             self.half_close()
 
-    def close_if_unused(self) -> bool:
-        """Close it at once, because its descriptor is needed, unless a request is being answered or is there."""
-        is_used = self._is_handling or bool(self._messages) or (not self.is_lingering and self._has_unread_bytes())
+    def close_if_unused(self, *, also_unread: bool = False) -> bool:
+        """Close it at once, because what it takes is needed, unless a request is being answered or is there.
+
+        Args:
+            also_unread: also if bytes have come that were not read yet.
+        """
+        is_used = self._is_handling or bool(self._messages)
+        is_used |= not also_unread and not self.is_lingering and self._has_unread_bytes()
         if is_used:
             return False
         if self._has_part_of_headers:

@@ -3,6 +3,9 @@
 Anybody who reaches the port can open connections and leave them idle. So idle connections may have half of the
 descriptors (``ulimit -n``) at most: beyond that, each new connection closes the one that has been idle for the longest
 time. A quarter of the descriptors is kept for the calls that have begun, with the pipes and files of their scripts.
+
+They also hold memory: the first line and headers of a request, or of a part of one. A header of four bytes takes a
+hundred times as much memory. So the sum is bounded: beyond it, the connection that holds the most is closed.
 """
 
 from __future__ import annotations
@@ -17,10 +20,12 @@ from . import proc
 _FRESH_S = 0.1
 # Each takes about 20 KiB of memory. More than proxies keep (nginx: 32 of each worker; Envoy: 1024 to each server).
 _MOST_IDLE = 1024
+# Of first lines and headers. Usual ones take 5 to 15 KiB, so this is enough for all that may be idle.
+_MOST_HEAD_MEMORY_BYTES = 24 << 20
 
 
 class Connection(Protocol):
-    def close_if_unused(self) -> bool:
+    def close_if_unused(self, *, also_unread: bool = False) -> bool:
         """Close it, unless a request has come meanwhile; return whether it was closed."""
 
 
@@ -34,6 +39,8 @@ class IdleConnections:
     def __init__(self, give_up: Callable[[], object] = lambda: None) -> None:
         self._give_up = give_up
         self._since_s: dict[Connection, float] = {}
+        self._head_memory: dict[Connection, int] = {}
+        self._head_memory_bytes = 0  # of all
         self._to_close = 0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = 0
@@ -49,6 +56,18 @@ class IdleConnections:
     def discard(self, connection: Connection) -> None:
         """Forget a connection that has a request now, or has ended."""
         self._since_s.pop(connection, None)
+        self._head_memory_bytes -= self._head_memory.pop(connection, 0)
+
+    def weigh(self, connection: Connection, head_memory_bytes: int) -> None:
+        """Note how much memory the first line and headers of a connection take; if all take too much, close some."""
+        if connection not in self._since_s:
+            return
+        self._head_memory_bytes += head_memory_bytes - self._head_memory.get(connection, 0)
+        self._head_memory[connection] = head_memory_bytes
+        while self._head_memory_bytes > _MOST_HEAD_MEMORY_BYTES:
+            heaviest = max(self._head_memory, key=self._head_memory.__getitem__)
+            self.closed += heaviest.close_if_unused(also_unread=True)
+            self.discard(heaviest)
 
     def look_at(self, descriptor: int) -> None:
         """Close the oldest connection if a new one, with this descriptor, is one too many.
@@ -83,7 +102,7 @@ class IdleConnections:
                 self._timer = loop.call_later(fresh_for_s, self._close)
                 return
             if connection.close_if_unused():
-                self._since_s.pop(connection, None)
+                self.discard(connection)
                 self._to_close -= 1
                 self.closed += 1
             else:

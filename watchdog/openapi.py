@@ -37,7 +37,7 @@ _MEANINGS: Mapping[int, str] = {
     422: "The storage event reports an object, version, bucket or space that is not there.",
     429: "All places are taken, and the queue is full or `queue_timeout` passed; or the body came too slowly while "
     "another call needed the room; or too many answers are still being sent. Try again after `Retry-After`.",
-    431: "The request line and the headers together are over 64 KiB.",
+    431: "The request line and the headers together are over 64 KiB, or there are more than 1024 headers.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
     "cannot be sent.",
     502: "A storage failed: the object that the event tells of could not be fetched, or outputs not be stored "

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import socket
 import subprocess
 
 import pytest
-from running_server import RunningServer, StartServer, read_all, read_answer
+from running_server import RunningServer, StartServer, free_port, read_all, read_answer, until
 
-from watchdog.connection import MOST_HEAD_BYTES
+from watchdog.connection import MOST_HEAD_BYTES, MOST_HEADERS
 
 START = b"GET /%b HTTP/1.1\r\n"
 END = b"Host: x\r\nConnection: close\r\n\r\n"
@@ -93,6 +94,43 @@ def test_a_refused_head_request_is_answered_without_a_body_and_logged(
 def test_a_thousand_short_headers_are_served(start_server: StartServer) -> None:
     many = b"".join(b"X-%d: y\r\n" % number for number in range(1000))
     assert b"HTTP/1.1 200 OK" in start_server(LENGTHS).raw(START % b"" + many + END)
+
+
+def short_headers(count: int) -> bytes:
+    return b"".join(b"%x:\r\n" % number for number in range(count))
+
+
+@pytest.mark.guard("header-count")
+@pytest.mark.parametrize("end", [b"\r\n", b""], ids=["whole", "unfinished"])
+def test_more_headers_than_the_limit_are_431(start_server: StartServer, end: bytes) -> None:
+    server = start_server(LENGTHS, WATCHDOG_READ_TIMEOUT="2s")
+    allowed = START % b"" + END.removesuffix(b"\r\n") + short_headers(MOST_HEADERS - 2) + b"\r\n"
+    assert server.raw(allowed).startswith(b"HTTP/1.1 200 ")
+    answer = server.raw(b"GET / HTTP/1.1\r\nHost: x\r\n" + short_headers(MOST_HEADERS + 1) + end)
+    assert answer.startswith(b"HTTP/1.0 431 ")
+    assert f"more than {MOST_HEADERS} headers".encode() in answer
+
+
+@pytest.mark.guard("head-memory")
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [(b"POST /", b""), (b"GET /_/health", b"\r\n"), (b"POST /?output=nothing", b"Content-Length: 1000\r\n\r\n")],
+    ids=["unfinished", "answered", "refused"],
+)
+def test_headers_of_idle_connections_take_bounded_memory(start_server: StartServer, line: bytes, end: bytes) -> None:
+    server = start_server(LENGTHS, WATCHDOG_READ_TIMEOUT="300s", WATCHDOG_METRICS_PORT=str(free_port()))
+    before_mib = server.memory_mib("VmRSS")
+    request = line + b" HTTP/1.1\r\nHost: x\r\n" + short_headers(1000) + end
+    with contextlib.ExitStack() as stack:
+        for _ in range(450):
+            sock = stack.enter_context(server.connect())
+            sock.sendall(request)
+            if end:
+                assert sock.recv(100).startswith(b"HTTP/1.1 ")
+        # Each of them takes at least 0.3 MiB.
+        closed = "watchdog_idle_connections_closed_total"
+        until(lambda: server.metric(closed) > 300, "the connections that hold the most to be closed")
+        assert server.memory_mib("VmHWM") < before_mib + 90
 
 
 @PIECES
