@@ -589,6 +589,14 @@ def header_timer() -> None:
 
 
 @guard
+def place_of_slow_callers() -> None:
+    """A caller keeps its place, however slow it is."""
+    from watchdog.admission import Admission
+
+    replace(Admission, "_look_for_slow", lambda self, waiter: None)
+
+
+@guard
 def room_of_slow_callers() -> None:
     """A caller that has come in keeps its room, however slow it is."""
     from watchdog.pace import Paces

@@ -7,6 +7,10 @@ on it counts among the *answers* that are being sent. Calls inside and answers t
 bytes of the answers, because each of them has files in ``tmp_dir``.
 
 When a call comes and there is no room, the slowest caller that the server waits for is given up.
+
+Some callers have a place while the server waits for them: those that send their body to a classic function, and those
+that take an answer whose outputs other scripts must not see. When a call has waited for a place for some seconds, the
+slowest of these callers is given up.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ _LONGEST_RETRY_AFTER_S = 300
 DRAINING_RETRY_AFTER_S = 5
 # The free space of a disk is asked for only if the answers that are being sent have more than this.
 _SMALL_ANSWERS_BYTES = 16 << 20
+# A call waits this long for a place before a slow caller with a place is given up for it. A slow caller may be honest,
+# and most places become free sooner. If queue_timeout is short, a call waits for half of it.
+_WAIT_FOR_SLOW_S = 5.0
+_LOOK_AGAIN_S = 1.0
 
 
 class Admission:
@@ -35,6 +43,7 @@ class Admission:
         max_queue: calls that may be inside beyond those.
         queue_timeout_s: the longest wait for a place.
         free_bytes: returns the free space of the disk that holds the answers.
+        do_senders_have_places: bodies are read while the function runs, so their callers have places.
     """
 
     def __init__(
@@ -44,6 +53,7 @@ class Admission:
         max_queue: int,
         queue_timeout_s: float,
         free_bytes: Callable[[], float] = lambda: math.inf,
+        do_senders_have_places: bool = False,
     ) -> None:
         self.max_inflight = max_inflight
         self.max_queue = max_queue
@@ -54,6 +64,9 @@ class Admission:
         self.answer_bytes = 0
         self.senders = Paces()
         self.readers = Paces()
+        # Readers whose calls keep their places until they are answered.
+        self.readers_with_place = Paces()
+        self._senders_with_place = self.senders if do_senders_have_places else Paces()
         # How many slow callers had to make room, by what they did: send a body, or take an answer.
         self.given_up = {"body": 0, "answer": 0}
         self._free_bytes = free_bytes
@@ -140,8 +153,10 @@ class Admission:
         if self.has_free_place and not self._waiting:
             self.running += 1
             return
-        waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
         self._waiting.append(waiter)
+        look = loop.call_later(min(_WAIT_FOR_SLOW_S, self.queue_timeout_s / 2), self._look_for_slow, waiter)
         try:
             async with asyncio.timeout(self.queue_timeout_s):
                 await waiter
@@ -157,6 +172,22 @@ class Admission:
                     self.retry_after_s(),
                 ) from None
             raise
+        finally:
+            look.cancel()
+
+    def _look_for_slow(self, waiter: asyncio.Future[None]) -> None:
+        """Give up the slowest caller that has a place, if there is a slow one, for a call that waits for a place."""
+        if waiter.done():
+            return
+        pause_s = _LOOK_AGAIN_S
+        for direction, callers in (("answer", self.readers_with_place), ("body", self._senders_with_place)):
+            if (slowest := callers.slowest()) is not None:
+                self.given_up[direction] += 1
+                slowest.give_up()
+                # The place becomes free when the script has ended.
+                pause_s = _WAIT_FOR_SLOW_S
+                break
+        asyncio.get_running_loop().call_later(pause_s, self._look_for_slow, waiter)
 
     def _give_place_back(self) -> None:
         while self._waiting:

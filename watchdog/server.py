@@ -200,6 +200,7 @@ class Server:
             max_queue=self.settings.max_queue,
             queue_timeout_s=self.settings.queue_timeout_s,
             free_bytes=lambda: free_bytes(self.settings.tmp_dir),
+            do_senders_have_places=self.settings.fprocess is not None,
         )
         self.supervisor = Supervisor()
         self.metrics = Metrics(
@@ -794,6 +795,7 @@ class Server:
         headers.extend(record.chosen.headers)
         if self._is_draining:
             headers["Connection"] = "close"
+        readers = self.admission.readers_with_place if record.keeps_place else self.admission.readers
         if answer.body is not None or status in _STATUS_WITHOUT_BODY:
             body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
             small = web.Response(status=status, headers=headers, body=body)
@@ -804,11 +806,11 @@ class Server:
                 record.is_handed_over = True
                 await small.write_eof()
 
-            await self._patiently(request, send())
+            await self._patiently(request, send(), readers)
             return small
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = answer.length
-        await self._patiently(request, response.prepare(request))
+        await self._patiently(request, response.prepare(request), readers)
         record.is_begun = True
         self._long_answers += 1
         try:
@@ -816,10 +818,10 @@ class Server:
                 async for piece in chunks:
                     record.output_bytes += len(piece)
                     record.is_handed_over = record.output_bytes == answer.length
-                    await self._patiently(request, response.write(piece))
+                    await self._patiently(request, response.write(piece), readers)
         finally:
             self._long_answers -= 1
-        await self._patiently(request, response.write_eof())
+        await self._patiently(request, response.write_eof(), readers)
         return response
 
     def _pieces_ahead(self) -> int:
@@ -833,10 +835,8 @@ class Server:
             await self._patiently(request, response.write_eof(), self._other_readers)
         return response
 
-    async def _patiently(
-        self, request: web.BaseRequest, sending: Awaitable[object], readers: Paces | None = None
-    ) -> None:
-        """Send, unless the caller takes nothing for ``write_timeout``, or too little.
+    async def _patiently(self, request: web.BaseRequest, sending: Awaitable[object], readers: Paces) -> None:
+        """Send, unless the caller takes nothing for ``write_timeout``, or too little. It is one of ``readers``.
 
         One write may be megabytes on their way through a slow line: what counts is whether they get fewer.
         """
@@ -865,8 +865,7 @@ class Server:
             timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
 
         try:
-            waiting = self.admission.readers if readers is None else readers
-            async with pace.waiting(waiting, is_looked_at=True) as bound:
+            async with pace.waiting(readers, is_looked_at=True) as bound:
                 if limit_s:
                     timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
                 try:

@@ -6,8 +6,9 @@ import contextlib
 import os
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,13 +33,13 @@ def slow_senders(server: RunningServer, count: int) -> Iterator[list[socket.sock
         yield senders
 
 
-def connect_slow_reader(server: RunningServer) -> socket.socket:
+def connect_slow_reader(server: RunningServer, request: bytes = EMPTY_CALL) -> socket.socket:
     """Return a connection whose answer has begun, and on which nothing more is read."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     sock.settimeout(server.patience_s)
     sock.connect(("127.0.0.1", server.port))
-    sock.sendall(EMPTY_CALL)
+    sock.sendall(request)
     assert sock.recv(100).startswith(b"HTTP/1.1 200 ")
     return sock
 
@@ -86,6 +87,66 @@ def test_calls_take_the_whole_queue_from_slow_senders(start_server: StartServer,
             assert read_answer(senders[number]).startswith(b"HTTP/1.1 429 ")
         (tmp_path / "go").touch()
         assert [call.result().body for call in calls] == [b"hi"] * 4
+
+
+ONE_PLACE = {"WATCHDOG_MAX_INFLIGHT": "1", "WATCHDOG_QUEUE_TIMEOUT": "30s"}
+# So many outputs that the call keeps its place until it is answered.
+MANY_OUTPUTS = 'for i in $(seq 17); do head -c 1000000 /dev/zero > "$TMP_OUTPUT_DIR/$i"; done'
+
+
+@contextlib.contextmanager
+def steadily(step: Callable[[], object]) -> Iterator[None]:
+    """Repeat a step in a thread, with a pause that makes a caller slow, until its connection ends or this context."""
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        with contextlib.suppress(OSError):
+            while not is_over.wait(0.2):
+                step()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+@pytest.mark.guard("place-of-slow-callers")
+def test_a_slow_reader_does_not_keep_the_only_place(start_server: StartServer) -> None:
+    metrics_port = free_port()
+    server = start_server(MANY_OUTPUTS, **ONE_PLACE, WATCHDOG_METRICS_PORT=str(metrics_port))
+    request = EMPTY_CALL.replace(b"output=raw", b"output=zip")
+    with connect_slow_reader(server, request) as sock, steadily(lambda: sock.recv(200)):
+        assert server.call(b"").status == 200
+        gone = server.event("invocation ended", outcome="caller_gone")
+        assert "while another call needed the room" in gone["reason"]
+        assert server.metric('watchdog_callers_given_up_total{direction="answer"}') == 1
+    server.stop()
+    assert server.leftovers() == []
+
+
+@pytest.mark.guard("place-of-slow-callers")
+def test_a_slow_sender_to_a_classic_function_does_not_keep_the_only_place(start_server: StartServer) -> None:
+    metrics_port = free_port()
+    server = start_server(None, **ONE_PLACE, fprocess="cat", WATCHDOG_METRICS_PORT=str(metrics_port))
+    with slow_senders(server, 1) as (sock,), steadily(lambda: sock.sendall(b"x" * 100)):
+        assert server.call(b"hi").body == b"hi"
+        refused = server.event("invocation ended", outcome="overloaded")
+        assert "while another call needed the room" in refused["reason"]
+        assert read_answer(sock).startswith(b"HTTP/1.1 429 ")
+        assert server.metric('watchdog_callers_given_up_total{direction="body"}') == 1
+
+
+def test_a_slow_caller_keeps_its_place_while_nobody_else_needs_it(start_server: StartServer) -> None:
+    server = start_server(None, **ONE_PLACE, fprocess="cat")
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n")
+        for _ in range(40):
+            sock.sendall(b"x")
+            time.sleep(0.15)  # the slowness itself: longer than another call would wait
+        assert read_answer(sock).startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.guard("min-data-rate")
