@@ -521,6 +521,15 @@ def hidden_memory() -> None:
 
 
 @guard
+def hidden_decoy() -> None:
+    """The memory of the decoy is open to scripts."""
+    from watchdog import decoy
+
+    without = "from watchdog import decoy; decoy.hide_memory = bool; from watchdog.decoy"
+    replace(decoy, "_CODE", decoy._CODE.replace("from watchdog.decoy", without))
+
+
+@guard
 def hidden_guardian() -> None:
     """The guardian's memory is open to scripts, as ``exec`` would leave it."""
     from watchdog import guardian, proc

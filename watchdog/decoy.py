@@ -29,6 +29,7 @@ import signal
 import sys
 
 from .cgroup import Cgroup
+from .proc import hide_memory
 
 NAME = "watchdog-decoy"  # as /proc/PID/comm shows it, 15 characters at most
 
@@ -168,6 +169,9 @@ def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
     for name, value in (("comm", NAME), ("oom_score_adj", str(LARGEST_OOM_SCORE_ADJ))):
         with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:  # /proc may be read-only
             file.write(value)
+    # Not before: these files belong to root from now on. A script could else run its own code in this process, which
+    # outlives each call.
+    hide_memory()
     held = [mmap.mmap(-1, _FREED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)]
     fd = os.memfd_create(NAME, os.MFD_CLOEXEC)
     os.ftruncate(fd, _MAPPED_BYTES)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from control_groups import ControlGroup, joining, made_control_group
-from running_server import RunningServer, StartServer, arguments_of, problem, until
+from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, arguments_of, problem, until
 
 from watchdog import decoy
 
@@ -108,6 +108,30 @@ def test_a_call_does_not_find_the_decoy_among_its_processes(
     for _ in range(3):
         assert server.call(b"").body == b"hi\n"
     assert decoys(server) == before
+
+
+ATTACH = """
+import ctypes, os, sys
+try:
+    open(f"/proc/{sys.argv[1]}/mem", "r+b")
+    print("opened the memory")
+except PermissionError:
+    pass
+if ctypes.CDLL(None).ptrace(0x4206, int(sys.argv[1]), 0, 0) == 0:  # PTRACE_SEIZE
+    print("attached")
+"""
+
+
+@pytest.mark.guard("hidden-decoy")
+def test_script_cannot_change_the_decoy(
+    start_server: StartServer, as_burstable: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "attach.py").write_text(ATTACH)
+    server = start_server("", prefix=(*as_burstable, *WITHOUT_PRIVILEGES))
+    until(lambda: decoys(server), "the decoy")
+    (pid,) = decoys(server)
+    server.script.write_text(f"exec {sys.executable} {tmp_path}/attach.py {pid}")
+    assert server.call(b"").body == b""
 
 
 @pytest.mark.parametrize("by", ["SIGTERM", "SIGKILL"])
