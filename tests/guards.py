@@ -598,6 +598,15 @@ def header_timer() -> None:
 
 
 @guard
+def restored_root() -> None:
+    """What a script does to the directory of the server stays as it is."""
+    from watchdog.workspace import Workspace, Workspaces, remove_tree
+
+    replace(Workspaces, "_restore_root", lambda self: None)
+    replace(Workspace, "remove", lambda self: remove_tree(self.path))
+
+
+@guard
 def place_of_slow_callers() -> None:
     """A caller keeps its place, however slow it is."""
     from watchdog.admission import Admission

@@ -176,6 +176,7 @@ class Workspaces:
     def __init__(self, tmp_dir: str) -> None:
         self.tmp_dir = os.path.abspath(tmp_dir)
         self._root: str | None = None
+        self._root_identity = (0, 0)
         self._lock_fd = -1
         self._serial = itertools.count(1)
         self._kept: list[_Kept] = []  # the oldest first
@@ -221,9 +222,8 @@ class Workspaces:
         try:
             try:
                 return Workspace(self._new_path())
-            except FileNotFoundError:
-                # A script or a cleaner of /tmp removed the server's directory.
-                self.close()
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
+                self._restore_root()
                 return Workspace(self._new_path())
         except OSError as error:
             raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
@@ -274,6 +274,18 @@ class Workspaces:
         finally:
             os.close(self._lock_fd)
 
+    def _restore_root(self) -> None:
+        """Open the server's directory again if it was closed; forget it if a script or a cleaner of /tmp removed it."""
+        if self._root is None:
+            return
+        with contextlib.suppress(OSError):
+            if _identity(os.lstat(self._root)) == self._root_identity:
+                os.chmod(self._root, 0o700)
+                return
+        self._root = None
+        self._kept.clear()
+        os.close(self._lock_fd)
+
     def _new_path(self) -> str:
         # With a part that no script can guess, and so not make before.
         return os.path.join(self._made_root(), f"{next(self._serial)}-{os.urandom(6).hex()}")
@@ -287,6 +299,7 @@ class Workspaces:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.exists(os.path.join(root, "lock")):
                     self._root, self._lock_fd = root, fd
+                    self._root_identity = _identity(os.lstat(root))
                     continue
             except BlockingIOError:
                 pass
@@ -523,7 +536,12 @@ class Workspace:
 
     def remove(self) -> None:
         """Remove the directory and all that is in it, however deep and whatever its modes."""
-        remove_tree(self.path)
+        try:
+            remove_tree(self.path)
+        except PermissionError:
+            # The script has closed the server's directory, in which this one is.
+            os.chmod(os.path.dirname(self.path), 0o700)
+            remove_tree(self.path)
 
 
 def is_full(directory: str) -> bool:
@@ -690,6 +708,10 @@ def _cannot_read(name: str, error: OSError) -> OutputUnreadable:
 def _shortened(name: str) -> str:
     """Return a name for an error: of a path of thousands of characters the begin and the end."""
     return repr(name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME // 2]}…{name[-_SHOWN_NAME // 2 :]}")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _lstat_mode(path: str) -> int:
