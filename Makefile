@@ -10,6 +10,8 @@ PYTEST := $(IN_VENV)python $(PYTEST_BY)
 # Most tests wait for processes most of the time.
 PARALLEL ?= -n 4
 
+SLOW_TESTS ?= slow and not nightly
+
 EXAMPLE ?= grayify
 DIGITS := examples/image-classification
 
@@ -23,7 +25,7 @@ DAEMON_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake response_file script_log service_definition storage_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean
+.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -44,9 +46,12 @@ test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor t
 	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph" --ignore=tests/test_examples.py \
 	    --ignore=tests/contract/test_thumbnails_example.py
 
-test-slow: $(VENV)/.ready  ## run the slow tests: gigabytes through the server
+test-slow: $(VENV)/.ready  ## run the slow tests in their short form (SLOW_TESTS=slow for their full length, too)
 	@examples/install-packages.sh curl unzip procps
-	$(PYTEST) -m slow
+	$(PYTEST) -m "$(SLOW_TESTS)"
+
+nightly:  ## run all that CI runs, in full length and on every Python that is found
+	.ci/run nightly
 
 image-test: $(VENV)/.ready  ## build the image and try it in many containers (as root, on Debian 12; no Docker needed)
 	@examples/install-packages.sh binutils buildah busybox-static curl debootstrap git podman procps runc

@@ -124,6 +124,7 @@ def test_growth_that_is_not_linear_shows(modules: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(300)
 def test_all_is_measured(tmp_path: Path) -> None:
     found = bench(tmp_path)

@@ -1,8 +1,10 @@
-"""Continuous integration runs failed tests once more, and names those that pass then."""
+"""Continuous integration: what it runs, and how it runs failed tests once more and names those that pass then."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,3 +79,50 @@ def test_a_failure_before_an_interruption_is_not_run_again(tmp_path: Path) -> No
     """Nobody knows which tests did not run."""
     tests = "def test_flaky():\n    fails_the_first_time('a')\n\ndef test_interrupted():\n    raise KeyboardInterrupt\n"
     assert run(tmp_path, tests)[::2] == (2, [])
+
+
+@pytest.fixture
+def ci(tmp_path: Path) -> Path:
+    """`.ci/run` in a tree of its own, where `make` and the installer only write down what they are called with."""
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
+    for name in ("bin/make", "examples/install-packages.sh"):
+        program = tmp_path / name
+        program.parent.mkdir()
+        program.write_text(f'#!/bin/sh\necho "${{0##*/}} $*" >> {tmp_path}/called\n')
+        program.chmod(0o755)
+    return tmp_path
+
+
+def steps(ci: Path, *arguments: str) -> dict[str, dict[str, str]]:
+    """The targets that `.ci/run` makes, each with its variables."""
+    (ci / "called").unlink(missing_ok=True)
+    environ = os.environ | {"PATH": f"{ci / 'bin'}:{os.environ['PATH']}"}
+    subprocess.run([ci / ".ci" / "run", *arguments], env=environ, capture_output=True, timeout=100, check=True)
+    made = {}
+    for line in (ci / "called").read_text().splitlines():
+        program, target, *_ = line.split()
+        if program == "make":
+            variables = dict(re.findall(r"([A-Z_]+)=(.*?)(?= [A-Z_]+=|$)", line))
+            made[target + variables.get("VENV", "")] = variables
+    return made
+
+
+def test_the_nightly_run_does_all_that_the_run_of_each_change_does(ci: Path) -> None:
+    each_change, nightly = steps(ci), steps(ci, "nightly")
+    assert {"lint", "test", "test-slow", "image-test", "ceph-test", "soak"} <= each_change.keys() <= nightly.keys()
+    assert sum(target.startswith("test-unit") for target in each_change) <= 1
+    assert (each_change["test-slow"]["SLOW_TESTS"], nightly["test-slow"]["SLOW_TESTS"]) == (
+        "slow and not nightly",
+        "slow",
+    )
+    for target, seconds in (("soak", "SOAK_SECONDS"), ("fuzz", "SECONDS")):
+        # Nothing is fuzzed but on x86-64.
+        if target in each_change:
+            assert int(nightly[target][seconds]) > int(each_change[target][seconds])
+
+
+def test_a_run_of_an_unknown_form_is_refused(ci: Path) -> None:
+    done = subprocess.run([ci / ".ci" / "run", "weekly"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "there is no form weekly of this run; give nothing, or nightly\n")
+    assert not (ci / "called").exists()

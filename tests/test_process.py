@@ -361,11 +361,11 @@ async def test_orphans_are_reaped_while_a_long_script_runs(supervisor: Superviso
     await run.ended()
 
 
-@pytest.mark.parametrize("step", ["_reap", "_judge_late_orphans", "_start_decoy", "_aim_decoy", "_close_unused_pipes"])
+@pytest.mark.parametrize("step", ["_reap", "_judge_late_orphans", "_start_decoy", "_aim_decoy"])
 async def test_regular_step_that_fails_is_logged_and_all_steps_run_again(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    runs = {"_reap": 0, "_judge_late_orphans": 0, "_start_decoy": 0, "_aim_decoy": 0, "_close_unused_pipes": 0}
+    runs = {"_reap": 0, "_judge_late_orphans": 0, "_start_decoy": 0, "_aim_decoy": 0}
 
     def counted(name: str, run: Callable[[], None]) -> Callable[[], None]:
         @functools.wraps(run)

@@ -185,6 +185,7 @@ async def test_an_idle_connection_is_kept_longer_than_queue_proxy_keeps_it() -> 
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(IDLE_AT_QUEUE_PROXY_S + 60)
 def test_an_idle_connection_is_still_served_after_that_time(start_server: StartServer) -> None:
     server = start_server("echo hi")

@@ -101,12 +101,14 @@ def test_every_call_is_answered(start_server: StartServer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("_round", range(50))
 def test_every_call_is_answered_fifty_times(start_server: StartServer, _round: int) -> None:
     assert_every_call_is_answered(start_server)
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("_round", range(50))
 def test_a_second_signal_ends_it_fifty_times(start_server: StartServer, tmp_path: Path, _round: int) -> None:
     a_second_signal_ends_it(start_server, tmp_path)
