@@ -19,6 +19,7 @@ class Lifeline:
         self._path = path
         os.mkfifo(path)
         self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._targets = {str(path), f"{path} (deleted)"}
         self.script_line = f"exec 9> {path}; echo >&9\n"
 
     def is_held(self) -> bool:
@@ -45,12 +46,13 @@ class Lifeline:
                 targets = {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
             except OSError:
                 continue
-            if str(self._path) in targets and int(pid) != os.getpid():
+            if self._targets & targets and int(pid) != os.getpid():
                 found.append(int(pid))
         return found
 
     def close(self) -> None:
         """End whoever still holds it: without a guard, processes do survive."""
+        self._path.unlink()
         for pid in self.holders():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -9,7 +9,7 @@ from schemathesis.core import NotSet
 
 from watchdog.config import parse_duration_s
 
-LEAST_S = 10
+LEAST_S = 30
 SETTLED = ("base64", "raw", "json")
 
 
@@ -33,7 +33,7 @@ def leave_time_to_run(case: schemathesis.Case[Any]) -> None:
     except ValueError as error:
         is_enough = not str(error).startswith("over")
     if not is_enough:
-        case.headers["X-Timeout"] = "30s"
+        case.headers["X-Timeout"] = "60s"
 
 
 def let_winners_be_alone(case: schemathesis.Case[Any]) -> None:

@@ -203,6 +203,11 @@ def resolved(document: Document, node: Document) -> Document:
 # ---- schemathesis
 
 
+# Hundreds of calls, one after the other: ten seconds on an idle machine.
+SCHEMATHESIS_S = 540
+many_calls = pytest.mark.timeout(SCHEMATHESIS_S + 60)
+
+
 def made_strict(document: Document) -> Document:
     """Without what would let any answer pass: here the function chooses no status and its file has no type of its own.
 
@@ -230,7 +235,7 @@ def schemathesis(server: RunningServer, document: Document, *flags: str) -> dict
     finished = subprocess.run(
         [
             *(sys.executable, "-m", "schemathesis.cli", "run", "openapi.json"),
-            *("--url", f"http://127.0.0.1:{server.port}", "--checks", "all", "--request-timeout", "30"),
+            *("--url", f"http://127.0.0.1:{server.port}", "--checks", "all", "--request-timeout", "60"),
             *("--generation-deterministic", "--no-shrink", "--continue-on-failure", "--no-color"),
             *("--report", "json", "--report-json-path", str(report), *flags),
         ],
@@ -239,7 +244,7 @@ def schemathesis(server: RunningServer, document: Document, *flags: str) -> dict
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=SCHEMATHESIS_S,
     )
     assert report.exists(), finished.stdout + finished.stderr
     result: dict[str, Any] = json.loads(report.read_text())
@@ -250,6 +255,7 @@ def schemathesis(server: RunningServer, document: Document, *flags: str) -> dict
     return result
 
 
+@many_calls
 @pytest.mark.parametrize("path", ["/", "/{path}"])
 def test_the_function_answers_as_described(start_server: StartServer, path: str) -> None:
     server = start_server(COPY)
@@ -265,6 +271,7 @@ def test_the_function_answers_as_described(start_server: StartServer, path: str)
     assert not any(event["level"] == "error" for event in server.logs)
 
 
+@many_calls
 def test_the_routes_of_the_server_answer_as_described(start_server: StartServer) -> None:
     server = start_server(COPY)
     flags = ("--include-path-regex", "^/_/", "--phases", "coverage,fuzzing", "--max-examples", "25")
@@ -273,6 +280,7 @@ def test_the_routes_of_the_server_answer_as_described(start_server: StartServer)
     assert result["operations"]["tested"] == 6  # GET and HEAD of each
 
 
+@many_calls
 def test_a_server_with_a_token_answers_as_described(start_server: StartServer) -> None:
     server = start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN)
     flags = ["--include-operation-id", "callRootWithPost", "--phases", "examples,coverage,fuzzing"]
@@ -285,6 +293,7 @@ def test_a_server_with_a_token_answers_as_described(start_server: StartServer) -
     assert any(event.get("status") == 401 for event in server.logs if event["event"] == "call refused")
 
 
+@many_calls
 def test_a_classic_function_answers_as_described(start_server: StartServer) -> None:
     server = start_server(None, **CONFIGURATIONS["classic-with-type"])
     flags = ("--include-path", "/{path}", "--phases", "coverage,fuzzing", "--max-examples", "25")
@@ -307,6 +316,7 @@ LIES: dict[str, Change] = {
 }
 
 
+@many_calls
 def test_schemathesis_sees_a_document_that_is_not_true(start_server: StartServer) -> None:
     server = start_server(COPY)
     document = made_strict(document_of(server))
@@ -317,6 +327,7 @@ def test_schemathesis_sees_a_document_that_is_not_true(start_server: StartServer
     assert failures(server, document) == LIES.keys() | {"MissingHeaderNotRejected"}
 
 
+@many_calls
 def test_schemathesis_sees_a_script_that_fails(start_server: StartServer) -> None:
     server = start_server(FAIL)
     assert failures(server, made_strict(document_of(server))) == {"ServerError"}

@@ -212,10 +212,11 @@ def test_half_a_body_is_never_taken_for_the_whole_by_a_classic_function(
 ) -> None:
     got, whole = tmp_path / "got", tmp_path / "whole"
     function = f"sh -c 'read -r line; echo >{got}; cat; echo >{whole}'"
-    server = start_server(WATCHDOG_FPROCESS=function, WATCHDOG_READ_TIMEOUT="0.5")
+    server = start_server(WATCHDOG_FPROCESS=function, WATCHDOG_READ_TIMEOUT="3")
     with server.connect() as sock:
-        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhalf\n")
-        until(got.exists, "the function to read")
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nhalf\n")
+        # The caller is not silent before the function reads, however long that takes to start.
+        until(lambda: sock.send(bytes(1000)) and got.exists(), "the function to read")
         assert b" 408 " in read_all(sock).partition(b"\r\n")[0]
     assert not whole.exists()
     assert server.event("invocation ended")["outcome"] == "caller_silent"

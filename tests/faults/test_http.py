@@ -119,6 +119,8 @@ def after(echo: RunningServer) -> Iterator[None]:
     assert (answer.status, answer.body) == (200, b"[/after::again]")
 
 
+# A read_timeout in seconds, for tests that wait until it is over. It is longer than a test ever waits for a processor.
+SHORT_S = "2"
 both_ways = pytest.mark.parametrize("cut", [False, True], ids=["at once", "byte by byte"])
 
 
@@ -456,16 +458,17 @@ def test_a_body_that_is_cut_off_is_not_run(
 
 @pytest.mark.guard("body-timer")
 def test_a_body_that_stops_is_answered_408(start_server: StartServer) -> None:
-    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT="300ms")
-    for request in (
+    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
+    requests = (
         ONE + b"Content-Length: 10\r\n\r\nabc" + b"",
         ONE + b"Content-Length: 9223372036854775807\r\n\r\nabc",
         chunked(b"3\r\nabc\r\n"),
         chunked(b"3\r\nabc\r\n0\r\n"),
         chunked(b"7fffffffffffffff\r\nabc\r\n"),
-    ):
-        (reply,) = exchange(server, [request])
-        assert reply.status == 408, request
+    )
+    with ThreadPoolExecutor(len(requests)) as pool:
+        for request, found in zip(requests, pool.map(lambda each: exchange(server, [each]), requests), strict=True):
+            assert [reply.status for reply in found] == [408], request
     assert server.call(b"YQ==").body == b"[/::a]"
 
 
@@ -586,19 +589,20 @@ def test_headers_without_end_are_refused_in_little_memory(start_server: StartSer
     before = server.memory_mib("VmRSS")
     with server.connect() as sock:
         sock.sendall(start + more)
-        send_until_closed(sock, more, 8 * MIB)
+        send_until_closed(sock, more, 24 * MIB)
         (reply,) = replies(read_all(sock))
     assert reply.status == ENDLESS_STATUS.get(name, 431)
     if reply.status == 400:
         detail = json.loads(reply.body)["detail"]
         assert detail == "the body is malformed: more than 65536 bytes came that carry no data"
-    assert server.memory_mib("VmHWM") < before + 8
+    # Two thirds of what was sent: what a server takes anyhow, and what differs from run to run, is far less.
+    assert server.memory_mib("VmHWM") < before + 16
     assert server.call(b"YQ==").body == b"[/::a]"
 
 
 @pytest.mark.guard("body-timer")
 def test_a_chunk_extension_that_stops_is_answered_408(start_server: StartServer) -> None:
-    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT="300ms")
+    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
     with server.connect() as sock:
         sock.sendall(chunked(b"3\r\nabc\r\n3;") + b"a" * 4096)
         (reply,) = replies(read_all(sock))
@@ -738,7 +742,7 @@ def test_the_next_request_on_the_connection_of_an_error(
 
 @pytest.mark.guard("header-timer")
 def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer) -> None:
-    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT="1s")
+    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
     before = server.descriptors_at_rest()
     with contextlib.ExitStack() as stack:
         slow = [stack.enter_context(server.connect()) for _ in range(500)]

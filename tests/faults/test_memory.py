@@ -17,8 +17,9 @@ from watchdog import decoy
 
 # What the kubelet gives a container of a Burstable pod with a small request.
 BURSTABLE = ("/bin/sh", "-c", 'echo 990 > /proc/self/oom_score_adj && exec "$@"', "sh")
-# 60 processes of 5 MiB at the same time, each of them smaller than the server.
-MANY_SMALL = "for i in $(seq 60); do (head -c 4M /dev/zero; sleep 20) | tail -c 5000000 >/dev/null & done; wait"
+# 60 processes of 5 MiB at the same time, each of them smaller than the server. They wait until they are killed, so none
+# gives its memory back before the last one has started, however long that takes.
+MANY_SMALL = "for i in $(seq 60); do (head -c 4M /dev/zero; sleep 1000) | tail -c 5000000 >/dev/null & done; wait"
 
 
 @pytest.fixture
