@@ -25,7 +25,7 @@ DAEMON_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake response_file script_log service_definition storage_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean
+.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean dist lint-workflows
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -92,10 +92,20 @@ build/bench-python/.ready: requirements.txt $(VENV)/.ready
 docs: $(VENV)/.ready  ## renew the README's table of settings from their declaration
 	$(IN_VENV)python docs/settings_table.py
 
-lint: $(VENV)/.ready  ## check style, format and types
+dist: $(VENV)/.ready  ## build the wheel and the sdist into dist/
+	$(IN_VENV)python -m hatchling build
+
+lint: $(VENV)/.ready  ## check style, format, types and workflows
 	$(IN_VENV)ruff check .
 	$(IN_VENV)ruff format --check .
 	$(IN_VENV)mypy
+	@$(MAKE) --no-print-directory lint-workflows
+
+# Both bring their schemas and rules along: no network is used.
+lint-workflows:
+	$(IN_VENV)check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(IN_VENV)check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(IN_VENV)zizmor --offline --quiet .github
 
 format: $(VENV)/.ready  ## mend style and format as far as ruff can
 	$(IN_VENV)ruff check --fix-only .

@@ -1,0 +1,27 @@
+#!/bin/sh
+# Start a container of the image, send it one call, and compare the answer.
+#
+#     .github/try-image.sh IMAGE
+#
+# PORT names a port of this machine (default: 18080), DOCKER another program than docker.
+set -eu
+
+docker=${DOCKER:-docker}
+port=${PORT:-18080}
+image=$1
+# shellcheck disable=SC2016  # the script of the container expands the variables
+script='#!/bin/sh
+tr a-z A-Z < "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/upper.txt"'
+
+"$docker" run --rm "$image" --version
+container=$("$docker" run --detach --network host --env "PORT=$port" --env WATCHDOG_BIND=127.0.0.1 \
+    --env "SCRIPT=$(printf %s "$script" | base64 -w0)" "$image")
+trap '"$docker" logs "$container" >&2 || true; "$docker" rm --force "$container" >&2' EXIT
+url=http://127.0.0.1:$port
+curl --silent --show-error --fail --retry 30 --retry-delay 1 --retry-all-errors --output /dev/null "$url/_/health"
+answer=$(printf 'a file of the caller' | base64 | curl --silent --show-error --data @- "$url" | base64 -d)
+if [ "$answer" != "A FILE OF THE CALLER" ]; then
+    echo "the image $image answered '$answer', not the input in capital letters" >&2
+    exit 1
+fi
+echo "the image $image answered correctly"
