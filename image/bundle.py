@@ -264,8 +264,10 @@ def package_of(path: Path) -> str | None:
     resolved = str(path.resolve())
     for candidate in (str(path), resolved, resolved.removeprefix("/usr"), "/usr" + resolved):
         result = subprocess.run(["dpkg", "-S", candidate], capture_output=True, text=True, check=False)
-        if result.returncode == 0:
-            return result.stdout.rpartition(": ")[0].splitlines()[-1]
+        # A path that a package moves out of the way is answered with "diversion by PACKAGE from: PATH".
+        owners = [line.rpartition(": ")[0] for line in result.stdout.splitlines() if not line.startswith("diversion ")]
+        if owners:
+            return owners[-1]
     if Path(sys.prefix) in path.parents:
         return None
     sys.exit(f"no Debian package owns {path}: its licence and its security fixes would be unknown")

@@ -5,14 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import watchdog
-
 _PROJECT = Path(__file__).parent.parent
 _DOCKERFILE = (_PROJECT / "Dockerfile.base").read_text()
-
-
-def test_the_image_says_the_version_of_the_program() -> None:
-    assert re.findall(r"^ARG VERSION=(.*)$", _DOCKERFILE, re.MULTILINE) == [watchdog.__version__]
 
 
 def test_what_the_build_copies_is_in_its_context_and_nothing_else() -> None:

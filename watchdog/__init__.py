@@ -1,3 +1,3 @@
 """oscar-watchdog: the function supervisor inside a service container."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
