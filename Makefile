@@ -20,12 +20,13 @@ BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(PYTHON))
 
 SECONDS ?= 60
 SOAK_SECONDS ?= 600
+COVERAGE_OF ?= --ignore=tests/test_examples.py
 KILLED_CALLS ?= 20000
 DAEMON_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake response_file script_log service_definition storage_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean dist lint-workflows
+.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean dist lint-workflows coverage
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -89,6 +90,14 @@ build/bench-python/.ready: requirements.txt $(VENV)/.ready
 	    --require-hashes -r requirements.txt
 	@touch $@
 
+coverage: $(VENV)/.ready  ## report which lines the tests run, here and in the processes they start
+	@examples/install-packages.sh apache2-bin curl dash procps unzip
+	@rm -rf build/coverage && mkdir -p build/coverage
+	-$(IN_VENV)python -m coverage run -m pytest $(PARALLEL) -m "not slow and not image and not ceph" $(COVERAGE_OF)
+	$(IN_VENV)python -m coverage combine --quiet
+	$(IN_VENV)python -m coverage html --quiet
+	$(IN_VENV)python -m coverage report --skip-covered
+
 docs: $(VENV)/.ready  ## renew the README's table of settings from their declaration
 	$(IN_VENV)python docs/settings_table.py
 
@@ -101,10 +110,12 @@ lint: $(VENV)/.ready  ## check style, format, types and workflows
 	$(IN_VENV)mypy
 	@$(MAKE) --no-print-directory lint-workflows
 
-# Both bring their schemas and rules along: no network is used.
+# Both tools bring their schemas and rules along: they use no network.
 lint-workflows:
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(IN_VENV)check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
+	    .github/ISSUE_TEMPLATE/idea.yml
 	$(IN_VENV)zizmor --offline --quiet .github
 
 format: $(VENV)/.ready  ## mend style and format as far as ruff can

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -120,9 +121,13 @@ def guardian_of(server: RunningServer) -> int:
     for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         comm = Path(f"/proc/{child}/comm")
         if is_guardian(int(child), of=pid):
-            until(lambda comm=comm: comm.read_text() == "watchdog-guard\n", "the guardian")
+            until(partial(_is_named, comm), "the guardian")
             return int(child)
     raise AssertionError("the server has no guardian")
+
+
+def _is_named(comm: Path) -> bool:
+    return comm.read_text() == "watchdog-guard\n"
 
 
 def private_memory_mib(pid: int) -> float:

@@ -49,8 +49,15 @@ def test_the_workflows_pass_the_checks(copy: Path) -> None:
         ("workflows/ci.yml", "- run: make lint", "- run: make lint ${{ github.head_ref }}", "template-injection"),
         ("workflows/release.yml", "@08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0", "@v5", "unpinned-uses"),
         ("dependabot.yml", "interval: monthly", "interval: sometimes", "Schema validation errors"),
+        ("ISSUE_TEMPLATE/bug.yml", "- type: dropdown", "- type: choice", "Schema validation errors"),
     ],
-    ids=["unknown key", "text of strangers in a command", "action that is not pinned", "unknown interval"],
+    ids=[
+        "unknown key",
+        "text of strangers in a command",
+        "action that is not pinned",
+        "unknown interval",
+        "unknown field",
+    ],
 )
 def test_a_faulty_file_fails_the_checks(copy: Path, file: str, right: str, wrong: str, message: str) -> None:
     path = copy / ".github" / file
@@ -59,6 +66,12 @@ def test_a_faulty_file_fails_the_checks(copy: Path, file: str, right: str, wrong
     done = lint(copy)
     assert done.returncode != 0
     assert message in done.stdout + done.stderr
+
+
+def test_each_form_for_issues_is_checked() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for form in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"):
+        assert form.name == "config.yml" or f".github/ISSUE_TEMPLATE/{form.name}" in makefile, form
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.name)

@@ -1,0 +1,75 @@
+"""The hooks of pre-commit find faults, with the tools of the environment and without any network."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+VENV = Path(sys.executable).parent.parent
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with this project's hooks, its settings, and one module."""
+    for name in (".pre-commit-config.yaml", "pyproject.toml", "Makefile"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / ".github", tmp_path / ".github")
+    (tmp_path / ".venv").symlink_to(VENV)
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    (tmp_path / "watchdog").mkdir()
+    (tmp_path / "watchdog/module.py").write_text('"""A module."""\n')
+    # mypy wants each directory that the settings name.
+    for name in ("tests", "image", "benchmarks", "docs", ".ci"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of_{name.strip('.')}.py").write_text('"""A module."""\n')
+    return tmp_path
+
+
+def hook(repository: Path, name: str) -> subprocess.CompletedProcess[str]:
+    """Run one hook on all files."""
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(repository / ".git"),
+        # A hook that needs the network would fail.
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    for command in (["git", "init", "--quiet"], ["git", "add", "."]):
+        subprocess.run(command, cwd=repository, env=environ, check=True, timeout=60)
+    command = [str(VENV / "bin/pre-commit"), "run", "--all-files", name]
+    return subprocess.run(
+        command, cwd=repository, env=environ, capture_output=True, text=True, timeout=110, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "text", "message"),
+    [
+        ("ruff", "watchdog/module.py", "import os\n", "`os` imported but unused"),
+        ("ruff-format", "watchdog/module.py", "x = {  }\n", "1 file reformatted"),
+        ("mypy", "benchmarks/of_benchmarks.py", "def double(x):\n    return 2 * x\n", "missing a type annotation"),
+        ("workflows", ".github/workflows/other.yml", "on: push\njobs: {}\n", "Schema validation errors"),
+    ],
+)
+def test_a_fault_fails_its_hook(repository: Path, name: str, file: str, text: str, message: str) -> None:
+    good = hook(repository, name)
+    assert good.returncode == 0, good.stdout + good.stderr
+    (repository / file).write_text(text)
+    bad = hook(repository, name)
+    assert bad.returncode == 1
+    assert message in bad.stdout
+
+
+def test_the_development_container_makes_what_the_makefile_can_make() -> None:
+    container = json.loads((ROOT / ".devcontainer/devcontainer.json").read_text())
+    command, _, hooks = container["postCreateCommand"].partition(" && ")
+    assert command == "make setup"
+    assert "\nsetup: " in (ROOT / "Makefile").read_text()
+    assert (VENV / hooks.split()[0].removeprefix(".venv/")).exists()
