@@ -598,6 +598,14 @@ def header_timer() -> None:
 
 
 @guard
+def own_limits() -> None:
+    """Nobody looks at the limits of the server."""
+    from watchdog.own_limits import OwnLimits
+
+    replace(OwnLimits, "restored", lambda self: [])
+
+
+@guard
 def restored_root() -> None:
     """What a script does to the directory of the server stays as it is."""
     from watchdog.workspace import Workspace, Workspaces, remove_tree

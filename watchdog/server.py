@@ -91,6 +91,7 @@ from .intake import ENCODINGS, Said
 from .invocation import OUTCOMES, SKIPPED, Call, Invocations, Record
 from .lock_file import LockFile
 from .metrics import Callers, Metrics
+from .own_limits import OwnLimits
 from .pace import Pace, Paces
 from .process import CRLF_HINT, Supervisor
 from .workspace import Workspaces, free_bytes
@@ -130,6 +131,7 @@ _CLOSING_S = 1.0
 _LAST_ANSWERS_S = 2.0
 # In seconds: health checks of OpenFaaS and Kubernetes come less often, and give up after some that fail.
 _LOCK_FILE_INTERVAL_S = 1.0
+_LIMITS_INTERVAL_S = 1.0  # for so long scripts may run with limits that another script has lowered
 _REMOVAL_S = 30.0  # for the files of all calls at a stop; a file system that hangs must not keep the process
 _UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
@@ -203,6 +205,8 @@ class Server:
             do_senders_have_places=self.settings.fprocess is not None,
         )
         self.supervisor = Supervisor()
+        self._limits = OwnLimits()
+        self._lowered_limits: list[str] = []
         self.metrics = Metrics(
             lambda: (self.admission.running, self.admission.waiting, self.admission.max_inflight),
             OUTCOMES,
@@ -270,6 +274,7 @@ class Server:
         self._listener = await self._loop.create_server(self._http, sock=sock, backlog=1)
         sock.listen(BACKLOG)
         self._metrics_port = await self._start_metrics()
+        self._keep_limits()
         if self._lock is not None:
             self._lock.write()
             self._keep_lock_file(self._lock)
@@ -305,6 +310,17 @@ class Server:
             # First, so that an error in this look does not prevent the next one.
             self._loop.call_later(_LOCK_FILE_INTERVAL_S, self._keep_lock_file, lock)
             lock.restore()
+
+    def _keep_limits(self) -> None:
+        """Look again and again whether a script has lowered the limits of this process."""
+        if changed := self._limits.restored():
+            lowered = self._limits.lowered()
+            if lowered != self._lowered_limits:
+                log.error("limits of the server were lowered", names=changed, not_restored=lowered)
+            elif not lowered:
+                log.warning("limits of the server were lowered and are restored", names=changed)
+            self._lowered_limits = lowered
+        self._loop.call_later(_LIMITS_INTERVAL_S, self._keep_limits)
 
     def _function(self) -> dict[str, str]:
         """What is run for each call, for the log."""
@@ -600,9 +616,16 @@ class Server:
     def _health(self) -> tuple[int, str]:
         if self._is_draining:
             return 503, "draining"
+        if self._lowered_limits:
+            return 503, self._about_limits
         if self._lock is not None and not self._lock.restore():
             return 503, f"the lock file {self._lock.path} is gone and cannot be written again"
         return 200, "OK"
+
+    @property
+    def _about_limits(self) -> str:
+        names = ", ".join(self._lowered_limits)
+        return f"a script has lowered limits of the server ({names}), which later scripts would have; restart it"
 
     async def _handle_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.path != "/metrics":
@@ -672,6 +695,8 @@ class Server:
         """What can be told from the headers alone, before anything is spent on the call."""
         if self.admission.is_closed:
             raise self.admission.refusal()
+        if self._lowered_limits:
+            raise OutOfResources(self._about_limits)
         limit_bytes = self.settings.max_input_size_bytes
         if self._is_classic and limit_bytes and (request.content_length or 0) > limit_bytes:
             raise InputTooLarge(f"the input has {request.content_length} bytes, over {limit_bytes} (max_input_size)")

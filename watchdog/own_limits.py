@@ -1,0 +1,46 @@
+"""The resource limits of this process, which a script can lower: it runs as the same user (prlimit(2)).
+
+Later scripts inherit them. With a lowered limit of file sizes, for one, a script leaves outputs that are cut short, and
+may end with exit code 0 nevertheless. Soft limits can be raised again. Hard limits cannot, without
+``CAP_SYS_RESOURCE``: then only a new process helps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+
+_NAMES = {getattr(resource, name): name for name in dir(resource) if name.startswith("RLIMIT_")}
+_RLIMIT_LOCKS = 10  # of `LimitMark`, which changes its soft value for each script
+_COUNT = 16  # RLIM_NLIMITS in asm-generic/resource.h
+
+
+class OwnLimits:
+    """The limits of this process as they were when this was made. Make it after ``LimitMark`` has lowered its limit."""
+
+    def __init__(self) -> None:
+        self._as_found = {number: resource.getrlimit(number) for number in range(_COUNT)}
+
+    def restored(self) -> list[str]:
+        """Raise what was lowered, as far as that is possible, and return the names of the limits that had changed."""
+        changed = []
+        for number, as_found in self._as_found.items():
+            if self._has_changed(number):
+                changed.append(_name(number))
+                with contextlib.suppress(OSError, ValueError):
+                    resource.setrlimit(number, (as_found[0], resource.getrlimit(number)[1]))
+                with contextlib.suppress(OSError, ValueError):
+                    resource.setrlimit(number, as_found)
+        return changed
+
+    def lowered(self) -> list[str]:
+        """Return the names of the limits that are not what they were."""
+        return [_name(number) for number in self._as_found if self._has_changed(number)]
+
+    def _has_changed(self, number: int) -> bool:
+        now, as_found = resource.getrlimit(number), self._as_found[number]
+        return now[1] != as_found[1] if number == _RLIMIT_LOCKS else now != as_found
+
+
+def _name(number: int) -> str:
+    return _NAMES.get(number, "RLIMIT_LOCKS" if number == _RLIMIT_LOCKS else f"limit {number}")
