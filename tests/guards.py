@@ -598,6 +598,13 @@ def header_timer() -> None:
 
 
 @guard
+def traced_command() -> None:
+    """A wait for the status of a command holds up the server."""
+    wait4 = os.wait4
+    replace(os, "wait4", lambda pid, options: wait4(pid, 0))
+
+
+@guard
 def own_limits() -> None:
     """Nobody looks at the limits of the server."""
     from watchdog.own_limits import OwnLimits

@@ -557,7 +557,9 @@ class Supervisor:
         try:
             if not all(pipe.drain() for pipe in child.pipes):
                 return None
-            _, status, usage = os.wait4(child.pid, 0)
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if not pid:  # a process of another command traces it
+                return None
         except BaseException:  # of who takes what was printed
             self._forget(child)
             raise
@@ -597,14 +599,15 @@ class Supervisor:
             survivors = await self._clear_stragglers(child)
             for pipe in child.pipes:
                 await pipe.finish()
-            if child.exited.done():
-                _, status, usage = os.wait4(child.pid, 0)
+            status_and_usage = await self._status_of(child)
+            if status_and_usage is not None:
+                status, usage = status_and_usage
                 is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self.unattributed
         finally:
             self._forget(child)
         if broken is not None:
             raise broken
-        if not child.exited.done():
+        if status_and_usage is None:
             return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1, False)
         return _ended(
             status,
@@ -618,6 +621,21 @@ class Supervisor:
             left=Counter(child.asked.values()) if is_over_by_itself else {},
             were_working=were_working,
         )
+
+    async def _status_of(self, child: _Child) -> tuple[int, resource.struct_rusage] | None:
+        """Return the status of a command that has ended; None if it has not, or if its status cannot be had.
+
+        A process of another command may trace it (ptrace(2)). Until that process lets it go, a wait would not return.
+        """
+        until_s = self._loop.time() + _UNKILLABLE_S
+        while child.exited.done():
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                return status, usage
+            if self._loop.time() > until_s:
+                break
+            await asyncio.sleep(0.02)
+        return None
 
     def _forget(self, child: _Child) -> None:
         del self._children[child.pid]

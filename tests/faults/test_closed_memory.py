@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,43 @@ def test_script_attacks_the_server_and_its_guardian(
     seen = json.loads(server.call(b"").body)
     assert seen.pop("new", True)
     assert not any(seen.values()), seen
+
+
+TRACED = """
+import ctypes, os, time
+ctypes.CDLL(None).prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER: allowed to all (Yama)
+open("pid.new", "w").write(str(os.getpid()))
+os.rename("pid.new", "pid")
+while not os.path.exists("traced"):
+    time.sleep(0.02)
+"""
+TRACER = """
+import ctypes, os, time
+while not os.path.exists("pid"):
+    time.sleep(0.02)
+assert ctypes.CDLL(None).ptrace(0x4206, int(open("pid").read()), 0, 0) == 0  # PTRACE_SEIZE
+open("traced", "w").close()
+while not os.path.exists("go"):
+    time.sleep(0.02)
+"""
+
+
+@pytest.mark.guard("traced-command")
+def test_script_that_traces_that_of_another_call_holds_up_nobody(start_server: StartServer, tmp_path: Path) -> None:
+    (tmp_path / "traced.py").write_text(TRACED)
+    (tmp_path / "tracer.py").write_text(TRACER)
+    script = f'cd {tmp_path}; exec {sys.executable} "$Http_X_Role.py"'
+    server = start_server(script, WATCHDOG_MAX_INFLIGHT="2")
+    with ThreadPoolExecutor() as pool:
+        try:
+            tracer = pool.submit(server.call, b"", headers={"X-Role": "tracer"})
+            traced = pool.submit(server.call, b"", headers={"X-Role": "traced"})
+            # Its status cannot be had while it is traced.
+            assert traced.result(timeout=server.patience_s).status == 500
+            assert server.call(None, "/_/health", "GET").status == 200
+        finally:
+            (tmp_path / "go").touch()
+        assert tracer.result().status == 200
 
 
 @pytest.mark.parametrize("words", [("run", "/dev/null"), ("job",)], ids=["run", "job"])
