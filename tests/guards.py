@@ -145,6 +145,14 @@ def as_made() -> None:
 
 
 @guard
+def root_as_made() -> None:
+    """The directory in which all calls have theirs is used for as long as it is there."""
+    from watchdog import workspace
+
+    replace(workspace._Root, "is_as_made", lambda self: os.path.exists(self.path))
+
+
+@guard
 def fresh_pipes() -> None:
     """A pipe is used again as the last command left it."""
     from unittest import mock
@@ -610,15 +618,6 @@ def own_limits() -> None:
     from watchdog.own_limits import OwnLimits
 
     replace(OwnLimits, "restored", lambda self: [])
-
-
-@guard
-def restored_root() -> None:
-    """What a script does to the directory of the server stays as it is."""
-    from watchdog.workspace import Workspace, Workspaces, remove_tree
-
-    replace(Workspaces, "_restore_root", lambda self: None)
-    replace(Workspace, "remove", lambda self: remove_tree(self.path))
 
 
 @guard

@@ -564,9 +564,11 @@ def test_directory_that_could_not_be_looked_at_is_not_kept(tmp_path: Path, monke
         raise OSError(errno.EMFILE, "Too many open files")
 
     workspaces = Workspaces(str(tmp_path))
+    first = workspaces.make()
     with monkeypatch.context() as context:
         context.setattr(workspace_module, "state_of", no_descriptor)
         unknown = workspaces.make()
+    assert os.path.dirname(unknown.path) == os.path.dirname(first.path)
     assert not workspaces.keep(unknown)
     known = workspaces.make()
     with monkeypatch.context() as context:

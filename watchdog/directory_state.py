@@ -13,6 +13,7 @@ import fcntl
 import os
 import stat
 import struct
+import sys
 from typing import NamedTuple
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -20,6 +21,8 @@ _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_FSGETXATTR = 0x801C581F
 _FLAGS = bytes(8)
+# FS_INDEX_FL and FS_INLINE_DATA_FL: the kernel changes these when a directory grows.
+_FLAGS_OF_KERNEL = 0x1000 | 0x10000000
 # Flags, extent size, number of extents, project id, extent size of copies on write; the rest is unused.
 _FSXATTR = struct.Struct("=IIIII8x")
 _UNUSED = bytes(_FSXATTR.size)
@@ -32,7 +35,7 @@ class DirectoryState(NamedTuple):
     mode: int
     owner: tuple[int, int]
     attributes: dict[str, bytes]
-    flags: bytes | None
+    flags: int | None
     extended_flags: tuple[int, ...] | None
 
 
@@ -68,11 +71,12 @@ def _attributes(fd: int) -> dict[str, bytes]:
     return {name: os.getxattr(fd, name) for name in names}
 
 
-def _flags(fd: int) -> bytes | None:
+def _flags(fd: int) -> int | None:
     try:
-        return fcntl.ioctl(fd, _FS_IOC_GETFLAGS, _FLAGS)
+        flags = fcntl.ioctl(fd, _FS_IOC_GETFLAGS, _FLAGS)
     except OSError:
         return None
+    return int.from_bytes(flags, sys.byteorder) & ~_FLAGS_OF_KERNEL
 
 
 def _extended_flags(fd: int) -> tuple[int, ...] | None:

@@ -12,6 +12,8 @@
 After a small call the directory is emptied and taken by the next one, if there soon is one: to make three directories
 and to remove them, in a thread that must be woken, is a good part of what a call costs.
 
+A script can change the server's directory, too: then the next call that needs a new directory gets it in another one.
+
 A server that was killed leaves its directory without a holder of the lock: the next start removes it,
 and only it. A live server's lock cannot be taken, whoever started it.
 """
@@ -54,6 +56,7 @@ _FULL_BYTES = 4096
 # A device in the place of the lock may make open wait without O_NONBLOCK.
 _LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 # What is removed at once, in the event loop: more, or larger, is left to a thread.
 _FEW_FILES = 16
@@ -175,9 +178,7 @@ class Workspaces:
 
     def __init__(self, tmp_dir: str) -> None:
         self.tmp_dir = os.path.abspath(tmp_dir)
-        self._root: str | None = None
-        self._root_identity = (0, 0)
-        self._lock_fd = -1
+        self._roots: list[_Root] = []  # the last one is in use
         self._serial = itertools.count(1)
         self._kept: list[_Kept] = []  # the oldest first
         self._lent = 0
@@ -220,11 +221,7 @@ class Workspaces:
 
     def _new(self) -> Workspace:
         try:
-            try:
-                return Workspace(self._new_path())
-            except (FileNotFoundError, NotADirectoryError, PermissionError):
-                self._restore_root()
-                return Workspace(self._new_path())
+            return Workspace(self._new_path())
         except OSError as error:
             raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
             raise
@@ -242,7 +239,7 @@ class Workspaces:
             False if it is to be removed instead: too much is in it for the event loop, or something that is not ours.
         """
         began_s = time.monotonic()
-        if self._root is None or began_s < self._slow_until_s or not _has_plenty(self.tmp_dir):
+        if not self._roots or began_s < self._slow_until_s or not _has_plenty(self.tmp_dir):
             return False
         is_empty = workspace.empty()
         now_s = time.monotonic()
@@ -265,46 +262,49 @@ class Workspaces:
 
     def close(self) -> None:
         """Remove this server's directory. Raises ``OSError`` if something in it cannot be removed."""
-        if self._root is None:
-            return
-        root, self._root = self._root, None
         self._kept.clear()
-        try:
-            remove_tree(root)
-        finally:
-            os.close(self._lock_fd)
-
-    def _restore_root(self) -> None:
-        """Open the server's directory again if it was closed; forget it if a script or a cleaner of /tmp removed it."""
-        if self._root is None:
-            return
-        with contextlib.suppress(OSError):
-            if _identity(os.lstat(self._root)) == self._root_identity:
-                os.chmod(self._root, 0o700)
-                return
-        self._root = None
-        self._kept.clear()
-        os.close(self._lock_fd)
+        roots, self._roots = self._roots, []
+        with contextlib.ExitStack() as stack:
+            for root in roots:
+                stack.callback(os.close, root.lock_fd)
+                stack.callback(remove_tree, root.path)
 
     def _new_path(self) -> str:
         # With a part that no script can guess, and so not make before.
-        return os.path.join(self._made_root(), f"{next(self._serial)}-{os.urandom(6).hex()}")
+        return os.path.join(self._root(), f"{next(self._serial)}-{os.urandom(6).hex()}")
 
-    def _made_root(self) -> str:
-        while self._root is None:
-            root = tempfile.mkdtemp(prefix=_PREFIX, dir=self.tmp_dir)
-            fd = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def _root(self) -> str:
+        """Return this server's directory, which is made if there is none in the state in which it was made.
+
+        A script, or a cleaner of /tmp, may have removed it. A script may also have changed its mode, or what new
+        directories inherit from it. The old one is removed once all calls in it have ended.
+        """
+        if not self._roots or not self._roots[-1].is_as_made():
+            self._remove_empty_roots()
+            self._roots.append(self._new_root())
+        return self._roots[-1].path
+
+    def _new_root(self) -> _Root:
+        while True:
+            path = tempfile.mkdtemp(prefix=_PREFIX, dir=self.tmp_dir)
+            as_made, _ = state_of(path)
+            fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             # Race: another server that starts now may sweep the directory between its making and the lock.
-            try:
+            with contextlib.suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.exists(os.path.join(root, "lock")):
-                    self._root, self._lock_fd = root, fd
-                    self._root_identity = _identity(os.lstat(root))
-                    continue
-            except BlockingIOError:
-                pass
+                if os.path.exists(os.path.join(path, "lock")):
+                    return _Root(path, fd, as_made)
             os.close(fd)
-        return self._root
+
+    def _remove_empty_roots(self) -> None:
+        for root in [*self._roots]:
+            with contextlib.suppress(OSError):
+                is_directory = stat.S_ISDIR(_lstat_mode(root.path))
+                if not is_directory or {entry.name for entry in _entries_to_remove(root.path)} <= {"lock"}:
+                    remove_tree(root.path)
+            if not os.path.lexists(root.path):
+                self._roots.remove(root)
+                os.close(root.lock_fd)
 
     def _abandoned(self) -> Iterator[str]:
         try:
@@ -330,6 +330,20 @@ class Workspaces:
                 yield entry.path
             finally:
                 os.close(fd)
+
+
+class _Root(NamedTuple):
+    """A directory of this server, and its state when it was made."""
+
+    path: str
+    lock_fd: int
+    as_made: DirectoryState
+
+    def is_as_made(self) -> bool:
+        try:
+            return state_of(self.path)[0] == self.as_made
+        except OSError as error:
+            return error.errno in _NO_DESCRIPTOR  # unknown, until the next call
 
 
 class _Kept(NamedTuple):
@@ -539,7 +553,7 @@ class Workspace:
         try:
             remove_tree(self.path)
         except PermissionError:
-            # The script has closed the server's directory, in which this one is.
+            # A script may have closed the server's directory as well.
             os.chmod(os.path.dirname(self.path), 0o700)
             remove_tree(self.path)
 
@@ -604,12 +618,13 @@ def raise_if_no_space(error: OSError, what: str) -> None:
 
 
 def remove_tree(root: str) -> None:
-    """Remove a directory and all in it. What is gone already is no error.
+    """Remove a directory and all in it, or what stands in its place. What is gone already is no error.
 
     Raises:
         OSError: something cannot be removed (an immutable file, a mount point).
     """
-    if stat.S_ISLNK(_lstat_mode(root)):  # to what is none of ours
+    mode = _lstat_mode(root)
+    if mode and not stat.S_ISDIR(mode):  # a link, perhaps, to a directory that is not ours
         os.unlink(root)
         return
     # Directories below the first level are moved up to it before they are emptied: neither recursion nor
@@ -708,10 +723,6 @@ def _cannot_read(name: str, error: OSError) -> OutputUnreadable:
 def _shortened(name: str) -> str:
     """Return a name for an error: of a path of thousands of characters the begin and the end."""
     return repr(name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME // 2]}…{name[-_SHOWN_NAME // 2 :]}")
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _lstat_mode(path: str) -> int:

@@ -269,25 +269,6 @@ def test_a_script_that_removes_all_there_is(start_server: StartServer) -> None:
     assert server.leftovers() == []
 
 
-@pytest.mark.guard("restored-root")
-@pytest.mark.parametrize(
-    "spoil",
-    ["chmod 0 $root", "mv $root $TMPDIR/away && touch $root", "mv $root $TMPDIR/away && ln -s $TMPDIR/nothing $root"],
-    ids=["closed", "a file", "a link to nothing"],
-)
-def test_script_that_spoils_the_directory_of_the_server_spoils_no_later_call(
-    start_server: StartServer, spoil: str
-) -> None:
-    script = f'root=${{TMP_INPUT_DIR%/*/*}}; if [ "$Http_X_Spoil" ]; then {spoil}; fi; cat "$INPUT_FILE_PATH"'
-    server = start_server(script, prefix=WITHOUT_PRIVILEGES, WATCHDOG_MAX_INFLIGHT="1")
-    server.call(b"aGk=", headers={"X-Spoil": "yes"})
-    for _ in range(2):
-        assert server.call(b"aGk=").body == b"hi"
-    server.stop()
-    # What the script itself put there stays.
-    assert [path for path in server.leftovers() if path.is_dir() and "away" not in str(path)] == []
-
-
 def test_a_hundred_thousand_small_files(start_server: StartServer) -> None:
     script = f"""#!{sys.executable} -S
 import os

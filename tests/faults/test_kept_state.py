@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer, until
 
 PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
 
@@ -88,3 +88,58 @@ def assert_each_call_sees_the_same(start_server: StartServer, tmp_path: Path, mo
     answers = [server.call(b"", headers={"X-Kind": kind}) for _ in range(10)]
     assert [answer.status for answer in answers] == [200] * 10
     assert len({answer.body for answer in answers}) == 1, answers
+
+
+SPOIL = {
+    "mode": "os.chmod(root, 0)",
+    "mode for all": "os.chmod(root, 0o2777)",
+    "what new directories inherit": "os.setxattr(root, 'system.posix_acl_default', ACCESS_LIST)",
+    "file in its place": "os.rename(root, moved); open(root, 'w').close()",
+    "link in its place": "os.rename(root, moved); os.symlink(moved, root)",
+    "nothing in its place": "os.rename(root, moved)",
+}
+
+
+@pytest.mark.guard("root-as-made")
+@pytest.mark.parametrize(
+    "spoil", ["mode for all", "what new directories inherit", "file in its place", "link in its place"]
+)
+def test_next_call_does_not_depend_on_a_directory_of_all_calls_that_a_script_spoiled(
+    start_server: StartServer, tmp_path: Path, spoil: str
+) -> None:
+    """The directory is in ``TMPDIR``, and each call has its own directory in it."""
+    assert_next_call_has_clean_directories(start_server, tmp_path, spoil)
+
+
+@pytest.mark.parametrize("spoil", ["mode", "nothing in its place"])
+def test_next_call_does_not_depend_on_a_directory_of_all_calls_that_a_script_closed_or_moved(
+    start_server: StartServer, tmp_path: Path, spoil: str
+) -> None:
+    assert_next_call_has_clean_directories(start_server, tmp_path, spoil)
+
+
+def assert_next_call_has_clean_directories(start_server: StartServer, tmp_path: Path, spoil: str) -> None:
+    (tmp_path / "script.py").write_text(f"""
+import os, struct
+
+output = os.environ["TMP_OUTPUT_DIR"]
+root = os.path.dirname(os.path.dirname(output))
+moved = os.path.join(os.path.dirname(root), "moved-" + os.path.basename(root))
+# The owner may do all, others nothing, another user may read (linux/posix_acl_xattr.h).
+entries = [(1, 7, -1), (2, 5, 12345), (4, 0, -1), (0x10, 5, -1), (0x20, 0, -1)]
+ACCESS_LIST = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+print([oct(os.lstat(path).st_mode) for path in (root, os.path.dirname(output), output)], os.listxattr(output))
+if "Http_X_Spoil" in os.environ:
+    {SPOIL[spoil]}
+""")
+    server = start_server(f"exec {sys.executable} {tmp_path}/script.py", prefix=WITHOUT_PRIVILEGES)
+    first = server.call(b"")
+    for _ in range(3):
+        server.call(b"", headers={"X-Spoil": "yes"})
+        # The call waits until the directories of the last one are removed, which they are, too, if nobody calls.
+        until(lambda: not server.leftovers_of_calls(), "the directories to be removed")
+        answer = server.call(b"")
+        assert (answer.status, answer.body) == (200, first.body), answer.body
+    assert len(list(server.tmp.glob("watchdog-*"))) <= 2
+    assert server.stop() == 0
+    assert list(server.tmp.glob("watchdog-*")) == []
