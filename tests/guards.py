@@ -274,6 +274,17 @@ def guardian_resumption() -> None:
     replace(Guardian, "resume", lambda self: False)
 
 
+# ---- memory
+
+
+@guard
+def finished_work() -> None:
+    """Threads remember each piece of their work for ever."""
+    from watchdog.threads import Threads
+
+    replace(Threads, "_finished", lambda self, job: None)
+
+
 # ---- time
 
 

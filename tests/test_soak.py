@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.client
 import io
+import itertools
 import os
 import re
 import signal
@@ -13,14 +14,14 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from lifeline import Lifeline
-from running_server import Answer, RunningServer, until
+from running_server import Answer, RunningServer, StartServer, until
 
 sys.path.insert(0, str(Path(__file__).parent / "faults"))
 
@@ -223,6 +224,24 @@ def test_the_soak_notices_an_error_in_the_log(event: dict[str, Any]) -> None:
     assert ledger.bad_events.total() == 1
 
 
+def state(memory_mib: float = 50.0, blocks: int = 200_000) -> soak.State:
+    return soak.State(Counter(), 20, [], memory_mib, blocks, {})
+
+
+@pytest.mark.parametrize(
+    ("after", "rows"),
+    [
+        (state(), set()),
+        (state(memory_mib=50.0 + soak.MOST_GROWTH_MIB, blocks=200_000 + soak.MOST_NEW_BLOCKS), set()),
+        (state(memory_mib=50.1 + soak.MOST_GROWTH_MIB), {"memory"}),
+        (state(blocks=200_001 + soak.MOST_NEW_BLOCKS), {"objects"}),
+    ],
+)
+def test_the_soak_notices_memory_and_objects_that_stay(after: soak.State, rows: set[str]) -> None:
+    leaks = soak._leaks(soak.Ledger(), {}, state(), after, {}, set(), [])
+    assert {row for row, found in leaks.items() if found} == rows
+
+
 # ---------------------------------------------------------------------------- thousands of invocations
 
 
@@ -349,6 +368,109 @@ def test_thousands_of_classic_calls_fifty_at_a_time(tmp_path: Path, calls: int) 
     assert ended == {"ok": 4_500, "failed": 900, "caller_gone": 900}
 
 
+# ---------------------------------------------------------------------------- objects, by the kind of call
+
+
+# What a call does, by the first word of its query.
+FAULTY = r"""
+case ${Http_Query%%&*} in
+    copy) cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy" ;;
+    exit) echo last words >&2; exit 3 ;;
+    signal) kill -KILL $$ ;;
+    hang) sleep 60 ;;
+    daemon) (setsid sleep 60 > /dev/null 2>&1 &) ;;
+    large) truncate -s 2M "$TMP_OUTPUT_DIR/large" ;;
+    gone) echo "$CALL_ID" > "$MARK"; sleep 60 ;;
+esac
+"""
+
+
+def gone_while_sending(server: RunningServer) -> None:
+    with server.connect() as sock:
+        sock.sendall(b"POST /?copy HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n" + b"QUJD" * 30_000)
+
+
+def gone_while_running(server: RunningServer) -> None:
+    mark = server.script.parent / "mark"
+    with server.connect() as sock:
+        sock.sendall(b"POST /?gone HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nQUJD")
+        until(mark.exists, "the script to start")
+    mark.unlink()
+
+
+def answered(status: int, query: str, body: bytes = b"QUJD", **headers: str) -> Callable[[RunningServer], None]:
+    def call(server: RunningServer) -> None:
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        assert server.call(body, f"/?{query}", headers=sent).status == status
+
+    return call
+
+
+KINDS = {
+    "large": answered(200, "copy&input=raw", bytes(200_000)),
+    "exit": answered(500, "exit"),
+    "signal": answered(500, "signal"),
+    "timeout": answered(504, "hang", X_Timeout="50ms"),
+    "daemon": answered(200, "daemon"),
+    "large-output": answered(500, "large"),
+    "bad-input": answered(400, "copy", b"QUJD" * 50_000 + b"*"),
+    "too-large": answered(413, "copy&input=raw", bytes(1_100_000)),
+    "bad-header": answered(400, "copy", X_Timeout="soon"),
+    "no-form": answered(406, "copy", Accept="*/*;q=0"),
+    "gone-while-sending": gone_while_sending,
+    "gone-while-running": gone_while_running,
+}
+CALLS_OF_A_KIND = 80
+ROUNDS = 3
+# Pieces of memory. What a call leaves by mistake (its headers, a future, a task) has ten and more. A look itself leaves
+# 40, and asyncio keeps up to 100 cancelled timers, with three pieces each, until it removes them all.
+MOST_BLOCKS_OF_A_CALL = 6
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", KINDS.keys())
+def test_calls_of_each_kind_leave_no_object(start_server: StartServer, tmp_path: Path, kind: str) -> None:
+    closed_memory = () if os.geteuid() == 0 else ("--without", "hidden-memory")
+    program = (str(FAULTS / "inspected_server.py"), *closed_memory)
+    assert blocks_left_by_a_call(start_server, tmp_path, kind, program=program) < MOST_BLOCKS_OF_A_CALL
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.guard("finished-work")
+def test_work_of_threads_is_forgotten_when_it_is_done(
+    start_server: StartServer, tmp_path: Path, removed_guard: str | None
+) -> None:
+    # The program of a server without a guard can be looked at as well.
+    program = {} if removed_guard else {"program": (str(FAULTS / "inspected_server.py"), "--without", "hidden-memory")}
+    assert blocks_left_by_a_call(start_server, tmp_path, "large", **program) < MOST_BLOCKS_OF_A_CALL
+
+
+def blocks_left_by_a_call(start_server: StartServer, directory: Path, kind: str, **program: Any) -> float:
+    """Return how many pieces of memory a call of this kind leaves in the server.
+
+    Objects are counted, because the memory in MiB would not show so few.
+    """
+    server = start_server(
+        FAULTY,
+        MARK=str(directory / "server-0" / "mark"),
+        WATCHDOG_MAX_INPUT_SIZE="1000000",
+        WATCHDOG_MAX_OUTPUT_SIZE="1000000",
+        **program,
+    )
+    sockets = count_of_sockets(server.process.pid)
+    blocks: list[int] = []
+    for _ in range(ROUNDS):
+        for _ in range(CALLS_OF_A_KIND):
+            KINDS[kind](server)
+        blocks.append(look(server, sockets)["blocks"])
+    growth = [later - earlier for earlier, later in itertools.pairwise(blocks)]
+    print(f"more blocks of memory: {growth}")
+    # What the first calls leave for good, such as a thread, is in one round. What each call leaves is in every round.
+    return min(growth) / CALLS_OF_A_KIND
+
+
 def look(server: RunningServer, sockets: int) -> dict[str, Any]:
     """What a server has once it is at rest."""
     pid = server.process.pid
@@ -368,6 +490,7 @@ def assert_nothing_grew(before: dict[str, Any], after: dict[str, Any]) -> None:
     assert after["descriptors"] == before["descriptors"]
     assert after["threads"] <= max(before["threads"], soak.MOST_THREADS)
     assert (after["tasks"], after["names"]) == (before["tasks"], before["names"])
+    assert after["blocks"] <= before["blocks"] + soak.MOST_NEW_BLOCKS, (before["objects"], after["objects"])
     assert after["rss_mib"] <= before["rss_mib"] + 3, (before["objects"], after["objects"])
 
 
