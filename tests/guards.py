@@ -1183,6 +1183,14 @@ def safe_output_names() -> None:
 
 
 @guard
+def short_look() -> None:
+    """A call waits for the look into the working directory, however long it takes."""
+    from watchdog import invocation
+
+    replace(invocation, "_LOOK_ELSEWHERE_S", None)
+
+
+@guard
 def listing_limit() -> None:
     """The list of outputs is waited for, however long it takes."""
     from watchdog import invocation

@@ -110,6 +110,8 @@ _MOST_WARNINGS = 100
 # To free gigabytes takes a file system longer than the event loop may be held up.
 _QUICKLY_FREED_BYTES = 64 << 20
 _MOST_HELD = 16  # outputs of one call whose descriptors are kept open
+# The warning of files in other directories is worth a short wait only.
+_LOOK_ELSEWHERE_S = 5.0
 _MOST_NAMES = 10  # names of processes in one log event
 _MOMENT_FOR_ROOM_S = 1.0
 # Its caller may send the next call first, whose script then runs meanwhile.
@@ -250,6 +252,7 @@ class Invocations:
         self._cgroup = Cgroup()
         self._log = log.bind()
         self._removals: set[asyncio.Future[None]] = set()
+        self._long_look: asyncio.Future[CallWarning | None] | None = None
         self._untidy: deque[tuple[Workspace, str]] = deque()
         self._tidy_timer: asyncio.Handle | None = None
         self._unused_timer: asyncio.TimerHandle | None = None
@@ -729,12 +732,26 @@ class Invocations:
         )
 
     async def _warnings_of_no_output(self, workspace: Workspace, since_ns: int) -> list[CallWarning]:
+        """Return the warnings of a call that left nothing, with the files that its script wrote to another place.
+
+        The working directory may lie on a file system that hangs. After one look that has taken too long there is no
+        other until it ends, so that few threads wait for such a file system.
+        """
         look = call_warning.files_elsewhere
-        try:
-            loop = asyncio.get_running_loop()
-            elsewhere = await loop.run_in_executor(OUTPUTS, look, workspace.input_dir, since_ns)
-        except RuntimeError:  # no thread can be started now
-            elsewhere = look(workspace.input_dir, since_ns)
+        elsewhere = None
+        if self._long_look is None or self._long_look.done():
+            try:
+                loop = asyncio.get_running_loop()
+                job = loop.run_in_executor(OUTPUTS, look, workspace.input_dir, since_ns)
+            except RuntimeError:  # no thread can be started now
+                elsewhere = look(workspace.input_dir, since_ns)
+            else:
+                job.add_done_callback(_look_at)
+                if (await asyncio.wait((job,), timeout=_LOOK_ELSEWHERE_S))[0]:
+                    elsewhere = job.result()
+                else:
+                    self._long_look = job
+                    log.warning("no files are looked for in other directories", reason="a directory does not answer")
         return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]
 
     async def _counted(self, body: AsyncIterator[bytes], record: Record) -> AsyncIterator[bytes]:
@@ -1046,10 +1063,10 @@ async def _content(taken: Input, held: HeldInput) -> bytes:
     return held.read() if taken.size_bytes <= _SMALL_EVENT_BYTES else await asyncio.to_thread(held.read)
 
 
-def _look_at(removal: asyncio.Future[None]) -> None:
-    """Take note of a removal's error, so that asyncio does not report it: only an abandoned removal has one."""
-    if not removal.cancelled():
-        removal.exception()
+def _look_at(job: asyncio.Future[None] | asyncio.Future[CallWarning | None]) -> None:
+    """Take note of the error of work in a thread, so that asyncio does not report it: only abandoned work has one."""
+    if not job.cancelled():
+        job.exception()
 
 
 def _outcome_of(error: BaseException) -> str:

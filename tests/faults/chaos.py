@@ -187,6 +187,7 @@ class ChaosServer(SoakedServer):
     ) -> None:
         self.number = number
         self.end = End.NOT_YET
+        self.ended_s = 0.0
         # Another run on this machine has other names.
         self.name = f"chaos-{mark}-{number}"
         self.mark = f"CHAOS_MARK={self.name}-"
@@ -439,11 +440,14 @@ class Caller:
         try:
             answer = receive(sock)
         except Lost as lost:
+            lost_s = time.monotonic()
             self._hang_up()
             # A kept connection may be closed between two answers; its end says that the call was not begun.
             # So may a new one whose request is late, as on a machine that stalls.
             is_not_begun = lost.how == "none" and (is_used or sent_s - connected_s > FRESH_S)
-            self._explain(server, call_id, lost, is_not_begun=is_not_begun)
+            times = ", ".join(f"{each - server.ended_s:.3f}" for each in (connected_s, sent_s, lost_s))
+            times = f"connected, sent, lost {times} s after {server.end.value}, used before: {is_used}"
+            self._explain(server, call_id, lost, is_not_begun=is_not_begun, times=times)
             return
         if answer.headers["Connection"] == "close" or dice.random() < 0.3:
             self._hang_up()
@@ -472,7 +476,9 @@ class Caller:
         self._kept = None
         self._books.left(call_id, Note(CUT, 0, 1))
 
-    def _explain(self, server: ChaosServer, call_id: str, error: Exception, *, is_not_begun: bool = False) -> None:
+    def _explain(
+        self, server: ChaosServer, call_id: str, error: Exception, *, is_not_begun: bool = False, times: str = ""
+    ) -> None:
         """Blame the server for an answer that did not come, unless its end was forced or has closed the port."""
         end = server.end
         if end is End.KILL or (end is End.TERM and (isinstance(error, ConnectionRefusedError) or is_not_begun)):
@@ -480,7 +486,7 @@ class Caller:
             self._stage.await_other_than(server)
         else:
             self._books.left(call_id, Note(CUT, 0, 1), "none")
-            self._books.blame(f"{call_id}: no answer, and {end.value}: {error!r}")
+            self._books.blame(f"{call_id}: no answer, and {end.value}: {error!r} {times}")
 
     def _hang_up(self) -> None:
         if self._kept is not None:
@@ -552,14 +558,14 @@ class Gremlin:
         if end is End.KILL:
             if not self._where.is_pid_1:
                 wait_for(lambda: any(map(_is_awake, old.guardians())), "a guardian before SIGKILL")
-            old.end = End.KILL
+            old.end, old.ended_s = End.KILL, time.monotonic()
             old.signal(signal.SIGKILL)
             old.process.wait(PATIENCE_S)
             self._stage.renew()
             old.kill()
             self._look_for(old, PATIENCE_S)
             return
-        old.end = End.TERM
+        old.end, old.ended_s = End.TERM, time.monotonic()
         old.signal(signal.SIGTERM)
         code = old.wait()
         old.kill()

@@ -1,0 +1,130 @@
+"""A file system that scripts use hangs, as a FUSE mount does whose process does not answer: only its own calls suffer.
+
+The file system is real: ``hanging_file_system.py`` serves it, and hangs while that process is stopped. Its kernel
+caches nothing, so each look at a file waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from running_server import RunningServer, StartServer, problem, until
+
+PROGRAM = str(Path(__file__).parent / "hanging_file_system.py")
+# Not with `-m`, which has Python look for modules in the working directory.
+WATCHDOG = str(Path(sys.executable).with_name("watchdog"))
+
+
+@dataclass
+class Mount:
+    """A server that sees the file system. ``$MOUNT`` is its directory for scripts, ``$HANG`` a command: it hangs."""
+
+    server: RunningServer
+    pid: int
+
+    def hang(self) -> None:
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+
+Start = Callable[..., Mount]
+
+
+@pytest.fixture
+def start(start_server: StartServer, tmp_path: Path, free_port: int, removed_guard: str | None) -> Iterator[Start]:
+    """Start a server with two places before a file system that is about to hang."""
+    directory, pid_file = tmp_path / "mount", tmp_path / "pid"
+    directory.mkdir()
+    as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+    mounted = ("unshare", *as_root, "--mount", sys.executable, PROGRAM, str(directory), str(pid_file))
+    if (tried := subprocess.run([*mounted, "true"], capture_output=True, text=True)).returncode:
+        pytest.skip(f"no file system can be mounted through FUSE here: {tried.stderr[-200:]}")
+    hang = tmp_path / "hang"
+    hang.write_text(f"kill -STOP $(cat {pid_file})")
+    mounts = []
+
+    def start(script: str, *command: str, **options: Any) -> Mount:
+        removed = [] if removed_guard is None else [str(Path(PROGRAM).parents[1] / "guards.py"), removed_guard]
+        server = start_server(
+            script,
+            prefix=(*mounted, *(word.replace("$MOUNT", str(directory)) for word in command)),
+            program=tuple(removed) or (WATCHDOG,),
+            MOUNT=str(directory),
+            HANG=f"sh {hang}",
+            WATCHDOG_MAX_INFLIGHT="2",
+            WATCHDOG_METRICS_PORT=str(free_port),
+            WATCHDOG_WRITE_TIMEOUT="2",
+            **options,
+        )
+        mounts.append(Mount(server, int(pid_file.read_text())))
+        return mounts[-1]
+
+    yield start
+    for mount in mounts:
+        with contextlib.suppress(ProcessLookupError):  # it ends with its server
+            os.kill(mount.pid, signal.SIGKILL)
+
+
+def assert_others_are_served(server: RunningServer) -> None:
+    answer = server.call(b"QUJD", "/other")
+    assert (answer.status, answer.body) == (200, b"QUJD\n")
+    assert server.call(None, "/_/health", "GET").status == 200
+    assert server.call(None, "/_/ready", "GET").status == 200
+    assert server.metric("watchdog_places_taken") <= 1
+
+
+OTHER = 'if [ "$Http_Path" = /other ]; then cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"; exit 0; fi\n'
+USES = {
+    "reads": 'echo text >"$MOUNT/file"; $HANG; cat "$MOUNT/file"',
+    "writes": '(sleep 0.2; $HANG) & while :; do echo text >>"$MOUNT/file"; done',
+    "executes": 'cp /bin/sleep "$MOUNT"; $HANG; "$MOUNT/sleep" 60',
+    "works there": 'mkdir "$MOUNT/here"; cd "$MOUNT/here"; $HANG; ls',
+    "works there in the background": 'mkdir "$MOUNT/here"; cd "$MOUNT/here"; $HANG; setsid ls & sleep 600',
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_a_script_that_waits_for_a_hanging_file_system_ends_at_its_limit(start: Start, use: str) -> None:
+    mount = start(OTHER + USES[use])
+    with ThreadPoolExecutor() as pool:
+        hanging = pool.submit(mount.server.call, b"", headers={"X-Timeout": "3s"})
+        until(lambda: state_of(mount.pid) == "T", "the file system to hang")
+        assert_others_are_served(mount.server)
+        problem(hanging.result(), 504)
+    assert mount.server.stop() == 0
+    assert not mount.server.leftovers()
+
+
+def test_an_output_that_is_a_link_into_a_hanging_file_system_ends_at_the_limit_of_its_call(start: Start) -> None:
+    mount = start(OTHER + 'echo text >"$MOUNT/file"; ln -s "$MOUNT/file" "$TMP_OUTPUT_DIR/link"; $HANG')
+    problem(mount.server.call(b"", headers={"X-Timeout": "2s"}), 504)
+    assert_others_are_served(mount.server)
+
+
+@pytest.mark.guard("short-look")
+def test_a_call_without_outputs_is_answered_though_its_working_directory_hangs(start: Start) -> None:
+    """The server looks there for files that the script should have written to TMP_OUTPUT_DIR."""
+    mount = start('if [ "$Http_Path" = /hang ]; then $HANG; fi', "sh", "-c", 'cd "$MOUNT" && exec "$@"', "sh")
+    answer = mount.server.call(b"", "/hang")
+    assert (answer.status, answer.headers["X-Warning"]) == (200, "no-output")
+    mount.server.event("no files are looked for in other directories")
+    assert mount.server.call(None, "/_/health", "GET").status == 200
+    mount.go_on()
+    assert mount.server.call(b"").headers["X-Warning"] == "no-output"
+    assert mount.server.stop() == 0
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
