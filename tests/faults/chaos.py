@@ -420,6 +420,7 @@ class Caller:
         form = "json" if kind != "copy" and kind != "work" else dice.choice(["json", "raw", "base64"])
         request = head(call_id, f"do={kind}&output={form}&input=raw", {}, len(data)) + data
         self._books.sent(kind)
+        began_s = time.monotonic()
         if self._kept is None or self._kept[0] is not server or leaves:
             self._hang_up()
             try:
@@ -431,7 +432,6 @@ class Caller:
         else:
             is_used = True
         sock = self._kept[1]
-        connected_s = time.monotonic()
         if leaves:
             self._leave(server, call_id, sock, request)
             return
@@ -444,9 +444,9 @@ class Caller:
             self._hang_up()
             # A kept connection may be closed between two answers; its end says that the call was not begun.
             # So may a new one whose request is late, as on a machine that stalls.
-            is_not_begun = lost.how == "none" and (is_used or sent_s - connected_s > FRESH_S)
-            times = ", ".join(f"{each - server.ended_s:.3f}" for each in (connected_s, sent_s, lost_s))
-            times = f"connected, sent, lost {times} s after {server.end.value}, used before: {is_used}"
+            is_not_begun = lost.how == "none" and (is_used or sent_s - began_s > FRESH_S)
+            times = ", ".join(f"{each - server.ended_s:.3f}" for each in (began_s, sent_s, lost_s))
+            times = f"began, sent, lost {times} s after {server.end.value}, used before: {is_used}"
             self._explain(server, call_id, lost, is_not_begun=is_not_begun, times=times)
             return
         if answer.headers["Connection"] == "close" or dice.random() < 0.3:
