@@ -7,6 +7,8 @@ IN_VENV := $(VENV)/bin/
 # CI puts a program in the place of `-m pytest` that runs failed tests a second time.
 PYTEST_BY ?= -m pytest
 PYTEST := $(IN_VENV)python $(PYTEST_BY)
+# Each process of the tests would compile all of them again where this is set, as it is in many images.
+export PYTHONDONTWRITEBYTECODE :=
 # Most tests wait for processes most of the time.
 PARALLEL ?= -n 4
 

@@ -13,16 +13,19 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pod
 import pytest
 import yaml
-from jsonschema import Draft7Validator
 from running_server import RunningServer, StartServer
 
 from watchdog.config import parse_duration_s, parse_size_bytes
+
+if TYPE_CHECKING:
+    from jsonschema import Draft7Validator
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
@@ -57,8 +60,12 @@ def closed(schema: Document) -> Document:
     return schema
 
 
+@cache
 def schemas() -> dict[tuple[str, str], Draft7Validator]:
     """By apiVersion and kind."""
+    # It takes a second to import: too much for each process that only looks for its tests.
+    from jsonschema import Draft7Validator
+
     kubernetes = json.loads((HERE / "schemas" / "kubernetes-core.json").read_text())["definitions"]
     definitions = {name: closed(each) for name, each in kubernetes.items()}
     meta = {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
@@ -80,15 +87,12 @@ def schemas() -> dict[tuple[str, str], Draft7Validator]:
     return {key: Draft7Validator({"allOf": [each], "definitions": definitions}) for key, each in found.items()}
 
 
-SCHEMAS = schemas()
-
-
 def problems(document: Document) -> list[str]:
     """What the schema, and the rule that a resource has a name, object to."""
     key = (document.get("apiVersion", ""), document.get("kind", ""))
-    if key not in SCHEMAS:
+    if key not in schemas():
         return [f"no such resource: {key}"]
-    found = [f"{error.json_path}: {error.message}" for error in SCHEMAS[key].iter_errors(document)]
+    found = [f"{error.json_path}: {error.message}" for error in schemas()[key].iter_errors(document)]
     if not isinstance(document.get("metadata"), dict) or not document["metadata"].get("name"):
         found.append("$.metadata.name: a resource needs a name")
     return found

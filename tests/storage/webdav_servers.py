@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -99,8 +100,17 @@ http {{
 
 
 @contextlib.contextmanager
-def apache(directory: Path) -> Iterator[WebDavServer]:
-    """Apache with mod_dav, below a path."""
+def apache(_: Path) -> Iterator[WebDavServer]:
+    """Apache with mod_dav, below a path.
+
+    Its workers run as another user. Each pytest that starts on this machine closes the directory of all pytests to
+    other users, so Apache has a directory elsewhere.
+    """
+    with tempfile.TemporaryDirectory(prefix="watchdog-apache-") as directory:
+        yield from _apache(Path(directory))
+
+
+def _apache(directory: Path) -> Iterator[WebDavServer]:
     root, port = _root(directory), free_port()
     modules = "mpm_event authn_core authn_file authz_core authz_user auth_basic dav dav_fs alias"
     loads = "\n".join(
@@ -130,10 +140,6 @@ Alias /data {root}
 </Location>
 """
     )
-    # Its workers are nobody's friends: all on the way down must be theirs to enter, the root theirs to write.
-    for each in (root, directory, *directory.parents):
-        if each.stat().st_uid == os.getuid() and not each.stat().st_mode & 0o001:
-            each.chmod(each.stat().st_mode | 0o711)
     shutil.chown(root, "www-data", "www-data")
     shutil.chown(directory, "www-data", "www-data")
     with running(["apache2", "-D", "FOREGROUND", "-f", directory / "apache.conf"], port):
