@@ -46,6 +46,8 @@ def _inspect(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _look(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
+    # The program froze the objects of its start, and the last look those of its time. Frozen ones would not be counted.
+    gc.unfreeze()
     gc.collect()
     # How much freed memory the C library keeps for the next call depends on what ran at the same time: up to 4 MiB at
     # the arena's end, and pages between pieces that are in use. All of it goes back to the kernel here.
@@ -77,8 +79,6 @@ def _count_warnings() -> int:
 def _count_marked_texts() -> int:
     """Count the marked texts that anything refers to."""
     found: set[int] = set()
-    # What is there at the start is frozen, and not among these objects.
-    gc.unfreeze()
     # No module itself: its names are an object of their own, and asyncio's module in C shows, on Python 3.12, objects
     # that it has freed already; to refer to them makes a list of it that never ends.
     look_into: list[Any] = [each for each in gc.get_objects() if not isinstance(each, ModuleType)]
