@@ -125,8 +125,8 @@ import os, struct
 output = os.environ["TMP_OUTPUT_DIR"]
 root = os.path.dirname(os.path.dirname(output))
 moved = os.path.join(os.path.dirname(root), "moved-" + os.path.basename(root))
-# The owner may do all, others nothing, another user may read (linux/posix_acl_xattr.h).
-entries = [(1, 7, -1), (2, 5, 12345), (4, 0, -1), (0x10, 5, -1), (0x20, 0, -1)]
+# A list that names a user (linux/posix_acl_xattr.h).
+entries = [(1, 7, -1), (2, 5, os.getuid()), (4, 0, -1), (0x10, 5, -1), (0x20, 0, -1)]
 ACCESS_LIST = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
 print([oct(os.lstat(path).st_mode) for path in (root, os.path.dirname(output), output)], os.listxattr(output))
 if "Http_X_Spoil" in os.environ:
