@@ -1269,13 +1269,18 @@ def held_outputs() -> None:
 @guard
 def clean_place() -> None:
     """The next script starts while the directories of calls that have ended are still there."""
-    from watchdog import invocation
+    from watchdog.invocation import Invocations
 
     async def go_on(self: Any) -> None:
         pass
 
-    replace(invocation.Invocations, "_until_others_are_gone", go_on)
-    replace(invocation, "_TIDY_AFTER_S", 60.0)
+    tidy_up = Invocations._tidy_up
+
+    def tidy_up_later(self: Any) -> None:
+        self._loop.call_later(60.0, tidy_up, self)
+
+    replace(Invocations, "_until_others_are_gone", go_on)
+    replace(Invocations, "_tidy_up", tidy_up_later)
 
 
 @guard

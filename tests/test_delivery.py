@@ -95,11 +95,11 @@ def unzipped(data: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-class OsWithRead:
-    """The os module as the delivery sees it, with another read()."""
+class OsWithPread:
+    """The os module as the delivery sees it, with another pread()."""
 
-    def __init__(self, read: object) -> None:
-        self.read = read
+    def __init__(self, pread: object) -> None:
+        self.pread = pread
 
     def __getattr__(self, name: str) -> object:
         return getattr(os, name)
@@ -445,8 +445,8 @@ def test_regrouping_changes_nothing_but_the_cuts(sizes: list[int]) -> None:
 
 async def test_a_short_read_does_not_break_base64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Network and FUSE file systems may give less than was asked for, at any place."""
-    read = os.read
-    monkeypatch.setattr(delivery, "os", OsWithRead(lambda fd, size: read(fd, min(size, 1000))))
+    pread = os.pread
+    monkeypatch.setattr(delivery, "os", OsWithPread(lambda fd, size, offset: pread(fd, min(size, 1000), offset)))
     data = noise(LARGE_BYTES)
     result = left(tmp_path, {"a": data})
     _, body = await answered(result)
@@ -631,13 +631,13 @@ async def test_what_is_large_is_read_in_threads_only(
     size_bytes = LARGE_BYTES if count == 1 else 10
     result = left(tmp_path, {str(n): noise(size_bytes) for n in range(count)})
     readers: set[int] = set()
-    read = os.read
+    pread = os.pread
 
-    def noted_read(fd: int, size: int) -> bytes:
+    def noted_pread(fd: int, size: int, offset: int) -> bytes:
         readers.add(threading.get_ident())
-        return read(fd, size)
+        return pread(fd, size, offset)
 
-    monkeypatch.setattr(delivery, "os", OsWithRead(noted_read))
+    monkeypatch.setattr(delivery, "os", OsWithPread(noted_pread))
     answer, _ = await answered(result, output=output)
     assert answer.body is None
     assert readers
@@ -721,10 +721,10 @@ async def collect(chunks: AsyncIterator[bytes], into: list[bytes]) -> None:
 async def test_a_read_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = left(tmp_path, {"leaf": b"1"})
 
-    def broken(fd: int, size: int) -> bytes:
+    def broken(fd: int, size: int, offset: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(delivery, "os", OsWithRead(broken))
+    monkeypatch.setattr(delivery, "os", OsWithPread(broken))
     with pytest.raises(OutputUnreadable, match="'leaf': Input/output error"):
         await prepare(result, choose_form(None, None))
 
@@ -816,13 +816,13 @@ async def test_a_cancelled_first_pass_stops(tmp_path: Path, monkeypatch: pytest.
     os.truncate(tmp_path / "sparse", 1 << 43)
     result = Result([output_of(tmp_path, tmp_path / "sparse")], Stdout(), 0, 1.0)
     is_reading = threading.Event()
-    read = os.read
+    pread = os.pread
 
-    def noted_read(fd: int, size: int) -> bytes:
+    def noted_pread(fd: int, size: int, offset: int) -> bytes:
         is_reading.set()
-        return read(fd, size)
+        return pread(fd, size, offset)
 
-    monkeypatch.setattr(delivery, "os", OsWithRead(noted_read))
+    monkeypatch.setattr(delivery, "os", OsWithPread(noted_pread))
     before = open_descriptors()
     preparing = asyncio.create_task(prepare(result, choose_form(None, "zip")))
     await asyncio.to_thread(is_reading.wait)

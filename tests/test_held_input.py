@@ -76,6 +76,26 @@ def test_files_get_their_names_and_bytes(tmp_path: Path, held: HeldInput, sizes:
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "input").iterdir()} == {0o644 & ~umask}
 
 
+@pytest.mark.parametrize("sizes", [[10, 100_000, 100_000, 10], [1] * 1000], ids=["two large ones", "many"])
+def test_names_that_take_long_are_left_for_a_thread(tmp_path: Path, held: HeldInput, sizes: list[int]) -> None:
+    for number, size in enumerate(sizes):
+        held.create(f"file-{number}").write(bytes(size))
+    assert not held.give_names(str(tmp_path / "input"), only_quickly=True)
+    assert held.give_names(str(tmp_path / "input"))
+    found = {path.name: path.stat().st_size for path in (tmp_path / "input").iterdir()}
+    assert found == {f"file-{number}": size for number, size in enumerate(sizes)}
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_one_file_that_needs_no_copy_gets_its_name_at_once(
+    tmp_path: Path, held: HeldInput, size: int, request: pytest.FixtureRequest
+) -> None:
+    held.create("file").write(bytes(size))
+    needs_copy = size > 64 * KIB and request.node.callspec.params["held"] != "O_TMPFILE"
+    assert held.give_names(str(tmp_path / "input"), only_quickly=True) is not needs_copy
+    assert (tmp_path / "input/file").exists() is not needs_copy
+
+
 def descriptors(held: HeldInput) -> int:
     """How many are open without those of the input."""
     own = {held._own_fd, held._shared_fd} - {-1}

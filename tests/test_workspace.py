@@ -605,8 +605,9 @@ def test_nothing_is_kept_where_nothing_is(tmp_path: Path) -> None:
 
 def test_a_slow_file_system_is_left_to_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspaces = Workspaces(str(tmp_path))
-    first, second = workspaces.make(), workspaces.make()
-    Path(first.output_dir, "x").touch()
+    first, second, third = (workspaces.make() for _ in range(3))
+    for each in (first, second):
+        Path(each.output_dir, "x").touch()
     unlink = os.unlink
 
     def slow(path: str) -> None:
@@ -617,7 +618,23 @@ def test_a_slow_file_system_is_left_to_threads(tmp_path: Path, monkeypatch: pyte
     with monkeypatch.context() as context:
         context.setattr(os, "unlink", slow)
         assert workspaces.keep(first)
-    assert not workspaces.keep(second)
+        assert workspaces.keep(second)
+    assert not workspaces.keep(third)
+    workspaces.close()
+
+
+def test_a_machine_that_stands_still_for_a_moment_is_no_slow_file_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    monkeypatch.setattr(workspace_module, "_SLOW_S", -1.0)
+    assert workspaces.keep(workspaces.make())
+    monkeypatch.setattr(workspace_module, "_SLOW_S", 60.0)
+    assert workspaces.keep(workspaces.make())
+    monkeypatch.setattr(workspace_module, "_SLOW_S", -1.0)
+    assert workspaces.keep(workspaces.make())
+    assert workspaces.keep(workspaces.make())
+    assert not workspaces.keep(workspaces.make())
     workspaces.close()
 
 

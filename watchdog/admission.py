@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
@@ -235,18 +236,17 @@ class Ticket:
             Overloaded: ``queue_timeout_s`` passed.
             Draining: the server is ending.
         """
-        loop = asyncio.get_running_loop()
-        asked_s = loop.time()
+        asked_s = time.monotonic()
         await self._admission._take_place()
         self._has_place = True
-        self._since_s = loop.time()
+        self._since_s = time.monotonic()
         return self._since_s - asked_s
 
     def leave_place(self) -> None:
         """Give the place back, but stay inside: who comes in is still refused if too many are."""
         if self._has_place:
             self._has_place = False
-            self._admission._leave_place(asyncio.get_running_loop().time() - self._since_s)
+            self._admission._leave_place(time.monotonic() - self._since_s)
 
     def hand_over(self) -> None:
         """Give the place back and leave, and count among the answers from now on; a second time does nothing."""

@@ -291,7 +291,7 @@ def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: 
         message = message._replace(version=HttpVersion11)
     if isinstance(protocol, Connection):
         protocol.begin_request()
-    request = Request(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    request = Request(message, payload, protocol, writer, task, protocol._loop)
     if reason:
         request["refused"] = reason
     return request
@@ -453,11 +453,12 @@ class Connection(RequestHandler):
 
     def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]], has_body_grown: bool) -> None:
         """Refuse first lines and headers that are over the limit, whole or not, and trailers and the like."""
+        count = len(data)
         has_many_headers = False
         for message, _ in new:
             self._head_memory_bytes = _memory_of_head(message)
             has_many_headers |= self._head_memory_bytes > MOST_HEADERS * _HEADER_MEMORY_BYTES
-        may_be_over = self._shared_bytes + self._head_bytes + len(data) > MOST_HEAD_BYTES
+        may_be_over = self._shared_bytes + self._head_bytes + count > MOST_HEAD_BYTES
         if may_be_over or has_many_headers:
             for position, (message, _) in enumerate(new):
                 if (error := _head_too_large(message)) is not None:
@@ -467,12 +468,12 @@ class Connection(RequestHandler):
         self._body_bytes = 0 if body is None else body.total_bytes
         # A parser that pauses has not read all the bytes that came.
         if new or has_body_grown or self._reading_paused or self._buffer_paused or self._upgraded:
-            self._shared_bytes = len(data) or self._shared_bytes
+            self._shared_bytes = count or self._shared_bytes
             self._head_bytes = 0
             self._head_start = b""
             self._head_lines = 0
             return
-        self._head_bytes += len(data)
+        self._head_bytes += count
         if len(self._head_start) < len(_HEAD_METHOD):
             self._head_start = (self._head_start + data)[: len(_HEAD_METHOD)]
         self._head_lines += data.count(b"\n")

@@ -510,25 +510,27 @@ class _Plan:
 
 def _read(output: Output) -> Generator[bytes, None, None]:
     """The bytes of a file: as many as it had when it was listed."""
-    fd = open_output(output)
+    is_held = output.fd >= 0
+    fd = output.fd if is_held else open_output(output)
     try:
-        left = output.size_bytes
-        while left:
-            piece = _read_some(fd, min(_PIECE_BYTES, left), output)
+        at = 0
+        while at < output.size_bytes:
+            piece = _read_some(fd, min(_PIECE_BYTES, output.size_bytes - at), at, output)
             if not piece:
                 raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
-            left -= len(piece)
-            if not left:
+            at += len(piece)
+            if at == output.size_bytes:
                 # Before the last piece goes out: until then the answer can be cut, and is not taken for whole.
                 raise_if_changed(fd, output)
             yield piece
     finally:
-        os.close(fd)
+        if not is_held:
+            os.close(fd)
 
 
-def _read_some(fd: int, size_bytes: int, output: Output) -> bytes:
+def _read_some(fd: int, size_bytes: int, at: int, output: Output) -> bytes:
     try:
-        return os.read(fd, size_bytes)
+        return os.pread(fd, size_bytes, at)
     except OSError as error:
         raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
 

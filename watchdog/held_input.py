@@ -9,12 +9,15 @@ thousands of files needs two descriptors.
 from __future__ import annotations
 
 import os
+from collections import deque
 
-from .nameless_file import copy_part, give_name, open_nameless, write_all
+from .nameless_file import copy_part, link, open_nameless, write_all
 from .workspace import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
 _MODE = 0o644
+# To make as many takes about a millisecond.
+_FEW_FILES = 16
 
 
 class HeldInput:
@@ -26,7 +29,7 @@ class HeldInput:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._files: list[HeldFile] = []
+        self._files: deque[HeldFile] = deque()  # those that have no name yet
         self._memory_bytes = 0
         self._own_fd = -1
         self._shared_fd = -1
@@ -37,30 +40,37 @@ class HeldInput:
         self._files.append(HeldFile(self, name))
         return self._files[-1]
 
-    @property
-    def is_large(self) -> bool:
-        """Whether :meth:`give_names` may have to copy much, so that it should be called in a thread."""
-        return self._own_fd >= 0
-
     def read(self) -> bytes:
         """Return the content of the only file."""
         (file,) = self._files
         return file.read()
 
-    def give_names(self, directory: str) -> None:
+    def give_names(self, directory: str, *, only_quickly: bool = False) -> bool:
         """Make the files appear in ``directory``, all of a mode of 0644 less the umask.
+
+        Args:
+            only_quickly: stop when the rest takes long, because there are many files or a file has to be copied. Call
+                this again in a thread then.
+
+        Returns:
+            Whether all files have their names now.
 
         Raises:
             NoSpace: the disk is full.
             OSError: a file cannot be made.
         """
-        for file in self._files:
-            path = os.path.join(directory, file.name)
+        if only_quickly and len(self._files) > _FEW_FILES:
+            return False
+        while self._files:
+            path = f"{directory}/{self._files[0].name}"
             try:
-                file.give_name(path)
+                if not self._files[0].give_name(path, only_quickly):
+                    return False
             except OSError as error:
                 raise_if_no_space(error, f"the input file {path}")
                 raise
+            self._files.popleft()
+        return True
 
     def clear(self) -> None:
         """Forget the files, and free their space."""
@@ -134,10 +144,13 @@ class HeldFile:
             return b"".join(self._memory)
         return os.pread(self._fd, self.size_bytes, self._offset)
 
-    def give_name(self, path: str) -> None:
-        if self._is_own:
-            give_name(self._fd, path)
-        elif self._fd >= 0:
+    def give_name(self, path: str, only_quickly: bool) -> bool:
+        """Make the file appear at ``path``; return whether it has."""
+        if self._is_own and link(self._fd, path):
+            return True
+        if self._fd >= 0:
+            if only_quickly:
+                return False
             copy_part(self._fd, self._offset, self.size_bytes, path, _MODE)
         else:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
@@ -145,6 +158,7 @@ class HeldFile:
                 write_all(fd, b"".join(self._memory))
             finally:
                 os.close(fd)
+        return True
 
     def _write_to_disk(self, data: bytes) -> None:
         try:

@@ -11,6 +11,7 @@ hundred times as much memory. So the sum is bounded: beyond it, the connection t
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -51,7 +52,7 @@ class IdleConnections:
     def add(self, connection: Connection) -> None:
         """Count a connection that is idle from now on."""
         self._since_s.pop(connection, None)
-        self._since_s[connection] = asyncio.get_running_loop().time()
+        self._since_s[connection] = time.monotonic()
 
     def discard(self, connection: Connection) -> None:
         """Forget a connection that has a request now, or has ended."""
@@ -97,7 +98,7 @@ class IdleConnections:
         loop = asyncio.get_running_loop()
         while self._to_close and self._since_s:
             connection, since_s = next(iter(self._since_s.items()))
-            fresh_for_s = since_s + _FRESH_S - loop.time()
+            fresh_for_s = since_s + _FRESH_S - time.monotonic()
             if fresh_for_s > 0:
                 self._timer = loop.call_later(fresh_for_s, self._close)
                 return

@@ -93,7 +93,6 @@ async def take_in(body: AsyncIterator[bytes], said: Said, held: HeldInput, max_s
         InputTooLarge: there is more than ``max_size_bytes``.
         NoSpace: the disk is full.
     """
-    loop = asyncio.get_running_loop()
     receiver = Receiver(said, held, max_size_bytes)
     # A few bytes of gzip may be many megabytes.
     inline_bytes = _INLINE_BYTES if receiver.is_plain else 0
@@ -110,12 +109,13 @@ async def take_in(body: AsyncIterator[bytes], said: Said, held: HeldInput, max_s
             if received > inline_bytes and (job is None or job.done() or batch_bytes >= _BATCH_BYTES):
                 if job is not None:
                     await to_its_end(job)
-                job = loop.run_in_executor(None, receiver.feed_all, batch)
+                job = asyncio.get_running_loop().run_in_executor(None, receiver.feed_all, batch)
                 batch, batch_bytes = [], 0
         if job is None:
             receiver.feed_all(batch)
             return receiver.finish()
         await to_its_end(job)
+        loop = asyncio.get_running_loop()
         job = loop.run_in_executor(None, receiver.feed_all, batch)
         await to_its_end(job)
         last_job = loop.run_in_executor(None, receiver.finish)

@@ -114,8 +114,6 @@ _MOST_HELD = 16  # outputs of one call whose descriptors are kept open
 _LOOK_ELSEWHERE_S = 5.0
 _MOST_NAMES = 10  # names of processes in one log event
 _MOMENT_FOR_ROOM_S = 1.0
-# Its caller may send the next call first, whose script then runs meanwhile.
-_TIDY_AFTER_S = 0.001
 _TIDY_FOR_S = 0.002
 # How long the directory of an ended call waits for the next one.
 _KEPT_S = 0.25
@@ -227,6 +225,7 @@ class Invocations:
         self.workspaces = workspaces
         self.metrics = metrics
         self._sink = sink
+        self._loop = asyncio.get_running_loop()
         self._script_text = configuration.script_text
         self._text_has_crlf = self._script_text is not None and has_crlf(self._script_text)
         self._text_has_mark = self._script_text is not None and has_mark(self._script_text)
@@ -321,7 +320,7 @@ class Invocations:
         After ``of_all``, no script and no transfer begins, not even a later one of a call that runs.
         """
         self._begins_nothing |= of_all
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         for bound in self._transfers_before_place | (self._transfers_after_place if of_all else set()):
             if not bound.expired():
                 bound.reschedule(now_s)
@@ -386,7 +385,9 @@ class Invocations:
         return workspace
 
     def _held(self, stack: contextlib.ExitStack) -> HeldInput:
-        return stack.enter_context(contextlib.closing(HeldInput(self.settings.tmp_dir)))
+        held = HeldInput(self.settings.tmp_dir)
+        stack.callback(held.close)
+        return held
 
     async def _tasks(self, call: Call, record: Record, stack: contextlib.ExitStack) -> list[_Task]:
         """Read the body and return the tasks; for an event, fetch the first object. The first task's input is held.
@@ -562,7 +563,7 @@ class Invocations:
         is_classic = self._classic_command is not None
         printed = Printed()
         stdout_tail, stderr_tail = Tail(), Tail()
-        later = asyncio.get_running_loop().call_later
+        later = self._loop.call_later
         rate = LogRate(self.settings.max_log_rate_bytes)
         stdout_log = logs.ScriptLog(self._sink, stream="stdout", call_id=call.call_id, rate=rate, call_later=later)
         stderr_log = logs.ScriptLog(self._sink, stream="stderr", call_id=call.call_id, rate=rate, call_later=later)
@@ -614,7 +615,7 @@ class Invocations:
         has_no_space = workspace.is_full()
         failure: ScriptFailed | ScriptKilled | None = None
         try:
-            self._raise_for(ended, timeout_s, out_of_memory, has_no_space, stderr_tail.text())
+            self._raise_for(ended, timeout_s, out_of_memory, has_no_space, stderr_tail)
         except (ScriptFailed, ScriptKilled) as error:
             if not is_classic or isinstance(error, (ScriptOutOfMemory, ScriptOutOfSpace)):
                 raise
@@ -622,9 +623,7 @@ class Invocations:
             record.outcome, record.reason = _outcome_of(error), str(error)
             if isinstance(error, ScriptKilled) or (record.chosen.status or 0) < 400:
                 record.chosen = Chosen()
-        outputs, skipped = (
-            ([], 0) if is_classic else await self._outputs(call, workspace, timeout_s, stderr_tail.text())
-        )
+        outputs, skipped = ([], 0) if is_classic else await self._outputs(call, workspace, timeout_s, stderr_tail)
         self._check_size(outputs, stdout)
         warnings: list[CallWarning] = []
         if has_no_space and failure is None:
@@ -667,11 +666,8 @@ class Invocations:
     async def _give_input(self, held: HeldInput, workspace: Workspace) -> None:
         """Make the input appear in ``TMP_INPUT_DIR``, and close what held it."""
         try:
-            if held.is_large:
-                loop = asyncio.get_running_loop()
-                await to_its_end(loop.run_in_executor(None, held.give_names, workspace.input_dir))
-            else:
-                held.give_names(workspace.input_dir)
+            if not held.give_names(workspace.input_dir, only_quickly=True):
+                await to_its_end(self._loop.run_in_executor(None, held.give_names, workspace.input_dir))
         except OSError as error:
             raise _refused_by_system("the input file", error) from error
         held.close()
@@ -741,8 +737,7 @@ class Invocations:
         elsewhere = None
         if self._long_look is None or self._long_look.done():
             try:
-                loop = asyncio.get_running_loop()
-                job = loop.run_in_executor(OUTPUTS, look, workspace.input_dir, since_ns)
+                job = self._loop.run_in_executor(OUTPUTS, look, workspace.input_dir, since_ns)
             except RuntimeError:  # no thread can be started now
                 elsewhere = look(workspace.input_dir, since_ns)
             else:
@@ -820,8 +815,13 @@ class Invocations:
             # How the script failed matters more than what it failed to say.
             log.warning("response file ignored", call_id=call.call_id, reason=str(error))
 
-    def _raise_for(self, ended: Ended, timeout_s: float, out_of_memory: bool, has_no_space: bool, stderr: str) -> None:
+    def _raise_for(
+        self, ended: Ended, timeout_s: float, out_of_memory: bool, has_no_space: bool, stderr_tail: Tail
+    ) -> None:
         """Raise what a script's end means to its caller, if it did not end well."""
+        if ended.exit_code == 0 and not ended.ended_early and not ended.timed_out and not out_of_memory:
+            return
+        stderr = stderr_tail.text()
         if ended.ended_early:
             raise Draining(
                 f"the server is stopping and ended the {self._what}; send the call again to another one",
@@ -876,7 +876,7 @@ class Invocations:
         return ""
 
     async def _outputs(
-        self, call: Call, workspace: Workspace, timeout_s: float, stderr: str
+        self, call: Call, workspace: Workspace, timeout_s: float, stderr_tail: Tail
     ) -> tuple[list[Output], int]:
         """Return the outputs, and the number of entries of ``TMP_OUTPUT_DIR`` that are not outputs.
 
@@ -895,7 +895,7 @@ class Invocations:
                 raise ScriptTimedOut(
                     f"the {len(listing.outputs)} outputs found in {timeout_s:g} s (exec_timeout, X-Timeout) are not "
                     "all; write fewer files, pack them into one (tar, zip), or give the call more time",
-                    stderr=stderr,
+                    stderr=stderr_tail.text(),
                 ) from None
         outputs, skipped = listing.outputs, listing.skipped
         for name, reason in skipped[:_MOST_WARNINGS]:
@@ -929,12 +929,14 @@ class Invocations:
             return
         self._untidy.append((workspace, call_id))
         if self._tidy_timer is None:
-            self._tidy_timer = asyncio.get_running_loop().call_later(_TIDY_AFTER_S, self._tidy_up)
+            # In the next turn of the loop: a small answer is sent first, and no other script can start before. If one
+            # ran meanwhile, the directory would have to be looked at once more before it is lent.
+            self._tidy_timer = self._loop.call_soon(self._tidy_up)
 
     def _tidy_up(self) -> None:
         """Empty the directories of calls that have ended, for the next ones."""
         self._tidy_timer = None
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         until_s = loop.time() + _TIDY_FOR_S
         while self._untidy:
             if loop.time() > until_s:  # of a crowd: the others are served meanwhile
@@ -951,7 +953,7 @@ class Invocations:
         for workspace in self.workspaces.unused(for_s):
             self._remove_later(workspace, None)
         if self.workspaces.has_kept:
-            self._unused_timer = asyncio.get_running_loop().call_later(_KEPT_S, self._remove_unused)
+            self._unused_timer = self._loop.call_later(_KEPT_S, self._remove_unused)
 
     def _remove_later(self, workspace: Workspace, call_id: str | None) -> None:
         self._remove_in_thread(functools.partial(self._remove, workspace, call_id))
@@ -959,7 +961,7 @@ class Invocations:
     def _remove_in_thread(self, remove: Callable[[], None]) -> None:
         # Not awaited by the call: its caller has all it wanted, and may hang up or ask for the next thing now.
         try:
-            removal = asyncio.get_running_loop().run_in_executor(REMOVALS, remove)
+            removal = self._loop.run_in_executor(REMOVALS, remove)
         except RuntimeError:  # no thread can be started now
             remove()
         else:

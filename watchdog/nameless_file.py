@@ -16,7 +16,7 @@ def open_nameless(directory: str, mode: int = 0o600) -> int:
     """Make an empty file on the file system of ``directory`` and return its descriptor, open for reading and writing.
 
     Args:
-        mode: less the umask, for :func:`give_name`.
+        mode: less the umask, for :func:`link`.
 
     Raises:
         OSError: ``directory`` is not there or not writable, or no space or descriptor is left.
@@ -32,13 +32,13 @@ def open_nameless(directory: str, mode: int = 0o600) -> int:
     return fd
 
 
-def give_name(fd: int, path: str) -> None:
-    """Give a file of :func:`open_nameless` a name on its own file system: the file itself, or else a copy.
+def link(fd: int, path: str) -> bool:
+    """Give a file of :func:`open_nameless` a name on its own file system; return whether the system could.
 
-    Call it in a thread if the file is large: a copy takes its time.
+    Where it could not, only a copy of the file can have a name (:func:`copy_part`).
 
     Raises:
-        OSError: ``path`` exists, or no space is left for a copy.
+        FileExistsError: ``path`` exists.
     """
     try:
         # linkat(2) by way of /proc: without privilege there is no other. Python follows the link only if it is given a
@@ -47,7 +47,8 @@ def give_name(fd: int, path: str) -> None:
     except FileExistsError:
         raise
     except OSError:
-        copy_part(fd, 0, os.fstat(fd).st_size, path)
+        return False
+    return True
 
 
 def copy_part(fd: int, offset: int, size_bytes: int, path: str, mode: int = 0o644) -> None:

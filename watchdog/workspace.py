@@ -63,7 +63,7 @@ _FEW_FILES = 16
 _SMALL_BYTES = 1 << 20
 # A directory that held many files stays large on ext4, and slow to list.
 _SMALL_DIRECTORY_BYTES = 16 * 1024
-# A file system that takes longer is left alone for a time.
+# A file system that takes longer, twice in a row, is left alone for a time. Once may be a machine that stood still.
 _SLOW_S = 0.01
 _SLOW_PAUSE_S = 10.0
 # Less than this is left for the scripts that run.
@@ -93,6 +93,10 @@ class Output:
     mode: int
     fd: int = -1
 
+    def held_by(self, fd: int) -> Output:
+        """Return the same output with its descriptor."""
+        return Output(self.path, self.name, self.size_bytes, self.mtime_s, self.mode, fd)
+
 
 @dataclass(slots=True)
 class Listing:
@@ -118,7 +122,7 @@ def hold_outputs(outputs: Sequence[Output]) -> list[Output]:
     held: list[Output] = []
     try:
         for output in outputs:
-            held.append(replace(output, fd=open_output(output)))
+            held.append(output.held_by(open_output(output)))
     except BaseException:
         release_outputs(held)
         raise
@@ -182,6 +186,7 @@ class Workspaces:
         self._serial = itertools.count(1)
         self._kept: list[_Kept] = []  # the oldest first
         self._lent = 0
+        self._was_slow = False
         self._slow_until_s = 0.0
 
     def sweep(self) -> tuple[list[str], list[str]]:
@@ -243,7 +248,8 @@ class Workspaces:
             return False
         is_empty = workspace.empty()
         now_s = time.monotonic()
-        if now_s - began_s > _SLOW_S:
+        was_slow, self._was_slow = self._was_slow, now_s - began_s > _SLOW_S
+        if was_slow and self._was_slow:
             self._slow_until_s = now_s + _SLOW_PAUSE_S
         if is_empty:
             self._kept.append(_Kept(workspace, now_s, -1 if others_run else self._lent))
