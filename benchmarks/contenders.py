@@ -208,9 +208,12 @@ class Watchdog(Server):
         return _memory_mib(self.pid, field)
 
     def guardian_mib(self) -> float | None:
-        """What the guardian has, a process of its own; None if there is none."""
+        """What the guardian does not share with the server, whose fork it is; None if only root could see it."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
-        return sum(_memory_mib(int(child), "VmRSS") for child in children) if children else None
+        try:
+            return sum(map(_private_mib, children))
+        except PermissionError:
+            return None
 
 
 class Webhook(Server):
@@ -345,3 +348,8 @@ def _program(name: str) -> str:
 def _memory_mib(pid: int, field: str) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
+
+
+def _private_mib(pid: str) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1024
