@@ -19,6 +19,10 @@ The calls are shared among the places, which follow one another:
 - ``user``, ``user-pid-1``: as user 1000 without any capability, with one script at a time. If that user cannot read the
   Python that runs this program, it is user 0 without any capability.
 
+``--weather`` makes life harder: the wall clock jumps by a day each time that it is read (``clock``), the file system of
+``tmp_dir`` has 400 KiB (``disk``, as root), or one script in ten wants more memory than the group has (``memory``,
+as root). Then the errors that this explains are expected as well.
+
 Started by an ordinary user, all places are those of that user. The same ``--seed`` makes the same choices; how they
 interleave depends on the machine. ``soak.py`` compares memory and threads over a long time; this program does not.
 """
@@ -44,7 +48,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +56,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import soak
+from control_groups import joining, made_control_group
 from lifeline import Lifeline
 from running_server import AS_PID_1, WITHOUT_PRIVILEGES, Answer, free_port
 from soak import Ledger, Lost, Note, SoakedServer, described, hang_up, head, print_rows, processes_with, receive
@@ -85,6 +90,7 @@ case $Http_Query in
     *do=undumpable-silent*) setsid perl -e "$HIDES" "$CALL_ID" </dev/null >/dev/null 2>&1 & ;;
     *do=undumpable*) setsid perl -e "$HIDES" "$CALL_ID" & ;;
     *do=pipe*) perl -e "$CHANGES" ;;
+    *do=hog*) head -c 400M /dev/zero | tail -c 400M >/dev/null ;;
     *) echo "$CALL_ID: unknown" >&2; exit 99 ;;
 esac
 cat "$INPUT_FILE_PATH" >out
@@ -125,11 +131,21 @@ chmod(0700, "."); chmod(0755, "..");
 """
 KILL_KINDS = {"copy": 5, "work": 10, "background": 1, "session": 1, "many": 1, "empty-silent": 1, "pipe": 1}
 DAEMON_KINDS = {"empty": 1, "empty-silent": 1, "undumpable": 1, "undumpable-silent": 1, "pipe": 1}
+MEMORY_BYTES = 250 << 20
+DISK_BYTES = 400 << 10
+# The errors of calls, and the outcomes in the log, that the weather explains.
+WEATHERS: dict[str, tuple[int, frozenset[str]]] = {
+    "calm": (0, frozenset()),
+    "clock": (0, frozenset()),
+    "disk": (507, frozenset({"no_space"})),
+    "memory": (500, frozenset({"out_of_memory"})),
+}
 NAME = re.compile(rb"chaos-[0-9a-f]+-\d+-\d+-\d+-end")  # of a call: run, server, caller, serial
 SERVED = frozenset({"ok"})
 SIGNALLED = frozenset({"failed", "killed"})
+FAILED = SIGNALLED.union(*(outcomes for _, outcomes in WEATHERS.values()))
 # Of a call whose answer did not come, or said that the server is stopping.
-CUT = SERVED | SIGNALLED | {"caller_gone", "drained"}
+CUT = SERVED | FAILED | {"caller_gone", "drained"}
 
 
 class End(enum.Enum):
@@ -183,7 +199,14 @@ class ChaosServer(SoakedServer):
     """
 
     def __init__(
-        self, number: int, where: Where, without: str | None, ledger: Ledger, directory: Path, script: str, mark: str
+        self,
+        number: int,
+        where: Where,
+        options: argparse.Namespace,
+        ledger: Ledger,
+        directory: Path,
+        script: str,
+        mark: str,
     ) -> None:
         self.number = number
         self.end = End.NOT_YET
@@ -192,15 +215,18 @@ class ChaosServer(SoakedServer):
         self.name = f"chaos-{mark}-{number}"
         self.mark = f"CHAOS_MARK={self.name}-"
         # An ordinary user cannot look at the descriptors of a server with closed memory.
-        removed = [*([] if IS_ROOT else ["hidden-memory"]), *([without] if without else [])]
+        removed = [*([] if IS_ROOT else ["hidden-memory"]), *([options.without] if options.without else [])]
         guards = str(Path(__file__).resolve().parents[1] / "guards.py")
         program = (guards, ",".join(removed)) if removed else ("-m", "watchdog")
+        if options.weather == "clock":
+            clock = str(Path(__file__).resolve().with_name("jumping_clock.py"))
+            program = (clock, *(("--without", ",".join(removed)) if removed else ()))
         super().__init__(
             ledger,
             program,
             directory,
             script,
-            prefix=where.prefix,
+            prefix=(*options.first, *where.prefix),
             CHAOS_MARK=self.mark.partition("=")[2],
             TICKS=TICKS,
             HIDES=HIDES,
@@ -306,7 +332,9 @@ class Books(Ledger):
                 print(f"    FAULT: {text}", flush=True)
 
 
-def fault_of(answer: Answer, call_id: str, form: str, data: bytes, books: Books, end: End) -> str | None:
+def fault_of(
+    answer: Answer, call_id: str, form: str, data: bytes, books: Books, end: End, weather: str = "calm"
+) -> str | None:
     """What is wrong with the answer to a call that sent this data, or None. ``end``: what was done to its server."""
     if answer.headers["X-Call-Id"] != call_id:
         return f"it is the answer to {answer.headers['X-Call-Id']}"
@@ -324,6 +352,11 @@ def fault_of(answer: Answer, call_id: str, form: str, data: bytes, books: Books,
         return f"a problem document of another call: {answer.body[:300]!r}"
     if answer.status == 503:
         return None if end is not End.NOT_YET else f"503 by a server that runs: {answer.body[:300]!r}"
+    if answer.status == WEATHERS[weather][0] and (weather != "memory" or document.get("out_of_memory")):
+        return None
+    # Until the server looks, another call may have left room again.
+    if weather == "disk" and answer.status == 500 and "No space left on device" in document.get("stderr", ""):
+        return None
     killed = books.killed.get(call_id, set())
     ended_by = {signal.Signals[document["signal"]].value} if document.get("signal") else set()
     ended_by |= {document.get("exit_code", 0) - 128}
@@ -387,13 +420,22 @@ class Caller:
     """Calls again and again, and judges each answer."""
 
     def __init__(
-        self, number: int, seed: str, stage: Stage, books: Books, kinds: dict[str, int], leaves: float
+        self,
+        number: int,
+        seed: str,
+        stage: Stage,
+        books: Books,
+        kinds: dict[str, int],
+        leaves: float,
+        weather: str = "calm",
     ) -> None:
         self._number = number
+        self._weather = weather
         self._dice = random.Random(f"{seed}/{number}")
         self._stage = stage
         self._books = books
         self._kinds = kinds
+        self._looks_for_survivors = not leaves  # nothing is killed
         self._leaves = leaves
         self._serial = 0
         self._kept: tuple[ChaosServer, socket.socket] | None = None
@@ -451,15 +493,15 @@ class Caller:
             return
         if answer.headers["Connection"] == "close" or dice.random() < 0.3:
             self._hang_up()
-        if fault := fault_of(answer, call_id, form, data, self._books, server.end):
+        if fault := fault_of(answer, call_id, form, data, self._books, server.end, self._weather):
             self._books.blame(f"{call_id} ({kind}, {form}): {fault}")
-        elif kind in DAEMON_KINDS and self._kinds is DAEMON_KINDS and (pids := processes_named(call_id)):
+        elif self._looks_for_survivors and (pids := processes_named(call_id)):
             self._books.blame(f"{call_id} ({kind}): {', '.join(map(described, pids))} lives after the answer")
         if answer.status == 503:
             self._books.left(call_id, Note(CUT, 0, 1), "503")
             self._stage.await_other_than(server)
         else:
-            self._books.answered(call_id, str(answer.status), SERVED if answer.status == 200 else SIGNALLED)
+            self._books.answered(call_id, str(answer.status), SERVED if answer.status == 200 else FAILED)
 
     def _leave(self, server: ChaosServer, call_id: str, sock: socket.socket, request: bytes) -> None:
         """Send a part, or all, and take a part of the answer after a while; hang up at a random moment."""
@@ -614,6 +656,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, help="SIGKILLs to servers at all places together (default: half as many)")
     parser.add_argument("--callers", type=int, default=CALLERS, help="how many call at once (default: %(default)s)")
     parser.add_argument("--patience", type=float, default=60, help="seconds to wait for rest (default: %(default)s)")
+    parser.add_argument("--weather", choices=[*WEATHERS], default="calm", help="see above (default: %(default)s)")
     parser.add_argument("--without", metavar="GUARD", help="take a guard of guards.py out: this must be noticed")
     parser.add_argument("--seed", type=int, help="of the dice (default: a new one, which is printed)")
     options = parser.parse_args(arguments)
@@ -673,14 +716,19 @@ def run(
     servers: list[ChaosServer] = []
 
     def start(number: int) -> ChaosServer:
-        servers.append(ChaosServer(number, where, options.without, books, directory, script, mark))
+        servers.append(ChaosServer(number, where, options, books, directory, script, mark))
         return servers[-1]
 
+    stack = contextlib.ExitStack()
     try:
+        options.first = stack.enter_context(weather(options.weather, tmp, where.user))
         stage = Stage(start)
         at_first = at_rest(stage.server, lifeline, Counter(), books, options.patience)
+        kinds = KILL_KINDS if has_kills else DAEMON_KINDS
+        if options.weather == "memory":
+            kinds = kinds | {"hog": -(-sum(kinds.values()) // 9)}
         everyone = [
-            Caller(number, seed, stage, books, KILL_KINDS if has_kills else DAEMON_KINDS, 0.25 if has_kills else 0)
+            Caller(number, seed, stage, books, kinds, 0.25 if has_kills else 0, options.weather)
             for number in range(options.callers)
         ]
         crew = [threading.Thread(target=each.call_until, args=(lambda: part_done() >= 1,)) for each in everyone]
@@ -707,6 +755,7 @@ def run(
         for server in servers:
             server.kill()
         lifeline.close()
+        stack.close()
     took_s = time.monotonic() - started_s
     rows: list[tuple[str, object]] = [("seconds", f"{took_s:.0f}"), ("calls", books.kinds.total())]
     print_rows(f"{options.part}, {where.name} (user {where.user})", rows)
@@ -714,6 +763,24 @@ def run(
         print_rows("", sorted(counts.items()))
     print_rows("", [("faults", len(books.faults))])
     sys.stdout.flush()
+
+
+@contextlib.contextmanager
+def weather(name: str, tmp: Path, user: int) -> Iterator[tuple[str, ...]]:
+    """Make the weather, and give the prefix of the server's command that it needs."""
+    if name == "memory":
+        limits = "memory.limit_in_bytes", "memory.max"
+        with made_control_group("memory", limits, str(MEMORY_BYTES)) as group:
+            yield joining(group)
+    elif name == "disk":
+        options = f"size={DISK_BYTES},mode=700,uid={user},gid={user}"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(tmp)], check=True)
+        try:
+            yield ()
+        finally:
+            subprocess.run(["umount", "--lazy", str(tmp)], check=True)
+    else:
+        yield ()
 
 
 def at_rest(
