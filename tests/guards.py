@@ -464,6 +464,17 @@ def deaf_listener() -> None:
 
 
 @guard
+def late_accept() -> None:
+    """A caller that connects just before the listening socket is closed is not let in."""
+    from watchdog.server import Server
+
+    async def nobody(self: Any) -> list[Any]:
+        return []
+
+    replace(Server, "_accept_late", nobody)
+
+
+@guard
 def half_open() -> None:
     """A stop does not wait for handshakes that have begun."""
     from watchdog import server

@@ -23,6 +23,7 @@ import math
 import os
 import re
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Mapping, Sequence
@@ -144,6 +145,7 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_KEPT = 256  # characters of a header's name whose variable is kept for the next call
 _LETTING_IN_S = 1.0
 _HANDSHAKE_LOOK_S = 0.01
+_TURNS_TO_CONNECTION = 3  # of the event loop, from accept(2) on
 _MOST_NAMED_FILES = 1000
 _REST_OF_BODY_S = 30.0
 # Of a long answer, read and not yet sent: at most two times four pieces of 512 KiB; of many at once fewer each.
@@ -269,7 +271,7 @@ class Server:
         for path in kept:
             log.warning("workspaces of a dead server cannot be removed", path=path)
         self._loop.set_exception_handler(self._notice_error)
-        sock = listening_socket(self.settings.bind, self.settings.port, "port")
+        self._listening = sock = listening_socket(self.settings.bind, self.settings.port, "port")
         # asyncio tries to accept as many at once as its backlog is, and logs as many errors without descriptors.
         self._listener = await self._loop.create_server(self._http, sock=sock, backlog=1)
         sock.listen(BACKLOG)
@@ -401,7 +403,7 @@ class Server:
         # One is accepted in each turn of the loop, and is a connection a turn later: asyncio drops what is not one yet.
         sockets = self._listener.sockets
         ports = {sock.getsockname()[1] for sock in sockets}
-        while quiet_turns < 3 and self._loop.time() < until_s:
+        while quiet_turns < _TURNS_TO_CONNECTION and self._loop.time() < until_s:
             if not any(map(is_readable, sockets)) and any(map(has_half_open, ports)):
                 quiet_turns = 0
                 await asyncio.sleep(_HANDSHAKE_LOOK_S)
@@ -409,7 +411,24 @@ class Server:
             # A handshake may have ended meanwhile: look again.
             quiet_turns = 0 if any(map(is_readable, sockets)) else quiet_turns + 1
             await asyncio.sleep(0)
+        late = await self._accept_late()
         self._listener.close()
+        for sock in late:
+            await self._loop.connect_accepted_socket(self._http, sock)
+
+    async def _accept_late(self) -> list[socket.socket]:
+        """Return the connections of the last moment, after which the listening socket must be closed at once.
+
+        Where it cannot be made deaf, as for an ordinary user on some systems, callers connect until it is closed.
+        """
+        self._loop.remove_reader(self._listening.fileno())
+        for _ in range(_TURNS_TO_CONNECTION):
+            await asyncio.sleep(0)
+        late = []
+        with contextlib.suppress(OSError):  # there is none, or no descriptor for it
+            while True:
+                late.append(self._listening.accept()[0])
+        return late
 
     def _refuse_all(self, *, at_once: bool = False) -> None:
         """Start nothing any more: who waits for a place or still sends a body is answered 503 now.

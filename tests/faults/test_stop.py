@@ -214,7 +214,49 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
         sock.sendall(REQUEST)
         answer = read_answer(sock)
     assert is_whole(answer)
-    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert answer[9:12] in (b"200", b"503")
+    assert server.wait() == 0
+
+
+# The server where no socket can be made deaf, with a caller that connects when the server looks for the last time.
+LATE_CALLER = """
+import itertools, json, os, socket, sys, threading
+sys.path.insert(0, "tests")
+from guards import replace, take_out
+from watchdog import server
+from watchdog.__main__ import main
+looks, look = itertools.count(1), server.is_readable
+
+def look_and_connect(listening):
+    found = look(listening)
+    if next(looks) == 2 * server._TURNS_TO_CONNECTION:
+        sock = socket.create_connection(listening.getsockname())
+        sock.sendall({request!r})
+        threading.Thread(target=read, args=(sock,)).start()
+    return found
+
+def read(sock):
+    try:
+        text = sock.recv(65536).decode()
+    except OSError as error:
+        text = repr(error)
+    os.write(2, json.dumps(dict(event="answered", text=text)).encode() + bytes([10]))
+
+replace(server, "ignore_new_connections", lambda sock: None)
+replace(server, "is_readable", look_and_connect)
+take_out({guard!r}) if {guard!r} else None
+sys.exit(main())
+"""
+
+
+@pytest.mark.guard("late-accept")
+def test_a_caller_that_connects_at_the_last_moment_is_answered(
+    start_server: StartServer, removed_guard: str | None
+) -> None:
+    """As an ordinary user on some systems, a server cannot keep new callers out until it closes its socket."""
+    server = start_server("echo hi", program=("-c", LATE_CALLER.format(request=REQUEST, guard=removed_guard or "")))
+    server.signal(signal.SIGTERM)
+    assert server.event("answered")["text"].startswith(("HTTP/1.1 200 ", "HTTP/1.1 503 "))
     assert server.wait() == 0
 
 
