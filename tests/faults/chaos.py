@@ -192,6 +192,28 @@ def _can_run_the_server(prefix: tuple[str, ...]) -> bool:
     return subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True).returncode == 0
 
 
+@functools.cache
+def can_be_deaf(prefix: tuple[str, ...]) -> bool:
+    """Return whether the kernel lets a server of this place keep new callers out before it closes its socket.
+
+    Else a caller that connects in the instant of the close is reset, and no server can help it.
+    """
+    code = """if True:
+        import socket, sys
+        from watchdog.connection import ignore_new_connections
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as caller:
+            ignore_new_connections(listener)
+            caller.settimeout(0.5)
+            try:
+                caller.connect(listener.getsockname())
+            except TimeoutError:
+                sys.exit(0)
+            sys.exit(1)"""
+    return (
+        subprocess.run([*prefix, sys.executable, "-c", code], cwd=Path(__file__).resolve().parents[2]).returncode == 0
+    )
+
+
 class ChaosServer(SoakedServer):
     """One server after the other in the same directory.
 
@@ -210,6 +232,7 @@ class ChaosServer(SoakedServer):
     ) -> None:
         self.number = number
         self.end = End.NOT_YET
+        self.can_be_deaf = can_be_deaf(where.prefix)
         self.ended_s = 0.0
         # Another run on this machine has other names.
         self.name = f"chaos-{mark}-{number}"
@@ -486,7 +509,7 @@ class Caller:
             self._hang_up()
             # A kept connection may be closed between two answers; its end says that the call was not begun.
             # So may a new one whose request is late, as on a machine that stalls.
-            is_not_begun = lost.how == "none" and (is_used or sent_s - began_s > FRESH_S)
+            is_not_begun = lost.how == "none" and (is_used or sent_s - began_s > FRESH_S or not server.can_be_deaf)
             times = ", ".join(f"{each - server.ended_s:.3f}" for each in (began_s, sent_s, lost_s))
             times = f"began, sent, lost {times} s after {server.end.value}, used before: {is_used}"
             self._explain(server, call_id, lost, is_not_begun=is_not_begun, times=times)
