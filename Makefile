@@ -17,6 +17,9 @@ SLOW_TESTS ?= slow and not nightly
 EXAMPLE ?= grayify
 DIGITS := examples/image-classification
 
+# What pip prints goes to build/logs, and is shown if it fails.
+PIP := $(IN_VENV)pip --disable-pip-version-check
+
 # What runs servers that are measured: Debian's, as in the image, where there is one.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(PYTHON))
 
@@ -65,7 +68,7 @@ ceph-test: $(VENV)/.ready  ## storage and pushed events against a Ceph cluster, 
 	$(PYTEST) -m ceph tests/storage
 
 fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-64; FUZZ_TARGETS=intake for one)
-	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r tests/fuzz/requirements.txt
+	@examples/quietly.sh pip-fuzz $(PIP) install --require-hashes -r tests/fuzz/requirements.txt
 	@set -e; for target in $(FUZZ_TARGETS); do $(IN_VENV)python tests/fuzz/fuzz.py $$target --seconds $(SECONDS); done
 
 soak: $(VENV)/.ready  ## good, bad, slow, dying and vanishing calls for SOAK_SECONDS; counts lost answers and leaks
@@ -77,18 +80,18 @@ chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed,
 
 bench: $(VENV)/.ready build/bench-python/.ready  ## measure all against the bare script and other servers; renews docs/performance.md
 	@benchmarks/install-contenders.sh
-	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r benchmarks/requirements.txt
+	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --publish
 
 bench-quick: $(VENV)/.ready build/bench-python/.ready  ## the same with less of each, in under two minutes; results in build/bench
 	@benchmarks/install-contenders.sh
-	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r benchmarks/requirements.txt
+	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --quick
 
 # What the image has and no more: with the packages of the tests, a start takes longer.
 build/bench-python/.ready: requirements.txt $(VENV)/.ready
 	$(BENCH_PYTHON) -m venv --clear --without-pip build/bench-python
-	$(IN_VENV)pip --python build/bench-python/bin/python --disable-pip-version-check install --quiet --quiet \
+	@examples/quietly.sh pip-bench-python $(PIP) --python build/bench-python/bin/python install \
 	    --require-hashes -r requirements.txt
 	@touch $@
 
@@ -128,9 +131,10 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
 	    echo "Python 3.11 to 3.13 is needed and $(PYTHON) is not that; name one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@PYTHON=$(PYTHON) examples/install-packages.sh python3-venv
-	$(PYTHON) -m venv --clear $(VENV)
-	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --require-hashes -r requirements-dev.txt
-	$(IN_VENV)pip --disable-pip-version-check install --quiet --quiet --no-deps --no-build-isolation --editable .
+	@echo "making $(VENV) with the locked packages" >&2
+	@$(PYTHON) -m venv --clear $(VENV)
+	@examples/quietly.sh pip $(PIP) install --require-hashes -r requirements-dev.txt
+	@examples/quietly.sh pip-editable $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # The locks hold the hashes of every wheel and name no index and no host. They are made with the oldest Python, which

@@ -1,6 +1,8 @@
 #!/bin/sh
 # Installs the Debian packages named as arguments, those that are missing: as root or with sudo. Otherwise says what to do.
+# What apt-get prints goes to build/logs, and is shown if it fails.
 set -eu
+quietly=$(dirname "$0")/quietly.sh
 
 # Whether the program that a package is wanted for works, wherever it came from.
 works() {
@@ -39,11 +41,9 @@ if [ "$as_root" = none ] || ! command -v apt-get >/dev/null; then
 fi
 
 echo "installing$missing with apt-get" >&2
-{
-    $as_root apt-get update
-    # shellcheck disable=SC2086  # a list of words
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $missing
-} >&2
+"$quietly" apt-update $as_root apt-get update
+# shellcheck disable=SC2086  # a list of words
+"$quietly" apt-install $as_root env DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends $missing
 
 for package in $missing; do
     works "$package" || { echo "$package was installed, but its program still does not work" >&2; exit 1; }

@@ -13,8 +13,8 @@ fi
 echo "setting up examples/image-classification: about 400 MB in its .venv" >&2
 ../install-packages.sh python3-venv
 "$python" -m venv --clear .venv
-pip="./.venv/bin/pip --disable-pip-version-check install --quiet --quiet"
-$pip --require-hashes -r requirements.txt
-$pip --no-deps --no-build-isolation ./plugin
+pip="./.venv/bin/pip --disable-pip-version-check install"
+../quietly.sh pip-classifier $pip --require-hashes -r requirements.txt
+../quietly.sh pip-plugin $pip --no-deps --no-build-isolation ./plugin
 ./.venv/bin/python -m digits_classifier.train
 echo "$stamp" > .venv/set-up

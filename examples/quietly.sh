@@ -1,0 +1,22 @@
+#!/bin/sh
+# Runs a command that prints much. What it prints goes to a log file; if the command fails, the end of it is shown, and
+# the log file is named.
+#
+#   quietly.sh NAME COMMAND [ARGUMENT ...]     the log file is build/logs/NAME.log
+set -eu
+logs=$(cd "$(dirname "$0")/.." && pwd)/build/logs
+log=$logs/$1.log
+shift
+
+mkdir -p "$logs"
+echo "== $*" >"$log"
+code=0
+"$@" >>"$log" 2>&1 || code=$?
+if [ "$code" -ne 0 ]; then
+    {
+        tail -n 20 "$log"
+        echo "this command failed with exit code $code: $*"
+        echo "all that it printed is in $log"
+    } >&2
+fi
+exit "$code"
