@@ -2,11 +2,17 @@
 
 A test with ``@pytest.mark.guard(NAME)`` runs as it is, and once more with that guard of the program taken out (see
 ``guards.py``): then it must fail, or it would prove nothing.
+
+To wait in vain is not such a failure: a slow machine, or a fault of the test, would look the same. Where something
+really never comes without the guard, the mark says what: ``@pytest.mark.guard(NAME, never="the event 'draining'")``, a
+regular expression for the message of that failure.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +21,7 @@ import pytest
 import running_server
 from guards import GUARDS
 from lifeline import Lifeline
-from running_server import RunningServer, StartServer
-
-# Without its guard a test fails mostly because something never comes: that is not waited for as long as a slow
-# machine may need for what does come.
-_SHORT_PATIENCE_S = 3
+from running_server import RunningServer, Stall, StartServer
 
 
 class NoStart(BaseException):
@@ -45,8 +47,27 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         yield
     except (Exception, pytest.fail.Exception) as failure:
         pyfuncitem.user_properties.append(("failed without the guard", repr(failure)[:500]))
+        never = _never(pyfuncitem, name)
+        if _is_stall(failure) and (never is None or not re.search(never, str(failure))):
+            wanted = "what never comes without it" if never is None else f"{never!r}"
+            pytest.fail(f"without the guard {name!r} the test waited in vain, but not for {wanted}: {failure}")
         return True
     return pytest.fail(f"the test passes without the guard {name!r}: it proves nothing")
+
+
+def _never(node: pytest.Item, guard: str) -> str | None:
+    """Return what never comes without the guard, as its mark says; None if the test has to fail in another way."""
+    for mark in node.iter_markers("guard"):
+        if guard in mark.args:
+            never: str | None = mark.kwargs.get("never")
+            return never
+    return None
+
+
+def _is_stall(failure: BaseException) -> bool:
+    """Whether a test failed because a time was over: one of its own, or that which pytest gives it."""
+    is_of_pytest = isinstance(failure, pytest.fail.Exception) and str(failure).startswith("Timeout")
+    return is_of_pytest or isinstance(failure, Stall | TimeoutError | subprocess.TimeoutExpired)
 
 
 @pytest.fixture
@@ -56,10 +77,13 @@ def removed_guard() -> str | None:
 
 
 @pytest.fixture
-def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartServer]:
+def start_server(
+    tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> Iterator[StartServer]:
     """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
     servers: list[RunningServer] = []
-    patience_s = RunningServer.patience_s
+    if removed_guard is not None:
+        monkeypatch.setattr(RunningServer, "never", _never(request.node, removed_guard))
 
     def start(
         script: str | None = None, *flags: str, has_closed_memory: bool = os.geteuid() == 0, **options: Any
@@ -69,8 +93,6 @@ def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.
         removed = [removed_guard] if removed_guard is not None else []
         removed += [] if has_closed_memory else ["hidden-memory"]
         program = (str(Path(__file__).parent / "guards.py"), ",".join(removed)) if removed else ("-m", "watchdog")
-        # A guard that is missing may show as something that never comes; a start that takes its time is none of that.
-        monkeypatch.setattr(RunningServer, "patience_s", patience_s)
         try:
             server = RunningServer(directory, script, *flags, **{"program": program, **options})
         except Exception as error:
@@ -78,8 +100,6 @@ def start_server(tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.
                 raise
             raise NoStart(removed_guard) from error
         servers.append(server)
-        if removed_guard is not None:
-            monkeypatch.setattr(RunningServer, "patience_s", _SHORT_PATIENCE_S)
         return server
 
     yield start

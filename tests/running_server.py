@@ -28,6 +28,13 @@ AS_PID_1 = ("unshare", *_AS_ROOT, "--pid", "--fork", "--kill-child", "--mount-pr
 WITHOUT_PRIVILEGES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 
 
+_SHORT_PATIENCE_S = 3.0
+
+
+class Stall(AssertionError):
+    """Something did not come in time. What it was stands in the message."""
+
+
 @dataclass(frozen=True)
 class Answer:
     status: int
@@ -44,6 +51,8 @@ class RunningServer:
 
     # How long to wait for what should come at once; generous, because machines are slow at times.
     patience_s: ClassVar[float] = 40
+    # What a test without a guard expects not to come, as a regular expression for the message of a Stall.
+    never: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -122,9 +131,9 @@ class RunningServer:
         """The next log event with this name and these fields; those passed over stay in ``logs``."""
         while True:
             try:
-                event = self._news.get(timeout=self.patience_s)
+                event = self._news.get(timeout=patience_for_s(f"the event {name!r}"))
             except queue.Empty:
-                raise AssertionError(f"the event {name!r} did not come; the server logged {self.logs}") from None
+                raise Stall(f"the event {name!r} did not come; the server logged {self.logs}") from None
             if event is None:
                 raise AssertionError(f"the server ended before the event {name!r}; it logged {self.logs}")
             self.logs.append(event)
@@ -139,11 +148,15 @@ class RunningServer:
         headers: dict[str, str] | None = None,
         port: int | None = None,
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=self.patience_s)
+        stall = f"no answer came to {method} {path}"
+        connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=patience_for_s(stall))
         with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
-            response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+            try:
+                connection.request(method, path, body, headers or {})
+                response = connection.getresponse()
+                return Answer(response.status, response.headers, response.read())
+            except TimeoutError as error:
+                raise Stall(stall) from error
 
     def metric(self, name: str) -> float:
         """The value of a series, with its labels; the server must have a metrics port."""
@@ -175,7 +188,10 @@ class RunningServer:
         self.process.send_signal(number)
 
     def wait(self) -> int:
-        code = self.process.wait(timeout=self.patience_s)
+        try:
+            code = self.process.wait(timeout=patience_for_s(stall := "the server did not end"))
+        except subprocess.TimeoutExpired as error:
+            raise Stall(stall) from error
         self._reader.join(timeout=self.patience_s)
         while (event := self._news.get(timeout=self.patience_s)) is not None:
             self.logs.append(event)
@@ -229,6 +245,17 @@ class RunningServer:
         self.process.stderr.close()
 
 
+def patience_for_s(what: str) -> float:
+    """Return how long to wait for something: a short time for what is expected not to come."""
+    is_awaited_in_vain = RunningServer.never is not None and re.search(RunningServer.never, what)
+    return _SHORT_PATIENCE_S if is_awaited_in_vain else RunningServer.patience_s
+
+
+def _wait_less(sock: socket.socket, stall: str) -> None:
+    if patience_for_s(stall) == _SHORT_PATIENCE_S:
+        sock.settimeout(_SHORT_PATIENCE_S)
+
+
 def free_port() -> int:
     """One that nobody has, and that the kernel gives to nobody who asks for any: it is free until it is used."""
     first, last = (int(end) for end in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
@@ -241,17 +268,26 @@ def free_port() -> int:
 
 def read_all(sock: socket.socket) -> bytes:
     data = bytearray()
-    with contextlib.suppress(ConnectionResetError):
+    _wait_less(sock, stall := "the connection was not closed")
+    try:
         while piece := sock.recv(65536):
             data += piece
+    except ConnectionResetError:
+        pass
+    except TimeoutError as error:
+        raise Stall(f"{stall} after {bytes(data[-1000:])!r}") from error
     return bytes(data)
 
 
 def read_answer(sock: socket.socket) -> bytes:
     """One answer with a length, or what came before the end; a reset raises."""
     answer = b""
+    _wait_less(sock, stall := "no whole answer came")
     while len(answer.partition(b"\r\n\r\n")[2]) < length_of(answer):
-        piece = sock.recv(65536)
+        try:
+            piece = sock.recv(65536)
+        except TimeoutError as error:
+            raise Stall(f"{stall}, only {answer[-1000:]!r}") from error
         if not piece:
             return answer
         answer += piece
@@ -282,9 +318,10 @@ def read_terminal(fd: int, through: bytes | None = None) -> bytes:
 
 def until(condition: Callable[[], object], what: str) -> None:
     """Wait for what can only be looked at."""
-    deadline = time.monotonic() + RunningServer.patience_s
+    deadline = time.monotonic() + patience_for_s(what)
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        if time.monotonic() > deadline:
+            raise Stall(f"waited in vain for {what}")
         time.sleep(0.01)
 
 

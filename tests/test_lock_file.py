@@ -63,7 +63,7 @@ def test_file_linked_as_lock_file_keeps_its_content(
     assert (tmp_path / "model").read_text() == "weights"
 
 
-@pytest.mark.guard("lock-file-made-anew")
+@pytest.mark.guard("lock-file-made-anew", never="the event 'the lock file was gone")
 def test_fifo_as_lock_file_does_not_block_a_running_server(start_server: StartServer) -> None:
     server = start_server('mkfifo "$TMPDIR/new"; mv -f "$TMPDIR/new" "$TMPDIR/.lock"')
     assert server.call(b"").status == 200
@@ -71,7 +71,7 @@ def test_fifo_as_lock_file_does_not_block_a_running_server(start_server: StartSe
     assert server.call(None, "/_/health", "GET").status == 200
 
 
-@pytest.mark.guard("lock-file-kept")
+@pytest.mark.guard("lock-file-kept", never="the lock file")
 @pytest.mark.parametrize(
     "script",
     [

@@ -461,7 +461,7 @@ def test_a_timeout_stays_one_when_the_caller_falls_silent_in_the_grace(functions
     assert ended(server)["outcome"] == "timeout"
 
 
-@pytest.mark.guard("disconnect")
+@pytest.mark.guard("disconnect", never="the event 'invocation ended'")
 def test_a_caller_that_went_away_ends_the_function(functions: Functions, lifeline: Lifeline) -> None:
     server = functions.serve(lifeline.script_line + "sleep 600 &\n" + WAIT)
     with server.connect() as sock:
@@ -472,7 +472,7 @@ def test_a_caller_that_went_away_ends_the_function(functions: Functions, lifelin
     until(lambda: not lifeline.is_held(), "the function and its child to be gone")
 
 
-@pytest.mark.guard("unread-end")
+@pytest.mark.guard("unread-end", never="the event 'invocation ended'")
 def test_a_caller_that_went_away_is_noticed_though_its_body_is_not_read(
     functions: Functions, lifeline: Lifeline
 ) -> None:
@@ -517,7 +517,7 @@ def test_nothing_survives_the_function(functions: Functions, lifeline: Lifeline)
     assert not lifeline.is_held()
 
 
-@pytest.mark.guard("body-timer")
+@pytest.mark.guard("body-timer", never="the connection was not closed")
 def test_a_caller_that_falls_silent(functions: Functions, lifeline: Lifeline) -> None:
     server = functions.serve(lifeline.script_line + READ_ALL, read_timeout="1s")
     with server.connect() as sock:

@@ -35,7 +35,7 @@ def test_gone_while_it_sends(start_server: StartServer, lifeline: Lifeline, free
     assert_nothing_is_left(server, lifeline)
 
 
-@pytest.mark.guard("disconnect")
+@pytest.mark.guard("disconnect", never="the event 'invocation ended'")
 def test_gone_while_it_waits_never_starts_its_script(
     start_server: StartServer, lifeline: Lifeline, tmp_path: Path, free_port: int
 ) -> None:
@@ -58,7 +58,7 @@ def test_gone_while_it_waits_never_starts_its_script(
     assert_nothing_is_left(server, lifeline)
 
 
-@pytest.mark.guard("disconnect")
+@pytest.mark.guard("disconnect", never="the event 'invocation ended'")
 @pytest.mark.parametrize("end", ["closed", "reset"])
 def test_gone_while_the_script_runs(start_server: StartServer, lifeline: Lifeline, tmp_path: Path, end: str) -> None:
     script = f"{lifeline.script_line}setsid sleep 60 & trap '' TERM; {WAIT}"
@@ -83,7 +83,7 @@ def test_gone_while_the_answer_is_sent(start_server: StartServer, lifeline: Life
     assert_nothing_is_left(server, lifeline)
 
 
-@pytest.mark.guard("write-timer")
+@pytest.mark.guard("write-timer", never="the connection to be closed")
 @pytest.mark.parametrize("what", ["a long answer", "short answers", "refusals", "probes"])
 def test_who_never_reads_is_cut_off(start_server: StartServer, what: str) -> None:
     """Not only while a long answer is sent: pipelined calls make as many bytes of short ones."""
@@ -146,7 +146,7 @@ def test_a_caller_who_takes_something_now_and_then_is_not_cut_off(start_server: 
     assert server.event("invocation ended")["outcome"] == "ok"
 
 
-@pytest.mark.guard("body-timer")
+@pytest.mark.guard("body-timer", never="the connection was not closed")
 def test_who_stops_sending_is_told(start_server: StartServer) -> None:
     server = start_server("echo never", WATCHDOG_READ_TIMEOUT="300ms")
     assert server.raw(HEAD % 100 + b"QUJD").startswith(b"HTTP/1.1 408 ")
@@ -206,7 +206,7 @@ def test_half_closed_counts_as_gone(start_server: StartServer, tmp_path: Path) -
     server.event("invocation ended", call_id="gone", outcome="caller_gone")
 
 
-@pytest.mark.guard("stdin-left-open")
+@pytest.mark.guard("stdin-left-open", never="the connection was not closed")
 def test_half_a_body_is_never_taken_for_the_whole_by_a_classic_function(
     start_server: StartServer, tmp_path: Path
 ) -> None:

@@ -456,7 +456,7 @@ def test_a_body_that_is_cut_off_is_not_run(
     assert echo.event("invocation ended", call_id="cut")["outcome"] == "caller_gone"
 
 
-@pytest.mark.guard("body-timer")
+@pytest.mark.guard("body-timer", never="the connection was not closed")
 def test_a_body_that_stops_is_answered_408(start_server: StartServer) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
     requests = (
@@ -552,7 +552,7 @@ def test_a_trailer_is_no_header_of_the_next_request(start_server: StartServer, c
     assert [reply.body for reply in got[1:]] in ([], [b"[/next::]"])
 
 
-@pytest.mark.guard("distrust")
+@pytest.mark.guard("distrust", never="the connection was not closed")
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\nA b: c\r\n\r\n"], ids=["chunk", "trailer"])
 def test_a_chunk_that_is_malformed_in_a_later_segment_is_told(
     start_server: StartServer, free_port: int, bad: bytes
@@ -581,7 +581,7 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
 ENDLESS_STATUS = {"target": 414, "trailers": 400, "trailer line": 400, "chunk extension": 400}
 
 
-@pytest.mark.guard("header-limits")
+@pytest.mark.guard("header-limits", never="the connection was not closed")
 @pytest.mark.parametrize("name", ENDLESS)
 def test_headers_without_end_are_refused_in_little_memory(start_server: StartServer, name: str) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT="30s")
@@ -600,7 +600,7 @@ def test_headers_without_end_are_refused_in_little_memory(start_server: StartSer
     assert server.call(b"YQ==").body == b"[/::a]"
 
 
-@pytest.mark.guard("body-timer")
+@pytest.mark.guard("body-timer", never="the connection was not closed")
 def test_a_chunk_extension_that_stops_is_answered_408(start_server: StartServer) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
     with server.connect() as sock:
@@ -740,7 +740,7 @@ def test_the_next_request_on_the_connection_of_an_error(
 # ---- many callers who are slow
 
 
-@pytest.mark.guard("header-timer")
+@pytest.mark.guard("header-timer", never="the connection was not closed")
 def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
     before = server.descriptors_at_rest()
@@ -761,7 +761,7 @@ def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer
     assert server.call(b"YQ==").status == 200
 
 
-@pytest.mark.guard("write-timer")
+@pytest.mark.guard("write-timer", never="the descriptors to be closed")
 def test_a_hundred_callers_who_never_read(start_server: StartServer) -> None:
     server = start_server(
         '[ "$Http_Path" = /big ] && truncate -s 20M "$TMP_OUTPUT_DIR/x" || echo small',
@@ -1033,7 +1033,7 @@ def test_the_checks_are_what_stops_a_response_file(start_server: StartServer, tm
     check_the_answer(server, 0)
 
 
-@pytest.mark.guard("response-file-checks")
+@pytest.mark.guard("response-file-checks", never="no answer came")
 def test_a_fifo_for_a_response_file_holds_up_nobody(start_server: StartServer) -> None:
     server = start_server('[ "$Http_Path" = /bad ] && mkfifo $HTTP_RESPONSE_FILE; echo ok')
     problem(server.call(b"", "/bad"), 500)
@@ -1106,7 +1106,7 @@ def test_every_answer_forbids_sniffing(start_server: StartServer, free_port: int
     assert chosen.headers.get_all("X-Content-Type-Options") == ["other"]
 
 
-@pytest.mark.guard("linear-duration")
+@pytest.mark.guard("linear-duration", never="no answer came")
 def test_long_digits_in_x_timeout_hold_up_nobody(start_server: StartServer) -> None:
     server = start_server("echo in")
     for ending in ("x", ".", ".1x"):

@@ -32,7 +32,7 @@ def open_connections(
     return connections
 
 
-@pytest.mark.guard("idle-connections")
+@pytest.mark.guard("idle-connections", never="no (whole )?answer came")
 @pytest.mark.parametrize("first", [PROBE, PART_OF_HEAD, b"", REFUSED], ids=["kept", "half-a-head", "silent", "refused"])
 def test_idle_connections_leave_descriptors_for_calls_and_probes(start_server: StartServer, first: bytes) -> None:
     server = start_server('cat "$INPUT_FILE_PATH"', prefix=FEW_DESCRIPTORS, WATCHDOG_READ_TIMEOUT="300s")
@@ -51,7 +51,7 @@ def test_idle_connections_leave_descriptors_for_calls_and_probes(start_server: S
             newest.recv(1)
 
 
-@pytest.mark.guard("idle-connections")
+@pytest.mark.guard("idle-connections", never="the oldest connections to be closed")
 def test_idle_connections_to_the_metrics_count_as_well(start_server: StartServer) -> None:
     metrics_port = free_port()
     server = start_server("echo hi", prefix=FEW_DESCRIPTORS, WATCHDOG_METRICS_PORT=str(metrics_port))
@@ -65,7 +65,7 @@ def test_idle_connections_to_the_metrics_count_as_well(start_server: StartServer
         assert float(closed[1]) >= CONNECTIONS - 160
 
 
-@pytest.mark.guard("room-of-slow-callers")
+@pytest.mark.guard("room-of-slow-callers", never="no answer came")
 def test_callers_that_do_not_take_answers_of_the_server_itself_are_given_up(start_server: StartServer) -> None:
     server = start_server("echo hi", prefix=("prlimit", "--nofile=48"), WATCHDOG_WRITE_TIMEOUT="300s")
     request = b"GET /_/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"

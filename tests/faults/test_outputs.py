@@ -27,7 +27,7 @@ HANGS = "cd $TMP_OUTPUT_DIR; touch $(seq 300); mkdir sub; touch sub/hangs"
 MOST_THREADS = 32
 
 
-@pytest.mark.guard("directories-once")
+@pytest.mark.guard("directories-once", never="no answer came")
 def test_a_directory_with_millions_of_paths_is_sent_once(start_server: StartServer) -> None:
     server = start_server(LINKED_DIRECTORIES)
     answer = server.call(b"", "/?output=json")
@@ -91,7 +91,7 @@ def start_hanging(start_server: StartServer, what: str, removed_guard: str | Non
     return start_server(script, *flags, program=(str(HANGING_SERVER), *guard), HANGS=what, WATCHDOG_WRITE_TIMEOUT="1")
 
 
-@pytest.mark.guard("listing-limit")
+@pytest.mark.guard("listing-limit", never="no answer came")
 def test_a_listing_that_hangs_ends_at_the_limit_of_its_call(
     start_server: StartServer, removed_guard: str | None
 ) -> None:
@@ -101,7 +101,7 @@ def test_a_listing_that_hangs_ends_at_the_limit_of_its_call(
     server.event("invocation ended", outcome="timeout")
 
 
-@pytest.mark.guard("listing-limit")
+@pytest.mark.guard("listing-limit", never="the event 'invocation ended'")
 def test_a_listing_that_hangs_ends_when_its_caller_leaves(start_server: StartServer, removed_guard: str | None) -> None:
     server = start_hanging(start_server, "outputs", removed_guard)
     with server.connect() as sock:
@@ -110,7 +110,7 @@ def test_a_listing_that_hangs_ends_when_its_caller_leaves(start_server: StartSer
     server.event("invocation ended", outcome="caller_gone")
 
 
-@pytest.mark.guard("threads-for-outputs")
+@pytest.mark.guard("threads-for-outputs", never="no answer came")
 def test_hanging_listings_hold_up_no_other_work(
     start_server: StartServer, removed_guard: str | None, free_port: int
 ) -> None:
@@ -129,7 +129,7 @@ def test_hanging_listings_hold_up_no_other_work(
         assert server.call(None, "/_/ready", "GET").status == 200
 
 
-@pytest.mark.guard("daemon-threads")
+@pytest.mark.guard("daemon-threads", never="the server did not end")
 @pytest.mark.parametrize("what", ["outputs", "inputs", "removals"])
 def test_a_thread_that_hangs_does_not_keep_the_server_from_ending(
     start_server: StartServer, removed_guard: str | None, what: str

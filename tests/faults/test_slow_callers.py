@@ -44,7 +44,7 @@ def connect_slow_reader(server: RunningServer, request: bytes = EMPTY_CALL) -> s
     return sock
 
 
-@pytest.mark.guard("room-of-slow-callers")
+@pytest.mark.guard("room-of-slow-callers", never="the server to be ready")
 def test_the_slowest_sender_makes_room_for_a_call(start_server: StartServer) -> None:
     metrics_port = free_port()
     server = start_server('cat "$INPUT_FILE_PATH"', **SMALL, WATCHDOG_METRICS_PORT=str(metrics_port))

@@ -85,7 +85,7 @@ def test_a_chain_of_forks_without_end(start_server: StartServer, lifeline: Lifel
         assert not lifeline.is_held()
 
 
-@pytest.mark.guard("exit-not-eof")
+@pytest.mark.guard("exit-not-eof", never="no answer came")
 def test_who_holds_stdout_open_does_not_hold_up_the_answer(start_server: StartServer) -> None:
     server = start_server("(trap '' TERM; sleep 60; sleep 60) & echo said")
     assert server.call(b"").body == b"said\n"
@@ -122,7 +122,7 @@ time.sleep(60)
     assert (tmp_path / "saved").exists()
 
 
-@pytest.mark.guard("sigkill")
+@pytest.mark.guard("sigkill", never="no answer came")
 def test_sigkill_comes_after_the_grace(start_server: StartServer, lifeline: Lifeline) -> None:
     script = lifeline.script_line + "trap '' TERM; (trap '' TERM; setsid sleep 60) & while :; do sleep 0.1; done"
     server = start_server(script, WATCHDOG_KILL_GRACE="300ms")
@@ -174,7 +174,7 @@ def test_a_parent_that_ignores_the_end_of_children_changes_nothing(start_server:
     assert server.leftovers() == []
 
 
-@pytest.mark.guard("reap-timer")
+@pytest.mark.guard("reap-timer", never="the orphans to be reaped")
 def test_orphans_are_reaped_while_a_long_script_runs(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server(f"for n in 1 2 3 4 5; do (setsid true &); done; touch {tmp_path}/up; sleep 60")
     with server.connect() as sock:
@@ -243,7 +243,7 @@ def test_when_memory_ends_the_kernel_takes_the_script(start_server: StartServer,
 # ---- the server's own end by force
 
 
-@pytest.mark.guard("guardian")
+@pytest.mark.guard("guardian", never="the script's end")
 @pytest.mark.parametrize("kind", ["background", "setsid", "daemon", "ignores SIGTERM", "tree"])
 def test_a_killed_server_leaves_no_script(
     start_server: StartServer, lifeline: Lifeline, tmp_path: Path, kind: str
@@ -331,7 +331,7 @@ def is_alive(pid: int) -> bool:
     return found is not None and found.is_alive
 
 
-@pytest.mark.guard("guardian-restart")
+@pytest.mark.guard("guardian-restart", never="another guardian")
 def test_a_guardian_that_died_is_replaced(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
     server = start_server("echo hi")
     assert server.call(b"").status == 200
@@ -347,7 +347,7 @@ def test_a_guardian_that_died_is_replaced(start_server: StartServer, lifeline: L
         until(lambda: not lifeline.is_held(), "the script's end")
 
 
-@pytest.mark.guard("guardian-restart")
+@pytest.mark.guard("guardian-restart", never="a guardian")
 def test_guardian_killed_again_and_again_is_replaced_each_time(start_server: StartServer) -> None:
     server = start_server("echo hi")
     for number, name in ((9, "SIGKILL"), (40, "SIGRTMIN+6"), (11, "SIGSEGV"), (9, "SIGKILL")):
@@ -358,7 +358,7 @@ def test_guardian_killed_again_and_again_is_replaced_each_time(start_server: Sta
         assert (event["level"], event["signal"]) == ("warning", name)
 
 
-@pytest.mark.guard("guardian-resumption")
+@pytest.mark.guard("guardian-resumption", never="the event 'the guardian was stopped by a signal")
 def test_stopped_guardian_goes_on(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
     server = start_server(f"{lifeline.script_line}touch {tmp_path}/up; sleep 60")
     with server.connect() as sock:

@@ -132,7 +132,7 @@ esac
             assert response.read() == b"x" * 40_000_000
 
 
-@pytest.mark.guard("held-outputs")
+@pytest.mark.guard("held-outputs", never="1 calls to wait")
 def test_a_call_with_many_outputs_keeps_the_only_place_until_it_is_answered(
     start_server: StartServer, tmp_path: Path, free_port: int
 ) -> None:
@@ -159,7 +159,7 @@ fi
     assert (tmp_path / "started").exists()
 
 
-@pytest.mark.guard("loans")
+@pytest.mark.guard("loans", never="no answer came")
 def test_an_answer_that_ends_late_leaves_the_directories_of_the_next_call_alone(
     start_server: StartServer, tmp_path: Path
 ) -> None:
