@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,47 @@ def start_server(
     yield start
     for server in servers:
         server.kill()
+
+
+@pytest.fixture(scope="module")
+def servers_of_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[object, ...], RunningServer]]:
+    """The servers that the tests of a file share, by their arguments. They must end as a server should."""
+    servers: dict[tuple[object, ...], RunningServer] = {}
+    try:
+        yield servers
+        for server in servers.values():
+            assert server.stop() == 0
+            assert server.leftovers() == []
+            assert [event for event in server.logs if event["event"] in ("internal error", "not json")] == []
+            ended = Counter(event["call_id"] for event in server.logs if event["event"] == "invocation ended")
+            assert not ended or max(ended.values()) == 1
+    finally:
+        for server in servers.values():
+            server.kill()
+
+
+@pytest.fixture
+def shared_server(
+    servers_of_file: dict[tuple[object, ...], RunningServer],
+    start_server: StartServer,
+    removed_guard: str | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> StartServer:
+    """Return a server that other tests of the file use, too, if they give the same arguments.
+
+    To start a server costs more than a call. A test must leave a shared one as it was, and look for its own call in the
+    log. Without a guard, a test has a server of its own.
+    """
+
+    def share(script: str | None = None, *flags: str, **environ: Any) -> RunningServer:
+        if removed_guard is not None:
+            return start_server(script, *flags, **environ)
+        key = (script, *flags, *sorted(environ.items()))
+        if key not in servers_of_file:
+            servers_of_file[key] = RunningServer(tmp_path_factory.mktemp("shared"), script, *flags, **environ)
+        return servers_of_file[key]
+
+    return share
 
 
 @pytest.fixture

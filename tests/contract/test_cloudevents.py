@@ -23,8 +23,8 @@ EVENT = {
 
 
 @pytest.fixture
-def server(start_server: StartServer) -> RunningServer:
-    return start_server(SHOW, K_SERVICE="thumbnails")
+def server(shared_server: StartServer) -> RunningServer:
+    return shared_server(SHOW, K_SERVICE="thumbnails")
 
 
 def variables(server: RunningServer, headers: dict[str, str]) -> dict[str, str]:
@@ -55,15 +55,15 @@ def test_the_attributes_are_variables(server: RunningServer) -> None:
     }
 
 
-def test_extensions_replace_no_variable_of_the_image(start_server: StartServer) -> None:
+def test_extensions_replace_no_variable_of_the_image(shared_server: StartServer) -> None:
     """Any caller may invent an attribute; CE_APP and CE_REGION are IBM Code Engine's, for one."""
-    server = start_server(SHOW, CE_APP="the image's", CE_TYPE="stale")
+    server = shared_server(SHOW, CE_APP="the image's", CE_TYPE="stale")
     found = variables(server, EVENT | {"ce-app": "the caller's", "ce-region": "mars"})
     assert (found["CE_APP"], found["CE_REGION"], found["CE_TYPE"]) == ("the image's", "mars", EVENT["ce-type"])
 
 
-def test_the_data_is_the_input_as_it_is(start_server: StartServer) -> None:
-    server = start_server('cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"')
+def test_the_data_is_the_input_as_it_is(shared_server: StartServer) -> None:
+    server = shared_server('cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"')
     data = bytes(range(256))
     assert server.call(data, headers=EVENT | {"Accept": "application/octet-stream"}).body == data
     answer = server.call(b'{"a": 1}', headers=EVENT | {"Content-Type": "application/json"})
@@ -96,17 +96,17 @@ def test_without_a_required_attribute_they_are_just_headers(server: RunningServe
     answer = server.call(b"", headers=headers)
     assert (answer.status, answer.body) == (200, b"")
     assert not [name for name in answer.headers if name.lower().startswith("ce-")]
-    assert "ce_id" not in server.event("invocation ended")
+    assert "ce_id" not in server.event("invocation ended", call_id=answer.headers["X-Call-Id"])
 
 
-def test_the_headers_are_there_as_well(start_server: StartServer) -> None:
-    server = start_server('echo "$Http_Ce_Id"')
+def test_the_headers_are_there_as_well(shared_server: StartServer) -> None:
+    server = shared_server('echo "$Http_Ce_Id"')
     assert server.call(b"", headers=EVENT).body == b"A234-1234-1234\n"
 
 
 def test_the_log_tells_the_event(server: RunningServer) -> None:
-    server.call(b"", headers=EVENT)
-    ended = server.event("invocation ended")
+    answer = server.call(b"", headers=EVENT)
+    ended = server.event("invocation ended", call_id=answer.headers["X-Call-Id"])
     assert (ended["ce_id"], ended["ce_source"]) == ("A234-1234-1234", "/mycontext/4")
     assert ended["ce_type"] == "com.example.someevent"
 
@@ -120,17 +120,17 @@ def test_the_answer_is_an_event_that_carries_the_id_on(server: RunningServer) ->
     assert answer.headers["Ce-Type"] == "com.example.someevent.answer"
 
 
-def test_a_failure_is_no_event(start_server: StartServer) -> None:
+def test_a_failure_is_no_event(shared_server: StartServer) -> None:
     """Its status tells the broker to try again, or to give up into its dead letter sink."""
-    server = start_server("exit 3")
+    server = shared_server("exit 3")
     answer = server.call(b"", headers=EVENT)
     assert problem(answer, 500)["exit_code"] == 3
     assert not [name for name in answer.headers if name.lower().startswith("ce-")]
-    assert server.event("invocation ended")["ce_id"] == "A234-1234-1234"
+    assert server.event("invocation ended", call_id=answer.headers["X-Call-Id"])["ce_id"] == "A234-1234-1234"
 
 
-def test_structured_mode_is_data_like_any_other(start_server: StartServer) -> None:
-    server = start_server(f'{SHOW}; cat "$INPUT_FILE_PATH"')
+def test_structured_mode_is_data_like_any_other(shared_server: StartServer) -> None:
+    server = shared_server(f'{SHOW}; cat "$INPUT_FILE_PATH"')
     attributes = {name.removeprefix("ce-"): value for name, value in EVENT.items() if name.startswith("ce-")}
     event = json.dumps(attributes | {"data": {"a": 1}}).encode()
     answer = server.call(event, headers={"Content-Type": "application/cloudevents+json; charset=UTF-8"})
@@ -146,8 +146,8 @@ def test_events_do_not_mix(server: RunningServer) -> None:
 
 
 @pytest.mark.parametrize("name", ["a\r\nX-Split: 1", "caf\xe9", "not utf-8 \udcff"])
-def test_any_name_of_a_service_makes_a_source(start_server: StartServer, name: str) -> None:
-    server = start_server(SHOW, K_SERVICE=name)
+def test_any_name_of_a_service_makes_a_source(shared_server: StartServer, name: str) -> None:
+    server = shared_server(SHOW, K_SERVICE=name)
     answer = server.call(b"", headers=EVENT)
     assert answer.status == 200
     assert "X-Split" not in answer.headers

@@ -46,23 +46,23 @@ PIECES = pytest.mark.parametrize("piece_bytes", [1000, 1 << 20], ids=["in pieces
 
 
 @PIECES
-def test_a_head_of_just_the_limit_is_served(start_server: StartServer, piece_bytes: int) -> None:
-    server = start_server(LENGTHS)
+def test_a_head_of_just_the_limit_is_served(shared_server: StartServer, piece_bytes: int) -> None:
+    server = shared_server(LENGTHS)
     request = with_header(JUST_ALLOWED)
     assert len(request) == MOST_HEAD_BYTES + len(b"\r\n")
     assert sent_in_pieces(server, request, piece_bytes).endswith(f"\r\n\r\n{JUST_ALLOWED} 0".encode())
 
 
 @pytest.mark.parametrize("size_bytes", [9_000, 60_000])
-def test_a_long_query_is_served(start_server: StartServer, size_bytes: int) -> None:
-    answer = start_server(LENGTHS).call(b"", "/?" + "q" * size_bytes)
+def test_a_long_query_is_served(shared_server: StartServer, size_bytes: int) -> None:
+    answer = shared_server(LENGTHS).call(b"", "/?" + "q" * size_bytes)
     assert answer.body == f"0 {size_bytes}".encode()
 
 
 @PIECES
 @pytest.mark.guard("header-limits")
-def test_a_header_over_the_limit_is_431(start_server: StartServer, piece_bytes: int) -> None:
-    server = start_server(LENGTHS)
+def test_a_header_over_the_limit_is_431(shared_server: StartServer, piece_bytes: int) -> None:
+    server = shared_server(LENGTHS)
     document = document_in(sent_in_pieces(server, with_header(JUST_ALLOWED + 1), piece_bytes), 431)
     assert document["title"] == "Request headers too large"
     assert server.call(b"").status == 200
@@ -70,9 +70,9 @@ def test_a_header_over_the_limit_is_431(start_server: StartServer, piece_bytes: 
 
 @PIECES
 @pytest.mark.guard("header-limits")
-def test_many_headers_over_the_limit_together_are_431(start_server: StartServer, piece_bytes: int) -> None:
+def test_many_headers_over_the_limit_together_are_431(shared_server: StartServer, piece_bytes: int) -> None:
     many = b"".join(b"X-%d: %b\r\n" % (number, b"y" * 100) for number in range(1000))
-    document_in(sent_in_pieces(start_server(LENGTHS), START % b"" + many + END, piece_bytes), 431)
+    document_in(sent_in_pieces(shared_server(LENGTHS), START % b"" + many + END, piece_bytes), 431)
 
 
 @PIECES
@@ -91,9 +91,9 @@ def test_a_refused_head_request_is_answered_without_a_body_and_logged(
     assert "xxx" not in json.dumps(event)
 
 
-def test_a_thousand_short_headers_are_served(start_server: StartServer) -> None:
+def test_a_thousand_short_headers_are_served(shared_server: StartServer) -> None:
     many = b"".join(b"X-%d: y\r\n" % number for number in range(1000))
-    assert b"HTTP/1.1 200 OK" in start_server(LENGTHS).raw(START % b"" + many + END)
+    assert b"HTTP/1.1 200 OK" in shared_server(LENGTHS).raw(START % b"" + many + END)
 
 
 def short_headers(count: int) -> bytes:
@@ -135,16 +135,16 @@ def test_headers_of_idle_connections_take_bounded_memory(start_server: StartServ
 
 @PIECES
 @pytest.mark.guard("header-limits")
-def test_a_request_line_over_the_limit_is_414(start_server: StartServer, piece_bytes: int) -> None:
-    server = start_server(LENGTHS)
+def test_a_request_line_over_the_limit_is_414(shared_server: StartServer, piece_bytes: int) -> None:
+    server = shared_server(LENGTHS)
     document = document_in(sent_in_pieces(server, START % (b"a" * MOST_HEAD_BYTES) + END, piece_bytes), 414)
     assert document["title"] == "Request line too long"
     assert server.call(b"").status == 200
 
 
 @pytest.mark.guard("header-limits")
-def test_the_limit_counts_for_each_request_of_a_connection(start_server: StartServer) -> None:
-    server = start_server(LENGTHS)
+def test_the_limit_counts_for_each_request_of_a_connection(shared_server: StartServer) -> None:
+    server = shared_server(LENGTHS)
     body = b"a" * 300_000
     large_body = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: x/y\r\nContent-Length: %d\r\n\r\n" % len(body) + body
     small = b"GET / HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 40_000)
@@ -154,8 +154,8 @@ def test_the_limit_counts_for_each_request_of_a_connection(start_server: StartSe
     document_in(answers[answers.index(b"HTTP/1.0 431 ") :], 431)
 
 
-def test_many_requests_in_one_segment_are_each_below_the_limit(start_server: StartServer) -> None:
-    server = start_server("true", WATCHDOG_MAX_INFLIGHT="1")
+def test_many_requests_in_one_segment_are_each_below_the_limit(shared_server: StartServer) -> None:
+    server = shared_server("true", WATCHDOG_MAX_INFLIGHT="1")
     probe = b"GET /_/health HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 500)
     last = probe.replace(b"\r\nX", b"\r\nConnection: close\r\nX")
     answers = server.raw(probe * 400 + last)
@@ -163,10 +163,10 @@ def test_many_requests_in_one_segment_are_each_below_the_limit(start_server: Sta
 
 
 @pytest.mark.parametrize("status", [431, 414])
-def test_curl_reads_the_answer(start_server: StartServer, status: int) -> None:
+def test_curl_reads_the_answer(shared_server: StartServer, status: int) -> None:
     """Much of the request is unread when the answer is sent: it must not be lost in a reset."""
     assert shutil.which("curl")
-    server = start_server(LENGTHS)
+    server = shared_server(LENGTHS)
     url = f"http://127.0.0.1:{server.port}/"
     value = "v" * 120_000
     command = ["curl", "-sS", "-w", "%{http_code}"]
@@ -177,9 +177,9 @@ def test_curl_reads_the_answer(start_server: StartServer, status: int) -> None:
 
 
 @pytest.mark.parametrize("size", [65_537, 80_000, 130_000, 250_000])
-def test_a_body_that_comes_at_once_after_its_head_is_no_large_head(start_server: StartServer, size: int) -> None:
+def test_a_body_that_comes_at_once_after_its_head_is_no_large_head(shared_server: StartServer, size: int) -> None:
     """The bytes that end a body are not the beginning of a next request."""
-    server = start_server('wc -c <"$INPUT_FILE_PATH"')
+    server = shared_server('wc -c <"$INPUT_FILE_PATH"')
     head = b"POST /?input=raw HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
     with server.connect() as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
