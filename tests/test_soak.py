@@ -246,13 +246,15 @@ def test_the_soak_notices_memory_and_objects_that_stay(after: soak.State, rows: 
 
 
 CALLERS = 50
+# In seconds, for ten thousand calls on a loaded machine; an idle one needs half a minute.
+LONGEST_S = 900
 
 
 def drive(server: RunningServer, calls: int) -> None:
     """Make calls, each caller on one connection, and close those."""
 
     def caller(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONGEST_S)
         for serial in range(calls // CALLERS):
             call_id = f"{calls}-{number}-{serial}"
             connection.request("POST", "/", b"QUJD", {"X-Call-Id": call_id})
@@ -266,7 +268,7 @@ def drive(server: RunningServer, calls: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(LONGEST_S)
 @pytest.mark.parametrize("calls", [1_000, pytest.param(9_000, marks=pytest.mark.nightly)])
 def test_thousands_of_invocations_fifty_at_a_time(tmp_path: Path, calls: int) -> None:
     server = RunningServer(
@@ -314,7 +316,7 @@ def drive_classic(server: RunningServer, marks: Path, calls: int) -> None:
             until((marks / call_id).exists, "the function to start")
 
     def caller(number: int) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONGEST_S)
         for serial in range(calls // CALLERS):
             kind = kinds[(number + serial) % len(kinds)]
             call_id = f"{calls}-{number}-{serial}"
@@ -339,7 +341,7 @@ def drive_classic(server: RunningServer, marks: Path, calls: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(LONGEST_S)
 @pytest.mark.parametrize("calls", [700, pytest.param(2_100, marks=pytest.mark.nightly)])
 def test_thousands_of_classic_calls_fifty_at_a_time(tmp_path: Path, calls: int) -> None:
     marks = tmp_path / "marks"
@@ -365,7 +367,8 @@ def test_thousands_of_classic_calls_fifty_at_a_time(tmp_path: Path, calls: int) 
     assert server.leftovers() == []
     assert {event["level"] for event in server.logs if event["event"] == "internal error"} == set()
     ended = Counter(event["outcome"] for event in server.logs if event["event"] == "invocation ended")
-    assert ended == {"ok": 4_500, "failed": 900, "caller_gone": 900}
+    of_each_kind = 3 * calls // 7
+    assert ended == {"ok": 5 * of_each_kind, "failed": of_each_kind, "caller_gone": of_each_kind}
 
 
 # ---------------------------------------------------------------------------- objects, by the kind of call
