@@ -31,7 +31,7 @@ async def stub() -> AsyncIterator[CdmiStub]:
 
 
 @contextlib.asynccontextmanager
-async def opened(provider: Provider, timeout_s: float = 5.0) -> AsyncIterator[Onedata]:
+async def opened(provider: Provider, timeout_s: float = 40.0) -> AsyncIterator[Onedata]:
     storage = Onedata(provider, timeout_s=timeout_s, ca_file=None)
     try:
         yield storage
@@ -97,7 +97,8 @@ async def test_overload_is_tried_again(stub: CdmiStub, tmp_path: Path) -> None:
 
 async def test_an_upload_that_fails_is_removed(stub: CdmiStub, tmp_path: Path) -> None:
     stub.cut_at = MIB
-    async with opened(stub.provider(), timeout_s=4.0) as storage:
+    # How long failures are tried again; the stub must cut the last of them within this time.
+    async with opened(stub.provider(), timeout_s=10.0) as storage:
         with pytest.raises(StorageError, match="broke the connection off"):
             await stored(storage, tmp_path, f"{SPACE}/file", bytes(4 * MIB))
     assert stub.requests[-1] == "DELETE /cdmi/plants/file"
@@ -127,7 +128,7 @@ async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
     storages = Storages(
         providers={provider.name: provider}, inputs=[place], outputs=[Place(provider=provider.name, path="files/out")]
     )
-    transfers = Transfers(storages, timeout_s=5.0, environ={}, metrics=Metrics(lambda: (0, 0, 0)))
+    transfers = Transfers(storages, timeout_s=40.0, environ={}, metrics=Metrics(lambda: (0, 0, 0)))
     stub.files[f"{SPACE}/files/in/a.txt"] = b"object"
     stub.directories.add(f"{SPACE}/files")
     told = {"Key": f"/{SPACE}/files/in/a.txt", "Records": [{"objectKey": "a.txt", "eventSource": "OneTrigger"}]}
