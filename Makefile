@@ -1,4 +1,4 @@
-# Each target does its own set-up and is quick the second time. Needed beforehand: Python 3.11 to 3.13 and make; what
+# Each target does its own set-up and is quick the second time. Needed beforehand: Python 3.11 to 3.14 and make; what
 # else is missing is installed with apt (as root or with sudo), or named if that cannot be done.
 
 PYTHON ?= python3
@@ -21,7 +21,7 @@ DIGITS := examples/image-classification
 PIP := $(IN_VENV)pip --disable-pip-version-check
 
 # What runs servers that are measured: Debian's, as in the image, where there is one.
-BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.11) $(PYTHON))
+BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.13 /usr/bin/python3.11) $(PYTHON))
 
 SECONDS ?= 60
 SOAK_SECONDS ?= 600
@@ -128,8 +128,8 @@ format: $(VENV)/.ready  ## mend style and format as far as ruff can
 	$(IN_VENV)ruff format .
 
 $(VENV)/.ready: requirements-dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
-	    echo "Python 3.11 to 3.13 is needed and $(PYTHON) is not that; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
+	    echo "Python 3.11 to 3.14 is needed and $(PYTHON) is not that; name one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@PYTHON=$(PYTHON) examples/install-packages.sh python3-venv
 	@echo "making $(VENV) with the locked packages" >&2
 	@$(PYTHON) -m venv --clear $(VENV)
