@@ -19,9 +19,10 @@ container=$("$docker" run --detach --network host --env "PORT=$port" --env WATCH
 trap '"$docker" logs "$container" >&2 || true; "$docker" rm --force "$container" >&2' EXIT
 url=http://127.0.0.1:$port
 curl --silent --show-error --fail --retry 30 --retry-delay 1 --retry-all-errors --output /dev/null "$url/_/health"
-answer=$(printf 'a file of the caller' | base64 | curl --silent --show-error --data @- "$url" | base64 -d)
-if [ "$answer" != "A FILE OF THE CALLER" ]; then
-    echo "the image $image answered '$answer', not the input in capital letters" >&2
+answer=$(printf 'a file of the caller' | base64 | curl --silent --show-error --data @- "$url")
+expected=$(printf 'A FILE OF THE CALLER' | base64)
+if [ "$answer" != "$expected" ]; then
+    echo "the image $image answered '$answer', not '$expected'" >&2
     exit 1
 fi
 echo "the image $image answered correctly"

@@ -40,6 +40,20 @@ _UNUSED_MODULES = (
     "lib-dynload/readline.* lib-dynload/_sqlite3.* lib-dynload/_dbm.* lib-dynload/_gdbm.* lib-dynload/nis.* "
     "lib-dynload/ossaudiodev.* lib-dynload/_test*.* lib-dynload/xx*.* lib-dynload/_xxtest*.* "
     "lib-dynload/_ctypes_test.* config-* LICENSE.txt EXTERNALLY-MANAGED sitecustomize.py dist-packages site-packages "
+    # For Python code in other processes or interpreters; XML other than xml.etree.
+    "multiprocessing lib-dynload/_multiprocessing.* lib-dynload/_posixshmem.* concurrent/futures/process.py "
+    "lib-dynload/_interp*.* xml/dom xml/sax "
+    # For interactive use, for developers, for files and systems of other kinds.
+    "_pyrepl bdb.py cmd.py code.py codeop.py rlcompleter.py webbrowser.py antigravity.py this.py profile.py "
+    "cProfile.py pstats.py trace.py lib-dynload/_lsprof.* pyclbr.py modulefinder.py tabnanny.py zipapp.py "
+    "optparse.py ftplib.py shelve.py sched.py wave.py _aix_support.py _android_support.py _apple_support.py "
+    "_ios_support.py _osx_support.py "
+    # Written in Python what this Python has in C.
+    "_pydatetime.py _pydecimal.py _pyio.py "
+    # Chinese, Japanese and Korean encodings: the program reads UTF-8, ASCII and Latin 1 only.
+    "lib-dynload/_codecs_*.* lib-dynload/_multibytecodec.* encodings/big5*.py encodings/cp932.py encodings/cp949.py "
+    "encodings/cp950.py encodings/euc_*.py encodings/gb*.py encodings/hz.py encodings/iso2022_*.py encodings/johab.py "
+    "encodings/shift_jis*.py "
     "**/__pycache__"
 ).split()
 # Of a wheel: what only a compiler, a type checker or an installer reads. METADATA and licences stay, for scanners.

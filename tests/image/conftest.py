@@ -52,7 +52,7 @@ def engine(say: Callable[[str], None]) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def builds(engine: Engine, roots: Roots) -> Builds:
     """The image and the tree of the project as it is now."""
-    return Builds(engine, _KEPT / "builds", roots["debian-12-slim"])
+    return Builds(engine, _KEPT / "builds", roots["debian-13-slim"])
 
 
 @pytest.fixture(scope="session")

@@ -156,9 +156,10 @@ def _has(name: str, attribute: str) -> bool:
         return True
     try:
         module = importlib.import_module(name)
+        # concurrent.futures, for one, imports its modules when their attributes are asked for.
+        return not hasattr(module, "__path__") or hasattr(module, attribute) or _find(f"{name}.{attribute}")
     except ImportError:
         return False
-    return not hasattr(module, "__path__") or hasattr(module, attribute) or _find(f"{name}.{attribute}")
 
 
 _COMMANDS = {function.__name__: function for function in (byte_code, modules, failing_imports, unresolved_imports)}

@@ -30,7 +30,7 @@ class _Debian:
 
 _DEBIANS = {
     # To build on: as slim as the Debian images of registries, so that what a Dockerfile forgets is missing.
-    "debian-12-slim": _Debian("bookworm"),
+    "debian-13-slim": _Debian("trixie"),
     "debian-11": _Debian("bullseye", _PROGRAMS),
     "debian-12": _Debian("bookworm", _PROGRAMS),
     "debian-13": _Debian("trixie", _PROGRAMS),

@@ -400,7 +400,7 @@ def check_debian_packages(tree: Path, root: Path, base: Path) -> list[str]:
     ).stdout.split()
     python, openssl = told[0], told[2]
     glibc = re.search(rb"\(Debian GLIBC ([^)]+)\)", (tree / "lib/libc.so.6").read_bytes())
-    versions = {"libssl3": f"{openssl}-", f"lib{site_packages(tree).parent.name}-stdlib": f"{python}-"}
+    versions = {"libssl3t64": f"{openssl}-", f"lib{site_packages(tree).parent.name}-stdlib": f"{python}-"}
     versions |= {"libc6": glibc[1].decode() if glibc else "unknown"}
     for name, version in versions.items():
         if not components.get(name, {"version": ""})["version"].startswith(version):
