@@ -189,6 +189,7 @@ def mount(directory: str) -> int:
 def main() -> None:
     directory, pid_file, *command = sys.argv[1:]
     fd = mount(directory)
+    parent = os.getpid()
     if pid := os.fork():
         os.close(fd)
         with open(pid_file, "w") as file:
@@ -196,6 +197,8 @@ def main() -> None:
         os.execvp(command[0], command)
     # With the command, or the kernel keeps the mount.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it has ended already
+        os._exit(0)
     os.setsid()
     FileSystem(fd).serve()
 
