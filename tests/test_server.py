@@ -12,7 +12,6 @@ import pty
 import random
 import re
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -662,10 +661,11 @@ def test_what_the_system_refuses_is_told(start_server: StartServer) -> None:
     server = start_server("echo hi")
     server.call(b"")
     until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
-    root = next(server.tmp.glob("watchdog-*"))
-    shutil.rmtree(root)
-    root.touch()  # in the way of the next workspace
+    away = server.tmp.with_name("away")
+    server.tmp.rename(away)
+    server.tmp.touch()  # in the way of each workspace
     assert "a workspace cannot be made: Not a directory" in str(problem(server.call(b""), 500)["detail"])
     server.event("invocation ended", outcome="no_resources", level="error")
-    root.unlink()
+    server.tmp.unlink()
+    away.rename(server.tmp)
     assert server.call(b"").body == b"hi\n"
