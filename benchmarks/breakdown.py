@@ -41,8 +41,8 @@ PART = 25  # calls of one checkout before it is another's turn; a count is taken
 _OF_FILES = re.compile(r"openat|close|\w*stat\w*|getdents64|\w*xattr|unlink\w*|mkdir\w*|rmdir|rename\w*|link\w*|access")
 # Where a function's file lies, and what that is called in the table; the first that fits.
 PLACES = (
-    (r"/watchdog/process\.py|posix_spawn|wait4|pidfd_open", "process.py, and starting the script"),
-    (r"/watchdog/(workspace|intake|response_file|delivery)\.py", "workspace, intake, delivery"),
+    (r"/watchdog/process[/.]|posix_spawn|wait4|pidfd_open", "process, and starting the script"),
+    (r"/watchdog/(workspace|input|output|intake|response_file|delivery)[/.]", "workspace, input, output"),
     (r"mkdir|rmdir|unlink|scandir|posix\.(open|l?stat|listxattr)", "system calls for files"),
     (r"/watchdog/", "the rest of watchdog"),
     (r"/aiohttp/|_http_parser|/yarl/|multidict", "aiohttp"),
@@ -203,7 +203,7 @@ def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
 def _imports(checkout: Path) -> dict[str, str]:
     own_ms: dict[str, list[float]] = {"": []}
     for _ in range(STARTS):
-        command = [server_python(), "-X", "importtime", "-c", "import watchdog.server"]
+        command = [server_python(), "-X", "importtime", "-c", "import watchdog.http.server"]
         said = subprocess.run(command, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, check=True).stderr
         by_package: Counter[str] = Counter()
         for own_us, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", said):

@@ -1,10 +1,10 @@
-"""Write the README's table of settings anew from their declaration in ``watchdog/config.py`` (``make docs``)."""
+"""Write the README's table of settings from ``watchdog/settings/declarations.py`` (``make docs``)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from watchdog.config import settings_table
+from watchdog.settings.report import settings_table
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN = "<!-- settings: made by `make docs` -->\n"

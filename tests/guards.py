@@ -44,7 +44,7 @@ def replace(owner: Any, name: str, new: Any) -> None:
 @guard
 def straggler_search() -> None:
     """The end of the script is taken for the end of its tree."""
-    from watchdog.process import Supervisor
+    from watchdog.process.supervisor import Supervisor
 
     replace(Supervisor, "_certainly_nothing_left", lambda self, child: True)
 
@@ -52,7 +52,7 @@ def straggler_search() -> None:
 @guard
 def linger() -> None:
     """What a script leaves is ended as soon as the script has exited, also if it still works."""
-    from watchdog.process import Supervisor
+    from watchdog.process.supervisor import Supervisor
 
     async def not_at_all(self: Any, child: Any, until_s: float) -> bool:
         return False
@@ -63,7 +63,7 @@ def linger() -> None:
 @guard
 def zombie_leader() -> None:
     """A process is dead when its first thread is."""
-    from watchdog.proc import Process
+    from watchdog.system.proc import Process
 
     replace(Process, "is_alive", property(lambda self: self.state not in "ZX"))
 
@@ -71,7 +71,7 @@ def zombie_leader() -> None:
 @guard
 def schedstat() -> None:
     """Only processor time that /proc/PID/stat can show counts as work."""
-    from watchdog import activity
+    from watchdog.process import activity
 
     replace(activity, "_spent", lambda pid, thread: (thread, b""))
 
@@ -79,67 +79,71 @@ def schedstat() -> None:
 @guard
 def subreaper() -> None:
     """Whoever loses its parent goes to PID 1 of the container, and no limit shows where it came from."""
-    from watchdog import process
+    from watchdog.process import supervisor
 
     limit_mark()
-    replace(process, "_become_subreaper", lambda: False)
+    replace(supervisor, "_become_subreaper", lambda: False)
 
 
 @guard
 def exit_not_eof() -> None:
     """The end of a script is the end of its pipes, as with asyncio's own subprocesses."""
-    from watchdog import proc
-    from watchdog.process import _Child, _set_done
+    from watchdog.process.child import Child
+    from watchdog.process.pipes import set_done
+    from watchdog.system import proc
 
     def wait_for_pipes(self: Any) -> None:
         others = [each.pid for each in proc.processes() if each.pid not in (self.pid, os.getpid())]
         if all(self.pipe_names.isdisjoint(proc.open_files_of(pid)) for pid in others):
             if not self.exited.done():
                 self.exited.set_result(None)
-                _set_done(self.news)
+                set_done(self.news)
         else:
             self.loop.call_later(0.05, wait_for_pipes, self)
 
-    replace(_Child, "_set_exited", wait_for_pipes)
+    replace(Child, "_set_exited", wait_for_pipes)
 
 
 @guard
 def stdin_left_open() -> None:
     """What came of a classic function's body is all there is to come, also if the caller went silent."""
-    from watchdog.process import _Feed
+    from watchdog.process.pipes import Feed
 
-    real = _Feed.start
+    real = Feed.start
 
     def start(self: Any, *, if_broken: Callable[[], None]) -> None:
         real(self, if_broken=self.close)
 
-    replace(_Feed, "start", start)
+    replace(Feed, "start", start)
 
 
 @guard
 def sigterm_first() -> None:
     """A script is killed without a word."""
-    from watchdog.process import _Child
+    from watchdog.process.child import Child
 
-    real = _Child.signal_group
-    replace(_Child, "signal_group", lambda self, number: real(self, signal.SIGKILL))
+    real = Child.signal_group
+    replace(Child, "signal_group", lambda self, number: real(self, signal.SIGKILL))
 
 
 @guard
 def sigkill() -> None:
     """A script that does not listen is asked again and again."""
-    from watchdog import proc
-    from watchdog.process import _Child
+    from watchdog.process import guardian as guardian_module
+    from watchdog.process.child import Child
+    from watchdog.system import proc
 
-    real_group, real_each = _Child.signal_group, proc.signal_each
-    replace(_Child, "signal_group", lambda self, number: real_group(self, signal.SIGTERM))
-    replace(proc, "signal_each", lambda processes, number, **rest: real_each(processes, signal.SIGTERM, **rest))
+    real_group, real_each = Child.signal_group, proc.signal_each
+    replace(Child, "signal_group", lambda self, number: real_group(self, signal.SIGTERM))
+    replace(
+        guardian_module, "signal_each", lambda processes, number, **rest: real_each(processes, signal.SIGTERM, **rest)
+    )
 
 
 @guard
 def as_made() -> None:
     """A directory that is used again is not looked at: the next call finds what the last one made of it."""
-    from watchdog.workspace import Workspace
+    from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "is_as_made", lambda self: True)
 
@@ -147,9 +151,9 @@ def as_made() -> None:
 @guard
 def root_as_made() -> None:
     """The directory in which all calls have theirs is used for as long as it is there."""
-    from watchdog import workspace
+    from watchdog.workspace import workspaces
 
-    replace(workspace._Root, "is_as_made", lambda self: os.path.exists(self.path))
+    replace(workspaces._Root, "is_as_made", lambda self: os.path.exists(self.path))
 
 
 @guard
@@ -157,11 +161,11 @@ def fresh_pipes() -> None:
     """A pipe is used again as the last command left it."""
     from unittest import mock
 
-    from watchdog import process
+    from watchdog.process import pipes, supervisor
 
     kept: list[tuple[int, int]] = []
 
-    class KeptPipe(process._Pipe):
+    class KeptPipe(pipes.Pipe):
         def __init__(self, *arguments: Any) -> None:
             with mock.patch("os.pipe", return_value=kept.pop(0) if kept else os.pipe()):
                 super().__init__(*arguments)
@@ -170,13 +174,13 @@ def fresh_pipes() -> None:
             self._watch.forget(self._reading_fd)
             kept.append((self._reading_fd, self.writing_fd))
 
-    replace(process, "_Pipe", KeptPipe)
+    replace(supervisor, "Pipe", KeptPipe)
 
 
 @guard
 def ownership() -> None:
     """Every process that loses its parent is taken for the one's who ends first."""
-    from watchdog.process import Supervisor
+    from watchdog.process.supervisor import Supervisor
 
     def belongs_to(self: Any, child: Any, process: Any, owned: Any, owners: Any = None) -> bool:
         return bool(process.session == child.pid or process.parent == os.getpid())
@@ -188,29 +192,29 @@ def ownership() -> None:
 @guard
 def limit_mark() -> None:
     """Scripts can take off the limit by which the server knows their processes."""
-    from watchdog import limit_mark
+    from watchdog.process import limit_mark as limit_mark_module
 
-    replace(limit_mark, "_lower_own_limit", lambda: (0, False))
+    replace(limit_mark_module, "_lower_own_limit", lambda: (0, False))
 
 
 @guard
 def own_status() -> None:
     """Whoever is dead is reaped, as PID 1 must, the script itself too."""
-    from watchdog import process
+    from watchdog.process import supervisor
 
     def reap(self: Any) -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 
-    replace(process.Supervisor, "_reap", reap)
-    replace(process, "_REAP_INTERVAL_S", 0.001)
+    replace(supervisor.Supervisor, "_reap", reap)
+    replace(supervisor, "_REAP_INTERVAL_S", 0.001)
 
 
 @guard
 def reap_timer() -> None:
     """Orphans are reaped when a script ends."""
-    from watchdog.process import Supervisor
+    from watchdog.process.supervisor import Supervisor
 
     replace(Supervisor, "_reap_again", lambda self: None)
 
@@ -218,15 +222,15 @@ def reap_timer() -> None:
 @guard
 def oom_preference() -> None:
     """When memory ends, the kernel takes the largest."""
-    from watchdog import process
+    from watchdog.process import oom_preference as oom_preference_module
 
-    replace(process, "OOM_SCORE_ADJ_OF_SCRIPTS", 0)
+    replace(oom_preference_module, "OOM_SCORE_ADJ_OF_SCRIPTS", 0)
 
 
 @guard
 def decoy() -> None:
     """When memory ends and no script can be preferred, the kernel takes the largest."""
-    from watchdog.process import Supervisor
+    from watchdog.process.supervisor import Supervisor
 
     replace(Supervisor, "_start_decoy", lambda self: None)
 
@@ -236,7 +240,7 @@ def own_peak() -> None:
     """The server's own peak memory includes that of the program that the process executed before."""
     import resource
 
-    from watchdog import proc
+    from watchdog.system import proc
 
     replace(proc, "own_peak_rss_bytes", lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
@@ -244,7 +248,7 @@ def own_peak() -> None:
 @guard
 def guardian() -> None:
     """A server that is killed leaves its scripts."""
-    from watchdog.process import Supervisor
+    from watchdog.process.supervisor import Supervisor
 
     replace(Supervisor, "_start_guardian", lambda self: None)
 
@@ -252,7 +256,7 @@ def guardian() -> None:
 @guard
 def guardian_limit() -> None:
     """The guardian does not look at the limits of processes."""
-    from watchdog.guardian import Guardian
+    from watchdog.process.guardian import Guardian
 
     real = Guardian.__init__
     replace(Guardian, "__init__", lambda self, has_limit: real(self, lambda pid: False))
@@ -261,15 +265,15 @@ def guardian_limit() -> None:
 @guard
 def guardian_restart() -> None:
     """A guardian that died is not missed."""
-    from watchdog import process
+    from watchdog.process import supervisor
 
-    replace(process, "_GUARDIAN_PAUSE_S", float("inf"))
+    replace(supervisor, "_GUARDIAN_PAUSE_S", float("inf"))
 
 
 @guard
 def guardian_resumption() -> None:
     """A guardian that was stopped by a signal does not go on."""
-    from watchdog.guardian import Guardian
+    from watchdog.process.guardian import Guardian
 
     replace(Guardian, "resume", lambda self: False)
 
@@ -280,7 +284,7 @@ def guardian_resumption() -> None:
 @guard
 def finished_work() -> None:
     """Threads remember each piece of their work for ever."""
-    from watchdog.threads import Threads
+    from watchdog.system.threads import Threads
 
     replace(Threads, "_finished", lambda self, job: None)
 
@@ -302,23 +306,25 @@ def monotonic_clock() -> None:
 @guard
 def no_space() -> None:
     """A full disk is an error like any other."""
-    from watchdog import form, held_input, invocation, workspace
+    from watchdog.input import form
+    from watchdog.invocation import invocation
+    from watchdog.workspace import held_input, workspaces
 
-    for module in (form, held_input, invocation, workspace):
+    for module in (form, held_input, invocation, workspaces):
         replace(module, "raise_if_no_space", lambda error, what: None)
 
 
 @guard
 def full_disk_look() -> None:
     """Why a script failed is the script's affair."""
-    from watchdog.workspace import Workspace
+    from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "is_full", lambda self: False)
 
 
 def _list_all_that_opens(self: Any, listing: Any) -> Any:
     """List what ``os.walk`` finds; it leaves out what it cannot look at."""
-    from watchdog.workspace import Output
+    from watchdog.workspace.outputs import Output
 
     for directory, _, names in os.walk(self.output_dir, followlinks=True):
         for name in names:
@@ -333,18 +339,19 @@ def _list_all_that_opens(self: Any, listing: Any) -> Any:
 @guard
 def output_checks() -> None:
     """Whatever lies in the output directory is opened and read, links and devices too."""
-    from watchdog import delivery
-    from watchdog.workspace import Workspace
+    from watchdog.output import answer, encode
+    from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "listing", _list_all_that_opens)
-    replace(delivery, "open_output", lambda output: os.open(output.path, os.O_RDONLY))
-    replace(delivery, "raise_if_changed", lambda fd, output: None)
+    for module in (answer, encode):
+        replace(module, "open_output", lambda output: os.open(output.path, os.O_RDONLY))
+    replace(encode, "raise_if_changed", lambda fd, output: None)
 
 
 @guard
 def sparse_look() -> None:
     """A file of a tebibyte is sent."""
-    from watchdog.workspace import Workspace
+    from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "_raise_if_impossible", lambda self, name, size_bytes: None)
 
@@ -352,7 +359,7 @@ def sparse_look() -> None:
 @guard
 def output_dir_look() -> None:
     """What is no directory has no outputs in it."""
-    from watchdog.workspace import Workspace
+    from watchdog.workspace.workspace import Workspace
 
     real = Workspace.listing
 
@@ -365,16 +372,17 @@ def output_dir_look() -> None:
 @guard
 def change_look() -> None:
     """A file stays what it was when it was listed."""
-    from watchdog import delivery, workspace
+    from watchdog.output import encode
+    from watchdog.workspace import outputs
 
-    for module in (delivery, workspace):
+    for module in (encode, outputs):
         replace(module, "raise_if_changed", lambda fd, output: None)
 
 
 @guard
 def sweep() -> None:
     """What a crash left stays."""
-    from watchdog.workspace import Workspaces
+    from watchdog.workspace.workspaces import Workspaces
 
     replace(Workspaces, "sweep", lambda self: ([], []))
 
@@ -382,7 +390,7 @@ def sweep() -> None:
 @guard
 def sweep_lock() -> None:
     """Whatever is called like a server's directory is taken for a dead one's."""
-    from watchdog.workspace import Workspaces
+    from watchdog.workspace.workspaces import Workspaces
 
     def abandoned(self: Any) -> list[str]:
         return [entry.path for entry in os.scandir(self.tmp_dir) if entry.name.startswith("watchdog-")]
@@ -393,7 +401,7 @@ def sweep_lock() -> None:
 @guard
 def lock_file_made_anew() -> None:
     """What is in the place of the lock file is opened and emptied."""
-    from watchdog.lock_file import LockFile
+    from watchdog.http.lock_file import LockFile
 
     def open_it(self: Any) -> None:
         os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o660))
@@ -404,7 +412,7 @@ def lock_file_made_anew() -> None:
 @guard
 def lock_file_kept() -> None:
     """A lock file that is gone stays away, and anything in its place is taken for it."""
-    from watchdog.lock_file import LockFile
+    from watchdog.http.lock_file import LockFile
 
     replace(LockFile, "restore", lambda self: self._is_written and os.path.exists(self.path))
 
@@ -412,7 +420,7 @@ def lock_file_kept() -> None:
 @guard
 def regular_files_only() -> None:
     """A file that the server reads may be a FIFO, for which open waits."""
-    from watchdog import invocation
+    from watchdog.invocation import invocation
 
     replace(invocation, "open_regular", lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
@@ -423,7 +431,7 @@ def regular_files_only() -> None:
 @guard
 def drain() -> None:
     """The first signal is the end."""
-    from watchdog.server import Server
+    from watchdog.http.server import Server
 
     async def end(self: Any, why: str) -> None:
         os._exit(0)
@@ -434,7 +442,7 @@ def drain() -> None:
 @guard
 def polite_end() -> None:
     """SIGTERM to a job kills its script at once."""
-    from watchdog.process import Supervisor
+    from watchdog.process.supervisor import Supervisor
 
     real = Supervisor.end_all
     replace(Supervisor, "end_all", lambda self, at_once: real(self, at_once=True))
@@ -443,7 +451,7 @@ def polite_end() -> None:
 @guard
 def second_signal() -> None:
     """A drain takes its time, however often it is asked."""
-    from watchdog.server import Server
+    from watchdog.http.server import Server
 
     real = Server.run_until_signal
 
@@ -458,7 +466,7 @@ def second_signal() -> None:
 @guard
 def deaf_listener() -> None:
     """Connections can be made until the listening socket is closed."""
-    from watchdog import server
+    from watchdog.http import server
 
     replace(server, "ignore_new_connections", lambda sock: None)
 
@@ -466,7 +474,7 @@ def deaf_listener() -> None:
 @guard
 def late_accept() -> None:
     """A caller that connects just before the listening socket is closed is not let in."""
-    from watchdog.server import Server
+    from watchdog.http.server import Server
 
     async def nobody(self: Any) -> list[Any]:
         return []
@@ -477,7 +485,7 @@ def late_accept() -> None:
 @guard
 def half_open() -> None:
     """A stop does not wait for handshakes that have begun."""
-    from watchdog import server
+    from watchdog.http import server
 
     replace(server, "has_half_open", lambda port: False)
 
@@ -485,7 +493,7 @@ def half_open() -> None:
 @guard
 def last_words() -> None:
     """Who is refused is closed at once."""
-    from watchdog import connection, server
+    from watchdog.http import connection, server
 
     for module in (connection, server):
         replace(module, "LAST_WORDS_S", 0.0)
@@ -494,8 +502,8 @@ def last_words() -> None:
 @guard
 def answers_sent() -> None:
     """A call is over when its script is."""
-    from watchdog.connection import HttpServer
-    from watchdog.server import Server
+    from watchdog.http.connection import HttpServer
+    from watchdog.http.server import Server
 
     async def nothing(self: Any, *_: Any) -> None: ...
 
@@ -506,7 +514,7 @@ def answers_sent() -> None:
 @guard
 def half_close() -> None:
     """An idle connection is closed, with what comes over it just then unread."""
-    from watchdog.connection import Connection
+    from watchdog.http.connection import Connection
 
     replace(Connection, "half_close", lambda self: self.force_close())
 
@@ -514,7 +522,7 @@ def half_close() -> None:
 @guard
 def drain_bound() -> None:
     """A drain waits for as long as scripts run."""
-    from watchdog.server import Server
+    from watchdog.http.server import Server
 
     async def wait(self: Any, limit_s: float, *steps: Any) -> bool:
         await asyncio.gather(*steps)
@@ -526,7 +534,7 @@ def drain_bound() -> None:
 @guard
 def routed_wait() -> None:
     """Only somebody that has probed over HTTP just before is given time to see that the server is not ready."""
-    from watchdog.server import Server
+    from watchdog.http.server import Server
 
     replace(Server, "_may_get_calls", Server._is_probed)
 
@@ -534,7 +542,7 @@ def routed_wait() -> None:
 @guard
 def refuse_senders() -> None:
     """Whoever has begun to send may go on."""
-    from watchdog.server import Server
+    from watchdog.http.server import Server
 
     replace(Server, "_refuse_all", lambda self: self.admission.close())
 
@@ -545,7 +553,7 @@ def refuse_senders() -> None:
 @guard
 def hidden_memory() -> None:
     """The memory of the server and of the guardian is as open to scripts as any process's to its user."""
-    from watchdog import proc
+    from watchdog.system import proc
 
     replace(proc, "hide_memory", lambda: True)
 
@@ -553,53 +561,57 @@ def hidden_memory() -> None:
 @guard
 def hidden_decoy() -> None:
     """The memory of the decoy is open to scripts."""
-    from watchdog import decoy
+    from watchdog.process import decoy as decoy_module
 
-    without = "from watchdog import decoy; decoy.hide_memory = bool; from watchdog.decoy"
-    replace(decoy, "_CODE", decoy._CODE.replace("from watchdog.decoy", without))
+    without = "from watchdog.process import decoy; decoy.hide_memory = bool; from watchdog.process.decoy"
+    replace(decoy_module, "_CODE", decoy_module._CODE.replace("from watchdog.process.decoy", without))
 
 
 @guard
 def hidden_guardian() -> None:
     """The guardian's memory is open to scripts, as ``exec`` would leave it."""
-    from watchdog import guardian, proc
+    from watchdog.process import guardian as guardian_module
+    from watchdog.system import proc
 
-    watch = guardian._watch
+    watch = guardian_module._watch
 
     def watch_openly(*arguments: Any) -> None:
         proc.prctl(proc._PR_SET_DUMPABLE, 1)
         watch(*arguments)
 
-    replace(guardian, "_watch", watch_openly)
+    replace(guardian_module, "_watch", watch_openly)
 
 
 @guard
 def secret_names() -> None:
     """A script gets the server's whole environment."""
-    from watchdog import config
+    from watchdog import cli
+    from watchdog.settings import load as load_module
 
-    real = config.load
+    real = load_module.load
 
     def load(*arguments: Any) -> Any:
         return msgspec.structs.replace(real(*arguments), secret_names=frozenset())
 
-    replace(config, "load", load)
+    replace(cli, "load", load)
 
 
 @guard
 def private_headers() -> None:
     """A script gets all headers."""
-    from watchdog import server
+    from watchdog.http import request as request_module
 
-    replace(server, "_NOT_FOR_SCRIPTS", frozenset())
+    replace(request_module, "_NOT_FOR_SCRIPTS", frozenset())
 
 
 @guard
 def masked_values() -> None:
     """Every value is shown as it is."""
-    from watchdog import config
+    from watchdog.settings import declarations, load, report
 
-    replace(config, "SETTINGS", {name: each._replace(secret=False) for name, each in config.SETTINGS.items()})
+    shown = {name: each._replace(secret=False) for name, each in declarations.SETTINGS.items()}
+    for module in (declarations, load, report):
+        replace(module, "SETTINGS", shown)
 
 
 # ---- callers
@@ -614,7 +626,7 @@ def disconnect() -> None:
 @guard
 def unread_end() -> None:
     """A caller that hangs up is noticed by reading alone."""
-    from watchdog.connection import Connection
+    from watchdog.http.connection import Connection
 
     replace(Connection, "_look_for_end", lambda self: None)
 
@@ -622,7 +634,7 @@ def unread_end() -> None:
 @guard
 def header_timer() -> None:
     """Headers may take for ever."""
-    from watchdog.connection import Connection
+    from watchdog.http.connection import Connection
 
     replace(Connection, "_start_headers_timer", lambda self: None)
 
@@ -637,7 +649,7 @@ def traced_command() -> None:
 @guard
 def own_limits() -> None:
     """Nobody looks at the limits of the server."""
-    from watchdog.own_limits import OwnLimits
+    from watchdog.process.own_limits import OwnLimits
 
     replace(OwnLimits, "restored", lambda self: [])
 
@@ -645,7 +657,7 @@ def own_limits() -> None:
 @guard
 def place_of_slow_callers() -> None:
     """A caller keeps its place, however slow it is."""
-    from watchdog.admission import Admission
+    from watchdog.invocation.admission import Admission
 
     replace(Admission, "_look_for_slow", lambda self, waiter: None)
 
@@ -653,7 +665,7 @@ def place_of_slow_callers() -> None:
 @guard
 def room_of_slow_callers() -> None:
     """A caller that has come in keeps its room, however slow it is."""
-    from watchdog.pace import Paces
+    from watchdog.invocation.pace import Paces
 
     replace(Paces, "slowest", lambda self: None)
 
@@ -661,7 +673,7 @@ def room_of_slow_callers() -> None:
 @guard
 def min_data_rate() -> None:
     """A caller that sends or takes one byte now and then may go on without end."""
-    from watchdog import pace
+    from watchdog.invocation import pace
 
     replace(pace, "_SHORTEST_WINDOW_S", float("inf"))
 
@@ -669,7 +681,7 @@ def min_data_rate() -> None:
 @guard
 def idle_connections() -> None:
     """A connection without a request may have the last descriptor."""
-    from watchdog.idle_connections import IdleConnections
+    from watchdog.http.idle_connections import IdleConnections
 
     replace(IdleConnections, "close_oldest", lambda self, count=1: None)
 
@@ -677,7 +689,7 @@ def idle_connections() -> None:
 @guard
 def answer_bytes() -> None:
     """However large the answers are that are being sent, there is room for the next call."""
-    from watchdog import admission
+    from watchdog.invocation import admission
 
     replace(admission, "_SMALL_ANSWERS_BYTES", float("inf"))
 
@@ -685,7 +697,7 @@ def answer_bytes() -> None:
 @guard
 def answers_counted() -> None:
     """A call whose script has ended counts no more, although its answer is still being sent."""
-    from watchdog.admission import Ticket
+    from watchdog.invocation.admission import Ticket
 
     replace(Ticket, "hand_over", lambda self: self._leave())
 
@@ -702,7 +714,7 @@ def lingering() -> None:
 @guard
 def request_checks() -> None:
     """What the parser lets pass is a request."""
-    from watchdog import connection
+    from watchdog.http import connection
 
     replace(connection, "_why_refused", lambda message: None)
 
@@ -710,7 +722,7 @@ def request_checks() -> None:
 @guard
 def distrust() -> None:
     """What the parser finds after a body is the next request."""
-    from watchdog.connection import Connection
+    from watchdog.http.connection import Connection
 
     replace(Connection, "_distrust", lambda self, new: None)
 
@@ -720,7 +732,7 @@ def closing_requests() -> None:
     """A connection is kept after a CONNECT or an Upgrade."""
     from aiohttp import web
 
-    from watchdog import connection
+    from watchdog.http import connection
 
     def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
         return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
@@ -731,7 +743,7 @@ def closing_requests() -> None:
 @guard
 def header_limits() -> None:
     """First lines, headers and trailers are not bounded."""
-    from watchdog import connection
+    from watchdog.http import connection
 
     replace(connection, "MOST_HEAD_BYTES", 1 << 40)
 
@@ -739,7 +751,7 @@ def header_limits() -> None:
 @guard
 def header_count() -> None:
     """A request may have any number of headers."""
-    from watchdog import connection
+    from watchdog.http import connection
 
     replace(connection, "MOST_HEADERS", 1 << 40)
 
@@ -747,13 +759,13 @@ def header_count() -> None:
 @guard
 def head_memory() -> None:
     """The headers of idle connections are not bounded together."""
-    from watchdog import idle_connections
+    from watchdog.http import idle_connections as idle_connections_module
 
-    replace(idle_connections, "_MOST_HEAD_MEMORY_BYTES", 1 << 40)
+    replace(idle_connections_module, "_MOST_HEAD_MEMORY_BYTES", 1 << 40)
 
 
 def _serve_with(**options: float) -> None:
-    from watchdog.connection import HttpServer
+    from watchdog.http.connection import HttpServer
 
     start: Callable[..., None] = HttpServer.__init__
 
@@ -766,7 +778,7 @@ def _serve_with(**options: float) -> None:
 @guard
 def body_timer() -> None:
     """A body may take for ever."""
-    from watchdog import server
+    from watchdog.http import server
 
     async def body(self: Any, request: Any) -> Any:
         while piece := await request.content.readany():
@@ -778,7 +790,7 @@ def body_timer() -> None:
 @guard
 def write_timer() -> None:
     """An answer may take for ever."""
-    from watchdog.server import Server
+    from watchdog.http.server import Server
 
     async def send(self: Any, request: Any, sending: Any, readers: Any = None) -> None:
         await sending
@@ -790,7 +802,7 @@ def write_timer() -> None:
 @guard
 def late_continue() -> None:
     """The body is asked for before it is known whether the call is wanted."""
-    from watchdog import server
+    from watchdog.http import server
 
     check = server.Server._check_token
 
@@ -812,18 +824,18 @@ def end_of_malformed_body() -> None:
 @guard
 def input_limit() -> None:
     """max_input_size is not looked at."""
-    from watchdog.intake import _Limit
+    from watchdog.input.files import Limit
 
     def count(self: Any, count: int) -> None:
         self.taken += count
 
-    replace(_Limit, "take", count)
+    replace(Limit, "take", count)
 
 
 @guard
 def inflate_bound() -> None:
     """What a piece of gzip or deflate holds is decoded at once, into memory."""
-    from watchdog.intake import _Inflater
+    from watchdog.input.inflate import _Inflater
 
     replace(_Inflater, "_inflate", lambda self, data: self._decoder.decompress(data))
 
@@ -831,7 +843,7 @@ def inflate_bound() -> None:
 @guard
 def blanks_inside_base64() -> None:
     """Blanks are removed from base64, wherever they stand."""
-    from watchdog.base64_reader import Base64Reader
+    from watchdog.system.base64_reader import Base64Reader
 
     replace(Base64Reader, "_without_blanks", lambda self, data: self._carry + data.translate(None, b" \t\r\n"))
 
@@ -839,7 +851,7 @@ def blanks_inside_base64() -> None:
 @guard
 def one_alphabet() -> None:
     """The characters of both alphabets of base64 are decoded, side by side."""
-    from watchdog.base64_reader import Base64Reader
+    from watchdog.system.base64_reader import Base64Reader
 
     decoded = Base64Reader._decoded
 
@@ -852,7 +864,7 @@ def one_alphabet() -> None:
 @guard
 def last_bits() -> None:
     """The bits behind the last byte of base64 are not looked at."""
-    from watchdog import base64_reader
+    from watchdog.system import base64_reader
 
     replace(base64_reader, "_UNUSED_BITS", {2: 0, 3: 0})
 
@@ -860,19 +872,19 @@ def last_bits() -> None:
 @guard
 def types_that_say_what_the_body_is() -> None:
     """Every text/* may be base64."""
-    from watchdog import intake
+    from watchdog.input import detect
 
     class Types(frozenset[str]):
         def __contains__(self, media_type: object) -> bool:
             return super().__contains__(media_type) or str(media_type).startswith("text/")
 
-    replace(intake, "_BASE64_TYPES", Types(intake._BASE64_TYPES))
+    replace(detect, "_BASE64_TYPES", Types(detect._BASE64_TYPES))
 
 
 @guard
 def base64_is_not_a_form() -> None:
     """Any text with a `=` is a form."""
-    from watchdog import form
+    from watchdog.input import form
 
     replace(form, "_is_meant_as_base64", lambda text: False)
 
@@ -880,7 +892,7 @@ def base64_is_not_a_form() -> None:
 @guard
 def armour_is_not_a_form() -> None:
     """A form may hold the armour of PEM."""
-    from watchdog import form
+    from watchdog.input import form
 
     replace(form, "ARMOUR", re.compile(rb"(?!)"))
 
@@ -888,60 +900,62 @@ def armour_is_not_a_form() -> None:
 @guard
 def markup_is_not_a_form() -> None:
     """Any text with a `=` in its first line is a form."""
-    from watchdog import intake
+    from watchdog.input import detect
 
-    replace(intake, "_FORM_START", re.compile(rb"[^=]+="))
+    replace(detect, "_FORM_START", re.compile(rb"[^=]+="))
 
 
 @guard
 def byte_order_mark() -> None:
     """A byte order mark is part of what follows it."""
-    from watchdog import intake
+    from watchdog.input import detect, multipart
 
-    replace(intake, "_BOM", b"\0 no body begins with this")
+    for module in (detect, multipart):
+        replace(module, "BOM", b"\0 no body begins with this")
 
 
 @guard
 def utf_16() -> None:
     """All text is taken for UTF-8."""
-    from watchdog import intake
+    from watchdog.input import detect
 
-    replace(intake, "_wide_characters", lambda head: None)
+    replace(detect, "_wide_characters", lambda head: None)
 
 
 @guard
 def every_content_encoding() -> None:
     """Only the first Content-Encoding is looked at."""
-    from watchdog import intake
+    from watchdog.input import inflate, receive
 
-    inflater = intake._inflater
-    replace(intake, "_inflater", lambda codings: inflater(codings.partition(",")[0]))
+    inflater = inflate.inflater_for
+    replace(receive, "inflater_for", lambda codings: inflater(codings.partition(",")[0]))
 
 
 @guard
 def file_names() -> None:
     """A file gets the name that the caller gave."""
-    from watchdog import intake
+    from watchdog.input import multipart, receive
 
-    replace(intake, "safe_file_name", lambda name: name)
+    for module in (multipart, receive):
+        replace(module, "safe_file_name", lambda name: name)
 
 
 @guard
 def response_file_checks() -> None:
     """What a script writes into $HTTP_RESPONSE_FILE is taken as it is, whatever that file is."""
-    from watchdog import invocation
-    from watchdog.response_file import Chosen
+    from watchdog.invocation import invocation
+    from watchdog.workspace.response_file import ResponseOverrides
 
-    def read(path: str) -> Chosen:
+    def read(path: str) -> ResponseOverrides:
         try:
             with open(path, "rb") as file:
                 # A bound, so that /dev/zero does not take the machine's memory.
                 text = file.read(1 << 22).decode("latin-1")
         except FileNotFoundError:
-            return Chosen()
+            return ResponseOverrides()
         chosen: dict[str, str] = dict(line.split(":", 1) for line in text.split("\n") if ":" in line)
         status = int(chosen.pop("Status", "200").split()[0])
-        return Chosen(status, [(name, value.strip(" ")) for name, value in chosen.items()])
+        return ResponseOverrides(status, [(name, value.strip(" ")) for name, value in chosen.items()])
 
     replace(invocation, "read_response_file", read)
 
@@ -952,7 +966,7 @@ def response_file_checks() -> None:
 @guard
 def binary_data_left_out() -> None:
     """Whatever a script prints is logged as lines."""
-    from watchdog.printed import Printed
+    from watchdog.output.printed import Printed
 
     real = Printed.take
 
@@ -966,7 +980,7 @@ def binary_data_left_out() -> None:
 @guard
 def empty_answer() -> None:
     """A script that leaves nothing and prints nothing has done its work."""
-    from watchdog.invocation import Invocations
+    from watchdog.invocation.invocation import Invocations
 
     async def nothing(self: Any, workspace: Any, since_ns: int) -> list[Any]:
         return []
@@ -977,7 +991,7 @@ def empty_answer() -> None:
 @guard
 def oom_count() -> None:
     """The control group is not asked whether the kernel killed a process."""
-    from watchdog.cgroup import Cgroup
+    from watchdog.system.cgroup import Cgroup
 
     replace(Cgroup, "oom_kills", lambda self: None)
 
@@ -985,9 +999,10 @@ def oom_count() -> None:
 @guard
 def line_ends() -> None:
     """The line ends of a script are not looked at."""
-    from watchdog import invocation, process
+    from watchdog.invocation import invocation
+    from watchdog.process import command
 
-    for module in (invocation, process):
+    for module in (invocation, command):
         replace(module, "has_crlf", lambda start: False)
 
 
@@ -1005,7 +1020,7 @@ def only_creations() -> None:
 @guard
 def uncovered_is_not_data() -> None:
     """The event of an object that no input covers is the input itself."""
-    from watchdog.invocation import Invocations
+    from watchdog.invocation.invocation import Invocations
     from watchdog.storage.transfer import Transfers
 
     real = Invocations._event
@@ -1037,55 +1052,56 @@ def version_of_event() -> None:
 @guard
 def whole_location() -> None:
     """A bucket's name may be a path, and lead out of the folder of the input."""
-    from watchdog.storage import transfer
+    from watchdog.storage import transfer as transfer_module
 
-    replace(transfer, "_why_leads_elsewhere", lambda stored, *, is_trusted: "")
+    replace(transfer_module, "_why_leads_elsewhere", lambda stored, *, is_trusted: "")
 
 
 @guard
 def kubernetes_probe() -> None:
     """The kubelet's probe at the path of calls is a call."""
-    from watchdog import server
+    from watchdog.http import server
 
-    replace(server, "_is_probe", lambda request: request.method == "HEAD")
+    replace(server, "is_probe", lambda request: request.method == "HEAD")
 
 
 @guard
 def head_is_a_probe() -> None:
     """HEAD of the path of a call runs the script."""
-    from watchdog import server
+    from watchdog.http import server
 
-    replace(server, "_is_probe", lambda request: False)
+    replace(server, "is_probe", lambda request: False)
 
 
 @guard
 def base_path() -> None:
     """The path below which OSCAR exposes the service stays in each request's path."""
-    from watchdog import server
+    from watchdog.http import request, server
 
-    replace(server, "_below", lambda base_path, path: path)
+    for module in (request, server):
+        replace(module, "below", lambda base_path, path: path)
 
 
 @guard
 def script_byte_order_mark() -> None:
     """A byte order mark hides the first line of a script."""
-    from watchdog import process
+    from watchdog.process import command
 
-    replace(process, "without_mark", lambda start: start)
+    replace(command, "without_mark", lambda start: start)
 
 
 @guard
 def script_utf16() -> None:
     """A script in UTF-16 is given to /bin/sh."""
-    from watchdog import process
+    from watchdog.process import command
 
-    replace(process, "refuse_utf16", lambda start, name: None)
+    replace(command, "refuse_utf16", lambda start, name: None)
 
 
 @guard
 def hyphens_before_underscores() -> None:
     """Of two headers with the same variable the first one counts."""
-    from watchdog import server
+    from watchdog.http import server
 
     def variables(request: Any, base_path: str) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -1093,7 +1109,7 @@ def hyphens_before_underscores() -> None:
             found.setdefault("Http_" + "_".join(map(str.capitalize, name.split("-"))), value)
         return found
 
-    replace(server, "_cgi_variables", variables)
+    replace(server, "cgi_variables", variables)
 
 
 @guard
@@ -1101,7 +1117,7 @@ def no_sniffing() -> None:
     """A browser may take the content of an answer for another type than its content type."""
     from aiohttp import web
 
-    from watchdog.connection import Request
+    from watchdog.http.connection import Request
 
     replace(Request, "_prepare_hook", web.BaseRequest._prepare_hook)
 
@@ -1109,7 +1125,7 @@ def no_sniffing() -> None:
 @guard
 def wrong_token_rate() -> None:
     """Each wrong token is answered at once."""
-    from watchdog.wrong_tokens import WrongTokens
+    from watchdog.http.wrong_tokens import WrongTokens
 
     replace(WrongTokens, "wait_s", lambda self, now_s: 0.0)
 
@@ -1117,25 +1133,25 @@ def wrong_token_rate() -> None:
 @guard
 def linear_duration() -> None:
     """A search for a duration goes back over each digit."""
-    from watchdog import config
+    from watchdog.settings import kinds
 
     number = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
-    replace(config, "_PLAIN_SECONDS", re.compile(rf"\+?{number}"))
-    replace(config, "_GO_DURATION", re.compile(rf"\+?(?:({number})(ns|us|ms|s|m|h))+"))
+    replace(kinds, "_PLAIN_SECONDS", re.compile(rf"\+?{number}"))
+    replace(kinds, "_GO_DURATION", re.compile(rf"\+?(?:({number})(ns|us|ms|s|m|h))+"))
 
 
 @guard
 def form_size() -> None:
     """A form is only measured when it is complete."""
-    from watchdog.intake import _Limit
+    from watchdog.input.files import Limit
 
     def take(self: Any, count: int) -> None:
         self.taken += count
         check(self, self.taken)
 
-    check = _Limit.check
-    replace(_Limit, "take", take)
-    replace(_Limit, "check", lambda self, count: None)
+    check = Limit.check
+    replace(Limit, "take", take)
+    replace(Limit, "check", lambda self, count: None)
 
 
 @guard
@@ -1145,7 +1161,8 @@ def kept_warnings() -> None:
 
     from aiohttp.multipart import parse_content_disposition
 
-    from watchdog import content_disposition, server
+    from watchdog.http import server
+    from watchdog.input import content_disposition
 
     def file_name(header: str) -> str | None:
         parse_content_disposition(header)
@@ -1161,7 +1178,7 @@ def kept_warnings() -> None:
 @guard
 def log_rate() -> None:
     """A call may log as much as it likes."""
-    from watchdog.log_rate import LogRate
+    from watchdog.logs.log_rate import LogRate
 
     replace(LogRate, "has_room", lambda self: True)
 
@@ -1172,7 +1189,7 @@ def log_rate() -> None:
 @guard
 def directories_once() -> None:
     """Links to directories are followed."""
-    from watchdog.workspace import Workspace
+    from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "listing", _list_all_that_opens)
 
@@ -1180,7 +1197,7 @@ def directories_once() -> None:
 @guard
 def unreadable_outputs() -> None:
     """What cannot be looked at is left out, as if it were a symbolic link to nothing."""
-    from watchdog.workspace import Workspace
+    from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "listing", _list_all_that_opens)
 
@@ -1188,15 +1205,15 @@ def unreadable_outputs() -> None:
 @guard
 def safe_output_names() -> None:
     """Outputs keep their names, whatever these mean on other systems."""
-    from watchdog import workspace
+    from watchdog.workspace import workspace as workspace_module
 
-    replace(workspace, "replacements", lambda names: {})
+    replace(workspace_module, "replacements", lambda names: {})
 
 
 @guard
 def short_look() -> None:
     """A call waits for the look into the working directory, however long it takes."""
-    from watchdog import invocation
+    from watchdog.invocation import invocation
 
     replace(invocation, "_LOOK_ELSEWHERE_S", None)
 
@@ -1204,7 +1221,7 @@ def short_look() -> None:
 @guard
 def listing_limit() -> None:
     """The list of outputs is waited for, however long it takes."""
-    from watchdog import invocation
+    from watchdog.invocation import invocation
 
     async def to_the_end(steps: Any, threads: Any) -> None:
         job = asyncio.get_running_loop().run_in_executor(threads, list, steps)
@@ -1218,7 +1235,7 @@ def listing_limit() -> None:
 @guard
 def threads_for_outputs() -> None:
     """All work on files is done by the same few threads."""
-    from watchdog import invocation
+    from watchdog.invocation import invocation
 
     replace(invocation, "OUTPUTS", None)
 
@@ -1228,9 +1245,10 @@ def daemon_threads() -> None:
     """Work on files is done by threads of concurrent.futures, for which the process waits at its end."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from watchdog import invocation, threads
+    from watchdog.invocation import invocation
+    from watchdog.system import threads as threads_module
 
-    replace(threads, "Threads", lambda name: ThreadPoolExecutor())
+    replace(threads_module, "Threads", lambda name: ThreadPoolExecutor())
     for name in ("OUTPUTS", "REMOVALS"):
         replace(invocation, name, None)
 
@@ -1243,7 +1261,8 @@ def nameless_files() -> None:
     """What is held for a call has a name."""
     import tempfile
 
-    from watchdog import form, held_input, spool
+    from watchdog.input import form
+    from watchdog.workspace import held_input, spool
 
     def with_name(directory: str, mode: int = 0o600) -> int:
         return tempfile.mkstemp(dir=directory)[0]
@@ -1255,7 +1274,7 @@ def nameless_files() -> None:
 @guard
 def late_workspace() -> None:
     """A call has its directories and its input while it waits for its place."""
-    from watchdog.invocation import Invocations
+    from watchdog.invocation.invocation import Invocations
 
     real_tasks = Invocations._tasks
 
@@ -1272,7 +1291,7 @@ def late_workspace() -> None:
 @guard
 def held_outputs() -> None:
     """The next script starts while the outputs of the one before have their names."""
-    from watchdog.invocation import Invocations
+    from watchdog.invocation.invocation import Invocations
 
     replace(Invocations, "_put_out_of_reach", lambda self, outputs, *rest: outputs)
 
@@ -1280,7 +1299,7 @@ def held_outputs() -> None:
 @guard
 def clean_place() -> None:
     """The next script starts while the directories of calls that have ended are still there."""
-    from watchdog.invocation import Invocations
+    from watchdog.invocation.invocation import Invocations
 
     async def go_on(self: Any) -> None:
         pass
@@ -1297,7 +1316,7 @@ def clean_place() -> None:
 @guard
 def loans() -> None:
     """A call gives up its directories once more at its end, although another call has them."""
-    from watchdog.workspace import Workspaces
+    from watchdog.workspace.workspaces import Workspaces
 
     real = Workspaces.make
 

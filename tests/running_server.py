@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from watchdog import proc
+from watchdog.system import proc
 
 # Prefixes of a command. Root needs no user namespace, which containers often forbid.
 _AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")

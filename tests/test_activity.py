@@ -11,8 +11,9 @@ import pytest
 from control_groups import joining, made_control_group
 from running_server import until
 
-from watchdog import activity, proc
-from watchdog.activity import Activity
+from watchdog.process import activity
+from watchdog.process.activity import Activity
+from watchdog.system import proc
 
 # Its first thread waits, its second one copies.
 COPYING_THREAD = """

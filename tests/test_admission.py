@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from watchdog.admission import Admission, Ticket
 from watchdog.errors import Draining, Overloaded
+from watchdog.invocation.admission import Admission, Ticket
 
 
 def admission(**changes: float) -> Admission:

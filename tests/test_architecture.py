@@ -1,4 +1,4 @@
-"""A module imports only modules of a lower level: the table in ARCHITECTURE.md, held by reading the imports."""
+"""A module imports only its own folder and lower layers: the table in ARCHITECTURE.md, held by reading the imports."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "watchdog"
 
 
-def levels() -> dict[str, int]:
-    rows = re.findall(r"^\| (\d) \| `([\w/]+)\.py` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
-    return {name: int(level) for level, name in rows}
+def layers() -> dict[str, int]:
+    """The layer of each folder and top-level module."""
+    rows = re.findall(r"^\| (\d) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    return {name: int(layer) for layer, name in rows}
 
 
 def module_name(path: Path) -> str:
-    """As the table has it: ``errors``, ``storage/event``; a package's own file is ``storage/__init__``."""
+    """``errors``, ``storage/event``; a package's own file is ``storage/__init__``."""
     return str(path.relative_to(PACKAGE).with_suffix(""))
+
+
+def part_of(module: str) -> str:
+    """The folder of a module, or the module itself if it is in none."""
+    return module.split("/")[0]
 
 
 def imports_of(path: Path) -> set[str]:
@@ -41,22 +47,53 @@ def imports_of(path: Path) -> set[str]:
     return found - {"__init__"}
 
 
-def test_every_module_has_a_level() -> None:
-    assert {module_name(path) for path in PACKAGE.rglob("*.py")} - {"__init__", "__main__"} == levels().keys()
+def all_imports() -> dict[str, set[str]]:
+    imports = {module_name(path): imports_of(path) for path in PACKAGE.rglob("*.py")}
+    return {name: imported for name, imported in imports.items() if name not in ("__init__", "__main__")}
+
+
+def circle_in(imports: dict[str, set[str]]) -> list[str]:
+    """The modules of one circle of imports, in order; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return path[path.index(module) :]
+        if module not in done:
+            for other in sorted(imports.get(module, ())):
+                if circle := visit(other, [*path, module]):
+                    return circle
+            done.add(module)
+        return []
+
+    return next((circle for module in sorted(imports) if (circle := visit(module, []))), [])
+
+
+def test_every_folder_and_module_has_a_layer() -> None:
+    assert {part_of(name) for name in all_imports()} == layers().keys()
 
 
 def test_imports_go_down() -> None:
-    known = levels()
+    known = layers()
     wrong = [
-        f"{name} (level {level}) imports {other} (level {known[other]})"
-        for name, level in known.items()
-        for other in imports_of(PACKAGE / f"{name}.py")
-        if known[other] >= level
+        f"{name} (layer {known[part_of(name)]}) imports {other} (layer {known[part_of(other)]})"
+        for name, imported in all_imports().items()
+        for other in imported
+        if part_of(other) != part_of(name) and known[part_of(other)] >= known[part_of(name)]
     ]
     assert wrong == []
 
 
-def test_the_check_sees_an_import_that_goes_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_imports_go_in_a_circle() -> None:
+    assert circle_in(all_imports()) == []
+
+
+def test_the_check_sees_a_circle() -> None:
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c"]
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_the_check_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path)
     (tmp_path / "logs.py").touch()
     (tmp_path / "storage").mkdir()
@@ -69,12 +106,10 @@ def test_the_check_sees_an_import_that_goes_up(tmp_path: Path, monkeypatch: pyte
     assert imports_of(module) == {"logs", "errors", "storage/__init__", "storage/s3"}
 
 
-def test_the_lower_levels_know_no_http() -> None:
-    known = levels()
-    for name, level in known.items():
-        if level <= 7 and name != "connection" and not name.startswith("storage/"):
-            text = (PACKAGE / f"{name}.py").read_text()
-            assert not re.search(r"^\s*(from|import) aiohttp", text, re.MULTILINE), name
+def test_only_http_and_storage_know_aiohttp() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if part_of(module_name(path)) not in ("http", "storage"):
+            assert not re.search(r"^\s*(from|import) aiohttp", path.read_text(), re.MULTILINE), path
 
 
 def test_the_environment_of_the_process_is_never_changed() -> None:

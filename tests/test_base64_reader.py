@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from watchdog import openapi
-from watchdog.base64_reader import Base64Reader, decoded_text
 from watchdog.errors import BadInput
+from watchdog.http import openapi
+from watchdog.system.base64_reader import Base64Reader, decoded_text
 
 many = settings(deadline=None, max_examples=400)
 MIB = 1 << 20

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from running_server import RunningServer, StartServer, problem
 
-from watchdog.byte_order_mark import MARK_HINT, refuse_utf16
+from watchdog.process.byte_order_mark import MARK_HINT, refuse_utf16
 
 TEXT = "#!/bin/bash\necho ran\n"
 MARKED = TEXT.encode("utf-8-sig")

@@ -13,9 +13,9 @@ import pytest
 from control_groups import joining, made_control_group
 from running_server import Answer, RunningServer, StartServer
 
-from watchdog import call_warning
-from watchdog.call_warning import files_elsewhere
-from watchdog.process import has_crlf, is_shell_script
+from watchdog.output import call_warning
+from watchdog.output.call_warning import files_elsewhere
+from watchdog.process.command import has_crlf, is_shell_script
 
 # Runs a command until the file that it writes is newer than the script's start: file systems have a coarse clock.
 WRITE_LATER = 'touch "$TMP_INPUT_DIR/.start"; until [ {file} -nt "$TMP_INPUT_DIR/.start" ]; do echo x > {file}; done\n'
@@ -157,7 +157,7 @@ def test_a_huge_directory_is_not_looked_through(tmp_path: Path, monkeypatch: pyt
 def test_the_log_of_the_server_is_not_named(tmp_path: Path) -> None:
     """As with ``watchdog serve 2> server.log``."""
     program = (
-        "import os, sys, time; from watchdog.call_warning import files_elsewhere\n"
+        "import os, sys, time; from watchdog.output.call_warning import files_elsewhere\n"
         "since_ns = time.time_ns()\n"
         "while os.fstat(2).st_mtime_ns <= since_ns: os.write(2, b'x')\n"
         "while os.fstat(1).st_mtime_ns <= since_ns: os.write(1, b'x')\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from watchdog.cgroup import Cgroup
+from watchdog.system.cgroup import Cgroup
 
 
 class Kernel:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from watchdog.cloud_event import event_of, headers_of_answer
 from watchdog.errors import BadInput
+from watchdog.invocation.cloud_event import event_of, headers_of_answer
 
 REQUIRED = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/s", "ce-type": "t"}
 

@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog import config
-from watchdog.cgroup import Cgroup
-from watchdog.config import Configuration, load, parse_duration_s, parse_size_bytes
 from watchdog.errors import ConfigError
+from watchdog.settings import declarations, report
+from watchdog.settings import load as load_module
+from watchdog.settings.kinds import parse_duration_s, parse_size_bytes
+from watchdog.settings.load import Configuration, load
+from watchdog.system.cgroup import Cgroup
 
 
 def b64(text: str | bytes) -> str:
@@ -25,11 +27,11 @@ def b64(text: str | bytes) -> str:
 
 
 def valid(flags: dict[str, str] | None = None, /, **environ: str) -> Configuration:
-    return config.require_valid(load(environ, flags or {}))
+    return load_module.require_valid(load(environ, flags or {}))
 
 
 def value(name: str, flags: dict[str, str] | None = None, /, **environ: str) -> Any:
-    return getattr(valid(flags, **environ).settings, config.SETTINGS[name].attribute)
+    return getattr(valid(flags, **environ).settings, declarations.SETTINGS[name].attribute)
 
 
 def only_problem(flags: dict[str, str] | None = None, /, **environ: str) -> str:
@@ -50,8 +52,8 @@ def only_warning(**environ: str) -> str:
 def test_defaults() -> None:
     configuration = valid()
     settings = configuration.settings
-    cpus = config.usable_cpus(Cgroup())
-    assert {name: getattr(settings, declared.attribute) for name, declared in config.SETTINGS.items()} == {
+    cpus = declarations.usable_cpus(Cgroup())
+    assert {name: getattr(settings, declared.attribute) for name, declared in declarations.SETTINGS.items()} == {
         "port": 8080,
         "bind": None,
         "script_path": "/oscar/config/script.sh",
@@ -93,9 +95,9 @@ def test_defaults() -> None:
 
 
 def test_units_are_in_the_attributes_names() -> None:
-    assert config.SETTINGS["kill_grace"].attribute == "kill_grace_s"
-    assert config.SETTINGS["max_input_size"].attribute == "max_input_size_bytes"
-    assert config.SETTINGS["max_queue"].attribute == "max_queue"
+    assert declarations.SETTINGS["kill_grace"].attribute == "kill_grace_s"
+    assert declarations.SETTINGS["max_input_size"].attribute == "max_input_size_bytes"
+    assert declarations.SETTINGS["max_queue"].attribute == "max_queue"
 
 
 def test_precedence(tmp_path: Path) -> None:
@@ -139,8 +141,8 @@ def test_empty_bare_variable_is_not_set() -> None:
     assert value("port", port="") == 8080
 
 
-@pytest.mark.parametrize("declared", config.SETTINGS.values(), ids=lambda declared: declared.name)
-def test_empty_variable_and_flag_are_problems(declared: config.Setting) -> None:
+@pytest.mark.parametrize("declared", declarations.SETTINGS.values(), ids=lambda declared: declared.name)
+def test_empty_variable_and_flag_are_problems(declared: declarations.Setting) -> None:
     # Without such a function, what belongs to it is not looked at.
     classic = {"fprocess": "cat"} if declared.name in ("content_type", "combine_output") else {}
     problem = only_problem(**classic, **{declared.variable: ""})
@@ -192,7 +194,7 @@ def test_ten_broken_settings_are_all_named_in_one_go(tmp_path: Path) -> None:
         assert "\n" not in problem
 
     with pytest.raises(ConfigError) as raised:
-        config.require_valid(configuration)
+        load_module.require_valid(configuration)
     assert raised.value.problems == configuration.problems
 
 
@@ -200,11 +202,11 @@ def test_unknown_flag_is_a_problem() -> None:
     assert "nonsense" in only_problem({"nonsense": "1"})
 
 
-@given(st.dictionaries(st.sampled_from([s.variable for s in config.SETTINGS.values()]), st.text(max_size=20)))
+@given(st.dictionaries(st.sampled_from([s.variable for s in declarations.SETTINGS.values()]), st.text(max_size=20)))
 def test_load_never_raises(environ: dict[str, str]) -> None:
     configuration = load(environ, {})
-    config.script_problems(configuration)
-    config.report(configuration).encode()
+    report.script_problems(configuration)
+    report.report(configuration).encode()
     assert all("\n" not in line for line in configuration.problems)
 
 
@@ -465,7 +467,7 @@ def quota_of(tmp_path: Path, cpu_max: str) -> Cgroup:
 )
 def test_usable_cpus(tmp_path: Path, cpu_max: str, quota: int | None) -> None:
     affinity = len(os.sched_getaffinity(0))
-    assert config.usable_cpus(quota_of(tmp_path, cpu_max)) == (affinity if quota is None else quota)
+    assert declarations.usable_cpus(quota_of(tmp_path, cpu_max)) == (affinity if quota is None else quota)
 
 
 def test_max_queue_follows_max_inflight() -> None:
@@ -684,10 +686,10 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
     }
     configuration = load(environ, {})
     assert configuration.problems == []
-    assert "hunter2" not in repr(configuration) + config.report(configuration) + repr(configuration.settings)
+    assert "hunter2" not in repr(configuration) + report.report(configuration) + repr(configuration.settings)
     bad = load({"WATCHDOG_AUTH_TOKEN": "hunter2 \xff", "SCRIPT": "hunter2!", "FUNCTION_CONFIG": "hunter2!"}, {})
     assert len(bad.problems) == 3
-    assert "hunter2" not in repr(bad) + config.report(bad)
+    assert "hunter2" not in repr(bad) + report.report(bad)
 
 
 # The script
@@ -704,7 +706,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
 def test_script_in_the_environment(text: str) -> None:
     configuration = valid(SCRIPT=text)
     assert configuration.script_text == b"#!/bin/sh\necho hello\n"
-    assert config.script_problems(configuration) == []
+    assert report.script_problems(configuration) == []
 
 
 def test_script_in_url_safe_base64() -> None:
@@ -721,7 +723,7 @@ def test_empty_script_is_not_set() -> None:
 
 
 def script_problem(path: Path) -> str:
-    [problem] = config.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(path)))
+    [problem] = report.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(path)))
     assert problem.startswith(f"script_path: environment WATCHDOG_SCRIPT_PATH is '{path}'; ")
     return problem
 
@@ -733,7 +735,7 @@ def test_script_problems(tmp_path: Path) -> None:
     assert "no regular file" in script_problem(tmp_path / "fifo")
     script = tmp_path / "script.sh"
     script.write_text("echo hello")
-    assert config.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(script))) == []
+    assert report.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(script))) == []
 
 
 def test_unreadable_files_say_who_may_not_read_them(tmp_path: Path, as_nobody: None) -> None:
@@ -784,7 +786,7 @@ def test_missing_service_definition_elsewhere_is_a_problem(tmp_path: Path) -> No
     problem = only_problem({"service_definition": str(path)})
     assert problem == f"service_definition: flag --service-definition is '{path}'; there is no such file"
     assert "it is a directory" in only_problem({"service_definition": str(tmp_path)})
-    assert valid({"service_definition": config.DEFAULT_SERVICE_DEFINITION}).service is None
+    assert valid({"service_definition": declarations.DEFAULT_SERVICE_DEFINITION}).service is None
 
 
 def test_script_beside_a_whole_document(tmp_path: Path) -> None:
@@ -803,13 +805,13 @@ def test_script_of_a_document_in_a_variable() -> None:
 
     assert value("script_path", FUNCTION_CONFIG=document("/a/b.sh")) == "/a/b.sh"
     configuration = valid(FUNCTION_CONFIG=document("b.sh"))
-    assert configuration.settings.script_path == config.DEFAULT_SCRIPT_PATH
+    assert configuration.settings.script_path == declarations.DEFAULT_SCRIPT_PATH
     assert "'b.sh' is ignored" in configuration.warnings[0]
 
 
 def test_script_text_of_a_flat_object_is_not_a_path() -> None:
     configuration = valid(FUNCTION_CONFIG=b64('name: x\nscript: "#!/bin/sh\\necho hello"'))
-    assert configuration.settings.script_path == config.DEFAULT_SCRIPT_PATH
+    assert configuration.settings.script_path == declarations.DEFAULT_SCRIPT_PATH
 
 
 # What is made from the declaration
@@ -827,7 +829,7 @@ def test_report(tmp_path: Path) -> None:
         },
         {"port": "x"},
     )
-    text = config.report(configuration)
+    text = report.report(configuration)
     text.encode()
 
     def row(name: str) -> list[str]:
@@ -838,7 +840,7 @@ def test_report(tmp_path: Path) -> None:
     assert row("auth_token") == ["auth_token", "(set, not shown)", "environment WATCHDOG_AUTH_TOKEN"]
     assert row("script_path")[1] == r"'/a\nb\udcff'"
     assert row("max_output_size") == ["max_output_size", "0", "default"]
-    assert all(row(name) for name in config.SETTINGS)
+    assert all(row(name) for name in declarations.SETTINGS)
     assert "service definition: plants" in text
     assert "minio.default:in" in text
     assert "accepted without effect: fprocess" in text
@@ -849,26 +851,26 @@ def test_report(tmp_path: Path) -> None:
 
 def test_report_of_more_problems() -> None:
     configuration = valid()
-    assert "problems: none" in config.report(configuration)
-    assert "problems:\n  no script" in config.report(configuration, ["no script"])
+    assert "problems: none" in report.report(configuration)
+    assert "problems:\n  no script" in report.report(configuration, ["no script"])
 
 
 def test_settings_table() -> None:
-    lines = config.settings_table().splitlines()
-    assert len(lines) == 2 + len(config.SETTINGS)
+    lines = report.settings_table().splitlines()
+    assert len(lines) == 2 + len(declarations.SETTINGS)
     assert lines[2] == "| `port` | 8080 | port to listen on | `WATCHDOG_PORT`, `port` |"
     assert all(line.count("|") == 5 for line in lines)
 
 
 def test_flag_specs() -> None:
-    specs = {spec.name: spec for spec in config.flag_specs()}
-    assert list(specs) == [name for name in config.SETTINGS if name not in config.secret_names()]
+    specs = {spec.name: spec for spec in report.flag_specs()}
+    assert list(specs) == [name for name in declarations.SETTINGS if name not in declarations.secret_names()]
     assert specs["kill_grace"] == ("kill_grace", "time between SIGTERM and SIGKILL", "DURATION", "5s")
     assert specs["max_inflight"].default == "usable CPUs, at least 1"
 
 
 def test_start_without_a_service_definition_does_not_wait_for_yaml() -> None:
-    program = "import sys; from watchdog import config; config.load({}, {}); print('yaml' in sys.modules)"
+    program = "import sys; from watchdog.settings.load import load; load({}, {}); print('yaml' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 

@@ -6,8 +6,8 @@ import contextlib
 
 import pytest
 
-from watchdog.content_disposition import file_name
 from watchdog.errors import BadInput
+from watchdog.input.content_disposition import file_name
 
 
 @pytest.mark.parametrize(

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 from running_server import until
 
-from watchdog import proc
-from watchdog.decoy import Decoy
-from watchdog.process import Ended, Supervisor
+from watchdog.process.decoy import Decoy
+from watchdog.process.supervisor import Ended, Supervisor
+from watchdog.system import proc
 
 
 @pytest.fixture
 async def supervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
     """One that needs a decoy, whatever the oom_score_adj of this process is."""
-    monkeypatch.setattr("watchdog.decoy.why_needed", lambda: "for a test")
-    monkeypatch.setattr("watchdog.cgroup.Cgroup.ends_all_at_once", lambda self: False)
+    monkeypatch.setattr("watchdog.process.decoy.why_needed", lambda: "for a test")
+    monkeypatch.setattr("watchdog.system.cgroup.Cgroup.ends_all_at_once", lambda self: False)
     one = Supervisor()
     yield one
     one.close()

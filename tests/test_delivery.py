@@ -26,10 +26,12 @@ from changes import lengthen, rewrite, shorten
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from watchdog import delivery
-from watchdog.delivery import Answer, Form, Preference, Result, choose_form, prepare
 from watchdog.errors import AnswerNotAvailable, BadInput, OutputUnreadable
-from watchdog.workspace import Output
+from watchdog.output import encode, zip_format
+from watchdog.output import media_type as media_type_module
+from watchdog.output.accept import AnswerForm, AnswerPreference, choose_form
+from watchdog.output.answer import Answer, Result, prepare
+from watchdog.workspace.outputs import Output
 
 PIECE_BYTES = 384 * 1024
 LARGE_BYTES = 3 * PIECE_BYTES + 1
@@ -124,58 +126,58 @@ JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
 @pytest.mark.parametrize(
     ("accept", "names", "form", "media_type"),
     [
-        (None, PNG, Form.BASE64, "text/plain"),
-        ("", PNG, Form.BASE64, "text/plain"),
-        (" , ", PNG, Form.BASE64, "text/plain"),
-        ("*/*", PNG, Form.BASE64, "text/plain"),
-        ("*/*", [], Form.BASE64, "text/plain"),
-        ("text/*", PNG, Form.BASE64, "text/plain"),
-        ("text/*", ["page.html"], Form.BASE64, "text/plain"),
-        ("TEXT/Plain; charset=utf-8", SEVERAL, Form.BASE64, "text/plain"),
-        ("text/plain", ["notes.txt"], Form.BASE64, "text/plain"),
-        ("application/zip", PNG, Form.ZIP, "application/zip"),
-        ("application/zip", SEVERAL, Form.ZIP, "application/zip"),
-        ("application/zip", ["all.zip"], Form.ZIP, "application/zip"),
-        ("application/json", PNG, Form.JSON, "application/json"),
-        ("application/json", [], Form.JSON, "application/json"),
-        ("application/json", ["plant.json"], Form.JSON, "application/json"),
-        ("image/png", PNG, Form.RAW, "image/png"),
-        ("image/*", PNG, Form.RAW, "image/png"),
-        ("IMAGE/PNG", PNG, Form.RAW, "image/png"),
-        ("application/octet-stream", PNG, Form.RAW, "application/octet-stream"),
-        ("application/octet-stream", ["notes.txt"], Form.RAW, "application/octet-stream"),
-        ("application/octet-stream", [], Form.RAW, "application/octet-stream"),
-        ("application/*", ["plant.json"], Form.RAW, "application/json"),
-        ("application/*", SEVERAL, Form.ZIP, "application/zip"),
+        (None, PNG, AnswerForm.BASE64, "text/plain"),
+        ("", PNG, AnswerForm.BASE64, "text/plain"),
+        (" , ", PNG, AnswerForm.BASE64, "text/plain"),
+        ("*/*", PNG, AnswerForm.BASE64, "text/plain"),
+        ("*/*", [], AnswerForm.BASE64, "text/plain"),
+        ("text/*", PNG, AnswerForm.BASE64, "text/plain"),
+        ("text/*", ["page.html"], AnswerForm.BASE64, "text/plain"),
+        ("TEXT/Plain; charset=utf-8", SEVERAL, AnswerForm.BASE64, "text/plain"),
+        ("text/plain", ["notes.txt"], AnswerForm.BASE64, "text/plain"),
+        ("application/zip", PNG, AnswerForm.ZIP, "application/zip"),
+        ("application/zip", SEVERAL, AnswerForm.ZIP, "application/zip"),
+        ("application/zip", ["all.zip"], AnswerForm.ZIP, "application/zip"),
+        ("application/json", PNG, AnswerForm.JSON, "application/json"),
+        ("application/json", [], AnswerForm.JSON, "application/json"),
+        ("application/json", ["plant.json"], AnswerForm.JSON, "application/json"),
+        ("image/png", PNG, AnswerForm.RAW, "image/png"),
+        ("image/*", PNG, AnswerForm.RAW, "image/png"),
+        ("IMAGE/PNG", PNG, AnswerForm.RAW, "image/png"),
+        ("application/octet-stream", PNG, AnswerForm.RAW, "application/octet-stream"),
+        ("application/octet-stream", ["notes.txt"], AnswerForm.RAW, "application/octet-stream"),
+        ("application/octet-stream", [], AnswerForm.RAW, "application/octet-stream"),
+        ("application/*", ["plant.json"], AnswerForm.RAW, "application/json"),
+        ("application/*", SEVERAL, AnswerForm.ZIP, "application/zip"),
         # What cannot be met falls through to the next range.
-        ("image/jpeg, application/zip;q=0.5", PNG, Form.ZIP, "application/zip"),
-        ("image/jpeg, text/plain;q=0.1, application/zip;q=0.5", SEVERAL, Form.ZIP, "application/zip"),
-        ("application/zip, */*;q=0.1", [], Form.BASE64, "text/plain"),
+        ("image/jpeg, application/zip;q=0.5", PNG, AnswerForm.ZIP, "application/zip"),
+        ("image/jpeg, text/plain;q=0.1, application/zip;q=0.5", SEVERAL, AnswerForm.ZIP, "application/zip"),
+        ("application/zip, */*;q=0.1", [], AnswerForm.BASE64, "text/plain"),
         # The weight decides, then the more specific range, then our own order; beside */* of the same weight our order.
-        ("image/*, text/plain", PNG, Form.BASE64, "text/plain"),
-        ("image/png, text/*", PNG, Form.RAW, "image/png"),
-        ("application/json, image/*;q=0.9, */*;q=0.8", PNG, Form.JSON, "application/json"),
-        ("image/png, */*;q=0.9", PNG, Form.RAW, "image/png"),
-        ("application/json, */*", SEVERAL, Form.BASE64, "text/plain"),
-        ("application/json;q=0.3, */*;q=0.5", PNG, Form.BASE64, "text/plain"),
-        ("image/png, */*, text/plain;q=0.5", PNG, Form.RAW, "image/png"),
-        ("image/png;q=0.5, application/json", PNG, Form.JSON, "application/json"),
-        ("image/png, */*", PNG, Form.BASE64, "text/plain"),
-        ("application/json, text/plain, */*", PNG, Form.BASE64, "text/plain"),
-        ("image/*;q=0.9, image/png;q=0.1, text/plain;q=0.5", PNG, Form.BASE64, "text/plain"),
-        ("*/*, text/plain;q=0", PNG, Form.RAW, "image/png"),
-        ("*/*, text/plain;q=0", SEVERAL, Form.ZIP, "application/zip"),
-        ("text/*, text/plain;q=0", ["page.html"], Form.RAW, "text/html"),
+        ("image/*, text/plain", PNG, AnswerForm.BASE64, "text/plain"),
+        ("image/png, text/*", PNG, AnswerForm.RAW, "image/png"),
+        ("application/json, image/*;q=0.9, */*;q=0.8", PNG, AnswerForm.JSON, "application/json"),
+        ("image/png, */*;q=0.9", PNG, AnswerForm.RAW, "image/png"),
+        ("application/json, */*", SEVERAL, AnswerForm.BASE64, "text/plain"),
+        ("application/json;q=0.3, */*;q=0.5", PNG, AnswerForm.BASE64, "text/plain"),
+        ("image/png, */*, text/plain;q=0.5", PNG, AnswerForm.RAW, "image/png"),
+        ("image/png;q=0.5, application/json", PNG, AnswerForm.JSON, "application/json"),
+        ("image/png, */*", PNG, AnswerForm.BASE64, "text/plain"),
+        ("application/json, text/plain, */*", PNG, AnswerForm.BASE64, "text/plain"),
+        ("image/*;q=0.9, image/png;q=0.1, text/plain;q=0.5", PNG, AnswerForm.BASE64, "text/plain"),
+        ("*/*, text/plain;q=0", PNG, AnswerForm.RAW, "image/png"),
+        ("*/*, text/plain;q=0", SEVERAL, AnswerForm.ZIP, "application/zip"),
+        ("text/*, text/plain;q=0", ["page.html"], AnswerForm.RAW, "text/html"),
         # What browsers and Java send unasked.
-        (BROWSER, ["page.html"], Form.RAW, "text/html"),
-        (BROWSER, PNG, Form.BASE64, "text/plain"),
-        (BROWSER, SEVERAL, Form.BASE64, "text/plain"),
-        (JAVA, ["photo.jpg"], Form.RAW, "image/jpeg"),
-        (JAVA, PNG, Form.BASE64, "text/plain"),
-        ('application/zip;note="a, b;q=0";q=1.000 , , image/png ; q=0', PNG, Form.ZIP, "application/zip"),
+        (BROWSER, ["page.html"], AnswerForm.RAW, "text/html"),
+        (BROWSER, PNG, AnswerForm.BASE64, "text/plain"),
+        (BROWSER, SEVERAL, AnswerForm.BASE64, "text/plain"),
+        (JAVA, ["photo.jpg"], AnswerForm.RAW, "image/jpeg"),
+        (JAVA, PNG, AnswerForm.BASE64, "text/plain"),
+        ('application/zip;note="a, b;q=0";q=1.000 , , image/png ; q=0', PNG, AnswerForm.ZIP, "application/zip"),
     ],
 )
-def test_accept_chooses_the_form(accept: str | None, names: list[str], form: Form, media_type: str) -> None:
+def test_accept_chooses_the_form(accept: str | None, names: list[str], form: AnswerForm, media_type: str) -> None:
     offer = choose_form(accept, None).resolve([Output("/x", name, 1, 0.0, 0o100644) for name in names])
     assert (offer.form, offer.media_type) == (form, media_type)
 
@@ -248,12 +250,12 @@ def test_no_accept_does_more_than_be_refused(accept: str) -> None:
 )
 def test_the_order_of_ranges_does_not_count(ranges: list[str], names: list[str]) -> None:
     offer = choose_form(", ".join(ranges), None).resolve([Output("/x", n, 1, 0.0, 0o100644) for n in names])
-    assert offer.form is Form.BASE64
+    assert offer.form is AnswerForm.BASE64
 
 
-@pytest.mark.parametrize("form", list(Form))
-def test_the_output_parameter_wins_over_accept(form: Form) -> None:
-    assert choose_form("image/jpeg;q=broken", form.value.upper()) == Preference(form)
+@pytest.mark.parametrize("form", list(AnswerForm))
+def test_the_output_parameter_wins_over_accept(form: AnswerForm) -> None:
+    assert choose_form("image/jpeg;q=broken", form.value.upper()) == AnswerPreference(form)
 
 
 @pytest.mark.parametrize("value", ["", "tar", "raw,zip"])
@@ -399,32 +401,32 @@ _NAME = st.binary(min_size=1, max_size=40).filter(lambda n: not {0, 0x2F} & set(
 @settings(max_examples=60, deadline=None)
 @given(
     st.dictionaries(_NAME, st.binary(max_size=100) | st.sampled_from([noise(n) for n in SIZES]), max_size=4),
-    st.sampled_from(list(Form)),
+    st.sampled_from(list(AnswerForm)),
 )
 async def test_every_form_gives_the_files_back(
-    tmp_path_factory: pytest.TempPathFactory, files: dict[bytes, bytes], form: Form
+    tmp_path_factory: pytest.TempPathFactory, files: dict[bytes, bytes], form: AnswerForm
 ) -> None:
     root = tmp_path_factory.mktemp("outputs")
     result = left(root, {os.fsdecode(name): data for name, data in files.items()}, b"stdout")
     try:
         answer, body = await answered(result, output=form.value)
     except AnswerNotAvailable:
-        assert (form, len(files)) in [(Form.ZIP, 0)] or (form is Form.RAW and len(files) > 1)
+        assert (form, len(files)) in [(AnswerForm.ZIP, 0)] or (form is AnswerForm.RAW and len(files) > 1)
         return
     for value in answer.headers.values():
         assert re.fullmatch(r"[ -~]+", value)
     if len(files) == 1:
         assert unquote_to_bytes(answer.headers["X-Output-Name"]) == next(iter(files))
-    if form is Form.JSON:
+    if form is AnswerForm.JSON:
         outputs = json.loads(body)["outputs"]
         assert [base64.b64decode(entry["data"]) for entry in outputs] == list(files.values())
         return
-    if form is Form.BASE64 and files:
+    if form is AnswerForm.BASE64 and files:
         assert body.endswith(b"\n")
         body = base64.b64decode(body[:-1], validate=True)
     if not files:
         assert body == b"stdout"
-    elif form is Form.ZIP or len(files) > 1:
+    elif form is AnswerForm.ZIP or len(files) > 1:
         with zipfile.ZipFile(io.BytesIO(body)) as archive:
             entries = archive.infolist()
             assert [archive.read(entry) for entry in entries] == list(files.values())
@@ -437,7 +439,7 @@ async def test_every_form_gives_the_files_back(
 @given(st.lists(st.integers(0, 3 * PIECE_BYTES), max_size=8))
 def test_regrouping_changes_nothing_but_the_cuts(sizes: list[int]) -> None:
     data = [noise(size) for size in sizes]
-    pieces = list(delivery._regrouped(data))
+    pieces = list(encode.regrouped(data))
     assert b"".join(pieces) == b"".join(data)
     assert all(len(piece) == PIECE_BYTES for piece in pieces[:-1])
     assert all(0 < len(piece) <= PIECE_BYTES for piece in pieces)
@@ -446,7 +448,7 @@ def test_regrouping_changes_nothing_but_the_cuts(sizes: list[int]) -> None:
 async def test_a_short_read_does_not_break_base64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Network and FUSE file systems may give less than was asked for, at any place."""
     pread = os.pread
-    monkeypatch.setattr(delivery, "os", OsWithPread(lambda fd, size, offset: pread(fd, min(size, 1000), offset)))
+    monkeypatch.setattr(encode, "os", OsWithPread(lambda fd, size, offset: pread(fd, min(size, 1000), offset)))
     data = noise(LARGE_BYTES)
     result = left(tmp_path, {"a": data})
     _, body = await answered(result)
@@ -471,7 +473,7 @@ async def test_a_short_read_does_not_break_base64(tmp_path: Path, monkeypatch: p
     ],
 )
 def test_a_name_as_a_header_value(name: str, encoded: str) -> None:
-    assert delivery.encoded_name(name) == encoded
+    assert media_type_module.encoded_name(name) == encoded
 
 
 @pytest.mark.parametrize(
@@ -510,12 +512,12 @@ async def test_the_file_name_of_a_raw_answer(tmp_path: Path, name: str, value: s
     ],
 )
 def test_the_type_is_guessed_from_the_ending(name: str, media_type: str) -> None:
-    assert delivery.guessed_type(name) == media_type
+    assert media_type_module.guessed_type(name) == media_type
 
 
 def test_an_ending_has_the_same_type_on_each_python() -> None:
-    endings = sorted(delivery._mime_types().types_map[True])
-    types = "".join(f"{ending} {delivery.guessed_type('a' + ending)}\n" for ending in endings)
+    endings = sorted(media_type_module._mime_types().types_map[True])
+    types = "".join(f"{ending} {media_type_module.guessed_type('a' + ending)}\n" for ending in endings)
     # Of Python 3.11 to 3.14. If a new Python differs, add what differs to _MORE_TYPES.
     assert hashlib.sha256(types.encode()).hexdigest().startswith("bc775fde2b98daa7"), types
 
@@ -547,7 +549,7 @@ def test_files_and_offsets_of_4_gib(tmp_path: Path, size_bytes: int) -> None:
         Output("/c", "c.bin", size_bytes, 1e9, 0o100644),
     ]
     path = tmp_path / "large.zip"
-    written(delivery.zip_parts(outputs, [1, 0, 2]), path)
+    written(zip_format.zip_parts(outputs, [1, 0, 2]), path)
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
         assert archive.read("b.bin") == b""
@@ -566,7 +568,7 @@ def test_files_and_offsets_of_4_gib(tmp_path: Path, size_bytes: int) -> None:
 @pytest.mark.parametrize("count", [0xFFFE, 0xFFFF, 70_000])
 def test_very_many_entries(tmp_path: Path, count: int) -> None:
     path = tmp_path / "many.zip"
-    written(delivery.zip_parts((Output("/x", f"{n}", 0, 1e9, 0o644) for n in range(count)), [0] * count), path)
+    written(zip_format.zip_parts((Output("/x", f"{n}", 0, 1e9, 0o644) for n in range(count)), [0] * count), path)
     with zipfile.ZipFile(path) as archive:
         assert archive.namelist() == [str(n) for n in range(count)]
     assert (b"PK\6\6" in path.read_bytes()[-200:]) == (count >= 0xFFFF)
@@ -610,7 +612,7 @@ async def test_info_zip_reads_it_and_restores_modes_and_times(tmp_path: Path) ->
     ],
 )
 def test_times_of_entries(tmp_path: Path, mtime_s: float, expected: tuple[int, ...]) -> None:
-    written(delivery.zip_parts([Output("/x", "x", 0, mtime_s, 0o644)], [0]), tmp_path / "a.zip")
+    written(zip_format.zip_parts([Output("/x", "x", 0, mtime_s, 0o644)], [0]), tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
         assert archive.infolist()[0].date_time == expected
 
@@ -644,7 +646,7 @@ async def test_what_is_large_is_read_in_threads_only(
         readers.add(threading.get_ident())
         return pread(fd, size, offset)
 
-    monkeypatch.setattr(delivery, "os", OsWithPread(noted_pread))
+    monkeypatch.setattr(encode, "os", OsWithPread(noted_pread))
     answer, _ = await answered(result, output=output)
     assert answer.body is None
     assert readers
@@ -731,7 +733,7 @@ async def test_a_read_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def broken(fd: int, size: int, offset: int) -> bytes:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(delivery, "os", OsWithPread(broken))
+    monkeypatch.setattr(encode, "os", OsWithPread(broken))
     with pytest.raises(OutputUnreadable, match="'leaf': Input/output error"):
         await prepare(result, choose_form(None, None))
 
@@ -829,7 +831,7 @@ async def test_a_cancelled_first_pass_stops(tmp_path: Path, monkeypatch: pytest.
         is_reading.set()
         return pread(fd, size, offset)
 
-    monkeypatch.setattr(delivery, "os", OsWithPread(noted_pread))
+    monkeypatch.setattr(encode, "os", OsWithPread(noted_pread))
     before = open_descriptors()
     preparing = asyncio.create_task(prepare(result, choose_form(None, "zip")))
     await asyncio.to_thread(is_reading.wait)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from watchdog.directory_state import state_of
+from watchdog.system.directory_state import state_of
 
 
 def test_state_is_the_same_after_thousands_of_files_were_made_and_removed(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from running_server import StartServer, problem
 
-from watchdog import form
 from watchdog.errors import BadInput, InputTooLarge
-from watchdog.held_input import HeldInput
-from watchdog.intake import Receiver, Said
+from watchdog.input import form
+from watchdog.input.detect import BodyHints
+from watchdog.input.receive import Receiver
+from watchdog.workspace.held_input import HeldInput
 
 FORM = "application/x-www-form-urlencoded"
 MIB = 1024 * 1024
@@ -26,7 +27,7 @@ MIB = 1024 * 1024
 
 def receive(directory: Path, pieces: Iterable[bytes], max_size_bytes: int = 0) -> bytes:
     held = HeldInput(str(directory))
-    receiver = Receiver(Said(content_type=FORM, file_name="form"), held, max_size_bytes)
+    receiver = Receiver(BodyHints(content_type=FORM, file_name="form"), held, max_size_bytes)
     try:
         for piece in pieces:
             receiver.feed(piece)
@@ -74,7 +75,7 @@ def test_large_field_takes_constant_memory(tmp_path: Path, start: bytes, piece: 
     tracemalloc.start()
     try:
         held = HeldInput(str(tmp_path))
-        receiver = Receiver(Said(content_type=FORM, file_name="form"), held)
+        receiver = Receiver(BodyHints(content_type=FORM, file_name="form"), held)
         for each in (start, *[piece] * times, end):
             receiver.feed(each)
         receiver.finish()
@@ -94,7 +95,7 @@ def test_many_large_fields_with_one_key_take_constant_memory(tmp_path: Path) -> 
     tracemalloc.start()
     try:
         held = HeldInput(str(tmp_path))
-        receiver = Receiver(Said(content_type=FORM, file_name="form"), held)
+        receiver = Receiver(BodyHints(content_type=FORM, file_name="form"), held)
         for field in fields:
             receiver.feed(field + b"&")
         receiver.finish()
@@ -112,7 +113,7 @@ def test_many_large_fields_with_one_key_take_constant_memory(tmp_path: Path) -> 
 @pytest.mark.parametrize("piece", [b"a" * 1000, b"%61" * 1000])
 def test_form_over_max_input_size_is_refused_before_its_end(tmp_path: Path, piece: bytes) -> None:
     held = HeldInput(str(tmp_path))
-    receiver = Receiver(Said(content_type=FORM), held, 100_000)
+    receiver = Receiver(BodyHints(content_type=FORM), held, 100_000)
     try:
         receiver.feed(b"name=")
         for _ in range(99):

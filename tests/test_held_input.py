@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from watchdog import held_input
 from watchdog.errors import NoSpace
-from watchdog.held_input import HeldInput
-from watchdog.nameless_file import open_nameless
+from watchdog.system.nameless_file import open_nameless
+from watchdog.workspace import held_input
+from watchdog.workspace.held_input import HeldInput
 
 KIB = 1024
 

@@ -20,16 +20,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from watchdog.errors import BadInput, InputTooLarge
-from watchdog.held_input import HeldInput
-from watchdog.intake import Input, Receiver, Said, take_in
+from watchdog.input.detect import BodyHints
+from watchdog.input.receive import Input, Receiver, take_in
+from watchdog.workspace.held_input import HeldInput
 
 anew = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
 
 
-NOTHING_SAID = Said()
+NOTHING_SAID = BodyHints()
 
 
-def receive(directory: Path, pieces: Iterable[bytes], said: Said = NOTHING_SAID, max_size_bytes: int = 0) -> Input:
+def receive(directory: Path, pieces: Iterable[bytes], said: BodyHints = NOTHING_SAID, max_size_bytes: int = 0) -> Input:
     for old in directory.iterdir():
         old.unlink()
     held = HeldInput(str(directory))
@@ -47,12 +48,12 @@ def receive(directory: Path, pieces: Iterable[bytes], said: Said = NOTHING_SAID,
 
 
 def content(directory: Path, *pieces: bytes, **said: str) -> bytes:
-    return (directory / receive(directory, pieces, Said(**said)).name).read_bytes()
+    return (directory / receive(directory, pieces, BodyHints(**said)).name).read_bytes()
 
 
 def refusal(directory: Path, *pieces: bytes, **said: str) -> str:
     with pytest.raises(BadInput) as caught:
-        receive(directory, pieces, Said(**said))
+        receive(directory, pieces, BodyHints(**said))
     return str(caught.value)
 
 
@@ -218,31 +219,31 @@ def test_rules(tmp_path: Path, body: bytes, content_type: str, expected: bytes |
 @pytest.mark.parametrize(
     ("body", "said", "encoding"),
     [
-        (b"aGVsbG8=", Said(), "base64"),
-        (b'="aGVsbG8="', Said(content_type=FORM), "base64"),
-        (b"\n", Said(), "base64"),
-        (b"aGVsbG8=", Said(content_type="image/x", encoding="base64"), "base64"),
-        (base64.b64encode(bytes(9000)), Said(), "base64"),
-        (b"{}", Said(), "json"),
-        (b"true", Said(content_type="application/json"), "json"),
-        (b"any", Said(encoding="json"), "json"),
-        (b"a=1", Said(content_type=FORM), "form"),
-        (b"a=1&" * 3000, Said(content_type=FORM), "form"),
-        (b"a,b", Said(content_type="text/csv"), "raw"),
-        (b"[1]", Said(content_type="image/x"), "raw"),
-        (b"\x89PNG", Said(content_type="application/octet-stream"), "raw"),
-        (b"aGVsbG8=", Said(encoding="raw"), "raw"),
-        (b"", Said(), "raw"),
-        (b"", Said(content_type="application/json"), "raw"),
-        (b"", Said(encoding="base64"), "base64"),
+        (b"aGVsbG8=", BodyHints(), "base64"),
+        (b'="aGVsbG8="', BodyHints(content_type=FORM), "base64"),
+        (b"\n", BodyHints(), "base64"),
+        (b"aGVsbG8=", BodyHints(content_type="image/x", encoding="base64"), "base64"),
+        (base64.b64encode(bytes(9000)), BodyHints(), "base64"),
+        (b"{}", BodyHints(), "json"),
+        (b"true", BodyHints(content_type="application/json"), "json"),
+        (b"any", BodyHints(encoding="json"), "json"),
+        (b"a=1", BodyHints(content_type=FORM), "form"),
+        (b"a=1&" * 3000, BodyHints(content_type=FORM), "form"),
+        (b"a,b", BodyHints(content_type="text/csv"), "raw"),
+        (b"[1]", BodyHints(content_type="image/x"), "raw"),
+        (b"\x89PNG", BodyHints(content_type="application/octet-stream"), "raw"),
+        (b"aGVsbG8=", BodyHints(encoding="raw"), "raw"),
+        (b"", BodyHints(), "raw"),
+        (b"", BodyHints(content_type="application/json"), "raw"),
+        (b"", BodyHints(encoding="base64"), "base64"),
         (
             b'--B\r\nContent-Disposition: form-data; name="a"\r\n\r\n1\r\n--B--',
-            Said("multipart/form-data; boundary=B"),
+            BodyHints("multipart/form-data; boundary=B"),
             "multipart",
         ),
     ],
 )
-def test_the_encoding_that_was_found_is_known(tmp_path: Path, body: bytes, said: Said, encoding: str) -> None:
+def test_the_encoding_that_was_found_is_known(tmp_path: Path, body: bytes, said: BodyHints, encoding: str) -> None:
     assert receive(tmp_path, [body], said).encoding == encoding
     assert receive(tmp_path, (body[i : i + 1] for i in range(len(body))), said).encoding == encoding
 
@@ -445,7 +446,7 @@ def test_one_file_of_a_form_is_the_input(tmp_path: Path) -> None:
     body = multipart((disposition("text"), b"hello"), (disposition("file", "../../a/photo.jpg"), b"\xff\xd8\r\n--b"))
     for size in (1, 7, 1000):
         pieces = [body[i : i + size] for i in range(0, len(body), size)]
-        taken = receive(tmp_path, pieces, Said(content_type=MULTIPART))
+        taken = receive(tmp_path, pieces, BodyHints(content_type=MULTIPART))
         assert taken.name == "photo.jpg"
         assert (tmp_path / taken.name).read_bytes() == b"\xff\xd8\r\n--b"
         assert (tmp_path / "text").read_bytes() == b"hello"
@@ -457,7 +458,7 @@ def test_several_files_of_a_form_give_the_directory(tmp_path: Path) -> None:
         (disposition("b", "x.jpg"), b"2"),
         (disposition("c", "y") + "\r\nContent-Transfer-Encoding: base64", b"aGVs\r\nbG8="),
     )
-    taken = receive(tmp_path, [body], Said(content_type=MULTIPART))
+    taken = receive(tmp_path, [body], BodyHints(content_type=MULTIPART))
     assert taken == Input("", 7, "multipart")
     files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert files == {"x.jpg": b"1", "x-2.jpg": b"2", "y": b"hello"}
@@ -494,16 +495,16 @@ def test_a_byte_order_mark_before_base64_in_a_part_is_skipped(
 def test_names_of_parts_outside_ascii_and_empty_ones(tmp_path: Path) -> None:
     extended = "Content-Disposition: form-data; name=f; filename=x; filename*=utf-8''%C3%B1.jpg"
     body = multipart((extended, b"1"), ('Content-Disposition: form-data; name="none"; filename=""', b""))
-    assert receive(tmp_path, [body], Said(content_type=MULTIPART)).name == "ñ.jpg"
+    assert receive(tmp_path, [body], BodyHints(content_type=MULTIPART)).name == "ñ.jpg"
     body = multipart(('Content-Disposition: form-data; name="f"; filename=""', b"nameless"))
-    taken = receive(tmp_path, [body], Said(content_type=MULTIPART))
+    taken = receive(tmp_path, [body], BodyHints(content_type=MULTIPART))
     assert taken.name.startswith("event-file-")
     assert (tmp_path / taken.name).read_bytes() == b"nameless"
 
 
 def test_ten_thousand_files_of_one_name(tmp_path: Path) -> None:
     body = multipart(*[(disposition("f", "a"), b"")] * 9_999)
-    receive(tmp_path, [body], Said(content_type=MULTIPART))
+    receive(tmp_path, [body], BodyHints(content_type=MULTIPART))
     assert (tmp_path / "a-9999").exists()
 
 
@@ -548,7 +549,7 @@ def test_a_malformed_multipart_form_is_refused(tmp_path: Path, body: bytes, cont
 )
 def test_content_encodings(tmp_path: Path, size: int, coding: str, squeezed: bytes) -> None:
     pieces = [squeezed[i : i + size] for i in range(0, len(squeezed), size)]
-    taken = receive(tmp_path, pieces, Said(content_encoding=coding, content_type="image/x"))
+    taken = receive(tmp_path, pieces, BodyHints(content_encoding=coding, content_type="image/x"))
     assert (tmp_path / taken.name).read_bytes() == b"x" * 3_000_000
 
 
@@ -570,22 +571,22 @@ def test_a_bad_content_encoding_is_refused(tmp_path: Path, coding: str, body: by
 def test_a_gzip_bomb_stops_at_max_input_size(tmp_path: Path) -> None:
     bomb = gzip.compress(bytes(50_000_000))
     with pytest.raises(InputTooLarge, match="over 5000000 bytes"):
-        receive(tmp_path, [bomb], Said(content_encoding="gzip", content_type="image/x"), 5_000_000)
+        receive(tmp_path, [bomb], BodyHints(content_encoding="gzip", content_type="image/x"), 5_000_000)
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 5_000_000
 
 
 @pytest.mark.parametrize("body", [b"QUJDRA==", b"raw!", b"a=1234"])
 def test_max_input_size_bounds_the_decoded_bytes(tmp_path: Path, body: bytes) -> None:
     content_type = "image/x" if body.startswith(b"raw") else FORM
-    receive(tmp_path, [body], Said(content_type=content_type), 12)
+    receive(tmp_path, [body], BodyHints(content_type=content_type), 12)
     with pytest.raises(InputTooLarge):
-        receive(tmp_path, [body], Said(content_type=content_type), 3)
+        receive(tmp_path, [body], BodyHints(content_type=content_type), 3)
 
 
 def test_the_file_has_the_callers_name_or_oscars(tmp_path: Path) -> None:
-    assert receive(tmp_path, [b""], Said(file_name="a/b c.jpg")).name == "b c.jpg"
+    assert receive(tmp_path, [b""], BodyHints(file_name="a/b c.jpg")).name == "b c.jpg"
     assert receive(tmp_path, [b""]).name.startswith("event-file-")
-    assert receive(tmp_path, [b""], Said(file_name="..")).name.startswith("event-file-")
+    assert receive(tmp_path, [b""], BodyHints(file_name="..")).name.startswith("event-file-")
 
 
 async def pieces_of(data: bytes, size: int) -> AsyncIterator[bytes]:
@@ -598,7 +599,7 @@ async def test_take_in_in_a_thread_or_not(tmp_path: Path, size_bytes: int) -> No
     data = random.Random(1).randbytes(size_bytes)
     body = pieces_of(base64.b64encode(data), 65_536)
     with contextlib.closing(HeldInput(str(tmp_path))) as held:
-        taken = await take_in(body, Said(), held)
+        taken = await take_in(body, BodyHints(), held)
         assert taken.size_bytes == size_bytes
         assert list(tmp_path.iterdir()) == []
         held.give_names(str(tmp_path))
@@ -608,7 +609,7 @@ async def test_take_in_in_a_thread_or_not(tmp_path: Path, size_bytes: int) -> No
 async def test_an_error_in_the_thread_reaches_the_caller(tmp_path: Path) -> None:
     body = base64.b64encode(bytes(3_000_000)) + b"!"
     with contextlib.closing(HeldInput(str(tmp_path))) as held, pytest.raises(BadInput, match="offset 4000000"):
-        await take_in(pieces_of(body, 65_536), Said(), held)
+        await take_in(pieces_of(body, 65_536), BodyHints(), held)
 
 
 async def test_a_cancelled_take_in_returns_only_when_its_thread_is_done(
@@ -625,7 +626,7 @@ async def test_a_cancelled_take_in_returns_only_when_its_thread_is_done(
 
     monkeypatch.setattr(Receiver, "feed_all", slowly)
     held = HeldInput(str(tmp_path))
-    task = asyncio.ensure_future(take_in(pieces_of(bytes(1_000_000), 100_000), Said(), held))
+    task = asyncio.ensure_future(take_in(pieces_of(bytes(1_000_000), 100_000), BodyHints(), held))
     await asyncio.to_thread(entered.wait, 10)
     task.cancel()
     await asyncio.sleep(0)

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from running_server import StartServer
 
-from watchdog import logs
-from watchdog.log_rate import LogRate
+from watchdog.logs import script_log, sink
+from watchdog.logs.log_rate import LogRate
 
 
 class Call:
@@ -21,10 +21,10 @@ class Call:
         self.now_s = 100.0
         self._path = path
         self._fd = os.open(path, os.O_WRONLY | os.O_CREAT)
-        self._sink = logs.Sink(self._fd, level=level)
+        self._sink = sink.LogWriter(self._fd, level=level)
         rate = LogRate(bytes_per_s, lambda: self.now_s)
-        self.stdout = logs.ScriptLog(self._sink, stream="stdout", call_id="c", rate=rate)
-        self.stderr = logs.ScriptLog(self._sink, stream="stderr", call_id="c", rate=rate)
+        self.stdout = script_log.ScriptLog(self._sink, stream="stdout", call_id="c", rate=rate)
+        self.stderr = script_log.ScriptLog(self._sink, stream="stderr", call_id="c", rate=rate)
 
     def end(self) -> list[dict[str, Any]]:
         self.stdout.close()

@@ -18,7 +18,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_server import read_terminal
 
-from watchdog import logs
+from watchdog.logs import level as level_module
+from watchdog.logs import script_log, setup
+from watchdog.logs import sink as sink_module
+from watchdog.logs import text as text_module
 
 DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
 ROOT = Path(__file__).parent.parent
@@ -249,12 +252,12 @@ NOT_SHOWN = [
 
 @pytest.mark.parametrize(("program", "line", "level"), SHOWN)
 def test_level_that_a_line_shows(program: str, line: str, level: int | None) -> None:
-    assert logs.classify(line) == level, program
+    assert level_module.classify(line) == level, program
 
 
 @pytest.mark.parametrize(("line", "level"), NOT_SHOWN)
 def test_level_that_a_line_only_speaks_of(line: str, level: int | None) -> None:
-    assert logs.classify(line) == level
+    assert level_module.classify(line) == level
 
 
 @pytest.mark.parametrize(("program", "line", "level"), SHOWN)
@@ -590,7 +593,7 @@ def test_long_line_is_cut_and_marked(capture: Capture, size: int) -> None:
 
 
 def test_a_json_line_that_is_cut_keeps_its_level() -> None:
-    assert logs.classify('{"time": 1, "level": "error", "msg": "' + "x" * 65_000) == ERROR
+    assert level_module.classify('{"time": 1, "level": "error", "msg": "' + "x" * 65_000) == ERROR
 
 
 def test_line_of_exactly_64_kib_is_whole(capture: Capture) -> None:
@@ -680,8 +683,10 @@ LOOKS_LIKE_JAVA = b"WARN java.net.ConnectException: retrying\n"
 def test_what_waits_for_more_is_logged_in_silence(tmp_path: Path, feeds: list[bytes], longest_s: float) -> None:
     loop = Loop()
     with (tmp_path / "log").open("wb") as file:
-        sink = logs.Sink(file.fileno())
-        log = logs.ScriptLog(sink, stream="stderr", call_id="c", clock=lambda: loop.now_s, call_later=loop.call_later)
+        sink = sink_module.LogWriter(file.fileno())
+        log = script_log.ScriptLog(
+            sink, stream="stderr", call_id="c", clock=lambda: loop.now_s, call_later=loop.call_later
+        )
         for data in feeds:
             log.feed(data)
         assert sink.flush(10)
@@ -800,7 +805,7 @@ def test_no_stream_breaks_it(feeds: list[bytes]) -> None:
 def feed_all(feeds: list[bytes]) -> list[tuple[str, str]]:
     """Levels and texts, without a writer thread for each of Hypothesis's examples."""
     sink = Kept(0)
-    log = logs.ScriptLog(sink, stream="stderr", call_id="c", clock=lambda: 0.0)
+    log = script_log.ScriptLog(sink, stream="stderr", call_id="c", clock=lambda: 0.0)
     for data in feeds:
         log.feed(data)
     log.close()
@@ -808,7 +813,7 @@ def feed_all(feeds: list[bytes]) -> list[tuple[str, str]]:
     return [(event["level"], event["event"]) for event in events]
 
 
-class Kept(logs.Sink):
+class Kept(sink_module.LogWriter):
     def __init__(self, level: int) -> None:
         super().__init__(-1, level=level)
         self.kept: list[bytes] = []
@@ -831,9 +836,9 @@ def pipe() -> Iterator[tuple[int, int]]:
             continue
 
 
-def flood(sink: logs.Sink, feeds: int) -> int:
+def flood(sink: sink_module.LogWriter, feeds: int) -> int:
     """Feed lines without end to a sink that nobody empties; how many there were."""
-    log = logs.ScriptLog(sink, stream="stdout", call_id="c")
+    log = script_log.ScriptLog(sink, stream="stdout", call_id="c")
     data = b"a line of the flood\n" * 3000
     for _ in range(feeds):
         log.feed(data)
@@ -855,7 +860,7 @@ def drain(fd: int, into: list[bytes]) -> threading.Thread:
 def test_stalled_reader_blocks_nobody_and_losses_are_counted(pipe: tuple[int, int], blocking: bool) -> None:
     reading, writing = pipe
     os.set_blocking(writing, blocking)
-    sink = logs.Sink(writing, limit_bytes=256 * 1024)
+    sink = sink_module.LogWriter(writing, limit_bytes=256 * 1024)
     lines = flood(sink, 20)  # would wait for ever here if it waited for the reader
     was_full = sink.is_full
     sink.put_own(sink.form.event("info", {"event": "an event of the program itself", "logger": "x"}))
@@ -867,7 +872,7 @@ def test_stalled_reader_blocks_nobody_and_losses_are_counted(pipe: tuple[int, in
     thread = drain(reading, read)
     assert sink.flush(10)
     assert not sink.is_full
-    logs.ScriptLog(sink, stream="stdout", call_id="c").feed(b"the flood is over\n")
+    script_log.ScriptLog(sink, stream="stdout", call_id="c").feed(b"the flood is over\n")
     assert sink.close(10)
     os.close(writing)
     thread.join()
@@ -883,7 +888,7 @@ def test_stalled_reader_blocks_nobody_and_losses_are_counted(pipe: tuple[int, in
 
 
 def test_memory_of_a_flood_is_bounded(pipe: tuple[int, int]) -> None:
-    sink = logs.Sink(pipe[1], limit_bytes=256 * 1024)
+    sink = sink_module.LogWriter(pipe[1], limit_bytes=256 * 1024)
     flood(sink, 50)
     for _ in range(10_000):
         sink.put_own(b"x" * 1000)
@@ -898,7 +903,7 @@ def test_memory_of_a_flood_is_bounded(pipe: tuple[int, int]) -> None:
 
 def test_reader_that_is_gone_is_no_problem(pipe: tuple[int, int]) -> None:
     os.close(pipe[0])
-    sink = logs.Sink(pipe[1])
+    sink = sink_module.LogWriter(pipe[1])
     flood(sink, 3)
     assert sink.flush(10)
     flood(sink, 200)
@@ -910,14 +915,14 @@ def test_reader_that_is_gone_is_no_problem(pipe: tuple[int, int]) -> None:
 
 def test_full_disk_is_no_problem() -> None:
     with open("/dev/full", "wb") as full:
-        sink = logs.Sink(full.fileno())
+        sink = sink_module.LogWriter(full.fileno())
         flood(sink, 3)
         assert sink.close(10)
 
 
 def test_events_after_close_are_still_written(tmp_path: Path) -> None:
     with (tmp_path / "log").open("wb") as file:
-        sink = logs.Sink(file.fileno())
+        sink = sink_module.LogWriter(file.fileno())
         sink.put(b"one\n")
         assert sink.close(10)
         sink.put(b"two\n")
@@ -928,7 +933,10 @@ def test_events_after_close_are_still_written(tmp_path: Path) -> None:
 # ---- This program's own events ----
 
 
-CONFIGURE = "from watchdog import logs; import sys; sink = logs.configure(level={level!r}, format={format!r})\n"
+CONFIGURE = (
+    "from watchdog.logs.setup import configure, get_logger; import sys; "
+    "sink = configure(level={level!r}, format={format!r})\\n"
+)
 
 
 def own(code: str, level: str = "INFO", format_: str = "json") -> list[dict[str, Any]]:
@@ -937,21 +945,21 @@ def own(code: str, level: str = "INFO", format_: str = "json") -> list[dict[str,
 
 
 def test_own_event() -> None:
-    [event] = own("logs.get('server').info('listening', port=8080, level='x', path='\\udcff', big=2**70)")
+    [event] = own("get_logger('server').info('listening', port=8080, level='x', path='\\udcff', big=2**70)")
     assert list(event) == ["timestamp", "level", "event", "logger", "port", "path", "big"]
     assert (event["level"], event["event"], event["logger"]) == ("info", "listening", "server")
     assert (event["port"], event["path"], event["big"]) == (8080, "\\xff", str(2**70))
 
 
 def test_own_events_below_the_level_are_dropped() -> None:
-    code = "for name in ('debug', 'info', 'warning', 'error', 'critical'): getattr(logs.get('a'), name)('x')"
+    code = "for name in ('debug', 'info', 'warning', 'error', 'critical'): getattr(get_logger('a'), name)('x')"
     assert levels(own(code)) == ["info", "warning", "error", "critical"]
     assert levels(own(code, level="ERROR")) == ["error", "critical"]
     assert levels(own(code, level="NOTSET"))[0] == "debug"
 
 
 def test_own_exception() -> None:
-    [event] = own("try: 1/0\nexcept Exception: logs.get('a').exception('internal error')")
+    [event] = own("try: 1/0\nexcept Exception: get_logger('a').exception('internal error')")
     assert event["level"] == "error"
     assert event["exception"].startswith("Traceback")
     assert "ZeroDivisionError" in event["exception"]
@@ -978,13 +986,13 @@ warnings.warn("old")
 @pytest.mark.parametrize(("level", "format_"), [("LOUD", "json"), ("INFO", "xml")])
 def test_unknown_level_or_format_is_refused(level: str, format_: str) -> None:
     with pytest.raises(ValueError):
-        logs.configure(level=level, format=format_)
+        setup.configure(level=level, format=format_)
 
 
 CONSOLE = """
-logs.get("server").info("listening", port=8080, name="\\x1b[2Jevil\\udcff")
+get_logger("server").info("listening", port=8080, name="\\x1b[2Jevil\\udcff")
 try: 1/0
-except Exception: logs.get("server").exception("internal error")
+except Exception: get_logger("server").exception("internal error")
 log = logs.ScriptLog(sink, stream="stdout", call_id="c-1")
 log.feed(b"ERROR: bad \\x07 bell\\n")
 log.close()
@@ -1019,13 +1027,15 @@ def test_auto_is_console_on_a_terminal(no_color: str) -> None:
 
 
 def test_printable() -> None:
-    assert logs.printable("caf\xe9 \t\x1b[31m\n\udcff\u202e\ud800") == "caf\xe9 \t\\x1b[31m\\n\\xff\\u202e\\ud800"
+    assert (
+        text_module.printable("caf\xe9 \t\x1b[31m\n\udcff\u202e\ud800") == "caf\xe9 \t\\x1b[31m\\n\\xff\\u202e\\ud800"
+    )
 
 
 def test_import_is_light() -> None:
     # structlog imports rich where it is installed, as here by a test program; it is not needed.
     heavy = "'prometheus_client', 'yaml', 'aiohttp', 'hypothesis'"
-    code = f"import sys, watchdog.logs; print([m for m in ({heavy},) if m in sys.modules], file=sys.stderr)"
+    code = f"import sys, watchdog.logs.setup; print([m for m in ({heavy},) if m in sys.modules], file=sys.stderr)"
     assert run(code) == b"[]\n"
 
 
@@ -1041,7 +1051,7 @@ class Capture:
         self._path = path
         self._now_s = 0.0
         self.loop: Loop | None = None
-        self._log: tuple[logs.ScriptLog, logs.Sink] | None = None
+        self._log: tuple[script_log.ScriptLog, sink_module.LogWriter] | None = None
 
     def __call__(self, *feeds: bytes) -> list[dict[str, Any]]:
         """All events of one stream."""
@@ -1053,8 +1063,8 @@ class Capture:
         """Feed at a time."""
         if self._log is None:
             self._file = self._path.open("wb")
-            sink = logs.Sink(self._file.fileno(), level=self.level)
-            log = logs.ScriptLog(
+            sink = sink_module.LogWriter(self._file.fileno(), level=self.level)
+            log = script_log.ScriptLog(
                 sink,
                 stream=self.stream,
                 call_id="c-1",

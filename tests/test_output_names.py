@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.output_names import replacements
+from watchdog.workspace.output_names import replacements
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from watchdog import pace
-from watchdog.pace import Pace, Paces
+from watchdog.invocation import pace
+from watchdog.invocation.pace import Pace, Paces
 
 
 class Moving:

@@ -22,9 +22,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from running_server import StartServer, problem
 
-from watchdog import logs
-from watchdog.delivery import guessed_type
-from watchdog.printed import Printed, joined_type, type_of_start
+from watchdog.logs import script_log
+from watchdog.logs import sink as sink_module
+from watchdog.output.media_type import guessed_type
+from watchdog.output.printed import Printed, joined_type, type_of_start
 
 NOISE = random.Random(5).randbytes(200_000)
 TEXT = "text/plain"
@@ -309,8 +310,8 @@ def test_binary_data_in_small_pieces_is_one_line_in_the_log(tmp_path: Path) -> N
     pieces = [text, *(noise[at : at + 7] for at in range(0, len(noise), 7))]
     printed, counted = Printed(), 0
     with (tmp_path / "log").open("wb") as file:
-        sink = logs.Sink(file.fileno())
-        log = logs.ScriptLog(sink, stream="stdout", call_id="c")
+        sink = sink_module.LogWriter(file.fileno())
+        log = script_log.ScriptLog(sink, stream="stdout", call_id="c")
         for piece in pieces:
             if printed.take(piece):
                 log.leave_out(piece)

@@ -20,9 +20,15 @@ import pytest
 import structlog.testing
 from running_server import AS_PID_1, RunningServer, is_guardian, until
 
-from watchdog import proc, process
 from watchdog.errors import BadInput, ScriptUnavailable
-from watchdog.process import Ended, Supervisor, command_for, found_command
+from watchdog.process import child as child_module
+from watchdog.process import children as children_module
+from watchdog.process import command as command_module
+from watchdog.process import guardian
+from watchdog.process import supervisor as supervisor_module
+from watchdog.process.command import command_for, found_command
+from watchdog.process.supervisor import Ended, Supervisor
+from watchdog.system import proc
 
 
 @pytest.fixture
@@ -76,7 +82,7 @@ class Run:
 
 def test_a_script_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "script.sh"
-    script = process.Script(str(path))
+    script = command_module.Script(str(path))
     with pytest.raises(ScriptUnavailable, match="there is no script"):
         script.command("/bin")
     path.write_text("#!/bin/sh\n")
@@ -93,12 +99,12 @@ def test_a_script_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
 
 
 def test_a_script_that_is_known_still_wants_its_interpreter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "_SETTLED_S", -1.0)
+    monkeypatch.setattr(command_module, "_SETTLED_S", -1.0)
     interpreter = tmp_path / "interpreter"
     interpreter.touch(0o755)
     path = tmp_path / "script"
     path.write_text(f"#!{interpreter}\n")
-    script = process.Script(str(path))
+    script = command_module.Script(str(path))
     for _ in range(2):
         assert script.command("/nowhere") == [str(interpreter), str(path)]
     interpreter.unlink()
@@ -399,7 +405,7 @@ async def test_without_pidfd_a_thread_waits(supervisor: Supervisor, monkeypatch:
 async def test_without_a_list_of_children_all_of_proc_is_read(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process._Children, "pids", lambda _: None)
+    monkeypatch.setattr(children_module.Children, "pids", lambda _: None)
     run = Run(supervisor, STRAGGLERS["daemon"])
     assert (await run.ended()).survivors == 0
     assert run.living() == []
@@ -459,9 +465,9 @@ async def test_who_hid_does_not_write_into_the_next_ones_pipe(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As if it could not be ended: a survivor in the sleep of a dead network disk."""
-    monkeypatch.setattr(process, "_UNKILLABLE_S", 0.05)
+    monkeypatch.setattr(supervisor_module, "_UNKILLABLE_S", 0.05)
     with monkeypatch.context() as context:
-        context.setattr(proc, "signal_each", lambda *_, **__: None)
+        context.setattr(guardian, "signal_each", lambda *_, **__: None)
         hidden = f"setsid sh -c 'echo $$ > {tmp_path}/pid; while :; do echo late; sleep 0.01; done' & "
         ended = await Run(supervisor, hidden + f"until [ -s {tmp_path}/pid ]; do :; done").ended()
     assert ended.survivors
@@ -506,8 +512,8 @@ def test_as_pid_1_orphans_are_reaped_and_the_status_is_true(tmp_path: Path) -> N
     """In a process namespace of its own, where the program is PID 1."""
     code = """
 import asyncio, os, sys
-from watchdog.process import Supervisor
-from watchdog.proc import processes
+from watchdog.process.supervisor import Supervisor
+from watchdog.system.proc import processes
 async def main():
     supervisor = Supervisor()
     out = bytearray()
@@ -566,7 +572,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
     Its child is not ours until then. That moment cannot be made to last, so what /proc tells of it does. One that hangs
     in its exit for ever does not hold up the answer for as long.
     """
-    monkeypatch.setattr(process, "_EXIT_S", longest_exit_s)
+    monkeypatch.setattr(supervisor_module, "_EXIT_S", longest_exit_s)
     monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None)
     (tmp_path / "parent.sh").write_text(f"sleep 60 & until [ -e {tmp_path}/go ]; do sleep 0.01; done")
     other = Run(supervisor, "echo up; sleep 60")
@@ -594,7 +600,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
         return found
 
     monkeypatch.setattr(proc, "process", exiting)
-    monkeypatch.setattr(proc, "environment_of", lambda pid: b"" if is_parent(pid) else real_environment(pid))
+    monkeypatch.setattr(guardian, "environment_of", lambda pid: b"" if is_parent(pid) else real_environment(pid))
     ended = await run.ended()
     monkeypatch.undo()
     assert (ended.exit_code, ended.survivors) == (3, 0)
@@ -827,7 +833,7 @@ async def test_what_a_trap_starts_is_not_asked_to_end(
     """The tree is listed after the group was asked, and it may be that a trap has started something by then."""
     real_tree, real_signal = Supervisor._tree, proc.signal_each
 
-    async def tree_after_the_trap(self: Supervisor, child: process._Child) -> list[proc.Process]:
+    async def tree_after_the_trap(self: Supervisor, child: child_module.Child) -> list[proc.Process]:
         while not (tmp_path / "began").exists():
             await asyncio.sleep(0.001)
         return await real_tree(self, child)
@@ -837,7 +843,7 @@ async def test_what_a_trap_starts_is_not_asked_to_end(
 
     monkeypatch.setattr(Supervisor, "_tree", tree_after_the_trap)
     if not is_spared:
-        monkeypatch.setattr(proc, "signal_each", signal_all)
+        monkeypatch.setattr(guardian, "signal_each", signal_all)
     (tmp_path / "tidy").write_text(f"touch {tmp_path}/began; sleep 2; touch {tmp_path}/tidied\n")
     run = Run(supervisor, f"trap 'sh {tmp_path}/tidy; exit 0' TERM; sleep 60 & wait", timeout_s=2, kill_grace_s=60)
     assert (await run.ended()).timed_out
@@ -867,8 +873,8 @@ def test_a_daemon_of_the_entry_point_is_left_alone(as_pid_1: bool) -> None:
     """An image's entry point may start a daemon and exec this program: the daemon is our child, but no script's."""
     code = """
 import asyncio, os
-from watchdog.process import Supervisor
-from watchdog.proc import processes
+from watchdog.process.supervisor import Supervisor
+from watchdog.system.proc import processes
 def daemons(guardian=0):
     return [p.pid for p in processes() if p.parent == os.getpid() and p.is_alive and p.pid != guardian]
 async def main():

@@ -7,13 +7,13 @@ import pty
 
 from running_server import read_terminal
 
-from watchdog import logs
-from watchdog.progress import ProgressBar
+from watchdog.logs import sink as sink_module
+from watchdog.logs.progress import ProgressBar
 
 
 def test_the_bar_stays_below_the_log_and_goes_away_at_the_end() -> None:
     ours, theirs = pty.openpty()
-    sink = logs.Sink(theirs)
+    sink = sink_module.LogWriter(theirs)
     try:
         bar = ProgressBar(sink)
         bar.begin("storing", 2, 4 << 20)
@@ -36,7 +36,7 @@ def test_the_bar_stays_below_the_log_and_goes_away_at_the_end() -> None:
 
 
 def test_what_the_bar_says() -> None:
-    bar = ProgressBar(logs.Sink(-1))
+    bar = ProgressBar(sink_module.LogWriter(-1))
     bar.begin("fetching", 1, None)
     bar.moved(3 << 20)
     assert bar._text(bar._began_s + 2) == "fetching  3.0 MiB  1.5 MiB/s"

@@ -18,10 +18,10 @@ def test_the_table_of_settings_is_the_declaration(monkeypatch: pytest.MonkeyPatc
 
 
 def test_every_status_of_the_server_is_in_the_table_of_errors() -> None:
-    from watchdog.server import _STATUS
+    from watchdog.http.problems import STATUS_OF_ERROR
 
     readme = (ROOT / "README.md").read_text()
-    for status in {status for _, status, _ in _STATUS} | {405}:
+    for status in {status for _, status, _ in STATUS_OF_ERROR} | {405}:
         assert f"\n| {status} | " in readme, status
 
 
@@ -36,14 +36,14 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_every_outcome_is_named() -> None:
-    from watchdog.invocation import _OUTCOMES
+    from watchdog.invocation.outcome import _OUTCOME_OF_ERROR
 
     readme = (ROOT / "README.md").read_text()
-    assert [name for _, name in _OUTCOMES if f"`{name}`" not in readme] == []
+    assert [name for _, name in _OUTCOME_OF_ERROR if f"`{name}`" not in readme] == []
 
 
 def test_every_warning_is_explained() -> None:
-    names = re.findall(r'CallWarning\(\s*"([a-z-]+)"', (ROOT / "watchdog" / "call_warning.py").read_text())
+    names = re.findall(r'CallWarning\(\s*"([a-z-]+)"', (ROOT / "watchdog" / "output" / "call_warning.py").read_text())
     page = (ROOT / "docs" / "operations.md").read_text()
     assert len(names) >= 6
     assert [name for name in names if f"| `{name}` | " not in page] == []

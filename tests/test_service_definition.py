@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.service_definition import Parsed, ServiceDefinition, StoragePath, holds_secrets, parse
+from watchdog.settings.service_definition import Parsed, ServiceDefinition, StoragePath, holds_secrets, parse
 
 ORIGIN = "/oscar/config/function_config.yaml"
 

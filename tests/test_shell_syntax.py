@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running_server import StartServer
 
-from watchdog.shell_syntax import advice_on_shell_syntax, unquoted_shell_syntax
+from watchdog.settings.shell_syntax import advice_on_shell_syntax, unquoted_shell_syntax
 
 
 @pytest.mark.parametrize(

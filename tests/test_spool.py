@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from watchdog.errors import OutputUnreadable
-from watchdog.spool import TAIL_BYTES, Spool, Tail
+from watchdog.workspace.spool import TAIL_BYTES, Spool, Tail
 
 
 async def fill(spool: Spool, *pieces: bytes) -> None:

@@ -10,8 +10,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from watchdog import threads
-from watchdog.threads import Abandoned, Threads, alone, in_steps, one_ahead
+from watchdog.system import threads
+from watchdog.system.threads import Abandoned, Threads, alone, in_steps, one_ahead
 
 
 def names() -> list[str]:

@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
 from running_server import RunningServer, StartServer, until
 
 import watchdog
-from watchdog import tracing
+from watchdog.telemetry import tracing
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT_ID = "00f067aa0ba902b7"
@@ -610,7 +610,7 @@ def test_what_the_sdk_says_is_counted_while_it_is_silenced(
 ) -> None:
     handler = tracing._Seldom()
     now_s = 1000.0
-    monkeypatch.setattr("watchdog.tracing.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("watchdog.telemetry.tracing.time.monotonic", lambda: now_s)
 
     def say(text: str, *values: object) -> None:
         handler.emit(logging.LogRecord("opentelemetry", logging.ERROR, __file__, 1, text, values, None))

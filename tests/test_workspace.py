@@ -18,15 +18,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog import workspace as workspace_module
 from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
-from watchdog.workspace import Listing, Workspace, Workspaces, is_full, open_output, remove_tree, safe_file_name
+from watchdog.workspace import workspace as workspace_module
+from watchdog.workspace import workspaces as workspaces_module
+from watchdog.workspace.file_name import safe_file_name
+from watchdog.workspace.outputs import Listing, open_output
+from watchdog.workspace.remove_tree import remove_tree
+from watchdog.workspace.space import is_full
+from watchdog.workspace.workspace import Workspace
+from watchdog.workspace.workspaces import Workspaces
 
 
 @pytest.fixture(autouse=True)
 def no_slow_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep directories on a busy machine, too, where work on files takes its time."""
-    monkeypatch.setattr(workspace_module, "_SLOW_S", 60.0)
+    monkeypatch.setattr(workspaces_module, "SLOW_S", 60.0)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +262,7 @@ def test_a_very_deep_tree_is_removed(tmp_path: Path) -> None:
 
 def test_a_directory_of_many_entries_is_removed_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A list of millions of entries would need gigabytes of memory."""
-    monkeypatch.setattr("watchdog.workspace._REMOVED_AT_ONCE", 3)
+    monkeypatch.setattr("watchdog.workspace.remove_tree._REMOVED_AT_ONCE", 3)
     root = tmp_path / "root"
     for folder in ("", "a", "a/b"):
         (root / folder).mkdir()
@@ -270,7 +276,7 @@ def test_a_directory_of_many_entries_is_removed_in_pieces(tmp_path: Path, monkey
 def test_what_took_its_permissions_away_is_removed(tmp_path: Path) -> None:
     code = """
 import os, sys
-from watchdog.workspace import remove_tree
+from watchdog.workspace.remove_tree import remove_tree
 root = sys.argv[1]
 os.makedirs(root + "/a/b/c")
 open(root + "/a/b/f", "w").close()
@@ -297,7 +303,7 @@ except PermissionError:
 def test_the_sweep_takes_what_is_dead_and_only_that(tmp_path: Path) -> None:
     code = """
 import os, sys
-from watchdog.workspace import Workspaces
+from watchdog.workspace.workspaces import Workspaces
 workspace = Workspaces(sys.argv[1]).make()
 open(workspace.input_dir + "/x", "w").close()
 print(workspace.path, flush=True)
@@ -361,7 +367,7 @@ def test_what_a_script_has_mounted_is_not_emptied(tmp_path: Path, place: str) ->
     (elsewhere / "file").touch()
     code = """
 import os, subprocess, sys
-from watchdog.workspace import Workspace
+from watchdog.workspace.workspace import Workspace
 workspace = Workspace(sys.argv[1])
 mounted = os.path.join(workspace.path, sys.argv[3])
 os.makedirs(mounted, exist_ok=True)
@@ -567,7 +573,8 @@ def test_directory_that_could_not_be_looked_at_is_not_kept(tmp_path: Path, monke
     workspaces = Workspaces(str(tmp_path))
     first = workspaces.make()
     with monkeypatch.context() as context:
-        context.setattr(workspace_module, "state_of", no_descriptor)
+        for module in (workspace_module, workspaces_module):
+            context.setattr(module, "state_of", no_descriptor)
         unknown = workspaces.make()
     assert os.path.dirname(unknown.path) == os.path.dirname(first.path)
     assert not workspaces.keep(unknown)
@@ -614,7 +621,7 @@ def test_a_slow_file_system_is_left_to_threads(tmp_path: Path, monkeypatch: pyte
         time.sleep(0.02)
         unlink(path)
 
-    monkeypatch.setattr(workspace_module, "_SLOW_S", 0.01)
+    monkeypatch.setattr(workspaces_module, "SLOW_S", 0.01)
     with monkeypatch.context() as context:
         context.setattr(os, "unlink", slow)
         assert workspaces.keep(first)
@@ -627,11 +634,11 @@ def test_a_machine_that_stands_still_for_a_moment_is_no_slow_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspaces = Workspaces(str(tmp_path))
-    monkeypatch.setattr(workspace_module, "_SLOW_S", -1.0)
+    monkeypatch.setattr(workspaces_module, "SLOW_S", -1.0)
     assert workspaces.keep(workspaces.make())
-    monkeypatch.setattr(workspace_module, "_SLOW_S", 60.0)
+    monkeypatch.setattr(workspaces_module, "SLOW_S", 60.0)
     assert workspaces.keep(workspaces.make())
-    monkeypatch.setattr(workspace_module, "_SLOW_S", -1.0)
+    monkeypatch.setattr(workspaces_module, "SLOW_S", -1.0)
     assert workspaces.keep(workspaces.make())
     assert workspaces.keep(workspaces.make())
     assert not workspaces.keep(workspaces.make())
@@ -670,7 +677,7 @@ def test_nothing_is_removed_through_a_mount(tmp_path: Path, place: str) -> None:
     (elsewhere / "file").touch()
     code = """
 import os, subprocess, sys
-from watchdog.workspace import Workspaces
+from watchdog.workspace.workspaces import Workspaces
 workspaces = Workspaces(sys.argv[1])
 workspace = workspaces.make()
 mounted, source = os.path.join(workspace.path, sys.argv[3]), "directory"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from watchdog.wrong_tokens import WrongTokens
+from watchdog.http.wrong_tokens import WrongTokens
 
 
 def test_wrong_tokens_wait_for_each_other() -> None:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, BinaryIO
 
-from . import __version__, config, proc, standard_output
+from . import __version__
 from .errors import (
     ConfigError,
     InputError,
@@ -31,11 +31,16 @@ from .errors import (
     StoreFailed,
     WatchdogError,
 )
+from .logs.setup import configure, get_logger
+from .logs.sink import LogWriter
+from .settings.declarations import LOCAL_PROBE, secret_names
+from .settings.load import Configuration, load, require_valid, without_outputs
+from .settings.report import flag_specs, report, script_problems
+from .system import proc, standard_output
 
 if TYPE_CHECKING:
-    from . import logs
-    from .delivery import Result
-    from .workspace import Output
+    from .output.answer import Result
+    from .workspace.outputs import Output
 
 _COMMANDS = ("serve", "run", "check", "health", "job")
 # The one table from error to exit code, the first type that fits; ScriptFailed gives the script's own. 124 and 127
@@ -87,14 +92,12 @@ def main(
     # to storages need the file; they make sure that it is a regular file.
     for name in ("SSLKEYLOGFILE", "SSL_CERT_FILE"):
         os.environ.pop(name, None)
-    flags = {
-        name: value for name, _, _, _ in config.flag_specs() if (value := getattr(arguments, name, None)) is not None
-    }
+    flags = {name: value for name, _, _, _ in flag_specs() if (value := getattr(arguments, name, None)) is not None}
     try:
-        configuration = config.load(environ, flags)
+        configuration = load(environ, flags)
         if arguments.command == "check":
             return _check(configuration, environ)
-        config.require_valid(configuration)
+        require_valid(configuration)
         if arguments.command == "health":
             return _health(configuration)
         _make_tmp_dir(configuration.settings.tmp_dir)
@@ -161,14 +164,14 @@ def _parse(words: list[str], called_as: str) -> argparse.Namespace:
                 "--no-store", action="store_true", help="store nothing, whatever the service definition says"
             )
         settings = command.add_argument_group("settings", "each also an environment variable, see the README")
-        for setting, text, metavar, default in config.flag_specs():
+        for setting, text, metavar, default in flag_specs():
             settings.add_argument(
                 "--" + setting.replace("_", "-"),
                 dest=setting,
                 metavar=metavar,
                 help=f"{text} (default: {default})".replace("%", "%%"),
             )
-        for setting in config.secret_names():
+        for setting in secret_names():
             command.add_argument("--" + setting.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
     if words[0] not in _COMMANDS and not words[0].startswith("-"):
         parser.error(
@@ -196,28 +199,28 @@ def _make_tmp_dir(path: str) -> None:
         os.chmod(path, 0o1777)
 
 
-def _serve(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
+def _serve(configuration: Configuration, environ: Mapping[str, str]) -> int:
     import asyncio
 
-    from .decoy import why_needed
+    from .process.decoy import why_needed
 
     if (why := why_needed()) is not None:
         configuration.warnings.append(why)
     sink = _start_logs(configuration)
     try:
-        from .server import serve
+        from .http.server import serve
 
         return asyncio.run(serve(configuration, environ, sink))
     finally:
         sink.close(2.0)
 
 
-def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
-    from .byte_order_mark import MARK_HINT, has_mark, refuse_utf16
-    from .decoy import why_needed
-    from .process import CRLF_HINT, command_for, found_command, has_crlf, read_start
+def _check(configuration: Configuration, environ: Mapping[str, str]) -> int:
+    from .process.byte_order_mark import MARK_HINT, has_mark, refuse_utf16
+    from .process.command import CRLF_HINT, command_for, found_command, has_crlf, read_start
+    from .process.decoy import why_needed
 
-    problems = [*configuration.problems, *config.script_problems(configuration)]
+    problems = [*configuration.problems, *script_problems(configuration)]
     fprocess = configuration.settings.fprocess
     path = environ.get("PATH", os.defpath)
     if not problems:
@@ -239,18 +242,18 @@ def _check(configuration: config.Configuration, environ: Mapping[str, str]) -> i
             configuration.warnings.append(f"{name}: {MARK_HINT}")
     if (why := why_needed()) is not None:
         configuration.warnings.append(why)
-    standard_output.write_line(config.report(configuration, problems))
+    standard_output.write_line(report(configuration, problems))
     return 2 if problems else 0
 
 
-def _health(configuration: config.Configuration) -> int:
+def _health(configuration: Configuration) -> int:
     import http.client
 
     settings = configuration.settings
     host = settings.bind if settings.bind not in (None, "", "0.0.0.0", "::") else "127.0.0.1"
     connection = http.client.HTTPConnection(host, settings.port, timeout=5)
     try:
-        connection.request("GET", "/_/ready", headers={"User-Agent": config.LOCAL_PROBE})
+        connection.request("GET", "/_/ready", headers={"User-Agent": LOCAL_PROBE})
         response = connection.getresponse()
         text = response.read(1000).decode("utf-8", "replace").strip()
     except (OSError, http.client.HTTPException) as error:
@@ -265,9 +268,7 @@ def _health(configuration: config.Configuration) -> int:
     return 1
 
 
-def _run(
-    configuration: config.Configuration, environ: Mapping[str, str], file: str, output: str | None, stores: bool
-) -> int:
+def _run(configuration: Configuration, environ: Mapping[str, str], file: str, output: str | None, stores: bool) -> int:
     import asyncio
 
     try:
@@ -276,11 +277,11 @@ def _run(
         print(f"the input {file} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
     if not stores:
-        configuration = config.without_outputs(configuration)
+        configuration = without_outputs(configuration)
     sink = _start_logs(configuration)
     try:
-        from .intake import Said
-        from .invocation import Call, Record
+        from .input.detect import BodyHints
+        from .invocation.call import Call, Record
         from .job import read_some, run_once
 
         async def body() -> AsyncIterator[bytes]:
@@ -290,7 +291,7 @@ def _run(
         async def hand_over(result: Result, is_stored: bool) -> None:
             await asyncio.to_thread(_hand_over, result, output, is_stored)
 
-        said = Said(encoding="raw", file_name=None if file == "-" else os.path.basename(file))
+        said = BodyHints(encoding="raw", file_name=None if file == "-" else os.path.basename(file))
         call = Call(environ.get("CALL_ID", "local"), body(), said)
         with source:
             return asyncio.run(run_once(configuration, environ, sink, call, Record(), hand_over))
@@ -298,7 +299,7 @@ def _run(
         sink.close(2.0)
 
 
-def _job(configuration: config.Configuration, environ: Mapping[str, str]) -> int:
+def _job(configuration: Configuration, environ: Mapping[str, str]) -> int:
     import asyncio
 
     withheld = [line for line in configuration.storages.withheld() if line.startswith("output ")]
@@ -306,7 +307,7 @@ def _job(configuration: config.Configuration, environ: Mapping[str, str]) -> int
         raise ConfigError(withheld)
     sink = _start_logs(configuration)
     try:
-        from .invocation import Record
+        from .invocation.call import Record
         from .job import run_job
 
         record = Record()
@@ -322,7 +323,7 @@ def _job(configuration: config.Configuration, environ: Mapping[str, str]) -> int
 
 def _hand_over(result: Result, target: str | None, is_stored: bool) -> None:
     """Copy the outputs, or stdout if there are none, to where the user wants them."""
-    from .logs import printable
+    from .logs.text import printable
 
     if not result.outputs:
         with contextlib.ExitStack() as stack:
@@ -354,19 +355,18 @@ def _created(path: str) -> BinaryIO:
 
 
 def _copy(output: Output, write: Callable[[bytes], int]) -> None:
-    from .workspace import open_output
+    from .workspace.outputs import open_output
 
     with open(open_output(output), "rb") as source:
         while piece := source.read(_COPY_BYTES):
             write(piece)
 
 
-def _start_logs(configuration: config.Configuration) -> logs.Sink:
-    from . import logs
+def _start_logs(configuration: Configuration) -> LogWriter:
 
     settings = configuration.settings
-    sink = logs.configure(level=settings.log_level, format=settings.log_format)
-    log = logs.get("config")
+    sink = configure(level=settings.log_level, format=settings.log_format)
+    log = get_logger("config")
     for warning in configuration.warnings:
         log.warning(warning)
     if configuration.ignored_names:

@@ -10,20 +10,24 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-from . import logs, standard_output, threads
-from .admission import Admission
-from .config import Configuration
-from .delivery import Result, choose_form, prepare
 from .errors import Draining
-from .intake import Said
-from .invocation import Call, Invocations, Record
-from .metrics import Metrics
-from .process import Supervisor
-from .progress import ProgressBar
+from .input.detect import BodyHints
+from .invocation.admission import Admission
+from .invocation.call import Call, Record
+from .invocation.invocation import Invocations
+from .logs.progress import ProgressBar
+from .logs.setup import get_logger
+from .logs.sink import LogWriter
+from .output.accept import choose_form
+from .output.answer import Result, prepare
+from .process.supervisor import Supervisor
+from .settings.load import Configuration
 from .storage import event as storage_event
-from .workspace import Workspaces
+from .system import standard_output, threads
+from .telemetry.metrics import Metrics
+from .workspace.workspaces import Workspaces
 
-log = logs.get("job")
+log = get_logger("job")
 
 _READ_BYTES = 256 * 1024
 _PATIENCE_S = 5.0
@@ -32,7 +36,7 @@ _PATIENCE_S = 5.0
 async def run_once(
     configuration: Configuration,
     environ: Mapping[str, str],
-    sink: logs.Sink,
+    sink: LogWriter,
     call: Call,
     record: Record,
     hand_over: Callable[[Result, bool], Awaitable[None]],
@@ -97,7 +101,7 @@ async def run_once(
             log.error("workspaces not removed", reason=str(error))
 
 
-async def run_job(configuration: Configuration, environ: Mapping[str, str], sink: logs.Sink, record: Record) -> int:
+async def run_job(configuration: Configuration, environ: Mapping[str, str], sink: LogWriter, record: Record) -> int:
     """Run the script on the event from stdin or ``EVENT``, and print the answer; return the exit code.
 
     What is printed is what a caller would get; but for an object of a storage, whose outputs are stored, it is what
@@ -118,7 +122,7 @@ async def run_job(configuration: Configuration, environ: Mapping[str, str], sink
                 await asyncio.to_thread(standard_output.write, piece)
 
     call_id = environ.get("CALL_ID") or environ.get("JOB_UUID") or "job"
-    call = Call(call_id, _event_body(environ), Said(), is_job=True)
+    call = Call(call_id, _event_body(environ), BodyHints(), is_job=True)
     exit_code = await run_once(configuration, environ, sink, call, record, hand_over)
     return exit_code if configuration.settings.error_status or exit_code > 128 else 0
 

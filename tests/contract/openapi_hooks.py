@@ -7,7 +7,7 @@ from typing import Any
 import schemathesis
 from schemathesis.core import NotSet
 
-from watchdog.config import parse_duration_s
+from watchdog.settings.kinds import parse_duration_s
 
 LEAST_S = 30
 SETTLED = ("base64", "raw", "json")

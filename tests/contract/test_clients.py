@@ -14,8 +14,8 @@ import pytest
 import requests
 from running_server import RunningServer, StartServer
 
-from watchdog.delivery import choose_form
-from watchdog.workspace import Output
+from watchdog.output.accept import choose_form
+from watchdog.workspace.outputs import Output
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "platforms.md").read_text().partition("\n## Clients\n")[2]
 ROWS = re.findall(r"^\| (.+?) \| (`.+?`|none) \| (\w+) \| (\w+) \| (\w+) \|$", PAGE.partition("\n## ")[0], re.MULTILINE)

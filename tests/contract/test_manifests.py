@@ -22,7 +22,7 @@ import pytest
 import yaml
 from running_server import RunningServer, StartServer
 
-from watchdog.config import parse_duration_s, parse_size_bytes
+from watchdog.settings.kinds import parse_duration_s, parse_size_bytes
 
 if TYPE_CHECKING:
     from jsonschema import Draft7Validator

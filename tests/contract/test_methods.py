@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from running_server import Answer, RunningServer, StartServer, free_port, read_all
 
-from watchdog.server import _METHODS
+from watchdog.http.request import METHODS
 
 OWN_HEADERS = ("Content-Type", "Content-Length", "X-Exit-Code", "X-Output-Name", "X-Output-Content-Type")
 
@@ -87,7 +87,7 @@ def assert_not_allowed(server: RunningServer, method: str, path: str, allow: str
 def test_a_method_that_is_not_answered_is_405_with_a_problem_document(start_server: StartServer) -> None:
     port = free_port()
     server = start_server("true", WATCHDOG_METRICS_PORT=str(port))
-    assert_not_allowed(server, "OPTIONS", "/a/call", ", ".join(_METHODS))
+    assert_not_allowed(server, "OPTIONS", "/a/call", ", ".join(METHODS))
     for path in ("/_/health", "/_/ready", "/_/openapi.json"):
         for method in ("POST", "OPTIONS", "DELETE"):
             assert_not_allowed(server, method, path, "GET, HEAD")

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from running_server import RunningServer, StartServer, until
 
 import watchdog
-from watchdog.invocation import OUTCOMES
+from watchdog.invocation.outcome import OUTCOMES
 
 KINDS_OF_THE_CLASSIC_WATCHDOG = {
     "http_requests": ("counter", {"code", "method"}),

@@ -18,7 +18,7 @@ import pytest
 from running_server import RunningServer, StartServer, free_port
 
 import watchdog
-from watchdog.server import _STATUS
+from watchdog.http.problems import STATUS_OF_ERROR
 
 if TYPE_CHECKING:
     from openapi_spec_validator import OpenAPIV31SpecValidator
@@ -97,7 +97,7 @@ def test_it_has_each_status_that_the_server_may_answer(start_server: StartServer
     text = (ROOT / "README.md").read_text()
     rows = re.findall(r"^\| ([45]\d\d(?:, [45]\d\d)*) \| ", text, re.MULTILINE)
     of_readme = {int(code) for row in rows for code in row.split(", ")}
-    of_server = {status for _, status, _ in _STATUS}
+    of_server = {status for _, status, _ in STATUS_OF_ERROR}
     assert len(of_readme) > 8
     documented = statuses_of(
         document_of(start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN, WATCHDOG_SERVICE_DEFINITION=str(definition)))

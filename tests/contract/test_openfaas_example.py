@@ -16,7 +16,7 @@ import pytest
 import yaml
 from running_server import RunningServer, StartServer, problem
 
-from watchdog.config import SETTINGS
+from watchdog.settings.declarations import SETTINGS
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "openfaas"
 STACK: dict[str, Any] = yaml.safe_load((EXAMPLE / "stack.yaml").read_text())

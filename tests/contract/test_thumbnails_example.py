@@ -17,7 +17,7 @@ from running_server import free_port
 from storage.servers import rclone_s3_command, running
 from test_manifests import problems
 
-from watchdog.config import SETTINGS
+from watchdog.settings.declarations import SETTINGS
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "thumbnails-job"
 KEYS = "key-of-the-example,secret-of-the-example"

@@ -61,7 +61,7 @@ from lifeline import Lifeline
 from running_server import AS_PID_1, WITHOUT_PRIVILEGES, Answer, free_port
 from soak import Ledger, Lost, Note, SoakedServer, described, hang_up, head, print_rows, processes_with, receive
 
-from watchdog.guardian import NAME as GUARDIAN
+from watchdog.process.guardian import NAME as GUARDIAN
 
 IS_ROOT = os.geteuid() == 0
 USER = 1000
@@ -188,7 +188,7 @@ def places() -> dict[str, Where]:
 @functools.cache
 def _can_run_the_server(prefix: tuple[str, ...]) -> bool:
     """Return whether it starts; a Python in the home directory of root, for one, is for root alone."""
-    command = [*prefix, sys.executable, "-c", "import watchdog.server"]
+    command = [*prefix, sys.executable, "-c", "import watchdog.http.server"]
     return subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True).returncode == 0
 
 

@@ -21,8 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from guards import GUARDS, replace
 
-from watchdog import intake, server, workspace
 from watchdog.__main__ import main
+from watchdog.http import server
+from watchdog.input import receive
+from watchdog.workspace import remove_tree, workspace
 
 
 class HangingOs:
@@ -58,7 +60,7 @@ if __name__ == "__main__":
     if what == "outputs":
         replace(workspace, "os", HangingOs("lstat"))
     elif what == "removals":
-        replace(workspace, "os", HangingOs("unlink"))
+        replace(remove_tree, "os", HangingOs("unlink"))
     else:
-        replace(intake.Receiver, "feed_all", hang)
+        replace(receive.Receiver, "feed_all", hang)
     sys.exit(main())

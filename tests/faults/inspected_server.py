@@ -24,8 +24,8 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from watchdog import allocator
 from watchdog.__main__ import main
+from watchdog.system import allocator
 
 MARK = "text" + "-to-forget-"  # in two parts: the constant of this file is not to be counted
 _MOST_TYPES = 30

@@ -44,7 +44,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from lifeline import Lifeline
 from running_server import Answer, RunningServer, free_port, is_guardian
 
-from watchdog.threads import METRICS, OUTPUTS, PROCESSES, REMOVALS, Threads
+from watchdog.system.threads import METRICS, OUTPUTS, PROCESSES, REMOVALS, Threads
 
 MAX_INFLIGHT = 8
 MAX_INPUT_BYTES = 6 << 20

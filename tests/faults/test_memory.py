@@ -13,7 +13,7 @@ import pytest
 from control_groups import ControlGroup, joining, made_control_group
 from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, arguments_of, problem, until
 
-from watchdog import decoy
+from watchdog.process import decoy
 
 # What the kubelet gives a container of a Burstable pod with a small request.
 BURSTABLE = ("/bin/sh", "-c", 'echo 990 > /proc/self/oom_score_adj && exec "$@"', "sh")

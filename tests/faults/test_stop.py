@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 from running_server import RunningServer, StartServer, is_whole, problem, read_all, read_answer, until
 
-from watchdog import connection
-from watchdog.config import SETTINGS
+from watchdog.http import connection
+from watchdog.http import listener as listener_module
+from watchdog.http import server as server_module
+from watchdog.settings.declarations import SETTINGS
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
@@ -163,10 +165,10 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
 ) -> None:
     """Between the last look at the queue and the close nobody can come in, who would be reset."""
     if removed_guard is not None:
-        monkeypatch.setattr(connection, "ignore_new_connections", lambda sock: None)
+        monkeypatch.setattr(server_module, "ignore_new_connections", lambda sock: None)
     address = listener.getsockname()
     with socket.create_connection(address) as before, socket.socket() as after:
-        connection.ignore_new_connections(listener)
+        listener_module.ignore_new_connections(listener)
         after.setblocking(False)
         after.connect_ex(address)
         poll = select.poll()
@@ -183,7 +185,7 @@ PATIENT_LISTENER = """
 import sys
 sys.path.insert(0, "tests")
 from guards import replace, take_out
-from watchdog import server
+from watchdog.http import server
 from watchdog.__main__ import main
 replace(server, "_LETTING_IN_S", 60.0)
 take_out({guard!r}) if {guard!r} else None
@@ -223,7 +225,7 @@ LATE_CALLER = """
 import itertools, json, os, socket, sys, threading
 sys.path.insert(0, "tests")
 from guards import replace, take_out
-from watchdog import server
+from watchdog.http import server
 from watchdog.__main__ import main
 looks, look = itertools.count(1), server.is_readable
 

@@ -15,7 +15,7 @@ from control_groups import ControlGroup, joining, made_control_group
 from lifeline import Lifeline
 from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, is_guardian, problem, until
 
-from watchdog import proc
+from watchdog.system import proc
 
 PR_SET_DUMPABLE = 4  # linux/prctl.h
 # It holds the lifeline (descriptor 9), and ends by itself when the test has removed it.

@@ -28,15 +28,22 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 
-from watchdog import form, intake, logs
-from watchdog.delivery import Form, choose_form
 from watchdog.errors import AnswerNotAvailable, BadInput, BadScriptResponse, InputError, InputTooLarge
-from watchdog.held_input import HeldInput
-from watchdog.intake import Receiver, Said
-from watchdog.response_file import read_response_file
-from watchdog.service_definition import holds_secrets, parse
-from watchdog.storage import event as storage_event
-from watchdog.workspace import Output
+from watchdog.input import form as form_module
+from watchdog.input import receive
+from watchdog.input.detect import BodyHints
+from watchdog.input.receive import Receiver
+from watchdog.logs import formats
+from watchdog.logs import level as level_module
+from watchdog.logs import script_log as script_log_module
+from watchdog.logs import sink as sink_module
+from watchdog.logs import traceback as traceback_module
+from watchdog.output.accept import AnswerForm, choose_form
+from watchdog.settings.service_definition import holds_secrets, parse
+from watchdog.storage import event as event_module
+from watchdog.workspace.held_input import HeldInput
+from watchdog.workspace.outputs import Output
+from watchdog.workspace.response_file import read_response_file
 
 _T = TypeVar("_T")
 
@@ -112,7 +119,7 @@ class _Request:
     ``parts``: file names ("" for a field) and contents, if the check itself made a multipart form of them.
     """
 
-    said: Said
+    said: BodyHints
     max_size_bytes: int
     packed: bytes
     plain: bytes | None
@@ -142,8 +149,8 @@ def check_intake(data: bytes) -> None:
     whole = _received(request, [request.packed])
     # Small buffers: their seams lie where a body of a few bytes meets them.
     with (
-        mock.patch.object(intake, "_BATCH_BYTES", 16),
-        mock.patch.multiple(form, _STEP_BYTES=8, _IN_MEMORY_BYTES=16),
+        mock.patch.object(receive, "BATCH_BYTES", 16),
+        mock.patch.multiple(form_module, _STEP_BYTES=8, _IN_MEMORY_BYTES=16),
     ):
         cut = _received(request, request.pieces())
 
@@ -183,7 +190,7 @@ def _request(data: bytes) -> _Request:
         packed = pack(body)
     elif content_encoding not in ("", "identity"):
         plain = None
-    said = Said(content_type, content_encoding, _chosen(_ENCODINGS, head[2]), file_name)
+    said = BodyHints(content_type, content_encoding, _chosen(_ENCODINGS, head[2]), file_name)
     first_piece_bytes, piece_bytes = head[5] - ord("a") & 0xFF, 1 + (head[6] - ord("a") & 0xFF)
     return _Request(said, _chosen(_SIZES, head[4]), packed, plain, first_piece_bytes, piece_bytes, parts)
 
@@ -500,7 +507,7 @@ def check_accept(data: bytes) -> None:
     assert took_s < _MOST_CPU_S, f"{took_s} s of processor time for {len(rest)} bytes"
     if offer is None:
         return
-    assert isinstance(offer.form, Form)
+    assert isinstance(offer.form, AnswerForm)
     if output_parameter is not None:
         assert offer.form.value == output_parameter.lower()
     elif accept.strip(" \t,"):
@@ -516,10 +523,10 @@ _SMALL_LINE_BYTES = 48
 _SPECIAL = re.compile(rb"[\r\x1b]|Traceback|  File |Exception|Error|\tat ")
 
 
-class _Collector(logs.Sink):
+class _Collector(sink_module.LogWriter):
     """A sink that keeps what it is given, and has no thread."""
 
-    def __init__(self, form: logs._Form, level: int) -> None:
+    def __init__(self, form: formats.LogFormat, level: int) -> None:
         super().__init__(-1, form, level=level)
         self.data = b""
         self.events = 0
@@ -534,13 +541,16 @@ def check_script_log(data: bytes) -> None:
     head, output = data[:3].ljust(3, b"a"), data[3:]
     level = _chosen(_LEVELS, head[0])
     # Small lines: those over the limit lie where an output of a few bytes meets them.
-    limit_bytes = _chosen((logs._LINE_BYTES, _SMALL_LINE_BYTES), head[1])
+    limit_bytes = _chosen((level_module.LINE_BYTES, _SMALL_LINE_BYTES), head[1])
     piece_bytes = 1 + (head[2] - ord("a") & 0xFF)
     pieces = [output[at : at + piece_bytes] for at in range(0, len(output), piece_bytes)]
-    with mock.patch.object(logs, "_LINE_BYTES", limit_bytes):
-        whole = _logged([output], logs._Json(), level)
-        cut = _logged(pieces, logs._Json(), level)
-        console = _logged(pieces, logs._Console(colors=False), level)
+    with (
+        mock.patch.object(script_log_module, "LINE_BYTES", limit_bytes),
+        mock.patch.object(traceback_module, "LINE_BYTES", limit_bytes),
+    ):
+        whole = _logged([output], formats.JsonFormat(), level)
+        cut = _logged(pieces, formats.JsonFormat(), level)
+        console = _logged(pieces, formats.ConsoleFormat(colors=False), level)
 
     events = _events_in(whole, level, limit_bytes)
     cut_events = _events_in(cut, level, limit_bytes)
@@ -554,10 +564,10 @@ def check_script_log(data: bytes) -> None:
     assert console.events == cut.events
 
 
-def _logged(pieces: list[bytes], form: logs._Form, level: int) -> _Collector:
+def _logged(pieces: list[bytes], form: formats.LogFormat, level: int) -> _Collector:
     sink = _Collector(form, level)
     # The clock stands still: what depends on time is not looked at.
-    script_log = logs.ScriptLog(sink, stream="stdout", call_id="c", clock=lambda: 0.0)
+    script_log = script_log_module.ScriptLog(sink, stream="stdout", call_id="c", clock=lambda: 0.0)
     for piece in pieces:
         script_log.feed(piece)
     script_log.close()
@@ -621,7 +631,7 @@ def check_service_definition(data: bytes) -> None:
 
 def check_storage_event(data: bytes) -> None:
     """Any bytes are an event, complete, or data; a job's input is what it is given, or refused."""
-    for event in (storage_event.read(data), storage_event.read_data("com.amazonaws.s3.ObjectCreated:Put", data)):
+    for event in (event_module.read(data), event_module.read_data("com.amazonaws.s3.ObjectCreated:Put", data)):
         if event is None:
             continue
         assert event.objects or event.notices or event.data is not None, "an event of nothing"
@@ -649,7 +659,7 @@ def check_storage_event(data: bytes) -> None:
         try:
             # A made-up pattern could go through all files of the machine.
             with mock.patch("glob.glob", return_value=[]):
-                text_of_job = storage_event.job_text(stdin, given)
+                text_of_job = event_module.job_text(stdin, given)
         except BadInput:
             continue
         if text_of_job.lstrip().startswith(b"{"):

@@ -11,13 +11,18 @@ import msgspec
 import pytest
 import targets
 
-from watchdog import base64_reader, delivery, form, intake, logs, response_file
-from watchdog.base64_reader import Base64Reader
 from watchdog.errors import BadInput, InputTooLarge
-from watchdog.held_input import HeldInput
-from watchdog.service_definition import Parsed, ServiceDefinition, parse
-from watchdog.storage import event as storage_event
+from watchdog.input import detect, form, inflate, readers, receive
+from watchdog.input import files as files_module
+from watchdog.logs import formats, script_log
+from watchdog.output import accept as accept_module
+from watchdog.settings.service_definition import Parsed, ServiceDefinition, parse
+from watchdog.storage import event as event_module
 from watchdog.storage.event import Event, StoredObject
+from watchdog.system import base64_reader
+from watchdog.system.base64_reader import Base64Reader
+from watchdog.workspace import response_file
+from watchdog.workspace.held_input import HeldInput
 
 HERE = Path(__file__).parent
 SEEDS = sorted((HERE / "corpus").glob("*/*"))
@@ -44,19 +49,19 @@ def seed(target: str, name: str) -> bytes:
     return (HERE / "corpus" / target / name).read_bytes()
 
 
-def write_twice(self: intake._File, data: bytes) -> None:
+def write_twice(self: files_module._File, data: bytes) -> None:
     write(self, data)
     write(self, data)
 
 
-write = intake._File.write
+write = files_module._File.write
 
 
-def write_reversed(self: intake._Raw, data: bytes) -> None:
+def write_reversed(self: readers.Raw, data: bytes) -> None:
     self._file.write(data[::-1])
 
 
-def write_above(self: intake._File, data: bytes) -> None:
+def write_above(self: files_module._File, data: bytes) -> None:
     directory = Path(self._file._owner.directory)
     (directory.parent / "escaped").write_bytes(data)
     write(self, data)
@@ -83,37 +88,37 @@ def take_either_alphabet(self: Base64Reader, data: bytes, alphabet: object) -> t
 
 
 decode = Base64Reader._decoded
-decided = intake._Decided
+decided = detect._Decided
 
 
 @pytest.mark.parametrize(
     ("name", "where", "attribute", "broken_version"),
     [
-        ("base64", intake._File, "write", write_twice),
-        ("base64", intake._File, "write", write_above),
-        ("raw-octets", intake._File, "write", write_twice),
-        ("json-object", intake._File, "write", lambda self, data: write(self, data.strip())),
-        ("form", form.Form, "_json_text", lambda self, start, stop: iter([b"?"])),
-        ("gzip-cut-off-raw", intake._Inflater, "finish", lambda self: None),
+        ("base64", files_module._File, "write", write_twice),
+        ("base64", files_module._File, "write", write_above),
+        ("raw-octets", files_module._File, "write", write_twice),
+        ("json-object", files_module._File, "write", lambda self, data: write(self, data.strip())),
+        ("form", form.KeyValueForm, "_json_text", lambda self, start, stop: iter([b"?"])),
+        ("gzip-cut-off-raw", inflate._Inflater, "finish", lambda self: None),
         ("base64-lf-lines", Base64Reader, "_take_characters", take_no_carry),
-        ("raw-too-large", intake._Limit, "take", lambda self, count: None),
-        ("base64-too-large", intake._Limit, "take", lambda self, count: None),
-        ("name-free", intake, "safe_file_name", lambda name: ".hidden"),
-        ("name-free", intake, "safe_file_name", lambda name: "a\nb"),
-        ("name-free", intake, "safe_file_name", lambda name: "../beside"),
-        ("made-form-one-file", intake._Files, "_unused", lambda self, name: name + "\u202e"),
-        ("multipart-file", intake._Raw, "feed", write_reversed),
-        ("made-form", intake._Raw, "feed", lambda self, data: None),
-        ("html-is-refused", intake, "_reason", lambda *_: InputTooLarge("no")),
+        ("raw-too-large", files_module.Limit, "take", lambda self, count: None),
+        ("base64-too-large", files_module.Limit, "take", lambda self, count: None),
+        ("name-free", receive, "safe_file_name", lambda name: ".hidden"),
+        ("name-free", receive, "safe_file_name", lambda name: "a\nb"),
+        ("name-free", receive, "safe_file_name", lambda name: "../beside"),
+        ("made-form-one-file", files_module.Files, "_unused", lambda self, name: name + "\u202e"),
+        ("multipart-file", readers.Raw, "feed", write_reversed),
+        ("made-form", readers.Raw, "feed", lambda self, data: None),
+        ("html-is-refused", detect, "_reason", lambda *_: InputTooLarge("no")),
         ("base64-blank-inside", Base64Reader, "_without_blanks", lose_blanks),
         ("base64-mixed-alphabets", Base64Reader, "_decoded", take_either_alphabet),
         ("base64-non-canonical-last-bits", base64_reader, "_UNUSED_BITS", {2: 0, 3: 0}),
-        ("base64-bom", intake, "_BOM", b"\0no mark"),
+        ("base64-bom", detect, "BOM", b"\0no mark"),
         ("form-base64-with-stray", form, "_is_meant_as_base64", lambda text: False),
-        ("utf-16-json", intake, "_wide_characters", lambda head: None),
-        ("csv", intake, "_BASE64_TYPES", {*intake._BASE64_TYPES, "text/csv"}),
-        ("json-object", intake, "_Decided", lambda encoding, *args: decided("raw", *args)),
-        ("base64", intake, "_decide", refuse),
+        ("utf-16-json", detect, "_wide_characters", lambda head: None),
+        ("csv", detect, "_BASE64_TYPES", {*detect._BASE64_TYPES, "text/csv"}),
+        ("json-object", detect, "_Decided", lambda encoding, *args: decided("raw", *args)),
+        ("base64", receive, "decide", refuse),
     ],
 )
 def test_intake_can_fail(
@@ -124,9 +129,9 @@ def test_intake_can_fail(
         targets.check_intake(seed("intake", name))
 
 
-def parse_leniently(text: str) -> response_file.Chosen:
+def parse_leniently(text: str) -> response_file.ResponseOverrides:
     pairs = [line.partition(":") for line in text.split("\n") if ":" in line]
-    return response_file.Chosen(None, [(name, value.strip(" \t")) for name, _, value in pairs])
+    return response_file.ResponseOverrides(None, [(name, value.strip(" \t")) for name, _, value in pairs])
 
 
 @pytest.mark.parametrize(
@@ -140,19 +145,19 @@ def test_response_file_can_fail(monkeypatch: pytest.MonkeyPatch, name: str) -> N
 
 @pytest.mark.parametrize("status", [199, 600])
 def test_response_file_can_fail_for_its_status(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
-    monkeypatch.setattr(response_file, "_parse", lambda text: response_file.Chosen(status))
+    monkeypatch.setattr(response_file, "_parse", lambda text: response_file.ResponseOverrides(status))
     with pytest.raises(AssertionError):
         targets.check_response_file(b"")
 
 
 def test_accept_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delivery._Range, "includes", lambda self, media_type: True)
+    monkeypatch.setattr(accept_module._Range, "includes", lambda self, media_type: True)
     with pytest.raises(AssertionError):
         targets.check_accept(seed("accept", "other-type"))
 
 
 def test_accept_can_fail_for_its_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(targets, "choose_form", lambda accept, parameter: delivery.choose_form(accept, None))
+    monkeypatch.setattr(targets, "choose_form", lambda accept, parameter: accept_module.choose_form(accept, None))
     with pytest.raises(AssertionError):
         targets.check_accept(seed("accept", "output-raw"))
 
@@ -166,12 +171,12 @@ def test_accept_can_fail_for_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("name", "where", "attribute", "broken_version"),
     [
-        ("progress", logs, "_OVERWRITTEN", re.compile(rb"(?!)")),
-        ("line-without-end-all-levels", logs.ScriptLog, "close", lambda self: None),
-        ("long-line", logs.ScriptLog, "_extend", lambda self, piece: self._line.extend(piece * 9)),
-        ("words-below", logs, "_may_show_level", lambda text: "\n" not in text),
-        ("colors", logs, "printable", lambda text: text + "\x1b[0m"),
-        ("line", logs._Json, "script_lines", lambda *_, **__: b'{"level": "info"\n'),
+        ("progress", script_log, "_OVERWRITTEN", re.compile(rb"(?!)")),
+        ("line-without-end-all-levels", script_log.ScriptLog, "close", lambda self: None),
+        ("long-line", script_log.ScriptLog, "_extend", lambda self, piece: self._line.extend(piece * 9)),
+        ("words-below", script_log, "may_show_level", lambda text: "\n" not in text),
+        ("colors", formats, "printable", lambda text: text + "\x1b[0m"),
+        ("line", formats.JsonFormat, "script_lines", lambda *_, **__: b'{"level": "info"\n'),
     ],
 )
 def test_script_log_can_fail(
@@ -212,7 +217,7 @@ def test_service_definition_can_fail(monkeypatch: pytest.MonkeyPatch, parsed: Pa
     ],
 )
 def test_storage_event_can_fail(monkeypatch: pytest.MonkeyPatch, event: Event) -> None:
-    monkeypatch.setattr(storage_event, "read", lambda text: event)
+    monkeypatch.setattr(event_module, "read", lambda text: event)
     with pytest.raises((AssertionError, msgspec.DecodeError)):
         targets.check_storage_event(b"")
 
@@ -258,11 +263,11 @@ def test_files_are_replayed_and_what_is_found_is_named(
 def test_what_no_codec_can_read_is_bad_input(tmp_path: Path, name: str) -> None:
     request = targets._request(seed("intake", name))
     with pytest.raises(BadInput):
-        intake.Receiver(request.said, HeldInput(str(tmp_path))).feed(request.packed)
+        receive.Receiver(request.said, HeldInput(str(tmp_path))).feed(request.packed)
 
 
 def events(output: bytes) -> list[tuple[object, object]]:
-    sink = targets._logged([output], logs._Json(), 0)
+    sink = targets._logged([output], formats.JsonFormat(), 0)
     shown = [json.loads(line) for line in sink.data.splitlines()]
     return [(event["level"], event["event"]) for event in shown]
 

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from watchdog.storage.providers import Provider
+from watchdog.settings.storage_providers import Provider
 
 TOKEN = "token-of-tests"
 SPACE = "plants"

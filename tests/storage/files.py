@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from watchdog.storage import Storage
-from watchdog.workspace import Output
+from watchdog.storage.base import Storage
+from watchdog.workspace.outputs import Output
 
 MIB = 1 << 20
 

@@ -18,7 +18,7 @@ from botocore.config import Config
 from running_server import free_port
 
 from storage.certificates import Certificates
-from watchdog.storage.providers import Provider
+from watchdog.settings.storage_providers import Provider
 
 PATIENCE_S = 30.0
 ACCESS_KEY, SECRET_KEY = "ACCESSKEYOFTESTS", "secret-key-of-tests/+="

@@ -23,7 +23,7 @@ from storage.files import MIB, Moving, fetched, output_of, stored
 from storage.servers import S3Server, moto_s3, rclone_s3
 from storage.webdav_servers import WebDavServer, rclone_webdav
 from watchdog.errors import StorageError
-from watchdog.storage import Storage
+from watchdog.storage.base import Storage
 from watchdog.storage.s3 import S3
 from watchdog.storage.webdav import WebDav
 

@@ -16,12 +16,13 @@ from running_server import RunningServer
 from storage.cdmi_stub import SPACE, TOKEN, CdmiStub, cdmi_stub
 from storage.files import MIB, Moving, fetched, output_of, stored
 from watchdog.errors import ObjectMissing, StorageError
-from watchdog.held_input import HeldInput
-from watchdog.metrics import Metrics
-from watchdog.storage import event, known_directories
+from watchdog.settings.storage_providers import Place, Provider, Storages
+from watchdog.storage import event as event_module
+from watchdog.storage import known_directories as known_directories_module
 from watchdog.storage.onedata import Onedata
-from watchdog.storage.providers import Place, Provider, Storages
 from watchdog.storage.transfer import Transfers
+from watchdog.telemetry.metrics import Metrics
+from watchdog.workspace.held_input import HeldInput
 
 
 @pytest.fixture
@@ -57,7 +58,7 @@ async def test_requests_are_those_of_cdmi(stub: CdmiStub, tmp_path: Path) -> Non
 async def test_directories_are_forgotten_when_there_are_many(
     stub: CdmiStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_directories, "MOST_KNOWN", 5)
+    monkeypatch.setattr(known_directories_module, "MOST_KNOWN", 5)
     async with opened(stub.provider()) as storage:
         for number in range(12):
             await stored(storage, tmp_path, f"{SPACE}/{number}/file", b"1")
@@ -132,7 +133,7 @@ async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
     stub.files[f"{SPACE}/files/in/a.txt"] = b"object"
     stub.directories.add(f"{SPACE}/files")
     told = {"Key": f"/{SPACE}/files/in/a.txt", "Records": [{"objectKey": "a.txt", "eventSource": "OneTrigger"}]}
-    found = event.read(json.dumps(told).encode())
+    found = event_module.read(json.dumps(told).encode())
     assert found is not None
     source = transfers.source_of(found.objects[0], "", is_trusted=True)
     assert source is not None
@@ -143,11 +144,11 @@ async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
     await transfers.store([output_of(tmp_path, b"result", "result.txt")], call_id="x")
     assert stub.files[f"{SPACE}/files/out/result.txt"] == b"result"
     await transfers.close()
-    other = event.read(json.dumps(told | {"Key": f"/{SPACE}/elsewhere/a.txt"}).encode())
+    other = event_module.read(json.dumps(told | {"Key": f"/{SPACE}/elsewhere/a.txt"}).encode())
     assert other is not None
     for is_trusted in (True, False):
         assert transfers.source_of(other.objects[0], "", is_trusted=is_trusted) is None
-    above = event.read(json.dumps(told | {"Key": "/../elsewhere/a.txt"}).encode())
+    above = event_module.read(json.dumps(told | {"Key": "/../elsewhere/a.txt"}).encode())
     assert above is not None
     assert "no bucket can have" in transfers.why_unusable(above.objects[0], is_trusted=True)
 

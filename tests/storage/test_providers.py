@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from watchdog import service_definition
-from watchdog.storage import providers
-from watchdog.storage.providers import Storages
+from watchdog.settings import service_definition, storage_providers
+from watchdog.settings.storage_providers import Storages
 
 MINIO = {"endpoint": "https://minio:9000", "access_key": "AKEY", "secret_key": "s3cr3t"}
 
@@ -26,7 +25,7 @@ def read(
     text = json.dumps({"name": "x", "storage_providers": defined, **lists})
     parsed = service_definition.parse(text.encode(), "here")
     assert parsed.service is not None, parsed.problems
-    return providers.read(parsed.service, str(secrets_dir))
+    return storage_providers.read(parsed.service, str(secrets_dir))
 
 
 def problem_of(**given: Any) -> str:

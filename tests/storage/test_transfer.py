@@ -12,12 +12,14 @@ from running_server import RunningServer
 from storage import events
 from storage.files import output_of
 from watchdog.errors import StorageError
-from watchdog.metrics import Metrics
-from watchdog.storage import Moved, event, transfer
+from watchdog.settings.storage_providers import Place, Provider, Storages
+from watchdog.storage import event as event_module
+from watchdog.storage import transfer as transfer_module
+from watchdog.storage.base import Moved
 from watchdog.storage.event import StoredObject
-from watchdog.storage.providers import Place, Provider, Storages
 from watchdog.storage.transfer import Source, Transfers
-from watchdog.workspace import Output
+from watchdog.telemetry.metrics import Metrics
+from watchdog.workspace.outputs import Output
 
 
 def provider(name: str) -> Provider:
@@ -38,7 +40,7 @@ def transfers(*names: str, inputs: tuple[str, ...] = (), outputs: tuple[str, ...
 
 
 def stored(location: str = "b/in/k", source: str = "minio:s3") -> StoredObject:
-    found = event.read(events.event(location, source=source))
+    found = event_module.read(events.event(location, source=source))
     assert found is not None
     return found.objects[0]
 
@@ -97,7 +99,7 @@ def test_a_job_fetches_what_the_platform_names_or_any_object_if_there_is_no_inpu
 def test_a_bucket_that_cannot_be_is_refused(source: str, bucket: str) -> None:
     bad = events.record("b/k", source)
     bad["s3"]["bucket"]["name"] = bucket
-    found = event.read(events.event_of(bad))
+    found = event_module.read(events.event_of(bad))
     assert found is not None
     covering = transfers("minio.default", inputs=("minio.default:b/in",))
     for is_trusted in (True, False):
@@ -128,8 +130,8 @@ async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatc
 
         async def close(self) -> None: ...
 
-    monkeypatch.setattr(transfer, "_PROGRESS_INTERVAL_S", 0.02)
-    monkeypatch.setattr(transfer, "_open", lambda *_: Slow())
+    monkeypatch.setattr(transfer_module, "_PROGRESS_INTERVAL_S", 0.02)
+    monkeypatch.setattr(transfer_module, "_open", lambda *_: Slow())
     found = transfers("minio.default", outputs=("minio.default:b/out",))
     with structlog.testing.capture_logs() as logged:
         async with asyncio.timeout(RunningServer.patience_s):

@@ -18,7 +18,7 @@ from storage.fault_proxy import fault_proxy
 from storage.files import MIB, fetched
 from storage.servers import S3Server, moto_s3
 from watchdog.errors import ObjectMissing, StorageError
-from watchdog.storage.providers import Provider
+from watchdog.settings.storage_providers import Provider
 from watchdog.storage.s3 import S3
 
 KEY = "versions/in/a b+c"

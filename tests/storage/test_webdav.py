@@ -17,7 +17,7 @@ from storage.certificates import Certificates, make_certificates
 from storage.files import MIB, Moving, changing, fetched, output_of, stored
 from storage.webdav_servers import PASSWORD, SERVERS, WebDavServer, missing_program, rclone_webdav
 from watchdog.errors import InputTooLarge, ObjectMissing, OutputUnreadable, StorageError
-from watchdog.storage import known_directories
+from watchdog.storage import known_directories as known_directories_module
 from watchdog.storage.webdav import WebDav
 
 
@@ -132,7 +132,7 @@ async def test_many_at_once_into_new_directories(server: WebDavServer, tmp_path:
 async def test_directories_are_forgotten_when_there_are_many(
     server: WebDavServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(known_directories, "MOST_KNOWN", 5)
+    monkeypatch.setattr(known_directories_module, "MOST_KNOWN", 5)
     async with opened(server) as storage:
         for number in range(12):
             await stored(storage, tmp_path, f"forgotten/{number}/file", b"1")

@@ -18,7 +18,7 @@ from running_server import free_port
 
 from storage.certificates import Certificates
 from storage.servers import rclone_program, running
-from watchdog.storage.providers import Provider
+from watchdog.settings.storage_providers import Provider
 
 LOGIN, PASSWORD = "käthe", "päss word"
 _MODULES_OF_APACHE = Path("/usr/lib/apache2/modules")

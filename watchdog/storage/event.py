@@ -17,8 +17,8 @@ from urllib.parse import unquote_plus
 
 import msgspec
 
-from ..base64_reader import decoded_text
 from ..errors import BadInput
+from ..system.base64_reader import decoded_text
 from .envelope import Notice, decoded, messages, notice
 
 # What is longer is data. A queue's message has 256 KiB at most, a variable 128 KiB.

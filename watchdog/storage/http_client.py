@@ -26,12 +26,13 @@ import aiohttp
 from yarl import URL
 
 from ..errors import InputTooLarge, ObjectMissing, StorageError
-from ..files import open_regular
-from ..nameless_file import write_all
-from ..threads import to_its_end
-from ..workspace import Output, raise_if_changed, raise_if_no_space
-from . import Moved, tidied
-from .providers import Provider
+from ..settings.storage_providers import Provider
+from ..system.files import open_regular
+from ..system.nameless_file import write_all
+from ..system.threads import to_its_end
+from ..workspace.outputs import Output, raise_if_changed
+from ..workspace.space import raise_if_no_space
+from .base import Moved, tidied
 
 _T = TypeVar("_T")
 

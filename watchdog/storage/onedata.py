@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import os
 
-from ..workspace import Output, open_output
-from . import Moved
+from ..settings.storage_providers import Provider
+from ..workspace.outputs import Output, open_output
+from .base import Moved
 from .http_client import HttpClient, WithHeaders
 from .known_directories import KnownDirectories
-from .providers import Provider
 
 _CONTAINER = {"X-CDMI-Specification-Version": "1.1.1", "Content-Type": "application/cdmi-container"}
 _MADE = frozenset({200, 201, 202, 204})

@@ -24,10 +24,10 @@ import msgspec
 from yarl import URL
 
 from ..errors import ObjectMissing, StorageError
-from ..workspace import Output, open_output
-from . import Moved, tidied
+from ..settings.storage_providers import Provider
+from ..workspace.outputs import Output, open_output
+from .base import Moved, tidied
 from .http_client import Answered, HttpClient
-from .providers import Provider
 
 _MIB = 1 << 20
 # A file up to this size goes in one request, a larger one in parts of at least this: S3 takes none below 5 MiB.

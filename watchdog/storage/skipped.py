@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from .. import logs
+from ..logs.setup import get_logger
+from ..logs.text import printable
 from .envelope import Notice
 from .event import StoredObject
 
-log = logs.get("storage")
+log = get_logger("storage")
 
 # An event may have thousands of records; the log and the sender get the first ones and a count.
 _MOST_LOGGED = 100
@@ -95,4 +96,4 @@ class Skipped:
 
 
 def _short(text: str) -> str:
-    return logs.printable(text[:_MOST_CHARACTERS])
+    return printable(text[:_MOST_CHARACTERS])

@@ -14,16 +14,18 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from .. import logs
 from ..errors import StorageError, StoreFailed, WatchdogError
-from ..held_input import HeldInput
-from ..metrics import Metrics
-from ..workspace import Output, safe_file_name
-from . import Storage
+from ..logs.setup import get_logger
+from ..logs.text import printable
+from ..settings.storage_providers import Place, Provider, Storages
+from ..telemetry.metrics import Metrics
+from ..workspace.file_name import safe_file_name
+from ..workspace.held_input import HeldInput
+from ..workspace.outputs import Output
+from .base import Storage
 from .event import StoredObject
-from .providers import Place, Provider, Storages
 
-log = logs.get("storage")
+log = get_logger("storage")
 
 _AT_ONCE = 8
 # As many failures one after the other, with no file stored meanwhile, are the storage's, not the files'.
@@ -266,7 +268,7 @@ class Transfers:
     async def _store_some(self, storing: _Storing, moving: _Moving, call_id: str) -> None:
         for item in storing.left:
             provider = item.place.provider
-            where = f"{provider}:{logs.printable(item.location)}"
+            where = f"{provider}:{printable(item.location)}"
             if storing.failures.get(provider, 0) >= _MOST_FAILURES:
                 storing.not_stored[where] = "not tried any more, after so many failures"
                 continue
@@ -432,7 +434,7 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _object_name(stored: StoredObject) -> str:
-    return logs.printable(stored.location)[:200]
+    return printable(stored.location)[:200]
 
 
 def _told(not_stored: Mapping[str, str], count: int) -> str:

@@ -15,11 +15,11 @@ from base64 import b64encode
 from weakref import WeakValueDictionary
 
 from ..errors import ObjectMissing, StorageError
-from ..workspace import Output, open_output
-from . import Moved
+from ..settings.storage_providers import Provider
+from ..workspace.outputs import Output, open_output
+from .base import Moved
 from .http_client import HttpClient, WithHeaders
 from .known_directories import KnownDirectories
-from .providers import Provider
 
 _FOUND = frozenset({200, 207})
 _MADE = frozenset({200, 201, 405})

@@ -1,0 +1,633 @@
+"""Connections: aiohttp's low-level server, with bounds and strictness of our own, and an end that resets nobody.
+
+What aiohttp (3.14) leaves to its user:
+
+- the time that headers may take, and the time for which a caller may take nothing of its answer;
+- the size of a request's first line and headers: aiohttp limits each line and their number, but not their sum;
+- where a request ends. Its parser takes the last trailer of a chunked body for a header of the next request, loses what
+  came in one segment with a request that asks for an upgrade, ignores the length of a CONNECT and transfer codings that
+  it does not know, and tells no reader that a body is malformed. After what is not certain, a connection is not kept.
+- the form of its errors: here ``application/problem+json`` (RFC 9457).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import math
+import select
+import socket
+import struct
+import sys
+import termios
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from aiohttp.http import HttpVersion10, HttpVersion11
+from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
+
+from ..errors import quoted
+from ..logs.setup import get_logger
+from .idle_connections import IdleConnections
+from .listener import is_readable
+
+log = get_logger("server")
+PROBLEM_TYPE = "application/problem+json"
+# Else a browser may run what a script printed as text (WHATWG Fetch, section 3.6).
+NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
+# Bytes of a request's first line and headers together, and of a chunked body's lines that carry no data. More than
+# proxies let through (nginx: 32 KiB, Envoy: 60 KiB), less than Linux allows for one variable (128 KiB).
+MOST_HEAD_BYTES = 65536
+# Headers of a request, and lines of an unfinished head: a short header takes 100 times as much memory as on its way.
+MOST_HEADERS = 1024
+# Memory that one header takes beside its bytes, measured with names of two characters (aiohttp 3.14, Python 3.11).
+_HEADER_MEMORY_BYTES = 360
+_NO_LIMIT = 1 << 31  # limits of aiohttp's parser: ``Connection`` limits the sum
+# A new connection may have its first request on its way; a handshake may be half done.
+_FRESH_S = 0.1
+_END_LOOK_S = 0.5
+HANDSHAKE_S = 0.05
+# After the last answer, for a caller's own end, or for the rest of a body that is refused.
+_GOODBYE_S = 0.1
+LAST_WORDS_S = 3.0
+# On a machine that stands still at times, seconds say little: a turn of the loop reads what has come.
+_FEWEST_LOOKS = 10
+# A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
+_LINGER_S = 30.0
+# Much longer than any proxy keeps an idle connection (Knative's queue-proxy: 90 s): a POST that meets its end on its
+# way is not sent again.
+_KEEP_ALIVE_S = 3600.0
+_MOST_DIGITS = 100
+_BYTES_ACKED_AT = 120  # of struct tcp_info in linux/tcp.h, since Linux 4.1
+_SYN_RECV = b"03"  # net/tcp_states.h
+_HEAD_METHOD = b"HEAD "
+_END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
+
+
+def has_half_open(port: int) -> bool:
+    """Return whether a caller's handshake with a port of this machine has begun and is not over (proc(5), net/tcp)."""
+    end = b":%04X" % port
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError), open(f"/proc/self/net/{name}", "rb") as table:
+            for _, local_address, _, state, *_ in map(bytes.split, table):
+                if state == _SYN_RECV and local_address.endswith(end):
+                    return True
+    return False
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    """Whether the other side sends no more, be there bytes of it to be read or not (poll(2), POLLRDHUP)."""
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+def problem_document(status: int, title: str, detail: str, **members: object) -> bytes:
+    """The body of every answer that tells of a problem (RFC 9457)."""
+    # Part of a detail may be bytes of a header that are not UTF-8.
+    detail = detail.encode("utf-8", "backslashreplace").decode()
+    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **members}
+    return msgspec.json.encode(document) + b"\n"
+
+
+class HttpServer(web.Server):
+    """A server of one handler. A caller that disconnects cancels it.
+
+    Args:
+        read_timeout_s: the longest time for a request's headers; 0 is no limit.
+        write_timeout_s: the longest time for which a caller takes nothing; 0 is no limit.
+        idle: the connections of all servers of this process that have no request.
+        options: of aiohttp's ``RequestHandler``, in the place of those chosen here.
+    """
+
+    def __init__(
+        self,
+        handler: Any,
+        *,
+        read_timeout_s: float,
+        write_timeout_s: float,
+        idle: IdleConnections | None = None,
+        **options: Any,
+    ) -> None:
+        own_options = {
+            "request_factory": _make_request,
+            "handler_cancellation": True,
+            "lingering_time": _LINGER_S,
+            "keepalive_timeout": _KEEP_ALIVE_S,
+            "access_log": None,
+            # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
+            "auto_decompress": False,
+            "max_line_size": _NO_LIMIT,
+            "max_field_size": _NO_LIMIT,
+            "max_headers": _NO_LIMIT,
+        }
+        super().__init__(handler, **{**own_options, **options})
+        self.read_timeout_s = read_timeout_s
+        self.write_timeout_s = write_timeout_s
+        self.idle = IdleConnections() if idle is None else idle
+        self._quiet = asyncio.Event()
+
+    def __call__(self) -> RequestHandler:
+        return Connection(self, loop=self._loop, **self._kwargs)
+
+    async def close_idle(self) -> None:
+        """Close the connections that wait for a next request; those new ones whose first is on its way get a moment."""
+        until_s = self._loop.time() + _FRESH_S
+        looks = 0
+        while self._loop.time() < until_s or looks < _FEWEST_LOOKS:
+            looks += 1
+            for connection in self._ours():
+                connection.close_if_idle()
+            if not any(connection.is_fresh for connection in self._ours()):
+                return
+            await asyncio.sleep(0.01)
+
+    async def say_goodbye(self, limit_s: float) -> None:
+        """Close all connections, each in a way that does not reset it, as far as the callers do their part in time.
+
+        Args:
+            limit_s: for callers that have not taken all of their answer yet; 0 is no limit.
+        """
+        started_s = self._loop.time()
+        looks = 0
+        while ours := self._ours():
+            looks += 1
+            for connection in ours:
+                connection.half_close()
+            patience_s = _GOODBYE_S
+            if any(connection.is_lingering for connection in ours):
+                patience_s = LAST_WORDS_S
+            if any(connection.has_unsent_bytes for connection in ours):
+                patience_s = limit_s or math.inf
+            if self._loop.time() > started_s + patience_s and looks >= _FEWEST_LOOKS:
+                break
+            await asyncio.sleep(0.005)
+        for connection in self._ours():
+            # aiohttp's own shutdown would wait for the callers' next requests.
+            connection.force_close()
+
+    def _ours(self) -> list[Connection]:
+        return [connection for connection in self.connections if isinstance(connection, Connection)]
+
+    async def quiet(self) -> None:
+        """Return when the next answer is sent."""
+        self._quiet.clear()
+        await self._quiet.wait()
+
+    def tell_quiet(self) -> None:
+        self._quiet.set()
+
+
+class _HeadTooLarge(HttpProcessingError):
+    """The first line and headers of a request are over a limit: 414 if the first line alone is, else 431."""
+
+    def __init__(self, *, is_first_line: bool, is_head: bool, has_many_headers: bool = False) -> None:
+        self.is_head = is_head
+        what = "the request line has" if is_first_line else "the request line and the headers together have"
+        message = f"{what} more than {MOST_HEAD_BYTES} bytes; send large values in the body"
+        if has_many_headers:
+            message = f"the request has more than {MOST_HEADERS} headers; send what they hold in the body"
+        super().__init__(code=414 if is_first_line else 431, message=message)
+
+
+def _head_too_large(message: Any) -> _HeadTooLarge | None:
+    """Return what is wrong with the size of a whole first line and headers, or None."""
+    if isinstance(message, _ErrInfo):
+        return None
+    if len(message.raw_headers) > MOST_HEADERS:
+        return _HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD", has_many_headers=True)
+    size_bytes = len(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
+    if size_bytes > MOST_HEAD_BYTES:
+        return _HeadTooLarge(is_first_line=True, is_head=message.method == "HEAD")
+    size_bytes += sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
+    if size_bytes > MOST_HEAD_BYTES:
+        return _HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD")
+    return None
+
+
+def _memory_of_head(message: Any) -> int:
+    """Return about how many bytes of memory a request's first line and headers take."""
+    if isinstance(message, _ErrInfo):
+        return 0
+    headers = message.raw_headers
+    size_bytes = len(message.path) + sum(len(name) + len(value) for name, value in headers)
+    return size_bytes + len(headers) * _HEADER_MEMORY_BYTES
+
+
+class Request(web.BaseRequest):
+    """A request whose answer tells browsers to trust its content type, unless the answer says so itself."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        response.headers.setdefault(*NO_SNIFFING)
+
+
+def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+    """A request after which the connection is not kept if it is not sure where it ends or what follows it."""
+    reason = _why_refused(message)
+    # aiohttp loses what came in one segment with a request that asks for an upgrade, and ignores the length of CONNECT.
+    if reason or message.upgrade or message.method == "CONNECT":
+        message = message._replace(should_close=True)
+    if message.version not in (HttpVersion10, HttpVersion11):
+        message = message._replace(version=HttpVersion11)
+    if isinstance(protocol, Connection):
+        protocol.begin_request()
+    request = Request(message, payload, protocol, writer, task, protocol._loop)
+    if reason:
+        request["refused"] = reason
+    return request
+
+
+def refusal_of(request: web.BaseRequest) -> web.Response | None:
+    """The answer to a request that the parser let pass although it is malformed, or None."""
+    if (reason := request.get("refused")) is None:
+        return None
+    body = problem_document(400, "Bad request", f"the request is malformed: {reason}")
+    return web.Response(status=400, body=body, headers={"Content-Type": PROBLEM_TYPE})
+
+
+def _why_refused(message: Any) -> str | None:
+    """What the parser lets pass and RFC 9112 does not."""
+    if message.version not in (HttpVersion10, HttpVersion11):
+        return "its version is neither HTTP/1.1 nor HTTP/1.0"
+    if not message.headers:
+        return None  # aiohttp's stand-in for what is malformed has a plain dict
+    codings = message.headers.getall("Transfer-Encoding", [])
+    if codings and message.version == HttpVersion10:
+        return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"
+    if codings and ",".join(codings).strip(" \t,").lower() != "chunked":
+        return f"the Transfer-Encoding {quoted(', '.join(codings))} is not known; known is chunked"
+    length = message.headers.get("Content-Length", "0")
+    if len(length) > _MOST_DIGITS or int(length) >= 1 << 63:
+        return "its Content-Length is over 2^63 or has too many zeros"
+    return None
+
+
+class Connection(RequestHandler):
+    """One connection: bounded in time, trusted only as far as it is certain where its requests end."""
+
+    def __init__(self, server: HttpServer, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._idle = server.idle
+        self._headers_timeout_s = server.read_timeout_s
+        self._write_timeout_s = server.write_timeout_s
+        self._headers_timer: asyncio.TimerHandle | None = None
+        self._look_timer: asyncio.TimerHandle | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
+        self._has_part_of_headers = False
+        # aiohttp calls the handler in a task of its own, a turn of the loop after it has made the request.
+        self.is_about_to_handle = False
+        self._is_half_closed = False
+        self._newest: tuple[Any, Any] | None = None
+        self._last_bytes = b""
+        # Since the last whole head or byte of a body: bytes that came, whether a line ended in them, and how many bytes
+        # came together with the end of what was before.
+        self._head_bytes = 0
+        self._head_start = b""
+        self._head_lines = 0
+        self._shared_bytes = 0
+        self._body_bytes = 0
+        self._is_refusing = False
+        # Of the newest head, whole or not. aiohttp keeps it until the next request.
+        self._head_memory_bytes = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        assert isinstance(transport, asyncio.Transport)
+        # What is written waits until the system has it, so that write_timeout bounds the last bytes, too.
+        transport.set_write_buffer_limits(0)
+        if self._write_timeout_s:
+            self._look(transport, 0, self._loop.time())
+        self._start_headers_timer()
+        self._idle.look_at(transport.get_extra_info("socket").fileno())
+        self._idle.add(self)
+
+    def _look(self, transport: asyncio.Transport, taken_bytes: int, since_s: float) -> None:
+        """Now and then, reset a caller that takes nothing of what the system holds for it, even if we are done with it.
+
+        Not with TCP_USER_TIMEOUT: the kernel counts on through the moments in which a slow reader does take something.
+
+        Args:
+            taken_bytes, since_s: how much it had taken at the last look at which that was more, and when that was.
+        """
+        sock = transport.get_extra_info("socket")
+        with contextlib.suppress(OSError, ValueError):
+            taken = _taken_bytes(sock)
+            if taken != taken_bytes or not _bytes_in_the_system(sock):
+                taken_bytes, since_s = taken, self._loop.time()
+            elif self._loop.time() - since_s > self._write_timeout_s:
+                _reset(sock, transport)
+                return
+        self._look_timer = self._loop.call_later(self._write_timeout_s / 4, self._look, transport, taken_bytes, since_s)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_half_closed or self._is_refusing:
+            # A request that crossed with the close: it cannot be answered, so it must not be begun. Or the rest of one
+            # whose headers are too large.
+            return
+        # After an early answer (413, 429) the rest of its body still comes: that is no next request.
+        is_rest_of_body = self.is_lingering
+        known = len(self._messages)
+        body = None if self._newest is None else self._newest[1]
+        super().data_received(data)
+        # Also of a body that these bytes have ended.
+        has_body_grown = body is not None and body.total_bytes != self._body_bytes
+        self._last_bytes = (self._last_bytes + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
+        new = list(itertools.islice(self._messages, known, None))
+        self._distrust(new)
+        self._bound_heads(data, new, has_body_grown)
+        if self._messages or self._is_handling:
+            self._stop_headers_timer()
+        elif data and not is_rest_of_body:
+            self._has_part_of_headers = True
+            self._start_headers_timer()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._idle.discard(self)
+        self._stop_headers_timer()
+        for timer in (self._look_timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def _pause_transport_reading(self) -> None:
+        super()._pause_transport_reading()
+        if self._end_timer is None:
+            self._end_timer = self._loop.call_later(_END_LOOK_S, self._look_for_end)
+
+    def _look_for_end(self) -> None:
+        """Now and then, see whether the caller has hung up: what is not read for a time does not tell its end.
+
+        So it is with a classic function that leaves a large body unread, and with a call that waits for its place.
+        """
+        self._end_timer = None
+        if self.transport is None or self.transport.is_closing() or self.transport.is_reading():
+            return
+        if _has_ended(self.transport.get_extra_info("socket")):
+            self.transport.close()  # as when its end is read
+        else:
+            self._end_timer = self._loop.call_later(_END_LOOK_S, self._look_for_end)
+
+    def _distrust(self, new: list[tuple[Any, Any]]) -> None:
+        """Two faults of aiohttp's parser: it tells no reader that a body is malformed, and it takes the last trailer of
+        a request for a header of the next one, which behind a proxy is another caller's."""
+        if new and isinstance(new[-1][0], _ErrInfo):
+            if self._newest is not None and not self._newest[1].is_eof():
+                self._messages.pop()
+                if not self.is_lingering:  # then nobody reads it but to throw it away
+                    self._newest[1].set_exception(new[-1][0].exc)
+                self._newest[1].feed_eof()
+                self.close()
+            return
+        parsed = new if self._newest is None else [self._newest, *new]
+        for position, (message, payload) in enumerate(parsed):
+            if not message.chunked or not payload.is_eof():
+                continue
+            later = len(parsed) - 1 - position
+            if later or self._last_bytes != _END_OF_CHUNKS:
+                for _ in range(later):
+                    self._messages.pop()
+                self.close()
+                break
+        # What was found well ended is not looked at again.
+        self._newest = parsed[-1] if parsed and not parsed[-1][1].is_eof() else None
+
+    def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]], has_body_grown: bool) -> None:
+        """Refuse first lines and headers that are over the limit, whole or not, and trailers and the like."""
+        count = len(data)
+        has_many_headers = False
+        for message, _ in new:
+            self._head_memory_bytes = _memory_of_head(message)
+            has_many_headers |= self._head_memory_bytes > MOST_HEADERS * _HEADER_MEMORY_BYTES
+        may_be_over = self._shared_bytes + self._head_bytes + count > MOST_HEAD_BYTES
+        if may_be_over or has_many_headers:
+            for position, (message, _) in enumerate(new):
+                if (error := _head_too_large(message)) is not None:
+                    self._refuse(error, unread=len(new) - position)
+                    return
+        body = None if self._newest is None else self._newest[1]
+        self._body_bytes = 0 if body is None else body.total_bytes
+        # A parser that pauses has not read all the bytes that came.
+        if new or has_body_grown or self._reading_paused or self._buffer_paused or self._upgraded:
+            self._shared_bytes = count or self._shared_bytes
+            self._head_bytes = 0
+            self._head_start = b""
+            self._head_lines = 0
+            return
+        self._head_bytes += count
+        if len(self._head_start) < len(_HEAD_METHOD):
+            self._head_start = (self._head_start + data)[: len(_HEAD_METHOD)]
+        self._head_lines += data.count(b"\n")
+        if body is None:
+            self._bound_part_of_head()
+            return
+        if self._head_bytes <= MOST_HEAD_BYTES:
+            return
+        if not self.is_lingering:
+            body.set_exception(PayloadEncodingError(f"more than {MOST_HEAD_BYTES} bytes came that carry no data"))
+        body.feed_eof()
+        self.close()
+
+    def _bound_part_of_head(self) -> None:
+        self._head_memory_bytes = self._head_bytes + self._head_lines * _HEADER_MEMORY_BYTES
+        has_many_headers = self._head_lines > MOST_HEADERS + 1  # with the first line
+        if has_many_headers or self._head_bytes > MOST_HEAD_BYTES:
+            is_head = self._head_start == _HEAD_METHOD
+            is_first_line = not self._head_lines
+            error = _HeadTooLarge(is_first_line=is_first_line, is_head=is_head, has_many_headers=has_many_headers)
+            self._refuse(error, unread=0)
+            return
+        self._idle.weigh(self, self._head_memory_bytes)
+
+    def _refuse(self, error: _HeadTooLarge, *, unread: int) -> None:
+        """Answer the newest requests with this error; discard what still comes, so that no reset loses the answer.
+
+        Args:
+            unread: how many of the waiting requests are to get no answer.
+        """
+        for _ in range(unread):
+            self._messages.pop()
+        self._is_refusing = True
+        self._newest = None
+        self.linger(LAST_WORDS_S)
+        # A body without end: aiohttp reads it after the answer, until the caller closes or the time is over.
+        rest = StreamReader(self, 0, loop=self._loop)
+        self._messages.append((_ErrInfo(status=error.code, exc=error, message=error.message), rest))
+        self._request_count += 1
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def begin_request(self) -> None:
+        self.is_about_to_handle = True
+        self._idle.discard(self)
+
+    async def _handle_request(self, *arguments: Any) -> Any:
+        self.is_about_to_handle = False
+        try:
+            return await super()._handle_request(*arguments)
+        finally:
+            # Also if the rest of a body is still awaited: that may take long, and nobody needs it.
+            if self.transport is not None:
+                self._idle.add(self)
+                self._idle.weigh(self, self._head_memory_bytes)
+
+    def linger(self, limit_s: float) -> None:
+        """After the answer, wait no longer than this for the rest of the body."""
+        self._lingering_time = limit_s
+
+    @property
+    def is_lingering(self) -> bool:
+        """Whether its answer is sent and the rest of its body is still awaited."""
+        return not self._is_handling and self._waiter is None and self._request_count > 0
+
+    @property
+    def _is_handling(self) -> bool:
+        return self.is_about_to_handle or self._current_request is not None
+
+    @property
+    def has_unsent_bytes(self) -> bool:
+        """Whether a part of an answer is still with this process: it would be lost with it."""
+        return self.transport is not None and self.transport.get_write_buffer_size() > 0
+
+    @property
+    def is_fresh(self) -> bool:
+        """Whether it is open and has sent no request yet."""
+        return self._request_count == 0 and self.transport is not None and not self.transport.is_closing()
+
+    def close_if_idle(self) -> None:
+        # A waiter that is done: its request is there, and handled in the next turn of the loop.
+        is_waiting = self._waiter is not None and not self._waiter.done()
+        if is_waiting and self._request_count:
+            self.half_close()
+
+    def close_if_unused(self, *, also_unread: bool = False) -> bool:
+        """Close it at once, because what it takes is needed, unless a request is being answered or is there.
+
+        Args:
+            also_unread: also if bytes have come that were not read yet.
+        """
+        is_used = self._is_handling or bool(self._messages)
+        is_used |= not also_unread and not self.is_lingering and self._has_unread_bytes()
+        if is_used:
+            return False
+        if self._has_part_of_headers:
+            self._answer_408("the headers were not complete when the server needed the connection for another call")
+        self.force_close()
+        return True
+
+    def half_close(self) -> None:
+        """Send no more, and read until the caller ends too: to close with bytes unread would be a reset.
+
+        Does nothing as long as a request is being answered, or is there to be read.
+        """
+        is_busy = self._is_handling or bool(self._messages) or self._has_unread_bytes()
+        if self._is_half_closed or is_busy or self.is_lingering:
+            return
+        if self.transport is not None and not self.transport.is_closing():
+            self._is_half_closed = True
+            self.transport.write_eof()
+            self.transport.resume_reading()
+
+    def _has_unread_bytes(self) -> bool:
+        if self.transport is None or self.transport.is_closing():
+            return False
+        return is_readable(self.transport.get_extra_info("socket"))
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer to what is no HTTP, and to a defect of this program."""
+        title = "Bad request" if status < 500 else "Internal error"
+        if isinstance(exc, _HeadTooLarge):
+            title = "Request line too long" if status == 414 else "Request headers too large"
+            detail = exc.message
+            # Nothing of the headers: they may hold secrets.
+            log.warning("request refused", status=status, reason=detail)
+        elif isinstance(exc, ConnectionError):
+            # The caller is gone, as the end of its invocation tells: nobody is left to be answered.
+            detail = "the connection ended"
+        elif status >= 500:
+            log.error("internal error", reason=repr(exc), exc_info=exc)
+            detail = "the server failed to answer this call; its log tells more"
+        else:
+            detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
+        body = problem_document(status, title, detail)
+        if isinstance(exc, _HeadTooLarge) and exc.is_head:
+            body = b""
+        response = web.Response(status=status, body=body, headers={"Content-Type": PROBLEM_TYPE})
+        response.force_close()
+        return response
+
+    def _start_headers_timer(self) -> None:
+        if self._headers_timer is None and self._headers_timeout_s:
+            self._headers_timer = self._loop.call_later(self._headers_timeout_s, self._headers_too_slow)
+
+    def _stop_headers_timer(self) -> None:
+        self._has_part_of_headers = False
+        if self._headers_timer is not None:
+            self._headers_timer.cancel()
+            self._headers_timer = None
+
+    def _headers_too_slow(self) -> None:
+        self._headers_timer = None
+        if self._has_part_of_headers:
+            self._answer_408(f"the headers were not complete after {self._headers_timeout_s:g} s (read_timeout)")
+        self.force_close()
+
+    def _answer_408(self, detail: str) -> None:
+        if self.transport is not None:
+            body = problem_document(408, "Request timed out", detail)
+            self.transport.write(
+                b"HTTP/1.1 408 Request Timeout\r\nContent-Type: %b\r\nX-Content-Type-Options: nosniff\r\n"
+                b"Connection: close\r\nContent-Length: %d\r\n\r\n%b" % (PROBLEM_TYPE.encode(), len(body), body)
+            )
+
+
+async def say_continue(request: web.BaseRequest) -> None:
+    """Ask a caller who waits for it to send the body (RFC 9110, section 10.1.1)."""
+    if request.headers.get("Expect") and request.version >= (1, 1):
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        # The interim answer does not count as a part of the answer to come.
+        request.writer.output_size = 0
+
+
+def untaken_bytes(request: web.BaseRequest) -> int:
+    """How much of what was sent is with us or in the kernel, not yet acknowledged by the caller."""
+    transport = request.transport
+    if transport is None:
+        return 0
+    count: int = transport.get_write_buffer_size()
+    with contextlib.suppress(OSError, ValueError):
+        count += _bytes_in_the_system(transport.get_extra_info("socket"))
+    return count
+
+
+def _bytes_in_the_system(sock: socket.socket) -> int:
+    """Sent, not yet acknowledged (tcp(7), SIOCOUTQ)."""
+    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def _taken_bytes(sock: socket.socket) -> int:
+    """Acknowledged by the caller since the connection was made (tcp(7), TCP_INFO)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+    return int.from_bytes(info[_BYTES_ACKED_AT : _BYTES_ACKED_AT + 8], sys.byteorder)
+
+
+def abort(request: web.BaseRequest) -> None:
+    """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
+    if request.transport is not None:
+        _reset(request.transport.get_extra_info("socket"), request.transport)
+
+
+def _reset(sock: socket.socket | None, transport: asyncio.Transport) -> None:
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

@@ -1,0 +1,102 @@
+"""The file by which OpenFaaS sees that the server is healthy: ``$TMPDIR/.lock``.
+
+Every script may write to its directory. So a script can remove the file, or put something else in its place: a FIFO
+that blocks the process that opens it, or a link to a file that the server would empty. The server therefore never
+opens what is there. It makes a new file beside it and renames that file to ``.lock``, which replaces anything but a
+directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+
+from ..errors import ListenError
+from ..logs.setup import get_logger
+
+log = get_logger("server")
+
+
+class LockFile:
+    """The lock file of one server.
+
+    Args:
+        environ: the environment of the image, of which ``TMPDIR`` counts.
+    """
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self.path = os.path.join(environ.get("TMPDIR") or "/tmp", ".lock")
+        self._is_written = False
+        self._is_reported = False
+
+    def write(self) -> None:
+        """Write the file; replace what is there.
+
+        Raises:
+            ListenError: it cannot be written.
+        """
+        found = self._found()
+        try:
+            self._replace()
+        except OSError as error:
+            raise ListenError(
+                f"cannot write the lock file {self.path}: {error.strerror}; make its directory writable "
+                "or set suppress_lock=true"
+            ) from error
+        if found is not None and not _is_lock_file(found):
+            log.warning("something else was in the place of the lock file and is replaced", path=self.path)
+        self._is_written = True
+
+    def restore(self) -> bool:
+        """Write the file again if it was removed or replaced; return whether it is there now."""
+        if not self._is_written:
+            return False
+        found = self._found()
+        if found is not None and _is_lock_file(found):
+            self._is_reported = False
+            return True
+        change = "removed" if found is None else "replaced"
+        try:
+            self._replace()
+        except OSError as error:
+            if not self._is_reported:
+                log.warning(
+                    "the lock file is gone and cannot be written again",
+                    path=self.path,
+                    change=change,
+                    reason=error.strerror,
+                )
+                self._is_reported = True
+            return False
+        log.warning("the lock file was gone and is written again", path=self.path, change=change)
+        return True
+
+    def remove(self) -> None:
+        """Remove the file, if it was written; :meth:`restore` does not write it again after this."""
+        if self._is_written:
+            self._is_written = False
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)
+
+    def _found(self) -> os.stat_result | None:
+        try:
+            return os.lstat(self.path)
+        except OSError:
+            return None
+
+    def _replace(self) -> None:
+        new = f"{self.path}-{os.urandom(8).hex()}"
+        os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o660))
+        try:
+            os.rename(new, self.path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(new)
+            raise
+
+
+def _is_lock_file(status: os.stat_result) -> bool:
+    """Return whether a health check that reads the file, as ``cat``, can do so without waiting."""
+    return stat.S_ISREG(status.st_mode) and bool(status.st_mode & stat.S_IRUSR)

@@ -1,0 +1,1 @@
+"""The body of a request becomes the input file."""

@@ -1,0 +1,167 @@
+"""What a body is: base64, JSON, a form, or the bytes themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import msgspec
+from multipart import MultipartError, parse_options_header
+
+from ..errors import BadInput, quoted
+from ..system.base64_reader import ARMOUR, Base64Reader, ByteSink, armour_error
+from .files import Held
+from .readers import BOM, Raw, Reader
+
+ENCODINGS = ("base64", "raw", "json")
+HEAD_BYTES = 4096
+_DATA_URL = re.compile(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
+_QUOTE = re.compile(rb'\s*="')
+_JSON_START = re.compile(rb"\s*[{\[]")
+_FORM_START = re.compile(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
+# Types that clients send whatever the body is. Any other type says what the body is, so the body is raw bytes.
+_BASE64_TYPES = frozenset(
+    {"", "text/plain", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"}
+)
+_FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"})
+
+
+@dataclass(frozen=True, slots=True)
+class BodyHints:
+    """What the caller says of the body.
+
+    ``content_type``: the whole header value. ``content_encoding``: its value or "". ``encoding``: what
+    ``?input=`` or ``X-Input-Encoding`` ask for. ``file_name``: as given, not yet safe.
+    """
+
+    content_type: str = ""
+    content_encoding: str = ""
+    encoding: str | None = None
+    file_name: str | None = None
+
+
+class _Decided(NamedTuple):
+    """How a body is read: ``reader`` returns what reads it into a file, from the byte ``skip`` on."""
+
+    encoding: str
+    reader: Callable[[ByteSink], Reader]
+    skip: int = 0
+
+
+def decide(
+    head: bytes,
+    complete: bool,
+    asked: str | None,
+    media_type: str,
+    new_form: Callable[[ByteSink, int, BadInput], Reader],
+) -> _Decided:
+    """Decide how the body is read, from its first 4 KiB (or all of it).
+
+    Args:
+        new_form: returns the reader of a form, from the file, the form's offset and why the body is not base64.
+
+    Raises:
+        BadInput: the body should be base64, JSON or a form, and is none of these.
+    """
+    if asked in ("raw", "json"):
+        return _Decided(asked, Raw)
+    if asked is None and (media_type not in _BASE64_TYPES or (complete and not head)):
+        return _Decided("raw", Raw)
+    start = len(BOM) if head.startswith(BOM) else 0
+    if asked is None and _JSON_START.match(head, start) and not _wide_characters(head):
+        return _Decided("json", Raw)
+
+    prefix = _DATA_URL.match(head, start) or _QUOTE.match(head, start)
+    skip = prefix.end() if prefix else start
+    quoted = prefix is not None and prefix.re is _QUOTE
+
+    # Only reading the body shows whether it is base64. The bytes decoded here are not decoded a second time.
+    held = Held()
+    base64_reader = Base64Reader(held, skip, quoted)
+    fault = _fault(base64_reader, head[skip:], complete)
+
+    def go_on(file: ByteSink) -> Base64Reader:
+        held.release(file)
+        return base64_reader
+
+    if asked is not None:
+        if fault is not None:
+            raise _reason(head, fault)
+        return _Decided("base64", go_on, len(head))
+    # `true` and `null` would decode to three bytes that nobody means under a JSON type.
+    is_literal = media_type == "application/json" and complete and head[start:].strip() in (b"true", b"null")
+    if fault is None and not is_literal:
+        return _Decided("base64", go_on, len(head))
+    if media_type == "application/octet-stream":
+        return _Decided("raw", Raw)
+    if not _wide_characters(head):
+        if media_type in _FORM_TYPES and prefix is None and _FORM_START.match(head, start):
+            assert fault is not None, "a literal has no `=`"
+            why = fault
+            return _Decided("form", lambda file: new_form(file, start, why), start)
+        if media_type == "application/json" and _is_json_scalar(head[start:], complete):
+            return _Decided("json", Raw)
+    assert fault is not None, "a literal is a scalar"
+    raise _reason(head, fault)
+
+
+def _fault(reader: Base64Reader, text: bytes, complete: bool) -> BadInput | None:
+    try:
+        reader.feed(text)
+        if complete:
+            reader.check_end()
+    except BadInput as fault:
+        return fault
+    return None
+
+
+def _reason(head: bytes, fault: BadInput) -> BadInput:
+    """Return the error for a body that is not base64, with what it is, if that is clear, or else its first fault."""
+    if (encoding := _wide_characters(head)) is not None:
+        return BadInput(
+            f"the body is {encoding} text, but base64, JSON and forms are read as UTF-8; convert it first "
+            f"(iconv -f {encoding} -t UTF-8), or send it as it is with ?input=raw"
+        )
+    if (armour := ARMOUR.search(head)) is not None:
+        return armour_error(armour[0].decode("latin-1"), armour.start())
+    return fault
+
+
+def _wide_characters(head: bytes) -> str | None:
+    """Return ``UTF-16`` or ``UTF-32`` if a byte order mark, or NULs in the first two characters, show that encoding.
+
+    Base64, JSON and forms begin with two characters of ASCII (RFC 4627, section 3, detects JSON's encoding by that).
+    """
+    if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "UTF-16"
+    nul = bytes(not byte for byte in head[:4])
+    if nul in (b"\0\1\1\1", b"\1\1\1\0"):
+        return "UTF-32"
+    return "UTF-16" if nul in (b"\0\1\0\1", b"\1\0\1\0", b"\0\1", b"\1\0") else None
+
+
+def _is_json_scalar(head: bytes, complete: bool) -> bool:
+    if head.lstrip().startswith(b'"'):
+        return True
+    if not complete:
+        return False
+    try:
+        msgspec.json.decode(head)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def media_type_of(content_type: str) -> tuple[str, str]:
+    """Media type in lower case, and the boundary or ""."""
+    if not content_type:
+        return "", ""
+    try:
+        media_type, options = parse_options_header(content_type)
+    except MultipartError as error:
+        raise BadInput(f"the Content-Type {quoted(content_type)} is malformed: {error}") from None
+    return media_type.strip().lower(), options.get("boundary", "")

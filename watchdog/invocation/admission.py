@@ -1,0 +1,284 @@
+"""Places for invocations and the bounded queue before them.
+
+A call *enters* before its body is read, so that a crowd is refused before it fills the disk; it gets its
+*place* once its input is complete, in the order in which inputs were complete, so that a slow sender holds
+up nobody; it *leaves* when its script's processes are gone, so that a slow reader holds up nobody either. From then
+on it counts among the *answers* that are being sent. Calls inside and answers together are bounded, and so are the
+bytes of the answers, because each of them has files in ``tmp_dir``.
+
+When a call comes and there is no room, the slowest caller that the server waits for is given up.
+
+Some callers have a place while the server waits for them: those that send their body to a classic function, and those
+that take an answer whose outputs other scripts must not see. When a call has waited for a place for some seconds, the
+slowest of these callers is given up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from ..errors import Draining, Overloaded
+from .pace import Paces
+
+_LONGEST_RETRY_AFTER_S = 300
+DRAINING_RETRY_AFTER_S = 5
+# The free space of a disk is asked for only if the answers that are being sent have more than this.
+_SMALL_ANSWERS_BYTES = 16 << 20
+# A call waits this long for a place before a slow caller with a place is given up for it. A slow caller may be honest,
+# and most places become free sooner. If queue_timeout is short, a call waits for half of it.
+_WAIT_FOR_SLOW_S = 5.0
+_LOOK_AGAIN_S = 1.0
+
+
+class Admission:
+    """Who may come in and who may run.
+
+    Args:
+        max_inflight: invocations at once; 0 is no limit.
+        max_queue: calls that may be inside beyond those.
+        queue_timeout_s: the longest wait for a place.
+        free_bytes: returns the free space of the disk that holds the answers.
+        do_senders_have_places: bodies are read while the function runs, so their callers have places.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_inflight: int,
+        max_queue: int,
+        queue_timeout_s: float,
+        free_bytes: Callable[[], float] = lambda: math.inf,
+        do_senders_have_places: bool = False,
+    ) -> None:
+        self.max_inflight = max_inflight
+        self.max_queue = max_queue
+        self.queue_timeout_s = queue_timeout_s
+        self.inside = 0
+        self.running = 0
+        self.answers = 0
+        self.answer_bytes = 0
+        self.senders = Paces()
+        self.readers = Paces()
+        # Readers whose calls keep their places until they are answered.
+        self.readers_with_place = Paces()
+        self._senders_with_place = self.senders if do_senders_have_places else Paces()
+        # How many slow callers had to make room, by what they did: send a body, or take an answer.
+        self.given_up = {"body": 0, "answer": 0}
+        self._free_bytes = free_bytes
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._usual_run_s = 1.0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place now."""
+        return len(self._waiting)
+
+    @property
+    def has_free_place(self) -> bool:
+        return not self.max_inflight or self.running < self.max_inflight
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether :meth:`close` was called."""
+        return self._draining
+
+    @property
+    def is_full(self) -> bool:
+        """Whether a call that came now would be refused."""
+        slow, reason = self._lack()
+        return bool(reason) and slow.slowest() is None
+
+    def enter(self) -> Ticket:
+        """Come in, or be refused at once.
+
+        Raises:
+            Overloaded: all places and the whole queue are taken, or too many answers are still being sent.
+            Draining: :meth:`close` was called.
+        """
+        if self._draining:
+            raise self.refusal()
+        slow, reason = self._lack()
+        if reason:
+            slowest = slow.slowest()
+            if slowest is None:
+                raise Overloaded(reason, self.retry_after_s())
+            self.given_up["body" if slow is self.senders else "answer"] += 1
+            slowest.give_up()
+        self.inside += 1
+        self._idle.clear()
+        return Ticket(self)
+
+    def _lack(self) -> tuple[Paces, str]:
+        """Return which callers could make room for one more call, and why there is none; an empty text if there is."""
+        most = self.max_inflight + self.max_queue
+        if self.max_inflight and self.inside >= most:
+            return self.senders, (
+                f"all {self.max_inflight} places are taken and {self.max_queue} calls wait already; "
+                "try again later, or raise max_inflight or max_queue"
+            )
+        if self.max_inflight and self.inside + self.answers >= 2 * most:
+            return self.readers, (
+                f"{self.answers} answers are still being sent to callers that take them slowly; try again later"
+            )
+        if self.answer_bytes > _SMALL_ANSWERS_BYTES and self.answer_bytes > self._free_bytes():
+            return self.readers, (
+                f"the answers that are still being sent have {self.answer_bytes} bytes, more than is free in tmp_dir; "
+                "try again later, or give tmp_dir more space"
+            )
+        return self.senders, ""
+
+    def close(self) -> None:
+        """Let nobody in any more and refuse those who wait; who runs goes on."""
+        self._draining = True
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(self.refusal())
+
+    async def empty(self) -> None:
+        """Return once nobody is inside."""
+        await self._idle.wait()
+
+    async def _take_place(self) -> None:
+        if self._draining:
+            raise self.refusal()
+        if self.has_free_place and not self._waiting:
+            self.running += 1
+            return
+        loop = asyncio.get_running_loop()
+        waiter = loop.create_future()
+        self._waiting.append(waiter)
+        look = loop.call_later(min(_WAIT_FOR_SLOW_S, self.queue_timeout_s / 2), self._look_for_slow, waiter)
+        try:
+            async with asyncio.timeout(self.queue_timeout_s):
+                await waiter
+        except BaseException as error:
+            # Race: the place may have been handed over in the very moment in which the wait ended.
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give_place_back()
+            elif waiter in self._waiting:
+                self._waiting.remove(waiter)
+            if isinstance(error, TimeoutError):
+                raise Overloaded(
+                    f"no place became free in {self.queue_timeout_s:g} s (queue_timeout); try again later",
+                    self.retry_after_s(),
+                ) from None
+            raise
+        finally:
+            look.cancel()
+
+    def _look_for_slow(self, waiter: asyncio.Future[None]) -> None:
+        """Give up the slowest caller that has a place, if there is a slow one, for a call that waits for a place."""
+        if waiter.done():
+            return
+        pause_s = _LOOK_AGAIN_S
+        for direction, callers in (("answer", self.readers_with_place), ("body", self._senders_with_place)):
+            if (slowest := callers.slowest()) is not None:
+                self.given_up[direction] += 1
+                slowest.give_up()
+                # The place becomes free when the script has ended.
+                pause_s = _WAIT_FOR_SLOW_S
+                break
+        asyncio.get_running_loop().call_later(pause_s, self._look_for_slow, waiter)
+
+    def _give_place_back(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                # The place changes hands without becoming free: nobody can slip in between.
+                waiter.set_result(None)
+                return
+        self.running -= 1
+
+    def _leave_place(self, run_s: float) -> None:
+        self._usual_run_s += 0.2 * (run_s - self._usual_run_s)
+        self._give_place_back()
+
+    def _leave(self) -> None:
+        self.inside -= 1
+        if not self.inside:
+            self._idle.set()
+
+    def refusal(self) -> Draining:
+        """What a call is told that comes when it is too late."""
+        return Draining("the server is stopping; send the call again to another one", DRAINING_RETRY_AFTER_S)
+
+    def retry_after_s(self) -> int:
+        """Return after how many seconds a refused call may try again."""
+        rounds = (len(self._waiting) + 1) / (self.max_inflight or 1)
+        return max(1, min(_LONGEST_RETRY_AFTER_S, math.ceil(rounds * self._usual_run_s)))
+
+
+class Ticket:
+    """One call that is inside. Use as a context manager: leaving it gives everything back."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._has_place = False
+        self._inside = True
+        self._is_answer = False
+        self._answer_bytes = 0
+        self._since_s = 0.0
+
+    async def place(self) -> float:
+        """Wait for a place and return the seconds waited.
+
+        Raises:
+            Overloaded: ``queue_timeout_s`` passed.
+            Draining: the server is ending.
+        """
+        asked_s = time.monotonic()
+        await self._admission._take_place()
+        self._has_place = True
+        self._since_s = time.monotonic()
+        return self._since_s - asked_s
+
+    def leave_place(self) -> None:
+        """Give the place back, but stay inside: who comes in is still refused if too many are."""
+        if self._has_place:
+            self._has_place = False
+            self._admission._leave_place(time.monotonic() - self._since_s)
+
+    def hand_over(self) -> None:
+        """Give the place back and leave, and count among the answers from now on; a second time does nothing."""
+        if self._inside:
+            self._is_answer = True
+            self._admission.answers += 1
+            self._leave()
+
+    def holds(self, count: int) -> None:
+        """Count so many more bytes in ``tmp_dir`` until the answer is sent."""
+        self._answer_bytes += count
+        self._admission.answer_bytes += count
+
+    def leave(self) -> None:
+        """Give everything back; a second time does nothing."""
+        self._leave()
+        if self._is_answer:
+            self._is_answer = False
+            self._admission.answers -= 1
+        self._admission.answer_bytes -= self._answer_bytes
+        self._answer_bytes = 0
+
+    def _leave(self) -> None:
+        self.leave_place()
+        if self._inside:
+            self._inside = False
+            self._admission._leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()

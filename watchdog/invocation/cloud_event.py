@@ -1,0 +1,72 @@
+"""CloudEvents over HTTP, binary mode: the attributes are headers, the data is the body.
+
+Version 1.0.2 of the "HTTP Protocol Binding for CloudEvents", section 3.1. In structured mode (the whole event is a JSON
+body) the event is data like any other.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+from ..errors import BadInput, quoted
+
+_HEADER = re.compile(r"ce-([a-z0-9]+)", re.IGNORECASE)
+REQUIRED_ATTRIBUTES = ("specversion", "id", "source", "type")
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+# Space, `"` and `%` are encoded in a header, and all that is not printable ASCII.
+_PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+
+
+def event_of(headers: Mapping[str, str]) -> dict[str, str]:
+    """The attributes of an event by their names; empty if the headers are not those of an event of version 1.
+
+    Args:
+        headers: with names in any case; of several with one name, the first counts.
+
+    Raises:
+        BadInput: an attribute is not percent-encoded UTF-8, or has a control character.
+    """
+    # First what nearly every call lacks.
+    if not all(headers.get(f"ce-{name}") for name in REQUIRED_ATTRIBUTES):
+        return {}
+    if not headers["ce-specversion"].startswith("1."):
+        return {}
+    raw: dict[str, str] = {}
+    for header, value in headers.items():
+        if match := _HEADER.fullmatch(header):
+            raw.setdefault(match[1].lower(), value)
+    return {name: _decoded(name, value) for name, value in raw.items()}
+
+
+def is_structured(content_type: str) -> bool:
+    """Whether a body of this type is an event in structured mode, or several (section 3 of the binding)."""
+    return content_type.lower().startswith("application/cloudevents")
+
+
+def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, str]:
+    """What makes an answer an event, too: Knative's brokers take no other answer that has a body.
+
+    It has the id of the event that it answers: sent twice, it is one event still.
+    """
+    return {
+        "Ce-Specversion": "1.0",
+        "Ce-Id": quote(event["id"], safe=_PLAIN),
+        # A URI, of which the binding encodes each "%" once more.
+        "Ce-Source": quote("/" + quote(service_name, safe=""), safe=_PLAIN),
+        "Ce-Type": quote(event["type"], safe=_PLAIN) + ".answer",
+    }
+
+
+def _decoded(name: str, value: str) -> str:
+    if len(value) >= 2 and value[0] == value[-1] == '"':
+        value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    try:
+        text = unquote(value, errors="strict")
+        text.encode()
+    except UnicodeError:
+        raise BadInput(f"the header Ce-{name.capitalize()}: {quoted(value)} is not percent-encoded UTF-8") from None
+    if _CONTROL.search(text):
+        raise BadInput(f"the header Ce-{name.capitalize()}: {quoted(value)} has a control character")
+    return text

@@ -1,0 +1,98 @@
+"""Events as JSON or as text for people."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import structlog
+
+from .level import LEVEL_NAMES
+from .text import as_plain, as_text, as_unicode, printable, printable_lines
+
+
+class JsonFormat:
+    """One object a line, keys in this order: timestamp, level, event, logger, then the rest."""
+
+    def __init__(self) -> None:
+        self._encoder = msgspec.json.Encoder(enc_hook=str)
+
+    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
+        record = {
+            "timestamp": _time_before(age_s),
+            "level": level,
+            "event": fields.pop("event", ""),
+            "logger": fields.pop("logger", None),
+        }
+        record |= {key: value for key, value in fields.items() if key not in record}
+        try:
+            return self._encoder.encode(record) + b"\n"
+        except Exception:  # lone surrogates of a file name, integers over 64 bits, whatever a repr raises
+            return self._encoder.encode({key: as_plain(value) for key, value in record.items()}) + b"\n"
+
+    def script_lines(
+        self, levels: list[int], texts: list[str], stream: str, call_id: str, *, age_s: float = 0.0
+    ) -> bytes:
+        came = _time_before(age_s)
+        heads = {
+            level: f'{{"timestamp":"{came}","level":"{LEVEL_NAMES[level]}","event":'.encode() for level in set(levels)
+        }
+        tail = self._encoder.encode({"logger": "script", "stream": stream, "call_id": as_unicode(call_id)})
+        tail = b"," + tail[1:] + b"\n"
+        # One JSON string a line; a line end inside of a string is escaped, so each one here ends a string.
+        strings = self._encoder.encode_lines(texts)
+        if len(heads) == 1:
+            (head,) = heads.values()
+            return head + strings[:-1].replace(b"\n", tail + head) + tail
+        pairs = zip(levels, strings.split(b"\n"), strict=False)  # the last piece is empty
+        return b"".join([heads[level] + string + tail for level, string in pairs])
+
+
+class ConsoleFormat:
+    """Text for people."""
+
+    def __init__(self, *, colors: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+        self._dim, self._reset = ("\x1b[2m", "\x1b[0m") if colors else ("", "")
+        shades = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m"} if colors else {}
+        shade = "\x1b[31m" if colors else ""
+        self._badges = {
+            number: f"[{shades.get(name, shade)}{name:<9}{self._reset}]" for number, name in LEVEL_NAMES.items()
+        }
+
+    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
+        # A caller chooses names and ids in here: they must not reach the terminal as control sequences.
+        shown = {
+            key: printable_lines(value) if isinstance(value, str) else printable(as_text(value))
+            for key, value in fields.items()
+        }
+        shown |= {"timestamp": _clock_time_before(age_s), "level": level}
+        return (str(self._render(None, level, shown)) + "\n").encode()
+
+    def script_lines(
+        self, levels: list[int], texts: list[str], stream: str, call_id: str, *, age_s: float = 0.0
+    ) -> bytes:
+        head = f"{self._dim}{_clock_time_before(age_s)}{self._reset} "
+        tail = f"  {self._dim}{stream} {printable(call_id)}{self._reset}\n"
+        return "".join(
+            [f"{head}{self._badges[level]} {printable(text)}{tail}" for level, text in zip(levels, texts, strict=True)]
+        ).encode()
+
+
+LogFormat = JsonFormat | ConsoleFormat
+
+
+def time_in(later_s: float) -> str:
+    """Return the time ``later_s`` seconds from now, as the log writes times."""
+    return _time_before(-later_s)
+
+
+def _time_before(age_s: float) -> str:
+    time_ = datetime.now(UTC) - timedelta(seconds=age_s) if age_s else datetime.now(UTC)
+    return time_.isoformat(timespec="microseconds")[:-6] + "Z"
+
+
+def _clock_time_before(age_s: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(time.time() - age_s))

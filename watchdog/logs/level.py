@@ -1,0 +1,161 @@
+"""The level that a line of a script shows."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import re
+from typing import Any
+
+import msgspec
+
+LINE_BYTES = 64 * 1024
+LEVEL_NAMES = {
+    logging.DEBUG: "debug",
+    logging.INFO: "info",
+    logging.WARNING: "warning",
+    logging.ERROR: "error",
+    logging.CRITICAL: "critical",
+}
+_WORDS = {
+    logging.DEBUG: "TRACE VERBOSE DEBUG DBG",
+    logging.INFO: "INFO INFORMATION NOTICE SUCCESS DEFAULT",
+    logging.WARNING: "WARNING WARN",
+    logging.ERROR: "ERROR ERR SEVERE",
+    logging.CRITICAL: "CRITICAL CRIT FATAL ALERT EMERGENCY EMERG PANIC",
+}
+_LEVELS = {word: level for level, words in _WORDS.items() for word in words.split()}
+_SYSLOG = (50, 50, 50, 40, 30, 20, 20, 10)  # emerg, alert, crit, err, warning, notice, info, debug
+_LETTERS = {"D": 10, "I": 20, "W": 30, "E": 40, "F": 50}
+# Longer words first: WARN must not win over WARNING.
+_UPPER = "(?:" + "|".join(sorted(_LEVELS, key=len, reverse=True)) + ")"
+# As classes, "[Ee][Rr][Rr]", which are tried faster than the flag "(?i:".
+_ANY = re.sub("([A-Z])", lambda match: f"[{match[1]}{match[1].lower()}]", _UPPER)
+# After the word of a level stands the end of the line, a space or a sign: "ERROR.log" shows none.
+_END = r"(?=[\s:|\]>!]|$)"
+# A number or a switch alone after the colon is a measure or a setting: "error: 0.031", "Debug: False".
+_COLON = r":(?=\s|$)(?!\s*(?:[-+]?\d[\d.,e+-]*\s*%?|(?i:true|false|yes|no|on|off|none|null))\s*$)"
+_NAME = r"[\w.$/@#<>-]++"
+_TIME = (
+    r"(?=[\[\dMTWFSJADNO])(?=[^:]{2,32}+(?<=\d\d):\d\d)"
+    r"(?>(?:\[?(?:\d[\d/:.,TZ+-]*+|(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun|Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)\b"
+    r"|[AP]M\b|UTC\b|[+-]\d{4}\b)[,:\]|]*+[ \t]*+)+)[|:\s-]*+"
+)
+_BRACKETS = r"(?:\[[^\[\]]*+\]|\([^()]*+\))[\s:|-]*+"
+_NAMED = rf"{_NAME}(?:\[\d+\])?(?::(?!:)\s*|\s*\|\s*|\s+-\s+|:[\w<>]+:\d+\s+-\s+)"
+_IN_BRACKETS = rf"\[\s*(?:[\w.]+:)?({_ANY})\s*\]"
+# A row for each way to show a level, tried in this order; the first group that matched is the level.
+_SHOWN_BY_WORD = re.compile(
+    "|".join(
+        (
+            # ERROR: x, ERROR x, WARNING:root:x, INFO     x, [warning] x, <error> x, Error: x
+            rf"({_UPPER}){_END}|[\[<(]\s*({_ANY})\s*[\]>)]|({_ANY}){_COLON}",
+            # error[E0425]: x, Warning message:, Error in f(): x, fatal error: x, Fatal Python error: x
+            r"(error)\[\w+\]:|(?:During startup - )?(Warning) messages?:|(Error) in .+:|([Ff]atal)(?: \w+)? error: ",
+            # npm error x, npm ERR! x, npm warn x
+            r"npm (?i:(warn|err)(?:or)?\b)",
+            # A time, then names, numbers and brackets, and the level among them.
+            (
+                rf"{_TIME}(?:{_BRACKETS}|{_NAMED}){{0,3}}?"
+                rf"(?:(?!(?:no|not|an?|any|without)\b){_NAME}(?:\[\d+\])?:?\s+)?(?:{_BRACKETS}|{_NAMED}){{0,2}}?"
+                rf"(?:{_IN_BRACKETS}|({_UPPER}){_END}|({_ANY})(?::(?:\s|$)|\t|\s*\|))"
+            ),
+            # [main] ERROR x, (MainThread) ERROR: x, (node:12) Warning: x, 8 [main] WARN x (milliseconds)
+            rf"(?:\d++\s+)?(?:{_BRACKETS}){{1,4}}?(?:({_UPPER}){_END}|({_ANY}){_COLON}|{_IN_BRACKETS})",
+            # name: ERROR: x, name - ERROR - x, main.c:3:5: warning: x, cc1: fatal error: x
+            (
+                rf"[\w.$/@#<>+-]++(?::\d+){{0,2}}(?::\s*|\s*\|\s*|\s+-\s+)"
+                rf"(?:({_UPPER})(?:(?=\s*[:|\]])|\s+-\s|$)|([Ff]atal) error: |({_ANY}){_COLON})"
+            ),
+            # level=error msg="x"
+            (
+                r'(?:[\w.@-]+=(?:"(?>(?:[^"\\]|\\.)*)"|[^\s"]*+)\s+){0,8}'
+                rf'(?:level|lvl|severity)="?({_ANY})"?(?=[\s,]|$)'
+            ),
+        )
+    )
+).match
+# Where no word of a level stands alone, or one that means a level there only (java.util.logging's FINE).
+_OTHERS = (
+    (re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)|Traceback \(most recent").match, logging.ERROR),
+    (re.compile(r"Exception (?:in thread|ignored (?:in|while))\b").match, logging.ERROR),
+    (re.compile(r"\S+:\d+: \w*Warning: ").match, logging.WARNING),
+    (re.compile(r"FINE(?:R|ST)?: ").match, logging.DEBUG),
+)
+_PRIORITY = re.compile(r"<(\d{1,3})>").match
+# glog, absl and klog; TensorFlow's "2026-11-24 22:59:41.377: W tensorflow/"; apt's "E: ".
+_LETTER = re.compile(r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )").match
+_SHOWN_WITHIN = 300
+_LEVEL_IN_JSON = re.compile(r'"(?:level|severity|levelname|lvl)"\s*:\s*"(\w+)"').search
+# Text in which nothing of these occurs shows no level but INFO. A look at 64 KiB costs less than a
+# millisecond; one at each of its lines may cost twenty.
+_TELLING_WORD = re.compile("trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception").search
+_TELLING_START = re.compile(
+    r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|\tat |[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
+).search
+
+
+def may_show_level(text: str) -> bool:
+    return bool(_TELLING_WORD(text.lower()) or _TELLING_START(text))
+
+
+# A flood of short lines repeats itself.
+SHORT_LINE = 32
+classify_again = functools.lru_cache(maxsize=512)(lambda line: classify(line))
+
+
+class _Shown(msgspec.Struct):
+    """Where JSON loggers put the level."""
+
+    level: Any = None
+    severity: Any = None
+    levelname: Any = None
+    lvl: Any = None
+    ecs: Any = msgspec.field(default=None, name="log.level")
+
+
+_shown = msgspec.json.Decoder(_Shown)
+
+
+def classify(line: str) -> int | None:
+    """The level that a line shows, as a number of :mod:`logging`; None if it shows none."""
+    if line.startswith("{"):
+        return _json_level(line)
+    line = line[:_SHOWN_WITHIN]
+    if match := _PRIORITY(line):
+        return _SYSLOG[int(match[1]) & 7]
+    if match := _LETTER(line):
+        return _LETTERS[match[match.lastindex or 1]]
+    if match := _SHOWN_BY_WORD(line):
+        return _LEVELS[match[match.lastindex or 1].upper()]
+    for matches, level in _OTHERS:
+        if matches(line):
+            return level
+    return None
+
+
+def _json_level(line: str) -> int | None:
+    with contextlib.suppress(msgspec.DecodeError, ValueError, RecursionError):
+        shown = _shown.decode(line)
+        for value in (shown.level, shown.severity, shown.levelname, shown.lvl, shown.ecs):
+            level = _value_level(value)
+            if level is not None:
+                return level
+        return None
+    # One that was cut is no JSON any more, but the level stands near the beginning as a rule.
+    match = _LEVEL_IN_JSON(line[:_SHOWN_WITHIN]) if len(line) >= LINE_BYTES // 4 else None
+    return _LEVELS.get(match[1].upper()) if match else None
+
+
+def _value_level(value: object) -> int | None:
+    """A word, a syslog severity (0 to 7), or a number of pino and bunyan (10 trace to 60 fatal)."""
+    if isinstance(value, str):
+        return _LEVELS.get(value.strip().upper()) or (_value_level(int(value)) if value.isdecimal() else None)
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    if 0 <= value <= 7:
+        return _SYSLOG[value]
+    if 10 <= value <= 69:
+        return max(10, min(value // 10 * 10 - 10, 50))
+    return None

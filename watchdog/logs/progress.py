@@ -1,0 +1,65 @@
+"""A progress bar on a terminal, below the log."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from .sink import LogWriter
+
+_REDRAW_S = 0.1
+_BAR_COLUMNS = 24
+
+
+class ProgressBar:
+    """Shows how far a transfer is: ``storing  [#####...........]  3 of 10 files  45.2 of 120.0 MiB  12.1 MiB/s``."""
+
+    def __init__(self, sink: LogWriter) -> None:
+        self._sink = sink
+        self._verb = ""
+        self._files = self._files_done = 0
+        self._size_bytes: int | None = None
+        self._moved_bytes = 0
+        self._began_s = self._drawn_s = 0.0
+
+    def begin(self, verb: str, files: int, size_bytes: int | None) -> None:
+        self._verb, self._files, self._size_bytes = verb, files, size_bytes
+        self._files_done = self._moved_bytes = 0
+        self._began_s, self._drawn_s = time.monotonic(), 0.0
+        self._draw()
+
+    def moved(self, count: int) -> None:
+        self._moved_bytes += count
+        self._draw()
+
+    def file_done(self) -> None:
+        self._files_done += 1
+        self._draw()
+
+    def end(self) -> None:
+        self._sink.show_status("")
+
+    def _draw(self) -> None:
+        now_s = time.monotonic()
+        if now_s - self._drawn_s < _REDRAW_S:
+            return
+        self._drawn_s = now_s
+        columns = shutil.get_terminal_size().columns
+        self._sink.show_status(self._text(now_s)[: max(columns - 1, 1)])
+
+    def _text(self, now_s: float) -> str:
+        parts = [self._verb]
+        if self._size_bytes:
+            filled = min(_BAR_COLUMNS, _BAR_COLUMNS * self._moved_bytes // self._size_bytes)
+            parts.append(f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}]")
+        if self._files > 1:
+            parts.append(f"{self._files_done} of {self._files} files")
+        total = f" of {_mib(self._size_bytes)}" if self._size_bytes is not None else ""
+        parts.append(f"{_mib(self._moved_bytes)}{total} MiB")
+        if now_s - self._began_s >= 1:
+            parts.append(f"{_mib(int(self._moved_bytes / (now_s - self._began_s)))} MiB/s")
+        return "  ".join(parts)
+
+
+def _mib(count: int) -> str:
+    return f"{count / (1 << 20):.1f}"

@@ -1,0 +1,297 @@
+"""A script's output lines as log events."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from . import java_trace
+from .level import LEVEL_NAMES, LINE_BYTES, SHORT_LINE, classify, classify_again, may_show_level
+from .log_rate import LogRate
+from .sink import LogWriter
+from .text import decode
+from .traceback import Traceback
+
+# Lines encoded before the buffer is looked at again: 32,768 two-byte lines in a feed make 6 MiB of events.
+_SLICE = 512
+_PROGRESS_INTERVAL_S = 1.0
+
+
+class Timer(Protocol):
+    """What ``call_later`` returns."""
+
+    def cancel(self) -> None: ...
+
+
+class ScriptLog:
+    """One stream of one invocation, as events.
+
+    A carriage return starts the line again: of a progress bar, the last state is logged, at most once a second
+    and at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and ``line_bytes``.
+    A Python traceback or a Java stack trace is one event, whatever it chains; it is complete with the first line that
+    is not part of it, at the end of the stream, or when the stream was silent for a second. A line that only looks like
+    the first one of a Java stack trace waits for a tenth of a second. Both have the time at which their first line
+    came. Binary data is one event at the end.
+
+    Args:
+        rate: how much of the log the call may have; what is over it is dropped and counted.
+        clock: seconds that only grow.
+        call_later: calls a function after so many seconds, as an event loop does. Without it, what has waited is
+            logged with the next feed.
+    """
+
+    def __init__(
+        self,
+        sink: LogWriter,
+        *,
+        stream: Literal["stdout", "stderr"],
+        call_id: str,
+        rate: LogRate | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
+    ) -> None:
+        self._clock = clock
+        self._call_later = call_later
+        self._timer: Timer | None = None  # runs while a traceback waits for more
+        self._sink = sink
+        self._rate = rate or LogRate(0)
+        self._stream = stream
+        self._call_id = call_id
+        self._levels: list[int] = []  # of the lines that wait for the end of this feed
+        self._texts: list[str] = []
+        self._line = bytearray()  # the unfinished line since its last carriage return
+        self._line_bytes = 0
+        self._state = (b"", 0)  # what stood before that carriage return, and its whole length
+        self._told_state = b""
+        self._progress_s: float | None = None  # when this line began to be a progress bar, or was last told
+        self._traceback = Traceback()
+        self._waiting_since_s: float | None = None  # when the feed ended that began the traceback
+        self._fed_s = 0.0
+        self._binary_bytes = 0
+
+    def feed(self, data: bytes) -> None:
+        """Take what the script wrote, cut anywhere. Never raises; takes milliseconds for 64 KiB."""
+        now_s = self._clock()
+        if self._traceback and now_s - self._fed_s > self._traceback.pause_s:
+            self._end_traceback()
+        self._fed_s = now_s
+        end = data.rfind(b"\n")
+        start = 0
+        if end >= 0 and (self._sink.is_full or not self._rate.has_room()):
+            self._lose(data.count(b"\n"), end + 1)
+            start = end + 1
+        elif end >= 0:
+            if self._line or self._state[1]:
+                start = data.find(b"\n") + 1
+                self._grow(data[: start - 1], now_s)
+                self._end_line()
+            if start <= end:
+                self._take_lines(data[start:end], now_s)
+            start = end + 1
+        if start < len(data):
+            self._grow(data[start:], now_s)
+        self._send()
+        if self._traceback:
+            self._wait_for_more(now_s)
+
+    def leave_out(self, data: bytes) -> None:
+        """Take binary data: only its size is logged, when the stream has ended."""
+        self._end_unfinished()
+        self._binary_bytes += len(data)
+
+    def close(self) -> None:
+        """The stream has ended: tell what is unfinished."""
+        self._end_unfinished()
+        if self._binary_bytes:
+            self._tell(logging.INFO, f"{self._binary_bytes:,} bytes of binary data on {self._stream}")
+        self._report_dropped()
+
+    def _wait_for_more(self, now_s: float) -> None:
+        if self._waiting_since_s is None:
+            self._waiting_since_s = now_s
+        if self._timer is None and self._call_later is not None:
+            self._timer = self._call_later(self._traceback.pause_s, self._look_for_silence)
+
+    def _look_for_silence(self) -> None:
+        """End the traceback if nothing more came for long enough; else look again later."""
+        self._timer = None
+        assert self._call_later is not None
+        left_s = self._fed_s + self._traceback.pause_s - self._clock()
+        if left_s > 0:
+            self._timer = self._call_later(left_s, self._look_for_silence)
+        else:
+            self._end_traceback()
+            self._send()
+
+    def _end_unfinished(self) -> None:
+        if self._line or self._state[1]:
+            self._end_line()
+        self._end_traceback()
+        self._send()
+
+    def _take_lines(self, block: bytes, now_s: float) -> None:
+        """Whole lines, without the last one's end."""
+        if len(block) > LINE_BYTES:
+            for piece in block.split(b"\n"):
+                self._grow(piece, now_s)
+                self._end_line()
+            return
+        if b"\r" in block:
+            block = _LAST_BLANKS.sub(b"", _OVERWRITTEN.sub(b"", block))
+        text = decode(block)
+        if self._traceback or may_show_level(text):
+            for line in text.split("\n"):
+                self._take(line)
+        elif self._sink.level <= logging.INFO:
+            lines = list(filter(str.strip, text.split("\n")))
+            self._texts += lines
+            self._levels += [logging.INFO] * len(lines)
+
+    def _grow(self, piece: bytes, now_s: float) -> None:
+        """Go on with the unfinished line."""
+        before, carriage_return, piece = piece.rpartition(b"\r")
+        if carriage_return:
+            shown = before.rstrip()
+            if shown and b"\r" in before[: len(shown)]:
+                shown = before[shown.rfind(b"\r") + 1 :].partition(b"\r")[0]
+                self._state = (shown[:LINE_BYTES], len(shown))
+            elif shown or self._line.strip():
+                # The first carriage return ends what had come before.
+                first = before.partition(b"\r")[0]
+                self._extend(first)
+                self._state = (bytes(self._line), self._line_bytes)
+            self._line.clear()
+            self._line_bytes = 0
+        self._extend(piece)
+        if carriage_return:
+            if self._progress_s is None:
+                self._progress_s = now_s
+            elif now_s - self._progress_s >= _PROGRESS_INTERVAL_S:
+                self._progress_s = now_s
+                self._tell_line()
+
+    def _extend(self, piece: bytes) -> None:
+        self._line += piece[: max(0, LINE_BYTES - len(self._line))]
+        self._line_bytes += len(piece)
+
+    def _end_line(self) -> None:
+        self._tell_line()
+        self._line.clear()
+        self._line_bytes = 0
+        self._state = (b"", 0)
+        self._told_state = b""
+        self._progress_s = None
+
+    def _tell_line(self) -> None:
+        """Tell the line as a terminal shows it now, unless it was told so already."""
+        shown, size_bytes = self._state
+        if self._line.strip():
+            shown, size_bytes = bytes(self._line), self._line_bytes
+        if shown and shown == self._told_state:
+            return
+        self._told_state = shown if self._progress_s is not None else b""
+        text = decode(shown)
+        if size_bytes <= LINE_BYTES:
+            self._take(text)
+        elif not self._traceback.takes(text):
+            self._end_traceback()
+            self._tell(classify(text) or logging.INFO, text, truncated=True, line_bytes=size_bytes)
+
+    def _take(self, line: str) -> None:
+        """One whole line: part of a traceback, or an event of its own."""
+        if self._traceback:
+            if self._traceback.takes(line):
+                return
+            self._end_traceback()
+        if not line or line.isspace():
+            return
+        if (line[0] in "T " or java_trace.may_begin(line)) and self._traceback.starts(line):
+            return
+        level = (classify_again(line) if len(line) < SHORT_LINE else classify(line)) or logging.INFO
+        if level >= self._sink.level:
+            self._levels.append(level)
+            self._texts.append(line)
+
+    def _end_traceback(self) -> None:
+        if self._traceback:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            level = self._traceback.level
+            text, size_bytes = self._traceback.end()
+            since_s, self._waiting_since_s = self._waiting_since_s, None
+            age_s = 0.0 if since_s is None else self._clock() - since_s
+            if size_bytes > LINE_BYTES:
+                self._tell(level, text, age_s, truncated=True, line_bytes=size_bytes)
+            elif self._sink.level <= level:
+                self._levels.append(level)
+                self._texts.append(text)
+                if age_s:  # the lines of this feed come after it, and are newer
+                    self._send(age_s)
+
+    def _tell(self, level: int, text: str, age_s: float = 0.0, **more: object) -> None:
+        """An event with more than a text."""
+        if level >= self._sink.level:
+            self._send()
+            if not self._rate.has_room():
+                self._rate.drop(1, len(text))
+                return
+            self._report_dropped()
+            fields = {"event": text, "logger": "script", "stream": self._stream, "call_id": self._call_id}
+            event = self._sink.form.event(LEVEL_NAMES[level], fields | more, age_s=age_s)
+            self._rate.spend(len(event))
+            self._sink.put(event)
+
+    def _send(self, age_s: float = 0.0) -> None:
+        levels, texts = self._levels, self._texts
+        if not texts:
+            return
+        self._levels, self._texts = [], []
+        for at in range(0, len(texts), _SLICE):
+            if self._sink.is_full:
+                self._sink.lose(len(texts) - at)
+                return
+            if not self._rate.has_room():
+                self._rate.drop(len(texts) - at, sum(map(len, texts[at:])))
+                return
+            self._report_dropped()
+            ahead = slice(at, at + _SLICE)
+            lines = self._sink.form.script_lines(levels[ahead], texts[ahead], self._stream, self._call_id, age_s=age_s)
+            self._rate.spend(len(lines))
+            self._sink.put(lines, min(_SLICE, len(texts) - at))
+
+    def _report_dropped(self) -> None:
+        """Log how many lines of the call found no room, before the next line that has room."""
+        lines, size_bytes = self._rate.dropped()
+        if lines and self._sink.level <= logging.WARNING:
+            fields = {
+                "event": "script's log lines dropped",
+                "logger": "logs",
+                "call_id": self._call_id,
+                "count": lines,
+                "bytes": size_bytes,
+                "reason": f"the call logged over {self._rate.bytes_per_s} bytes in a second (max_log_rate)",
+            }
+            self._sink.put_own(self._sink.form.event("warning", fields))
+
+    def _lose(self, lines: int, size_bytes: int) -> None:
+        """Drop whole lines unseen: there is no room, and to look at them would only cost time."""
+        self._end_traceback()
+        self._send()
+        if self._sink.is_full:
+            self._sink.lose(lines)
+        else:
+            self._rate.drop(lines, size_bytes)
+        self._line.clear()
+        self._line_bytes = 0
+        self._state = (b"", 0)
+        self._told_state = b""
+        self._progress_s = None
+
+
+# What whole lines leave visible of their carriage returns, as ScriptLog._grow finds it for an unfinished line.
+_OVERWRITTEN = re.compile(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
+_LAST_BLANKS = re.compile(rb"(?m)\r[^\S\n]*$")

@@ -1,0 +1,91 @@
+"""Logs: this program's own events, and a script's output lines as events with a level.
+
+::
+
+    log.info(...)  ───┐
+    logging, warnings ├─> one JSON object or one line of text ─> Sink: bounded buffer ─> thread ─> stderr
+    ScriptLog.feed ───┘
+
+Nothing here waits for whoever reads stderr. A reader that stalls fills the pipe, then the sink's buffer; from
+then on script lines are dropped and counted, and one WARNING event tells how many once there is room again. The lines
+of one call are also dropped and counted if they are over ``max_log_rate``.
+
+A script's lines do not pass through structlog: a feed is taken apart and encoded as a whole, in about a
+microsecond a line, because it happens on the event loop.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from .formats import ConsoleFormat, JsonFormat, LogFormat
+from .level import LEVEL_NAMES
+from .sink import LogWriter, WriterLogger
+
+
+def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # noqa: A002
+    """Send this program's events, those of :mod:`logging` and Python's warnings to one new sink.
+
+    Args:
+        level: ``NOTSET``, ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``; what is below
+            is dropped.
+        format: ``json``, ``console``, or ``auto``: console if the descriptor is a terminal.
+        stream_fd: where to; it is never closed.
+
+    Raises:
+        ValueError: another level or format; ``config`` lets none through.
+    """
+    number = {"NOTSET": 0} | {name.upper(): number for number, name in LEVEL_NAMES.items()}
+    if level not in number:
+        raise ValueError(f"log level {level!r}: one of {', '.join(number)} is accepted")
+    if format not in ("auto", "json", "console"):
+        raise ValueError(f"log format {format!r}: auto, json or console is accepted")
+    is_terminal = os.isatty(stream_fd)
+    form: LogFormat = JsonFormat()
+    if format == "console" or (format == "auto" and is_terminal):
+        form = ConsoleFormat(colors=is_terminal and not os.environ.get("NO_COLOR"))
+    sink = LogWriter(stream_fd, form, level=number[level])
+
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, sink.render],
+        wrapper_class=structlog.make_filtering_bound_logger(number[level]),
+        logger_factory=lambda name="watchdog": WriterLogger(sink, name),
+        cache_logger_on_first_use=False,
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [_Handler(sink)]
+    root.setLevel(number[level])
+    logging.captureWarnings(True)
+    return sink
+
+
+def get_logger(name: str) -> FilteringBoundLogger:
+    """The logger of one module: ``log.info("listening", port=8080)``. May be made before configure()."""
+    logger: FilteringBoundLogger = structlog.get_logger(name)
+    return logger
+
+
+class _Handler(logging.Handler):
+    """Events of :mod:`logging` (asyncio, aiohttp, warnings), in the same form and to the same sink."""
+
+    def __init__(self, sink: LogWriter) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = record.getMessage()
+        except Exception:  # the caller's format string does not fit its arguments
+            text = f"{record.msg!r} {record.args!r}"
+        fields: dict[str, Any] = {"event": text.strip(), "logger": record.name}
+        if record.exc_info and record.exc_info[0]:
+            fields["exception"] = logging.Formatter().formatException(record.exc_info)
+        if record.stack_info:
+            fields["stack"] = record.stack_info
+        level = max((number for number in LEVEL_NAMES if number <= record.levelno), default=logging.DEBUG)
+        self._sink.put_own(self._sink.form.event(LEVEL_NAMES[level], fields))

@@ -1,0 +1,206 @@
+"""The bounded buffer between everything that logs and the thread that writes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import select
+import threading
+from collections import deque
+
+from structlog.typing import EventDict
+
+from .formats import JsonFormat, LogFormat
+from .text import printable
+
+_BUFFER_BYTES = 4 * 1024 * 1024
+_WRITE_BYTES = 256 * 1024
+# After a write, the time in which more is gathered.
+_PAUSE_S = 0.01
+_ERASE_LINE = b"\r\x1b[K"  # to the line's begin, and erase it (ECMA-48, CR and EL)
+
+
+class LogWriter:
+    """A bounded buffer before a descriptor, and the thread that empties it.
+
+    ``level``: events below this number are not wanted. ``is_full``: script lines are lost until half of the
+    buffer is free again, so that a flood leaves few gaps, each followed by the event that counts them. This
+    program's own few events have as much room again.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        form: LogFormat | None = None,
+        *,
+        level: int = logging.INFO,
+        limit_bytes: int = _BUFFER_BYTES,
+    ) -> None:
+        self.level = level
+        self.form = form or JsonFormat()
+        self.is_full = False
+        self._fd = fd
+        self._limit_bytes = limit_bytes
+        self._queue: deque[tuple[bytes, int]] = deque()
+        self._pending_bytes = 0  # queued, or being written
+        self._lost = 0
+        self._status = b""
+        self._is_status_shown = False
+        self._reader_is_gone = False
+        self._closing = False
+        self._is_hurried = False
+        self._is_waiting = False
+        self._thread: threading.Thread | None = None
+        # Its lock is reentrant: a destructor may warn, and so come here, while this very thread holds it.
+        self._changed = threading.Condition()
+
+    def render(self, logger: WriterLogger, level: str, fields: EventDict) -> bytes:
+        """The last structlog processor: one event as the bytes of its line."""
+        return self.form.event(level, {"logger": logger.name, **fields})
+
+    def put(self, data: bytes, events: int = 1) -> None:
+        """Take script lines that are ready to be written, or count them as lost."""
+        with self._changed:
+            if self._pending_bytes >= self._limit_bytes:
+                self.is_full = True
+            if self.is_full:
+                self._lost += events
+            else:
+                self._append(data, events)
+
+    def put_own(self, data: bytes) -> None:
+        """Take an event of this program."""
+        with self._changed:
+            if self._pending_bytes < 2 * self._limit_bytes:
+                self._append(data, 1)
+            else:
+                self._lost += 1
+
+    def show_status(self, text: str) -> None:
+        """Keep a line of text, such as a progress bar, below the events on a terminal; "" takes it away.
+
+        It goes the events' way, so that neither is written into the other.
+        """
+        with self._changed:
+            self._status = printable(text).encode()
+            self._append(_ERASE_LINE, 0)
+
+    def lose(self, events: int) -> None:
+        """Count script lines that were not even made into events because ``is_full``."""
+        with self._changed:
+            self._lost += events
+            if not self.is_full:  # the writer has made room since the caller looked
+                self._tell_lost()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all is written; False if that took too long."""
+        with self._changed:
+            self._is_hurried = True
+            self._changed.notify_all()
+            try:
+                return self._changed.wait_for(lambda: not self._pending_bytes, timeout_s)
+            finally:
+                self._is_hurried = False
+
+    def close(self, timeout_s: float) -> bool:
+        """Write what is left and end the thread; False, and the thread is left behind, if that took too long.
+
+        A later event starts a new thread.
+        """
+        with self._changed:
+            thread = self._thread
+            self._closing = True
+            self._changed.notify_all()
+        if thread is not None:
+            thread.join(timeout_s)
+        return thread is None or not thread.is_alive()
+
+    def _append(self, data: bytes, events: int) -> None:
+        if self._reader_is_gone or not data:
+            return
+        self._queue.append((data, events))
+        self._pending_bytes += len(data)
+        if self._thread is None:
+            self._closing = False
+            # A daemon: a reader that never reads must not keep the process from ending.
+            self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:
+                # No thread may be made now (a limit of processes, the interpreter's end); the next event tries again.
+                self._thread = None
+        elif self._is_waiting or self._pending_bytes >= _WRITE_BYTES:
+            self._changed.notify_all()
+
+    def _tell_lost(self) -> None:
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            fields = {"event": "log lines dropped", "logger": "logs", "count": lost}
+            self._append(self.form.event("warning", fields), 1)
+
+    def _write_all(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue:
+                    if self._closing:
+                        self._thread = None
+                        return
+                    self._is_waiting = True
+                    self._changed.wait()
+                    self._is_waiting = False
+                batch, events, size_bytes = [], 0, 0
+                while self._queue and size_bytes < _WRITE_BYTES:
+                    data, count = self._queue.popleft()
+                    batch.append(data)
+                    events += count
+                    size_bytes += len(data)
+                if self._is_status_shown:
+                    batch.insert(0, _ERASE_LINE)
+                batch.append(self._status)
+                self._is_status_shown = bool(self._status)
+            written = self._write(b"".join(batch))
+            with self._changed:
+                self._pending_bytes -= size_bytes
+                if not written:
+                    self._lost += events
+                if self._reader_is_gone:
+                    self._queue.clear()
+                    self._pending_bytes = 0
+                    self.is_full = False
+                elif self.is_full and self._pending_bytes < self._limit_bytes // 2:
+                    self.is_full = False
+                    self._tell_lost()
+                elif written and self._lost and not self.is_full:
+                    self._tell_lost()
+                if not self._pending_bytes:
+                    self._changed.notify_all()
+                # Else each event would wake this thread, which then disputes the interpreter's lock with the loop.
+                self._changed.wait_for(self._cannot_wait, _PAUSE_S)
+
+    def _cannot_wait(self) -> bool:
+        return self._closing or self._is_hurried or self._pending_bytes >= _WRITE_BYTES
+
+    def _write(self, data: bytes) -> bool:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[os.write(self._fd, rest) :]
+            except BlockingIOError:
+                # Another process that shares the descriptor has made it non-blocking.
+                poll = select.poll()
+                poll.register(self._fd, select.POLLOUT)
+                poll.poll()
+            except OSError as error:
+                # Anything else (a full disk) may be over by the next event.
+                self._reader_is_gone = error.errno in (errno.EPIPE, errno.EBADF)
+                return False
+        return True
+
+
+class WriterLogger:
+    """What structlog hands the rendered bytes to."""
+
+    def __init__(self, sink: LogWriter, name: str) -> None:
+        self.name = name
+        self.debug = self.info = self.warning = self.error = self.critical = sink.put_own

@@ -1,0 +1,47 @@
+"""Text of scripts and errors that is safe to show."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+
+def printable(text: str) -> str:
+    r"""Text that does nothing to a terminal: control characters and what was not UTF-8, as ``\x1b``."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), as_unicode(text))
+
+
+def as_plain(value: object) -> Any:
+    if isinstance(value, int | float | None):
+        return value if not isinstance(value, int) or abs(value) < 2**63 else str(value)
+    return as_unicode(as_text(value))
+
+
+def as_text(value: object) -> str:
+    try:
+        return str(value)
+    except Exception:
+        return f"<{type(value).__name__} that has no text>"
+
+
+def as_unicode(text: str) -> str:
+    """Bytes that were not UTF-8, which Python keeps as lone surrogates in names, as escapes."""
+    return text if text.isascii() else text.translate(_NOT_UTF8).encode("utf-8", "backslashreplace").decode()
+
+
+def printable_lines(text: str) -> str:
+    return "\n".join(map(printable, text.split("\n")))
+
+
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+_ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\))")
+# What is not UTF-8, as the error handler "backslashreplace" has it, which takes a microsecond for each byte.
+_NOT_UTF8 = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
+
+
+def decode(data: bytes) -> str:
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.decode("utf-8", "surrogateescape").translate(_NOT_UTF8)
+    return _ESCAPE_SEQUENCE.sub("", text) if "\x1b" in text else text

@@ -1,0 +1,1 @@
+"""The files that a script left become the answer."""

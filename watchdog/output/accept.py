@@ -1,0 +1,214 @@
+"""Which form of answer the caller prefers."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import AnswerNotAvailable, BadInput, quoted
+from ..workspace.outputs import Output
+from .media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, guessed_type
+from .printed import TEXT
+
+_NAMED_FILES = 5
+_LONGEST_KEPT = 256  # characters of a header whose meaning is kept for the next call
+
+
+class AnswerForm(enum.Enum):
+    """How outputs are answered; the values are those of ``?output=``."""
+
+    BASE64 = "base64"
+    RAW = "raw"
+    ZIP = "zip"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One form that the outputs can be given in, and its media type without parameters."""
+
+    form: AnswerForm
+    media_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """One media range of ``Accept``, in lower case, with its weight. Parameters of the type do not count."""
+
+    type: str
+    subtype: str
+    quality: float
+
+    @property
+    def specificity(self) -> int:
+        return (self.type != "*") + (self.subtype != "*")
+
+    def includes(self, media_type: str) -> bool:
+        own_type, _, own_subtype = media_type.partition("/")
+        return self.type in ("*", own_type) and self.subtype in ("*", own_subtype)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPreference:
+    """What the caller wants, as far as it can be known before the script has run."""
+
+    form: AnswerForm | None
+    accept: str = ""
+    ranges: tuple[_Range, ...] = ()
+
+    def resolve(self, outputs: Sequence[Output], printed_type: str = TEXT) -> Offer:
+        """Choose among the forms that these outputs have, or what was printed if there are none.
+
+        Raises:
+            AnswerNotAvailable: the caller wants none of these forms.
+        """
+        offers = _offers(outputs, printed_type)
+        if self.form is not None:
+            for offer in offers:
+                if offer.form is self.form:
+                    return offer
+            raise AnswerNotAvailable(_not_available(f"?output={self.form.value}", outputs, printed_type, offers))
+        any_quality = max((r.quality for r in self.ranges if r.specificity == 0), default=0.0)
+        best, best_rank = None, (0.0, 0)
+        for offer in offers:
+            quality, specificity = self._weight(offer.media_type)
+            if specificity == 2 and _means_another_form(offer, offers):
+                continue
+            if quality <= any_quality:
+                # Many clients send types and `*/*` with the same weight, unasked: "application/json, text/plain, */*"
+                # of axios. They want nothing in particular, and our own order decides.
+                specificity = 0
+            if quality > 0 and (quality, specificity) > best_rank:
+                best, best_rank = offer, (quality, specificity)
+        if best is None:
+            raise AnswerNotAvailable(_not_available(f"Accept: {self.accept}", outputs, printed_type, offers))
+        return best
+
+    def _weight(self, media_type: str) -> tuple[float, int]:
+        """The weight of a type is that of the most specific range that includes it (RFC 9110, 12.5.1)."""
+        fitting = [(r.specificity, r.quality) for r in self.ranges if r.includes(media_type)]
+        specificity, quality = max(fitting, default=(0, 0.0))
+        return quality, specificity
+
+
+_BASE64_PREFERENCE = AnswerPreference(AnswerForm.BASE64)
+# Atomic groups where a possessive group would do: CPython 3.11.2, which Debian 12 has, gets those wrong.
+_TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
+_PARAMETER = re.compile(rf'({_TOKEN})[ \t]*+=[ \t]*+({_TOKEN}|"(?>(?:[^"\\]|\\.)*)")')
+_MEDIA_RANGE = re.compile(
+    rf"[ \t]*+({_TOKEN})(?>(?:/({_TOKEN}))?)((?>(?:[ \t]*+;[ \t]*+(?>(?:{_PARAMETER.pattern})?))*))[ \t]*+(?:,|\Z)"
+)
+_QUALITY = re.compile(r"(?:0?\.\d+|0\.?|1(?:\.0*)?)\Z", re.ASCII)
+_EMPTY_ELEMENT = re.compile(r"[ \t]*+,")
+
+
+def choose_form(accept: str | None, output_param: str | None) -> AnswerPreference:
+    """What the caller wants, from the ``Accept`` header (several joined by commas) and ``?output=``.
+
+    ``?output=`` wins. No ``Accept`` at all, ``*/*`` and ``text/plain`` mean base64; ``application/zip`` and
+    ``application/json`` mean those forms, even if the one output is itself such a file; any other type means
+    the one output's own bytes, if it is of that type or the type is ``application/octet-stream``. The greatest weight
+    wins, then the more specific range; but types that weigh no more than ``*/*`` beside them count as ``*/*``.
+
+    Raises:
+        BadInput: ``?output=`` is not one of the forms, or ``Accept`` is malformed.
+        AnswerNotAvailable: ``Accept`` refuses everything.
+    """
+    if output_param is not None:
+        try:
+            return AnswerPreference(AnswerForm(output_param.lower()))
+        except ValueError:
+            known = ", ".join(form.value for form in AnswerForm)
+            raise BadInput(f"?output={quoted(output_param)} is not known; it may be one of {known}") from None
+    if accept is None or accept == "*/*" or not accept.strip(" \t,"):
+        return _BASE64_PREFERENCE
+    return _preference_of(accept) if len(accept) <= _LONGEST_KEPT else _preference_of.__wrapped__(accept)
+
+
+@functools.lru_cache(maxsize=64)
+def _preference_of(accept: str) -> AnswerPreference:
+    ranges = []
+    at = 0
+    while at < len(accept):
+        if empty := _EMPTY_ELEMENT.match(accept, at):
+            at = empty.end()
+            continue
+        if not accept[at:].strip(" \t"):
+            break
+        found = _MEDIA_RANGE.match(accept, at)
+        if found is None:
+            raise BadInput(_malformed_accept(accept, at))
+        type_, subtype = found[1].lower(), (found[2] or "").lower()
+        if type_ == "*" and not subtype:
+            # Java's HttpURLConnection sends "*; q=.2" unasked.
+            subtype = "*"
+        if not subtype or (type_ == "*" and subtype != "*"):
+            raise BadInput(_malformed_accept(accept, at))
+        quality = 1.0
+        for name, value in _PARAMETER.findall(found[3]):
+            if name in ("q", "Q"):
+                if not _QUALITY.match(value):
+                    raise BadInput(_malformed_accept(accept, at))
+                quality = float(value)
+        ranges.append(_Range(type_, subtype, quality))
+        at = found.end()
+    if not any(r.quality > 0 for r in ranges):
+        raise AnswerNotAvailable(
+            f"the Accept header {quoted(accept)} refuses every form of answer; accept at least one of "
+            f"{PLAIN_TYPE} (base64), {BYTES_TYPE} (raw), {ZIP_TYPE}, {JSON_TYPE}"
+        )
+    return AnswerPreference(None, accept, tuple(ranges))
+
+
+def _malformed_accept(accept: str, at: int) -> str:
+    return (
+        f"the Accept header is malformed at {accept[at : at + 40].strip()!r}; it is a list such as "
+        f"'{ZIP_TYPE}, {PLAIN_TYPE};q=0.5' with weights from 0 to 1"
+    )
+
+
+def _offers(outputs: Sequence[Output], printed_type: str) -> list[Offer]:
+    """The forms that these outputs have, the one that we like best first."""
+    if len(outputs) > 1:
+        return [
+            Offer(AnswerForm.BASE64, PLAIN_TYPE),
+            Offer(AnswerForm.ZIP, ZIP_TYPE),
+            Offer(AnswerForm.JSON, JSON_TYPE),
+        ]
+    own_type = guessed_type(outputs[0].name) if outputs else printed_type
+    offers = [Offer(AnswerForm.BASE64, PLAIN_TYPE), Offer(AnswerForm.RAW, own_type), Offer(AnswerForm.RAW, BYTES_TYPE)]
+    if outputs:
+        offers.append(Offer(AnswerForm.ZIP, ZIP_TYPE))
+    return [*offers, Offer(AnswerForm.JSON, JSON_TYPE)]
+
+
+def _means_another_form(offer: Offer, offers: list[Offer]) -> bool:
+    """Return whether this offer's type, asked for by name, asks for another form than the raw bytes.
+
+    ``text/plain`` asks for base64, ``application/zip`` for a ZIP and ``application/json`` for JSON, where these forms
+    are offered.
+    """
+    if offer.form is not AnswerForm.RAW or offer.media_type not in (PLAIN_TYPE, ZIP_TYPE, JSON_TYPE):
+        return False
+    return any(other.form is not AnswerForm.RAW and other.media_type == offer.media_type for other in offers)
+
+
+def _not_available(wish: str, outputs: Sequence[Output], printed_type: str, offers: list[Offer]) -> str:
+    if not outputs:
+        there = f"no file in TMP_OUTPUT_DIR, only its stdout, of type {printed_type}"
+    elif len(outputs) == 1:
+        there = f"one file, {outputs[0].name!r}, of type {guessed_type(outputs[0].name)}"
+    else:
+        names = ", ".join(repr(output.name) for output in outputs[:_NAMED_FILES])
+        there = f"{len(outputs)} files: {names}{', …' if len(outputs) > _NAMED_FILES else ''}"
+    by_form: dict[AnswerForm, list[str]] = {}
+    for offer in offers:
+        types = by_form.setdefault(offer.form, [])
+        # A type that, asked for by name, would give another form is no advice.
+        if offer.media_type not in types and not _means_another_form(offer, offers):
+            types.append(offer.media_type)
+    ways = "; ".join(f"{' or '.join(types)} (?output={form.value})" for form, types in by_form.items())
+    return f"{wish} cannot be answered, because the script left {there}. Accept one of these: {ways}"

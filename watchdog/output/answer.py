@@ -1,0 +1,316 @@
+"""What the script left becomes the body of the answer.
+
+::
+
+    outputs -> Preference.resolve -> _Plan: parts (bytes and files) -> pieces -> Answer.chunks
+                                       |
+                                       +-- the length, known before the first byte is sent
+
+Four forms: base64 (of the one file, or of a ZIP of several), raw, ZIP and JSON. A ZIP's entries are stored,
+not compressed, and a first pass over the files takes their checksums: so the length of each form is known,
+no reader needs data descriptors, and a file that cannot be read is found before a status is sent.
+
+Small answers are made at once. For all others files are read and encoded in a thread, one piece ahead of
+the caller; memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import os
+import re
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import msgspec
+
+from ..errors import AnswerNotAvailable, ScriptFailed, ScriptKilled
+from ..system.threads import OUTPUTS, one_ahead
+from ..workspace.outputs import Output, open_output
+from .accept import AnswerForm, AnswerPreference, Offer
+from .call_warning import CallWarning
+from .encode import (
+    Crc32,
+    StdoutSource,
+    as_base64,
+    base64_length,
+    filled,
+    read_output,
+    read_stdout,
+    regrouped,
+    take_checksums,
+)
+from .media_type import JSON_TYPE, PLAIN_TYPE, encoded_name, guessed_type, without_surrogates
+from .printed import TEXT
+from .zip_format import zip_parts
+
+# Below both of these the hand-over to a thread costs more than the work.
+_INLINE_BYTES = 64 * 1024
+_INLINE_FILES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What an invocation left.
+
+    ``stdout_tail`` and ``stderr_tail``: the ends of both, as text. ``failure``: how a classic function failed.
+    ``printed_type``: the media type of ``stdout``. ``warnings``: why the result may be wrong although
+    the script succeeded.
+    """
+
+    outputs: Sequence[Output]
+    stdout: StdoutSource
+    exit_code: int | None
+    duration_s: float
+    stdout_tail: str = ""
+    stderr_tail: str = ""
+    failure: ScriptFailed | ScriptKilled | None = None
+    printed_type: str = TEXT
+    warnings: Sequence[CallWarning] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A body that is ready to be sent.
+
+    ``length``: in bytes. ``headers``: ASCII, without type and length. ``body``: the whole of it if it is
+    small, else None.
+    """
+
+    content_type: str
+    length: int
+    headers: dict[str, str]
+    body: bytes | None
+    _pieces: Callable[[], Generator[bytes, None, None]]
+
+    async def chunks(self, ahead: Callable[[], int] = lambda: 1) -> AsyncGenerator[bytes, None]:
+        """The body: exactly ``length`` bytes. Close it (``aclose``) if it is not read to its end.
+
+        Args:
+            ahead: tells, from any thread, how many pieces of at most 512 KiB are read at once; as many again may wait
+                to be sent. A thread that is woken for each piece takes longer than the piece.
+
+        Raises:
+            OutputUnreadable: an output changed or cannot be read; what was sent is not the whole.
+        """
+        if self.body is not None:
+            if self.body:
+                yield self.body
+            return
+        batches = one_ahead(_batched(self._pieces(), ahead), OUTPUTS)
+        try:
+            async for batch in batches:
+                for piece in batch:
+                    yield piece
+                # A caller who takes all at once must not keep the event loop from the others.
+                await asyncio.sleep(0)
+        finally:
+            await batches.aclose()
+
+
+async def prepare(result: Result, preference: AnswerPreference) -> Answer:
+    """Make the answer ready. Each file is opened, and for a ZIP or JSON read, before this returns.
+
+    Raises:
+        AnswerNotAvailable: the outputs do not have the form that is wanted.
+        OutputUnreadable: an output is gone, not readable or of another size than it was.
+    """
+    offer = preference.resolve(result.outputs, result.printed_type)
+    plan = _Plan(result, offer)
+    if plan.is_small:
+        for _ in plan.first_pass():
+            pass
+        body = b"".join(plan.pieces())
+        return Answer(plan.content_type, len(body), plan.headers, body, plan.pieces)
+    steps = one_ahead(plan.first_pass(), OUTPUTS)
+    try:
+        async for _ in steps:
+            pass
+    finally:
+        await steps.aclose()
+    return Answer(plan.content_type, plan.length, plan.headers, None, plan.pieces)
+
+
+def prepare_printed(result: Result, content_type: str) -> Answer:
+    """The answer of a classic function: what it printed, as it is.
+
+    If it failed: how, in the words of the classic watchdog, then what it printed, then its last words to stderr.
+    """
+    before = after = b""
+    failure = result.failure
+    if failure is not None:
+        end = f"exit status {failure.exit_code}" if isinstance(failure, ScriptFailed) else f"signal: {failure.signal}"
+        before = end.encode() + b"\n"
+        if failure.stderr:
+            separator = "" if not result.stdout_tail or result.stdout_tail.endswith("\n") else "\n"
+            after = (separator + failure.stderr).encode("utf-8", "backslashreplace")
+
+    def pieces() -> Generator[bytes, None, None]:
+        yield from (before,) if before else ()
+        yield from read_stdout(result.stdout)
+        yield from (after,) if after else ()
+
+    length = len(before) + result.stdout.size_bytes + len(after)
+    body = b"".join(pieces()) if result.stdout.size_bytes <= _INLINE_BYTES else None
+    return Answer(content_type, length, _headers_of_warnings(result.warnings), body, pieces)
+
+
+def prepare_skipped(why: str, preference: AnswerPreference | None) -> Answer:
+    """Return the answer to an event that did not run the script: ``why`` as text, or in JSON if the caller wants JSON.
+
+    Never raises: if a form of answer that is not available were an error, the sender would send the event again.
+
+    Args:
+        preference: None for an answer without a body: brokers accept no other answer that is not a CloudEvent.
+    """
+    body, content_type = b"", f"{PLAIN_TYPE}; charset=utf-8"
+    if preference is not None and _wants_json(preference):
+        nothing = {"exit_code": None, "duration_s": 0, "outputs": (), "stdout": "", "stderr": ""}
+        nothing |= {"warnings": (), "skipped": why}
+        body, content_type = msgspec.json.encode(nothing), JSON_TYPE
+    elif preference is not None:
+        body = why.encode("utf-8", "backslashreplace") + b"\n"
+    return Answer(content_type, len(body), {}, body, lambda: (_ for _ in ()))
+
+
+def _wants_json(preference: AnswerPreference) -> bool:
+    try:
+        return preference.resolve(()).form is AnswerForm.JSON
+    except AnswerNotAvailable:
+        return False
+
+
+def _batched(pieces: Generator[bytes, None, None], count: Callable[[], int]) -> Generator[list[bytes], None, None]:
+    with contextlib.closing(pieces):
+        while batch := list(itertools.islice(pieces, count())):
+            yield batch
+
+
+class _Plan:
+    """How one answer is put together.
+
+    ``content_type`` and ``headers`` are known at once, ``length`` after :meth:`first_pass`. Neither that nor
+    :meth:`pieces` knows of the event loop: they may run in any thread.
+    """
+
+    def __init__(self, result: Result, offer: Offer) -> None:
+        self._result = result
+        self._form = offer.form
+        self._is_zip = offer.form is AnswerForm.ZIP or (offer.form is AnswerForm.BASE64 and len(result.outputs) > 1)
+        self._is_base64 = offer.form is AnswerForm.BASE64 and bool(result.outputs)
+        self._checksums: list[str] = []
+        self.length = 0
+        self.content_type = offer.media_type
+        if offer.form is AnswerForm.BASE64 and not result.outputs:
+            self.content_type = result.printed_type
+        if self.content_type == PLAIN_TYPE and (offer.form is AnswerForm.BASE64 or not result.outputs):
+            self.content_type += "; charset=utf-8"
+        self.headers = _headers(result.outputs, offer.form) | _headers_of_warnings(result.warnings)
+
+    @property
+    def is_small(self) -> bool:
+        outputs = self._result.outputs
+        if not outputs:
+            return self._result.stdout.size_bytes <= _INLINE_BYTES
+        if len(outputs) > _INLINE_FILES:
+            return False
+        return sum(output.size_bytes for output in outputs) <= _INLINE_BYTES
+
+    def first_pass(self) -> Generator[bool, None, None]:
+        """Find out what must be known before the first byte is sent; yield now and then."""
+        outputs = self._result.outputs
+        if self._is_zip:
+            yield from take_checksums(outputs, Crc32, self._checksums)
+        elif self._form is AnswerForm.JSON:
+            yield from take_checksums(outputs, hashlib.sha256, self._checksums)
+        elif not self.is_small:
+            for output in outputs:
+                os.close(open_output(output))
+        if self._form is AnswerForm.JSON:
+            self.length = sum(
+                base64_length(part.size_bytes) if isinstance(part, Output) else len(part) for part in self._json_parts()
+            )
+        elif self._is_zip:
+            self.length = sum(part.size_bytes if isinstance(part, Output) else len(part) for part in self._zip_parts())
+        else:
+            self.length = outputs[0].size_bytes if outputs else self._result.stdout.size_bytes
+        if self._is_base64:
+            self.length = base64_length(self.length) + 1
+
+    def pieces(self) -> Generator[bytes, None, None]:
+        """The body, in pieces of ``_PIECE_BYTES`` or what base64 makes of that."""
+        outputs = self._result.outputs
+        if self._form is AnswerForm.JSON:
+            body = regrouped(filled(self._json_parts(), lambda file: as_base64(regrouped(read_output(file)))))
+        elif self._is_zip:
+            body = regrouped(filled(self._zip_parts(), read_output))
+        elif outputs:
+            body = regrouped(read_output(outputs[0]))
+        else:
+            body = read_stdout(self._result.stdout)
+        if self._is_base64:
+            yield from as_base64(body)
+            yield b"\n"
+        else:
+            yield from body
+
+    def _zip_parts(self) -> Iterator[bytes | Output]:
+        return zip_parts(self._result.outputs, (int(checksum, 16) for checksum in self._checksums))
+
+    def _json_parts(self) -> Iterator[bytes | Output]:
+        result, encode = self._result, msgspec.json.encode
+        yield b'{"exit_code":%s,"duration_s":%s,"outputs":[' % (
+            encode(result.exit_code),
+            encode(round(result.duration_s, 6)),
+        )
+        separator = b""
+        for output, checksum in zip(result.outputs, self._checksums, strict=True):
+            # Bytes of a name that are not UTF-8 are shown as \xff: JSON has no other place for them.
+            about = {
+                "name": os.fsencode(output.name).decode("utf-8", "backslashreplace"),
+                "size": output.size_bytes,
+                "content_type": guessed_type(output.name),
+                "sha256": checksum,
+            }
+            yield separator + encode(about)[:-1] + b',"data":"'
+            yield output
+            yield b'"}'
+            separator = b","
+        yield b'],"stdout":%s,"stderr":%s,"warnings":%s}\n' % (
+            encode(without_surrogates(result.stdout_tail)),
+            encode(without_surrogates(result.stderr_tail)),
+            encode([{"name": each.name, "detail": without_surrogates(each.detail)} for each in result.warnings]),
+        )
+
+
+def _headers(outputs: Sequence[Output], form: AnswerForm) -> dict[str, str]:
+    headers = {}
+    if len(outputs) == 1:
+        name = outputs[0].name
+        headers["X-Output-Name"] = encoded_name(name)
+        headers["X-Output-Content-Type"] = guessed_type(name)
+        if form is AnswerForm.RAW:
+            headers["Content-Disposition"] = _attachment(name.rpartition("/")[2])
+    if form is AnswerForm.ZIP:
+        headers["Content-Disposition"] = _attachment("outputs.zip")
+    return headers
+
+
+def _headers_of_warnings(warnings: Sequence[CallWarning]) -> dict[str, str]:
+    # Several runs of one call may have the same warning.
+    return {"X-Warning": ", ".join(dict.fromkeys(each.name for each in warnings))} if warnings else {}
+
+
+def _attachment(name: str) -> str:
+    """RFC 6266: a plain name for all, and where it is not the whole truth the true one (RFC 8187)."""
+    # Some readers take %XX in the plain name for an escape, others a backslash: neither is sent.
+    plain = re.sub(r'[^ -~]|["\\%]', "_", name)
+    if plain == name:
+        return f'attachment; filename="{plain}"'
+    # Without `replace` a name that is not UTF-8 would be a malformed value, which readers drop as a whole.
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(text, safe='!#$&+-.^_`|~')}"

@@ -1,0 +1,142 @@
+"""The bytes of an answer on their way: files, stdout and base64, a piece at a time."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Protocol
+
+import pybase64
+
+from ..errors import OutputUnreadable
+from ..workspace.outputs import Output, open_output, raise_if_changed
+
+# A multiple of 3: base64 of one piece ends where that of the next begins.
+_PIECE_BYTES = 384 * 1024
+# What a thread reads of the first pass before it looks up whether the caller is still there.
+_STEP_BYTES = 4 * 1024 * 1024
+_OPEN_COST_BYTES = 16 * 1024
+
+
+class StdoutSource(Protocol):
+    """The script's standard output, which is the answer if it left no file."""
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
+        """All of it, in pieces of at most ``piece_bytes``. Called in a thread if it is not small."""
+
+
+def read_output(output: Output) -> Generator[bytes, None, None]:
+    """The bytes of a file: as many as it had when it was listed."""
+    is_held = output.fd >= 0
+    fd = output.fd if is_held else open_output(output)
+    try:
+        at = 0
+        while at < output.size_bytes:
+            piece = _read_some(fd, min(_PIECE_BYTES, output.size_bytes - at), at, output)
+            if not piece:
+                raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
+            at += len(piece)
+            if at == output.size_bytes:
+                # Before the last piece goes out: until then the answer can be cut, and is not taken for whole.
+                raise_if_changed(fd, output)
+            yield piece
+    finally:
+        if not is_held:
+            os.close(fd)
+
+
+def _read_some(fd: int, size_bytes: int, at: int, output: Output) -> bytes:
+    try:
+        return os.pread(fd, size_bytes, at)
+    except OSError as error:
+        raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
+
+
+def read_stdout(stdout: StdoutSource) -> Generator[bytes, None, None]:
+    left = stdout.size_bytes
+    try:
+        for piece in stdout.pieces(_PIECE_BYTES):
+            left -= len(piece)
+            if left < 0:
+                break
+            yield piece
+    except OSError as error:
+        raise OutputUnreadable(f"cannot read the script's stdout back: {error.strerror}") from error
+    if left:
+        raise OutputUnreadable("the script's stdout changed after the script had ended")
+
+
+def filled(parts: Iterable[bytes | Output], read: Callable[[Output], Iterator[bytes]]) -> Generator[bytes, None, None]:
+    for part in parts:
+        if isinstance(part, bytes):
+            yield part
+        else:
+            yield from read(part)
+
+
+def regrouped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """The same bytes in pieces of exactly ``_PIECE_BYTES``; only the last may be shorter."""
+    held: list[bytes] = []
+    held_bytes = 0
+    for piece in pieces:
+        if not held and len(piece) == _PIECE_BYTES:
+            yield piece
+            continue
+        held.append(piece)
+        held_bytes += len(piece)
+        if held_bytes >= _PIECE_BYTES:
+            joined = b"".join(held)
+            end = held_bytes - held_bytes % _PIECE_BYTES
+            for start in range(0, end, _PIECE_BYTES):
+                yield joined[start : start + _PIECE_BYTES]
+            held = [joined[end:]] if end < held_bytes else []
+            held_bytes -= end
+    if held_bytes:
+        yield b"".join(held)
+
+
+def as_base64(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
+    """base64 of pieces of ``_PIECE_BYTES``, on which no padding falls but at the end."""
+    for piece in pieces:
+        yield pybase64.b64encode(piece)
+
+
+def base64_length(size_bytes: int) -> int:
+    return (size_bytes + 2) // 3 * 4
+
+
+class _Checksum(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def hexdigest(self) -> str: ...
+
+
+class Crc32:
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        self._value = zlib.crc32(data, self._value)
+
+    def hexdigest(self) -> str:
+        return f"{self._value:08x}"
+
+
+def take_checksums(
+    outputs: Iterable[Output], kind: Callable[[], _Checksum], checksums: list[str]
+) -> Generator[bool, None, None]:
+    step_bytes = 0
+    for output in outputs:
+        checksum = kind()
+        for piece in read_output(output):
+            checksum.update(piece)
+            step_bytes += len(piece)
+            if step_bytes >= _STEP_BYTES:
+                step_bytes = 0
+                yield True
+        # To open and close a file costs about as much as to read this much of it.
+        step_bytes += _OPEN_COST_BYTES
+        checksums.append(checksum.hexdigest())

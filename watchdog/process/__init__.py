@@ -1,0 +1,1 @@
+"""Run a command as a process tree, and end all of it."""

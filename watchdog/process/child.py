@@ -1,0 +1,101 @@
+"""One running command: its process group, its pipes, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ..system import proc
+from .pipes import Feed, Pipe, set_done
+from .watch import Watch
+
+
+@dataclass(slots=True, eq=False)
+class Child:
+    pid: int
+    mark: bytes
+    limit: int  # of `LimitMark`
+    pipes: tuple[Pipe, ...]
+    feed: Feed | None
+    loop: asyncio.AbstractEventLoop
+    watch: Watch
+    slot: int  # with the guardian
+    grace_s: float
+    started_s: float = 0.0
+    kill_at_s: float = 0.0  # once its group was asked to end
+    asked: dict[tuple[int, int], str] = field(default_factory=dict)  # of its tree: names by identity
+    exited_by_itself: bool = False
+    news: asyncio.Future[None] = field(init=False)  # it has ended, or should
+    exited: asyncio.Future[None] = field(init=False)
+    asked_to_end: asyncio.Future[None] = field(init=False)
+    _pidfd: int = -1
+
+    @property
+    def pipe_names(self) -> set[str]:
+        """The names of the pipes of stdout and stderr, as /proc shows them."""
+        return {pipe.name for pipe in self.pipes}
+
+    def __post_init__(self) -> None:
+        self.started_s = self.loop.time()
+        self.news = self.loop.create_future()
+        self.exited = self.loop.create_future()
+        self.asked_to_end = self.loop.create_future()
+        try:
+            self._pidfd = os.pidfd_open(self.pid)
+            self.watch.watch(self._pidfd, self._set_exited, once=True)
+        except OSError:
+            if self._pidfd >= 0:
+                os.close(self._pidfd)
+                self._pidfd = -1
+            threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
+
+    def ask_to_end(self) -> None:
+        """Ask for the end of the command, and of what it left if that still works."""
+        set_done(self.asked_to_end)
+        set_done(self.news)
+
+    def ask_those(self, listing: asyncio.Future[list[proc.Process]]) -> None:
+        if not listing.cancelled() and listing.exception() is None:
+            self.ask(listing.result())
+
+    def ask(self, tree: Iterable[proc.Process]) -> None:
+        """SIGTERM to processes of the tree, once to each."""
+        new = [each for each in tree if each.identity not in self.asked]
+        self.note_ended(new)
+        # If the group was asked: what is in it and was not there to be asked is what a trap started to tidy up.
+        proc.signal_each(new, signal.SIGTERM, except_group=self.pid if self.kill_at_s else 0)
+
+    def note_ended(self, processes: Iterable[proc.Process]) -> None:
+        """Note that these processes did not end by themselves."""
+        self.asked |= {each.identity: each.name for each in processes}
+
+    def signal_group(self, number: int) -> None:
+        """Signal the process group. Safe until the status is read: the zombie pins the group's id."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        if self._pidfd >= 0:
+            self.watch.forget(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self.feed is not None:
+            self.feed.close()
+        for pipe in self.pipes:
+            pipe.close()
+
+    def _set_exited(self) -> None:
+        if not self.exited.done():
+            self.exited_by_itself = not self.asked_to_end.done()
+            self.exited.set_result(None)
+            set_done(self.news)
+
+    def _wait_in_thread(self) -> None:
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self.loop.call_soon_threadsafe(self._set_exited)

@@ -1,0 +1,194 @@
+"""What is run: the script of an image, its interpreter, its first line."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shlex
+import shutil
+import stat
+import time
+
+from ..errors import ScriptUnavailable
+from ..system.files import open_regular
+from .byte_order_mark import has_mark, refuse_utf16, without_mark
+
+# What was changed longer ago than this shows any further change by its times; some file systems tell whole seconds.
+_SETTLED_S = 2.0
+# Enough of a script to know how its lines end.
+_START_BYTES = 4096
+CRLF_HINT = "its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
+_SHELL = re.compile(rb"(?:[^\s/]*/)*(?:a|ba|c|da|fi|k|mk|o|tc|ya|z)?sh")
+
+
+def command_for(script_path: str, path: str) -> list[str]:
+    """The command that runs a script file by its own shebang, executable or not, else by ``/bin/sh``.
+
+    Args:
+        script_path: an existing file.
+        path: the script's ``PATH``, searched by the interpreter's name where its own path does not exist.
+
+    Raises:
+        ScriptUnavailable: the script cannot be read, is UTF-16, or its interpreter is nowhere.
+    """
+    try:
+        # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
+        with open(os.open(script_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise IsADirectoryError(errno.EISDIR, "no regular file")
+            start = file.read(4096)
+    except OSError as error:
+        raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
+    if start.startswith(b"\x7fELF"):
+        if not os.access(script_path, os.X_OK):
+            raise ScriptUnavailable(f"{script_path} is a program but not executable; chmod +x it in the image")
+        return [script_path]
+    refuse_utf16(start, script_path)
+    start = without_mark(start)
+    if not start.startswith(b"#!"):
+        return [_interpreter("/bin/sh", path, script_path), script_path]
+    try:
+        return _command_of_shebang(start, script_path, path)
+    except ValueError as error:  # a NUL, or a quotation without its end
+        raise ScriptUnavailable(f"the first line of {script_path} cannot be understood: {error}") from None
+
+
+def is_shell_script(start: bytes) -> bool:
+    """Return whether a shell runs the script that begins with these bytes: by its first line, or without one."""
+    if start.startswith(b"\x7fELF"):
+        return False
+    start = without_mark(start)
+    if not start.startswith(b"#!"):
+        return True
+    return any(_SHELL.fullmatch(word) for word in start[2:].partition(b"\n")[0].split())
+
+
+def has_crlf(start: bytes) -> bool:
+    """Return whether a shell runs this script although its lines end as on Windows.
+
+    Some lines may do that in a correct script, such as those of a here-document; the first one does not.
+    """
+    if not start.partition(b"\n")[0].endswith(b"\r") or not is_shell_script(start):
+        return False
+    return start.count(b"\r\n") * 2 > start.count(b"\n")
+
+
+class Script:
+    """A script file, whose command is looked up again when the file has changed.
+
+    ``has_crlf``, ``has_mark``: what the functions of these names return for the file of the last command.
+
+    Args:
+        path: may not exist yet.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.has_crlf = self.has_mark = False
+        self._path = path
+        self._known: tuple[tuple[object, ...], list[str]] | None = None
+
+    def command(self, path: str) -> list[str]:
+        """The same as :func:`command_for`, raising what it raises, for two system calls if nothing has changed."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            return command_for(self._path, path)
+        state = (
+            path,
+            status.st_dev,
+            status.st_ino,
+            status.st_mode,
+            status.st_size,
+            status.st_mtime_ns,
+            status.st_ctime_ns,
+        )
+        if self._known is not None and self._known[0] == state and os.access(self._known[1][0], os.X_OK):
+            return self._known[1]
+        command = command_for(self._path, path)
+        start = read_start(self._path)
+        self.has_crlf, self.has_mark = has_crlf(start), has_mark(start)
+        # A clock tick has room for two changes: what was changed just now may change again without a sign.
+        if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_S:
+            self._known = (state, command)
+        return command
+
+
+def read_start(path: str) -> bytes:
+    """Return the first 4 KiB of a script; nothing if it cannot be read."""
+    try:
+        fd = open_regular(path)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, _START_BYTES)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def found_command(words: list[str], path: str) -> list[str]:
+    """A command with the path of its program in the first place, as a shell would find it.
+
+    Args:
+        words: at least one.
+        path: the command's ``PATH``.
+
+    Raises:
+        ScriptUnavailable: there is no such program, or it may not be executed.
+    """
+    name = words[0]
+    found = shutil.which(name, path=path)
+    if found is not None:
+        return [found, *words[1:]]
+    where = "is not an executable file" if "/" in name else f"is in no directory of the PATH {path!r}"
+    raise ScriptUnavailable(f"the command {name} of fprocess {where}; install it in the image or change fprocess")
+
+
+def _command_of_shebang(start: bytes, script_path: str, path: str) -> list[str]:
+    # An editor on Windows leaves a carriage return, which would become a part of the interpreter's name.
+    words = os.fsdecode(start[2:].split(b"\n", 1)[0].strip()).split(None, 1)
+    if not words:
+        raise ScriptUnavailable(f"the first line of {script_path} is an empty #!; name an interpreter after it")
+    name, argument = words[0], words[1:]
+    found = _found_interpreter(name, path)
+    if found is None and os.path.basename(name) == "env" and argument:
+        # No env in the image: do what it would do.
+        name, *rest = shlex.split(re.sub(r"^-S\s*", "", argument[0])) or [name]
+        return [_interpreter(name, path, script_path), *rest, script_path]
+    return [found or _interpreter(name, path, script_path), *argument, script_path]
+
+
+def _script_unreadable(script_path: str, error: OSError) -> str:
+    if error.errno == errno.ENOENT:
+        return (
+            f"there is no script at {script_path}; copy or mount one there, name another with script_path, "
+            "or give its text as base64 in SCRIPT"
+        )
+    if error.errno == errno.EISDIR:
+        return (
+            f"{script_path} is a directory or a device, not a script; `docker run -v` makes one when the file to mount "
+            "does not exist on the host"
+        )
+    return f"the script {script_path} cannot be read: {error.strerror}"
+
+
+def _interpreter(name: str, path: str, script_path: str) -> str:
+    found = _found_interpreter(name, path)
+    if found is None:
+        raise ScriptUnavailable(
+            f"the interpreter {name} of {script_path} is not in this image, nor is "
+            f"{os.path.basename(name)!r} in its PATH {path!r}; install it or change the script's first line"
+        )
+    return found
+
+
+def _found_interpreter(name: str, path: str) -> str | None:
+    if "/" in name and os.access(name, os.X_OK) and os.path.isfile(name):
+        return name
+    for directory in path.split(os.pathsep):
+        candidate = os.path.join(directory or ".", os.path.basename(name))
+        if os.access(candidate, os.X_OK) and os.path.isfile(candidate):
+            return candidate
+    return None

@@ -1,0 +1,166 @@
+"""The pipes of a command: what it prints, and what it is fed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import select
+import sys
+import termios
+from collections.abc import AsyncIterator, Callable
+
+from .watch import Watch
+
+# Of short log lines, more at once would hold up the event loop for too long.
+READ_BYTES = 32 * 1024
+Consumer = Callable[[bytes], "asyncio.Future[None] | None"]
+
+
+class Pipe:
+    """The stdout or stderr of one command.
+
+    It is never used again. A command can change the size, owner, mode, flags, signals and locks of its pipe. They stay
+    as long as the pipe is open, and to look at all of them takes as many system calls as a new pipe.
+
+    The writing end stays open here, too: the end of a command is told by its exit, not by the end of its streams, so
+    there is no end of file to be woken by.
+    """
+
+    def __init__(self, watch: Watch, consume: Consumer) -> None:
+        self._watch = watch
+        self._consume = consume
+        self._reading_fd, self.writing_fd = os.pipe()
+        # As /proc shows the pipe; both ends have this name.
+        self.name = f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
+        self._pause: asyncio.Future[None] | None = None
+        self.taken_bytes = 0
+        self._is_closed = False
+        os.set_blocking(self._reading_fd, False)
+        watch.watch(self._reading_fd, self._readable)
+
+    async def finish(self) -> None:
+        """Take what is there. Nobody writes any more who counts, and who hides and writes on must not hold us up."""
+        until_bytes = self.taken_bytes + self._waiting_bytes()
+        while not self._take(until_bytes):
+            assert self._pause is not None
+            await asyncio.wait([self._pause])
+
+    def drain(self) -> bool:
+        """Take what is there; False if the consumer wants a pause first."""
+        return self._take(self.taken_bytes + self._waiting_bytes())
+
+    @property
+    def came_bytes(self) -> int:
+        """The number of bytes ever written into the pipe, read or not."""
+        return self.taken_bytes + self._waiting_bytes()
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the consumer has paused the stream: a writer may be waiting for room."""
+        return self._pause is not None
+
+    def _take(self, until_bytes: int) -> bool:
+        while self._pause is None and self.taken_bytes < until_bytes:
+            self._read()
+        return self._pause is None
+
+    def _waiting_bytes(self) -> int:
+        return int.from_bytes(fcntl.ioctl(self._reading_fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    def close(self) -> None:
+        self._watch.forget(self._reading_fd)
+        os.close(self._reading_fd)
+        os.close(self.writing_fd)
+        self._is_closed = True
+
+    def _readable(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            self._read()
+
+    def _read(self) -> None:
+        data = os.read(self._reading_fd, READ_BYTES)
+        self.taken_bytes += len(data)
+        pause = self._consume(data)
+        if pause is not None:
+            self._pause = pause
+            self._watch.forget(self._reading_fd)
+            pause.add_done_callback(self._resume)
+
+    def _resume(self, pause: asyncio.Future[None]) -> None:
+        self._pause = None
+        if not self._is_closed:
+            self._watch.watch(self._reading_fd, self._readable)
+
+
+class Feed:
+    """The writing end of the command's stdin, and the task that fills it.
+
+    ``error``: what the source raised while the command still read.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, source: AsyncIterator[bytes]) -> None:
+        self._loop = loop
+        self._fd = fd
+        self._source = source
+        self._task: asyncio.Task[None] | None = None
+        self.error: BaseException | None = None
+        os.set_blocking(fd, False)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a reader may be waiting for us: it has read all bytes so far, more will come, and stdin is open."""
+        if self._fd < 0 or self._task is None or self._task.done():
+            return False
+        waiting = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        return waiting == 0 and not poll.poll(0)  # POLLERR: the pipe has no reader
+
+    def start(self, *, if_broken: Callable[[], None]) -> None:
+        """Begin to write. ``if_broken`` is called once if the source raises."""
+        self._task = asyncio.ensure_future(self._write_all(if_broken))
+
+    async def stop(self) -> None:
+        """Write no more."""
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            self._loop.remove_writer(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    async def _write_all(self, if_broken: Callable[[], None]) -> None:
+        try:
+            async for piece in self._source:
+                rest = memoryview(piece)
+                while rest:
+                    try:
+                        rest = rest[os.write(self._fd, rest) :]
+                    except BlockingIOError:
+                        await self._until_writable()
+                    except BrokenPipeError:
+                        return
+        except Exception as error:
+            # Not closed here: the command would take what it has for the whole.
+            self.error = error
+            if_broken()
+        else:
+            self.close()
+
+    async def _until_writable(self) -> None:
+        writable = self._loop.create_future()
+        self._loop.add_writer(self._fd, set_done, writable)
+        try:
+            await writable
+        finally:
+            self._loop.remove_writer(self._fd)
+
+
+def set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,975 @@
+"""Run one command as a process tree, and do not return before the whole tree is gone.
+
+Whoever spawns owns: :meth:`Supervisor.run` returns, or raises when it is cancelled, only after every process
+that the command left is dead and reaped, in its process group or out of it.
+
+How the facts are had, each in the cheapest way that cannot lie:
+
+- The exit of the command: a pidfd becomes readable. End-of-file on its pipes would not do: a child that it left
+  behind may hold them open for ever.
+- What it is fed: only a body that is complete ends its stdin. One that is cut off ends the command instead.
+- Its status: read last. Until then the zombie pins the process group id, so that a signal to the group
+  cannot meet a stranger.
+- What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
+  and the kernel lists our children in one small file. Nothing in it: nothing left.
+- Whether what it left behind may go on: as long as it works, for ``linger_timeout_s`` at most. A
+  filter behind ``exec > >(sort)`` sees the end of its input only when the command exits, and its output is part of
+  the answer.
+- What happens if this process is killed: ``guardian.py`` sees to it.
+- What happens if memory runs out: the kernel ends a process of a command. Where it might end this process instead,
+  ``decoy.py`` stands in for it.
+- Whose it is, if two invocations run: its session, its ancestors, its mark (``limit_mark.py``), and where there is no
+  mark, the path of the workspace in its environment, or one of the command's own pipes still open in it.
+
+Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is missing), PR_SET_CHILD_SUBREAPER.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import errno
+import math
+import os
+import resource
+import shlex
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from ..errors import ScriptUnavailable
+from ..logs.setup import get_logger
+from ..logs.text import printable
+from ..system import proc
+from ..system.threads import PROCESSES, settled
+from .activity import Activity
+from .child import Child
+from .children import Children, SpareDescriptor, children_by_parent, reap_if_dead
+from .decoy import Decoy
+from .guardian import Guardian
+from .limit_mark import LimitMark
+from .oom_preference import OomPreference
+from .pipes import Consumer, Feed, Pipe, set_done
+from .watch import Watch
+
+_T = TypeVar("_T")
+log = get_logger("process")
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+# Processes that a script left, and that have not worked for this long, are ended: long enough for a pause between two
+# pieces of work, short beside the time that an idle daemon would add to each call.
+_LINGER_IDLE_S = 0.1
+# The least pause between two looks, in seconds and in durations of a look: each look reads all of /proc.
+_LOOK_PAUSE_S = 0.025
+_LOOK_PAUSE_LOOKS = 3
+# The first look has no earlier look to compare with.
+_FEWEST_IDLE_LOOKS = 2
+# Time from SIGTERM to SIGKILL for processes that a script left when it ended by itself.
+_STRAGGLER_GRACE_S = 0.15
+# A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
+_UNKILLABLE_S = 5.0
+# Not on SIGCHLD: asyncio notes each signal in a socket that holds a few hundred, and a script that leaves more orphans
+# at once would push out the SIGTERM that comes after them.
+_REAP_INTERVAL_S = 1.0
+_QUIET_LOOKS = 3
+# On a machine that stands still at times, seconds say little.
+_FEWEST_LOOKS = 20
+_CHASE_S = 0.01
+# An exit that takes longer hangs: in a dead network file system, for one.
+_EXIT_S = 1.0
+# Between the starts of two guardians, which take milliseconds each: a script that kills every guardian must not keep
+# the server from its work.
+_GUARDIAN_PAUSE_S = 1.0
+# Seconds from the end of one decoy to the start of the next one.
+_DECOY_PAUSE_S = 1.0
+# Where none can be started, the next try comes later.
+_LONGEST_DECOY_PAUSE_S = 300.0
+# Python ignores SIGPIPE and SIGXFSZ, a shell's `&` or nohup may have others ignored: an ignored signal would
+# stay ignored in the script.
+_DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended.
+
+    ``exit_code`` or ``signal`` (its name) is set. ``timed_out``: it, or what it left and was still at work, was ended
+    because its time was over. ``ended_early``: :meth:`Supervisor.end_all` ended it. ``duration_s``: until it, and the
+    processes that it left and that may finish, had ended.
+    ``cpu_s``: user and system time of it and of the children that it waited for. ``peak_rss_bytes``: of its
+    largest process, or None where that is below this server's own peak: the kernel counts the memory of the
+    forking process into it (``exec_mmap`` in the kernel's fs/exec.c), so smaller values cannot be known.
+    ``left``: how many processes it had left, by name, that had to be ended after it had exited by itself.
+    ``were_working``: they still worked when ``linger_timeout_s`` was over, so its output may lack their last bytes.
+    ``survivors``: processes that even SIGKILL did not end. ``is_tree_gone``: nothing that it started lives any more,
+    for certain; where this server does not become the parent of orphans, one may have hidden.
+    """
+
+    exit_code: int | None
+    signal: str | None
+    timed_out: bool
+    ended_early: bool
+    duration_s: float
+    cpu_s: float
+    peak_rss_bytes: int | None
+    survivors: int
+    is_tree_gone: bool
+    left: Mapping[str, int] = field(default_factory=dict)
+    were_working: bool = False
+
+
+class Supervisor:
+    """Spawns commands, ends them and reaps what they leave. One for each process, on one event loop."""
+
+    def __init__(self) -> None:
+        self._children: dict[int, Child] = {}
+        self._listed_children = Children()
+        # Children on their way out, by pid and start time, and since when they were seen so.
+        self._exiting: dict[tuple[int, int], float] = {}
+        self._loop = asyncio.get_running_loop()
+        self._watch = Watch(self._loop)
+        # An ignored SIGCHLD, which exec keeps, would have the kernel reap our children before us.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._is_subreaper = _become_subreaper()
+        # Children from before: an entry point may start a daemon and then exec this program.
+        self._from_before = set(children_by_parent())
+        self._limit_mark = LimitMark()
+        # Each orphan that was looked at. By pid, which stays the same process until it is reaped.
+        self._orphans: dict[int, _Orphan] = {}
+        self._spare = SpareDescriptor()
+        self._guardian = Guardian(lambda pid: self._limit_mark.of_command(pid) is not None)
+        # The end of PID 1 is that of all others.
+        self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
+        self._preference = OomPreference()
+        # As it was at the last look.
+        self._own_peak_rss_bytes = 0
+        self._decoy = Decoy()
+        self._decoy_from_s = 0.0
+        # Not so for PID 1, to which `docker exec` leaves its orphans too.
+        self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
+        self._start_decoy()
+        self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
+
+    @property
+    def running(self) -> int:
+        """Commands that have not been answered for yet."""
+        return len(self._children)
+
+    @property
+    def unattributed(self) -> int:
+        """The number of living children that do not certainly belong to one command. Any thread may ask for it."""
+        return sum(orphan.is_unclear for orphan in list(self._orphans.values())) if self._orphans else 0
+
+    async def run(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        *,
+        mark: str,
+        stdout: Consumer,
+        stderr: Consumer | None,
+        stdin: AsyncIterator[bytes] | None = None,
+        timeout_s: float = 0.0,
+        linger_timeout_s: float = 5.0,
+        kill_grace_s: float = 5.0,
+    ) -> Ended:
+        """Run a command to its end, and to the end of all that it started.
+
+        Args:
+            mark: a path unique to this command that stands in its environment: tells whose a process is that
+                left the command's session.
+            stdout, stderr: take what comes, at most 32 KiB at a time; a future returned pauses that stream. Without
+                a ``stderr`` both are one stream.
+            stdin: what the command reads, taken as fast as it does; None is the end of file. What comes after the
+                command's end, or after it closed its stdin, is not taken.
+            timeout_s: 0 is no limit.
+            linger_timeout_s: how long what it left may go on working after its exit; 0 ends that at once.
+            kill_grace_s: between SIGTERM and SIGKILL.
+
+        Raises:
+            ScriptUnavailable: it cannot be started.
+            asyncio.CancelledError: the tree is gone by then as well.
+            Exception: what ``stdin`` raised; the command was ended for it, and the tree is gone by then as well.
+        """
+        child = self._spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
+        deadline_s = child.started_s + timeout_s if timeout_s else math.inf
+        end: asyncio.Future[Ended] | None = None
+        try:
+            await self._news_of(child, timeout_s)
+            if (ended := self._ended_alone(child)) is not None:
+                return ended
+            end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
+            return await asyncio.shield(end)
+        except asyncio.CancelledError:
+            child.ask_to_end()
+            if end is None:
+                end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
+            await settled(end)
+            raise
+
+    def end_all(self, *, at_once: bool) -> None:
+        """Ask every command to end, with its grace or without any; each :meth:`run` then returns."""
+        for child in self._children.values():
+            if at_once:
+                child.grace_s = 0.0
+                child.signal_group(signal.SIGKILL)
+            child.ask_to_end()
+
+    def close(self) -> None:
+        """Stop reaping."""
+        self._reap_handle.cancel()
+        self._guardian.stop()
+        if self._decoy.pid:
+            self._watch.forget(self._decoy.pidfd)
+        self._decoy.close()
+        self._preference.close()
+        self._listed_children.close()
+        self._spare.close()
+        self._watch.close()
+
+    def _spawn(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        mark: str,
+        stdout: Consumer,
+        stderr: Consumer | None,
+        stdin: AsyncIterator[bytes] | None,
+        kill_grace_s: float,
+    ) -> Child:
+        self._start_guardian()
+        slot = self._guardian.note(os.fsencode(mark))
+        pipes: list[Pipe] = []
+        stdin_ends: tuple[int, ...] = ()
+        actions: list[tuple[Any, ...]] = []
+        try:
+            for number, consume in ((1, stdout), (2, stderr)):
+                if consume is None:
+                    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+                    continue
+                pipes.append(Pipe(self._watch, consume))
+                actions.append((os.POSIX_SPAWN_DUP2, pipes[-1].writing_fd, number))
+            if stdin is None:
+                actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+            else:
+                stdin_ends = os.pipe()
+                actions.append((os.POSIX_SPAWN_DUP2, stdin_ends[0], 0))
+            limit = self._limit_mark.next()
+            with self._preference.inherited():
+                pid = os.posix_spawn(
+                    command[0],
+                    command,
+                    environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
+        except (OSError, ValueError) as error:
+            self._guardian.forget(slot)
+            for fd in stdin_ends:
+                os.close(fd)
+            for pipe in pipes:
+                pipe.close()
+            if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
+                raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
+            raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
+        self._guardian.note_session(slot, pid)
+        self._preference.give(pid)
+        self._decoy.aim_at(pid)
+        feed = None
+        if stdin is not None:
+            os.close(stdin_ends[0])
+            feed = Feed(self._loop, stdin_ends[1], stdin)
+        self._limit_mark.give(pid, limit)
+        child = Child(pid, os.fsencode(mark), limit, tuple(pipes), feed, self._loop, self._watch, slot, kill_grace_s)
+        self._children[pid] = child
+        if feed is not None:
+            feed.start(if_broken=child.ask_to_end)
+        return child
+
+    def _start_guardian(self) -> None:
+        """Not before there is something to guard: a server that is idle from its start needs no second process."""
+        now_s = self._loop.time()
+        if self._guardian.pid or now_s < self._guardian_from_s:
+            return
+        self._guardian_from_s = now_s + _GUARDIAN_PAUSE_S
+        children = list(self._children.values())
+        try:
+            slots = self._guardian.start([(child.mark, child.pid) for child in children])
+        except OSError as error:
+            log.warning("no guardian: a kill -9 of the server would leave its scripts", reason=str(error))
+            return
+        for child, slot in zip(children, slots, strict=True):
+            child.slot = slot
+
+    def _start_decoy(self) -> None:
+        """Start one where it is needed and there is none: before the first command, as it takes a moment to start."""
+        if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._decoy_from_s:
+            return
+        try:
+            with self._preference.inherited():
+                self._decoy.start()
+        except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
+            self._decoy_from_s = self._loop.time() + _LONGEST_DECOY_PAUSE_S
+            log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
+            return
+        self._from_before.add(self._decoy.pid)
+        self._watch.watch(self._decoy.pidfd, self._decoy_ended, once=True)
+        self._aim_decoy()
+
+    def _decoy_ended(self) -> None:
+        pid, group = self._decoy.pid, self._decoy.aim
+        self._from_before.discard(pid)
+        self._watch.forget(self._decoy.pidfd)
+        self._decoy.stop()
+        self._decoy_from_s = self._loop.time() + _DECOY_PAUSE_S
+        # Only a script of the same user could have ended it as well.
+        log.error("memory has run out: the kernel ended the decoy, and a script with it", pid=pid, script_pid=group)
+
+    def _aim_decoy(self) -> None:
+        """Have the decoy's end kill the command whose session has the most memory now.
+
+        Between two looks that is the newest one, whose memory is not known yet.
+        """
+        if not self._decoy.pid:
+            return
+        children = [*self._children]
+        if len(children) > 1:
+            pages: Counter[int] = Counter()
+            with contextlib.suppress(OSError):  # no descriptor is free to look
+                for process in proc.processes():
+                    pages[process.session] += process.resident_pages
+            children.sort(key=pages.__getitem__)
+        self._decoy.aim_at(children[-1] if children else 0)
+
+    async def _news_of(self, child: Child, timeout_s: float) -> None:
+        """Return when the command has ended, or should."""
+        timer = self._loop.call_later(timeout_s, set_done, child.news) if timeout_s else None
+        try:
+            await child.news
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _ended_alone(self, child: Child) -> Ended | None:
+        """The end of a command that left nothing behind, as most do: nothing needs to be waited for then."""
+        if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
+            return None
+        duration_s = self._loop.time() - child.started_s
+        if not self._certainly_nothing_left(child):
+            return None
+        is_tree_gone = not self.unattributed
+        try:
+            if not all(pipe.drain() for pipe in child.pipes):
+                return None
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if not pid:  # a process of another command traces it
+                return None
+        except BaseException:  # of who takes what was printed
+            self._forget(child)
+            raise
+        self._forget(child)
+        peak_rss_bytes = self._known_peak_rss_bytes(usage)
+        return _ended(status, usage, peak_rss_bytes=peak_rss_bytes, duration_s=duration_s, is_tree_gone=is_tree_gone)
+
+    def _known_peak_rss_bytes(self, usage: resource.struct_rusage) -> int | None:
+        """Return the peak memory of a command, or None if it is not above this server's own peak."""
+        peak_rss_bytes = usage.ru_maxrss * 1024
+        if peak_rss_bytes > self._own_peak_rss_bytes:
+            # The server's own peak may have grown. It never becomes smaller, so other commands need no new look.
+            self._own_peak_rss_bytes = proc.own_peak_rss_bytes()
+        return peak_rss_bytes if peak_rss_bytes > self._own_peak_rss_bytes else None
+
+    async def _see_through(self, child: Child, linger_timeout_s: float, deadline_s: float) -> Ended:
+        is_tree_gone = were_working = False
+        try:
+            # Both may be done: a request to end the command also kills it, and its exit may be seen first.
+            ended_early = child.asked_to_end.done() and not child.exited_by_itself
+            timed_out = not ended_early and not child.exited.done()
+            is_over_by_itself = child.exited.done() and child.exited_by_itself
+            # If the source raises after this, that concerns only a process that was left and still reads.
+            broken = child.feed.error if child.feed is not None else None
+            if not child.exited.done():
+                await self._end_politely(child)
+            elif is_over_by_itself and linger_timeout_s:
+                until_s = min(self._loop.time() + linger_timeout_s, deadline_s)
+                if await self._linger(child, until_s):
+                    broken = child.feed.error if child.feed is not None else None
+                    ended_early = child.asked_to_end.done()
+                    timed_out = not ended_early and self._loop.time() >= deadline_s
+                    were_working = not ended_early and not timed_out
+            duration_s = self._loop.time() - child.started_s
+            if child.feed is not None:
+                await child.feed.stop()
+            survivors = await self._clear_stragglers(child)
+            for pipe in child.pipes:
+                await pipe.finish()
+            status_and_usage = await self._status_of(child)
+            if status_and_usage is not None:
+                status, usage = status_and_usage
+                is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self.unattributed
+        finally:
+            self._forget(child)
+        if broken is not None:
+            raise broken
+        if status_and_usage is None:
+            return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1, False)
+        return _ended(
+            status,
+            usage,
+            peak_rss_bytes=self._known_peak_rss_bytes(usage),
+            duration_s=duration_s,
+            timed_out=timed_out,
+            ended_early=ended_early,
+            survivors=survivors,
+            is_tree_gone=is_tree_gone,
+            left=Counter(child.asked.values()) if is_over_by_itself else {},
+            were_working=were_working,
+        )
+
+    async def _status_of(self, child: Child) -> tuple[int, resource.struct_rusage] | None:
+        """Return the status of a command that has ended; None if it has not, or if its status cannot be had.
+
+        A process of another command may trace it (ptrace(2)). Until that process lets it go, a wait would not return.
+        """
+        until_s = self._loop.time() + _UNKILLABLE_S
+        while child.exited.done():
+            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+            if pid:
+                return status, usage
+            if self._loop.time() > until_s:
+                break
+            await asyncio.sleep(0.02)
+        return None
+
+    def _forget(self, child: Child) -> None:
+        del self._children[child.pid]
+        if self._decoy.aim == child.pid:
+            self._decoy.aim_at(next(reversed(self._children), 0))
+        if self._orphans:
+            self._forget_owner(child)
+        self._guardian.forget(child.slot)
+        child.close()
+
+    async def _linger(self, child: Child, until_s: float) -> bool:
+        """Let what the command left behind go on as long as it works. Return whether it was cut off at work.
+
+        It is cut off at ``until_s``, or when the command is asked to end. Else this returns when nothing is left, or
+        when what is left has not worked for a while.
+        """
+        activity = Activity()
+        began_s = now_s = next_look_s = self._loop.time()
+        worked_s = -math.inf
+        # Bytes that the script itself printed do not show that other processes work.
+        came_bytes = sum(pipe.came_bytes for pipe in child.pipes)
+        idle_looks = 0
+        pause_s = 0.001
+        while not self._certainly_nothing_left(child):
+            is_cut_off = child.asked_to_end.done() or now_s >= until_s
+            if is_cut_off or now_s >= next_look_s:
+                is_working = await self._is_working(child, activity, until_s)
+                if is_working is None:
+                    return True
+                came_bytes, before = sum(pipe.came_bytes for pipe in child.pipes), came_bytes
+                is_working |= came_bytes != before or any(pipe.is_paused for pipe in child.pipes)
+                is_working |= child.feed is not None and child.feed.is_awaited
+                look_s, now_s = now_s, self._loop.time()
+                next_look_s = now_s + max(_LOOK_PAUSE_S, _LOOK_PAUSE_LOOKS * (now_s - look_s))
+                idle_looks = 0 if is_working else idle_looks + 1
+                worked_s = now_s if is_working else worked_s
+                if is_cut_off:
+                    return now_s - worked_s < _LINGER_IDLE_S
+                if idle_looks >= _FEWEST_IDLE_LOOKS and now_s - max(worked_s, began_s) >= _LINGER_IDLE_S:
+                    return False
+                continue  # the look may have shown that orphans belong to another command
+            await asyncio.wait((child.asked_to_end,), timeout=max(0.0, min(pause_s, until_s - now_s)))
+            pause_s = min(pause_s * 2, _LOOK_PAUSE_S)
+            now_s = self._loop.time()
+        return False
+
+    async def _is_working(self, child: Child, activity: Activity, until_s: float) -> bool | None:
+        """Return whether a process of the command works; None if no thread or descriptor was free in time.
+
+        An empty list means idle, not gone: the list lacks a process whose parent forked it meanwhile and ended.
+        """
+        look = asyncio.ensure_future(self._look_at_tree(child, activity))
+        left_s = max(_LINGER_IDLE_S, until_s - self._loop.time())
+        waits_for = (look,) if child.asked_to_end.done() else (look, child.asked_to_end)
+        await asyncio.wait(waits_for, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        if not look.done():
+            # The time is over: give the look that was begun a last moment.
+            await asyncio.wait((look,), timeout=_LINGER_IDLE_S)
+        if not look.done():
+            look.cancel()
+            return None
+        return look.result()[1]
+
+    async def _end_politely(self, child: Child) -> None:
+        """SIGTERM to the whole tree, the grace, SIGKILL; return when the command itself is dead."""
+        # The group first: to list the tree takes a thread and descriptors, of which there may be none just now.
+        child.signal_group(signal.SIGTERM)
+        listing = asyncio.ensure_future(self._tree(child))
+        listing.add_done_callback(child.ask_those)
+        deadline_s = child.kill_at_s = self._loop.time() + child.grace_s
+        # The grace is looked at again and again: end_all() may shorten it at any time.
+        while not child.exited.done() and child.grace_s and (rest_s := deadline_s - self._loop.time()) > 0:
+            await asyncio.wait((child.exited,), timeout=min(rest_s, 0.1))
+        if not child.exited.done():
+            child.signal_group(signal.SIGKILL)
+            await asyncio.wait((child.exited,), timeout=_UNKILLABLE_S)
+        listing.cancel()
+
+    async def _clear_stragglers(self, child: Child) -> int:
+        """End what the command, itself a zombie by now, left behind. Returns how many could not be ended."""
+        if self._certainly_nothing_left(child):
+            return 0
+        left = await self._tree(child)
+        child.ask(left)
+        now_s = self._loop.time()
+        # A shell without a trap is gone at once, and what it ran still has the grace: it may be saving its work.
+        kill_at_s = max(now_s + min(child.grace_s, _STRAGGLER_GRACE_S), child.kill_at_s)
+        give_up_at_s = kill_at_s + _UNKILLABLE_S
+        pause_s = 0.002
+        looks = quiet_looks = 0
+        held: dict[tuple[int, int], proc.Process] = {}
+        # A list of all processes takes its time: whoever forks and exits all the while is missing in it.
+        while quiet_looks < _QUIET_LOOKS and (now_s < give_up_at_s or looks < _FEWEST_LOOKS):
+            looks += 1
+            if now_s >= kill_at_s or not child.grace_s:
+                child.signal_group(signal.SIGKILL)
+                # Who dies makes room for what others fork: all are held still before the first is killed.
+                new = {each.identity: each for each in left if each.identity not in held}
+                held |= new
+                child.note_ended(new.values())
+                proc.signal_each((new or held).values(), signal.SIGSTOP if new else signal.SIGKILL)
+            await asyncio.sleep(pause_s)
+            # A list of all processes is work: in a long grace it is made less often.
+            pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
+            self._reap()
+            if self._certainly_nothing_left(child):
+                return 0
+            left = await self._tree(child)
+            is_quiet = not left and self._chase_orphans(child)
+            quiet_looks = quiet_looks + 1 if is_quiet else 0
+            now_s = self._loop.time()
+        proc.signal_each(held.values(), signal.SIGKILL)
+        return len(left) if quiet_looks or left else 1
+
+    def _chase_orphans(self, child: Child) -> bool:
+        """SIGKILL to our new children that are the command's, as fast as they come; whether none came any more.
+
+        A chain of forks is in no list of all processes, and each of its links lives for less than a millisecond.
+        """
+        is_quiet = True
+        until_s = self._loop.time() + _CHASE_S
+        while True:
+            orphans = self._other_children(child) or ()
+            unknown = False
+            for pid in orphans:
+                # If there are very many, handle only some now: the event loop has other calls to serve.
+                if self._loop.time() >= until_s:
+                    return False
+                verdict = self._judge_orphan(child, pid)
+                is_quiet = is_quiet and verdict is not _Verdict.ENDED
+                unknown = unknown or verdict is _Verdict.UNKNOWN
+            # Another command may have such a chain, too: its links do not count as new processes of this command.
+            if not orphans or self._loop.time() >= until_s:
+                return is_quiet and not unknown
+
+    def _judge_orphan(self, child: Child, pid: int) -> _Verdict:
+        """Find out which command this child of ours belongs to, and end it if it belongs to ``child``."""
+        owned = dict(self._children)
+        if self._origin(pid) is _Origin.ELSEWHERE:
+            self._orphans[pid] = _Orphan(_Origin.ELSEWHERE)
+            return _Verdict.LEFT_ALONE
+        try:
+            # If it belongs to another command, do not even stop it for a moment: that command's call would see work.
+            process = proc.process(pid)
+            owner = None if process is None else self._owner_of(process, owned)
+            if owner is not None and owner is not child:
+                self._orphans[pid] = _Orphan(_Origin.SCRIPT, frozenset({owner}), is_certain=True)
+                return _Verdict.LEFT_ALONE
+            was_stopped = process is not None and process.state == "T"
+            # Stop it while we look at it. The pid cannot belong to another process: only we reap our children.
+            os.kill(pid, signal.SIGSTOP)
+        except PermissionError:  # a process of another user, such as root's by `docker exec`
+            return self._judge_unowned(pid, process)
+        except OSError:  # no descriptor is free to look at it
+            return _Verdict.UNKNOWN
+        is_ended = False
+        try:
+            process = proc.process(pid)
+            if process is not None and self._belongs_to(child, process, owned):
+                os.kill(pid, signal.SIGKILL)
+                is_ended = True
+                child.note_ended([process])
+                self._reap_if_dead(pid)
+                return _Verdict.ENDED
+        except OSError:
+            return _Verdict.UNKNOWN
+        finally:
+            if not is_ended and not was_stopped:
+                os.kill(pid, signal.SIGCONT)
+        if self._reap_if_dead(pid):
+            return _Verdict.LEFT_ALONE
+        # Checked after the environment was read: the process may have lost it in between.
+        if self._is_undecided(pid):
+            os.sched_yield()
+            return _Verdict.UNKNOWN
+        return self._judge_unowned(pid, process)
+
+    def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
+        """Find out where a child comes from that does not certainly belong to any command. It is not looked at again.
+
+        A process of a script is ended with the last of the commands that it may belong to. One that may be an orphan of
+        ``docker exec``, or a process that a script has hidden, is left alone. So as long as one of either kind lives,
+        no directory that a script could write to is used again.
+        """
+        origin = self._origin(pid)
+        is_of_ended = origin is _Origin.SCRIPT and self._is_of_ended(pid)
+        may_belong_to = frozenset(self._children.values() if origin is _Origin.SCRIPT and not is_of_ended else ())
+        self._orphans[pid] = _Orphan(origin, may_belong_to)
+        if origin is _Origin.UNKNOWN:
+            name = None if process is None else printable(process.name)
+            log.warning("a process that belongs to no call is left alone", pid=pid, name=name)
+        elif origin is _Origin.SCRIPT and not may_belong_to:
+            self._end_orphan(pid, process)
+            return _Verdict.ENDED
+        return _Verdict.LEFT_ALONE
+
+    def _forget_owner(self, child: Child) -> None:
+        """End the orphans that may belong to no other command than this one, which has ended."""
+        for pid, orphan in [*self._orphans.items()]:
+            if child in orphan.commands:
+                orphan.commands -= {child}
+                if not orphan.commands:
+                    orphan.is_certain = False  # until it is dead
+                    self._end_orphan(pid, proc.process(pid))
+
+    def _end_orphan(self, pid: int, process: proc.Process | None) -> None:
+        """End a child that was started by a script that has ended."""
+        name = None if process is None else printable(process.name)
+        log.warning("a process of a call that has ended is ended now", pid=pid, name=name)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+        self._reap_if_dead(pid)
+
+    def _origin(self, pid: int) -> _Origin:
+        """Return where an orphan comes from."""
+        if self._all_orphans_are_ours:
+            return _Origin.SCRIPT
+        try:
+            if self._limit_mark.read(pid) is not None:
+                return _Origin.SCRIPT
+        except PermissionError:
+            return _Origin.UNKNOWN
+        return _Origin.ELSEWHERE if self._limit_mark.is_firm else _Origin.UNKNOWN
+
+    def _command_of_limit(self, pid: int, owned: Iterable[Child]) -> Child | None:
+        """Return the command that a process belongs to by its limit."""
+        limit = self._limit_mark.of_command(pid)
+        return None if limit is None else next((each for each in owned if each.limit == limit), None)
+
+    def _is_of_ended(self, pid: int) -> bool:
+        """Return whether a process has the limit of a command that has ended."""
+        limit = self._limit_mark.of_command(pid)
+        return limit is not None and all(each.limit != limit for each in self._children.values())
+
+    def _is_undecided(self, pid: int) -> bool:
+        """Return whether only a later look can show which command a process belongs to.
+
+        It is exiting, and its children will become ours; or ``exec`` is just replacing its memory.
+        """
+        process = proc.process(pid)
+        if process is None or not (process.is_exiting or proc.is_starting(pid)):
+            return False
+        now_s = self._loop.time()
+        return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
+
+    async def _tree(self, child: Child) -> list[proc.Process]:
+        return (await self._look_at_tree(child))[0]
+
+    async def _look_at_tree(self, child: Child, activity: Activity | None = None) -> tuple[list[proc.Process], bool]:
+        """Run :meth:`_tree_of` in a thread. Return the tree and whether it works.
+
+        Waits until a thread and descriptors are free.
+        """
+        owners: list[tuple[proc.Process, Child]] = []
+
+        def read() -> tuple[list[proc.Process], bool]:
+            owners.clear()
+            tree = self._tree_of(child, owners)
+            return tree, activity is not None and activity.look(tree)
+
+        while True:
+            try:
+                try:
+                    job = self._loop.run_in_executor(PROCESSES, read)
+                except RuntimeError:  # no thread can be started
+                    result = read()
+                else:
+                    result = await job
+                self._note_owners(owners)
+                return result
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
+                # Other calls that wait here may hold all descriptors: use the one that is kept in reserve.
+                with contextlib.suppress(OSError), self._spare.lent():
+                    return read()
+                await asyncio.sleep(0.05)
+
+    def _note_owners(self, owners: Iterable[tuple[proc.Process, Child]]) -> None:
+        for process, owner in owners:
+            if process.pid in self._orphans or self._children.get(owner.pid) is not owner:
+                continue
+            # It may have been reaped since the list was read, and its pid may belong to another process.
+            found = proc.process(process.pid)
+            if found is not None and found.identity == process.identity:
+                self._orphans[process.pid] = _Orphan(_Origin.SCRIPT, frozenset({owner}), is_certain=True)
+
+    def _certainly_nothing_left(self, child: Child) -> bool:
+        """Return whether no child of this process can belong to this command. Reap dead children on the way."""
+        # An orphan comes to this process only if it is the subreaper.
+        while self._is_subreaper and (others := self._other_children(child)) is not None:
+            if not others:
+                return True
+            # Who was reaped may have left us a child after the list was made: only a list without any dead counts.
+            if not all(self._reap_if_dead(pid) for pid in others):
+                return False
+        return False
+
+    def _other_children(self, child: Child) -> list[int] | None:
+        """Return our children that may belong to this command; the others belong to another command or to none."""
+        children = self._listed_children.pids()
+        if children is None:
+            return None
+        found = []
+        for pid in children:
+            if pid not in self._children and pid not in self._from_before and pid != self._guardian.pid:
+                orphan = self._orphans.get(pid)
+                if orphan is None or orphan.commands == {child}:
+                    found.append(pid)
+        return found
+
+    def _tree_of(self, child: Child, owners: list[tuple[proc.Process, Child]] | None = None) -> list[proc.Process]:
+        """Return the living processes that the command started. Call it in a thread: it reads all of /proc.
+
+        Args:
+            owners: gets each orphan that certainly belongs to a command, with that command.
+        """
+        table = {each.pid: each for each in proc.processes()}
+        owned = dict(self._children)
+        tree: set[int] = set()
+        strangers: set[int] = set()
+
+        def belongs(pid: int) -> bool:
+            # Up the ancestors, to a process that is known to belong or not to.
+            way = []
+            verdict = False
+            while pid > 0:
+                if pid in tree or pid == child.pid:
+                    verdict = True
+                    break
+                process = table.get(pid)
+                if process is None or pid in strangers or pid in owned or pid == os.getpid():
+                    break
+                if process.started < table[child.pid].started:
+                    break
+                way.append(pid)
+                if self._belongs_to(child, process, owned, owners):
+                    verdict = True
+                    break
+                pid = process.parent
+            (tree if verdict else strangers).update(way)
+            return verdict
+
+        for pid in table:
+            belongs(pid)
+        return [table[pid] for pid in tree if table[pid].is_alive]
+
+    def _belongs_to(
+        self,
+        child: Child,
+        process: proc.Process,
+        owned: dict[int, Child],
+        owners: list[tuple[proc.Process, Child]] | None = None,
+    ) -> bool:
+        """Whether a process is this command's, by its session or, if it left that and lost its parent, by its marks."""
+        owner = self._owner_of(process, owned)
+        is_orphan = process.parent == os.getpid()
+        if owner is not None:
+            if owners is not None and is_orphan:
+                owners.append((process, owner))
+            return owner is child
+        if process.pid in (self._guardian.pid, self._decoy.pid) or (self._is_subreaper and not is_orphan):
+            return False
+        # It threw its environment away. This command ends it if no other command can have started it; else the last of
+        # the commands that can will find it.
+        if any(other.pid != child.pid for other in owned.values()):
+            return False
+        if process.pid in self._orphans or self._is_of_ended(process.pid):
+            return False
+        return self._origin(process.pid) is _Origin.SCRIPT
+
+    def _owner_of(self, process: proc.Process, owned: dict[int, Child]) -> Child | None:
+        """Return the command that the process certainly belongs to; None if there is none, or if it is unclear."""
+        if (owner := owned.get(process.session)) is not None:
+            return owner
+        if process.pid == self._guardian.pid or process.pid in self._from_before:
+            return None
+        if self._is_subreaper and process.parent != os.getpid():
+            return None
+        if (orphan := self._orphans.get(process.pid)) is not None:
+            commands = orphan.commands
+            return next(iter(commands)) if len(commands) == 1 else None
+        if (owner := self._command_of_limit(process.pid, owned.values())) is not None:
+            return owner
+        environment = proc.environment_of(process.pid)
+        for each in owned.values():
+            if each.mark in environment:
+                return each
+        open_files = proc.open_files_of(process.pid)
+        return next((each for each in owned.values() if not each.pipe_names.isdisjoint(open_files)), None)
+
+    def _reap_if_dead(self, pid: int) -> bool:
+        """Reap a child that is not a command; return whether it was dead. If so, its pid may be used again."""
+        if not reap_if_dead(pid):
+            return False
+        self._from_before.discard(pid)
+        self._orphans.pop(pid, None)
+        return True
+
+    def _reap_again(self) -> None:
+        """Do the regular work of the supervisor. If a step fails, the other steps run, and all of them run again."""
+        self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
+        for step in (
+            self._reap,
+            self._forget_exiting,
+            self._watch_over_children,
+            self._start_decoy,
+            self._aim_decoy,
+        ):
+            try:
+                step()
+            except Exception:
+                log.exception("a regular step of the supervisor failed; please report it", step=step.__name__)
+
+    def _forget_exiting(self) -> None:
+        if self._exiting:
+            children = set(self._listed_children.pids() or ())
+            self._exiting = {key: since_s for key, since_s in self._exiting.items() if key[0] in children}
+
+    def _watch_over_children(self) -> None:
+        if self._children:
+            self._start_guardian()
+        else:
+            self._judge_late_orphans()
+
+    def _reap(self) -> None:
+        """Reap orphans; a command's own status is left to the one who runs it."""
+        self._look_after_guardian()
+        children = self._listed_children.pids()
+        for pid in children_by_parent() if children is None else children:
+            if pid not in self._children and pid != self._guardian.pid:
+                self._reap_if_dead(pid)
+
+    def _look_after_guardian(self) -> None:
+        """Report what a script did to the guardian: scripts run as the same user, and can signal it."""
+        if not (pid := self._guardian.pid):
+            return
+        code = self._guardian.exit_code()
+        if code is not None:
+            how = {"signal": proc.signal_name(-code)} if code < 0 else {"exit_code": code}
+            log.warning("the guardian died", pid=pid, **how)
+        elif self._guardian.resume():
+            log.warning("the guardian was stopped by a signal, and goes on", pid=pid)
+
+    def _judge_late_orphans(self) -> None:
+        """End processes of scripts that became our children after the last command had ended."""
+        for pid in self._listed_children.pids() or ():
+            if pid not in self._from_before and pid != self._guardian.pid and pid not in self._orphans:
+                self._judge_unowned(pid, proc.process(pid))
+
+
+class _Origin(enum.Enum):
+    """Where an orphan comes from."""
+
+    SCRIPT = enum.auto()
+    ELSEWHERE = enum.auto()  # a command of `docker exec`, or the entry point
+    UNKNOWN = enum.auto()
+
+
+@dataclass(slots=True)
+class _Orphan:
+    """A child of this process that is not a command.
+
+    ``commands``: the living ones that may have left it. ``is_certain``: there is one, and it did.
+    """
+
+    origin: _Origin
+    commands: frozenset[Child] = frozenset()
+    is_certain: bool = False
+
+    @property
+    def is_unclear(self) -> bool:
+        """Whether it may write to a directory or a pipe of a command that has ended."""
+        return self.origin is not _Origin.ELSEWHERE and not self.is_certain
+
+
+class _Verdict(enum.Enum):
+    """The result of looking at an orphan."""
+
+    ENDED = enum.auto()
+    LEFT_ALONE = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+def _ended(
+    status: int,
+    usage: resource.struct_rusage,
+    *,
+    peak_rss_bytes: int | None,
+    duration_s: float,
+    timed_out: bool = False,
+    ended_early: bool = False,
+    survivors: int = 0,
+    is_tree_gone: bool,
+    left: Mapping[str, int] | None = None,
+    were_working: bool = False,
+) -> Ended:
+    code = os.waitstatus_to_exitcode(status)
+    return Ended(
+        exit_code=code if code >= 0 else None,
+        signal=proc.signal_name(-code) if code < 0 else None,
+        timed_out=timed_out,
+        ended_early=ended_early,
+        duration_s=duration_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_rss_bytes=peak_rss_bytes,
+        survivors=survivors,
+        is_tree_gone=is_tree_gone,
+        left=left or {},
+        were_working=were_working,
+    )
+
+
+def _become_subreaper() -> bool:
+    return os.getpid() == 1 or proc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSError) -> str:
+    text = f"cannot start {shlex.join(command)}: {error.strerror}"
+    if error.errno == errno.E2BIG:
+        size = sum(len(os.fsencode(k)) + len(os.fsencode(v)) + 2 for k, v in environment.items())
+        text += f"; its environment has {size} bytes: send shorter headers or turn cgi_headers off"
+    elif error.errno == errno.ENOEXEC:
+        text += "; it is neither a program for this machine's processor nor a script that begins with #!"
+    elif error.errno in (errno.EAGAIN, errno.ENOMEM):
+        text += "; the container's limit of processes or memory is reached"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        text += "; the limit of open files is reached: raise it (docker run --ulimit nofile) or lower max_inflight"
+    return text

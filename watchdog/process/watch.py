@@ -1,0 +1,41 @@
+"""One descriptor in the event loop for the exits and the output of all commands."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable
+
+
+class Watch:
+    """Calls back when processes end, and when they print.
+
+    It has one descriptor in the event loop, for all processes and pipes. To add and remove three descriptors for each
+    command would take asyncio longer than the rest of a spawning.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[], None]] = {}
+        loop.add_reader(self._epoll.fileno(), self._tell)
+
+    def watch(self, fd: int, callback: Callable[[], None], *, once: bool = False) -> None:
+        """Call back whenever ``fd`` is readable, or only the first time."""
+        self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT if once else select.EPOLLIN)
+        self._callbacks[fd] = callback
+
+    def forget(self, fd: int) -> None:
+        """Stop calling back. To close ``fd`` is not enough: a guardian that has just been forked has it as well."""
+        if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
+            self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+
+    def _tell(self) -> None:
+        for fd, _ in self._epoll.poll(0):
+            # One of these callbacks may have forgotten another.
+            if (callback := self._callbacks.get(fd)) is not None:
+                callback()

@@ -1,0 +1,1 @@
+"""Every setting, declared once; every problem with them reported at once."""

@@ -1,0 +1,116 @@
+"""Show the settings: in a report, as a table for the docs, as flags."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from .declarations import SETTINGS, shown_value
+from .load import Configuration, in_quotes, one_line, why_unreadable
+
+
+def script_problems(configuration: Configuration) -> list[str]:
+    """What keeps the script from being read now. Does not stop a start: the script may be given later.
+
+    Return nothing if the setting that names the script could not be read, because the script is not known then.
+    """
+    if configuration.script_text is not None or configuration.settings.fprocess is not None:
+        return []
+    if configuration.unread & {"SCRIPT", "fprocess", "script_path"}:
+        return []
+    is_defined = configuration.service is not None or not configuration.unread & {
+        "service_definition",
+        "FUNCTION_CONFIG",
+    }
+    if configuration.sources["script_path"] == "default" and not is_defined:
+        return []
+    path = configuration.settings.script_path
+    source = configuration.sources["script_path"]
+    prefix = f"script_path: {source} is {in_quotes(path)}; "
+    try:
+        # Without O_NONBLOCK a FIFO would keep us waiting.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        return [prefix + "there is no such file; mount the script there, or set SCRIPT to base64 of its text"]
+    except OSError as error:
+        return [prefix + why_unreadable(error)]
+    try:
+        mode = os.fstat(descriptor).st_mode
+    finally:
+        os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        return [prefix + why_unreadable(IsADirectoryError())]
+    if not stat.S_ISREG(mode):
+        return [prefix + "it is no regular file; give a file"]
+    return []
+
+
+def report(configuration: Configuration, problems: Sequence[str] | None = None) -> str:
+    """The text of ``watchdog check``: each setting, its value and source; then problems, then warnings.
+
+    ``problems``: the list to show in place of ``configuration.problems``, for a caller that found more.
+    Secrets are masked, and whatever is in a value, the text can be printed.
+    """
+    rows = [("setting", "value", "from")]
+    for name, setting in SETTINGS.items():
+        value = getattr(configuration.settings, setting.attribute)
+        rows.append((name, shown_value(setting, value), one_line(configuration.sources[name])))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    lines = [f"{name:{widths[0]}}  {value:{widths[1]}}  {source}" for name, value, source in rows]
+
+    lines.append("")
+    if configuration.settings.fprocess is not None:
+        lines.append(f"classic function: {one_line(configuration.settings.fprocess)}")
+    elif configuration.script_text is not None:
+        lines.append(f"script: environment SCRIPT, {len(configuration.script_text)} bytes")
+    else:
+        lines.append(f"script: {one_line(configuration.settings.script_path)}")
+    service = configuration.service
+    if service is None:
+        lines.append("service definition: none")
+    else:
+        lines.append(f"service definition: {one_line(service.name) or 'without a name'}")
+        for title, names in (
+            ("variables", list(service.variables)),
+            ("input", [f"{entry.storage_provider}:{entry.path}" for entry in service.inputs]),
+            ("output", [f"{entry.storage_provider}:{entry.path}" for entry in service.outputs]),
+            ("storage providers", [str(provider) for provider in configuration.storages.providers.values()]),
+            ("not usable", [f"{name} ({reason})" for name, reason in configuration.storages.unusable.items()]),
+        ):
+            if names:
+                lines.append(f"  {title}: {one_line(', '.join(names))}")
+    if configuration.ignored_names:
+        lines.append(f"accepted without effect: {one_line(', '.join(configuration.ignored_names))}")
+
+    for title, found in (
+        ("problems", configuration.problems if problems is None else problems),
+        ("warnings", configuration.warnings),
+    ):
+        lines += ["", f"{title}:"] if found else ["", f"{title}: none"]
+        lines += [f"  {one_line(line)}" for line in found]
+    return "\n".join(lines)
+
+
+def settings_table() -> str:
+    """The README's table, in Markdown."""
+    lines = ["| name | default | meaning | environment |", "|---|---|---|---|"]
+    for setting in SETTINGS.values():
+        variables = f"`{setting.variable}`" + (f", `{setting.name}`" if setting.bare else "")
+        lines.append(f"| `{setting.name}` | {setting.default_text} | {setting.help} | {variables} |")
+    return "\n".join(lines) + "\n"
+
+
+class FlagSpec(NamedTuple):
+    """One flag. ``name``: the setting's, and the key in ``load``'s ``flags``; the flag has dashes in it."""
+
+    name: str
+    help: str
+    metavar: str
+    default: str
+
+
+def flag_specs() -> list[FlagSpec]:
+    """A flag for each setting, in the README's order; none for a secret, which every process could read (``ps``)."""
+    return [FlagSpec(s.name, s.help, s.kind.metavar, s.default_text) for s in SETTINGS.values() if not s.secret]

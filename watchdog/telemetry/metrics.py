@@ -1,0 +1,245 @@
+"""What is counted, and its text for Prometheus.
+
+Counting is plain arithmetic, so that a call pays next to nothing and prometheus-client is imported only
+when somebody asks for the text: it takes longer to import than a small script to run.
+
+The names and labels of the first three are those of OpenFaaS's classic watchdog (its ``metrics`` package), those of
+``process_*`` are prometheus-client's. docs/operations.md tells what each is good for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+# The default buckets of the Go client, which the classic watchdog uses; then longer ones for inference.
+_DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+# 16 MiB to 64 GiB, each twice the one before: what a container's memory is measured in.
+_MEMORY_BUCKETS_BYTES = tuple(float(1 << power) for power in range(24, 37))
+# Text of this version is read by every scraper; later ones differ in names that are not ASCII, and ours are.
+_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Histogram:
+    """Counts of observations up to each bound, and their sum."""
+
+    def __init__(self, bounds: tuple[float, ...] = _DURATION_BUCKETS_S) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Cumulative counts with their upper bounds as text, ``+Inf`` last."""
+        total = 0
+        rows: list[tuple[str, float]] = []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            rows.append((bound, total))
+        return rows
+
+
+class Callers(NamedTuple):
+    """What callers take of the server now.
+
+    ``bodies_awaited``: calls that wait for more of their bodies. ``answers``, ``answer_bytes``: those that are being
+    sent, and what they have in ``tmp_dir``. ``given_up``: slow callers that had to make room, by direction.
+    ``idle_connections``: those without a request. ``closed_connections``: idle ones closed to have descriptors.
+    """
+
+    bodies_awaited: int = 0
+    answers: int = 0
+    answer_bytes: int = 0
+    given_up: Mapping[str, int] = {}
+    idle_connections: int = 0
+    closed_connections: int = 0
+
+
+class Metrics:
+    """All counters of one server.
+
+    Args:
+        places: tells the places taken, the calls waiting and the limit of places (0 is none), when asked.
+        outcomes: known beforehand, to be counted from 0: the first failure of a series that was not there is no
+            increase to Prometheus.
+        callers: returns what callers take of the server now.
+        unattributed: returns the number of processes of no certain invocation.
+    """
+
+    def __init__(
+        self,
+        places: Callable[[], tuple[int, int, int]],
+        outcomes: Iterable[str] = (),
+        callers: Callable[[], Callers] = Callers,
+        unattributed: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self._places = places
+        self._callers = callers
+        self._unattributed = unattributed
+        self.requests_in_flight = 0
+        self._requests: defaultdict[tuple[str, str], Histogram] = defaultdict(Histogram)
+        self._invocations: defaultdict[str, int] = defaultdict(int, dict.fromkeys(outcomes, 0))
+        self._runs: defaultdict[str, Histogram] = defaultdict(Histogram)
+        self._queue_wait = Histogram()
+        self._input_bytes = 0
+        self._output_bytes = 0
+        self._cpu_s = 0.0
+        self._peak_rss = Histogram(_MEMORY_BUCKETS_BYTES)
+        self._transfers: dict[tuple[str, str, str], int] = {}
+        self._transfer_bytes: dict[tuple[str, str], int] = {}
+
+    def request_answered(self, *, code: int, method: str, duration_s: float) -> None:
+        self._requests[str(code), method].observe(duration_s)
+
+    def invocation_ended(
+        self,
+        *,
+        outcome: str,
+        duration_s: float | None,
+        queue_wait_s: float | None,
+        input_bytes: int,
+        output_bytes: int,
+        cpu_s: float,
+        peak_rss_bytes: int | None,
+    ) -> None:
+        """Count an invocation; None is for what it did not come to, or for a peak that cannot be known."""
+        self._invocations[outcome] += 1
+        if duration_s is not None:
+            self._runs[outcome].observe(duration_s)
+        if queue_wait_s is not None:
+            self._queue_wait.observe(queue_wait_s)
+        self._input_bytes += input_bytes
+        self._output_bytes += output_bytes
+        self._cpu_s += cpu_s
+        if peak_rss_bytes is not None:
+            self._peak_rss.observe(peak_rss_bytes)
+
+    def expect_transfers(self, providers: Iterable[str]) -> None:
+        """Count those of these storage providers from 0."""
+        for provider in providers:
+            for direction in ("fetch", "store"):
+                self._transfer_bytes[direction, provider] = 0
+                for outcome in ("ok", "failed", "cancelled"):
+                    self._transfers[direction, provider, outcome] = 0
+
+    def transfer_ended(self, direction: str, provider: str, outcome: str, size_bytes: int) -> None:
+        """Count a file fetched or stored; ``size_bytes``: of one that was."""
+        key = direction, provider, outcome
+        self._transfers[key] = self._transfers.get(key, 0) + 1
+        self._transfer_bytes[direction, provider] = self._transfer_bytes.get((direction, provider), 0) + size_bytes
+
+    def exposition(self) -> tuple[bytes, str]:
+        """The text for Prometheus and its content type."""
+        from prometheus_client import CollectorRegistry, exposition
+
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return exposition.generate_latest(registry), _CONTENT_TYPE
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, as prometheus-client's registry asks for them."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        requests = CounterMetricFamily("http_requests", "Calls answered.", labels=["code", "method"])
+        request_seconds = HistogramMetricFamily(
+            "http_request_duration_seconds",
+            "Time from headers read to answer sent.",
+            labels=["code", "method"],
+        )
+        for labels, histogram in list(self._requests.items()):
+            requests.add_metric(list(labels), histogram.buckets()[-1][1])
+            request_seconds.add_metric(list(labels), histogram.buckets(), histogram.sum)
+        yield requests
+        yield request_seconds
+        yield GaugeMetricFamily("http_requests_in_flight", "Calls being answered now.", self.requests_in_flight)
+
+        invocations = CounterMetricFamily("watchdog_invocations", "Invocations ended.", labels=["outcome"])
+        for outcome, count in list(self._invocations.items()):
+            invocations.add_metric([outcome], count)
+        yield invocations
+        runs = HistogramMetricFamily(
+            "watchdog_invocation_duration_seconds",
+            "Run time of scripts, by how the invocation ended.",
+            labels=["outcome"],
+        )
+        for outcome, histogram in list(self._runs.items()):
+            runs.add_metric([outcome], histogram.buckets(), histogram.sum)
+        yield runs
+        yield HistogramMetricFamily(
+            "watchdog_queue_wait_seconds",
+            "Time that invocations waited for a place.",
+            buckets=self._queue_wait.buckets(),
+            sum_value=self._queue_wait.sum,
+        )
+        yield CounterMetricFamily("watchdog_input_bytes", "Decoded input of invocations.", self._input_bytes)
+        yield CounterMetricFamily("watchdog_output_bytes", "Bytes of answers sent.", self._output_bytes)
+        yield CounterMetricFamily("watchdog_script_cpu_seconds", "CPU time of scripts.", self._cpu_s)
+        yield HistogramMetricFamily(
+            "watchdog_script_peak_rss_bytes",
+            "Peak memory of scripts, of those in which it was over the server's own.",
+            buckets=self._peak_rss.buckets(),
+            sum_value=self._peak_rss.sum,
+        )
+        transfers = CounterMetricFamily(
+            "watchdog_transfers",
+            "Files fetched from and stored in storage.",
+            labels=["direction", "provider", "outcome"],
+        )
+        for names, count in list(self._transfers.items()):
+            transfers.add_metric(list(names), count)
+        yield transfers
+        transferred = CounterMetricFamily(
+            "watchdog_transfer_bytes", "Bytes of files fetched and stored.", labels=["direction", "provider"]
+        )
+        for pair, count in list(self._transfer_bytes.items()):
+            transferred.add_metric(list(pair), count)
+        yield transferred
+        taken, waiting, limit = self._places()
+        yield GaugeMetricFamily("watchdog_places_taken", "Invocations running now.", taken)
+        yield GaugeMetricFamily("watchdog_places_limit", "max_inflight; 0 is no limit.", limit)
+        yield GaugeMetricFamily("watchdog_calls_waiting", "Calls waiting for a place now.", waiting)
+        yield GaugeMetricFamily(
+            "watchdog_unattributed_processes",
+            "Processes that were left to the server and do not certainly belong to one invocation.",
+            self._unattributed(),
+        )
+        callers = self._callers()
+        yield GaugeMetricFamily("watchdog_bodies_awaited", "Calls that wait for their bodies.", callers.bodies_awaited)
+        yield GaugeMetricFamily("watchdog_answers", "Answers being sent now.", callers.answers)
+        yield GaugeMetricFamily("watchdog_answer_bytes", "Bytes that they have in tmp_dir.", callers.answer_bytes)
+        given_up = CounterMetricFamily(
+            "watchdog_callers_given_up", "Slow callers given up to make room.", labels=["direction"]
+        )
+        for direction, count in callers.given_up.items():
+            given_up.add_metric([direction], count)
+        yield given_up
+        yield GaugeMetricFamily("watchdog_idle_connections", "Connections without a request.", callers.idle_connections)
+        yield CounterMetricFamily(
+            "watchdog_idle_connections_closed",
+            "Idle connections closed because descriptors were short.",
+            callers.closed_connections,
+        )
+        build = GaugeMetricFamily("watchdog_build_info", "1, with the server's version.", labels=["version"])
+        build.add_metric([__version__], 1)
+        yield build
+        yield from _of_this_process()
+
+
+def _of_this_process() -> list[Metric]:
+    """What prometheus-client tells of any process: memory, CPU time, descriptors, start; less where /proc is closed."""
+    from prometheus_client import ProcessCollector
+
+    try:
+        return list(ProcessCollector(registry=None).collect())
+    except (OSError, ValueError):  # it cannot read the /proc of every runtime of containers; all else is told
+        return []

@@ -1,0 +1,1 @@
+"""The private directory of a call, and the files in it."""

@@ -1,0 +1,88 @@
+"""The status and headers that a script chose, from the file named by ``$HTTP_RESPONSE_FILE``.
+
+Lines as in a CGI answer (RFC 3875, section 6.3)::
+
+    Status: 404 Not Found
+    X-Reason: no plant
+
+A script fills it from data that it does not control, too: a line cannot split the response, nor touch what frames
+it or names the call.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+
+from ..errors import BadScriptResponse
+
+_LARGEST_BYTES = 64 * 1024
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_STATUS = re.compile(r"([2-5][0-9][0-9])(?:\s.*)?")
+_NOT_THE_SCRIPTS = frozenset(
+    "connection content-length content-encoding date expect host keep-alive proxy-authenticate proxy-connection "
+    "server te trailer transfer-encoding upgrade x-call-id x-exit-code x-duration-seconds x-input-encoding".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseOverrides:
+    """``status``: None if the script chose none. ``headers``: in its order."""
+
+    status: int | None = None
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+def read_response_file(path: str) -> ResponseOverrides:
+    """What the script chose; nothing if it made no file.
+
+    Raises:
+        BadScriptResponse: a line is not ``Name: value``, or may not be set by a script.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ResponseOverrides()
+    except OSError as error:
+        raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise BadScriptResponse("$HTTP_RESPONSE_FILE is no regular file any more; write lines into it")
+        data = os.read(fd, _LARGEST_BYTES + 1)
+    except OSError as error:
+        raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
+    finally:
+        os.close(fd)
+    if len(data) > _LARGEST_BYTES:
+        raise BadScriptResponse(f"$HTTP_RESPONSE_FILE has over {_LARGEST_BYTES} bytes")
+    return _parse(data.decode("utf-8", "surrogateescape"))
+
+
+def _parse(text: str) -> ResponseOverrides:
+    status: int | None = None
+    headers: list[tuple[str, str]] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.removesuffix("\r")
+        if not line.strip():
+            continue
+        name, colon, value = line.partition(":")
+        value = value.strip(" \t")
+        if not colon or not _NAME.fullmatch(name):
+            raise _bad(number, line, "is not `Name: value`")
+        if re.search("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]", value):
+            raise _bad(number, line, "has a control character or is not UTF-8")
+        if name.lower() == "status":
+            if not (match := _STATUS.fullmatch(value)):
+                raise _bad(number, line, "is no status from 200 to 599")
+            status = int(match[1])
+        elif name.lower() in _NOT_THE_SCRIPTS:
+            raise _bad(number, line, "is a header that the server sets itself")
+        else:
+            headers.append((name, value))
+    return ResponseOverrides(status, headers)
+
+
+def _bad(number: int, line: str, why: str) -> BadScriptResponse:
+    return BadScriptResponse(f"line {number} of $HTTP_RESPONSE_FILE, {line[:200]!r}, {why}")

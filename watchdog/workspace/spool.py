@@ -1,0 +1,130 @@
+"""A script's output stream, kept until it is known whether it is the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from ..errors import OutputUnreadable
+from ..system.nameless_file import open_nameless, write_all
+from ..system.threads import OUTPUTS
+
+_IN_MEMORY_BYTES = 64 * 1024
+TAIL_BYTES = 4096
+
+
+class Tail:
+    """The last 4 KiB of a stream."""
+
+    def __init__(self) -> None:
+        self._data = b""
+
+    def take(self, data: bytes) -> None:
+        self._data = (self._data + data[-TAIL_BYTES:])[-TAIL_BYTES:]
+
+    def text(self) -> str:
+        """As text; bytes that are not UTF-8 are replaced, a character cut at the front is left out."""
+        data = self._data
+        if len(data) == TAIL_BYTES:
+            while data and 0x80 <= data[0] < 0xC0:
+                data = data[1:]
+        return data.decode("utf-8", "replace")
+
+
+class Spool:
+    """Bytes as they come: the first 64 KiB in memory, more in a file. Memory does not grow with them.
+
+    Args:
+        directory: on the file system that takes the file, which is made when it is needed and has no name: no other
+            script can read or change it.
+        max_bytes: what is over it is not kept, and ``overflowed`` tells so; 0 is no limit.
+
+    ``error`` is set, and nothing is kept any more, once the file cannot be written: the stream is still taken, so
+    that its writer does not block.
+    """
+
+    def __init__(self, directory: str, max_bytes: int = 0) -> None:
+        self._directory = directory
+        self._max_bytes = max_bytes
+        self._memory: list[bytes] = []
+        self._fd = -1
+        self.size_bytes = 0
+        self.overflowed = False
+        self.error: OSError | None = None
+
+    def take(self, data: bytes) -> asyncio.Future[None] | None:
+        """Keep what came. A future returned is done when more may come."""
+        if self._max_bytes and self.size_bytes + len(data) > self._max_bytes:
+            self.overflowed = True
+        if self.overflowed or self.error is not None:
+            return None
+        self.size_bytes += len(data)
+        if self._fd < 0 and self.size_bytes <= _IN_MEMORY_BYTES:
+            self._memory.append(data)
+            return None
+        self._memory.append(data)
+        pieces, self._memory = self._memory, []
+        try:
+            return asyncio.get_running_loop().run_in_executor(OUTPUTS, self._write, pieces)
+        except RuntimeError:  # no thread can be started now
+            self._write(pieces)
+            return None
+
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
+        """All that was kept, in pieces of at most ``piece_bytes``.
+
+        Raises:
+            OutputUnreadable: the file cannot be read.
+        """
+        if self._fd < 0:
+            data = b"".join(self._memory)
+            yield from (data[at : at + piece_bytes] for at in range(0, len(data), piece_bytes))
+            return
+        at = 0
+        while at < self.size_bytes:
+            try:
+                piece = os.pread(self._fd, min(piece_bytes, self.size_bytes - at), at)
+            except OSError as error:
+                raise OutputUnreadable(f"the script's stdout cannot be read back: {error.strerror}") from error
+            if not piece:
+                raise OutputUnreadable("the file with the script's stdout was cut short while it was sent")
+            at += len(piece)
+            yield piece
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            os.close(fd)
+
+    def _write(self, pieces: list[bytes]) -> None:
+        try:
+            if self._fd < 0:
+                self._fd = open_nameless(self._directory)
+            for piece in pieces:
+                write_all(self._fd, piece)
+        except OSError as error:
+            self.error = error
+
+
+class _Pieces(Protocol):
+    @property
+    def size_bytes(self) -> int: ...
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]: ...
+
+
+class Joined:
+    """Several streams, one after the other, as one."""
+
+    def __init__(self, streams: Sequence[_Pieces]) -> None:
+        self._streams = streams
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(stream.size_bytes for stream in self._streams)
+
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
+        """All of it, in pieces of at most ``piece_bytes``; raises as the streams do."""
+        for stream in self._streams:
+            yield from stream.pieces(piece_bytes)

@@ -1,0 +1,210 @@
+"""The directories of all calls: make them, use them again, remove what a crashed server left."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import math
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..system.directory_state import DirectoryState, state_of
+from .remove_tree import SLOW_PAUSE_S, SLOW_S, entries_to_remove, lstat_mode, remove_tree
+from .space import NO_DESCRIPTOR, has_plenty, raise_if_no_space
+from .workspace import Workspace
+
+_PREFIX = "watchdog-"
+# A device in the place of the lock may make open wait without O_NONBLOCK.
+_LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+class Workspaces:
+    """The directory of this server, in which each invocation gets one of its own.
+
+    Args:
+        tmp_dir: where to make it; must exist and be writable.
+    """
+
+    def __init__(self, tmp_dir: str) -> None:
+        self.tmp_dir = os.path.abspath(tmp_dir)
+        self._roots: list[_Root] = []  # the last one is in use
+        self._serial = itertools.count(1)
+        self._kept: list[_Kept] = []  # the oldest first
+        self._lent = 0
+        self._was_slow = False
+        self._slow_until_s = 0.0
+
+    def sweep(self) -> tuple[list[str], list[str]]:
+        """Remove what servers left that are dead; return the paths removed and those that could not be."""
+        removed, kept = [], []
+        for path in self._abandoned():
+            try:
+                remove_tree(path)
+            except OSError:
+                kept.append(path)
+            else:
+                removed.append(path)
+        return removed, kept
+
+    def make(self) -> Workspace:
+        """Make the directory of one invocation, or take one that is kept.
+
+        Raises:
+            NoSpace: nothing more fits into ``tmp_dir``.
+            OSError: ``tmp_dir`` is gone or not writable.
+        """
+        self._lent += 1
+        workspace = self._taken_from_kept() or self._new()
+        workspace.loan = self._lent
+        return workspace
+
+    def _taken_from_kept(self) -> Workspace | None:
+        if not self._kept:
+            return None
+        kept = self._kept.pop()
+        # A script that ran meanwhile may have put something there.
+        is_untouched = kept.lent_before == self._lent - 1 and kept.workspace.is_there()
+        if is_untouched or kept.workspace.empty():
+            return kept.workspace
+        self._kept.insert(0, _Kept(kept.workspace, -math.inf, -1))  # to be removed
+        return None
+
+    def _new(self) -> Workspace:
+        try:
+            return Workspace(self._new_path())
+        except OSError as error:
+            raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
+            raise
+
+    def keep(self, workspace: Workspace, *, others_run: bool = False) -> bool:
+        """Empty the directory of a small call, and keep it for the next.
+
+        It must be certain that nothing of its own script writes into it any more. Kept ones are never more than were in
+        use at one time, and nothing is kept where space is short.
+
+        Args:
+            others_run: other scripts run now, of the same user: they may put something into it.
+
+        Returns:
+            False if it is to be removed instead: too much is in it for the event loop, or something that is not ours.
+        """
+        began_s = time.monotonic()
+        if not self._roots or began_s < self._slow_until_s or not has_plenty(self.tmp_dir):
+            return False
+        is_empty = workspace.empty()
+        now_s = time.monotonic()
+        was_slow, self._was_slow = self._was_slow, now_s - began_s > SLOW_S
+        if was_slow and self._was_slow:
+            self._slow_until_s = now_s + SLOW_PAUSE_S
+        if is_empty:
+            self._kept.append(_Kept(workspace, now_s, -1 if others_run else self._lent))
+        return is_empty
+
+    @property
+    def has_kept(self) -> bool:
+        return bool(self._kept)
+
+    def unused(self, for_s: float = 0.0) -> list[Workspace]:
+        """Those that were kept for so long in vain; they are the caller's now, to be removed."""
+        until_s = time.monotonic() - for_s
+        count = sum(kept.since_s <= until_s for kept in self._kept)
+        unused, self._kept = self._kept[:count], self._kept[count:]
+        return [kept.workspace for kept in unused]
+
+    def close(self) -> None:
+        """Remove this server's directory. Raises ``OSError`` if something in it cannot be removed."""
+        self._kept.clear()
+        roots, self._roots = self._roots, []
+        with contextlib.ExitStack() as stack:
+            for root in roots:
+                stack.callback(os.close, root.lock_fd)
+                stack.callback(remove_tree, root.path)
+
+    def _new_path(self) -> str:
+        # With a part that no script can guess, and so not make before.
+        return os.path.join(self._root(), f"{next(self._serial)}-{os.urandom(6).hex()}")
+
+    def _root(self) -> str:
+        """Return this server's directory, which is made if there is none in the state in which it was made.
+
+        A script, or a cleaner of /tmp, may have removed it. A script may also have changed its mode, or what new
+        directories inherit from it. The old one is removed once all calls in it have ended.
+        """
+        if not self._roots or not self._roots[-1].is_as_made():
+            self._remove_empty_roots()
+            self._roots.append(self._new_root())
+        return self._roots[-1].path
+
+    def _new_root(self) -> _Root:
+        while True:
+            path = tempfile.mkdtemp(prefix=_PREFIX, dir=self.tmp_dir)
+            as_made, _ = state_of(path)
+            fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Race: another server that starts now may sweep the directory between its making and the lock.
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(os.path.join(path, "lock")):
+                    return _Root(path, fd, as_made)
+            os.close(fd)
+
+    def _remove_empty_roots(self) -> None:
+        for root in [*self._roots]:
+            with contextlib.suppress(OSError):
+                is_directory = stat.S_ISDIR(lstat_mode(root.path))
+                if not is_directory or {entry.name for entry in entries_to_remove(root.path)} <= {"lock"}:
+                    remove_tree(root.path)
+            if not os.path.lexists(root.path):
+                self._roots.remove(root)
+                os.close(root.lock_fd)
+
+    def _abandoned(self) -> Iterator[str]:
+        try:
+            entries = list(os.scandir(self.tmp_dir))
+        except OSError:
+            return
+        for entry in entries:
+            if not entry.name.startswith(_PREFIX) or not entry.is_dir(follow_symlinks=False):
+                continue
+            try:
+                status = entry.stat(follow_symlinks=False)
+                if status.st_uid != os.geteuid():
+                    continue
+                fd = os.open(os.path.join(entry.path, "lock"), _LOCK_FLAGS)
+            except OSError:
+                # No lock file (yet): another server is just making it, or it is not ours to judge.
+                continue
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                yield entry.path
+            finally:
+                os.close(fd)
+
+
+class _Root(NamedTuple):
+    """A directory of this server, and its state when it was made."""
+
+    path: str
+    lock_fd: int
+    as_made: DirectoryState
+
+    def is_as_made(self) -> bool:
+        try:
+            return state_of(self.path)[0] == self.as_made
+        except OSError as error:
+            return error.errno in NO_DESCRIPTOR  # unknown, until the next call
+
+
+class _Kept(NamedTuple):
+    """A directory for the next call: since when, and how many had been lent by then; -1 if other scripts ran."""
+
+    workspace: Workspace
+    since_s: float
+    lent_before: int
