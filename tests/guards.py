@@ -129,15 +129,12 @@ def sigterm_first() -> None:
 @guard
 def sigkill() -> None:
     """A script that does not listen is asked again and again."""
-    from watchdog.process import guardian as guardian_module
     from watchdog.process.child import Child
     from watchdog.system import proc
 
     real_group, real_each = Child.signal_group, proc.signal_each
     replace(Child, "signal_group", lambda self, number: real_group(self, signal.SIGTERM))
-    replace(
-        guardian_module, "signal_each", lambda processes, number, **rest: real_each(processes, signal.SIGTERM, **rest)
-    )
+    replace(proc, "signal_each", lambda processes, number, **rest: real_each(processes, signal.SIGTERM, **rest))
 
 
 @guard
@@ -745,7 +742,8 @@ def header_limits() -> None:
     """First lines, headers and trailers are not bounded."""
     from watchdog.http import connection
 
-    replace(connection, "MOST_HEAD_BYTES", 1 << 40)
+    for name in ("MOST_HEAD_BYTES", "MOST_HEADERS"):
+        replace(connection, name, 1 << 40)
 
 
 @guard

@@ -935,7 +935,7 @@ def test_events_after_close_are_still_written(tmp_path: Path) -> None:
 
 CONFIGURE = (
     "from watchdog.logs.setup import configure, get_logger; import sys; "
-    "sink = configure(level={level!r}, format={format!r})\\n"
+    "sink = configure(level={level!r}, format={format!r})\n"
 )
 
 

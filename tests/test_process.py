@@ -24,7 +24,6 @@ from watchdog.errors import BadInput, ScriptUnavailable
 from watchdog.process import child as child_module
 from watchdog.process import children as children_module
 from watchdog.process import command as command_module
-from watchdog.process import guardian
 from watchdog.process import supervisor as supervisor_module
 from watchdog.process.command import command_for, found_command
 from watchdog.process.supervisor import Ended, Supervisor
@@ -467,7 +466,7 @@ async def test_who_hid_does_not_write_into_the_next_ones_pipe(
     """As if it could not be ended: a survivor in the sleep of a dead network disk."""
     monkeypatch.setattr(supervisor_module, "_UNKILLABLE_S", 0.05)
     with monkeypatch.context() as context:
-        context.setattr(guardian, "signal_each", lambda *_, **__: None)
+        context.setattr(proc, "signal_each", lambda *_, **__: None)
         hidden = f"setsid sh -c 'echo $$ > {tmp_path}/pid; while :; do echo late; sleep 0.01; done' & "
         ended = await Run(supervisor, hidden + f"until [ -s {tmp_path}/pid ]; do :; done").ended()
     assert ended.survivors
@@ -600,7 +599,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
         return found
 
     monkeypatch.setattr(proc, "process", exiting)
-    monkeypatch.setattr(guardian, "environment_of", lambda pid: b"" if is_parent(pid) else real_environment(pid))
+    monkeypatch.setattr(proc, "environment_of", lambda pid: b"" if is_parent(pid) else real_environment(pid))
     ended = await run.ended()
     monkeypatch.undo()
     assert (ended.exit_code, ended.survivors) == (3, 0)
@@ -843,7 +842,7 @@ async def test_what_a_trap_starts_is_not_asked_to_end(
 
     monkeypatch.setattr(Supervisor, "_tree", tree_after_the_trap)
     if not is_spared:
-        monkeypatch.setattr(guardian, "signal_each", signal_all)
+        monkeypatch.setattr(proc, "signal_each", signal_all)
     (tmp_path / "tidy").write_text(f"touch {tmp_path}/began; sleep 2; touch {tmp_path}/tidied\n")
     run = Run(supervisor, f"trap 'sh {tmp_path}/tidy; exit 0' TERM; sleep 60 & wait", timeout_s=2, kill_grace_s=60)
     assert (await run.ended()).timed_out

@@ -20,7 +20,6 @@ from running_server import RunningServer, StartServer, is_whole, problem, read_a
 
 from watchdog.http import connection
 from watchdog.http import listener as listener_module
-from watchdog.http import server as server_module
 from watchdog.settings.declarations import SETTINGS
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
@@ -165,7 +164,7 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
 ) -> None:
     """Between the last look at the queue and the close nobody can come in, who would be reset."""
     if removed_guard is not None:
-        monkeypatch.setattr(server_module, "ignore_new_connections", lambda sock: None)
+        monkeypatch.setattr(listener_module, "ignore_new_connections", lambda sock: None)
     address = listener.getsockname()
     with socket.create_connection(address) as before, socket.socket() as after:
         listener_module.ignore_new_connections(listener)

@@ -280,7 +280,7 @@ def running_script(server: RunningServer, up: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.guard("guardian-limit")
+@pytest.mark.guard("guardian-limit", never="the end of the hidden process")
 @pytest.mark.parametrize("mode", ["plain", "no privileges"])
 def test_a_killed_server_leaves_no_hidden_process(
     start_server: StartServer, lifeline: Lifeline, tmp_path: Path, mode: str
