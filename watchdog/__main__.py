@@ -1,4 +1,4 @@
-"""``python -m watchdog``, and the entry point of the console scripts."""
+"""Start the program: ``python -m watchdog``, and the entry point of the console scripts."""
 
 from __future__ import annotations
 

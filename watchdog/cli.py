@@ -1,4 +1,4 @@
-"""The commands, and the one table from error to exit code.
+"""Run the commands, and map each error to an exit code.
 
 What not every command needs is imported where it is needed: the time to import is the time to start, and a container's
 HEALTHCHECK starts one every few seconds.

@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree of types.
+"""Name everything that can go wrong, as one tree of types.
 
 ::
 

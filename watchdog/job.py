@@ -1,4 +1,4 @@
-"""One invocation without HTTP: a job, which is an event from the platform, or a local run."""
+"""Run one invocation without HTTP: a job (an event from the platform), or a local run."""
 
 from __future__ import annotations
 

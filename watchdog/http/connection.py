@@ -1,4 +1,4 @@
-"""Connections: aiohttp's low-level server, with bounds and strictness of our own, and an end that resets nobody.
+"""Make aiohttp's low-level server strict: bounds for callers, and connections that end without a reset.
 
 What aiohttp (3.14) leaves to its user:
 

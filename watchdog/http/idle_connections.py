@@ -1,4 +1,4 @@
-"""Connections without a request, and which of them are closed when descriptors run short.
+"""Choose which connections without a request are closed when few descriptors are free.
 
 Anybody who reaches the port can open connections and leave them idle. So idle connections may have half of the
 descriptors (``ulimit -n``) at most: beyond that, each new connection closes the one that has been idle for the longest

@@ -1,4 +1,4 @@
-"""The file by which OpenFaaS sees that the server is healthy: ``$TMPDIR/.lock``.
+"""Keep the file by which OpenFaaS sees that the server is healthy: ``$TMPDIR/.lock``.
 
 Every script may write to its directory. So a script can remove the file, or put something else in its place: a FIFO
 that blocks the process that opens it, or a link to a file that the server would empty. The server therefore never

@@ -1,4 +1,4 @@
-"""What the server answers, as an OpenAPI 3.1 document: for makers of clients, for test programs, for people.
+"""Describe what the server answers, as an OpenAPI 3.1 document for people and programs.
 
 ::
 

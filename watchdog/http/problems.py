@@ -1,4 +1,4 @@
-"""Each error, its status, and the problem document that the caller gets (RFC 9457)."""
+"""Map each error to its status and to the problem document that the caller gets (RFC 9457)."""
 
 from __future__ import annotations
 

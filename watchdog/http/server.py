@@ -1,4 +1,4 @@
-"""The HTTP server: routes, the one table from error to status, start, drain, stop.
+"""Serve HTTP: routes, start, drain, stop.
 
 A drain is a sequence, each step with its own configured time (``_drain`` reads like this)::
 

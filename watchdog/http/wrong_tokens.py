@@ -1,4 +1,4 @@
-"""The rate at which callers learn that their token is wrong.
+"""Limit the rate at which callers learn that their token is wrong.
 
 A right token is never delayed, so nobody can lock out its holder. For the same reason this only makes guesses cost
 more. What makes them hopeless is a long token.

@@ -1,1 +1,1 @@
-"""The body of a request becomes the input file."""
+"""Turn the body of a request into input files."""

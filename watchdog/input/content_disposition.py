@@ -1,4 +1,4 @@
-"""The file name in a ``Content-Disposition`` header (RFC 6266).
+"""Read the file name in a ``Content-Disposition`` header (RFC 6266).
 
 aiohttp's own parser passes a malformed header to Python's warnings, and the interpreter keeps each distinct warning.
 """

@@ -1,4 +1,4 @@
-"""What a body is: base64, JSON, a form, or the bytes themselves."""
+"""Decide what a body is: base64, JSON, a form, or the bytes themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the bytes of an input go, and how many there may be."""
+"""Write the bytes of an input into files, and limit their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Forms of ``key=value`` pairs, as ``curl -d`` and oscar-python send them, become one JSON object.
+"""Turn a form of ``key=value`` pairs, as ``curl -d`` and oscar-python send it, into one JSON object.
 
 The text of a form is kept while it comes in, and becomes JSON at its end, because a key may come again at any place.
 Memory does not grow with the form: more than 64 KiB of text is in a file, a field is decoded in pieces, and a key is

@@ -1,4 +1,4 @@
-"""A compressed body, decompressed piece by piece."""
+"""Decompress a body piece by piece."""
 
 from __future__ import annotations
 

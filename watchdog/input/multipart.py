@@ -1,4 +1,4 @@
-"""A multipart form: its files become input files."""
+"""Write the files of a multipart form into input files."""
 
 from __future__ import annotations
 

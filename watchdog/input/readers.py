@@ -1,4 +1,4 @@
-"""A reader of a body writes the bytes of a file. This is the interface, and the reader that changes nothing."""
+"""Define what a reader of a body does, and the reader that writes the bytes unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request's body becomes the input file.
+"""Receive the body of a request as the input file.
 
 The body passes four rooms, none of which waits for anything or grows with the body::
 

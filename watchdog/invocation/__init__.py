@@ -1,1 +1,1 @@
-"""The story of one call."""
+"""Run one call, from its arrival to its end. Nothing here knows of HTTP."""

@@ -1,4 +1,4 @@
-"""Places for invocations and the bounded queue before them.
+"""Give places to invocations, and bound the queue before them.
 
 A call *enters* before its body is read, so that a crowd is refused before it fills the disk; it gets its
 *place* once its input is complete, in the order in which inputs were complete, so that a slow sender holds

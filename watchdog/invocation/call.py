@@ -1,4 +1,4 @@
-"""A call, and the record of what became of it."""
+"""Describe a call, and record what became of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CloudEvents over HTTP, binary mode: the attributes are headers, the data is the body.
+"""Read CloudEvents over HTTP in binary mode: the attributes are headers, the data is the body.
 
 Version 1.0.2 of the "HTTP Protocol Binding for CloudEvents", section 3.1. In structured mode (the whole event is a JSON
 body) the event is data like any other.

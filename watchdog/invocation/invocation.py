@@ -1,4 +1,4 @@
-"""The story of one call: come in, take the input in, wait for a place, run, store, hand over, clean up.
+"""Tell the story of one call: admit, take the input, wait for a place, run, store, hand over, clean up.
 
 Nothing here knows of HTTP: the server, ``watchdog run`` and tests tell the same story.
 """

@@ -1,4 +1,4 @@
-"""How a call ended, in one word."""
+"""Name how a call ended, in one word."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast callers send their bodies and take their answers, and which caller is the slowest.
+"""Measure how fast callers send their bodies and read their answers, and find the slowest.
 
 Only the time in which the server waits for the caller counts. So a script that reads slowly, or a slow disk, makes no
 caller look slow.

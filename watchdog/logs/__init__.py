@@ -1,1 +1,1 @@
-"""The log: the server's own events, and the lines of scripts with their levels."""
+"""Log the server's own events, and the lines of scripts with their levels."""

@@ -1,4 +1,4 @@
-"""Events as JSON or as text for people."""
+"""Format log events as JSON, or as text for people."""
 
 from __future__ import annotations
 

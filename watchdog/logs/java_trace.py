@@ -1,4 +1,4 @@
-r"""Stack traces of the Java virtual machine, line by line (``Throwable.printStackTrace``).
+r"""Recognise stack traces of the Java virtual machine, line by line (``Throwable.printStackTrace``).
 
 ::
 

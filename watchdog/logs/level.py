@@ -1,4 +1,4 @@
-"""The level that a line of a script shows."""
+"""Find the level that a line of a script shows."""
 
 from __future__ import annotations
 

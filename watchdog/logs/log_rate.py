@@ -1,4 +1,4 @@
-"""How many bytes of log one call may make in a second: a script that floods the log must not fill the disk of a node.
+"""Limit the bytes that one call logs in a second, so that a script does not fill the disk of a node.
 
 Both streams of a call share one :class:`LogRate`. When its bytes are used up, lines are dropped and counted until a
 second has passed since the first line that used them. The count is logged with the next line that has room, or when

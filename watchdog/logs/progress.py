@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, below the log."""
+"""Show a progress bar on a terminal, below the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A script's output lines as log events."""
+"""Turn the output lines of a script into log events."""
 
 from __future__ import annotations
 

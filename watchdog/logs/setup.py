@@ -1,4 +1,4 @@
-"""Logs: this program's own events, and a script's output lines as events with a level.
+"""Set up the log: events of this program, and output lines of scripts as events with a level.
 
 ::
 

@@ -1,4 +1,4 @@
-"""The bounded buffer between everything that logs and the thread that writes."""
+"""Hold log lines in a bounded buffer until a thread has written them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of scripts and errors that is safe to show."""
+"""Make text of scripts and errors safe to show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lines of a Python or Java traceback belong together, and are one event."""
+"""Join the lines of a Python or Java traceback into one event."""
 
 from __future__ import annotations
 

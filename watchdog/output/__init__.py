@@ -1,1 +1,1 @@
-"""The files that a script left become the answer."""
+"""Turn the files that a script left into the answer."""

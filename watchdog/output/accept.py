@@ -1,4 +1,4 @@
-"""Which form of answer the caller prefers."""
+"""Choose the form of answer that the caller prefers."""
 
 from __future__ import annotations
 

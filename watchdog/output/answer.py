@@ -1,4 +1,4 @@
-"""What the script left becomes the body of the answer.
+"""Make the body of the answer from the outputs of a script.
 
 ::
 

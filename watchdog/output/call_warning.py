@@ -1,4 +1,4 @@
-"""What makes the success of a call doubtful, though the script ended with exit code 0.
+"""Find what makes the success of a call doubtful, although the script ended with exit code 0.
 
 A script that fails says so with its exit code. Some mistakes leave no such trace: outputs in the wrong directory, a
 program of a pipeline that the kernel killed, line ends of Windows. The answer then carries a warning, because only the

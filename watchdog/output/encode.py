@@ -1,4 +1,4 @@
-"""The bytes of an answer on their way: files, stdout and base64, a piece at a time."""
+"""Read and encode the bytes of an answer, a piece at a time: files, stdout and base64."""
 
 from __future__ import annotations
 

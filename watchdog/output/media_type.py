@@ -1,4 +1,4 @@
-"""The media type of a file and its name in a header."""
+"""Find the media type of a file, and write its name in a header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kind of data that a script prints: text, or binary data of a type that its first bytes show.
+"""Recognise what a script prints: text, or binary data of a type that its first bytes show.
 
 Most scripts print text. Some print a picture or an archive instead of leaving a file: then the answer needs the
 right content type, and a log of its "lines" would be garbage.

@@ -1,4 +1,4 @@
-"""A ZIP archive whose length is known before it is written."""
+"""Write a ZIP archive whose length is known before."""
 
 from __future__ import annotations
 

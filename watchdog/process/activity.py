@@ -1,4 +1,4 @@
-"""Whether processes work: processes that a script left behind may go on as long as they work.
+"""See whether processes work, because processes that a script left may go on as long as they do.
 
 A process that waits for a processor is working, also if it got none since the last look: under a CPU quota, or on a
 busy machine, it may wait for long. So its state is compared, and not only its CPU time. Between two looks a process may

@@ -1,4 +1,4 @@
-"""Scripts that an editor saved with a byte order mark, or as UTF-16.
+"""Recognise scripts that an editor saved with a byte order mark, or as UTF-16.
 
 The mark is invisible in an editor, but it stands before ``#!``. The kernel then sees no line that names an interpreter,
 and a shell takes the mark for a part of its first command. This program skips the mark when it reads the first line, so

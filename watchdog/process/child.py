@@ -1,4 +1,4 @@
-"""One running command: its process group, its pipes, its end."""
+"""Hold one running command: its process group, its pipes, its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The children of this process: who they are, which of them exited, and reaping."""
+"""List the children of this process, see which of them have exited, and reap them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is run: the script of an image, its interpreter, its first line."""
+"""Find what to run: the script of an image, its first line, its interpreter."""
 
 from __future__ import annotations
 

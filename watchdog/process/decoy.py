@@ -1,4 +1,4 @@
-"""A small process that the kernel ends before the server when the container's memory runs out.
+"""Keep a small process that the kernel ends before the server when the container's memory runs out.
 
 The kernel ends the process with the most memory, after it has added ``oom_score_adj``, in thousandths of the limit
 (proc(5)). Scripts get 500 more than the server, but the value stops at 1000. In a pod of the class Burstable the server

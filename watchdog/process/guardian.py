@@ -1,4 +1,4 @@
-"""A small process beside the server, which ends the running scripts if the server is killed.
+"""Keep a small process that ends the running scripts if the server is killed.
 
 As PID 1 the server needs none: the kernel ends all of a container with it. Elsewhere (``docker run --init``, an entry
 point that is a shell, a pod with a shared process namespace) scripts would outlive a ``kill -9``, or the kernel's

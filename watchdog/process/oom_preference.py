@@ -1,4 +1,4 @@
-"""Have the kernel end a script before the server when memory runs out."""
+"""Make the kernel end a script before the server when memory runs out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The resource limits of this process, which a script can lower: it runs as the same user (prlimit(2)).
+"""Restore the resource limits of this process: a script of the same user can lower them (prlimit(2)).
 
 Later scripts inherit them. With a lowered limit of file sizes, for one, a script leaves outputs that are cut short, and
 may end with exit code 0 nevertheless. Soft limits can be raised again. Hard limits cannot, without

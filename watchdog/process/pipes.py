@@ -1,4 +1,4 @@
-"""The pipes of a command: what it prints, and what it is fed."""
+"""Make the pipes of a command, and move the bytes that it prints and reads."""
 
 from __future__ import annotations
 

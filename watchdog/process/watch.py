@@ -1,4 +1,4 @@
-"""One descriptor in the event loop for the exits and the output of all commands."""
+"""Watch the exits and the output of all commands with one descriptor in the event loop."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Every setting, declared once; every problem with them reported at once."""
+"""Declare every setting once, read them, and report all problems with them."""

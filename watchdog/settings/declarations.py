@@ -1,4 +1,4 @@
-"""The settings, each declared once."""
+"""Declare the settings, each once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kinds of values that settings have, and how their texts are read."""
+"""Read the text of a value: durations, sizes, paths and the other kinds of settings."""
 
 from __future__ import annotations
 

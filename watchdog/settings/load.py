@@ -1,4 +1,4 @@
-"""The settings: each declared once, read once at start, every problem found at once.
+"""Read the settings once at the start, and find every problem with them.
 
 ``Settings`` is the one declaration. From it come the reading of environment variables and flags, the help of
 the command line, the README's table and ``watchdog check``. Lowest first: default, service definition,

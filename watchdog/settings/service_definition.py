@@ -1,4 +1,4 @@
-"""The service definition (FDL): what the author of a function told the platform about it.
+"""Read the service definition (FDL), in which the author of a function describes it for the platform.
 
 It comes as the flat service object that OSCAR mounts, or as the document that authors write, with one service
 in it::

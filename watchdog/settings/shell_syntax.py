@@ -1,4 +1,4 @@
-"""Syntax that means something to a shell and nothing to a program that is started without one."""
+"""Find shell syntax in a command that is started without a shell."""
 
 from __future__ import annotations
 

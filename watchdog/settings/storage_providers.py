@@ -1,4 +1,4 @@
-"""The storage providers of a service definition, each checked, with its credentials.
+"""Read the storage providers of a service definition, with their credentials, and check each.
 
 Fields are OSCAR's (``pkg/types/storage.go`` of version 4)::
 

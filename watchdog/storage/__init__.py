@@ -1,1 +1,1 @@
-"""Fetch inputs from storages and store outputs there."""
+"""Fetch inputs from storages, and store outputs there."""

@@ -1,4 +1,4 @@
-"""Where inputs come from and outputs go, beside the caller: S3 and MinIO, WebDAV, Onedata.
+"""Define what a storage does: fetch one object to a file, store one file.
 
 ::
 

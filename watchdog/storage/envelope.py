@@ -1,4 +1,4 @@
-"""What Amazon's SQS and SNS put around an event of S3, and the messages of S3 and SNS that report no object.
+"""Take events of S3 out of the envelopes of SQS and SNS, and recognise messages that report no object.
 
 The shapes are from Amazon's documentation: the event that Lambda gets from SQS and from SNS, the body that SNS posts to
 an HTTP endpoint, and the test message that S3 sends when a notification is set up. In a queue that is subscribed to a

@@ -1,4 +1,4 @@
-"""Which objects an event tells of, and what a job gets on stdin and in ``EVENT``.
+"""Find the objects that an event reports, and what a job gets on stdin and in ``EVENT``.
 
 Shapes are those that OSCAR's faas-supervisor reads (its ``faassupervisor/events``), that Amazon documents for S3
 notifications and the CloudEvents project for its S3 adapter, and that radosgw sends. A text is an event only if its

@@ -1,4 +1,4 @@
-"""What all storages have in common: HTTP requests that are tried again, resumed, and bounded in time.
+"""Send requests to storages: tried again, resumed, and bounded in time.
 
 aiohttp is the client; the rules are ours: redirects followed by hand, no cookie, proxy or ``.netrc`` of the
 environment, names encoded here and nowhere else.

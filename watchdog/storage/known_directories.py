@@ -1,4 +1,4 @@
-"""The directories that a storage is known to have."""
+"""Remember the directories that exist in a storage."""
 
 from __future__ import annotations
 

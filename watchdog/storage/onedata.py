@@ -1,4 +1,4 @@
-"""Onedata, through the CDMI interface of a Oneprovider.
+"""Use Onedata, through the CDMI interface of a Oneprovider.
 
 Written after op-worker's public source; never run against a Onedata. Raw reads and writes go without the version header
 of CDMI: with it the answer would be JSON. POSIX errors come as 400 with an id in a JSON body.

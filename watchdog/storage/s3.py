@@ -1,4 +1,4 @@
-"""S3, MinIO, Ceph and others that speak the same protocol: objects by signed requests (AWS Signature Version 4).
+"""Use S3, MinIO, Ceph and others with the same protocol: signed requests (AWS Signature Version 4).
 
 A large file goes up in parts, which nobody sees before all are there and the upload is completed; one that fails or is
 cancelled is called off, as its parts would stay, and cost, for ever; but for one whose begin the server never answered,

@@ -1,4 +1,4 @@
-"""The objects of an event that are not processed: logged, and explained to the sender."""
+"""Log the objects of an event that are not processed, and explain them to the sender."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inputs of events in, outputs of scripts out: which storage, how many at once, what is told of it.
+"""Move the inputs of events in and the outputs of scripts out.
 
 Nothing of a storage is imported, and nobody connected to, before the first transfer.
 """

@@ -1,4 +1,4 @@
-"""WebDAV, and dCache, which speaks it.
+"""Use WebDAV, and dCache through it.
 
 What servers were seen to do: nginx answers PUT below a missing directory with 500, others with 404 or 409; most cannot
 say by HEAD whether a directory is there; two clients that make one directory at once get 403 or 500; what is left of a

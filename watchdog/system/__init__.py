@@ -1,1 +1,1 @@
-"""What Linux and the C library offer: processes, limits, files, threads. Nothing here knows of calls."""
+"""Use Linux and the C library: processes, limits, files, threads. Nothing here knows of calls."""

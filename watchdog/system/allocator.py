@@ -1,4 +1,4 @@
-"""How the C library keeps memory that was freed (mallopt(3))."""
+"""Set how the C library keeps freed memory (mallopt(3))."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Strict base64 (RFC 4648), decoded piece by piece: whatever an encoder emits is accepted, and nothing else.
+"""Decode strict base64 (RFC 4648) piece by piece: only what an encoder produces is accepted.
 
 ::
 

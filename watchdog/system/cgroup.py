@@ -1,4 +1,4 @@
-"""What the kernel's control groups allow this process: CPUs, memory, and how often its end was forced.
+"""Read what control groups allow this process: CPUs, memory, and how often the kernel killed for memory.
 
 Both versions are read. Version 2 is one tree, mounted at ``/sys/fs/cgroup`` (at ``/sys/fs/cgroup/unified`` on
 a hybrid host); version 1 has one tree for each controller. ``/proc/self/cgroup`` names this process's place

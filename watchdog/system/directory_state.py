@@ -1,4 +1,4 @@
-"""The state of a directory that its owner can change, and that stays when all its files are removed.
+"""Compare the state of a directory that its owner can change, and that stays when its files are removed.
 
 Besides owner and mode there are extended attributes, to which access lists belong (acl(5)), and the flags and project
 id of ``chattr`` (ioctl_iflags(2), ioctl_fs_xattr(2)). New files inherit many of them. The time of the last change does

@@ -1,4 +1,4 @@
-"""Reading small files that somebody else names: settings, credentials, certificates."""
+"""Read small files that somebody else names: settings, credentials, certificates."""
 
 from __future__ import annotations
 

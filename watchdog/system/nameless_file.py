@@ -1,4 +1,4 @@
-"""Files without a name: no other process can find one by a path, list it or replace it."""
+"""Make files without a name: no other process can find one by a path, list it or replace it."""
 
 from __future__ import annotations
 

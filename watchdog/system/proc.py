@@ -1,4 +1,4 @@
-"""What the kernel tells of processes in ``/proc`` (proc(5)), and signals that cannot meet a stranger."""
+"""Read about processes in ``/proc`` (proc(5)), and send signals that cannot reach another process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This process's stdout, whose reader may go away (``watchdog run photo.jpg | head -c 10``)."""
+"""Write to this process's stdout, whose reader may go away (``watchdog run photo.jpg | head -c 10``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads for work that may block: files, which a script chose or which lie on a slow disk, and ``/proc``.
+"""Run work that may block in threads: files that a script chose or on a slow disk, and ``/proc``.
 
 ::
 

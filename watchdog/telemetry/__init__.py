@@ -1,1 +1,1 @@
-"""Metrics and traces."""
+"""Count calls for Prometheus, and trace them for OpenTelemetry."""

@@ -1,4 +1,4 @@
-"""What is counted, and its text for Prometheus.
+"""Count calls, and make the text of the metrics for Prometheus.
 
 Counting is plain arithmetic, so that a call pays next to nothing and prometheus-client is imported only
 when somebody asks for the text: it takes longer to import than a small script to run.

@@ -1,4 +1,4 @@
-"""The trace of a call: the caller's context, checked, and spans for an OpenTelemetry collector.
+"""Check the caller's trace context, and make spans for an OpenTelemetry collector.
 
 ::
 

@@ -1,1 +1,1 @@
-"""The private directory of a call, and the files in it."""
+"""Make the private directory of a call, and keep the files in it."""

@@ -1,4 +1,4 @@
-"""A caller's file name that is safe as the name of a file."""
+"""Make a safe file name from the name that a caller gave."""
 
 from __future__ import annotations
 

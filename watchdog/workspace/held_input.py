@@ -1,4 +1,4 @@
-"""The files of an input, out of reach of the scripts of other calls, until the script that gets them starts.
+"""Keep the files of an input out of reach of the scripts of other calls, until its own script starts.
 
 All scripts run as the same user, so a script could read and replace each file that has a name. So the first 64 KiB of
 an input are held in memory, and more in files without a name: the first file that is larger has one to itself, which

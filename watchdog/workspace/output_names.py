@@ -1,4 +1,4 @@
-r"""Names of outputs that stay inside their directory on every system.
+r"""Rename outputs so that their names stay inside their directory on every system.
 
 On Linux ``..\..\x`` and ``C:x`` are names of plain files. A program on Windows that unpacks the ZIP, or writes files by
 the names in JSON, takes a backslash for a separator and ``C:`` for a drive, and writes elsewhere. So each backslash,

@@ -1,4 +1,4 @@
-"""Files that a script left: hold them, open them, notice when they change."""
+"""Hold the files that a script left, open them, and notice when they change."""
 
 from __future__ import annotations
 

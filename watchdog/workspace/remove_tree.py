@@ -1,4 +1,4 @@
-"""Remove a directory and all that is in it, a part at a time."""
+"""Remove a directory and everything in it, a part at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The status and headers that a script chose, from the file named by ``$HTTP_RESPONSE_FILE``.
+"""Read the status and headers that a script chose in ``$HTTP_RESPONSE_FILE``.
 
 Lines as in a CGI answer (RFC 3875, section 6.3)::
 

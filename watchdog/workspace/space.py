@@ -1,4 +1,4 @@
-"""How much room a disk has."""
+"""Find out how much room a disk has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A script's output stream, kept until it is known whether it is the answer."""
+"""Keep a script's output stream until it is known whether it is the answer."""
 
 from __future__ import annotations
 

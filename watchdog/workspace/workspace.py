@@ -1,4 +1,4 @@
-"""One invocation's private directory: make it, name files in it safely, list what the script left, remove it.
+"""Keep the private directory of one invocation: name its files safely, list what the script left.
 
 ::
 

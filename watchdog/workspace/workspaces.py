@@ -1,4 +1,4 @@
-"""The directories of all calls: make them, use them again, remove what a crashed server left."""
+"""Make the directories of all calls, use them again, and remove what a crashed server left."""
 
 from __future__ import annotations
 
