@@ -1,7 +1,7 @@
 """Run the commands, and map each error to an exit code.
 
-What not every command needs is imported where it is needed: the time to import is the time to start, and a container's
-HEALTHCHECK starts one every few seconds.
+Modules that not every command needs are imported where they are used. The time to import is the time to start, and a
+container's HEALTHCHECK starts a command every few seconds.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@
     WatchdogError
     ├── ConfigError                  settings, service definition or script are wrong at start
     ├── ListenError                  the server's address cannot be bound
-    ├── InputError                   what the caller sent
+    ├── InputError                   the caller sent something wrong
     │   ├── BadInput                 body, name, form or header malformed
     │   ├── InputTooLarge            over ``max_input_size``
     │   ├── CallerSilent             nothing came for ``read_timeout``, or less than ``min_data_rate``
     │   └── CallerGone               the connection ended while the body was sent
     │       └── StdoutClosed         nobody reads this process's stdout any more
-    ├── Unauthorized                 token missing or wrong
+    ├── Unauthorized                 the token is missing or wrong
     │   └── TooManyWrongTokens       and too many wrong ones came before it
     ├── AnswerNotAvailable           the form of answer that the caller wants cannot be given
     ├── NotAdmitted
@@ -22,7 +22,7 @@
     │   ├── ScriptFailed             exit code other than 0
     │   │   └── ScriptOutOfSpace     and ``tmp_dir`` is full
     │   ├── ScriptKilled             ended by a signal
-    │   │   └── ScriptOutOfMemory    because the container's memory had ended
+    │   │   └── ScriptOutOfMemory    because the container had no memory left
     │   ├── ScriptTimedOut           ``exec_timeout`` or ``X-Timeout`` passed
     │   └── BadScriptResponse        ``$HTTP_RESPONSE_FILE`` is malformed
     ├── OutputError
@@ -30,12 +30,12 @@
     │   └── OutputUnreadable         an output changed or could not be read
     ├── StorageError                 a storage cannot be reached, refuses, is silent or breaks off
     │   ├── ObjectMissing            there is no such object, bucket or space
-    │   └── StoreFailed              outputs that are not where they should be
+    │   └── StoreFailed              outputs could not be stored
     ├── NoSpace                      ``tmp_dir`` is full
     └── OutOfResources               the system refuses something else: descriptors, memory, a directory
 
-No type knows of HTTP or of exit codes: ``server.py`` and ``cli.py`` each have one table for that.
-The text of an error tells what happened, to what, and what to do.
+No type contains a status or an exit code: ``http/problems.py`` and ``cli.py`` each have one table for that.
+The text of an error says what happened, to what, and what to do.
 """
 
 from __future__ import annotations

@@ -1,13 +1,14 @@
 """Make aiohttp's low-level server strict: bounds for callers, and connections that end without a reset.
 
-What aiohttp (3.14) leaves to its user:
+This module adds what aiohttp (3.14) does not do:
 
-- the time that headers may take, and the time for which a caller may take nothing of its answer;
-- the size of a request's first line and headers: aiohttp limits each line and their number, but not their sum;
-- where a request ends. Its parser takes the last trailer of a chunked body for a header of the next request, loses what
-  came in one segment with a request that asks for an upgrade, ignores the length of a CONNECT and transfer codings that
-  it does not know, and tells no reader that a body is malformed. After what is not certain, a connection is not kept.
-- the form of its errors: here ``application/problem+json`` (RFC 9457).
+- It bounds the time that headers may take, and the time for which a caller may read nothing of its answer.
+- It bounds the size of a request's first line and headers together. aiohttp limits only each line and their number.
+- It finds where a request ends. aiohttp's parser takes the last trailer of a chunked body for a header of the next
+  request. It loses bytes that arrive in one segment with a request for an upgrade. It ignores the length of a CONNECT
+  and unknown transfer codings. It does not report to a reader that a body is malformed. If the end of a request is not
+  certain, the connection is closed after the answer.
+- It sends errors as ``application/problem+json`` (RFC 9457).
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ class HttpServer(web.Server):
             "lingering_time": _LINGER_S,
             "keepalive_timeout": _KEEP_ALIVE_S,
             "access_log": None,
-            # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
+            # input/inflate.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
             "auto_decompress": False,
             "max_line_size": _NO_LIMIT,
             "max_field_size": _NO_LIMIT,

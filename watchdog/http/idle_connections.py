@@ -4,8 +4,8 @@ Anybody who reaches the port can open connections and leave them idle. So idle c
 descriptors (``ulimit -n``) at most: beyond that, each new connection closes the one that has been idle for the longest
 time. A quarter of the descriptors is kept for the calls that have begun, with the pipes and files of their scripts.
 
-They also hold memory: the first line and headers of a request, or of a part of one. A header of four bytes takes a
-hundred times as much memory. So the sum is bounded: beyond it, the connection that holds the most is closed.
+Idle connections also hold memory: the first line and headers of a whole or unfinished request. A header of four bytes
+takes a hundred times as much memory. So the sum is bounded. Beyond it, the connection that holds the most is closed.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@
     Interface -> document -> paths       "/" and "/{path}": the function; "/_/…": the server's own; "/metrics"
                           -> components  schemas, parameters, responses and bodies, each written once
 
-It is made when it is asked for, from what is in force. All that another module decides (statuses, methods, names of
-forms) is passed in, so that the document cannot tell of something else. Three things that OpenAPI has no words for are
-told in descriptions: a path of any depth, a status and headers that the script chooses, and the form of an answer
-chosen by ``Accept`` (OpenAPI ignores a parameter of that name).
+The document is made on request, from the settings of this server. Other modules pass in what they decide (statuses,
+methods, names of forms), so the document cannot contradict them. OpenAPI cannot express three things, so descriptions
+contain them: a path of any depth, a status and headers that the script chooses, and the form of an answer that
+``Accept`` chooses (OpenAPI ignores a parameter of that name).
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ _BASE64_PATTERNS = (
     *(rf"^{_WHITE}=\"{_WHITE}{each}{_WHITE}\"{_WHITE}$" for each in _ALPHABETS),
     rf"^{_WHITE}[{{\[]",
 )
-# As config.py reads it. The first group refuses a zero, which would leave the function no time.
+# As settings/kinds.py reads it. The first group refuses a zero, which would leave the function no time.
 _NUMBER = r"(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)"
 _DURATION_PATTERN = rf"^(?=.*[1-9])\+?(?:{_NUMBER}|(?:{_NUMBER}(?:ns|us|ms|s|m|h))+)$"
 _NAME_PATTERN = r"^[^\u0000-\u001f\u007f]*$"

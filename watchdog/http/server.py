@@ -1,12 +1,12 @@
 """Serve HTTP: routes, start, drain, stop.
 
-A drain is a sequence, each step with its own configured time (``_drain`` reads like this)::
+A drain is a sequence of steps, each with its own configured time. ``_drain`` has them in this order::
 
     not ready, lock file removed
     -> still reachable for healthcheck_interval, if a platform may still send calls
     -> nothing new is accepted, calls in the queue are answered 503
     -> running invocations finish, for write_timeout at most
-    -> what is left is ended, kill_grace included, and answered 503
+    -> scripts that still run are ended, with kill_grace, and their calls are answered 503
     -> callers take the last answers
 
 A drain as a whole has a bound (``_longest_drain_s``). The log says at the start by when the drain is over.
@@ -122,7 +122,7 @@ _LAST_ANSWERS_S = 2.0
 _LOCK_FILE_INTERVAL_S = 1.0
 _LIMITS_INTERVAL_S = 1.0  # for so long scripts may run with limits that another script has lowered
 _REMOVAL_S = 30.0  # for the files of all calls at a stop; a file system that hangs must not keep the process
-_UNKILLABLE_S = 10.0  # more than process.py gives a process that SIGKILL does not end
+_UNKILLABLE_S = 10.0  # more than process/supervisor.py waits for a process that SIGKILL does not end
 _LETTING_IN_S = 1.0
 _HANDSHAKE_LOOK_S = 0.01
 _TURNS_TO_CONNECTION = 3  # of the event loop, from accept(2) on

@@ -1,7 +1,7 @@
 """Limit the rate at which callers learn that their token is wrong.
 
-A right token is never delayed, so nobody can lock out its holder. For the same reason this only makes guesses cost
-more. What makes them hopeless is a long token.
+The right token is never delayed, so nobody can lock out its holder. So this limit makes guessing slower, but not
+impossible. Only a long token makes it hopeless.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Turn a form of ``key=value`` pairs, as ``curl -d`` and oscar-python send it, into one JSON object.
 
-The text of a form is kept while it comes in, and becomes JSON at its end, because a key may come again at any place.
-Memory does not grow with the form: more than 64 KiB of text is in a file, a field is decoded in pieces, and a key is
-remembered by its digest.
+The text of a form is kept until its end, because a key may come again at any place. Then it becomes JSON. Memory does
+not grow with the form: text beyond 64 KiB is in a file, a field is decoded in pieces, and only the digest of a key is
+kept.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Receive the body of a request as the input file.
 
-The body passes four rooms, none of which waits for anything or grows with the body::
+The body passes through these steps. No step waits for anything, and none needs more memory for a larger body::
 
-    bytes -> _Inflater (gzip, deflate) -> _decide (the first 4 KiB) -> Base64Reader | _Raw | Form | _Multipart -> file
+    bytes -> inflater (gzip, deflate) -> decide (first 4 KiB) -> Base64Reader | Raw | KeyValueForm | Multipart -> file
 
-:class:`Receiver` consists of these rooms. Feed it bytes: it reads nothing itself, and writes only the file.
-:func:`take_in` feeds it from a stream, small bodies at once, large ones in a thread.
+:class:`Receiver` consists of these steps. It gets bytes, reads nothing itself, and writes only the file.
+:func:`take_in` feeds it from a stream: small bodies in the event loop, large ones in a thread.
 """
 
 from __future__ import annotations

@@ -1,16 +1,17 @@
 """Give places to invocations, and bound the queue before them.
 
-A call *enters* before its body is read, so that a crowd is refused before it fills the disk; it gets its
-*place* once its input is complete, in the order in which inputs were complete, so that a slow sender holds
-up nobody; it *leaves* when its script's processes are gone, so that a slow reader holds up nobody either. From then
-on it counts among the *answers* that are being sent. Calls inside and answers together are bounded, and so are the
-bytes of the answers, because each of them has files in ``tmp_dir``.
+- A call *enters* before its body is read. So calls over the limit are refused before they fill the disk.
+- It gets its *place* when its input is complete, in the order in which inputs were complete. So no other call waits for
+  a slow sender.
+- It *leaves* when its script's processes are gone. So no other call waits for a slow reader.
+- From then on it counts as an *answer* that is being sent. The number of calls inside and answers together is bounded,
+  and so are the bytes of the answers, because each has files in ``tmp_dir``.
 
-When a call comes and there is no room, the slowest caller that the server waits for is given up.
+When a new call finds no room, the server gives up the slowest caller that it waits for.
 
-Some callers have a place while the server waits for them: those that send their body to a classic function, and those
-that take an answer whose outputs other scripts must not see. When a call has waited for a place for some seconds, the
-slowest of these callers is given up.
+Some calls keep their place while the server waits for their callers: the caller sends its body to a classic function,
+or it reads an answer whose outputs other scripts must not see. When another call has waited for a place for some
+seconds, the server gives up the slowest of these callers.
 """
 
 from __future__ import annotations

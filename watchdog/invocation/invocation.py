@@ -1,6 +1,6 @@
 """Tell the story of one call: admit, take the input, wait for a place, run, store, hand over, clean up.
 
-Nothing here knows of HTTP: the server, ``watchdog run`` and tests tell the same story.
+Nothing here knows of HTTP: the server, ``watchdog run``, jobs and tests use the same steps.
 """
 
 from __future__ import annotations

@@ -3,15 +3,15 @@
 ::
 
     log.info(...)  ───┐
-    logging, warnings ├─> one JSON object or one line of text ─> Sink: bounded buffer ─> thread ─> stderr
+    logging, warnings ├─> one JSON object or one line of text ─> LogWriter: bounded buffer ─> thread ─> stderr
     ScriptLog.feed ───┘
 
-Nothing here waits for whoever reads stderr. A reader that stalls fills the pipe, then the sink's buffer; from
-then on script lines are dropped and counted, and one WARNING event tells how many once there is room again. The lines
+The server never waits for the reader of stderr. If the reader stalls, the pipe fills, and then the buffer. From then
+on script lines are dropped and counted. When there is room again, one WARNING event has their number. The lines
 of one call are also dropped and counted if they are over ``max_log_rate``.
 
-A script's lines do not pass through structlog: a feed is taken apart and encoded as a whole, in about a
-microsecond a line, because it happens on the event loop.
+A script's lines do not pass through structlog. All lines of one read are split and encoded together, in about a
+microsecond for each line, because this happens on the event loop.
 """
 
 from __future__ import annotations

@@ -2,16 +2,16 @@
 
 ::
 
-    outputs -> Preference.resolve -> _Plan: parts (bytes and files) -> pieces -> Answer.chunks
+    outputs -> AnswerPreference.resolve -> _Plan: parts (bytes and files) -> pieces -> Answer.chunks
                                        |
                                        +-- the length, known before the first byte is sent
 
-Four forms: base64 (of the one file, or of a ZIP of several), raw, ZIP and JSON. A ZIP's entries are stored,
-not compressed, and a first pass over the files takes their checksums: so the length of each form is known,
-no reader needs data descriptors, and a file that cannot be read is found before a status is sent.
+There are four forms: base64 (of one file, or of a ZIP of several), raw, ZIP and JSON. The entries of a ZIP are stored,
+not compressed, and a first pass over the files computes their checksums. So the length of each form is known,
+programs that read the ZIP need no data descriptors, and a file that cannot be read is found before a status is sent.
 
-Small answers are made at once. For all others files are read and encoded in a thread, one piece ahead of
-the caller; memory does not grow with them.
+Small answers are made at once. For larger ones a thread reads and encodes the files, one piece ahead of the caller.
+Memory does not grow with the answer.
 """
 
 from __future__ import annotations

@@ -1,17 +1,16 @@
 """Keep a small process that ends the running scripts if the server is killed.
 
-As PID 1 the server needs none: the kernel ends all of a container with it. Elsewhere (``docker run --init``, an entry
-point that is a shell, a pod with a shared process namespace) scripts would outlive a ``kill -9``, or the kernel's
-choice of the server when memory ends. A parent-death signal would reach the script alone, not what it started, and
-posix_spawn cannot ask for one.
+A server that is PID 1 needs no guardian: the kernel ends all processes of the container with it. Elsewhere
+(``docker run --init``, an entry point that is a shell, a pod with a shared process namespace) scripts would outlive a
+server that is ended by ``kill -9``, or by the kernel when memory runs out. A parent-death signal would reach only the
+script, not the processes that it started, and posix_spawn cannot set one.
 
 ::
 
-    server ── a pipe, of which it holds the only writing end ──► guardian: its end is the server's
+    server ── a pipe, of which it holds the only writing end ──► guardian: end of file means that the server is gone
            ── shared memory: the sessions that run, with their marks ──►
 
-Nothing is sent for an invocation: the server writes a few bytes into memory, the guardian sleeps in a read all its
-life.
+For an invocation the server only writes a few bytes into shared memory. The guardian sleeps in a read of the pipe.
 
 The guardian is forked and executes no program. A script runs as the same user, and ``exec`` would make the guardian's
 memory accessible to the script until the guardian closes it again (prctl(2), PR_SET_DUMPABLE). A script can kill the

@@ -1,25 +1,24 @@
 """Run one command as a process tree, and do not return before the whole tree is gone.
 
-Whoever spawns owns: :meth:`Supervisor.run` returns, or raises when it is cancelled, only after every process
-that the command left is dead and reaped, in its process group or out of it.
+The supervisor owns each process that it spawns. :meth:`Supervisor.run` returns only after all processes of the command
+are dead and reaped, in its process group or out of it. The same holds when it is cancelled and raises.
 
-How the facts are had, each in the cheapest way that cannot lie:
+How the supervisor knows what it needs, each in the cheapest way that is certain:
 
-- The exit of the command: a pidfd becomes readable. End-of-file on its pipes would not do: a child that it left
-  behind may hold them open for ever.
-- What it is fed: only a body that is complete ends its stdin. One that is cut off ends the command instead.
-- Its status: read last. Until then the zombie pins the process group id, so that a signal to the group
-  cannot meet a stranger.
-- What it left behind: this process is the child subreaper, so whatever loses its parent becomes our child,
-  and the kernel lists our children in one small file. Nothing in it: nothing left.
-- Whether what it left behind may go on: as long as it works, for ``linger_timeout_s`` at most. A
-  filter behind ``exec > >(sort)`` sees the end of its input only when the command exits, and its output is part of
-  the answer.
-- What happens if this process is killed: ``guardian.py`` sees to it.
-- What happens if memory runs out: the kernel ends a process of a command. Where it might end this process instead,
-  ``decoy.py`` stands in for it.
-- Whose it is, if two invocations run: its session, its ancestors, its mark (``limit_mark.py``), and where there is no
-  mark, the path of the workspace in its environment, or one of the command's own pipes still open in it.
+- The exit of the command: a pidfd becomes readable. The end of its pipes would not show it, because a child that the
+  command left may keep them open for ever.
+- The end of its input: its stdin ends only if the body is complete. If the body is cut off, the command is ended.
+- Its exit status is read last. Until then the command is a zombie and keeps its process group id, so a signal to the
+  group cannot reach another process.
+- The processes that it left: this process is the child subreaper, so each process that loses its parent becomes our
+  child, and the kernel lists our children in one small file. If the file is empty, no process is left.
+- Whether these processes may go on: as long as they work, for ``linger_timeout_s`` at most. A filter behind
+  ``exec > >(sort)`` sees the end of its input only when the command exits, and its output is part of the answer.
+- If this process is killed, ``guardian.py`` ends the commands.
+- If memory runs out, the kernel ends a process of a command. Where it might end this process instead, ``decoy.py`` has
+  a process that is ended first.
+- If two invocations run, these show whose a process is: its session, its ancestors, and its mark (``limit_mark.py``).
+  Without a mark, the path of the workspace in its environment shows it, or a pipe of the command that it has open.
 
 Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is missing), PR_SET_CHILD_SUBREAPER.
 """

@@ -1,9 +1,9 @@
 """Read the settings once at the start, and find every problem with them.
 
-``Settings`` is the one declaration. From it come the reading of environment variables and flags, the help of
-the command line, the README's table and ``watchdog check``. Lowest first: default, service definition,
-environment variable, flag. Only the value that wins is looked at, so what has no effect cannot stop the
-start.
+``Settings`` (``declarations.py``) is the one declaration. Environment variables, flags, the help of the command line,
+the README's table and ``watchdog check`` follow from it. A value comes from the default, the service definition, an
+environment variable or a flag; a later one of these wins. Only the value that wins is checked, so a value without
+effect cannot stop the start.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Read the service definition (FDL), in which the author of a function describes it for the platform.
 
-It comes as the flat service object that OSCAR mounts, or as the document that authors write, with one service
-in it::
+It is the flat service object that OSCAR mounts, or the document that authors write, with one service in it::
 
     functions:
       oscar:

@@ -2,16 +2,15 @@
 
 ::
 
-    event.py       which objects a text tells of             no network in it
-    envelope.py    what SQS and SNS put around events        no network in it
-    skipped.py     objects of events that are not processed  no network in it
-    providers.py   the definition's providers, credentials   no network in it
+    event.py       find the objects that an event reports         uses no network
+    envelope.py    take events out of envelopes of SQS and SNS    uses no network
+    skipped.py     objects of events that are not processed       uses no network
     s3.py          }
-    webdav.py      } a Storage each, imported only when used; http_client.py is what the last two share
+    webdav.py      } a Storage each, imported only when it is used; all three use http_client.py
     onedata.py     }
     transfer.py    inputs of an event in, outputs of a script out: 8 at a time, logged, all or a clear error
 
-A storage knows two verbs: fetch one object to a file, store one file.
+``settings/storage_providers.py`` reads the providers of the service definition, with their credentials.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Find the objects that an event reports, and what a job gets on stdin and in ``EVENT``.
 
-Shapes are those that OSCAR's faas-supervisor reads (its ``faassupervisor/events``), that Amazon documents for S3
-notifications and the CloudEvents project for its S3 adapter, and that radosgw sends. A text is an event only if its
-shape is complete: a user's own JSON with a key ``event`` or ``httpMethod`` is data.
+The known shapes are those that OSCAR's faas-supervisor reads (its ``faassupervisor/events``), those in Amazon's
+documentation of S3 notifications and in the CloudEvents project's S3 adapter, and those that radosgw sends. A text is
+an event only if it has all parts of a shape. A user's own JSON with a key ``event`` or ``httpMethod`` is data.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Use Onedata, through the CDMI interface of a Oneprovider.
 
-Written after op-worker's public source; never run against a Onedata. Raw reads and writes go without the version header
-of CDMI: with it the answer would be JSON. POSIX errors come as 400 with an id in a JSON body.
+Written after op-worker's public source, and never run against a real Onedata. Raw reads and writes have no version
+header of CDMI: with it the answer would be JSON. POSIX errors come as 400 with an id in a JSON body.
 
-CDMI gives no sure way to rename, so a file is sent under its own name: who reads it meanwhile sees a part. One that
-fails or is cancelled is removed.
+CDMI has no certain way to rename a file, so a file is sent under its own name. A program that reads it meanwhile sees
+only a part. If an upload fails or is cancelled, the file is removed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Use S3, MinIO, Ceph and others with the same protocol: signed requests (AWS Signature Version 4).
 
-A large file goes up in parts, which nobody sees before all are there and the upload is completed; one that fails or is
-cancelled is called off, as its parts would stay, and cost, for ever; but for one whose begin the server never answered,
-of which nobody here knows the id. The client is our own because none that was tried calls off an upload that is
-cancelled while it is completed, notices in an upload that a server stands still, and leaves the ``AWS_*`` variables,
-which are the function's own, alone.
+A large file is uploaded in parts. Nobody sees them before the upload is completed. If an upload fails or is cancelled,
+it is aborted, because its parts would stay, and cost money, for ever. This is not possible if the server never answered
+the start of the upload, because then its id is not known.
+
+The client is our own. No other client that was tried does all of this: abort an upload that is cancelled during its
+completion, notice that a server stalls during an upload, and ignore the ``AWS_*`` variables, which belong to the
+function.
 """
 
 from __future__ import annotations

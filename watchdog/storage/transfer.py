@@ -1,6 +1,7 @@
 """Move the inputs of events in and the outputs of scripts out.
 
-Nothing of a storage is imported, and nobody connected to, before the first transfer.
+It chooses the storage, limits how many transfers run at once, and logs them. Before the first transfer, no module of a
+storage is imported and no connection is made.
 """
 
 from __future__ import annotations

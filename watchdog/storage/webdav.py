@@ -1,9 +1,9 @@
 """Use WebDAV, and dCache through it.
 
-What servers were seen to do: nginx answers PUT below a missing directory with 500, others with 404 or 409; most cannot
-say by HEAD whether a directory is there; two clients that make one directory at once get 403 or 500; what is left of a
-PUT that was cut off stays under its name on some. So directories are asked for with PROPFIND and made one by one, and a
-file is sent under another name and moved.
+Servers differ. nginx answers PUT below a missing directory with 500, others with 404 or 409. On most servers HEAD does
+not show whether a directory exists. Two clients that make the same directory at the same time get 403 or 500. On some
+servers a part of a file stays after a PUT that was cut off. So this module looks for directories with PROPFIND, makes
+them one by one, and sends a file under another name before it moves it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Both versions are read. Version 2 is one tree, mounted at ``/sys/fs/cgroup`` (at ``/sys/fs/cgroup/unified`` on
 a hybrid host); version 1 has one tree for each controller. ``/proc/self/cgroup`` names this process's place
-in each. In a container that place may be the host's and not exist below the container's own mount, so it is
-looked for upwards until something exists; the mount itself always does. Files: the kernel's
+in each. In a container that may be a path of the host that does not exist below the container's own mount. Then this
+module goes upwards until a directory exists; the mount itself always exists. The files are described in the kernel's
 ``admin-guide/cgroup-v2.rst`` and ``admin-guide/cgroup-v1/``.
 """
 

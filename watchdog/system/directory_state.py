@@ -4,7 +4,7 @@ Besides owner and mode there are extended attributes, to which access lists belo
 id of ``chattr`` (ioctl_iflags(2), ioctl_fs_xattr(2)). New files inherit many of them. The time of the last change does
 not show whether they changed: each new file sets it as well.
 
-What only the tools of one file system show, such as the layouts of CephFS, is not part of the state.
+Properties that only the tools of one file system show, such as the layouts of CephFS, are not part of the state.
 """
 
 from __future__ import annotations

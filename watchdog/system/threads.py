@@ -2,12 +2,12 @@
 
 ::
 
-    OUTPUTS     what scripts left: listed, read, sent
+    OUTPUTS     outputs of scripts: listed, read, sent
     REMOVALS    workspaces of ended calls
     PROCESSES   looks at process trees
     the loop's  inputs, transfers from and to a storage
-    METRICS     their text
-    alone()     what must wait for nothing else: the start and the stop
+    METRICS     the text of the metrics
+    alone()     work that must not wait for other work: the start and the stop
 
 The groups have threads of their own: a million files of one call do not keep another call from being received or
 ended. Each group has few threads, so long work is done in steps (:func:`one_ahead`), and other calls get their turn

@@ -1,10 +1,10 @@
 """Count calls, and make the text of the metrics for Prometheus.
 
-Counting is plain arithmetic, so that a call pays next to nothing and prometheus-client is imported only
-when somebody asks for the text: it takes longer to import than a small script to run.
+Counting is plain arithmetic, so it costs a call almost nothing. prometheus-client is imported only when somebody asks
+for the text, because the import takes longer than a small script.
 
-The names and labels of the first three are those of OpenFaaS's classic watchdog (its ``metrics`` package), those of
-``process_*`` are prometheus-client's. docs/operations.md tells what each is good for.
+The first three metrics have the names and labels of OpenFaaS's classic watchdog (its ``metrics`` package), and
+``process_*`` come from prometheus-client. docs/operations.md explains each metric.
 """
 
 from __future__ import annotations

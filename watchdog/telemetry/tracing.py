@@ -5,14 +5,14 @@
     caller ── traceparent ──> Trace ──────> TRACEPARENT of the script, trace_id of the log
                                 └─ spans ─> the SDK's queue ─> its thread ─> OTLP over HTTP ─> collector
 
-Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing of OpenTelemetry is imported, and a trace only hands on what the caller
-sent. With it, a call is a span of kind SERVER and each of its phases a child of that; the script's ``TRACEPARENT``
-names the span of the phase that runs it. Sampling, batches and sending are the SDK's, set by its own ``OTEL_*``
-variables.
+Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing of OpenTelemetry is imported, and a trace only passes on what the caller
+sent. With it, a call is a span of kind SERVER, and each of its phases is a child of that span. The script's
+``TRACEPARENT`` names the span of the phase that runs the script. The SDK samples and sends spans; its own ``OTEL_*``
+variables configure it.
 
-What is checked: W3C Trace Context, sections 3.2 (``traceparent``) and 3.3 (``tracestate``). The names of attributes are
-those of OpenTelemetry's semantic conventions for HTTP servers, FaaS, processes and CloudEvents; what these do not name
-is ``watchdog.`` and the name that it has in the log.
+The checks follow W3C Trace Context, sections 3.2 (``traceparent``) and 3.3 (``tracestate``). Attributes have the names
+of OpenTelemetry's semantic conventions for HTTP servers, FaaS, processes and CloudEvents. Other attributes are named
+``watchdog.`` and their name in the log.
 """
 
 from __future__ import annotations

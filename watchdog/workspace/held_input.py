@@ -1,9 +1,9 @@
 """Keep the files of an input out of reach of the scripts of other calls, until its own script starts.
 
 All scripts run as the same user, so a script could read and replace each file that has a name. So the first 64 KiB of
-an input are held in memory, and more in files without a name: the first file that is larger has one to itself, which
-becomes the input file without being copied; all others share a second one, from which they are copied. So a form of
-thousands of files needs two descriptors.
+an input are in memory, and the rest is in files without a name. The first larger file of an input has such a file of
+its own, which becomes the input file without a copy. All other files of the input share a second one, and are copied
+from it. So a form of thousands of files needs only two descriptors.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""Rename outputs so that their names stay inside their directory on every system.
 
 On Linux ``..\..\x`` and ``C:x`` are names of plain files. A program on Windows that unpacks the ZIP, or writes files by
-the names in JSON, takes a backslash for a separator and ``C:`` for a drive, and writes elsewhere. So each backslash,
-and the colon of a drive, is replaced by ``_``. Names without them stay as they are.
+the names in JSON, takes a backslash for a separator and ``C:`` for a drive, and writes to another place. So ``_``
+replaces each backslash and the colon of a drive. Other names stay unchanged.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Lines as in a CGI answer (RFC 3875, section 6.3)::
     Status: 404 Not Found
     X-Reason: no plant
 
-A script fills it from data that it does not control, too: a line cannot split the response, nor touch what frames
-it or names the call.
+A script may write data of others into it. So a line cannot split the response, and cannot change the headers that frame
+it or name the call.
 """
 
 from __future__ import annotations

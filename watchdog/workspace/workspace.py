@@ -9,13 +9,13 @@
             output/                   TMP_OUTPUT_DIR
             response                  HTTP_RESPONSE_FILE
 
-After a small call the directory is emptied and taken by the next one, if there soon is one: to make three directories
-and to remove them, in a thread that must be woken, is a good part of what a call costs.
+After a small call the directory is emptied, and a call that comes soon uses it again. Making and removing three
+directories, in a thread that must be woken, is a large part of the cost of a small call.
 
-A script can change the server's directory, too: then the next call that needs a new directory gets it in another one.
+A script can also change the server's directory. Then the next call that needs a new directory gets it in another one.
 
-A server that was killed leaves its directory without a holder of the lock: the next start removes it,
-and only it. A live server's lock cannot be taken, whoever started it.
+If a server was killed, nobody holds the lock of its directory. The next start removes this directory and nothing else.
+The lock of a running server cannot be taken.
 """
 
 from __future__ import annotations
