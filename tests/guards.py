@@ -660,6 +660,22 @@ def place_of_slow_callers() -> None:
 
 
 @guard
+def place_of_long_lists() -> None:
+    """A call gives its place back before its answer is sent, however many outputs it has."""
+    from watchdog.invocation import invocation
+
+    replace(invocation, "_MOST_WITHOUT_PLACE", 1 << 60)
+
+
+@guard
+def outputs_of_all_runs() -> None:
+    """Each run of a call may have 100,000 outputs, however many runs there are."""
+    from watchdog.invocation import invocation
+
+    replace(invocation, "MOST_OUTPUTS", 1 << 60)
+
+
+@guard
 def room_of_slow_callers() -> None:
     """A caller that has come in keeps its room, however slow it is."""
     from watchdog.invocation.pace import Paces

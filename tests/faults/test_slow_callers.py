@@ -127,6 +127,26 @@ def test_a_slow_reader_does_not_keep_the_only_place(start_server: StartServer) -
     assert server.leftovers() == []
 
 
+@pytest.mark.guard("place-of-long-lists", never="1 calls to wait")
+def test_calls_with_very_many_outputs_keep_their_places_until_they_are_answered(start_server: StartServer) -> None:
+    """The list of the outputs takes memory, so only calls with a place may have such a list."""
+    script = """
+[ "$Http_Query" = output=zip ] || { echo fine; exit; }
+head -c 10000 /dev/zero >"$TMP_OUTPUT_DIR/x"
+cd "$TMP_OUTPUT_DIR"
+seq 1100 | xargs -n 100 sh -c 'for i; do ln x $i; done' sh
+"""
+    metrics = {"WATCHDOG_METRICS_PORT": str(free_port())}
+    server = start_server(script, WATCHDOG_MAX_INFLIGHT="2", WATCHDOG_QUEUE_TIMEOUT="1h", **metrics)
+    request = EMPTY_CALL.replace(b"output=raw", b"output=zip")
+    with ThreadPoolExecutor() as pool, connect_slow_reader(server, request) as first:
+        with connect_slow_reader(server, request):
+            other = pool.submit(server.call, b"")
+            server.await_waiting()
+        assert other.result().body == b"fine\n"
+        assert first.recv(100)
+
+
 @pytest.mark.guard("place-of-slow-callers")
 def test_a_slow_sender_to_a_classic_function_does_not_keep_the_only_place(start_server: StartServer) -> None:
     metrics_port = free_port()

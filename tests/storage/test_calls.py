@@ -224,6 +224,38 @@ def test_a_warning_of_several_runs_is_in_the_answer_once(
     assert [warning["name"] for warning in answer.json["warnings"]] == ["no-output"]
 
 
+# The server with a bound of its own on the outputs of one call, which is lower than that on the outputs of one run.
+FEW_OUTPUTS = """
+import sys
+sys.path.insert(0, "tests")
+from guards import replace, take_out
+from watchdog.__main__ import main
+from watchdog.invocation import invocation
+replace(invocation, "MOST_OUTPUTS", 5)
+take_out({guard!r}) if {guard!r} else None
+sys.exit(main())
+"""
+
+
+@pytest.mark.guard("outputs-of-all-runs")
+def test_all_runs_of_a_call_together_may_have_so_many_outputs(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str, removed_guard: str | None
+) -> None:
+    program = ("-c", FEW_OUTPUTS.format(guard=removed_guard or ""))
+    server = start_server(
+        'touch "$TMP_OUTPUT_DIR/a" "$TMP_OUTPUT_DIR/b"',
+        program=program,
+        WATCHDOG_SERVICE_DEFINITION=define(output=None),
+    )
+    names = [f"{place}/in/{number}" for number in range(3)]
+    for name in names:
+        bucket_server.put(name, b"x")
+    assert server.call(event(*names[:2])).status == 200
+    document = problem(server.call(event(*names)), 500)
+    assert "object 3 of 3" in str(document["detail"])
+    assert "all runs of this call left 6 outputs, over 5" in str(document["detail"])
+
+
 def test_a_record_that_fails_does_not_keep_the_others_from_running(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:

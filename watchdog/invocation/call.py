@@ -76,7 +76,8 @@ class Record:
     is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
     is_logged: bool = False
     is_tree_gone: bool = False  # nobody can write into the workspace any more
-    keeps_place: bool = False  # until it is answered: other scripts could reach its outputs
+    outputs: int = 0  # number of the outputs that all runs so far left
+    keeps_place: bool = False  # until it is answered: other scripts could reach its outputs, or they are very many
     is_of_storage: bool = False  # the input is an object that an event told of
     stopped_by: str | None = None  # the name of the signal that ends a job or a local run
 

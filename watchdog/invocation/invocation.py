@@ -62,7 +62,7 @@ from ..workspace.outputs import Listing, Output, hold_outputs, release_outputs
 from ..workspace.response_file import ResponseOverrides, read_response_file
 from ..workspace.space import is_full, raise_if_no_space
 from ..workspace.spool import Joined, Spool, Tail
-from ..workspace.workspace import Workspace
+from ..workspace.workspace import MOST_OUTPUTS, Workspace
 from ..workspace.workspaces import Workspaces
 from .admission import DRAINING_RETRY_AFTER_S, Admission, Ticket
 from .call import Call, Record, Task, add_run
@@ -75,6 +75,8 @@ _MOST_WARNINGS = 100
 # To free gigabytes takes a file system longer than the event loop may be held up.
 _QUICKLY_FREED_BYTES = 64 << 20
 _MOST_HELD = 16  # outputs of one call whose descriptors are kept open
+# The list of more outputs takes so much memory (0.4 MiB for 1,000) that only calls with a place may have one.
+_MOST_WITHOUT_PLACE = 1_000
 # The warning of files in other directories is worth a short wait only.
 _LOOK_ELSEWHERE_S = 5.0
 _MOST_NAMES = 10  # names of processes in one log event
@@ -526,7 +528,7 @@ class Invocations:
             if isinstance(error, ScriptKilled) or (record.chosen.status or 0) < 400:
                 record.chosen = ResponseOverrides()
         outputs, skipped = ([], 0) if is_classic else await self._outputs(call, workspace, timeout_s, stderr_tail)
-        self._check_size(outputs, stdout)
+        self._check_size(outputs, stdout, record)
         warnings: list[CallWarning] = []
         if has_no_space and failure is None:
             warnings.append(call_warning.no_space(self.settings.tmp_dir))
@@ -580,8 +582,11 @@ class Invocations:
         """Give up all names of what a script got and left; return the outputs as they are to be read.
 
         All scripts run as the same user. So outputs lose their names, if they are few. If they are many and there is
-        only one place, the call keeps it until it is answered.
+        only one place, the call keeps it until it is answered. A call with very many outputs always keeps its place,
+        because their list takes memory.
         """
+        record.outputs += len(outputs)
+        record.keeps_place |= record.outputs > _MOST_WITHOUT_PLACE
         if len(outputs) > min(_MOST_HELD, self._most_held_outputs - self._held_outputs):
             record.keeps_place |= self.settings.max_inflight == 1
             return outputs
@@ -811,7 +816,11 @@ class Invocations:
         is_removed = bool(skipped) and not os.path.lexists(workspace.output_dir)
         return outputs, 0 if is_removed else len(skipped)
 
-    def _check_size(self, outputs: list[Output], stdout: Spool) -> None:
+    def _check_size(self, outputs: list[Output], stdout: Spool, record: Record) -> None:
+        if (count := record.outputs + len(outputs)) > MOST_OUTPUTS:
+            raise OutputTooLarge(
+                f"all runs of this call left {count} outputs, over {MOST_OUTPUTS}; pack them into fewer (tar, zip)"
+            )
         limit_bytes = self.settings.max_output_size_bytes
         size_bytes = sum(output.size_bytes for output in outputs)
         if limit_bytes and (size_bytes > limit_bytes or (not outputs and stdout.overflowed)):
