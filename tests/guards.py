@@ -312,6 +312,21 @@ def no_space() -> None:
 
 
 @guard
+def small_files_of_forms() -> None:
+    """Each file of a form has an object until the form is forgotten."""
+    from watchdog.workspace.held_input import HeldInput
+
+    create = HeldInput.create
+    kept = []
+
+    def create_and_keep(self: Any, name: str) -> Any:
+        kept.append(create(self, name))
+        return kept[-1]
+
+    replace(HeldInput, "create", create_and_keep)
+
+
+@guard
 def full_disk_look() -> None:
     """Why a script failed is the script's affair."""
     from watchdog.workspace.workspace import Workspace

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from watchdog.errors import NoSpace
 from watchdog.system.nameless_file import open_nameless
 from watchdog.workspace import held_input
-from watchdog.workspace.held_input import HeldInput
+from watchdog.workspace.held_input import HeldFile, HeldInput
 
 KIB = 1024
 
@@ -100,6 +102,28 @@ def descriptors(held: HeldInput) -> int:
     """How many are open without those of the input."""
     own = {held._own_fd, held._shared_fd} - {-1}
     return len(os.listdir("/proc/self/fd")) - len(own)
+
+
+@pytest.mark.guard("small-files-of-forms")
+@pytest.mark.parametrize("character", ["a", "\N{GRINNING FACE}"])
+def test_thousands_of_files_take_little_more_memory_than_their_names(
+    tmp_path: Path, removed_guard: str | None, character: str
+) -> None:
+    """Many callers may have an unfinished form at the same time."""
+    kept: list[HeldFile] = []
+    keep = kept.append if removed_guard is not None else lambda file: None
+    count = 10_000
+    with contextlib.closing(HeldInput(str(tmp_path))) as one:
+        tracemalloc.start()
+        try:
+            for number in range(count):
+                file = one.create(f"{number}{character}")
+                file.write(b"x")
+                keep(file)
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert kept_bytes < 120 * count
 
 
 def test_a_file_that_somebody_else_writes(tmp_path: Path, held: HeldInput) -> None:

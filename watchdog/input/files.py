@@ -72,27 +72,31 @@ class Files:
     def __init__(self, held: HeldInput, limit: Limit) -> None:
         self._held = held
         self._limit = limit
-        self._files: list[str] = []
-        self._fields: list[str] = []
-        self._names: set[str] = set()
-        self._counts: dict[str, int] = {}
+        # By whether they are fields: the name of the only one, "" if there are several.
+        self._only: dict[bool, str] = {}
+        # Of names that came more than once, in bytes: how often.
+        self._counts: dict[bytes, int] = {}
 
     def create(self, name: str, *, is_field: bool = False) -> _File:
         name = self._unused(name)
-        (self._fields if is_field else self._files).append(name)
+        self._only[is_field] = "" if is_field in self._only else name
         return _File(self._held.create(name), self._limit)
 
     def input_name(self) -> str:
-        names = self._files or self._fields
-        if not names:
-            raise BadInput("the form has no part; send at least one file (curl -F file=@FILE)")
-        return names[0] if len(names) == 1 else ""
+        """Return the name of the only file, or of the only field if there is no file; "" if there are several.
+
+        Raises:
+            BadInput: there is none.
+        """
+        for is_field in (False, True):
+            if is_field in self._only:
+                return self._only[is_field]
+        raise BadInput("the form has no part; send at least one file (curl -F file=@FILE)")
 
     def _unused(self, name: str) -> str:
         stem, extension = os.path.splitext(name)
-        unused = name
-        while unused in self._names:
-            self._counts[name] = count = self._counts.get(name, 1) + 1
+        key, unused = os.fsencode(name), name
+        while self._held.has(unused):
+            self._counts[key] = count = self._counts.get(key, 1) + 1
             unused = f"{stem}-{count}{extension}"
-        self._names.add(unused)
         return unused

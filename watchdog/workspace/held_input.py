@@ -4,12 +4,16 @@ All scripts run as the same user, so a script could read and replace each file t
 an input are in memory, and the rest is in files without a name. The first larger file of an input has such a file of
 its own, which becomes the input file without a copy. All other files of the input share a second one, and are copied
 from it. So a form of thousands of files needs only two descriptors.
+
+Such a form needs little memory, too: of a file that is complete only its name, its size and its place are kept. The
+files of one place stand there one after the other, so the sizes show where each of them begins.
 """
 
 from __future__ import annotations
 
 import os
-from collections import deque
+from array import array
+from itertools import islice
 
 from ..system.nameless_file import copy_part, link, open_nameless, write_all
 from .space import raise_if_no_space
@@ -18,6 +22,8 @@ _IN_MEMORY_BYTES = 64 * 1024
 _MODE = 0o644
 # To make as many takes about a millisecond.
 _FEW_FILES = 16
+# Where a file is: in memory, in the nameless file that it shares, or in its own one.
+_MEMORY, _SHARED, _OWN = range(3)
 
 
 class HeldInput:
@@ -29,21 +35,37 @@ class HeldInput:
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        self._files: deque[HeldFile] = deque()  # those that have no name yet
-        self._memory_bytes = 0
+        # In the order of the files. Bytes, because one character outside of Unicode's first plane makes a text four
+        # times as large.
+        self._names: dict[bytes, None] = {}
+        self._sizes = array("Q")
+        self._places = bytearray()
+        self._named = 0  # so many files have their names already
+        self._memory = bytearray()
         self._own_fd = -1
         self._shared_fd = -1
-        self._shared_bytes = 0
+
+    def has(self, name: str) -> bool:
+        """Return whether a file of this name was created."""
+        return os.fsencode(name) in self._names
 
     def create(self, name: str) -> HeldFile:
-        """Begin the next file. No other file may be written from now on."""
-        self._files.append(HeldFile(self, name))
-        return self._files[-1]
+        """Begin the next file. No other file may be written from now on.
+
+        Args:
+            name: differs from the names of all other files.
+        """
+        self._names[os.fsencode(name)] = None
+        self._sizes.append(0)
+        self._places.append(_MEMORY)
+        return HeldFile(self, name)
 
     def read(self) -> bytes:
         """Return the content of the only file."""
-        (file,) = self._files
-        return file.read()
+        (size_bytes,) = self._sizes
+        if self._places[0] == _MEMORY:
+            return bytes(self._memory)
+        return os.pread(self._descriptor(self._places[0]), size_bytes, 0)
 
     def give_names(self, directory: str, *, only_quickly: bool = False) -> bool:
         """Make the files appear in ``directory``, all of a mode of 0644 less the umask.
@@ -59,24 +81,31 @@ class HeldInput:
             NoSpace: the disk is full.
             OSError: a file cannot be made.
         """
-        if only_quickly and len(self._files) > _FEW_FILES:
+        if only_quickly and len(self._names) - self._named > _FEW_FILES:
             return False
-        while self._files:
-            path = f"{directory}/{self._files[0].name}"
+        begins = [0, 0, 0]  # where the next file of each place begins
+        for number in range(self._named):
+            begins[self._places[number]] += self._sizes[number]
+        for name in islice(self._names, self._named, None):
+            place, size_bytes = self._places[self._named], self._sizes[self._named]
+            path = f"{directory}/{os.fsdecode(name)}"
             try:
-                if not self._files[0].give_name(path, only_quickly):
+                if not self._give_name(path, place, begins[place], size_bytes, only_quickly):
                     return False
             except OSError as error:
                 raise_if_no_space(error, f"the input file {path}")
                 raise
-            self._files.popleft()
+            begins[place] += size_bytes
+            self._named += 1
         return True
 
     def clear(self) -> None:
         """Forget the files, and free their space."""
         self.close()
-        self._files.clear()
-        self._memory_bytes = self._shared_bytes = 0
+        self._names = {}
+        self._sizes = array("Q")
+        self._places, self._memory = bytearray(), bytearray()
+        self._named = 0
 
     def close(self) -> None:
         for fd in (self._own_fd, self._shared_fd):
@@ -84,33 +113,56 @@ class HeldInput:
                 os.close(fd)
         self._own_fd = self._shared_fd = -1
 
-    def _has_room_in_memory(self, count: int) -> bool:
-        if self._memory_bytes + count > _IN_MEMORY_BYTES:
-            return False
-        self._memory_bytes += count
+    def _give_name(self, path: str, place: int, begin: int, size_bytes: int, only_quickly: bool) -> bool:
+        """Make one file appear at ``path``; return whether it has."""
+        if place == _OWN and link(self._own_fd, path):
+            return True
+        if place != _MEMORY:
+            if only_quickly:
+                return False
+            copy_part(self._descriptor(place), begin, size_bytes, path, _MODE)
+            return True
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
+        try:
+            write_all(fd, self._memory[begin : begin + size_bytes])
+        finally:
+            os.close(fd)
         return True
 
-    def _place_on_disk(self) -> tuple[int, int, bool]:
-        """Return a descriptor, the offset at which a file begins there, and whether that is its own."""
-        if self._own_fd < 0:
-            self._own_fd = open_nameless(self.directory, _MODE)
-            return self._own_fd, 0, True
-        if self._shared_fd < 0:
-            self._shared_fd = open_nameless(self.directory, _MODE)
-        return self._shared_fd, self._shared_bytes, False
+    def _append(self, data: bytes) -> None:
+        """Write to the newest file."""
+        if self._places[-1] != _MEMORY or len(self._memory) + len(data) > _IN_MEMORY_BYTES:
+            write_all(self._on_disk(), data)
+        else:
+            self._memory += data
+        self._sizes[-1] += len(data)
+
+    def _on_disk(self) -> int:
+        """Bring the newest file to the disk, if it is not there yet, and return the descriptor to write it."""
+        if self._places[-1] == _MEMORY:
+            place = _OWN if self._own_fd < 0 else _SHARED
+            if place == _OWN:
+                self._own_fd = open_nameless(self.directory, _MODE)
+            elif self._shared_fd < 0:
+                self._shared_fd = open_nameless(self.directory, _MODE)
+            self._places[-1] = place
+            begin = len(self._memory) - self._sizes[-1]
+            write_all(self._descriptor(place), self._memory[begin:])
+            del self._memory[begin:]
+        return self._descriptor(self._places[-1])
+
+    def _descriptor(self, place: int) -> int:
+        return self._own_fd if place == _OWN else self._shared_fd
 
 
 class HeldFile:
-    """One file, which is written once, from its begin to its end."""
+    """The newest file, which is written once, from its begin to its end."""
+
+    __slots__ = ("_owner", "name")
 
     def __init__(self, owner: HeldInput, name: str) -> None:
         self.name = name
-        self.size_bytes = 0
         self._owner = owner
-        self._memory: list[bytes] = []
-        self._fd = -1
-        self._offset = 0
-        self._is_own = False
 
     def write(self, data: bytes) -> None:
         """Append to the file.
@@ -119,11 +171,11 @@ class HeldFile:
             NoSpace: the disk is full.
             OSError: the file cannot be written.
         """
-        self.size_bytes += len(data)
-        if self._fd < 0 and self._owner._has_room_in_memory(len(data)):
-            self._memory.append(data)
-        else:
-            self._write_to_disk(data)
+        try:
+            self._owner._append(data)
+        except OSError as error:
+            raise_if_no_space(error, f"the input file {self.name}")
+            raise
 
     def descriptor(self) -> int:
         """Return the descriptor of the file, still empty, for somebody else to write it.
@@ -132,43 +184,12 @@ class HeldFile:
             NoSpace: the disk is full.
             OSError: the file cannot be made.
         """
-        self._write_to_disk(b"")
-        return self._fd
-
-    def written(self, size_bytes: int) -> None:
-        """Note that so many bytes were written to :meth:`descriptor`."""
-        self.size_bytes = size_bytes
-
-    def read(self) -> bytes:
-        if self._fd < 0:
-            return b"".join(self._memory)
-        return os.pread(self._fd, self.size_bytes, self._offset)
-
-    def give_name(self, path: str, only_quickly: bool) -> bool:
-        """Make the file appear at ``path``; return whether it has."""
-        if self._is_own and link(self._fd, path):
-            return True
-        if self._fd >= 0:
-            if only_quickly:
-                return False
-            copy_part(self._fd, self._offset, self.size_bytes, path, _MODE)
-        else:
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE)
-            try:
-                write_all(fd, b"".join(self._memory))
-            finally:
-                os.close(fd)
-        return True
-
-    def _write_to_disk(self, data: bytes) -> None:
         try:
-            if self._fd < 0:
-                self._fd, self._offset, self._is_own = self._owner._place_on_disk()
-                self._memory.append(data)
-                data, self._memory = b"".join(self._memory), []
-            write_all(self._fd, data)
-            if not self._is_own:
-                self._owner._shared_bytes += len(data)
+            return self._owner._on_disk()
         except OSError as error:
             raise_if_no_space(error, f"the input file {self.name}")
             raise
+
+    def written(self, size_bytes: int) -> None:
+        """Note that so many bytes were written to :meth:`descriptor`."""
+        self._owner._sizes[-1] = size_bytes
