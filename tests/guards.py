@@ -572,11 +572,17 @@ def hidden_memory() -> None:
 
 @guard
 def hidden_decoy() -> None:
-    """The memory of the decoy is open to scripts."""
+    """The memory of the decoy is open to scripts, as ``exec`` would leave it."""
     from watchdog.process import decoy as decoy_module
+    from watchdog.system import proc
 
-    without = "from watchdog.process import decoy; decoy.hide_memory = bool; from watchdog.process.decoy"
-    replace(decoy_module, "_CODE", decoy_module._CODE.replace("from watchdog.process.decoy", without))
+    wait = decoy_module.wait
+
+    def wait_openly(*fds: int) -> None:
+        proc.prctl(proc._PR_SET_DUMPABLE, 1)
+        wait(*fds)
+
+    replace(decoy_module, "wait", wait_openly)
 
 
 @guard
