@@ -488,7 +488,7 @@ def late_accept() -> None:
     """A caller that connects just before the listening socket is closed is not let in."""
     from watchdog.http.server import Server
 
-    async def nobody(self: Any) -> list[Any]:
+    async def nobody(self: Any, listener: Any) -> list[Any]:
         return []
 
     replace(Server, "_accept_late", nobody)

@@ -230,6 +230,9 @@ looks, look = itertools.count(1), server.is_readable
 
 def look_and_connect(listening):
     found = look(listening)
+    port = listening.getsockname()[1]
+    if (port == int(os.environ["WATCHDOG_METRICS_PORT"])) is not {is_metrics}:
+        return found
     if next(looks) == 2 * server._TURNS_TO_CONNECTION:
         sock = socket.create_connection(listening.getsockname())
         sock.sendall({request!r})
@@ -238,7 +241,7 @@ def look_and_connect(listening):
 
 def read(sock):
     try:
-        text = sock.recv(65536).decode()
+        text = sock.recv(100).decode()
     except OSError as error:
         text = repr(error)
     os.write(2, json.dumps(dict(event="answered", text=text)).encode() + bytes([10]))
@@ -251,11 +254,15 @@ sys.exit(main())
 
 
 @pytest.mark.guard("late-accept")
+@pytest.mark.parametrize("port", ["calls", "metrics"])
 def test_a_caller_that_connects_at_the_last_moment_is_answered(
-    start_server: StartServer, removed_guard: str | None
+    start_server: StartServer, removed_guard: str | None, free_port: int, port: str
 ) -> None:
     """As an ordinary user on some systems, a server cannot keep new callers out until it closes its socket."""
-    server = start_server("echo hi", program=("-c", LATE_CALLER.format(request=REQUEST, guard=removed_guard or "")))
+    is_metrics = port == "metrics"
+    request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" if is_metrics else REQUEST
+    program = LATE_CALLER.format(request=request, is_metrics=is_metrics, guard=removed_guard or "")
+    server = start_server("echo hi", program=("-c", program), WATCHDOG_METRICS_PORT=str(free_port))
     server.signal(signal.SIGTERM)
     assert server.event("answered")["text"].startswith(("HTTP/1.1 200 ", "HTTP/1.1 503 "))
     assert server.wait() == 0

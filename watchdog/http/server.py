@@ -211,7 +211,8 @@ class Server:
         self._idle = IdleConnections(give_up=self._give_up_other_reader)
         self._http = self._http_server(self._handle)
         self._listener: asyncio.Server | None = None
-        self._metrics_runner: web.ServerRunner | None = None
+        self._metrics_http = self._http_server(self._handle_metrics)
+        self._metrics_listener: asyncio.Server | None = None
         self._metrics_port: int | None = None
         self._lock = LockFile(environ) if not self.settings.suppress_lock else None
         self._is_classic = self.settings.fprocess is not None
@@ -250,10 +251,8 @@ class Server:
         for path in kept:
             log.warning("workspaces of a dead server cannot be removed", path=path)
         self._loop.set_exception_handler(self._notice_error)
-        self._listening = sock = listening_socket(self.settings.bind, self.settings.port, "port")
-        # asyncio tries to accept as many at once as its backlog is, and logs as many errors without descriptors.
-        self._listener = await self._loop.create_server(self._http, sock=sock, backlog=1)
-        sock.listen(BACKLOG)
+        sock = listening_socket(self.settings.bind, self.settings.port, "port")
+        self._listener = await self._listen(self._http, sock)
         self._metrics_port = await self._start_metrics()
         self._keep_limits()
         if self._lock is not None:
@@ -345,7 +344,8 @@ class Server:
             **({"longest_s": longest_s, "over_by": time_in(longest_s)} if longest_s < math.inf else {}),
         )
         await asyncio.sleep(stays_s)
-        await self._stop_listening()
+        if self._listener is not None:
+            await self._stop_listening(self._listener, self._http)
         self._refuse_all()
         await self._http.close_idle()
         if not await self._within(self.settings.write_timeout_s, self.admission.empty()):
@@ -366,21 +366,19 @@ class Server:
         waits_s = stays_s + self.settings.write_timeout_s + self.settings.kill_grace_s
         return waits_s + _CLOSING_S + _LAST_ANSWERS_S
 
-    async def _stop_listening(self) -> None:
+    async def _stop_listening(self, listener: asyncio.Server, http: HttpServer) -> None:
         """Let in all who are connected or about to be, and then nobody.
 
         A listening socket that is closed resets the connections that wait in it, and those whose handshake is not over.
         So it is made deaf to new ones first, which then find it closed, and closed once those before them are let in.
         """
-        if self._listener is None:
-            return
-        for sock in self._listener.sockets:
+        for sock in listener.sockets:
             ignore_new_connections(sock)
         await asyncio.sleep(HANDSHAKE_S)
         until_s = self._loop.time() + _LETTING_IN_S
         quiet_turns = 0
         # One is accepted in each turn of the loop, and is a connection a turn later: asyncio drops what is not one yet.
-        sockets = self._listener.sockets
+        sockets = listener.sockets
         ports = {sock.getsockname()[1] for sock in sockets}
         while quiet_turns < _TURNS_TO_CONNECTION and self._loop.time() < until_s:
             if not any(map(is_readable, sockets)) and any(map(has_half_open, ports)):
@@ -390,23 +388,26 @@ class Server:
             # A handshake may have ended meanwhile: look again.
             quiet_turns = 0 if any(map(is_readable, sockets)) else quiet_turns + 1
             await asyncio.sleep(0)
-        late = await self._accept_late()
-        self._listener.close()
+        late = await self._accept_late(listener)
+        listener.close()
         for sock in late:
-            await self._loop.connect_accepted_socket(self._http, sock)
+            await self._loop.connect_accepted_socket(http, sock)
 
-    async def _accept_late(self) -> list[socket.socket]:
-        """Return the connections of the last moment, after which the listening socket must be closed at once.
+    async def _accept_late(self, listener: asyncio.Server) -> list[socket.socket]:
+        """Return the connections of the last moment, after which the listening sockets must be closed at once.
 
         Where it cannot be made deaf, as for an ordinary user on some systems, callers connect until it is closed.
         """
-        self._loop.remove_reader(self._listening.fileno())
+        for listening in listener.sockets:
+            self._loop.remove_reader(listening.fileno())
         for _ in range(_TURNS_TO_CONNECTION):
             await asyncio.sleep(0)
         late = []
-        with contextlib.suppress(OSError):  # there is none, or no descriptor for it
-            while True:
-                late.append(self._listening.accept()[0])
+        for listening in listener.sockets:
+            # asyncio shows its sockets without their ``accept``. There is no connection more, or no descriptor for it.
+            with contextlib.suppress(OSError), listening.dup() as sock:
+                while True:
+                    late.append(sock.accept()[0])
         return late
 
     def _refuse_all(self, *, at_once: bool = False) -> None:
@@ -477,8 +478,10 @@ class Server:
         self._refuse_all()
         self.supervisor.end_all(at_once=True)
         await self._http.shutdown(1.0)
-        if self._metrics_runner is not None:
-            await self._metrics_runner.cleanup()
+        if self._metrics_listener is not None:
+            await self._stop_listening(self._metrics_listener, self._metrics_http)
+        await self._metrics_http.close_idle()
+        await self._metrics_http.shutdown(1.0)
         await self._within(_UNKILLABLE_S, self.admission.empty())
         if not await self._within(_REMOVAL_S, self._all_removed()):
             log.error(
@@ -510,11 +513,14 @@ class Server:
                 raise
             log.warning("metrics are off", reason=str(error))
             return None
-        runner = web.ServerRunner(self._http_server(self._handle_metrics), shutdown_timeout=1.0)
-        await runner.setup()
-        await web.SockSite(runner, sock).start()
-        self._metrics_runner = runner
+        self._metrics_listener = await self._listen(self._metrics_http, sock)
         return int(sock.getsockname()[1])
+
+    async def _listen(self, http: HttpServer, sock: socket.socket) -> asyncio.Server:
+        # asyncio tries to accept as many at once as its backlog is, and logs as many errors without descriptors.
+        listener = await self._loop.create_server(http, sock=sock, backlog=1)
+        sock.listen(BACKLOG)
+        return listener
 
     # ---- routes
 
