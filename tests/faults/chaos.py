@@ -200,7 +200,7 @@ def can_be_deaf(prefix: tuple[str, ...]) -> bool:
     """
     code = """if True:
         import socket, sys
-        from watchdog.connection import ignore_new_connections
+        from watchdog.http.listener import ignore_new_connections
         with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as caller:
             ignore_new_connections(listener)
             caller.settimeout(0.5)
