@@ -990,10 +990,11 @@ def test_unknown_level_or_format_is_refused(level: str, format_: str) -> None:
 
 
 CONSOLE = """
+from watchdog.logs.script_log import ScriptLog
 get_logger("server").info("listening", port=8080, name="\\x1b[2Jevil\\udcff")
 try: 1/0
 except Exception: get_logger("server").exception("internal error")
-log = logs.ScriptLog(sink, stream="stdout", call_id="c-1")
+log = ScriptLog(sink, stream="stdout", call_id="c-1")
 log.feed(b"ERROR: bad \\x07 bell\\n")
 log.close()
 sink.close(5)
