@@ -200,10 +200,15 @@ def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
     return dict(zip(rows, (f"{loop:.0f}", f"{files:.0f}", f"{others:.1f}"), strict=True))
 
 
+def _server_module(checkout: Path) -> str:
+    """Return the module of the server. It was not in a folder before 0.2.0."""
+    return "watchdog.http.server" if (checkout / "watchdog" / "http").exists() else "watchdog.server"
+
+
 def _imports(checkout: Path) -> dict[str, str]:
     own_ms: dict[str, list[float]] = {"": []}
     for _ in range(STARTS):
-        command = [server_python(), "-X", "importtime", "-c", "import watchdog.http.server"]
+        command = [server_python(), "-X", "importtime", "-c", f"import {_server_module(checkout)}"]
         said = subprocess.run(command, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, check=True).stderr
         by_package: Counter[str] = Counter()
         for own_us, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", said):
