@@ -572,17 +572,11 @@ def hidden_memory() -> None:
 
 @guard
 def hidden_decoy() -> None:
-    """The memory of the decoy is open to scripts, as ``exec`` would leave it."""
+    """The memory of the decoy is open to scripts."""
     from watchdog.process import decoy as decoy_module
-    from watchdog.system import proc
 
-    wait = decoy_module.wait
-
-    def wait_openly(*fds: int) -> None:
-        proc.prctl(proc._PR_SET_DUMPABLE, 1)
-        wait(*fds)
-
-    replace(decoy_module, "wait", wait_openly)
+    without = "from watchdog.process import decoy; decoy.hide_memory = bool; from watchdog.process.decoy"
+    replace(decoy_module, "_CODE", decoy_module._CODE.replace("from watchdog.process.decoy", without))
 
 
 @guard

@@ -15,8 +15,6 @@ A process that ends gives up its memory before its files, and when the memory is
 the decoy has a twin in the same memory (clone(2), CLONE_VM), which the kernel ends as well. The first of the two to end
 cannot give up the memory, because the other one still has it, and so closes its own pipe while the kernel still waits.
 
-The decoy is forked and executes no program: ``fork.py`` has the reason.
-
 There is no decoy where the server's own value leaves room for the difference, where memory has no limit, or where the
 kernel ends all processes of the container at once (``memory.oom.group``).
 """
@@ -24,14 +22,14 @@ kernel ends all processes of the container at once (``memory.oom.group``).
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import mmap
 import os
 import signal
+import sys
 
 from ..system.cgroup import Cgroup
-from .fork import fork
+from ..system.proc import hide_memory
 
 NAME = "watchdog-decoy"  # as /proc/PID/comm shows it, 15 characters at most
 
@@ -43,11 +41,15 @@ _MIB = 1 << 20
 _COUNTED_BYTES = 256 * _MIB
 # Python holds a descriptor for each mapping, so few large mappings are better than many small ones.
 _MAPPED_BYTES = 2 * _MIB
-# Beside what the decoy does not share: what scripts may take if they have to be faster than its end, without a twin.
+# Beside the interpreter's 6 MiB: what scripts may take if they have to be faster than the decoy's end, without a twin.
 _FREED_BYTES = 4 * _MIB
 _TWIN_STACK_BYTES = 64 * 1024
 _CLONE_VM = 0x100  # linux/sched.h
 _IONBF = 2  # stdio.h
+_CODE = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from watchdog.process.decoy import wait; "
+    "wait(*map(int, sys.argv[2:]))"
+)
 
 
 def own_oom_score_adj() -> int:
@@ -91,17 +93,30 @@ class Decoy:
     def start(self) -> None:
         """Start the process. Call it only if it is needed.
 
-        It has the ``oom_score_adj`` that this process has at the moment: a process with closed memory cannot change it.
-
         Raises:
             OSError: no process or descriptor can be had for it.
+            ValueError, TypeError: Python does not know its own executable.
         """
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
         life_read, self._life_fd = os.pipe()
         own_alarm, own_write = os.pipe()
         twins_alarm, twins_write = os.pipe()
         self._alarm_fds = (own_alarm, twins_alarm)
+        handed = (own_alarm, twins_write)
         try:
-            self.pid = fork(NAME, (life_read, own_alarm, twins_write), lambda: wait(life_read, own_alarm, twins_write))
+            for fd in handed:
+                os.set_inheritable(fd, True)
+            self.pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", "-c", _CODE, root, *map(str, handed)],
+                {},
+                file_actions=[
+                    (os.POSIX_SPAWN_DUP2, life_read, 0),
+                    *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (1, 2)),
+                ],
+                # Out of reach of a Ctrl-C, and of a signal to the server's group.
+                setsid=True,
+            )
             self.pidfd = os.pidfd_open(self.pid)
             for fd in self._alarm_fds:
                 fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
@@ -111,6 +126,8 @@ class Decoy:
         finally:
             for fd in (life_read, own_write, twins_write):
                 os.close(fd)
+            if self.pid:
+                os.set_inheritable(own_alarm, False)
 
     def aim_at(self, group: int) -> None:
         """Have the decoy's end kill this process group instead of the one before; 0 is none."""
@@ -142,16 +159,22 @@ class Decoy:
         self.is_needed = False
 
 
-def wait(life_fd: int, own_alarm_fd: int, twins_write_fd: int) -> None:
+def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
     """Be the decoy: look large, and sleep until the server is gone.
 
     Args:
-        life_fd: its end is that of the server.
         own_alarm_fd: the reading end of the pipe that this process alone is to hold for writing.
         twins_write_fd: the writing end of the pipe that the twin alone is to hold.
     """
-    os.dup2(life_fd, 0)  # the twin can read nothing else
-    os.close(life_fd)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    os.chdir("/")
+    for name, value in (("comm", NAME), ("oom_score_adj", str(LARGEST_OOM_SCORE_ADJ))):
+        with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:  # /proc may be read-only
+            file.write(value)
+    # Not before: these files belong to root from now on. A script could else run its own code in this process, which
+    # outlives each call.
+    hide_memory()
     held = [mmap.mmap(-1, _FREED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)]
     fd = os.memfd_create(NAME, os.MFD_CLOEXEC)
     os.ftruncate(fd, _MAPPED_BYTES)
@@ -173,6 +196,8 @@ def _start_twin(stack: mmap.mmap) -> bool:
 
     It runs one function of the C library, and nothing of Python.
     """
+    import ctypes
+
     try:
         libc = ctypes.CDLL(None)
         # Without a buffer, the function allocates nothing.

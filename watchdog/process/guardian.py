@@ -12,7 +12,9 @@ script, not the processes that it started, and posix_spawn cannot set one.
 
 For an invocation the server only writes a few bytes into shared memory. The guardian sleeps in a read of the pipe.
 
-The guardian is forked and executes no program: ``fork.py`` has the reason.
+The guardian is forked and executes no program. A script runs as the same user, and ``exec`` would make the guardian's
+memory accessible to the script until the guardian closes it again (prctl(2), PR_SET_DUMPABLE). A script can kill the
+guardian, wait for the next one, and change it in that time. A fork is closed from its start, because the server is.
 
 A process that left the session, lost its parent, threw its environment away and closed its memory is found by its
 resource limit (``limit_mark.py``). The guardian cannot find a process that lowered this limit below the limits of all
@@ -21,15 +23,17 @@ commands of this server, nor a chain of forks outside the session, each link of 
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import signal
 import struct
 import time
+import warnings
 from collections.abc import Callable
+from typing import NoReturn
 
 from ..system.proc import Process, environment_of, processes, signal_each
-from .fork import fork
 
 NAME = "watchdog-guard"  # as /proc/PID/comm shows it, 15 characters at most
 
@@ -37,6 +41,7 @@ _SLOTS = 1024
 # Session (0 while it is not known yet), length of the mark, mark. A page that is never used takes no memory.
 _SLOT = struct.Struct("=iH250s")
 _LONGEST_MARK_BYTES = 250
+_MOST_FDS = (1 << 31) - 1
 _PATIENCE_S = 5.0
 _PAUSE_S = 0.01
 _QUIET_LOOKS = 3
@@ -142,20 +147,53 @@ class Guardian:
 def _fork(table: mmap.mmap, has_limit: Callable[[int], bool]) -> tuple[int, int]:
     """Start the process; return its pid, and the end of the pipe that only this process may have."""
     pipe_read, pipe_write = os.pipe()
+    # A signal that comes before the guardian ignores it would run the server's handler in the guardian.
+    before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
-        pid = fork(NAME, (pipe_read,), lambda: _watch(pipe_read, table, has_limit))
+        with warnings.catch_warnings():
+            # Python 3.12 warns that a thread may hold a lock during a fork. The guardian uses no lock of the server.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            _watch(pipe_read, table, has_limit)
     except BaseException:
         os.close(pipe_write)
         raise
     finally:
         os.close(pipe_read)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return pid, pipe_write
 
 
-def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> None:
+def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> NoReturn:
     """Be the guardian: sleep until the server is gone, then end what it ran."""
-    os.read(pipe_fd, 1)
-    _end_all(*_noted(table), has_limit)
+    exit_code = 1
+    try:
+        # Not /proc/self/comm: an ordinary user cannot open it in a process with closed memory.
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/comm", "w") as file:
+            file.write(NAME)
+        # Out of reach of a Ctrl-C, and of a signal to the server's group.
+        os.setsid()
+        _close_all_but(pipe_fd)
+        signal.set_wakeup_fd(-1)  # or signals to the guardian would arrive at the server's event loop
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        os.chdir("/")
+        os.read(pipe_fd, 1)
+        _end_all(*_noted(table), has_limit)
+        exit_code = 0
+    finally:
+        os._exit(exit_code)
+
+
+def _close_all_but(fd: int) -> None:
+    """Close the server's files and connections: their other ends would wait for the guardian, too."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    os.closerange(3, fd)
+    os.closerange(fd + 1, _MOST_FDS)
 
 
 def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:

@@ -305,13 +305,13 @@ class Supervisor:
             child.slot = slot
 
     def _start_decoy(self) -> None:
-        """Start one where it is needed and there is none: before the first command, as it needs a moment."""
+        """Start one where it is needed and there is none: before the first command, as it takes a moment to start."""
         if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._decoy_from_s:
             return
         try:
             with self._preference.inherited():
                 self._decoy.start()
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
             self._decoy_from_s = self._loop.time() + _LONGEST_DECOY_PAUSE_S
             log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
             return
