@@ -50,6 +50,9 @@ def counted_bytes(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+# Slow tests run one after the other. Beside other tests, the kernel may choose once more before the processes of the
+# script have ended.
+@pytest.mark.slow
 @pytest.mark.guard("decoy")
 @pytest.mark.parametrize("is_classic", [False, True], ids=["script", "classic"])
 def test_many_small_processes_of_a_script_do_not_cost_the_server(
