@@ -21,7 +21,7 @@ import itertools
 import os
 import resource
 
-_RLIMIT_LOCKS = 10  # asm-generic/resource.h; Python's module does not name it
+RLIMIT_LOCKS = 10  # asm-generic/resource.h; Python's module does not name it
 _RANGE = 1 << 32
 _MOST_RANGES_LOWER = 1 << 20
 _LARGEST = 1 << 62
@@ -43,14 +43,14 @@ class LimitMark:
         value = self._first + next(_serials)
         if not self._first or value >= self.own:
             return 0
-        resource.setrlimit(_RLIMIT_LOCKS, (value, self.own))
+        resource.setrlimit(RLIMIT_LOCKS, (value, self.own))
         return value
 
     def give(self, pid: int, value: int) -> None:
         """Lower the hard limit of a new child, whose value :meth:`next` returned."""
         if value:
             with contextlib.suppress(OSError):  # it has changed its user, or has ended
-                resource.prlimit(pid, _RLIMIT_LOCKS, (value, value))
+                resource.prlimit(pid, RLIMIT_LOCKS, (value, value))
 
     def read(self, pid: int) -> int | None:
         """Return the value of a process; None if it has no mark of a script, or has it no longer.
@@ -86,28 +86,28 @@ _serials = itertools.count(1)
 def _lower_own_limit() -> tuple[int, bool]:
     """Return the first value of the range, 0 if there is none, and whether the limit cannot be raised again."""
     try:
-        _, hard = resource.getrlimit(_RLIMIT_LOCKS)
+        _, hard = resource.getrlimit(RLIMIT_LOCKS)
         below = _LARGEST if hard == resource.RLIM_INFINITY else min(hard, _LARGEST)
         ranges = min(_MOST_RANGES_LOWER, below // _RANGE - 2)
         if ranges < 1:
             return 0, False
         first = below - (2 + int.from_bytes(os.urandom(4), "big") % ranges) * _RANGE
         own = first + _RANGE - 1
-        resource.setrlimit(_RLIMIT_LOCKS, (own, own))
+        resource.setrlimit(RLIMIT_LOCKS, (own, own))
     except (OSError, ValueError):
         return 0, False
     try:
-        resource.setrlimit(_RLIMIT_LOCKS, (own, hard))
+        resource.setrlimit(RLIMIT_LOCKS, (own, hard))
     except (OSError, ValueError):
         return first, True
-    resource.setrlimit(_RLIMIT_LOCKS, (own, own))
+    resource.setrlimit(RLIMIT_LOCKS, (own, own))
     return first, False
 
 
 def _limits(pid: int) -> tuple[int, int]:
     """Return the soft and the hard limit of a process; -1 is none, also where the process is gone."""
     try:
-        return resource.prlimit(pid, _RLIMIT_LOCKS)
+        return resource.prlimit(pid, RLIMIT_LOCKS)
     except PermissionError:  # of another user, such as a set-user-id program
         return _limits_in_proc(pid)
     except OSError:

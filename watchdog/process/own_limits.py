@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import resource
 
+from .limit_mark import RLIMIT_LOCKS
+
 _NAMES = {getattr(resource, name): name for name in dir(resource) if name.startswith("RLIMIT_")}
-_RLIMIT_LOCKS = 10  # of `LimitMark`, which changes its soft value for each script
+_NAMES[RLIMIT_LOCKS] = "RLIMIT_LOCKS"
 _COUNT = 16  # RLIM_NLIMITS in asm-generic/resource.h
 
 
@@ -39,8 +41,9 @@ class OwnLimits:
 
     def _has_changed(self, number: int) -> bool:
         now, as_found = resource.getrlimit(number), self._as_found[number]
-        return now[1] != as_found[1] if number == _RLIMIT_LOCKS else now != as_found
+        # `LimitMark` changes the soft value of this one for each script.
+        return now[1] != as_found[1] if number == RLIMIT_LOCKS else now != as_found
 
 
 def _name(number: int) -> str:
-    return _NAMES.get(number, "RLIMIT_LOCKS" if number == _RLIMIT_LOCKS else f"limit {number}")
+    return _NAMES.get(number, f"limit {number}")
