@@ -43,6 +43,7 @@ from ..errors import ScriptUnavailable
 from ..logs.setup import get_logger
 from ..logs.text import printable
 from ..system import proc
+from ..system.files import NO_DESCRIPTOR
 from ..system.threads import PROCESSES, settled
 from .activity import Activity
 from .child import Child
@@ -714,7 +715,7 @@ class Supervisor:
                 self._note_owners(owners)
                 return result
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                if error.errno not in NO_DESCRIPTOR:
                     raise
                 # Other calls that wait here may hold all descriptors: use the one that is kept in reserve.
                 with contextlib.suppress(OSError), self._spare.lent():

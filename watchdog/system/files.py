@@ -6,6 +6,9 @@ import errno
 import os
 import stat
 
+# Why a file that is there cannot be opened now, though it can be a moment later.
+NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
 
 def open_regular(path: str) -> int:
     """Open a regular file for reading, without waiting for anything, and return its descriptor.

@@ -11,7 +11,6 @@ from ..errors import NoSpace
 # Less than a usual write of a buffer.
 _FULL_BYTES = 4096
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 # Less than this is left for the scripts that run.
 _PLENTY_BYTES = 16 << 20
 _PLENTY_INODES = 1000

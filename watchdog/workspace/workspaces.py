@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..system.directory_state import DirectoryState, state_of
+from ..system.files import NO_DESCRIPTOR
 from .remove_tree import SLOW_PAUSE_S, SLOW_S, entries_to_remove, lstat_mode, remove_tree
-from .space import NO_DESCRIPTOR, has_plenty, raise_if_no_space
+from .space import has_plenty, raise_if_no_space
 from .workspace import Workspace
 
 _PREFIX = "watchdog-"
