@@ -940,7 +940,7 @@ def byte_order_mark() -> None:
     from watchdog.input import detect, multipart
 
     for module in (detect, multipart):
-        replace(module, "BOM", b"\0 no body begins with this")
+        replace(module, "BOM_UTF8", b"\0 no body begins with this")
 
 
 @guard

@@ -113,7 +113,7 @@ decided = detect._Decided
         ("base64-blank-inside", Base64Reader, "_without_blanks", lose_blanks),
         ("base64-mixed-alphabets", Base64Reader, "_decoded", take_either_alphabet),
         ("base64-non-canonical-last-bits", base64_reader, "_UNUSED_BITS", {2: 0, 3: 0}),
-        ("base64-bom", detect, "BOM", b"\0no mark"),
+        ("base64-bom", detect, "BOM_UTF8", b"\0no mark"),
         ("form-base64-with-stray", form, "_is_meant_as_base64", lambda text: False),
         ("utf-16-json", detect, "_wide_characters", lambda head: None),
         ("csv", detect, "_BASE64_TYPES", {*detect._BASE64_TYPES, "text/csv"}),

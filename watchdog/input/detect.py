@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from multipart import MultipartError, parse_options_header
 from ..errors import BadInput, quoted
 from ..system.base64_reader import ARMOUR, Base64Reader, ByteSink, armour_error
 from .files import Held
-from .readers import BOM, Raw, Reader
+from .readers import Raw, Reader
 
 ENCODINGS = ("base64", "raw", "json")
 HEAD_BYTES = 4096
@@ -69,7 +70,7 @@ def decide(
         return _Decided(asked, Raw)
     if asked is None and (media_type not in _BASE64_TYPES or (complete and not head)):
         return _Decided("raw", Raw)
-    start = len(BOM) if head.startswith(BOM) else 0
+    start = len(BOM_UTF8) if head.startswith(BOM_UTF8) else 0
     if asked is None and _JSON_START.match(head, start) and not _wide_characters(head):
         return _Decided("json", Raw)
 

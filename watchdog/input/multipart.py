@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from codecs import BOM_UTF8
 from collections.abc import Callable
 
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
@@ -13,7 +14,7 @@ from ..system.base64_reader import Base64Reader, ByteSink
 from ..workspace.file_name import safe_file_name
 from .content_disposition import decoded_name
 from .files import Files
-from .readers import BOM, Raw, Reader
+from .readers import Raw, Reader
 
 _MOST_FIELDS = 10_000
 _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
@@ -92,8 +93,8 @@ class _Base64Part:
             self._reader.feed(data)
             return
         self._start += data
-        if len(self._start) >= len(BOM):
-            self._open().feed(self._start.removeprefix(BOM))
+        if len(self._start) >= len(BOM_UTF8):
+            self._open().feed(self._start.removeprefix(BOM_UTF8))
 
     def finish(self) -> None:
         reader = self._reader
@@ -103,7 +104,7 @@ class _Base64Part:
         reader.finish()
 
     def _open(self) -> Base64Reader:
-        offset = len(BOM) if self._start.startswith(BOM) else 0
+        offset = len(BOM_UTF8) if self._start.startswith(BOM_UTF8) else 0
         self._reader = Base64Reader(self._file, offset, where=self._where)
         return self._reader
 

@@ -6,8 +6,6 @@ from typing import Protocol
 
 from ..system.base64_reader import ByteSink
 
-BOM = b"\xef\xbb\xbf"
-
 
 class Reader(Protocol):
     def feed(self, data: bytes) -> None: ...
