@@ -1363,6 +1363,20 @@ def take_out(names: str) -> None:
         GUARDS[each]()
 
 
+def changed_program(change: str, without: str | None) -> tuple[str, str]:
+    """The arguments of a Python that runs the server with code that changes it, and without a guard."""
+    code = f"""
+import sys
+sys.path.insert(0, "tests")
+from guards import replace, take_out
+from watchdog.__main__ import main
+{change}
+{f"take_out({without!r})" if without else ""}
+sys.exit(main())
+"""
+    return "-c", code
+
+
 if __name__ == "__main__":
     take_out(sys.argv.pop(1))
     sys.path.append(os.path.join(os.path.dirname(__file__), "faults"))

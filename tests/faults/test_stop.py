@@ -16,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from guards import changed_program
 from running_server import RunningServer, StartServer, is_whole, problem, read_all, read_answer, until
 
 from watchdog.http import connection
@@ -181,21 +182,15 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
 
 # The server, with more time to let callers in than a slow machine needs.
 PATIENT_LISTENER = """
-import sys
-sys.path.insert(0, "tests")
-from guards import replace, take_out
 from watchdog.http import server
-from watchdog.__main__ import main
 replace(server, "_LETTING_IN_S", 60.0)
-take_out({guard!r}) if {guard!r} else None
-sys.exit(main())
 """
 
 
 @pytest.mark.guard("half-open")
 def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServer, removed_guard: str | None) -> None:
     """As over a long way, or on a busy machine. The server sends the packet that gets lost again after a second."""
-    server = start_server("echo hi", program=("-c", PATIENT_LISTENER.format(guard=removed_guard or "")))
+    server = start_server("echo hi", program=changed_program(PATIENT_LISTENER, removed_guard))
     with socket.socket() as sock:
         drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # all packets (linux/bpf_common.h)
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
@@ -221,11 +216,8 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
 
 # The server where no socket can be made deaf, with a caller that connects when the server looks for the last time.
 LATE_CALLER = """
-import itertools, json, os, socket, sys, threading
-sys.path.insert(0, "tests")
-from guards import replace, take_out
+import itertools, json, os, socket, threading
 from watchdog.http import server
-from watchdog.__main__ import main
 looks, look = itertools.count(1), server.is_readable
 
 def look_and_connect(listening):
@@ -248,8 +240,6 @@ def read(sock):
 
 replace(server, "ignore_new_connections", lambda sock: None)
 replace(server, "is_readable", look_and_connect)
-take_out({guard!r}) if {guard!r} else None
-sys.exit(main())
 """
 
 
@@ -261,8 +251,8 @@ def test_a_caller_that_connects_at_the_last_moment_is_answered(
     """As an ordinary user on some systems, a server cannot keep new callers out until it closes its socket."""
     is_metrics = port == "metrics"
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" if is_metrics else REQUEST
-    program = LATE_CALLER.format(request=request, is_metrics=is_metrics, guard=removed_guard or "")
-    server = start_server("echo hi", program=("-c", program), WATCHDOG_METRICS_PORT=str(free_port))
+    program = changed_program(LATE_CALLER.format(request=request, is_metrics=is_metrics), removed_guard)
+    server = start_server("echo hi", program=program, WATCHDOG_METRICS_PORT=str(free_port))
     server.signal(signal.SIGTERM)
     assert server.event("answered")["text"].startswith(("HTTP/1.1 200 ", "HTTP/1.1 503 "))
     assert server.wait() == 0

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guards import changed_program
 from running_server import RunningServer, StartServer, free_port, problem, until
 
 from storage.conftest import Define
@@ -226,14 +227,8 @@ def test_a_warning_of_several_runs_is_in_the_answer_once(
 
 # The server with a bound of its own on the outputs of one call, which is lower than that on the outputs of one run.
 FEW_OUTPUTS = """
-import sys
-sys.path.insert(0, "tests")
-from guards import replace, take_out
-from watchdog.__main__ import main
 from watchdog.invocation import invocation
 replace(invocation, "MOST_OUTPUTS", 5)
-take_out({guard!r}) if {guard!r} else None
-sys.exit(main())
 """
 
 
@@ -241,7 +236,7 @@ sys.exit(main())
 def test_all_runs_of_a_call_together_may_have_so_many_outputs(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, removed_guard: str | None
 ) -> None:
-    program = ("-c", FEW_OUTPUTS.format(guard=removed_guard or ""))
+    program = changed_program(FEW_OUTPUTS, removed_guard)
     server = start_server(
         'touch "$TMP_OUTPUT_DIR/a" "$TMP_OUTPUT_DIR/b"',
         program=program,

@@ -11,10 +11,7 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from ..errors import (
-    BadInput,
-    quoted,
-)
+from ..errors import BadInput, quoted
 from ..input import content_disposition
 from ..input.detect import ENCODINGS, BodyHints
 from ..output.accept import AnswerPreference, choose_form
