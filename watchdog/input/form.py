@@ -34,10 +34,10 @@ _DIGEST_BYTES = 16
 _WHITESPACE = b" \t\n\r\x0b\x0c"
 
 _OF_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]")
-# Words in lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits, with something between them. Without
-# possessive quantifiers, a key of many short words would take for ever.
-_WORD = r"(?:[A-Z](?![A-Z]))?+[^\W_A-Z]*+(?:[A-Z][^\W\d_A-Z]++)*+(?:[A-Z]{2,}+\d*+)?+"
-_NAME = re.compile(rf"{_WORD}(?:[ _.:/+\-\[\]]++{_WORD})*+")
+# In lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits. Without possessive quantifiers, which match too
+# much in Python 3.11.2. The words are matched one by one: a key of many short words would take for ever as a whole.
+_WORD = re.compile(r"(?:[A-Z](?![A-Z]))?[^\W_A-Z]*(?:[A-Z][^\W\d_A-Z]+)*(?:[A-Z]{2,}\d*)?")
+_BETWEEN_WORDS = re.compile(r"[ _.:/+\-\[\]]")
 _LONGEST_NAME = 64
 _FEWEST_OF_JOINED = 16
 # Whoever encodes base64 by mistake encodes no other characters than these: line ends, blanks, `=`, `+` and `/`.
@@ -256,6 +256,6 @@ def _is_meant_as_base64(text: bytes) -> bool:
 def _is_name(key: bytes) -> bool:
     """Return whether a form's key consists of words; base64 hardly ever does."""
     try:
-        return len(key) <= _LONGEST_NAME and _NAME.fullmatch(key.decode()) is not None
+        return len(key) <= _LONGEST_NAME and all(map(_WORD.fullmatch, _BETWEEN_WORDS.split(key.decode())))
     except UnicodeDecodeError:
         return False
