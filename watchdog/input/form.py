@@ -34,8 +34,8 @@ _DIGEST_BYTES = 16
 _WHITESPACE = b" \t\n\r\x0b\x0c"
 
 _OF_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]")
-# In lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits. Without possessive quantifiers, which match too
-# much in Python 3.11.2. The words are matched one by one: a key of many short words would take for ever as a whole.
+# In lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits. No possessive quantifiers: in Python 3.11.2
+# they match too much. The words are matched one by one: a key of many short words would take for ever as a whole.
 _WORD = re.compile(r"(?:[A-Z](?![A-Z]))?[^\W_A-Z]*(?:[A-Z][^\W\d_A-Z]+)*(?:[A-Z]{2,}\d*)?")
 _BETWEEN_WORDS = re.compile(r"[ _.:/+\-\[\]]")
 _LONGEST_NAME = 64
