@@ -1041,7 +1041,7 @@ def line_ends() -> None:
 @guard
 def only_creations() -> None:
     """Each record of an event is taken for a new object, whatever has happened to it."""
-    from watchdog.storage.event import StoredObject
+    from watchdog.storage.stored_object import StoredObject
 
     replace(StoredObject, "why_not_new", "")
 

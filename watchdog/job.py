@@ -23,6 +23,7 @@ from .output.answer import Result, prepare
 from .process.supervisor import Supervisor
 from .settings.load import Configuration
 from .storage import event as storage_event
+from .storage.job_event import job_text
 from .system import standard_output, threads
 from .telemetry.metrics import Metrics
 from .workspace.workspaces import Workspaces
@@ -138,7 +139,7 @@ async def _event_body(environ: Mapping[str, str]) -> AsyncIterator[bytes]:
         if size_bytes > storage_event.MOST_BYTES:
             break
     if size_bytes <= storage_event.MOST_BYTES:
-        yield storage_event.job_text(b"".join(pieces), environ.get("EVENT"))
+        yield job_text(b"".join(pieces), environ.get("EVENT"))
         return
     for piece in pieces:
         yield piece

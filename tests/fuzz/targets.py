@@ -41,6 +41,7 @@ from watchdog.logs import traceback as traceback_module
 from watchdog.output.accept import AnswerForm, choose_form
 from watchdog.settings.service_definition import holds_secrets, parse
 from watchdog.storage import event as event_module
+from watchdog.storage import job_event as job_event_module
 from watchdog.workspace.held_input import HeldInput
 from watchdog.workspace.outputs import Output
 from watchdog.workspace.response_file import read_response_file
@@ -659,7 +660,7 @@ def check_storage_event(data: bytes) -> None:
         try:
             # A made-up pattern could go through all files of the machine.
             with mock.patch("glob.glob", return_value=[]):
-                text_of_job = event_module.job_text(stdin, given)
+                text_of_job = job_event_module.job_text(stdin, given)
         except BadInput:
             continue
         if text_of_job.lstrip().startswith(b"{"):

@@ -18,7 +18,8 @@ from watchdog.logs import formats, script_log
 from watchdog.output import accept as accept_module
 from watchdog.settings.service_definition import Parsed, ServiceDefinition, parse
 from watchdog.storage import event as event_module
-from watchdog.storage.event import Event, StoredObject
+from watchdog.storage.event import Event
+from watchdog.storage.stored_object import StoredObject
 from watchdog.system import base64_reader
 from watchdog.system.base64_reader import Base64Reader
 from watchdog.workspace import response_file

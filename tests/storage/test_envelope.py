@@ -28,7 +28,9 @@ from storage.events import (
     record,
 )
 from storage.servers import S3Server
-from watchdog.storage.event import MOST_BYTES, StoredObject, job_text, read, read_data
+from watchdog.storage.event import MOST_BYTES, read, read_data
+from watchdog.storage.job_event import job_text
+from watchdog.storage.stored_object import StoredObject
 
 MARK = codecs.BOM_UTF8
 Wrap = Callable[[bytes], bytes]

@@ -18,7 +18,9 @@ from hypothesis import strategies as st
 
 from storage.events import TIME, delegated, event, event_of, record
 from watchdog.errors import BadInput
-from watchdog.storage.event import MOST_BYTES, Event, StoredObject, job_text, read, read_data
+from watchdog.storage.event import MOST_BYTES, Event, read, read_data
+from watchdog.storage.job_event import job_text
+from watchdog.storage.stored_object import StoredObject
 
 
 def encoded(value: Any) -> bytes:

@@ -16,7 +16,7 @@ from watchdog.settings.storage_providers import Place, Provider, Storages
 from watchdog.storage import event as event_module
 from watchdog.storage import transfer as transfer_module
 from watchdog.storage.base import Moved
-from watchdog.storage.event import StoredObject
+from watchdog.storage.stored_object import StoredObject
 from watchdog.storage.transfer import Source, Transfers
 from watchdog.telemetry.metrics import Metrics
 from watchdog.workspace.outputs import Output

@@ -11,7 +11,7 @@ from ..errors import (
 from ..input.detect import BodyHints
 from ..input.receive import Input
 from ..process.supervisor import Ended
-from ..storage.event import StoredObject
+from ..storage.stored_object import StoredObject
 from ..storage.transfer import Source
 from ..telemetry.tracing import NO_TRACE, Trace
 from ..workspace.held_input import HeldInput

@@ -49,8 +49,9 @@ from ..process.command import CRLF_HINT, Script, command_for, found_command, has
 from ..process.supervisor import Ended, Supervisor
 from ..settings.load import Configuration
 from ..storage import event as storage_event
-from ..storage.event import Event, StoredObject
+from ..storage.event import Event
 from ..storage.skipped import Skipped
+from ..storage.stored_object import StoredObject
 from ..storage.transfer import Transfers, Watcher
 from ..system import proc
 from ..system.cgroup import Cgroup

@@ -2,9 +2,12 @@
 
 ::
 
-    event.py       find the objects that an event reports         uses no network
-    envelope.py    take events out of envelopes of SQS and SNS    uses no network
-    skipped.py     objects of events that are not processed       uses no network
+    event.py          the event that a text is, with or without envelopes  no network in it
+    records.py        the objects that one event reports                   no network in it
+    stored_object.py  one such object                                      no network in it
+    envelope.py       what SQS and SNS put around events                   no network in it
+    job_event.py      the event of a job, as a shell hands it over         no network in it
+    skipped.py        objects of events that are not processed             no network in it
     s3.py          }
     webdav.py      } a Storage each, imported only when it is used; all three use http_client.py
     onedata.py     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..logs.setup import get_logger
 from ..logs.text import printable
 from .envelope import Notice
-from .event import StoredObject
+from .stored_object import StoredObject
 
 log = get_logger("storage")
 

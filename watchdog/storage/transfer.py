@@ -24,7 +24,7 @@ from ..workspace.file_name import safe_file_name
 from ..workspace.held_input import HeldInput
 from ..workspace.outputs import Output
 from .base import Storage
-from .event import StoredObject
+from .stored_object import StoredObject
 
 log = get_logger("storage")
 
