@@ -24,7 +24,7 @@ from opentelemetry.sdk.trace.sampling import Decision, SamplingResult
 from running_server import RunningServer, StartServer, until
 
 import watchdog
-from watchdog.telemetry import tracing
+from watchdog.telemetry import otel, otel_log, otel_spans, trace_context, tracing
 
 TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT_ID = "00f067aa0ba902b7"
@@ -190,17 +190,17 @@ INVALID = [
 
 @pytest.mark.parametrize("traceparent", VALID)
 def test_a_valid_traceparent(traceparent: str) -> None:
-    assert tracing.caller_context(CIMultiDict(Traceparent=traceparent)) == (traceparent, "")
+    assert trace_context.caller_context(CIMultiDict(Traceparent=traceparent)) == (traceparent, "")
 
 
 @pytest.mark.parametrize("traceparent", INVALID)
 def test_an_invalid_traceparent_counts_as_none_and_so_does_its_tracestate(traceparent: str) -> None:
-    assert tracing.caller_context(CIMultiDict(traceparent=traceparent, tracestate="a=1")) == ("", "")
+    assert trace_context.caller_context(CIMultiDict(traceparent=traceparent, tracestate="a=1")) == ("", "")
 
 
 def test_of_two_traceparents_none_counts() -> None:
     headers = CIMultiDict([("traceparent", TRACEPARENT), ("traceparent", TRACEPARENT)])
-    assert tracing.caller_context(headers) == ("", "")
+    assert trace_context.caller_context(headers) == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_of_two_traceparents_none_counts() -> None:
 )
 def test_tracestate(values: list[str], tracestate: str) -> None:
     headers = CIMultiDict([("traceparent", TRACEPARENT), *(("tracestate", value) for value in values)])
-    assert tracing.caller_context(headers) == (TRACEPARENT, tracestate)
+    assert trace_context.caller_context(headers) == (TRACEPARENT, tracestate)
 
 
 # ---- off
@@ -253,13 +253,13 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
     ],
 )
 def test_off_without_a_word(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
-    assert type(tracing.start(environ, "")) is tracing.Tracing
+    assert type(otel.start(environ, "")) is tracing.Tracing
     assert caplog.records == []
 
 
 def test_off_where_another_protocol_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     environ = {**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
-    assert type(tracing.start(environ, "")) is tracing.Tracing
+    assert type(otel.start(environ, "")) is tracing.Tracing
     (record,) = caplog.records
     assert "traces are off: OTEL_EXPORTER_OTLP_PROTOCOL is grpc" in record.getMessage()
 
@@ -403,8 +403,8 @@ def test_a_sampler_that_raises_harms_no_call(collector: Collector, monkeypatch: 
     """It may be the user's own, installed beside the SDK and chosen with OTEL_TRACES_SAMPLER."""
     for name, value in collector.environ.items():
         monkeypatch.setenv(name, value)
-    recording = tracing.start(collector.environ, "a")
-    assert isinstance(recording, tracing._Recording)
+    recording = otel.start(collector.environ, "a")
+    assert isinstance(recording, otel_spans.Recording)
     left = good
 
     def should_sample(*_: object, **__: object) -> SamplingResult:
@@ -608,9 +608,9 @@ def test_a_collector_that_refuses_is_told_once(start_server: StartServer) -> Non
 def test_what_the_sdk_says_is_counted_while_it_is_silenced(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler = tracing._Seldom()
+    handler = otel_log._Seldom()
     now_s = 1000.0
-    monkeypatch.setattr("watchdog.telemetry.tracing.time.monotonic", lambda: now_s)
+    monkeypatch.setattr("watchdog.telemetry.otel_log.time.monotonic", lambda: now_s)
 
     def say(text: str, *values: object) -> None:
         handler.emit(logging.LogRecord("opentelemetry", logging.ERROR, __file__, 1, text, values, None))

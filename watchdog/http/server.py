@@ -74,7 +74,7 @@ from ..settings.kinds import parse_duration_s
 from ..settings.load import Configuration
 from ..system import threads
 from ..system.allocator import keep_freed_memory
-from ..telemetry import tracing
+from ..telemetry import otel, tracing
 from ..telemetry.metrics import Callers, Metrics
 from ..workspace.space import free_bytes
 from ..workspace.workspaces import Workspaces
@@ -194,7 +194,7 @@ class Server:
             callers=self._callers,
             unattributed=lambda: self.supervisor.unattributed,
         )
-        self._tracing = tracing.start(environ, configuration.service_name)
+        self._tracing = otel.start(environ, configuration.service_name)
         self.workspaces = Workspaces(self.settings.tmp_dir)
         self.invocations = Invocations(
             configuration,

@@ -1,0 +1,38 @@
+"""Check the trace context of a caller: W3C Trace Context, sections 3.2 (``traceparent``) and 3.3 (``tracestate``)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multidict import MultiMapping
+
+# Version 00 has four fields and no more, a later one may have more; ff is none (section 3.2.2, 4.3 on later ones).
+TRACEPARENT = re.compile(
+    r"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?(1)|(?:-[!-~]*)?)"
+)
+_TRACESTATE_MEMBER = re.compile(
+    r"(?:[a-z0-9][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
+)
+_MOST_TRACESTATE_MEMBERS = 32
+
+
+def caller_context(headers: MultiMapping[str]) -> tuple[str, str]:
+    """The caller's ``traceparent`` and ``tracestate``; both "" without a valid ``traceparent``."""
+    parents = headers.getall("traceparent", ())
+    # Of two, none can be trusted.
+    if len(parents) != 1 or not TRACEPARENT.fullmatch(parents[0]):
+        return "", ""
+    return parents[0], _tracestate(headers.getall("tracestate", ()))
+
+
+def _tracestate(values: Sequence[str]) -> str:
+    """Several headers are one list; a list with anything wrong in it counts as none."""
+    members = [member for value in values for each in value.split(",") if (member := each.strip(" \t"))]
+    keys = {member.partition("=")[0] for member in members}
+    if len(members) > _MOST_TRACESTATE_MEMBERS or len(keys) != len(members):
+        return ""
+    return ",".join(members) if all(map(_TRACESTATE_MEMBER.fullmatch, members)) else ""
