@@ -1,0 +1,92 @@
+"""One invocation without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+
+from ..errors import Draining
+from ..invocation.admission import Admission
+from ..invocation.call import Call, Record
+from ..invocation.invocation import Invocations
+from ..logs.progress import ProgressBar
+from ..logs.setup import get_logger
+from ..logs.sink import LogWriter
+from ..output.answer import Result
+from ..process.supervisor import Supervisor
+from ..settings.load import Configuration
+from ..system import threads
+from ..telemetry.metrics import Metrics
+from ..workspace.workspaces import Workspaces
+
+log = get_logger("job")
+
+
+async def run_once(
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    sink: LogWriter,
+    call: Call,
+    record: Record,
+    hand_over: Callable[[Result, bool], Awaitable[None]],
+) -> int:
+    """Run the script once and return the exit code: the script's own, or 128 and the number of a signal that came.
+
+    SIGTERM and SIGHUP end the script as a drain does: SIGTERM, ``kill_grace``, SIGKILL. SIGINT and a second signal kill
+    it at once.
+
+    Args:
+        hand_over: takes the result; the second argument tells whether its outputs are stored.
+
+    Raises:
+        WatchdogError: as :meth:`Invocations.invoke`.
+    """
+    supervisor = Supervisor()
+    workspaces = Workspaces(configuration.settings.tmp_dir)
+    is_watched = sys.stderr.isatty() and configuration.settings.log_format != "json"
+    invocations = Invocations(
+        configuration,
+        environ,
+        sink=sink,
+        workspaces=workspaces,
+        supervisor=supervisor,
+        admission=Admission(max_inflight=1, max_queue=0, queue_timeout_s=0.0),
+        metrics=Metrics(lambda: (0, 0, 1)),
+        watcher=ProgressBar(sink) if is_watched else None,
+    )
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    loop.set_default_executor(threads.Threads("files"))
+    caught: list[int] = []
+
+    def stop(number: int) -> None:
+        caught.append(number)
+        record.stopped_by = signal.Signals(caught[0]).name
+        # A platform gives the script kill_grace to end by itself. A user at a terminal does not want to wait.
+        supervisor.end_all(at_once=number == signal.SIGINT or len(caught) > 1)
+        invocations.end_transfers(of_all=True)
+        # If a script runs, its end is the end of the job, and the log event has its exit code or signal.
+        if not supervisor.running:
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        async with invocations.invoke(call, record) as result:
+            await hand_over(result, invocations.stores)
+            record.output_bytes = sum(each.size_bytes for each in result.outputs)
+            if result.failure is not None:
+                raise result.failure
+        return record.exit_code or 0
+    except (asyncio.CancelledError, Draining):
+        return 128 + (caught[0] if caught else signal.SIGINT)
+    finally:
+        await invocations.close()
+        supervisor.close()
+        try:
+            await asyncio.to_thread(workspaces.close)
+        except OSError as error:
+            log.error("workspaces not removed", reason=str(error))

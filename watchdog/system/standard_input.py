@@ -1,0 +1,43 @@
+"""Read what a user or a platform sends, as it comes: stdin, or a file that may be a pipe."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+
+_READ_BYTES = 256 * 1024
+
+
+async def read_some(fd: int) -> bytes:
+    """The next bytes, as soon as there are any; b"" at the end.
+
+    Read in a thread of its own: for the loop's threads the process would wait at its end, and stdin may never say
+    anything more.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def tell(piece: bytes, error: OSError | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(piece)
+        else:
+            done.set_exception(error)
+
+    def read() -> None:
+        piece, failed = b"", None
+        try:
+            piece = os.read(fd, _READ_BYTES)
+        except OSError as error:
+            failed = error
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, piece, failed)
+
+    threading.Thread(target=read, name="read-input", daemon=True).start()
+    return await done
