@@ -619,10 +619,10 @@ def private_headers() -> None:
 @guard
 def masked_values() -> None:
     """Every value is shown as it is."""
-    from watchdog.settings import declarations, load, report
+    from watchdog.settings import declarations, reading, report
 
     shown = {name: each._replace(secret=False) for name, each in declarations.SETTINGS.items()}
-    for module in (declarations, load, report):
+    for module in (declarations, reading, report):
         replace(module, "SETTINGS", shown)
 
 

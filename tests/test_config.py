@@ -87,7 +87,7 @@ def test_defaults() -> None:
         "cgi_headers": True,
         "error_status": True,
     }
-    assert set(configuration.sources.values()) == {"default"}
+    assert set(map(str, configuration.sources.values())) == {"default"}
     assert configuration.service is None
     assert configuration.script_text is None
     assert configuration.warnings == []
@@ -107,7 +107,7 @@ def test_precedence(tmp_path: Path) -> None:
 
     def level_and_source(flags: dict[str, str]) -> tuple[str, str]:
         configuration = valid(flags, **environ)
-        return configuration.settings.log_level, configuration.sources["log_level"]
+        return configuration.settings.log_level, str(configuration.sources["log_level"])
 
     assert level_and_source({}) == ("ERROR", f"service definition {definition}")
     environ["LOG_LEVEL"] = "debug"
@@ -133,7 +133,7 @@ def test_lower_case_spelling_comes_first() -> None:
 
 @pytest.mark.parametrize("name", ["max_queue", "MAX_QUEUE", "AUTH_TOKEN", "TMP_DIR", "BIND", "watchdog_max_queue"])
 def test_other_bare_names_belong_to_the_functions_author(name: str) -> None:
-    assert set(valid(**{name: "1"}).sources.values()) == {"default"}
+    assert set(map(str, valid(**{name: "1"}).sources.values())) == {"default"}
 
 
 def test_empty_bare_variable_is_not_set() -> None:
@@ -479,7 +479,7 @@ def test_max_queue_follows_max_inflight() -> None:
 def test_tmp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration = valid(TMPDIR=str(tmp_path))
     assert configuration.settings.tmp_dir == str(tmp_path)
-    assert configuration.sources["tmp_dir"] == "environment TMPDIR"
+    assert str(configuration.sources["tmp_dir"]) == "environment TMPDIR"
     assert value("tmp_dir", TMPDIR="") == "/tmp"
     assert value("tmp_dir", TMPDIR="/nowhere", WATCHDOG_TMP_DIR=str(tmp_path)) == str(tmp_path)
     assert "environment TMPDIR is '/nowhere', which is no directory" in only_problem(TMPDIR="/nowhere")
@@ -508,7 +508,7 @@ def test_metrics_port_gives_way_to_port() -> None:
     configuration = valid(PORT="8081")
     assert configuration.settings.metrics_port == 0
     assert "metrics are off" in configuration.warnings[0]
-    assert configuration.sources["metrics_port"] == "default"
+    assert str(configuration.sources["metrics_port"]) == "default"
 
 
 def test_metrics_port_set_to_port_is_a_problem() -> None:
@@ -635,7 +635,7 @@ def test_kubernetes_service_links() -> None:
         PORT="9000",
     )
     assert configuration.settings.port == 9000
-    assert configuration.sources["port"] == "environment PORT"
+    assert str(configuration.sources["port"]) == "environment PORT"
     [warning] = configuration.warnings
     assert warning.startswith("port: environment WATCHDOG_PORT is 'tcp://10.0.0.1:80'")
     assert "enableServiceLinks" in warning
@@ -658,7 +658,7 @@ def test_auth_token_file(tmp_path: Path) -> None:
     file.write_text("s3cret\n")
     configuration = valid(WATCHDOG_AUTH_TOKEN_FILE=str(file))
     assert configuration.settings.auth_token == "s3cret"
-    assert configuration.sources["auth_token"] == f"auth_token_file {file}"
+    assert str(configuration.sources["auth_token"]) == f"auth_token_file {file}"
 
 
 @pytest.mark.parametrize("content", [b"", b" \n", b"hunter2 two words", b"hunter2\xff", b"hunter2\0", b"a" * 70000])
@@ -763,7 +763,7 @@ def test_function_config() -> None:
     configuration = valid(FUNCTION_CONFIG=b64("name: from-variable\nlog_level: ERROR"))
     assert configuration.service is not None
     assert configuration.service.name == "from-variable"
-    assert configuration.sources["log_level"] == "service definition FUNCTION_CONFIG"
+    assert str(configuration.sources["log_level"]) == "service definition FUNCTION_CONFIG"
     assert "FUNCTION_CONFIG" not in configuration.secret_names
 
 
@@ -795,7 +795,7 @@ def test_script_beside_a_whole_document(tmp_path: Path) -> None:
     flags = {"service_definition": str(definition)}
     configuration = valid(flags)
     assert configuration.settings.script_path == str(tmp_path / "plants.sh")
-    assert configuration.sources["script_path"] == f"service definition {definition}"
+    assert str(configuration.sources["script_path"]) == f"service definition {definition}"
     assert value("script_path", flags, WATCHDOG_SCRIPT_PATH="/x") == "/x"
 
 

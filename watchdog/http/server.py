@@ -450,7 +450,7 @@ class Server:
 
         Kubernetes does, also if it probes by a command or by TCP, which the server does not see.
         """
-        is_set = self._configuration.sources["healthcheck_interval"] != "default"
+        is_set = self._configuration.is_set("healthcheck_interval")
         return is_set or self._is_on_kubernetes or self._is_probed()
 
     def _callers(self) -> Callers:
@@ -505,7 +505,7 @@ class Server:
         port = self.settings.metrics_port
         if not port:
             return None
-        is_default = self._configuration.sources.get("metrics_port") == "default"
+        is_default = not self._configuration.is_set("metrics_port")
         try:
             sock = listening_socket(self.settings.bind, port, "metrics_port")
         except ListenError as error:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from .declarations import SETTINGS, shown_value
-from .load import Configuration, in_quotes, one_line, why_unreadable
+from .load import Configuration
+from .text import in_quotes, one_line, why_unreadable
 
 
 def script_problems(configuration: Configuration) -> list[str]:
@@ -24,7 +25,7 @@ def script_problems(configuration: Configuration) -> list[str]:
         "service_definition",
         "FUNCTION_CONFIG",
     }
-    if configuration.sources["script_path"] == "default" and not is_defined:
+    if not configuration.is_set("script_path") and not is_defined:
         return []
     path = configuration.settings.script_path
     source = configuration.sources["script_path"]
@@ -56,7 +57,7 @@ def report(configuration: Configuration, problems: Sequence[str] | None = None) 
     rows = [("setting", "value", "from")]
     for name, setting in SETTINGS.items():
         value = getattr(configuration.settings, setting.attribute)
-        rows.append((name, shown_value(setting, value), one_line(configuration.sources[name])))
+        rows.append((name, shown_value(setting, value), one_line(str(configuration.sources[name]))))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     lines = [f"{name:{widths[0]}}  {value:{widths[1]}}  {source}" for name, value, source in rows]
 

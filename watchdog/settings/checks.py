@@ -1,0 +1,87 @@
+"""Checks that concern more than one setting, or the system."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+
+from .declarations import SETTINGS
+from .reading import SERVICE_LINK_VALUE, Reading
+from .source import DEFAULT, Source
+from .text import in_quotes, one_line
+
+# Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named
+# `watchdog` or `watchdog-...` makes these.
+_SERVICE_LINK_NAME = re.compile(
+    r"WATCHDOG_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
+)
+_SYSTEMD_NAMES = frozenset({"WATCHDOG_USEC", "WATCHDOG_PID"})
+
+
+def check_script(reading: Reading) -> None:
+    if reading.values["fprocess"] is None:
+        return
+    source = Source("environment", "SCRIPT") if reading.environ.get("SCRIPT") else reading.sources["script_path"]
+    if source != DEFAULT:
+        reading.warnings.append(
+            f"fprocess: {reading.sources['fprocess']} is {in_quotes(reading.values['fprocess'])}, which is the "
+            f"function, so the script of {source} is never run; unset one of them"
+        )
+
+
+def check_metrics_port(reading: Reading) -> None:
+    port = reading.values["metrics_port"]
+    if reading.unread & {"port", "metrics_port"}:
+        return
+    if port == 0 or port != reading.values["port"]:
+        return
+    if reading.sources["metrics_port"] == DEFAULT:
+        reading.values["metrics_port"] = 0
+        reading.warnings.append(
+            f"metrics_port: port is {port} too, so metrics are off; for metrics set WATCHDOG_METRICS_PORT"
+        )
+    else:
+        reading.problem("metrics_port", reading.sources["metrics_port"], f"is {port}; accepted is another than port's")
+
+
+def check_tmp_dir(reading: Reading) -> None:
+    if "tmp_dir" in reading.unread:
+        return
+    path = reading.values["tmp_dir"]
+    source = reading.sources["tmp_dir"]
+    if source == DEFAULT and reading.environ.get("TMPDIR"):
+        source = reading.sources["tmp_dir"] = Source("environment", "TMPDIR")
+    # An image made from nothing has no /tmp; it is made at the start (`cli`).
+    if source == DEFAULT and not os.path.lexists(path) and os.access(os.path.dirname(path), os.W_OK | os.X_OK):
+        return
+    if not os.path.isdir(path):
+        wrong = "is no directory; make it, or name another one"
+    elif not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        wrong = "cannot be written to; mount a writable volume there, or name another directory"
+    else:
+        return
+    reading.problem("tmp_dir", source, f"is {in_quotes(path)}, which {wrong} in WATCHDOG_TMP_DIR")
+
+
+def check_unknown_names(reading: Reading) -> None:
+    for name in reading.flags:
+        if name not in SETTINGS:
+            reading.problem(name, Source("flag"), "is not known; `watchdog --help` lists all flags")
+    known = {setting.variable for setting in SETTINGS.values()}
+    for name in sorted(reading.environ):
+        if not name.upper().startswith("WATCHDOG_") or name in known or name in _SYSTEMD_NAMES:
+            continue
+        if _SERVICE_LINK_NAME.fullmatch(name):
+            continue
+        if name.endswith("_PORT") and SERVICE_LINK_VALUE.match(reading.environ[name]):
+            continue
+        # Without the value: it may be a misspelt token.
+        reading.warnings.append(f"environment {one_line(name)} is not known, ignored{_nearest(name.upper(), known)}")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    import difflib  # only a misspelt variable needs it
+
+    nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
+    return f"; the nearest name is {nearest[0]}"

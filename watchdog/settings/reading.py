@@ -1,0 +1,118 @@
+"""One reading of all sources: flags, environment variables, the service definition, defaults."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from .declarations import SETTINGS, Known, Setting
+from .kinds import PORT
+from .source import DEFAULT, Source
+from .text import in_quotes
+
+# Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named `watchdog` sets
+# WATCHDOG_PORT to such a value.
+SERVICE_LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
+
+
+class Reading:
+    """The values so far, where they came from, and what is wrong.
+
+    ``from_service``: text and source of a setting that the service definition sets. ``spellings``: the names of
+    variables that differ only in case, by their lower case.
+    """
+
+    def __init__(self, environ: Mapping[str, str], flags: Mapping[str, str]) -> None:
+        self.environ = environ
+        self.flags = flags
+        self.from_service: dict[str, tuple[str, Source]] = {}
+        self.values: dict[str, Any] = {}
+        self.sources: dict[str, Source] = {}
+        self.problems: list[str] = []
+        self.warnings: list[str] = []
+        self.ignored_names: list[str] = []
+        self.unread: set[str] = set()
+        self.secret_names = {"WATCHDOG_AUTH_TOKEN"}
+        # Only bare names are read in any case. Upper case comes before mixed in ASCII's order.
+        self.spellings: dict[str, list[str]] = {}
+        for spelling in sorted(environ, key=lambda name: (name != name.lower(), name)):
+            self.spellings.setdefault(spelling.lower(), []).append(spelling)
+
+    def read(self, name: str) -> None:
+        """One setting: the highest source that sets it wins."""
+        setting = SETTINGS[name]
+        text, source = self.find(setting)
+        if text is not None:
+            try:
+                if not text.strip():
+                    raise ValueError(text)
+                self.values[name] = setting.kind.parse(text)
+                self.sources[name] = source
+                return
+            except ValueError:
+                if name == "log_level" and source.kind == "environment" and source.name != setting.variable:
+                    # The one exception to "nothing falls back silently": this may be meant for the script.
+                    self.warnings.append(
+                        f"log_level: {source} is {in_quotes(text)}, which is no known level, so INFO is used; "
+                        f"to choose one, set {setting.variable} to {setting.kind.accepts}"
+                    )
+                else:
+                    shown = "no usable token (not shown)" if setting.secret and text.strip() else in_quotes(text)
+                    self.problem(name, source, f"is {shown}; accepted is {setting.kind.accepts}")
+
+        self.set_default(setting)
+
+    def leave_out(self, name: str) -> None:
+        """A setting that has no effect: its value is not even looked at."""
+        text, source = self.find(SETTINGS[name])
+        if text is not None:
+            self.ignored_names.append(source.name)
+        self.set_default(SETTINGS[name])
+
+    def set_default(self, setting: Setting) -> None:
+        name, default = setting.name, setting.default
+        self.values[name] = default(Known(self.environ, self.values)) if callable(default) else default
+        self.sources[name] = DEFAULT
+
+    def find(self, setting: Setting) -> tuple[str | None, Source]:
+        """Return the text of the highest source that sets this, and the source."""
+        if setting.name in self.flags:
+            return self.flags[setting.name], Source("flag", setting.flag)
+        value = self.environ.get(setting.variable)
+        if value is not None:
+            if setting.kind is PORT and SERVICE_LINK_VALUE.match(value):
+                self.warnings.append(
+                    f"{setting.name}: environment {setting.variable} is {in_quotes(value)}, which Kubernetes "
+                    "sets for a Service of that name, so it is ignored; to be rid of it, set "
+                    "enableServiceLinks: false for the pod"
+                )
+            else:
+                return value, Source("environment", setting.variable)
+        if setting.bare:
+            for spelling in self.spellings.get(setting.name, ()):
+                if self.environ[spelling]:
+                    return self.environ[spelling], Source("environment", spelling)
+        return self.from_service.get(setting.name, (None, DEFAULT))
+
+    def problem(self, name: str, source: Source, text: str) -> None:
+        """Note that what ``source`` holds cannot be used. Without its value, nothing that depends on it is known."""
+        self.unread.add(name)
+        self.problems.append(f"{name}: {source} {text}")
+
+    def decode(self, variable: str, meaning: str, command: str) -> bytes | None:
+        """What a variable holds in base64: one alphabet, line breaks, padding or none. None: not set, or not base64."""
+        text = self.environ.get(variable)
+        if not text or not text.strip():
+            return None
+        from ..system.base64_reader import decoded_text
+
+        decoded = decoded_text(text.encode(errors="replace"))
+        if decoded is None:
+            # Without the value: scripts and service definitions hold secrets.
+            self.problem(
+                variable,
+                Source("environment", variable),
+                f"is not base64; accepted is base64 of {meaning}: {command}",
+            )
+        return decoded

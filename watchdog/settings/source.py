@@ -1,0 +1,23 @@
+"""Where the value of a setting came from."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Source(msgspec.Struct, frozen=True):
+    """The place that sets a value; its text is what `watchdog check` shows.
+
+    ``name``: the variable, the flag, or the path of the file. The default has none.
+    """
+
+    kind: Literal["default", "environment", "flag", "service definition", "auth_token_file"]
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}" if self.name else self.kind
+
+
+DEFAULT = Source("default")

@@ -1,0 +1,22 @@
+"""Values and errors in one line of text."""
+
+from __future__ import annotations
+
+import os
+
+
+def in_quotes(value: str) -> str:
+    """A value in a line of text: printable, and short enough to read."""
+    return repr(value) if len(value) <= 200 else repr(value[:200]) + " and more"
+
+
+def one_line(text: str) -> str:
+    return text if text.isprintable() else ascii(text)
+
+
+def why_unreadable(error: OSError) -> str:
+    if isinstance(error, IsADirectoryError):
+        return "it is a directory (docker makes one when the file to mount does not exist); give a file"
+    if isinstance(error, PermissionError):
+        return f"user {os.geteuid()} may not read it; allow that (chmod, or a mount's mode)"
+    return f"it cannot be read: {error.strerror}"

@@ -1,0 +1,43 @@
+"""The token that callers must send: its file, and whether there is one."""
+
+from __future__ import annotations
+
+from ..system.files import small_file
+from .declarations import SETTINGS
+from .kinds import TOKEN, parse_token
+from .reading import Reading
+from .source import Source
+from .text import in_quotes, why_unreadable
+
+_TOKEN_FILE_MOST_BYTES = 65536
+
+
+def read_token_file(reading: Reading) -> None:
+    path = reading.values["auth_token_file"]
+    if path is None:
+        return
+    source = reading.sources["auth_token_file"]
+    if reading.find(SETTINGS["auth_token"])[0] is not None:
+        reading.problem("auth_token_file", source, f"is {in_quotes(path)}, but auth_token is set too; give one of them")
+        return
+    try:
+        content = small_file(path, _TOKEN_FILE_MOST_BYTES)
+    except OSError as error:
+        reading.problem("auth_token_file", source, f"is {in_quotes(path)}; {why_unreadable(error)}")
+        return
+    try:
+        reading.values["auth_token"] = parse_token(content.decode("ascii"))
+        reading.sources["auth_token"] = Source("auth_token_file", path)
+    except ValueError:
+        found = "holds no usable token (not shown)" if content.strip() else "is empty"
+        reading.problem("auth_token_file", source, f"is {in_quotes(path)}, which {found}; accepted is {TOKEN.accepts}")
+
+
+def check_auth_all(reading: Reading) -> None:
+    is_unread = not reading.unread.isdisjoint({"auth_all", "auth_token", "auth_token_file"})
+    if not reading.values["auth_all"] or is_unread or reading.values["auth_token"] is not None:
+        return
+    if reading.values["auth_token_file"] is None:  # else its own problem is reported
+        reading.problem(
+            "auth_all", reading.sources["auth_all"], "is true, but there is no token; set auth_token_file, too"
+        )
