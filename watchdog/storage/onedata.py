@@ -14,7 +14,8 @@ import os
 from ..settings.storage_providers import Provider
 from ..workspace.outputs import Output, open_output
 from .base import Moved
-from .http_client import HttpClient, WithHeaders
+from .dialect import WithHeaders
+from .http_client import HttpClient
 from .known_directories import KnownDirectories
 
 _CONTAINER = {"X-CDMI-Specification-Version": "1.1.1", "Content-Type": "application/cdmi-container"}

@@ -29,7 +29,8 @@ from ..errors import ObjectMissing, StorageError
 from ..settings.storage_providers import Provider
 from ..workspace.outputs import Output, open_output
 from .base import Moved, tidied
-from .http_client import Answered, HttpClient
+from .http_client import HttpClient
+from .http_request import Answered
 
 _MIB = 1 << 20
 # A file up to this size goes in one request, a larger one in parts of at least this: S3 takes none below 5 MiB.

@@ -18,7 +18,8 @@ from ..errors import ObjectMissing, StorageError
 from ..settings.storage_providers import Provider
 from ..workspace.outputs import Output, open_output
 from .base import Moved
-from .http_client import HttpClient, WithHeaders
+from .dialect import WithHeaders
+from .http_client import HttpClient
 from .known_directories import KnownDirectories
 
 _FOUND = frozenset({200, 207})

@@ -1,0 +1,107 @@
+"""Connections to one provider: its certificates, and an end that leaves nothing at the server."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import os
+import socket
+import ssl
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+
+from ..errors import StorageError
+from ..settings.storage_providers import Provider
+from ..system.files import open_regular
+
+_CONNECT_S = 10.0
+# What waits here for a slow link is seen as sent: little, so that its progress shows.
+_SEND_BUFFER_BYTES = 128 * 1024
+
+
+class Connections:
+    """Connections to one provider. ``timeout_s``: the longest time that one may take to be made."""
+
+    def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
+        self._provider = provider
+        self._timeout_s = timeout_s
+        self._ca_file = ca_file
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+
+    async def close(self) -> None:
+        while self._sessions:
+            _, session = self._sessions.popitem()
+            await session.close()
+
+    def session(self, *, for_large: bool) -> aiohttp.ClientSession:
+        """Return the session for small requests; or, with ``for_large``, one with a new connection for each request."""
+        if for_large not in self._sessions:
+            self._sessions[for_large] = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket, force_close=for_large),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                headers={"Accept-Encoding": "identity", "User-Agent": "oscar-watchdog"},
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(self._timeout_s, _CONNECT_S)),
+                auto_decompress=False,
+                trust_env=False,
+            )
+        return self._sessions[for_large]
+
+    @functools.cached_property
+    def trust(self) -> ssl.SSLContext | bool:
+        """False: any certificate will do."""
+        if not self._provider.verify:
+            return False
+        # Not the default context, which goes by the environment.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self._ca_file is not None:
+            try:
+                # OpenSSL would wait for a process that writes to a FIFO.
+                os.close(open_regular(self._ca_file))
+                context.load_verify_locations(self._ca_file)
+            except OSError as error:  # of which ssl's own errors are a kind
+                raise StorageError(
+                    f"the certificates of {self._ca_file} cannot be read ({error.strerror}): give a file in PEM, as "
+                    "ca_file of the storage provider or in SSL_CERT_FILE"
+                ) from None
+        return context
+
+
+# Those that the request of this task has made.
+_sockets: contextvars.ContextVar[list[socket.socket]] = contextvars.ContextVar("sockets")
+
+
+@contextlib.contextmanager
+def aborted_on_failure() -> Iterator[None]:
+    """Reset the connections that are made here if the request fails or is cancelled.
+
+    asyncio would keep one open until all that was written is sent, which to a server that stands still is never; and
+    the server would hold what it has of a file locked.
+    """
+    sockets: list[socket.socket] = []
+    made = _sockets.set(sockets)
+    try:
+        yield
+    except BaseException:
+        _abort(sockets)
+        raise
+    finally:
+        _sockets.reset(made)
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    family, kind, protocol, *_ = address
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+    _sockets.get().append(made)
+    return made
+
+
+def _abort(sockets: list[socket.socket]) -> None:
+    for each in sockets:
+        with contextlib.suppress(OSError):  # closed already
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            each.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,175 @@
+"""One HTTP request to a storage: where it goes, what authorizes it, what its answer means."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from ..errors import ObjectMissing, StorageError
+from ..settings.storage_providers import Provider
+from .connections import Connections, aborted_on_failure
+from .dialect import Dialect
+from .retry import Progress, Transient
+
+# Some never say that they want it; they are not asked again.
+_WORD_S = 3.0
+_BODY_MOST_BYTES = 64 * 1024
+_MOST_REDIRECTS = 5
+_PASSING = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
+_REDIRECTS = frozenset({301, 302, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A small answer, whole. ``headers``: names in any case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Requests:
+    """Requests to one provider. ``timeout_s``: the longest silence."""
+
+    def __init__(self, provider: Provider, dialect: Dialect, *, timeout_s: float, ca_file: str | None) -> None:
+        self.provider = provider
+        self._dialect = dialect
+        self._timeout_s = timeout_s
+        self._connections = Connections(provider, timeout_s=timeout_s, ca_file=ca_file)
+
+    def url(self, path: str, query: str = "") -> URL:
+        """The address of a path, whose parts are text as it is; ``query``: encoded."""
+        encoded = quote(path, safe="/~")
+        return URL(f"{self.provider.endpoint}/{encoded}{'?' + query if query else ''}", encoded=True)
+
+    async def close(self) -> None:
+        await self._connections.close()
+
+    @contextlib.asynccontextmanager
+    async def send(
+        self,
+        method: str,
+        url: URL,
+        path: str,
+        progress: Progress,
+        *,
+        headers: Mapping[str, str] = {},
+        body: bytes | Callable[[], AsyncIterator[bytes]] | None = None,
+        asks_first: bool = False,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request, follow redirects, and lend the answer.
+
+        Raises:
+            Transient: the connection was lost, or the server was silent.
+            StorageError: the server redirects to nowhere, or its certificate is not trusted.
+        """
+        try:
+            with aborted_on_failure():
+                async with asyncio.timeout(min(self._timeout_s, _WORD_S) if asks_first else self._timeout_s) as bound:
+                    progress.bounded_by(bound, self._timeout_s)
+                    for _ in range(_MOST_REDIRECTS + 1):
+                        async with self._connections.session(for_large=callable(body)).request(
+                            method,
+                            url,
+                            headers=self._headers_for(method, url, headers),
+                            data=body() if callable(body) else body,
+                            allow_redirects=False,
+                            expect100=asks_first,
+                            ssl=self._connections.trust,
+                        ) as response:
+                            progress.alive()
+                            if response.status not in _REDIRECTS:
+                                yield response
+                                return
+                            url = self._redirected(url, response, method)
+                    raise StorageError(f"{self.provider} redirects the {method} of {path} again and again")
+        except BaseException as error:
+            raise self._as_ours(error, method, path, progress) from None
+
+    async def accepted(
+        self, response: aiohttp.ClientResponse, what: str, accepted: frozenset[int], final: frozenset[int] = frozenset()
+    ) -> Answered:
+        """An answer of a status that is wanted. Raises ``Transient`` for others that may pass and are not ``final``."""
+        body = await response.content.read(_BODY_MOST_BYTES)
+        while len(body) < _BODY_MOST_BYTES and (more := await response.content.read(_BODY_MOST_BYTES - len(body))):
+            body += more
+        status = response.status
+        error = self._dialect.error(status, body, what, response.url.raw_query_string)
+        if error is None and status in accepted:
+            return Answered(status, response.headers, body)
+        error = error or self._error(status, response.reason, what)
+        if status in _PASSING - final or (status < 400 and status in accepted):
+            raise Transient(error, _retry_after_s(response))
+        raise error
+
+    def _as_ours(self, error: BaseException, method: str, path: str, progress: Progress) -> BaseException:
+        """What aiohttp and the system raise, as something that may pass or not; all else as it is."""
+        what = f"the {method} of {path}"
+        if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
+            return self._untrusted(error)
+        if isinstance(error, TimeoutError):
+            how = f"let only {progress.window_bytes} bytes through in" if progress.window_bytes else "was silent for"
+            text = f"{self.provider} {how} {self._timeout_s:g} s during {what} (storage_timeout)"
+            return Transient(StorageError(text), is_silence=True)
+        if isinstance(error, aiohttp.ClientConnectorError):
+            text = f"{self.provider} cannot be reached for {what}: {_reason(error.os_error)}"
+            return Transient(StorageError(f"{text}; check its address, and that it runs"))
+        if isinstance(error, (aiohttp.ClientError, ConnectionError)):
+            return Transient(StorageError(f"{self.provider} broke the connection off during {what}"))
+        return error
+
+    def _untrusted(self, error: aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError) -> StorageError:
+        cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
+        why = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "TLS fails"
+        return StorageError(
+            f"{self.provider} shows a certificate that is not trusted ({why}): give its authority as ca_file (PEM) of "
+            "the storage provider, or set its verify to false"
+        )
+
+    def _error(self, status: int, reason: str | None, what: str) -> StorageError:
+        if status in (404, 410):
+            return ObjectMissing(
+                f"{self.provider} answers the {what} with {status}: there is no such file or directory"
+            )
+        if status in (401, 403):
+            return StorageError(
+                f"{self.provider} refuses the {what} ({status}): check login, password or token, and rights"
+            )
+        if status in (413, 507):
+            return StorageError(f"{self.provider} has no room for the {what} ({status}): make room there")
+        return StorageError(f"{self.provider} answers the {what} with {status} ({_printable(reason)})")
+
+    def _redirected(self, url: URL, response: aiohttp.ClientResponse, method: str) -> URL:
+        try:
+            target = url.join(URL(response.headers["Location"], encoded=True))
+        except (KeyError, ValueError):
+            raise StorageError(f"{self.provider} redirects a {method} to no address") from None
+        if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
+            raise StorageError(f"{self.provider} redirects a {method} to {target.scheme}, where it would not be safe")
+        return target
+
+    def _headers_for(self, method: str, url: URL, headers: Mapping[str, str]) -> dict[str, str]:
+        if url.origin() != URL(self.provider.endpoint).origin():
+            return dict(headers)
+        return {**headers, **self._dialect.headers(method, url, headers)}
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> float:
+    told = response.headers.get("Retry-After", "")
+    return float(told) if told.isdecimal() and len(told) < 6 else 0.0
+
+
+def _reason(error: OSError) -> str:
+    # asyncio puts a text of its own into strerror.
+    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or type(error).__name__
+
+
+def _printable(text: str | None) -> str:
+    return (text or "").encode("ascii", "backslashreplace").decode()[:100]

@@ -1,0 +1,96 @@
+"""An upload: a file, or a part of it, sent from its begin at each attempt."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+
+from ..workspace.outputs import Output, raise_if_changed
+from .base import Moved
+from .http_request import Answered, Requests
+from .retry import Progress
+
+_PIECE_BYTES = 1 << 20
+# Sent at a time: a slow link must be seen to move.
+_STEP_BYTES = 64 * 1024
+_STORED = frozenset({200, 201, 202, 204})
+
+
+class Upload:
+    """One file, or a part of it, on its way to a storage.
+
+    Args:
+        asks_first: wait until the server says that it wants the body.
+        final: statuses not to be tried again.
+    """
+
+    def __init__(
+        self,
+        requests: Requests,
+        path: str,
+        query: str,
+        output: Output,
+        fd: int,
+        moved: Moved,
+        *,
+        headers: Mapping[str, str],
+        offset: int,
+        size_bytes: int,
+        final: frozenset[int],
+    ) -> None:
+        self._requests = requests
+        self._path = path
+        self._url = requests.url(path, query)
+        self._output = output
+        self._fd = fd
+        self._moved = moved
+        self._headers = {**headers, "Content-Length": str(size_bytes)}
+        self._offset = offset
+        self._size_bytes = size_bytes
+        self._final = final
+        self._sent_bytes = 0
+
+    async def attempt(self, progress: Progress, *, asks_first: bool) -> Answered:
+        """Send it once; raise as :meth:`Requests.send`, and ``OutputUnreadable`` if the file changed meanwhile."""
+
+        async def body() -> AsyncIterator[bytes]:
+            self._begin_again()  # after a redirect, too
+            while self._sent_bytes < self._size_bytes:
+                left_bytes = self._size_bytes - self._sent_bytes
+                at = self._offset + self._sent_bytes
+                piece = await asyncio.to_thread(os.pread, self._fd, min(_PIECE_BYTES, left_bytes), at)
+                if not piece:  # cut short: the server must not wait for the rest
+                    raise ConnectionAbortedError
+                for start in range(0, len(piece), _STEP_BYTES):
+                    step = piece[start : start + _STEP_BYTES]
+                    yield step
+                    self._sent_bytes += len(step)
+                    progress.reached(self._sent_bytes, len(step))
+                    self._moved(len(step))
+
+        self._sent_bytes = 0
+        try:
+            async with self._requests.send(
+                "PUT",
+                self._url,
+                self._path,
+                progress,
+                headers=self._headers,
+                body=body if self._size_bytes else b"",
+                asks_first=asks_first,
+            ) as response:
+                return await self._requests.accepted(response, f"PUT of {self._path}", _STORED, self._final)
+        except BaseException:
+            self._moved(-self._sent_bytes)
+            raise_if_changed(self._fd, self._output)
+            raise
+
+    @property
+    def has_sent(self) -> bool:
+        """Return whether the last attempt has sent a part of the body."""
+        return self._sent_bytes > 0
+
+    def _begin_again(self) -> None:
+        self._moved(-self._sent_bytes)
+        self._sent_bytes = 0
