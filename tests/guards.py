@@ -1058,7 +1058,7 @@ def uncovered_is_not_data() -> None:
         found = await real(self, call, taken, held)
         transfers: Transfers = self._transfers
         is_covered = found is None or all(
-            transfers.source_of(stored, found.provider, is_trusted=call.is_job) for stored in found.objects
+            transfers.locator.source_of(stored, found.provider, is_trusted=call.is_job) for stored in found.objects
         )
         return found if is_covered else None
 
@@ -1081,9 +1081,9 @@ def version_of_event() -> None:
 @guard
 def whole_location() -> None:
     """A bucket's name may be a path, and lead out of the folder of the input."""
-    from watchdog.storage import transfer as transfer_module
+    from watchdog.storage import locator
 
-    replace(transfer_module, "_why_leads_elsewhere", lambda stored, *, is_trusted: "")
+    replace(locator, "_why_leads_elsewhere", lambda stored, *, is_trusted: "")
 
 
 @guard

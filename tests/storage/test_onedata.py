@@ -135,9 +135,9 @@ async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
     told = {"Key": f"/{SPACE}/files/in/a.txt", "Records": [{"objectKey": "a.txt", "eventSource": "OneTrigger"}]}
     found = event_module.read(json.dumps(told).encode())
     assert found is not None
-    source = transfers.source_of(found.objects[0], "", is_trusted=True)
+    source = transfers.locator.source_of(found.objects[0], "", is_trusted=True)
     assert source is not None
-    assert source == transfers.source_of(found.objects[0], "", is_trusted=False)
+    assert source == transfers.locator.source_of(found.objects[0], "", is_trusted=False)
     with contextlib.closing(HeldInput(str(tmp_path))) as held:
         assert await transfers.fetch(source, held, most_bytes=0, call_id="x") == ("a.txt", 6)
         assert held.read() == b"object"
@@ -147,10 +147,10 @@ async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
     other = event_module.read(json.dumps(told | {"Key": f"/{SPACE}/elsewhere/a.txt"}).encode())
     assert other is not None
     for is_trusted in (True, False):
-        assert transfers.source_of(other.objects[0], "", is_trusted=is_trusted) is None
+        assert transfers.locator.source_of(other.objects[0], "", is_trusted=is_trusted) is None
     above = event_module.read(json.dumps(told | {"Key": "/../elsewhere/a.txt"}).encode())
     assert above is not None
-    assert "no bucket can have" in transfers.why_unusable(above.objects[0], is_trusted=True)
+    assert "no bucket can have" in transfers.locator.why_unusable(above.objects[0], is_trusted=True)
 
 
 _LIVE = ("ONEDATA_TEST_HOST", "ONEDATA_TEST_TOKEN", "ONEDATA_TEST_SPACE")

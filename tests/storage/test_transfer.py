@@ -14,10 +14,11 @@ from storage.files import output_of
 from watchdog.errors import StorageError
 from watchdog.settings.storage_providers import Place, Provider, Storages
 from watchdog.storage import event as event_module
-from watchdog.storage import transfer as transfer_module
+from watchdog.storage import open_storages, transfer_progress
 from watchdog.storage.base import Moved
+from watchdog.storage.locator import Source
 from watchdog.storage.stored_object import StoredObject
-from watchdog.storage.transfer import Source, Transfers
+from watchdog.storage.transfer import Transfers
 from watchdog.telemetry.metrics import Metrics
 from watchdog.workspace.outputs import Output
 
@@ -57,41 +58,43 @@ def stored(location: str = "b/in/k", source: str = "minio:s3") -> StoredObject:
     ],
 )
 def test_the_likeliest_provider_of_a_jobs_event(names: tuple[str, ...], source: str, chosen: str) -> None:
-    assert transfers(*names).source_of(stored(source=source), "", is_trusted=True) == Source(chosen, "b/in/k")
+    assert transfers(*names).locator.source_of(stored(source=source), "", is_trusted=True) == Source(chosen, "b/in/k")
 
 
 def test_an_input_that_covers_the_object_decides() -> None:
     found = transfers("minio.default", "minio.other", inputs=("minio.other:b/in",))
     for is_trusted in (True, False):
-        assert found.source_of(stored(), "", is_trusted=is_trusted) == Source("minio.other", "b/in/k")
-        assert found.source_of(stored("b/elsewhere/k"), "", is_trusted=is_trusted) is None
-        assert found.source_of(stored("b/inner/k"), "", is_trusted=is_trusted) is None, "a folder of another name"
+        assert found.locator.source_of(stored(), "", is_trusted=is_trusted) == Source("minio.other", "b/in/k")
+        assert found.locator.source_of(stored("b/elsewhere/k"), "", is_trusted=is_trusted) is None
+        assert found.locator.source_of(stored("b/inner/k"), "", is_trusted=is_trusted) is None, (
+            "a folder of another name"
+        )
 
 
 @pytest.mark.parametrize("named", ["minio.other", "other"])
 def test_the_provider_that_is_named_counts(named: str) -> None:
     found = transfers("minio.default", "minio.other", inputs=("minio.default:b",))
-    assert found.source_of(stored(), named, is_trusted=True) == Source("minio.other", "b/in/k")
+    assert found.locator.source_of(stored(), named, is_trusted=True) == Source("minio.other", "b/in/k")
 
 
 def test_a_caller_cannot_name_another_provider_than_that_of_the_input() -> None:
     found = transfers("minio.default", "minio.other", inputs=("minio.default:b",))
-    assert found.source_of(stored(), "minio.default", is_trusted=False) == Source("minio.default", "b/in/k")
-    assert found.source_of(stored(), "minio.other", is_trusted=False) is None
+    assert found.locator.source_of(stored(), "minio.default", is_trusted=False) == Source("minio.default", "b/in/k")
+    assert found.locator.source_of(stored(), "minio.other", is_trusted=False) is None
 
 
 @pytest.mark.parametrize("is_trusted", [True, False])
 def test_a_provider_that_is_not_defined_is_an_error(is_trusted: bool) -> None:
     found = transfers("minio.default", inputs=("minio.default:b",))
     with pytest.raises(StorageError, match=r"'minio\.another', which is not among .* defined: minio\.default"):
-        found.source_of(stored(), "minio.another", is_trusted=is_trusted)
+        found.locator.source_of(stored(), "minio.another", is_trusted=is_trusted)
 
 
 def test_a_job_fetches_what_the_platform_names_or_any_object_if_there_is_no_input() -> None:
     elsewhere = stored("b/elsewhere/k")
     named = transfers("minio.default", "minio.other", inputs=("minio.default:b/in",))
-    assert named.source_of(elsewhere, "minio.other", is_trusted=True) == Source("minio.other", "b/elsewhere/k")
-    assert transfers("minio.default").source_of(elsewhere, "", is_trusted=True) is not None
+    assert named.locator.source_of(elsewhere, "minio.other", is_trusted=True) == Source("minio.other", "b/elsewhere/k")
+    assert transfers("minio.default").locator.source_of(elsewhere, "", is_trusted=True) is not None
 
 
 @pytest.mark.parametrize("source", ["minio:s3", "aws:s3", "ceph:s3"])
@@ -103,13 +106,13 @@ def test_a_bucket_that_cannot_be_is_refused(source: str, bucket: str) -> None:
     assert found is not None
     covering = transfers("minio.default", inputs=("minio.default:b/in",))
     for is_trusted in (True, False):
-        why = covering.why_unusable(found.objects[0], is_trusted=is_trusted)
+        why = covering.locator.why_unusable(found.objects[0], is_trusted=is_trusted)
         assert why == "its bucket has a name that no bucket can have"
 
 
 def test_several_that_could_be_meant() -> None:
     with pytest.raises(StorageError, match=r"several could be meant: minio\.a, minio\.b; name it in an input"):
-        transfers("minio.a", "minio.b").source_of(stored(), "", is_trusted=True)
+        transfers("minio.a", "minio.b").locator.source_of(stored(), "", is_trusted=True)
 
 
 async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -130,8 +133,8 @@ async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatc
 
         async def close(self) -> None: ...
 
-    monkeypatch.setattr(transfer_module, "_PROGRESS_INTERVAL_S", 0.02)
-    monkeypatch.setattr(transfer_module, "_open", lambda *_: Slow())
+    monkeypatch.setattr(transfer_progress, "_PROGRESS_INTERVAL_S", 0.02)
+    monkeypatch.setattr(open_storages, "_open", lambda *_: Slow())
     found = transfers("minio.default", outputs=("minio.default:b/out",))
     with structlog.testing.capture_logs() as logged:
         async with asyncio.timeout(RunningServer.patience_s):

@@ -52,7 +52,8 @@ from ..storage import event as storage_event
 from ..storage.event import Event
 from ..storage.skipped import Skipped
 from ..storage.stored_object import StoredObject
-from ..storage.transfer import Transfers, Watcher
+from ..storage.transfer import Transfers
+from ..storage.transfer_progress import Watcher
 from ..system import proc
 from ..system.cgroup import Cgroup
 from ..system.files import open_regular
@@ -211,7 +212,7 @@ class Invocations:
     @property
     def takes_events(self) -> bool:
         """Could a body be an event of a storage that the service definition names? Else it is data."""
-        return self._transfers.has_providers and self._classic_command is None
+        return self._transfers.locator.has_providers and self._classic_command is None
 
     async def close(self) -> None:
         """Return once all is removed and no connection to a storage is left. No invocation may be under way."""
@@ -348,7 +349,7 @@ class Invocations:
         event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
         # A message in an envelope that reports no object is an event only for a job. And a caller's body stays data
         # if no storage of this service could hold any of the objects.
-        if event is not None and not call.is_job and not any(map(self._transfers.knows, event.kinds)):
+        if event is not None and not call.is_job and not any(map(self._transfers.locator.knows, event.kinds)):
             return None
         return event
 
@@ -363,9 +364,9 @@ class Invocations:
         for stored in event.objects:
             if why_not := stored.why_not_new:
                 skipped.not_new(stored, why_not)
-            elif why_not := self._transfers.why_unusable(stored, is_trusted=call.is_job):
+            elif why_not := self._transfers.locator.why_unusable(stored, is_trusted=call.is_job):
                 skipped.unusable(stored, why_not)
-            elif source := self._transfers.source_of(stored, event.provider, is_trusted=call.is_job):
+            elif source := self._transfers.locator.source_of(stored, event.provider, is_trusted=call.is_job):
                 tasks.append(Task(source=source, stored=stored, variables=event.variables))
             else:
                 skipped.not_covered(stored)

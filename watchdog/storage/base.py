@@ -8,10 +8,12 @@
     envelope.py       what SQS and SNS put around events                   no network in it
     job_event.py      the event of a job, as a shell hands it over         no network in it
     skipped.py        objects of events that are not processed             no network in it
-    s3.py          }
-    webdav.py      } a Storage each, imported only when it is used; all three use http_client.py
-    onedata.py     }
-    transfer.py    inputs of an event in, outputs of a script out: 8 at a time, logged, all or a clear error
+    locator.py        the storage and the place of an event's object       no network in it
+    s3.py             }
+    webdav.py         } a Storage each, imported only when used; http_client.py is what they share
+    onedata.py        }
+    open_storages.py  the storages that are in use
+    transfer.py       inputs of an event in, outputs of a script out: 8 at a time, logged, all or a clear error
 
 ``settings/storage_providers.py`` reads the providers of the service definition, with their credentials.
 """

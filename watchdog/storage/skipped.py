@@ -32,7 +32,7 @@ class Skipped:
         self._not_new.append((stored, why))
 
     def unusable(self, stored: StoredObject, why: str) -> None:
-        """Note a record that cannot be processed. ``why``: see :meth:`Transfers.why_unusable`."""
+        """Note a record that cannot be processed. ``why``: see :meth:`Locator.why_unusable`."""
         self._unusable.append((stored, why))
 
     def not_covered(self, stored: StoredObject) -> None:

@@ -1,0 +1,73 @@
+"""The storages of a service definition, each opened when it is first used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ..errors import StorageError
+from ..settings.storage_providers import Provider, Storages
+from .base import Storage
+
+# The certificates that a system trusts: Debian, Alpine; Fedora; openSUSE; Alpine, BSD.
+_SYSTEM_BUNDLES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
+
+
+class OpenStorages:
+    """Nothing of a storage is imported, and nobody connected to, before its first transfer.
+
+    Args:
+        timeout_s: the longest silence of a storage, and how long its failures are tried again.
+        environ: the image's; of it ``SSL_CERT_FILE`` is read.
+    """
+
+    def __init__(self, storages: Storages, *, timeout_s: float, environ: Mapping[str, str]) -> None:
+        self._storages = storages
+        self._timeout_s = timeout_s
+        self._ca_bundle = environ.get("SSL_CERT_FILE")
+        self._opened: dict[str, Storage] = {}
+
+    def get(self, name: str) -> Storage:
+        """Return the storage of a provider. Raise ``StorageError`` if the definition of the provider cannot be used."""
+        if name not in self._opened:
+            if name in self._storages.unusable:
+                raise StorageError(f"{name} cannot be used: {self._storages.unusable[name]}")
+            provider = self._storages.providers[name]
+            ca_file = provider.ca_file or self._ca_bundle or _system_bundle()
+            self._opened[name] = _open(provider, self._timeout_s, ca_file if provider.verify else None)
+        return self._opened[name]
+
+    async def close(self) -> None:
+        """Close connections to storages. No transfer may be under way."""
+        while self._opened:
+            _, storage = self._opened.popitem()
+            await storage.close()
+
+
+def _open(provider: Provider, timeout_s: float, ca_file: str | None) -> Storage:
+    if provider.kind in ("minio", "s3"):
+        from .s3 import S3
+
+        return S3(provider, timeout_s=timeout_s, ca_file=ca_file)
+    if provider.kind == "webdav":
+        from .webdav import WebDav
+
+        return WebDav(provider, timeout_s=timeout_s, ca_file=ca_file)
+    from .onedata import Onedata
+
+    return Onedata(provider, timeout_s=timeout_s, ca_file=ca_file)
+
+
+def _system_bundle() -> str | None:
+    """The certificates that the image trusts, else those that this program brings along."""
+    for path in _SYSTEM_BUNDLES:
+        if os.access(path, os.R_OK):
+            return path
+    import certifi
+
+    return certifi.where()
