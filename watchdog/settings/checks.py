@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from .declarations import SETTINGS
 from .reading import SERVICE_LINK_VALUE, Reading
-from .source import DEFAULT, Source
+from .source import DEFAULT, SettingSource
 from .text import in_quotes, one_line
 
 # Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named
@@ -22,7 +22,7 @@ _SYSTEMD_NAMES = frozenset({"WATCHDOG_USEC", "WATCHDOG_PID"})
 def check_script(reading: Reading) -> None:
     if reading.values["fprocess"] is None:
         return
-    source = Source("environment", "SCRIPT") if reading.environ.get("SCRIPT") else reading.sources["script_path"]
+    source = SettingSource("environment", "SCRIPT") if reading.environ.get("SCRIPT") else reading.sources["script_path"]
     if source != DEFAULT:
         reading.warnings.append(
             f"fprocess: {reading.sources['fprocess']} is {in_quotes(reading.values['fprocess'])}, which is the "
@@ -51,7 +51,7 @@ def check_tmp_dir(reading: Reading) -> None:
     path = reading.values["tmp_dir"]
     source = reading.sources["tmp_dir"]
     if source == DEFAULT and reading.environ.get("TMPDIR"):
-        source = reading.sources["tmp_dir"] = Source("environment", "TMPDIR")
+        source = reading.sources["tmp_dir"] = SettingSource("environment", "TMPDIR")
     # An image made from nothing has no /tmp; it is made at the start (`cli`).
     if source == DEFAULT and not os.path.lexists(path) and os.access(os.path.dirname(path), os.W_OK | os.X_OK):
         return
@@ -67,7 +67,7 @@ def check_tmp_dir(reading: Reading) -> None:
 def check_unknown_names(reading: Reading) -> None:
     for name in reading.flags:
         if name not in SETTINGS:
-            reading.problem(name, Source("flag"), "is not known; `watchdog --help` lists all flags")
+            reading.problem(name, SettingSource("flag"), "is not known; `watchdog --help` lists all flags")
     known = {setting.variable for setting in SETTINGS.values()}
     for name in sorted(reading.environ):
         if not name.upper().startswith("WATCHDOG_") or name in known or name in _SYSTEMD_NAMES:

@@ -9,14 +9,14 @@ from . import service_definition, storage_providers
 from .declarations import DEFAULT_SERVICE_DEFINITION
 from .reading import Reading
 from .service_definition import ServiceDefinition
-from .source import DEFAULT, Source
+from .source import DEFAULT, SettingSource
 from .storage_providers import Storages
 from .text import in_quotes, why_unreadable
 
 _SERVICE_DEFINITION_MOST_BYTES = 4 * 1024 * 1024
 
 
-def read_service_definition(reading: Reading) -> tuple[ServiceDefinition | None, Source]:
+def read_service_definition(reading: Reading) -> tuple[ServiceDefinition | None, SettingSource]:
     """Return the service definition and its source. Of the file and ``FUNCTION_CONFIG`` the file wins, as in OSCAR."""
     variable = reading.environ.get("FUNCTION_CONFIG") or ""
     if service_definition.holds_secrets(variable.encode(errors="replace")):
@@ -50,8 +50,10 @@ def read_service_definition(reading: Reading) -> tuple[ServiceDefinition | None,
     return None, DEFAULT
 
 
-def _take(reading: Reading, text: bytes, origin: str, *, beside: str | None) -> tuple[ServiceDefinition | None, Source]:
-    source = Source("service definition", origin)
+def _take(
+    reading: Reading, text: bytes, origin: str, *, beside: str | None
+) -> tuple[ServiceDefinition | None, SettingSource]:
+    source = SettingSource("service definition", origin)
     parsed = service_definition.parse(text, origin)
     reading.problems += parsed.problems
     reading.warnings += parsed.warnings
@@ -71,7 +73,7 @@ def _take(reading: Reading, text: bytes, origin: str, *, beside: str | None) -> 
     return parsed.service, source
 
 
-def read_storages(reading: Reading, service: ServiceDefinition | None, source: Source) -> Storages:
+def read_storages(reading: Reading, service: ServiceDefinition | None, source: SettingSource) -> Storages:
     """Return the storages of a service definition. ``source``: that of the definition."""
     if service is None:
         return Storages()

@@ -19,7 +19,7 @@ from .definition_source import read_service_definition, read_storages
 from .openfaas_names import IGNORED_NAMES, OF_CLASSIC_FUNCTIONS, check_fprocess, check_openfaas_names
 from .reading import Reading
 from .service_definition import ServiceDefinition
-from .source import DEFAULT, Source
+from .source import DEFAULT, SettingSource
 from .storage_providers import Storages
 from .token_file import check_auth_all, read_token_file
 
@@ -37,7 +37,7 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     service: ServiceDefinition | None
     storages: Storages
-    sources: dict[str, Source]
+    sources: dict[str, SettingSource]
     problems: list[str]
     warnings: list[str]
     ignored_names: list[str]

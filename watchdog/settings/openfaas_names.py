@@ -6,7 +6,7 @@ import os
 import shlex
 
 from .reading import Reading
-from .source import DEFAULT, Source
+from .source import DEFAULT, SettingSource
 from .text import in_quotes
 
 # Names of OpenFaaS's classic watchdog and of-watchdog that change nothing here: what they switch is either
@@ -52,7 +52,7 @@ def check_openfaas_names(reading: Reading) -> None:
         if reading.environ[spelling].strip().lower() in ("true", "1"):
             reading.problem(
                 "jwt_auth",
-                Source("environment", spelling),
+                SettingSource("environment", spelling),
                 f"is {in_quotes(reading.environ[spelling])}; accepted is false, as tokens of OpenFaaS's gateway are "
                 "not checked here: unset it, and set WATCHDOG_AUTH_TOKEN_FILE for a token of this server's own",
             )

@@ -8,7 +8,7 @@ from typing import Any
 
 from .declarations import SETTINGS, Known, Setting
 from .kinds import PORT
-from .source import DEFAULT, Source
+from .source import DEFAULT, SettingSource
 from .text import in_quotes
 
 # Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named `watchdog` sets
@@ -26,9 +26,9 @@ class Reading:
     def __init__(self, environ: Mapping[str, str], flags: Mapping[str, str]) -> None:
         self.environ = environ
         self.flags = flags
-        self.from_service: dict[str, tuple[str, Source]] = {}
+        self.from_service: dict[str, tuple[str, SettingSource]] = {}
         self.values: dict[str, Any] = {}
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, SettingSource] = {}
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.ignored_names: list[str] = []
@@ -75,10 +75,10 @@ class Reading:
         self.values[name] = default(Known(self.environ, self.values)) if callable(default) else default
         self.sources[name] = DEFAULT
 
-    def find(self, setting: Setting) -> tuple[str | None, Source]:
+    def find(self, setting: Setting) -> tuple[str | None, SettingSource]:
         """Return the text of the highest source that sets this, and the source."""
         if setting.name in self.flags:
-            return self.flags[setting.name], Source("flag", setting.flag)
+            return self.flags[setting.name], SettingSource("flag", setting.flag)
         value = self.environ.get(setting.variable)
         if value is not None:
             if setting.kind is PORT and SERVICE_LINK_VALUE.match(value):
@@ -88,14 +88,14 @@ class Reading:
                     "enableServiceLinks: false for the pod"
                 )
             else:
-                return value, Source("environment", setting.variable)
+                return value, SettingSource("environment", setting.variable)
         if setting.bare:
             for spelling in self.spellings.get(setting.name, ()):
                 if self.environ[spelling]:
-                    return self.environ[spelling], Source("environment", spelling)
+                    return self.environ[spelling], SettingSource("environment", spelling)
         return self.from_service.get(setting.name, (None, DEFAULT))
 
-    def problem(self, name: str, source: Source, text: str) -> None:
+    def problem(self, name: str, source: SettingSource, text: str) -> None:
         """Note that what ``source`` holds cannot be used. Without its value, nothing that depends on it is known."""
         self.unread.add(name)
         self.problems.append(f"{name}: {source} {text}")
@@ -112,7 +112,7 @@ class Reading:
             # Without the value: scripts and service definitions hold secrets.
             self.problem(
                 variable,
-                Source("environment", variable),
+                SettingSource("environment", variable),
                 f"is not base64; accepted is base64 of {meaning}: {command}",
             )
         return decoded

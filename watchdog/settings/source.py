@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 
-class Source(msgspec.Struct, frozen=True):
+class SettingSource(msgspec.Struct, frozen=True):
     """The place that sets a value; its text is what `watchdog check` shows.
 
     ``name``: the variable, the flag, or the path of the file. The default has none.
@@ -20,4 +20,4 @@ class Source(msgspec.Struct, frozen=True):
         return f"{self.kind} {self.name}" if self.name else self.kind
 
 
-DEFAULT = Source("default")
+DEFAULT = SettingSource("default")

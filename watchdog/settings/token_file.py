@@ -6,7 +6,7 @@ from ..system.files import small_file
 from .declarations import SETTINGS
 from .kinds import TOKEN, parse_token
 from .reading import Reading
-from .source import Source
+from .source import SettingSource
 from .text import in_quotes, why_unreadable
 
 _TOKEN_FILE_MOST_BYTES = 65536
@@ -27,7 +27,7 @@ def read_token_file(reading: Reading) -> None:
         return
     try:
         reading.values["auth_token"] = parse_token(content.decode("ascii"))
-        reading.sources["auth_token"] = Source("auth_token_file", path)
+        reading.sources["auth_token"] = SettingSource("auth_token_file", path)
     except ValueError:
         found = "holds no usable token (not shown)" if content.strip() else "is empty"
         reading.problem("auth_token_file", source, f"is {in_quotes(path)}, which {found}; accepted is {TOKEN.accepts}")
