@@ -505,16 +505,16 @@ def half_open() -> None:
 @guard
 def last_words() -> None:
     """Who is refused is closed at once."""
-    from watchdog.http import connection, server
+    from watchdog.http import connection, http_server, server
 
-    for module in (connection, server):
+    for module in (connection, http_server, server):
         replace(module, "LAST_WORDS_S", 0.0)
 
 
 @guard
 def answers_sent() -> None:
     """A call is over when its script is."""
-    from watchdog.http.connection import HttpServer
+    from watchdog.http.http_server import HttpServer
     from watchdog.http.server import Server
 
     async def nothing(self: Any, *_: Any) -> None: ...
@@ -744,7 +744,7 @@ def request_checks() -> None:
     """What the parser lets pass is a request."""
     from watchdog.http import connection
 
-    replace(connection, "_why_refused", lambda message: None)
+    replace(connection, "why_refused", lambda message: None)
 
 
 @guard
@@ -760,29 +760,30 @@ def closing_requests() -> None:
     """A connection is kept after a CONNECT or an Upgrade."""
     from aiohttp import web
 
-    from watchdog.http import connection
+    from watchdog.http import http_server
 
     def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
         return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
 
-    replace(connection, "_make_request", make)
+    replace(http_server, "make_request", make)
 
 
 @guard
 def header_limits() -> None:
     """First lines, headers and trailers are not bounded."""
-    from watchdog.http import connection
+    from watchdog.http import connection, request_head
 
-    for name in ("MOST_HEAD_BYTES", "MOST_HEADERS"):
-        replace(connection, name, 1 << 40)
+    for module in (connection, request_head):
+        replace(module, "MOST_HEAD_BYTES", 1 << 40)
 
 
 @guard
 def header_count() -> None:
     """A request may have any number of headers."""
-    from watchdog.http import connection
+    from watchdog.http import connection, request_head
 
-    replace(connection, "MOST_HEADERS", 1 << 40)
+    for module in (connection, request_head):
+        replace(module, "MOST_HEADERS", 1 << 40)
 
 
 @guard
@@ -794,7 +795,7 @@ def head_memory() -> None:
 
 
 def _serve_with(**options: float) -> None:
-    from watchdog.http.connection import HttpServer
+    from watchdog.http.http_server import HttpServer
 
     start: Callable[..., None] = HttpServer.__init__
 

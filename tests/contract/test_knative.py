@@ -22,7 +22,7 @@ from aiohttp import web
 from queue_proxy import QueueProxy
 from running_server import Answer, RunningServer, StartServer, read_all, read_answer, until
 
-from watchdog.http.connection import HttpServer
+from watchdog.http.http_server import HttpServer
 
 # Says that it is up by making a file, and ends when another is there.
 WAIT = 'touch "$HANDSHAKE/up-$CALL_ID"; while [ ! -e "$HANDSHAKE/go" ]; do sleep 0.02; done; '

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 from running_server import RunningServer, StartServer, free_port, read_all, read_answer, until
 
-from watchdog.http.connection import MOST_HEAD_BYTES, MOST_HEADERS
+from watchdog.http.request_head import MOST_HEAD_BYTES, MOST_HEADERS
 
 START = b"GET /%b HTTP/1.1\r\n"
 END = b"Host: x\r\nConnection: close\r\n\r\n"

@@ -15,56 +15,37 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
-import math
-import select
-import socket
-import struct
-import sys
-import termios
 from typing import Any
 
-import msgspec
 from aiohttp import web
 from aiohttp.http import HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import HttpProcessingError, PayloadEncodingError
+from aiohttp.http_exceptions import PayloadEncodingError
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from ..errors import quoted
 from ..logs.setup import get_logger
 from .idle_connections import IdleConnections
 from .listener import is_readable
+from .problem_document import PROBLEM_TYPE, problem_document
+from .request_head import (
+    HEADER_MEMORY_BYTES,
+    MOST_HEAD_BYTES,
+    MOST_HEADERS,
+    HeadTooLarge,
+    head_too_large,
+    memory_of_head,
+    why_refused,
+)
+from .tcp import acknowledged_bytes, has_ended, reset, unacknowledged_bytes
 
 log = get_logger("server")
-PROBLEM_TYPE = "application/problem+json"
 # Else a browser may run what a script printed as text (WHATWG Fetch, section 3.6).
 NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
-# Bytes of a request's first line and headers together, and of a chunked body's lines that carry no data. More than
-# proxies let through (nginx: 32 KiB, Envoy: 60 KiB), less than Linux allows for one variable (128 KiB).
-MOST_HEAD_BYTES = 65536
-# Headers of a request, and lines of an unfinished head: a short header takes 100 times as much memory as on its way.
-MOST_HEADERS = 1024
-# Memory that one header takes beside its bytes, measured with names of two characters (aiohttp 3.14, Python 3.11).
-_HEADER_MEMORY_BYTES = 360
-_NO_LIMIT = 1 << 31  # limits of aiohttp's parser: ``Connection`` limits the sum
-# A new connection may have its first request on its way; a handshake may be half done.
-_FRESH_S = 0.1
 _END_LOOK_S = 0.5
 HANDSHAKE_S = 0.05
-# After the last answer, for a caller's own end, or for the rest of a body that is refused.
-_GOODBYE_S = 0.1
+# After the last answer, for the rest of a body that is refused.
 LAST_WORDS_S = 3.0
-# On a machine that stands still at times, seconds say little: a turn of the loop reads what has come.
-_FEWEST_LOOKS = 10
-# A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
-_LINGER_S = 30.0
-# Much longer than any proxy keeps an idle connection (Knative's queue-proxy: 90 s): a POST that meets its end on its
-# way is not sent again.
-_KEEP_ALIVE_S = 3600.0
-_MOST_DIGITS = 100
-_BYTES_ACKED_AT = 120  # of struct tcp_info in linux/tcp.h, since Linux 4.1
 _SYN_RECV = b"03"  # net/tcp_states.h
 _HEAD_METHOD = b"HEAD "
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
@@ -81,145 +62,6 @@ def has_half_open(port: int) -> bool:
     return False
 
 
-def _has_ended(sock: socket.socket) -> bool:
-    """Whether the other side sends no more, be there bytes of it to be read or not (poll(2), POLLRDHUP)."""
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLRDHUP)
-    return bool(poll.poll(0))
-
-
-def problem_document(status: int, title: str, detail: str, **members: object) -> bytes:
-    """The body of every answer that tells of a problem (RFC 9457)."""
-    # Part of a detail may be bytes of a header that are not UTF-8.
-    detail = detail.encode("utf-8", "backslashreplace").decode()
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail, **members}
-    return msgspec.json.encode(document) + b"\n"
-
-
-class HttpServer(web.Server):
-    """A server of one handler. A caller that disconnects cancels it.
-
-    Args:
-        read_timeout_s: the longest time for a request's headers; 0 is no limit.
-        write_timeout_s: the longest time for which a caller takes nothing; 0 is no limit.
-        idle: the connections of all servers of this process that have no request.
-        options: of aiohttp's ``RequestHandler``, in the place of those chosen here.
-    """
-
-    def __init__(
-        self,
-        handler: Any,
-        *,
-        read_timeout_s: float,
-        write_timeout_s: float,
-        idle: IdleConnections | None = None,
-        **options: Any,
-    ) -> None:
-        own_options = {
-            "request_factory": _make_request,
-            "handler_cancellation": True,
-            "lingering_time": _LINGER_S,
-            "keepalive_timeout": _KEEP_ALIVE_S,
-            "access_log": None,
-            # input/inflate.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
-            "auto_decompress": False,
-            "max_line_size": _NO_LIMIT,
-            "max_field_size": _NO_LIMIT,
-            "max_headers": _NO_LIMIT,
-        }
-        super().__init__(handler, **{**own_options, **options})
-        self.read_timeout_s = read_timeout_s
-        self.write_timeout_s = write_timeout_s
-        self.idle = IdleConnections() if idle is None else idle
-        self._quiet = asyncio.Event()
-
-    def __call__(self) -> RequestHandler:
-        return Connection(self, loop=self._loop, **self._kwargs)
-
-    async def close_idle(self) -> None:
-        """Close the connections that wait for a next request; those new ones whose first is on its way get a moment."""
-        until_s = self._loop.time() + _FRESH_S
-        looks = 0
-        while self._loop.time() < until_s or looks < _FEWEST_LOOKS:
-            looks += 1
-            for connection in self._ours():
-                connection.close_if_idle()
-            if not any(connection.is_fresh for connection in self._ours()):
-                return
-            await asyncio.sleep(0.01)
-
-    async def say_goodbye(self, limit_s: float) -> None:
-        """Close all connections, each in a way that does not reset it, as far as the callers do their part in time.
-
-        Args:
-            limit_s: for callers that have not taken all of their answer yet; 0 is no limit.
-        """
-        started_s = self._loop.time()
-        looks = 0
-        while ours := self._ours():
-            looks += 1
-            for connection in ours:
-                connection.half_close()
-            patience_s = _GOODBYE_S
-            if any(connection.is_lingering for connection in ours):
-                patience_s = LAST_WORDS_S
-            if any(connection.has_unsent_bytes for connection in ours):
-                patience_s = limit_s or math.inf
-            if self._loop.time() > started_s + patience_s and looks >= _FEWEST_LOOKS:
-                break
-            await asyncio.sleep(0.005)
-        for connection in self._ours():
-            # aiohttp's own shutdown would wait for the callers' next requests.
-            connection.force_close()
-
-    def _ours(self) -> list[Connection]:
-        return [connection for connection in self.connections if isinstance(connection, Connection)]
-
-    async def quiet(self) -> None:
-        """Return when the next answer is sent."""
-        self._quiet.clear()
-        await self._quiet.wait()
-
-    def tell_quiet(self) -> None:
-        self._quiet.set()
-
-
-class _HeadTooLarge(HttpProcessingError):
-    """The first line and headers of a request are over a limit: 414 if the first line alone is, else 431."""
-
-    def __init__(self, *, is_first_line: bool, is_head: bool, has_many_headers: bool = False) -> None:
-        self.is_head = is_head
-        what = "the request line has" if is_first_line else "the request line and the headers together have"
-        message = f"{what} more than {MOST_HEAD_BYTES} bytes; send large values in the body"
-        if has_many_headers:
-            message = f"the request has more than {MOST_HEADERS} headers; send what they hold in the body"
-        super().__init__(code=414 if is_first_line else 431, message=message)
-
-
-def _head_too_large(message: Any) -> _HeadTooLarge | None:
-    """Return what is wrong with the size of a whole first line and headers, or None."""
-    if isinstance(message, _ErrInfo):
-        return None
-    if len(message.raw_headers) > MOST_HEADERS:
-        return _HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD", has_many_headers=True)
-    size_bytes = len(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
-    if size_bytes > MOST_HEAD_BYTES:
-        return _HeadTooLarge(is_first_line=True, is_head=message.method == "HEAD")
-    size_bytes += sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
-    if size_bytes > MOST_HEAD_BYTES:
-        return _HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD")
-    return None
-
-
-def _memory_of_head(message: Any) -> int:
-    """Return about how many bytes of memory a request's first line and headers take."""
-    if isinstance(message, _ErrInfo):
-        return 0
-    headers = message.raw_headers
-    size_bytes = len(message.path) + sum(len(name) + len(value) for name, value in headers)
-    return size_bytes + len(headers) * _HEADER_MEMORY_BYTES
-
-
 class Request(web.BaseRequest):
     """A request whose answer tells browsers to trust its content type, unless the answer says so itself."""
 
@@ -227,9 +69,9 @@ class Request(web.BaseRequest):
         response.headers.setdefault(*NO_SNIFFING)
 
 
-def _make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
+def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
     """A request after which the connection is not kept if it is not sure where it ends or what follows it."""
-    reason = _why_refused(message)
+    reason = why_refused(message)
     # aiohttp loses what came in one segment with a request that asks for an upgrade, and ignores the length of CONNECT.
     if reason or message.upgrade or message.method == "CONNECT":
         message = message._replace(should_close=True)
@@ -251,31 +93,22 @@ def refusal_of(request: web.BaseRequest) -> web.Response | None:
     return web.Response(status=400, body=body, headers={"Content-Type": PROBLEM_TYPE})
 
 
-def _why_refused(message: Any) -> str | None:
-    """What the parser lets pass and RFC 9112 does not."""
-    if message.version not in (HttpVersion10, HttpVersion11):
-        return "its version is neither HTTP/1.1 nor HTTP/1.0"
-    if not message.headers:
-        return None  # aiohttp's stand-in for what is malformed has a plain dict
-    codings = message.headers.getall("Transfer-Encoding", [])
-    if codings and message.version == HttpVersion10:
-        return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"
-    if codings and ",".join(codings).strip(" \t,").lower() != "chunked":
-        return f"the Transfer-Encoding {quoted(', '.join(codings))} is not known; known is chunked"
-    length = message.headers.get("Content-Length", "0")
-    if len(length) > _MOST_DIGITS or int(length) >= 1 << 63:
-        return "its Content-Length is over 2^63 or has too many zeros"
-    return None
-
-
 class Connection(RequestHandler):
     """One connection: bounded in time, trusted only as far as it is certain where its requests end."""
 
-    def __init__(self, server: HttpServer, **options: Any) -> None:
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        idle: IdleConnections,
+        read_timeout_s: float,
+        write_timeout_s: float,
+        **options: Any,
+    ) -> None:
         super().__init__(server, **options)
-        self._idle = server.idle
-        self._headers_timeout_s = server.read_timeout_s
-        self._write_timeout_s = server.write_timeout_s
+        self._idle = idle
+        self._headers_timeout_s = read_timeout_s
+        self._write_timeout_s = write_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
         self._look_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
@@ -317,11 +150,11 @@ class Connection(RequestHandler):
         """
         sock = transport.get_extra_info("socket")
         with contextlib.suppress(OSError, ValueError):
-            taken = _taken_bytes(sock)
-            if taken != taken_bytes or not _bytes_in_the_system(sock):
+            taken = acknowledged_bytes(sock)
+            if taken != taken_bytes or not unacknowledged_bytes(sock):
                 taken_bytes, since_s = taken, self._loop.time()
             elif self._loop.time() - since_s > self._write_timeout_s:
-                _reset(sock, transport)
+                reset(sock, transport)
                 return
         self._look_timer = self._loop.call_later(self._write_timeout_s / 4, self._look, transport, taken_bytes, since_s)
 
@@ -368,7 +201,7 @@ class Connection(RequestHandler):
         self._end_timer = None
         if self.transport is None or self.transport.is_closing() or self.transport.is_reading():
             return
-        if _has_ended(self.transport.get_extra_info("socket")):
+        if has_ended(self.transport.get_extra_info("socket")):
             self.transport.close()  # as when its end is read
         else:
             self._end_timer = self._loop.call_later(_END_LOOK_S, self._look_for_end)
@@ -402,12 +235,12 @@ class Connection(RequestHandler):
         count = len(data)
         has_many_headers = False
         for message, _ in new:
-            self._head_memory_bytes = _memory_of_head(message)
-            has_many_headers |= self._head_memory_bytes > MOST_HEADERS * _HEADER_MEMORY_BYTES
+            self._head_memory_bytes = 0 if isinstance(message, _ErrInfo) else memory_of_head(message)
+            has_many_headers |= self._head_memory_bytes > MOST_HEADERS * HEADER_MEMORY_BYTES
         may_be_over = self._shared_bytes + self._head_bytes + count > MOST_HEAD_BYTES
         if may_be_over or has_many_headers:
             for position, (message, _) in enumerate(new):
-                if (error := _head_too_large(message)) is not None:
+                if not isinstance(message, _ErrInfo) and (error := head_too_large(message)) is not None:
                     self._refuse(error, unread=len(new) - position)
                     return
         body = None if self._newest is None else self._newest[1]
@@ -434,17 +267,17 @@ class Connection(RequestHandler):
         self.close()
 
     def _bound_part_of_head(self) -> None:
-        self._head_memory_bytes = self._head_bytes + self._head_lines * _HEADER_MEMORY_BYTES
+        self._head_memory_bytes = self._head_bytes + self._head_lines * HEADER_MEMORY_BYTES
         has_many_headers = self._head_lines > MOST_HEADERS + 1  # with the first line
         if has_many_headers or self._head_bytes > MOST_HEAD_BYTES:
             is_head = self._head_start == _HEAD_METHOD
             is_first_line = not self._head_lines
-            error = _HeadTooLarge(is_first_line=is_first_line, is_head=is_head, has_many_headers=has_many_headers)
+            error = HeadTooLarge(is_first_line=is_first_line, is_head=is_head, has_many_headers=has_many_headers)
             self._refuse(error, unread=0)
             return
         self._idle.weigh(self, self._head_memory_bytes)
 
-    def _refuse(self, error: _HeadTooLarge, *, unread: int) -> None:
+    def _refuse(self, error: HeadTooLarge, *, unread: int) -> None:
         """Answer the newest requests with this error; discard what still comes, so that no reset loses the answer.
 
         Args:
@@ -547,7 +380,7 @@ class Connection(RequestHandler):
     ) -> web.StreamResponse:
         """The answer to what is no HTTP, and to a defect of this program."""
         title = "Bad request" if status < 500 else "Internal error"
-        if isinstance(exc, _HeadTooLarge):
+        if isinstance(exc, HeadTooLarge):
             title = "Request line too long" if status == 414 else "Request headers too large"
             detail = exc.message
             # Nothing of the headers: they may hold secrets.
@@ -561,7 +394,7 @@ class Connection(RequestHandler):
         else:
             detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
         body = problem_document(status, title, detail)
-        if isinstance(exc, _HeadTooLarge) and exc.is_head:
+        if isinstance(exc, HeadTooLarge) and exc.is_head:
             body = b""
         response = web.Response(status=status, body=body, headers={"Content-Type": PROBLEM_TYPE})
         response.force_close()
@@ -607,28 +440,11 @@ def untaken_bytes(request: web.BaseRequest) -> int:
         return 0
     count: int = transport.get_write_buffer_size()
     with contextlib.suppress(OSError, ValueError):
-        count += _bytes_in_the_system(transport.get_extra_info("socket"))
+        count += unacknowledged_bytes(transport.get_extra_info("socket"))
     return count
-
-
-def _bytes_in_the_system(sock: socket.socket) -> int:
-    """Sent, not yet acknowledged (tcp(7), SIOCOUTQ)."""
-    return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
-
-
-def _taken_bytes(sock: socket.socket) -> int:
-    """Acknowledged by the caller since the connection was made (tcp(7), TCP_INFO)."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-    return int.from_bytes(info[_BYTES_ACKED_AT : _BYTES_ACKED_AT + 8], sys.byteorder)
 
 
 def abort(request: web.BaseRequest) -> None:
     """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
     if request.transport is not None:
-        _reset(request.transport.get_extra_info("socket"), request.transport)
-
-
-def _reset(sock: socket.socket | None, transport: asyncio.Transport) -> None:
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    transport.abort()
+        reset(request.transport.get_extra_info("socket"), request.transport)

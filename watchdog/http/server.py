@@ -81,19 +81,18 @@ from ..workspace.workspaces import Workspaces
 from .connection import (
     HANDSHAKE_S,
     LAST_WORDS_S,
-    PROBLEM_TYPE,
     Connection,
-    HttpServer,
     abort,
     has_half_open,
-    problem_document,
     refusal_of,
     say_continue,
     untaken_bytes,
 )
+from .http_server import HttpServer
 from .idle_connections import IdleConnections
 from .listener import BACKLOG, ignore_new_connections, is_readable, listening_socket
 from .lock_file import LockFile
+from .problem_document import PROBLEM_TYPE, problem_document
 from .problems import STATUS_OF_ERROR
 from .request import (
     METHODS,
