@@ -18,12 +18,7 @@ _STORED = frozenset({200, 201, 202, 204})
 
 
 class Upload:
-    """One file, or a part of it, on its way to a storage.
-
-    Args:
-        asks_first: wait until the server says that it wants the body.
-        final: statuses not to be tried again.
-    """
+    """One file, or a part of it, on its way to a storage. ``final``: statuses that are not tried again."""
 
     def __init__(
         self,
@@ -52,7 +47,12 @@ class Upload:
         self._sent_bytes = 0
 
     async def attempt(self, progress: Progress, *, asks_first: bool) -> Answered:
-        """Send it once; raise as :meth:`Requests.send`, and ``OutputUnreadable`` if the file changed meanwhile."""
+        """Send it once. ``asks_first``: wait until the server says that it wants the body.
+
+        Raises:
+            OutputUnreadable: the file changed meanwhile.
+            Transient, StorageError: as :meth:`Requests.send` and :meth:`Requests.accepted`.
+        """
 
         async def body() -> AsyncIterator[bytes]:
             self._begin_again()  # after a redirect, too
