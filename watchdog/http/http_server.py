@@ -51,7 +51,7 @@ class HttpServer(web.Server):
             "lingering_time": _LINGER_S,
             "keepalive_timeout": _KEEP_ALIVE_S,
             "access_log": None,
-            # intake.py decodes: it bounds a bomb and notices a gzip stream that is cut off.
+            # `input/inflate.py` decodes: it bounds a bomb and notices a gzip stream that is cut off.
             "auto_decompress": False,
             "max_line_size": _NO_LIMIT,
             "max_field_size": _NO_LIMIT,
