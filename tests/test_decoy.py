@@ -14,7 +14,8 @@ import pytest
 from running_server import until
 
 from watchdog.process.decoy import Decoy
-from watchdog.process.supervisor import Ended, Supervisor
+from watchdog.process.ended import Ended
+from watchdog.process.supervisor import Supervisor
 from watchdog.system import proc
 
 

@@ -26,7 +26,8 @@ from watchdog.process import children as children_module
 from watchdog.process import command as command_module
 from watchdog.process import supervisor as supervisor_module
 from watchdog.process.command import command_for, found_command
-from watchdog.process.supervisor import Ended, Supervisor
+from watchdog.process.ended import Ended
+from watchdog.process.supervisor import Supervisor
 from watchdog.system import proc
 
 

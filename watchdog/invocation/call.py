@@ -10,9 +10,9 @@ from ..errors import (
 )
 from ..input.detect import BodyHints
 from ..input.receive import Input
-from ..process.supervisor import Ended
-from ..storage.locator import Source
-from ..storage.stored_object import StoredObject
+from ..process.ended import Ended
+from ..storage.event import StoredObject
+from ..storage.transfer import Source
 from ..telemetry.tracing import NO_TRACE, Trace
 from ..workspace.held_input import HeldInput
 from ..workspace.response_file import ResponseOverrides

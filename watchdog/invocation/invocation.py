@@ -46,7 +46,8 @@ from ..output.call_warning import CallWarning
 from ..output.printed import Printed, joined_type
 from ..process.byte_order_mark import MARK_HINT, has_mark, refuse_utf16
 from ..process.command import CRLF_HINT, Script, command_for, found_command, has_crlf, is_shell_script
-from ..process.supervisor import Ended, Supervisor
+from ..process.ended import Ended
+from ..process.supervisor import Supervisor
 from ..settings.load import Configuration
 from ..storage import event as storage_event
 from ..storage.event import Event

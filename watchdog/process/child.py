@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import threading
 from collections.abc import Iterable
@@ -13,6 +14,9 @@ from dataclasses import dataclass, field
 from ..system import proc
 from .pipes import Feed, Pipe, set_done
 from .watch import Watch
+
+# How long to wait for the status of a command that another process traces.
+_TRACED_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
@@ -78,6 +82,21 @@ class Child:
         """Signal the process group. Safe until the status is read: the zombie pins the group's id."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+    async def status(self) -> tuple[int, resource.struct_rusage] | None:
+        """Reap the command and return its status and usage; None if it has not ended, or if another process traces it.
+
+        As long as a process of another command traces it (ptrace(2)), a wait would not return.
+        """
+        until_s = self.loop.time() + _TRACED_S
+        while self.exited.done():
+            pid, status, usage = os.wait4(self.pid, os.WNOHANG)
+            if pid:
+                return status, usage
+            if self.loop.time() > until_s:
+                break
+            await asyncio.sleep(0.02)
+        return None
 
     def close(self) -> None:
         if self._pidfd >= 0:

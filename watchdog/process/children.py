@@ -1,42 +1,15 @@
-"""List the children of this process, see which of them have exited, and reap them."""
+"""List the children of this process, and reap those that have ended."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
 
 from ..system import proc
 from .pipes import READ_BYTES
 
 _HALF_A_PAGE_BYTES = 2048
-
-
-class SpareDescriptor:
-    """One descriptor in reserve, for the case that all others are in use."""
-
-    def __init__(self) -> None:
-        self._fd = -1
-        self._open()
-
-    @contextlib.contextmanager
-    def lent(self) -> Iterator[None]:
-        """Free the descriptor while the context lasts."""
-        self.close()
-        try:
-            yield
-        finally:
-            self._open()
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _open(self) -> None:
-        with contextlib.suppress(OSError):  # none is in reserve then; it is opened later
-            self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 class Children:

@@ -31,13 +31,12 @@ import enum
 import errno
 import math
 import os
-import resource
 import shlex
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 from ..errors import ScriptUnavailable
 from ..logs.setup import get_logger
@@ -47,15 +46,17 @@ from ..system.files import NO_DESCRIPTOR
 from ..system.threads import PROCESSES, settled
 from .activity import Activity
 from .child import Child
-from .children import Children, SpareDescriptor, children_by_parent, reap_if_dead
+from .children import Children, children_by_parent, reap_if_dead
 from .decoy import Decoy
+from .ended import Ended, ended
 from .guardian import Guardian
 from .limit_mark import LimitMark
 from .oom_preference import OomPreference
+from .peak_memory import PeakMemory
 from .pipes import Consumer, Feed, Pipe, set_done
+from .spare_descriptor import SpareDescriptor
 from .watch import Watch
 
-_T = TypeVar("_T")
 log = get_logger("process")
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # Processes that a script left, and that have not worked for this long, are ended: long enough for a pause between two
@@ -91,35 +92,6 @@ _LONGEST_DECOY_PAUSE_S = 300.0
 _DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """How a command ended.
-
-    ``exit_code`` or ``signal`` (its name) is set. ``timed_out``: it, or what it left and was still at work, was ended
-    because its time was over. ``ended_early``: :meth:`Supervisor.end_all` ended it. ``duration_s``: until it, and the
-    processes that it left and that may finish, had ended.
-    ``cpu_s``: user and system time of it and of the children that it waited for. ``peak_rss_bytes``: of its
-    largest process, or None where that is below this server's own peak: the kernel counts the memory of the
-    forking process into it (``exec_mmap`` in the kernel's fs/exec.c), so smaller values cannot be known.
-    ``left``: how many processes it had left, by name, that had to be ended after it had exited by itself.
-    ``were_working``: they still worked when ``linger_timeout_s`` was over, so its output may lack their last bytes.
-    ``survivors``: processes that even SIGKILL did not end. ``is_tree_gone``: nothing that it started lives any more,
-    for certain; where this server does not become the parent of orphans, one may have hidden.
-    """
-
-    exit_code: int | None
-    signal: str | None
-    timed_out: bool
-    ended_early: bool
-    duration_s: float
-    cpu_s: float
-    peak_rss_bytes: int | None
-    survivors: int
-    is_tree_gone: bool
-    left: Mapping[str, int] = field(default_factory=dict)
-    were_working: bool = False
-
-
 class Supervisor:
     """Spawns commands, ends them and reaps what they leave. One for each process, on one event loop."""
 
@@ -143,8 +115,7 @@ class Supervisor:
         # The end of PID 1 is that of all others.
         self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
         self._preference = OomPreference()
-        # As it was at the last look.
-        self._own_peak_rss_bytes = 0
+        self._peak_memory = PeakMemory()
         self._decoy = Decoy()
         self._decoy_from_s = 0.0
         # Not so for PID 1, to which `docker exec` leaves its orphans too.
@@ -198,8 +169,8 @@ class Supervisor:
         end: asyncio.Future[Ended] | None = None
         try:
             await self._news_of(child, timeout_s)
-            if (ended := self._ended_alone(child)) is not None:
-                return ended
+            if (result := self._ended_alone(child)) is not None:
+                return result
             end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
             return await asyncio.shield(end)
         except asyncio.CancelledError:
@@ -372,16 +343,8 @@ class Supervisor:
             self._forget(child)
             raise
         self._forget(child)
-        peak_rss_bytes = self._known_peak_rss_bytes(usage)
-        return _ended(status, usage, peak_rss_bytes=peak_rss_bytes, duration_s=duration_s, is_tree_gone=is_tree_gone)
-
-    def _known_peak_rss_bytes(self, usage: resource.struct_rusage) -> int | None:
-        """Return the peak memory of a command, or None if it is not above this server's own peak."""
-        peak_rss_bytes = usage.ru_maxrss * 1024
-        if peak_rss_bytes > self._own_peak_rss_bytes:
-            # The server's own peak may have grown. It never becomes smaller, so other commands need no new look.
-            self._own_peak_rss_bytes = proc.own_peak_rss_bytes()
-        return peak_rss_bytes if peak_rss_bytes > self._own_peak_rss_bytes else None
+        peak_rss_bytes = self._peak_memory.of_command(usage)
+        return ended(status, usage, peak_rss_bytes=peak_rss_bytes, duration_s=duration_s, is_tree_gone=is_tree_gone)
 
     async def _see_through(self, child: Child, linger_timeout_s: float, deadline_s: float) -> Ended:
         is_tree_gone = were_working = False
@@ -407,7 +370,7 @@ class Supervisor:
             survivors = await self._clear_stragglers(child)
             for pipe in child.pipes:
                 await pipe.finish()
-            status_and_usage = await self._status_of(child)
+            status_and_usage = await child.status()
             if status_and_usage is not None:
                 status, usage = status_and_usage
                 is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self.unattributed
@@ -417,10 +380,10 @@ class Supervisor:
             raise broken
         if status_and_usage is None:
             return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1, False)
-        return _ended(
+        return ended(
             status,
             usage,
-            peak_rss_bytes=self._known_peak_rss_bytes(usage),
+            peak_rss_bytes=self._peak_memory.of_command(usage),
             duration_s=duration_s,
             timed_out=timed_out,
             ended_early=ended_early,
@@ -429,21 +392,6 @@ class Supervisor:
             left=Counter(child.asked.values()) if is_over_by_itself else {},
             were_working=were_working,
         )
-
-    async def _status_of(self, child: Child) -> tuple[int, resource.struct_rusage] | None:
-        """Return the status of a command that has ended; None if it has not, or if its status cannot be had.
-
-        A process of another command may trace it (ptrace(2)). Until that process lets it go, a wait would not return.
-        """
-        until_s = self._loop.time() + _UNKILLABLE_S
-        while child.exited.done():
-            pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-            if pid:
-                return status, usage
-            if self._loop.time() > until_s:
-                break
-            await asyncio.sleep(0.02)
-        return None
 
     def _forget(self, child: Child) -> None:
         del self._children[child.pid]
@@ -926,35 +874,6 @@ class _Verdict(enum.Enum):
     ENDED = enum.auto()
     LEFT_ALONE = enum.auto()
     UNKNOWN = enum.auto()
-
-
-def _ended(
-    status: int,
-    usage: resource.struct_rusage,
-    *,
-    peak_rss_bytes: int | None,
-    duration_s: float,
-    timed_out: bool = False,
-    ended_early: bool = False,
-    survivors: int = 0,
-    is_tree_gone: bool,
-    left: Mapping[str, int] | None = None,
-    were_working: bool = False,
-) -> Ended:
-    code = os.waitstatus_to_exitcode(status)
-    return Ended(
-        exit_code=code if code >= 0 else None,
-        signal=proc.signal_name(-code) if code < 0 else None,
-        timed_out=timed_out,
-        ended_early=ended_early,
-        duration_s=duration_s,
-        cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_rss_bytes=peak_rss_bytes,
-        survivors=survivors,
-        is_tree_gone=is_tree_gone,
-        left=left or {},
-        were_working=were_working,
-    )
 
 
 def _become_subreaper() -> bool:

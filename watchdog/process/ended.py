@@ -1,0 +1,73 @@
+"""How a command ended."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..system import proc
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a command ended.
+
+    Attributes:
+        exit_code: set if the command exited.
+        signal: the name of the signal that ended it, if one did.
+        timed_out: the command, or a process that it left and that still worked, was ended because its time was over.
+        ended_early: :meth:`Supervisor.end_all` ended the command.
+        duration_s: until the command had ended, and the processes that it left and that were allowed to finish.
+        cpu_s: user and system time of the command and of the children that it waited for.
+        peak_rss_bytes: of its largest process; None if it is not known (see :class:`PeakMemory`).
+        survivors: the number of processes that even SIGKILL did not end.
+        is_tree_gone: certainly no process of the command lives any more. Where this server does not become the parent
+            of orphans, one may have hidden.
+        left: by name, the number of processes that the command left when it exited by itself, and that had to be ended.
+        were_working: these processes still worked when ``linger_timeout_s`` was over, so the output may lack their
+            last bytes.
+    """
+
+    exit_code: int | None
+    signal: str | None
+    timed_out: bool
+    ended_early: bool
+    duration_s: float
+    cpu_s: float
+    peak_rss_bytes: int | None
+    survivors: int
+    is_tree_gone: bool
+    left: Mapping[str, int] = field(default_factory=dict)
+    were_working: bool = False
+
+
+def ended(
+    status: int,
+    usage: resource.struct_rusage,
+    *,
+    peak_rss_bytes: int | None,
+    duration_s: float,
+    timed_out: bool = False,
+    ended_early: bool = False,
+    survivors: int = 0,
+    is_tree_gone: bool,
+    left: Mapping[str, int] | None = None,
+    were_working: bool = False,
+) -> Ended:
+    """Return how a command ended, from the status and the usage that wait4(2) returned."""
+    code = os.waitstatus_to_exitcode(status)
+    return Ended(
+        exit_code=code if code >= 0 else None,
+        signal=proc.signal_name(-code) if code < 0 else None,
+        timed_out=timed_out,
+        ended_early=ended_early,
+        duration_s=duration_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_rss_bytes=peak_rss_bytes,
+        survivors=survivors,
+        is_tree_gone=is_tree_gone,
+        left=left or {},
+        were_working=were_working,
+    )
