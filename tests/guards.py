@@ -158,7 +158,7 @@ def fresh_pipes() -> None:
     """A pipe is used again as the last command left it."""
     from unittest import mock
 
-    from watchdog.process import pipes, supervisor
+    from watchdog.process import pipes, spawn
 
     kept: list[tuple[int, int]] = []
 
@@ -171,7 +171,7 @@ def fresh_pipes() -> None:
             self._watch.forget(self._reading_fd)
             kept.append((self._reading_fd, self.writing_fd))
 
-    replace(supervisor, "Pipe", KeptPipe)
+    replace(spawn, "Pipe", KeptPipe)
 
 
 @guard
@@ -227,9 +227,9 @@ def oom_preference() -> None:
 @guard
 def decoy() -> None:
     """When memory ends and no script can be preferred, the kernel takes the largest."""
-    from watchdog.process.supervisor import Supervisor
+    from watchdog.process.decoy_keeper import DecoyKeeper
 
-    replace(Supervisor, "_start_decoy", lambda self: None)
+    replace(DecoyKeeper, "start", lambda self: None)
 
 
 @guard
@@ -245,9 +245,9 @@ def own_peak() -> None:
 @guard
 def guardian() -> None:
     """A server that is killed leaves its scripts."""
-    from watchdog.process.supervisor import Supervisor
+    from watchdog.process.guardian_keeper import GuardianKeeper
 
-    replace(Supervisor, "_start_guardian", lambda self: None)
+    replace(GuardianKeeper, "start", lambda self: None)
 
 
 @guard
@@ -262,9 +262,9 @@ def guardian_limit() -> None:
 @guard
 def guardian_restart() -> None:
     """A guardian that died is not missed."""
-    from watchdog.process import supervisor
+    from watchdog.process import guardian_keeper
 
-    replace(supervisor, "_GUARDIAN_PAUSE_S", float("inf"))
+    replace(guardian_keeper, "_PAUSE_S", float("inf"))
 
 
 @guard

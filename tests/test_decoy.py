@@ -68,7 +68,7 @@ async def test_the_largest_command_ends_with_the_decoy(supervisor: Supervisor, t
     pids = [*supervisor._children]
     assert decoy_of(supervisor).aim == pids[1]
     until((tmp_path / "up").exists, "the memory of the first command")
-    supervisor._aim_decoy()
+    supervisor._decoy_keeper.aim()
     assert decoy_of(supervisor).aim == pids[0]
     os.kill(decoy_of(supervisor).pid, signal.SIGKILL)
     assert (await large).signal == "SIGKILL"

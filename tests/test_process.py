@@ -367,11 +367,20 @@ async def test_orphans_are_reaped_while_a_long_script_runs(supervisor: Superviso
     await run.ended()
 
 
-@pytest.mark.parametrize("step", ["_reap", "_judge_late_orphans", "_start_decoy", "_aim_decoy"])
+REGULAR_STEPS = [
+    "_guardian_keeper.look_after",
+    "_reap",
+    "_judge_late_orphans",
+    "_decoy_keeper.start",
+    "_decoy_keeper.aim",
+]
+
+
+@pytest.mark.parametrize("step", REGULAR_STEPS)
 async def test_regular_step_that_fails_is_logged_and_all_steps_run_again(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    runs = {"_reap": 0, "_judge_late_orphans": 0, "_start_decoy": 0, "_aim_decoy": 0}
+    runs = dict.fromkeys(REGULAR_STEPS, 0)
 
     def counted(name: str, run: Callable[[], None]) -> Callable[[], None]:
         @functools.wraps(run)
@@ -384,7 +393,9 @@ async def test_regular_step_that_fails_is_logged_and_all_steps_run_again(
         return count
 
     for name in runs:
-        monkeypatch.setattr(supervisor, name, counted(name, getattr(supervisor, name)))
+        *owners, method = name.split(".")
+        owner = getattr(supervisor, owners[0]) if owners else supervisor
+        monkeypatch.setattr(owner, method, counted(name, getattr(owner, method)))
     with structlog.testing.capture_logs() as logged:
         async with asyncio.timeout(RunningServer.patience_s):
             while min(runs.values()) < 2:

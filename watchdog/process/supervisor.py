@@ -31,14 +31,11 @@ import enum
 import errno
 import math
 import os
-import shlex
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from ..errors import ScriptUnavailable
 from ..logs.setup import get_logger
 from ..logs.text import printable
 from ..system import proc
@@ -48,13 +45,16 @@ from .activity import Activity
 from .child import Child
 from .children import Children, children_by_parent, reap_if_dead
 from .decoy import Decoy
+from .decoy_keeper import DecoyKeeper
 from .ended import Ended, ended
 from .guardian import Guardian
+from .guardian_keeper import GuardianKeeper
 from .limit_mark import LimitMark
 from .oom_preference import OomPreference
 from .peak_memory import PeakMemory
-from .pipes import Consumer, Feed, Pipe, set_done
+from .pipes import Consumer, set_done
 from .spare_descriptor import SpareDescriptor
+from .spawn import Spawner
 from .watch import Watch
 
 log = get_logger("process")
@@ -80,16 +80,6 @@ _FEWEST_LOOKS = 20
 _CHASE_S = 0.01
 # An exit that takes longer hangs: in a dead network file system, for one.
 _EXIT_S = 1.0
-# Between the starts of two guardians, which take milliseconds each: a script that kills every guardian must not keep
-# the server from its work.
-_GUARDIAN_PAUSE_S = 1.0
-# Seconds from the end of one decoy to the start of the next one.
-_DECOY_PAUSE_S = 1.0
-# Where none can be started, the next try comes later.
-_LONGEST_DECOY_PAUSE_S = 300.0
-# Python ignores SIGPIPE and SIGXFSZ, a shell's `&` or nohup may have others ignored: an ignored signal would
-# stay ignored in the script.
-_DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
 class Supervisor:
@@ -112,15 +102,15 @@ class Supervisor:
         self._orphans: dict[int, _Orphan] = {}
         self._spare = SpareDescriptor()
         self._guardian = Guardian(lambda pid: self._limit_mark.of_command(pid) is not None)
-        # The end of PID 1 is that of all others.
-        self._guardian_from_s = math.inf if os.getpid() == 1 else 0.0
+        self._guardian_keeper = GuardianKeeper(self._guardian, self._children)
         self._preference = OomPreference()
         self._peak_memory = PeakMemory()
         self._decoy = Decoy()
-        self._decoy_from_s = 0.0
+        self._decoy_keeper = DecoyKeeper(self._decoy, self._children, self._watch, self._preference)
+        self._spawner = Spawner(self._watch, self._limit_mark, self._preference, self._guardian, self._decoy)
         # Not so for PID 1, to which `docker exec` leaves its orphans too.
         self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
-        self._start_decoy()
+        self._decoy_keeper.start()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
     @property
@@ -164,7 +154,9 @@ class Supervisor:
             asyncio.CancelledError: the tree is gone by then as well.
             Exception: what ``stdin`` raised; the command was ended for it, and the tree is gone by then as well.
         """
-        child = self._spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
+        self._guardian_keeper.start()
+        child = self._spawner.spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
+        self._children[child.pid] = child
         deadline_s = child.started_s + timeout_s if timeout_s else math.inf
         end: asyncio.Future[Ended] | None = None
         try:
@@ -192,129 +184,11 @@ class Supervisor:
         """Stop reaping."""
         self._reap_handle.cancel()
         self._guardian.stop()
-        if self._decoy.pid:
-            self._watch.forget(self._decoy.pidfd)
-        self._decoy.close()
+        self._decoy_keeper.close()
         self._preference.close()
         self._listed_children.close()
         self._spare.close()
         self._watch.close()
-
-    def _spawn(
-        self,
-        command: list[str],
-        environment: Mapping[str, str],
-        mark: str,
-        stdout: Consumer,
-        stderr: Consumer | None,
-        stdin: AsyncIterator[bytes] | None,
-        kill_grace_s: float,
-    ) -> Child:
-        self._start_guardian()
-        slot = self._guardian.note(os.fsencode(mark))
-        pipes: list[Pipe] = []
-        stdin_ends: tuple[int, ...] = ()
-        actions: list[tuple[Any, ...]] = []
-        try:
-            for number, consume in ((1, stdout), (2, stderr)):
-                if consume is None:
-                    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-                    continue
-                pipes.append(Pipe(self._watch, consume))
-                actions.append((os.POSIX_SPAWN_DUP2, pipes[-1].writing_fd, number))
-            if stdin is None:
-                actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
-            else:
-                stdin_ends = os.pipe()
-                actions.append((os.POSIX_SPAWN_DUP2, stdin_ends[0], 0))
-            limit = self._limit_mark.next()
-            with self._preference.inherited():
-                pid = os.posix_spawn(
-                    command[0],
-                    command,
-                    environment,
-                    file_actions=actions,
-                    setsid=True,
-                    setsigmask=[],
-                    setsigdef=_DEFAULT_SIGNALS,
-                )
-        except (OSError, ValueError) as error:
-            self._guardian.forget(slot)
-            for fd in stdin_ends:
-                os.close(fd)
-            for pipe in pipes:
-                pipe.close()
-            if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
-                raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
-            raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
-        self._guardian.note_session(slot, pid)
-        self._preference.give(pid)
-        self._decoy.aim_at(pid)
-        feed = None
-        if stdin is not None:
-            os.close(stdin_ends[0])
-            feed = Feed(self._loop, stdin_ends[1], stdin)
-        self._limit_mark.give(pid, limit)
-        child = Child(pid, os.fsencode(mark), limit, tuple(pipes), feed, self._loop, self._watch, slot, kill_grace_s)
-        self._children[pid] = child
-        if feed is not None:
-            feed.start(if_broken=child.ask_to_end)
-        return child
-
-    def _start_guardian(self) -> None:
-        """Not before there is something to guard: a server that is idle from its start needs no second process."""
-        now_s = self._loop.time()
-        if self._guardian.pid or now_s < self._guardian_from_s:
-            return
-        self._guardian_from_s = now_s + _GUARDIAN_PAUSE_S
-        children = list(self._children.values())
-        try:
-            slots = self._guardian.start([(child.mark, child.pid) for child in children])
-        except OSError as error:
-            log.warning("no guardian: a kill -9 of the server would leave its scripts", reason=str(error))
-            return
-        for child, slot in zip(children, slots, strict=True):
-            child.slot = slot
-
-    def _start_decoy(self) -> None:
-        """Start one where it is needed and there is none: before the first command, as it takes a moment to start."""
-        if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._decoy_from_s:
-            return
-        try:
-            with self._preference.inherited():
-                self._decoy.start()
-        except (OSError, ValueError, TypeError) as error:  # sys.executable may be empty or None
-            self._decoy_from_s = self._loop.time() + _LONGEST_DECOY_PAUSE_S
-            log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
-            return
-        self._from_before.add(self._decoy.pid)
-        self._watch.watch(self._decoy.pidfd, self._decoy_ended, once=True)
-        self._aim_decoy()
-
-    def _decoy_ended(self) -> None:
-        pid, group = self._decoy.pid, self._decoy.aim
-        self._from_before.discard(pid)
-        self._watch.forget(self._decoy.pidfd)
-        self._decoy.stop()
-        self._decoy_from_s = self._loop.time() + _DECOY_PAUSE_S
-        # Only a script of the same user could have ended it as well.
-        log.error("memory has run out: the kernel ended the decoy, and a script with it", pid=pid, script_pid=group)
-
-    def _aim_decoy(self) -> None:
-        """Have the decoy's end kill the command whose session has the most memory now.
-
-        Between two looks that is the newest one, whose memory is not known yet.
-        """
-        if not self._decoy.pid:
-            return
-        children = [*self._children]
-        if len(children) > 1:
-            pages: Counter[int] = Counter()
-            with contextlib.suppress(OSError):  # no descriptor is free to look
-                for process in proc.processes():
-                    pages[process.session] += process.resident_pages
-            children.sort(key=pages.__getitem__)
-        self._decoy.aim_at(children[-1] if children else 0)
 
     async def _news_of(self, child: Child, timeout_s: float) -> None:
         """Return when the command has ended, or should."""
@@ -696,8 +570,9 @@ class Supervisor:
         if children is None:
             return None
         found = []
+        helpers = (self._guardian.pid, self._decoy.pid)
         for pid in children:
-            if pid not in self._children and pid not in self._from_before and pid != self._guardian.pid:
+            if pid not in self._children and pid not in self._from_before and pid not in helpers:
                 orphan = self._orphans.get(pid)
                 if orphan is None or orphan.commands == {child}:
                     found.append(pid)
@@ -767,7 +642,7 @@ class Supervisor:
         """Return the command that the process certainly belongs to; None if there is none, or if it is unclear."""
         if (owner := owned.get(process.session)) is not None:
             return owner
-        if process.pid == self._guardian.pid or process.pid in self._from_before:
+        if process.pid in (self._guardian.pid, self._decoy.pid) or process.pid in self._from_before:
             return None
         if self._is_subreaper and process.parent != os.getpid():
             return None
@@ -795,16 +670,17 @@ class Supervisor:
         """Do the regular work of the supervisor. If a step fails, the other steps run, and all of them run again."""
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
         for step in (
+            self._guardian_keeper.look_after,
             self._reap,
             self._forget_exiting,
             self._watch_over_children,
-            self._start_decoy,
-            self._aim_decoy,
+            self._decoy_keeper.start,
+            self._decoy_keeper.aim,
         ):
             try:
                 step()
             except Exception:
-                log.exception("a regular step of the supervisor failed; please report it", step=step.__name__)
+                log.exception("a regular step of the supervisor failed; please report it", step=step.__qualname__)
 
     def _forget_exiting(self) -> None:
         if self._exiting:
@@ -813,33 +689,22 @@ class Supervisor:
 
     def _watch_over_children(self) -> None:
         if self._children:
-            self._start_guardian()
+            self._guardian_keeper.start()
         else:
             self._judge_late_orphans()
 
     def _reap(self) -> None:
         """Reap orphans; a command's own status is left to the one who runs it."""
-        self._look_after_guardian()
         children = self._listed_children.pids()
         for pid in children_by_parent() if children is None else children:
-            if pid not in self._children and pid != self._guardian.pid:
+            if pid not in self._children and pid not in (self._guardian.pid, self._decoy.pid):
                 self._reap_if_dead(pid)
-
-    def _look_after_guardian(self) -> None:
-        """Report what a script did to the guardian: scripts run as the same user, and can signal it."""
-        if not (pid := self._guardian.pid):
-            return
-        code = self._guardian.exit_code()
-        if code is not None:
-            how = {"signal": proc.signal_name(-code)} if code < 0 else {"exit_code": code}
-            log.warning("the guardian died", pid=pid, **how)
-        elif self._guardian.resume():
-            log.warning("the guardian was stopped by a signal, and goes on", pid=pid)
 
     def _judge_late_orphans(self) -> None:
         """End processes of scripts that became our children after the last command had ended."""
+        known = {self._guardian.pid, self._decoy.pid, *self._from_before, *self._orphans}
         for pid in self._listed_children.pids() or ():
-            if pid not in self._from_before and pid != self._guardian.pid and pid not in self._orphans:
+            if pid not in known:
                 self._judge_unowned(pid, proc.process(pid))
 
 
@@ -878,17 +743,3 @@ class _Verdict(enum.Enum):
 
 def _become_subreaper() -> bool:
     return os.getpid() == 1 or proc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSError) -> str:
-    text = f"cannot start {shlex.join(command)}: {error.strerror}"
-    if error.errno == errno.E2BIG:
-        size = sum(len(os.fsencode(k)) + len(os.fsencode(v)) + 2 for k, v in environment.items())
-        text += f"; its environment has {size} bytes: send shorter headers or turn cgi_headers off"
-    elif error.errno == errno.ENOEXEC:
-        text += "; it is neither a program for this machine's processor nor a script that begins with #!"
-    elif error.errno in (errno.EAGAIN, errno.ENOMEM):
-        text += "; the container's limit of processes or memory is reached"
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
-        text += "; the limit of open files is reached: raise it (docker run --ulimit nofile) or lower max_inflight"
-    return text

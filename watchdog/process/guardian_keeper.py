@@ -1,0 +1,63 @@
+"""Keep a guardian for as long as commands run: start it, start it again if it died, and let it go on if it was stopped.
+
+Scripts run as the same user as the guardian, so they can send it signals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import Mapping
+
+from ..logs.setup import get_logger
+from ..system import proc
+from .child import Child
+from .guardian import Guardian
+
+log = get_logger("process")
+
+# Seconds between the starts of two guardians. A start takes milliseconds, and a script may kill every guardian: that
+# must not keep the server from its work.
+_PAUSE_S = 1.0
+
+
+class GuardianKeeper:
+    """Starts the guardian, and looks after it.
+
+    Args:
+        commands: the running commands, by pid. A new guardian gets a note of each.
+    """
+
+    def __init__(self, guardian: Guardian, commands: Mapping[int, Child]) -> None:
+        self._guardian = guardian
+        self._commands = commands
+        self._loop = asyncio.get_running_loop()
+        # The kernel ends all processes of a container with PID 1, which so needs no guardian.
+        self._not_before_s = math.inf if os.getpid() == 1 else 0.0
+
+    def start(self) -> None:
+        """Start the guardian if there is none. Call it when a command is about to run: an idle server needs none."""
+        now_s = self._loop.time()
+        if self._guardian.pid or now_s < self._not_before_s:
+            return
+        self._not_before_s = now_s + _PAUSE_S
+        commands = list(self._commands.values())
+        try:
+            slots = self._guardian.start([(command.mark, command.pid) for command in commands])
+        except OSError as error:
+            log.warning("no guardian: a kill -9 of the server would leave its scripts", reason=str(error))
+            return
+        for command, slot in zip(commands, slots, strict=True):
+            command.slot = slot
+
+    def look_after(self) -> None:
+        """Log if a script has ended or stopped the guardian. Let it go on if it was stopped."""
+        if not (pid := self._guardian.pid):
+            return
+        code = self._guardian.exit_code()
+        if code is not None:
+            how = {"signal": proc.signal_name(-code)} if code < 0 else {"exit_code": code}
+            log.warning("the guardian died", pid=pid, **how)
+        elif self._guardian.resume():
+            log.warning("the guardian was stopped by a signal, and goes on", pid=pid)

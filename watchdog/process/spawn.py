@@ -1,0 +1,116 @@
+"""Start a command in a session of its own, with new pipes, default signals and the marks by which it is found again."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shlex
+import signal
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from ..errors import ScriptUnavailable
+from .child import Child
+from .decoy import Decoy
+from .guardian import Guardian
+from .limit_mark import LimitMark
+from .oom_preference import OomPreference
+from .pipes import Consumer, Feed, Pipe
+from .watch import Watch
+
+# Python ignores SIGPIPE and SIGXFSZ, and a shell's `&` or nohup may have had others ignored: an ignored signal would
+# stay ignored in the script.
+_DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
+
+
+class Spawner:
+    """Starts commands. Each gets a limit and an oom_score_adj, the guardian has a note of it, the decoy aims at it."""
+
+    def __init__(
+        self, watch: Watch, limit_mark: LimitMark, preference: OomPreference, guardian: Guardian, decoy: Decoy
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._watch = watch
+        self._limit_mark = limit_mark
+        self._preference = preference
+        self._guardian = guardian
+        self._decoy = decoy
+
+    def spawn(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        mark: str,
+        stdout: Consumer,
+        stderr: Consumer | None,
+        stdin: AsyncIterator[bytes] | None,
+        kill_grace_s: float,
+    ) -> Child:
+        """Start a command. The arguments are those of :meth:`Supervisor.run`.
+
+        Raises:
+            ScriptUnavailable: the command cannot be started.
+        """
+        slot = self._guardian.note(os.fsencode(mark))
+        pipes: list[Pipe] = []
+        stdin_ends: tuple[int, ...] = ()
+        actions: list[tuple[Any, ...]] = []
+        try:
+            for number, consume in ((1, stdout), (2, stderr)):
+                if consume is None:
+                    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
+                    continue
+                pipes.append(Pipe(self._watch, consume))
+                actions.append((os.POSIX_SPAWN_DUP2, pipes[-1].writing_fd, number))
+            if stdin is None:
+                actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+            else:
+                stdin_ends = os.pipe()
+                actions.append((os.POSIX_SPAWN_DUP2, stdin_ends[0], 0))
+            limit = self._limit_mark.next()
+            with self._preference.inherited():
+                pid = os.posix_spawn(
+                    command[0],
+                    command,
+                    environment,
+                    file_actions=actions,
+                    setsid=True,
+                    setsigmask=[],
+                    setsigdef=_DEFAULT_SIGNALS,
+                )
+        except (OSError, ValueError) as error:
+            self._guardian.forget(slot)
+            for fd in stdin_ends:
+                os.close(fd)
+            for pipe in pipes:
+                pipe.close()
+            if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
+                raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
+            raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
+        self._guardian.note_session(slot, pid)
+        self._preference.give(pid)
+        self._decoy.aim_at(pid)
+        feed = None
+        if stdin is not None:
+            os.close(stdin_ends[0])
+            feed = Feed(self._loop, stdin_ends[1], stdin)
+        self._limit_mark.give(pid, limit)
+        child = Child(pid, os.fsencode(mark), limit, tuple(pipes), feed, self._loop, self._watch, slot, kill_grace_s)
+        if feed is not None:
+            feed.start(if_broken=child.ask_to_end)
+        return child
+
+
+def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSError) -> str:
+    text = f"cannot start {shlex.join(command)}: {error.strerror}"
+    if error.errno == errno.E2BIG:
+        size = sum(len(os.fsencode(k)) + len(os.fsencode(v)) + 2 for k, v in environment.items())
+        text += f"; its environment has {size} bytes: send shorter headers or turn cgi_headers off"
+    elif error.errno == errno.ENOEXEC:
+        text += "; it is neither a program for this machine's processor nor a script that begins with #!"
+    elif error.errno in (errno.EAGAIN, errno.ENOMEM):
+        text += "; the container's limit of processes or memory is reached"
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        text += "; the limit of open files is reached: raise it (docker run --ulimit nofile) or lower max_inflight"
+    return text
