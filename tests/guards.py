@@ -44,9 +44,9 @@ def replace(owner: Any, name: str, new: Any) -> None:
 @guard
 def straggler_search() -> None:
     """The end of the script is taken for the end of its tree."""
-    from watchdog.process.supervisor import Supervisor
+    from watchdog.process.orphans import Orphans
 
-    replace(Supervisor, "_certainly_nothing_left", lambda self, child: True)
+    replace(Orphans, "certainly_nothing_left", lambda self, child: True)
 
 
 @guard
@@ -79,10 +79,10 @@ def schedstat() -> None:
 @guard
 def subreaper() -> None:
     """Whoever loses its parent goes to PID 1 of the container, and no limit shows where it came from."""
-    from watchdog.process import supervisor
+    from watchdog.process import orphans
 
     limit_mark()
-    replace(supervisor, "_become_subreaper", lambda: False)
+    replace(orphans, "_become_subreaper", lambda: False)
 
 
 @guard
@@ -177,13 +177,13 @@ def fresh_pipes() -> None:
 @guard
 def ownership() -> None:
     """Every process that loses its parent is taken for the one's who ends first."""
-    from watchdog.process.supervisor import Supervisor
+    from watchdog.process.ownership import Ownership
 
-    def belongs_to(self: Any, child: Any, process: Any, owned: Any, owners: Any = None) -> bool:
+    def belongs_to(self: Any, child: Any, process: Any, commands: Any, owners: Any = None) -> bool:
         return bool(process.session == child.pid or process.parent == os.getpid())
 
-    replace(Supervisor, "_belongs_to", belongs_to)
-    replace(Supervisor, "_owner_of", lambda self, process, owned: None)
+    replace(Ownership, "belongs_to", belongs_to)
+    replace(Ownership, "owner_of", lambda self, process, commands: None)
 
 
 @guard
@@ -197,14 +197,14 @@ def limit_mark() -> None:
 @guard
 def own_status() -> None:
     """Whoever is dead is reaped, as PID 1 must, the script itself too."""
-    from watchdog.process import supervisor
+    from watchdog.process import orphans, supervisor
 
     def reap(self: Any) -> None:
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
 
-    replace(supervisor.Supervisor, "_reap", reap)
+    replace(orphans.Orphans, "reap", reap)
     replace(supervisor, "_REAP_INTERVAL_S", 0.001)
 
 

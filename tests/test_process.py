@@ -24,9 +24,13 @@ from watchdog.errors import BadInput, ScriptUnavailable
 from watchdog.process import child as child_module
 from watchdog.process import children as children_module
 from watchdog.process import command as command_module
+from watchdog.process import orphans as orphans_module
 from watchdog.process import supervisor as supervisor_module
 from watchdog.process.command import command_for, found_command
 from watchdog.process.ended import Ended
+from watchdog.process.limit_mark import LimitMark
+from watchdog.process.orphans import Orphans
+from watchdog.process.ownership import Ownership
 from watchdog.process.supervisor import Supervisor
 from watchdog.system import proc
 
@@ -252,7 +256,7 @@ async def test_nothing_that_a_script_leaves_survives_it(supervisor: Supervisor, 
 @pytest.mark.parametrize("name", ["setsid", "daemon", "no environment"])
 async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the search for what left the session, they survive."""
-    monkeypatch.setattr(Supervisor, "_certainly_nothing_left", lambda self, child: True)
+    monkeypatch.setattr(Orphans, "certainly_nothing_left", lambda self, child: True)
     before = {each.pid for each in proc.processes()}
     await Run(supervisor, STRAGGLERS[name]).ended()
     left = [each for each in children_since(before) if each.is_alive]
@@ -369,8 +373,8 @@ async def test_orphans_are_reaped_while_a_long_script_runs(supervisor: Superviso
 
 REGULAR_STEPS = [
     "_guardian_keeper.look_after",
-    "_reap",
-    "_judge_late_orphans",
+    "_orphans.reap",
+    "_orphans.judge_late",
     "_decoy_keeper.start",
     "_decoy_keeper.aim",
 ]
@@ -393,8 +397,8 @@ async def test_regular_step_that_fails_is_logged_and_all_steps_run_again(
         return count
 
     for name in runs:
-        *owners, method = name.split(".")
-        owner = getattr(supervisor, owners[0]) if owners else supervisor
+        attribute, method = name.split(".")
+        owner = getattr(supervisor, attribute)
         monkeypatch.setattr(owner, method, counted(name, getattr(owner, method)))
     with structlog.testing.capture_logs() as logged:
         async with asyncio.timeout(RunningServer.patience_s):
@@ -583,8 +587,8 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
     Its child is not ours until then. That moment cannot be made to last, so what /proc tells of it does. One that hangs
     in its exit for ever does not hold up the answer for as long.
     """
-    monkeypatch.setattr(supervisor_module, "_EXIT_S", longest_exit_s)
-    monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None)
+    monkeypatch.setattr(orphans_module, "_EXIT_S", longest_exit_s)
+    monkeypatch.setattr(limit_mark_of(supervisor), "read", lambda pid: None)
     (tmp_path / "parent.sh").write_text(f"sleep 60 & until [ -e {tmp_path}/go ]; do sleep 0.01; done")
     other = Run(supervisor, "echo up; sleep 60")
     await other.line("up")
@@ -646,8 +650,8 @@ async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
     with monkeypatch.context() as context:
         context.setattr(os, "kill", kill)
         if not is_spared:
-            context.setattr(Supervisor, "_owner_of", lambda *_: None)
-        supervisor._chase_orphans(children[other.mark])
+            context.setattr(Ownership, "owner_of", lambda *_: None)
+        supervisor._orphans.chase(children[other.mark])
     assert (signalled == []) is is_spared
     supervisor.end_all(at_once=True)
     await asyncio.gather(run.ended(), other.ended())
@@ -670,23 +674,27 @@ async def test_a_stopped_process_of_nobody_stays_stopped(
     os.kill(orphan.pid, signal.SIGSTOP)
     until(lambda: orphans()[0].state == "T", "its stop")
     (child,) = supervisor._children.values()
-    until(lambda: supervisor._chase_orphans(child), "the search to come to rest")
+    until(lambda: supervisor._orphans.chase(child), "the search to come to rest")
     assert orphans()[0].state == "T"
     assert supervisor.unattributed == 1
-    assert supervisor._certainly_nothing_left(child), "it is not looked at again"
+    assert supervisor._orphans.certainly_nothing_left(child), "it is not looked at again"
     os.kill(orphan.pid, signal.SIGKILL)
     while supervisor.unattributed:
-        supervisor._reap()
+        supervisor._orphans.reap()
         await asyncio.sleep(0.01)
     supervisor.end_all(at_once=True)
     await run.ended()
 
 
+def limit_mark_of(supervisor: Supervisor) -> LimitMark:
+    return supervisor._orphans.ownership._limit_mark
+
+
 def take_no_orphan_for_a_scripts(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a container whose scripts may raise their limits: an orphan may be one of `docker exec`."""
-    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
-    monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None)
-    monkeypatch.setattr(supervisor._limit_mark, "is_firm", False)
+    monkeypatch.setattr(supervisor._orphans.ownership, "_all_orphans_are_ours", False)
+    monkeypatch.setattr(limit_mark_of(supervisor), "read", lambda pid: None)
+    monkeypatch.setattr(limit_mark_of(supervisor), "is_firm", False)
 
 
 def hiding(directory: Path) -> str:
@@ -701,14 +709,14 @@ async def test_nothing_is_used_again_beside_a_process_of_unknown_origin(
 ) -> None:
     take_no_orphan_for_a_scripts(supervisor, monkeypatch)
     if not are_noticed:
-        monkeypatch.setattr(Supervisor, "unattributed", 0)
+        monkeypatch.setattr(Orphans, "unattributed", 0)
     run = Run(supervisor, hiding(tmp_path))
     assert (await run.ended()).is_tree_gone is not are_noticed
     assert (await Run(supervisor, "true").ended()).is_tree_gone is not are_noticed
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
     async with asyncio.timeout(RunningServer.patience_s):
         while not (await Run(supervisor, "true").ended()).is_tree_gone:
-            supervisor._reap()
+            supervisor._orphans.reap()
 
 
 @pytest.mark.parametrize("is_pid_1", [True, False])
@@ -716,9 +724,9 @@ async def test_nothing_is_used_again_beside_a_process_of_unknown_origin(
 async def test_a_hidden_process_ends_with_its_command_while_others_run(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_pid_1: bool, is_quick: bool
 ) -> None:
-    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", not is_pid_1)
+    monkeypatch.setattr(supervisor._orphans.ownership, "_all_orphans_are_ours", not is_pid_1)
     if is_quick:  # forked before its command got its hard limit
-        monkeypatch.setattr(supervisor._limit_mark, "give", lambda pid, value: None)
+        monkeypatch.setattr(limit_mark_of(supervisor), "give", lambda pid, value: None)
     other = Run(supervisor, "echo up; read", stdin=endless())
     await other.line("up")
     ended = await Run(supervisor, hiding(tmp_path)).ended()
@@ -734,7 +742,7 @@ async def test_a_process_of_an_unknown_command_ends_with_the_last_that_it_may_be
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_pid_1: bool
 ) -> None:
     """It has lowered its limit below the values of all commands."""
-    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", not is_pid_1)
+    monkeypatch.setattr(supervisor._orphans.ownership, "_all_orphans_are_ours", not is_pid_1)
     first = Run(supervisor, "echo up; read", stdin=endless())
     await first.line("up")
     assert not (await Run(supervisor, f"ulimit -x 1000; {hiding(tmp_path)}").ended()).is_tree_gone
@@ -755,7 +763,7 @@ async def test_a_process_of_a_script_that_comes_late_is_ended(
 ) -> None:
     with monkeypatch.context() as context:
         # The search finds nothing: as if the process had come to this one after it.
-        context.setattr(Supervisor, "_other_children", lambda self, child: [])
+        context.setattr(Orphans, "_candidates", lambda self, child: [])
         await Run(supervisor, hiding(tmp_path)).ended()
     pid = int((tmp_path / "pid").read_text())
     async with asyncio.timeout(RunningServer.patience_s):
@@ -767,11 +775,11 @@ async def test_a_child_of_others_is_left_alone_where_the_mark_is_firm(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As PID 1: what `docker exec` has left has no mark, and no signal is sent to it."""
-    monkeypatch.setattr(supervisor, "_all_orphans_are_ours", False)
-    monkeypatch.setattr(supervisor._limit_mark, "is_firm", True)
-    real = supervisor._limit_mark.read
+    monkeypatch.setattr(supervisor._orphans.ownership, "_all_orphans_are_ours", False)
+    monkeypatch.setattr(limit_mark_of(supervisor), "is_firm", True)
+    real = limit_mark_of(supervisor).read
     elsewhere: set[int] = set()
-    monkeypatch.setattr(supervisor._limit_mark, "read", lambda pid: None if pid in elsewhere else real(pid))
+    monkeypatch.setattr(limit_mark_of(supervisor), "read", lambda pid: None if pid in elsewhere else real(pid))
     # In a subshell, whose end makes it an orphan.
     run = Run(supervisor, f"({hiding(tmp_path)}); echo up; read", stdin=endless())
     await run.line("up")
@@ -784,7 +792,7 @@ async def test_a_child_of_others_is_left_alone_where_the_mark_is_firm(
     os.kill(pid, signal.SIGKILL)
     async with asyncio.timeout(RunningServer.patience_s):
         while proc.process(pid) is not None:
-            supervisor._reap()
+            supervisor._orphans.reap()
             await asyncio.sleep(0.01)
 
 
@@ -824,14 +832,14 @@ async def test_a_timeout_needs_neither_thread_nor_descriptor(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failures = iter([OSError(24, "Too many open files")] * 3)
-    real = Supervisor._tree_of
+    real = Ownership.tree_of
 
-    def scarce(self: Supervisor, *arguments: Any) -> list[proc.Process]:
+    def scarce(self: Ownership, *arguments: Any) -> list[proc.Process]:
         for failure in failures:
             raise failure
         return real(self, *arguments)
 
-    monkeypatch.setattr(Supervisor, "_tree_of", scarce)
+    monkeypatch.setattr(Ownership, "tree_of", scarce)
     run = Run(supervisor, "setsid sleep 60 & sleep 60", timeout_s=0.2)
     assert (await run.ended()).timed_out
     assert run.living() == []

@@ -27,23 +27,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import errno
 import math
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping
 
 from ..logs.setup import get_logger
-from ..logs.text import printable
 from ..system import proc
 from ..system.files import NO_DESCRIPTOR
 from ..system.threads import PROCESSES, settled
 from .activity import Activity
 from .child import Child
-from .children import Children, children_by_parent, reap_if_dead
 from .decoy import Decoy
 from .decoy_keeper import DecoyKeeper
 from .ended import Ended, ended
@@ -51,6 +47,7 @@ from .guardian import Guardian
 from .guardian_keeper import GuardianKeeper
 from .limit_mark import LimitMark
 from .oom_preference import OomPreference
+from .orphans import Orphans
 from .peak_memory import PeakMemory
 from .pipes import Consumer, set_done
 from .spare_descriptor import SpareDescriptor
@@ -58,7 +55,6 @@ from .spawn import Spawner
 from .watch import Watch
 
 log = get_logger("process")
-_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # Processes that a script left, and that have not worked for this long, are ended: long enough for a pause between two
 # pieces of work, short beside the time that an idle daemon would add to each call.
 _LINGER_IDLE_S = 0.1
@@ -77,39 +73,27 @@ _REAP_INTERVAL_S = 1.0
 _QUIET_LOOKS = 3
 # On a machine that stands still at times, seconds say little.
 _FEWEST_LOOKS = 20
-_CHASE_S = 0.01
-# An exit that takes longer hangs: in a dead network file system, for one.
-_EXIT_S = 1.0
 
 
 class Supervisor:
     """Spawns commands, ends them and reaps what they leave. One for each process, on one event loop."""
 
     def __init__(self) -> None:
-        self._children: dict[int, Child] = {}
-        self._listed_children = Children()
-        # Children on their way out, by pid and start time, and since when they were seen so.
-        self._exiting: dict[tuple[int, int], float] = {}
-        self._loop = asyncio.get_running_loop()
-        self._watch = Watch(self._loop)
         # An ignored SIGCHLD, which exec keeps, would have the kernel reap our children before us.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._is_subreaper = _become_subreaper()
-        # Children from before: an entry point may start a daemon and then exec this program.
-        self._from_before = set(children_by_parent())
-        self._limit_mark = LimitMark()
-        # Each orphan that was looked at. By pid, which stays the same process until it is reaped.
-        self._orphans: dict[int, _Orphan] = {}
-        self._spare = SpareDescriptor()
-        self._guardian = Guardian(lambda pid: self._limit_mark.of_command(pid) is not None)
-        self._guardian_keeper = GuardianKeeper(self._guardian, self._children)
-        self._preference = OomPreference()
-        self._peak_memory = PeakMemory()
+        self._loop = asyncio.get_running_loop()
+        self._watch = Watch(self._loop)
+        self._children: dict[int, Child] = {}
+        limit_mark = LimitMark()
+        self._guardian = Guardian(lambda pid: limit_mark.of_command(pid) is not None)
         self._decoy = Decoy()
+        self._preference = OomPreference()
+        self._spawner = Spawner(self._watch, limit_mark, self._preference, self._guardian, self._decoy)
+        self._orphans = Orphans(self._children, limit_mark, self._guardian, self._decoy)
+        self._guardian_keeper = GuardianKeeper(self._guardian, self._children)
         self._decoy_keeper = DecoyKeeper(self._decoy, self._children, self._watch, self._preference)
-        self._spawner = Spawner(self._watch, self._limit_mark, self._preference, self._guardian, self._decoy)
-        # Not so for PID 1, to which `docker exec` leaves its orphans too.
-        self._all_orphans_are_ours = self._is_subreaper and os.getpid() != 1 and not self._from_before
+        self._spare = SpareDescriptor()
+        self._peak_memory = PeakMemory()
         self._decoy_keeper.start()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
 
@@ -121,7 +105,7 @@ class Supervisor:
     @property
     def unattributed(self) -> int:
         """The number of living children that do not certainly belong to one command. Any thread may ask for it."""
-        return sum(orphan.is_unclear for orphan in list(self._orphans.values())) if self._orphans else 0
+        return self._orphans.unattributed
 
     async def run(
         self,
@@ -186,7 +170,7 @@ class Supervisor:
         self._guardian.stop()
         self._decoy_keeper.close()
         self._preference.close()
-        self._listed_children.close()
+        self._orphans.close()
         self._spare.close()
         self._watch.close()
 
@@ -204,9 +188,9 @@ class Supervisor:
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
             return None
         duration_s = self._loop.time() - child.started_s
-        if not self._certainly_nothing_left(child):
+        if not self._orphans.certainly_nothing_left(child):
             return None
-        is_tree_gone = not self.unattributed
+        is_tree_gone = not self._orphans.unattributed
         try:
             if not all(pipe.drain() for pipe in child.pipes):
                 return None
@@ -247,7 +231,9 @@ class Supervisor:
             status_and_usage = await child.status()
             if status_and_usage is not None:
                 status, usage = status_and_usage
-                is_tree_gone = not survivors and self._certainly_nothing_left(child) and not self.unattributed
+                is_tree_gone = (
+                    not survivors and self._orphans.certainly_nothing_left(child) and not self._orphans.unattributed
+                )
         finally:
             self._forget(child)
         if broken is not None:
@@ -271,8 +257,8 @@ class Supervisor:
         del self._children[child.pid]
         if self._decoy.aim == child.pid:
             self._decoy.aim_at(next(reversed(self._children), 0))
-        if self._orphans:
-            self._forget_owner(child)
+        if self._orphans.known:
+            self._orphans.end_those_of(child)
         self._guardian.forget(child.slot)
         child.close()
 
@@ -289,7 +275,7 @@ class Supervisor:
         came_bytes = sum(pipe.came_bytes for pipe in child.pipes)
         idle_looks = 0
         pause_s = 0.001
-        while not self._certainly_nothing_left(child):
+        while not self._orphans.certainly_nothing_left(child):
             is_cut_off = child.asked_to_end.done() or now_s >= until_s
             if is_cut_off or now_s >= next_look_s:
                 is_working = await self._is_working(child, activity, until_s)
@@ -346,7 +332,7 @@ class Supervisor:
 
     async def _clear_stragglers(self, child: Child) -> int:
         """End what the command, itself a zombie by now, left behind. Returns how many could not be ended."""
-        if self._certainly_nothing_left(child):
+        if self._orphans.certainly_nothing_left(child):
             return 0
         left = await self._tree(child)
         child.ask(left)
@@ -370,152 +356,21 @@ class Supervisor:
             await asyncio.sleep(pause_s)
             # A list of all processes is work: in a long grace it is made less often.
             pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
-            self._reap()
-            if self._certainly_nothing_left(child):
+            self._orphans.reap()
+            if self._orphans.certainly_nothing_left(child):
                 return 0
             left = await self._tree(child)
-            is_quiet = not left and self._chase_orphans(child)
+            is_quiet = not left and self._orphans.chase(child)
             quiet_looks = quiet_looks + 1 if is_quiet else 0
             now_s = self._loop.time()
         proc.signal_each(held.values(), signal.SIGKILL)
         return len(left) if quiet_looks or left else 1
 
-    def _chase_orphans(self, child: Child) -> bool:
-        """SIGKILL to our new children that are the command's, as fast as they come; whether none came any more.
-
-        A chain of forks is in no list of all processes, and each of its links lives for less than a millisecond.
-        """
-        is_quiet = True
-        until_s = self._loop.time() + _CHASE_S
-        while True:
-            orphans = self._other_children(child) or ()
-            unknown = False
-            for pid in orphans:
-                # If there are very many, handle only some now: the event loop has other calls to serve.
-                if self._loop.time() >= until_s:
-                    return False
-                verdict = self._judge_orphan(child, pid)
-                is_quiet = is_quiet and verdict is not _Verdict.ENDED
-                unknown = unknown or verdict is _Verdict.UNKNOWN
-            # Another command may have such a chain, too: its links do not count as new processes of this command.
-            if not orphans or self._loop.time() >= until_s:
-                return is_quiet and not unknown
-
-    def _judge_orphan(self, child: Child, pid: int) -> _Verdict:
-        """Find out which command this child of ours belongs to, and end it if it belongs to ``child``."""
-        owned = dict(self._children)
-        if self._origin(pid) is _Origin.ELSEWHERE:
-            self._orphans[pid] = _Orphan(_Origin.ELSEWHERE)
-            return _Verdict.LEFT_ALONE
-        try:
-            # If it belongs to another command, do not even stop it for a moment: that command's call would see work.
-            process = proc.process(pid)
-            owner = None if process is None else self._owner_of(process, owned)
-            if owner is not None and owner is not child:
-                self._orphans[pid] = _Orphan(_Origin.SCRIPT, frozenset({owner}), is_certain=True)
-                return _Verdict.LEFT_ALONE
-            was_stopped = process is not None and process.state == "T"
-            # Stop it while we look at it. The pid cannot belong to another process: only we reap our children.
-            os.kill(pid, signal.SIGSTOP)
-        except PermissionError:  # a process of another user, such as root's by `docker exec`
-            return self._judge_unowned(pid, process)
-        except OSError:  # no descriptor is free to look at it
-            return _Verdict.UNKNOWN
-        is_ended = False
-        try:
-            process = proc.process(pid)
-            if process is not None and self._belongs_to(child, process, owned):
-                os.kill(pid, signal.SIGKILL)
-                is_ended = True
-                child.note_ended([process])
-                self._reap_if_dead(pid)
-                return _Verdict.ENDED
-        except OSError:
-            return _Verdict.UNKNOWN
-        finally:
-            if not is_ended and not was_stopped:
-                os.kill(pid, signal.SIGCONT)
-        if self._reap_if_dead(pid):
-            return _Verdict.LEFT_ALONE
-        # Checked after the environment was read: the process may have lost it in between.
-        if self._is_undecided(pid):
-            os.sched_yield()
-            return _Verdict.UNKNOWN
-        return self._judge_unowned(pid, process)
-
-    def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
-        """Find out where a child comes from that does not certainly belong to any command. It is not looked at again.
-
-        A process of a script is ended with the last of the commands that it may belong to. One that may be an orphan of
-        ``docker exec``, or a process that a script has hidden, is left alone. So as long as one of either kind lives,
-        no directory that a script could write to is used again.
-        """
-        origin = self._origin(pid)
-        is_of_ended = origin is _Origin.SCRIPT and self._is_of_ended(pid)
-        may_belong_to = frozenset(self._children.values() if origin is _Origin.SCRIPT and not is_of_ended else ())
-        self._orphans[pid] = _Orphan(origin, may_belong_to)
-        if origin is _Origin.UNKNOWN:
-            name = None if process is None else printable(process.name)
-            log.warning("a process that belongs to no call is left alone", pid=pid, name=name)
-        elif origin is _Origin.SCRIPT and not may_belong_to:
-            self._end_orphan(pid, process)
-            return _Verdict.ENDED
-        return _Verdict.LEFT_ALONE
-
-    def _forget_owner(self, child: Child) -> None:
-        """End the orphans that may belong to no other command than this one, which has ended."""
-        for pid, orphan in [*self._orphans.items()]:
-            if child in orphan.commands:
-                orphan.commands -= {child}
-                if not orphan.commands:
-                    orphan.is_certain = False  # until it is dead
-                    self._end_orphan(pid, proc.process(pid))
-
-    def _end_orphan(self, pid: int, process: proc.Process | None) -> None:
-        """End a child that was started by a script that has ended."""
-        name = None if process is None else printable(process.name)
-        log.warning("a process of a call that has ended is ended now", pid=pid, name=name)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-        self._reap_if_dead(pid)
-
-    def _origin(self, pid: int) -> _Origin:
-        """Return where an orphan comes from."""
-        if self._all_orphans_are_ours:
-            return _Origin.SCRIPT
-        try:
-            if self._limit_mark.read(pid) is not None:
-                return _Origin.SCRIPT
-        except PermissionError:
-            return _Origin.UNKNOWN
-        return _Origin.ELSEWHERE if self._limit_mark.is_firm else _Origin.UNKNOWN
-
-    def _command_of_limit(self, pid: int, owned: Iterable[Child]) -> Child | None:
-        """Return the command that a process belongs to by its limit."""
-        limit = self._limit_mark.of_command(pid)
-        return None if limit is None else next((each for each in owned if each.limit == limit), None)
-
-    def _is_of_ended(self, pid: int) -> bool:
-        """Return whether a process has the limit of a command that has ended."""
-        limit = self._limit_mark.of_command(pid)
-        return limit is not None and all(each.limit != limit for each in self._children.values())
-
-    def _is_undecided(self, pid: int) -> bool:
-        """Return whether only a later look can show which command a process belongs to.
-
-        It is exiting, and its children will become ours; or ``exec`` is just replacing its memory.
-        """
-        process = proc.process(pid)
-        if process is None or not (process.is_exiting or proc.is_starting(pid)):
-            return False
-        now_s = self._loop.time()
-        return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
-
     async def _tree(self, child: Child) -> list[proc.Process]:
         return (await self._look_at_tree(child))[0]
 
     async def _look_at_tree(self, child: Child, activity: Activity | None = None) -> tuple[list[proc.Process], bool]:
-        """Run :meth:`_tree_of` in a thread. Return the tree and whether it works.
+        """Run :meth:`Ownership.tree_of` in a thread. Return the tree and whether it works.
 
         Waits until a thread and descriptors are free.
         """
@@ -523,7 +378,7 @@ class Supervisor:
 
         def read() -> tuple[list[proc.Process], bool]:
             owners.clear()
-            tree = self._tree_of(child, owners)
+            tree = self._orphans.ownership.tree_of(child, owners)
             return tree, activity is not None and activity.look(tree)
 
         while True:
@@ -534,7 +389,7 @@ class Supervisor:
                     result = read()
                 else:
                     result = await job
-                self._note_owners(owners)
+                self._orphans.note_owners(owners)
                 return result
             except OSError as error:
                 if error.errno not in NO_DESCRIPTOR:
@@ -544,135 +399,13 @@ class Supervisor:
                     return read()
                 await asyncio.sleep(0.05)
 
-    def _note_owners(self, owners: Iterable[tuple[proc.Process, Child]]) -> None:
-        for process, owner in owners:
-            if process.pid in self._orphans or self._children.get(owner.pid) is not owner:
-                continue
-            # It may have been reaped since the list was read, and its pid may belong to another process.
-            found = proc.process(process.pid)
-            if found is not None and found.identity == process.identity:
-                self._orphans[process.pid] = _Orphan(_Origin.SCRIPT, frozenset({owner}), is_certain=True)
-
-    def _certainly_nothing_left(self, child: Child) -> bool:
-        """Return whether no child of this process can belong to this command. Reap dead children on the way."""
-        # An orphan comes to this process only if it is the subreaper.
-        while self._is_subreaper and (others := self._other_children(child)) is not None:
-            if not others:
-                return True
-            # Who was reaped may have left us a child after the list was made: only a list without any dead counts.
-            if not all(self._reap_if_dead(pid) for pid in others):
-                return False
-        return False
-
-    def _other_children(self, child: Child) -> list[int] | None:
-        """Return our children that may belong to this command; the others belong to another command or to none."""
-        children = self._listed_children.pids()
-        if children is None:
-            return None
-        found = []
-        helpers = (self._guardian.pid, self._decoy.pid)
-        for pid in children:
-            if pid not in self._children and pid not in self._from_before and pid not in helpers:
-                orphan = self._orphans.get(pid)
-                if orphan is None or orphan.commands == {child}:
-                    found.append(pid)
-        return found
-
-    def _tree_of(self, child: Child, owners: list[tuple[proc.Process, Child]] | None = None) -> list[proc.Process]:
-        """Return the living processes that the command started. Call it in a thread: it reads all of /proc.
-
-        Args:
-            owners: gets each orphan that certainly belongs to a command, with that command.
-        """
-        table = {each.pid: each for each in proc.processes()}
-        owned = dict(self._children)
-        tree: set[int] = set()
-        strangers: set[int] = set()
-
-        def belongs(pid: int) -> bool:
-            # Up the ancestors, to a process that is known to belong or not to.
-            way = []
-            verdict = False
-            while pid > 0:
-                if pid in tree or pid == child.pid:
-                    verdict = True
-                    break
-                process = table.get(pid)
-                if process is None or pid in strangers or pid in owned or pid == os.getpid():
-                    break
-                if process.started < table[child.pid].started:
-                    break
-                way.append(pid)
-                if self._belongs_to(child, process, owned, owners):
-                    verdict = True
-                    break
-                pid = process.parent
-            (tree if verdict else strangers).update(way)
-            return verdict
-
-        for pid in table:
-            belongs(pid)
-        return [table[pid] for pid in tree if table[pid].is_alive]
-
-    def _belongs_to(
-        self,
-        child: Child,
-        process: proc.Process,
-        owned: dict[int, Child],
-        owners: list[tuple[proc.Process, Child]] | None = None,
-    ) -> bool:
-        """Whether a process is this command's, by its session or, if it left that and lost its parent, by its marks."""
-        owner = self._owner_of(process, owned)
-        is_orphan = process.parent == os.getpid()
-        if owner is not None:
-            if owners is not None and is_orphan:
-                owners.append((process, owner))
-            return owner is child
-        if process.pid in (self._guardian.pid, self._decoy.pid) or (self._is_subreaper and not is_orphan):
-            return False
-        # It threw its environment away. This command ends it if no other command can have started it; else the last of
-        # the commands that can will find it.
-        if any(other.pid != child.pid for other in owned.values()):
-            return False
-        if process.pid in self._orphans or self._is_of_ended(process.pid):
-            return False
-        return self._origin(process.pid) is _Origin.SCRIPT
-
-    def _owner_of(self, process: proc.Process, owned: dict[int, Child]) -> Child | None:
-        """Return the command that the process certainly belongs to; None if there is none, or if it is unclear."""
-        if (owner := owned.get(process.session)) is not None:
-            return owner
-        if process.pid in (self._guardian.pid, self._decoy.pid) or process.pid in self._from_before:
-            return None
-        if self._is_subreaper and process.parent != os.getpid():
-            return None
-        if (orphan := self._orphans.get(process.pid)) is not None:
-            commands = orphan.commands
-            return next(iter(commands)) if len(commands) == 1 else None
-        if (owner := self._command_of_limit(process.pid, owned.values())) is not None:
-            return owner
-        environment = proc.environment_of(process.pid)
-        for each in owned.values():
-            if each.mark in environment:
-                return each
-        open_files = proc.open_files_of(process.pid)
-        return next((each for each in owned.values() if not each.pipe_names.isdisjoint(open_files)), None)
-
-    def _reap_if_dead(self, pid: int) -> bool:
-        """Reap a child that is not a command; return whether it was dead. If so, its pid may be used again."""
-        if not reap_if_dead(pid):
-            return False
-        self._from_before.discard(pid)
-        self._orphans.pop(pid, None)
-        return True
-
     def _reap_again(self) -> None:
         """Do the regular work of the supervisor. If a step fails, the other steps run, and all of them run again."""
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
         for step in (
             self._guardian_keeper.look_after,
-            self._reap,
-            self._forget_exiting,
+            self._orphans.reap,
+            self._orphans.forget_exiting,
             self._watch_over_children,
             self._decoy_keeper.start,
             self._decoy_keeper.aim,
@@ -682,64 +415,8 @@ class Supervisor:
             except Exception:
                 log.exception("a regular step of the supervisor failed; please report it", step=step.__qualname__)
 
-    def _forget_exiting(self) -> None:
-        if self._exiting:
-            children = set(self._listed_children.pids() or ())
-            self._exiting = {key: since_s for key, since_s in self._exiting.items() if key[0] in children}
-
     def _watch_over_children(self) -> None:
         if self._children:
             self._guardian_keeper.start()
         else:
-            self._judge_late_orphans()
-
-    def _reap(self) -> None:
-        """Reap orphans; a command's own status is left to the one who runs it."""
-        children = self._listed_children.pids()
-        for pid in children_by_parent() if children is None else children:
-            if pid not in self._children and pid not in (self._guardian.pid, self._decoy.pid):
-                self._reap_if_dead(pid)
-
-    def _judge_late_orphans(self) -> None:
-        """End processes of scripts that became our children after the last command had ended."""
-        known = {self._guardian.pid, self._decoy.pid, *self._from_before, *self._orphans}
-        for pid in self._listed_children.pids() or ():
-            if pid not in known:
-                self._judge_unowned(pid, proc.process(pid))
-
-
-class _Origin(enum.Enum):
-    """Where an orphan comes from."""
-
-    SCRIPT = enum.auto()
-    ELSEWHERE = enum.auto()  # a command of `docker exec`, or the entry point
-    UNKNOWN = enum.auto()
-
-
-@dataclass(slots=True)
-class _Orphan:
-    """A child of this process that is not a command.
-
-    ``commands``: the living ones that may have left it. ``is_certain``: there is one, and it did.
-    """
-
-    origin: _Origin
-    commands: frozenset[Child] = frozenset()
-    is_certain: bool = False
-
-    @property
-    def is_unclear(self) -> bool:
-        """Whether it may write to a directory or a pipe of a command that has ended."""
-        return self.origin is not _Origin.ELSEWHERE and not self.is_certain
-
-
-class _Verdict(enum.Enum):
-    """The result of looking at an orphan."""
-
-    ENDED = enum.auto()
-    LEFT_ALONE = enum.auto()
-    UNKNOWN = enum.auto()
-
-
-def _become_subreaper() -> bool:
-    return os.getpid() == 1 or proc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+            self._orphans.judge_late()

@@ -1,0 +1,267 @@
+"""The children of this process that are not commands: find those that a script left, judge them, end and reap them.
+
+This process is the child subreaper (prctl(2)), so a process that loses its parent becomes its child, and the kernel
+lists its children in one small file. If there is nothing in that file, no command has left anything.
+
+An orphan is judged once, and the verdict is kept until the orphan is dead:
+
+- It certainly belongs to a running command: it ends with that command.
+- A script started it, but which one is not certain: it ends with the last command that it may belong to.
+- ``docker exec`` or the image's entry point started it: it is left alone.
+- It may be any of these: it is left alone, too, and as long as it lives, no directory of a call is used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import signal
+from collections.abc import Iterable, Mapping
+
+from ..logs.setup import get_logger
+from ..logs.text import printable
+from ..system import proc
+from .child import Child
+from .children import Children, children_by_parent, reap_if_dead
+from .decoy import Decoy
+from .guardian import Guardian
+from .limit_mark import LimitMark
+from .ownership import Origin, Orphan, Ownership
+
+log = get_logger("process")
+
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+# Seconds for which one search for new orphans may keep the event loop from other calls.
+_CHASE_S = 0.01
+# Seconds after which an exit counts as hanging, for instance in a dead network file system.
+_EXIT_S = 1.0
+
+
+class Orphans:
+    """The children of this process that are not commands.
+
+    Args:
+        commands: the running commands, by pid.
+
+    Attributes:
+        known: the orphans that were judged. By pid, which stays the same process until it is reaped.
+        ownership: finds the command of a process.
+    """
+
+    def __init__(self, commands: Mapping[int, Child], limit_mark: LimitMark, guardian: Guardian, decoy: Decoy) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._commands = commands
+        self._guardian = guardian
+        self._decoy = decoy
+        self._listed_children = Children()
+        self._is_subreaper = _become_subreaper()
+        # An entry point may start a daemon and then exec this program.
+        self._from_before = set(children_by_parent())
+        self.known: dict[int, Orphan] = {}
+        # Children that are exiting, by pid and start time, and the time at which this was first seen.
+        self._exiting: dict[tuple[int, int], float] = {}
+        self.ownership = Ownership(
+            commands,
+            self.known,
+            self._from_before,
+            is_subreaper=self._is_subreaper,
+            limit_mark=limit_mark,
+            guardian=guardian,
+            decoy=decoy,
+        )
+
+    @property
+    def unattributed(self) -> int:
+        """The number of living children that do not certainly belong to one command. Any thread may ask for it."""
+        return sum(orphan.is_unclear for orphan in list(self.known.values())) if self.known else 0
+
+    def certainly_nothing_left(self, child: Child) -> bool:
+        """Return whether no child of this process can belong to this command. Reap dead children on the way."""
+        # An orphan comes to this process only if it is the subreaper.
+        while self._is_subreaper and (candidates := self._candidates(child)) is not None:
+            if not candidates:
+                return True
+            # A process that was reaped may have left us a child after the list was made: only a list without dead
+            # processes counts.
+            if not all(self._reap_if_dead(pid) for pid in candidates):
+                return False
+        return False
+
+    def _candidates(self, child: Child) -> list[int] | None:
+        """Return our children that may belong to this command; the others belong to another command or to none."""
+        children = self._listed_children.pids()
+        if children is None:
+            return None
+        found = []
+        helpers = (self._guardian.pid, self._decoy.pid)
+        for pid in children:
+            if pid not in self._commands and pid not in self._from_before and pid not in helpers:
+                orphan = self.known.get(pid)
+                if orphan is None or orphan.commands == {child}:
+                    found.append(pid)
+        return found
+
+    def chase(self, child: Child) -> bool:
+        """SIGKILL our new children that belong to the command, as fast as they come. Return whether no more come.
+
+        A chain of forks is in no list of all processes, and each of its links lives for less than a millisecond.
+        """
+        is_quiet = True
+        until_s = self._loop.time() + _CHASE_S
+        while True:
+            candidates = self._candidates(child) or ()
+            unknown = False
+            for pid in candidates:
+                # If there are very many, handle only some now: the event loop has other calls to serve.
+                if self._loop.time() >= until_s:
+                    return False
+                verdict = self._judge(child, pid)
+                is_quiet = is_quiet and verdict is not _Verdict.ENDED
+                unknown = unknown or verdict is _Verdict.UNKNOWN
+            # Another command may have such a chain, too: its links do not count as new processes of this command.
+            if not candidates or self._loop.time() >= until_s:
+                return is_quiet and not unknown
+
+    def _judge(self, child: Child, pid: int) -> _Verdict:
+        """Find out which command this child of ours belongs to, and end it if it belongs to ``child``."""
+        commands = dict(self._commands)
+        if self.ownership.origin(pid) is Origin.ELSEWHERE:
+            self.known[pid] = Orphan(Origin.ELSEWHERE)
+            return _Verdict.LEFT_ALONE
+        try:
+            # If it belongs to another command, do not even stop it for a moment: that command's call would see work.
+            process = proc.process(pid)
+            owner = None if process is None else self.ownership.owner_of(process, commands)
+            if owner is not None and owner is not child:
+                self.known[pid] = Orphan(Origin.SCRIPT, frozenset({owner}), is_certain=True)
+                return _Verdict.LEFT_ALONE
+            was_stopped = process is not None and process.state == "T"
+            # Stop it while we look at it. The pid cannot belong to another process: only we reap our children.
+            os.kill(pid, signal.SIGSTOP)
+        except PermissionError:  # a process of another user, such as root's by `docker exec`
+            return self._judge_unowned(pid, process)
+        except OSError:  # no descriptor is free to look at it
+            return _Verdict.UNKNOWN
+        is_ended = False
+        try:
+            process = proc.process(pid)
+            if process is not None and self.ownership.belongs_to(child, process, commands):
+                os.kill(pid, signal.SIGKILL)
+                is_ended = True
+                child.note_ended([process])
+                self._reap_if_dead(pid)
+                return _Verdict.ENDED
+        except OSError:
+            return _Verdict.UNKNOWN
+        finally:
+            if not is_ended and not was_stopped:
+                os.kill(pid, signal.SIGCONT)
+        if self._reap_if_dead(pid):
+            return _Verdict.LEFT_ALONE
+        # Checked after the environment was read: the process may have lost it in between.
+        if self._is_undecided(pid):
+            os.sched_yield()
+            return _Verdict.UNKNOWN
+        return self._judge_unowned(pid, process)
+
+    def _is_undecided(self, pid: int) -> bool:
+        """Return whether only a later look can show which command a process belongs to.
+
+        It is exiting, and its children will become ours; or ``exec`` is just replacing its memory.
+        """
+        process = proc.process(pid)
+        if process is None or not (process.is_exiting or proc.is_starting(pid)):
+            return False
+        now_s = self._loop.time()
+        return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
+
+    def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
+        """Find out where a child comes from that does not certainly belong to any command. It is not looked at again.
+
+        A process of a script is ended with the last of the commands that it may belong to. One that may be an orphan of
+        ``docker exec``, or a process that a script has hidden, is left alone. So as long as one of either kind lives,
+        no directory that a script could write to is used again.
+        """
+        origin = self.ownership.origin(pid)
+        is_of_ended = origin is Origin.SCRIPT and self.ownership.is_of_ended(pid)
+        may_belong_to = frozenset(self._commands.values() if origin is Origin.SCRIPT and not is_of_ended else ())
+        self.known[pid] = Orphan(origin, may_belong_to)
+        if origin is Origin.UNKNOWN:
+            name = None if process is None else printable(process.name)
+            log.warning("a process that belongs to no call is left alone", pid=pid, name=name)
+        elif origin is Origin.SCRIPT and not may_belong_to:
+            self._end(pid, process)
+            return _Verdict.ENDED
+        return _Verdict.LEFT_ALONE
+
+    def judge_late(self) -> None:
+        """End processes of scripts that became our children after the last command had ended."""
+        for pid in self._listed_children.pids() or ():
+            if pid not in self._from_before and pid not in self.known and not self.ownership.is_helper(pid):
+                self._judge_unowned(pid, proc.process(pid))
+
+    def note_owners(self, owners: Iterable[tuple[proc.Process, Child]]) -> None:
+        """Note that these orphans belong to these commands, if both still live."""
+        for process, owner in owners:
+            if process.pid in self.known or self._commands.get(owner.pid) is not owner:
+                continue
+            # It may have been reaped since the list was read, and its pid may belong to another process.
+            found = proc.process(process.pid)
+            if found is not None and found.identity == process.identity:
+                self.known[process.pid] = Orphan(Origin.SCRIPT, frozenset({owner}), is_certain=True)
+
+    def end_those_of(self, child: Child) -> None:
+        """End the orphans that may belong to no other command than this one, which has ended."""
+        for pid, orphan in [*self.known.items()]:
+            if child in orphan.commands:
+                orphan.commands -= {child}
+                if not orphan.commands:
+                    orphan.is_certain = False  # until it is dead
+                    self._end(pid, proc.process(pid))
+
+    def _end(self, pid: int, process: proc.Process | None) -> None:
+        """End a child that was started by a script that has ended."""
+        name = None if process is None else printable(process.name)
+        log.warning("a process of a call that has ended is ended now", pid=pid, name=name)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+        self._reap_if_dead(pid)
+
+    def reap(self) -> None:
+        """Reap dead orphans. The status of a command is read by the call that runs it."""
+        children = self._listed_children.pids()
+        for pid in children_by_parent() if children is None else children:
+            if pid not in self._commands and not self.ownership.is_helper(pid):
+                self._reap_if_dead(pid)
+
+    def _reap_if_dead(self, pid: int) -> bool:
+        """Reap a child that is not a command; return whether it was dead. If so, its pid may be used again."""
+        if not reap_if_dead(pid):
+            return False
+        self._from_before.discard(pid)
+        self.known.pop(pid, None)
+        return True
+
+    def forget_exiting(self) -> None:
+        """Forget the exits of children that are gone."""
+        if self._exiting:
+            children = set(self._listed_children.pids() or ())
+            self._exiting = {key: since_s for key, since_s in self._exiting.items() if key[0] in children}
+
+    def close(self) -> None:
+        """Close the list of children."""
+        self._listed_children.close()
+
+
+class _Verdict(enum.Enum):
+    """The result of looking at an orphan."""
+
+    ENDED = enum.auto()
+    LEFT_ALONE = enum.auto()
+    UNKNOWN = enum.auto()
+
+
+def _become_subreaper() -> bool:
+    return os.getpid() == 1 or proc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
