@@ -52,12 +52,12 @@ def straggler_search() -> None:
 @guard
 def linger() -> None:
     """What a script leaves is ended as soon as the script has exited, also if it still works."""
-    from watchdog.process.supervisor import Supervisor
+    from watchdog.process import supervisor
 
-    async def not_at_all(self: Any, child: Any, until_s: float) -> bool:
+    async def not_at_all(child: Any, tree: Any, until_s: float) -> bool:
         return False
 
-    replace(Supervisor, "_linger", not_at_all)
+    replace(supervisor, "linger", not_at_all)
 
 
 @guard

@@ -21,17 +21,17 @@ import structlog.testing
 from running_server import AS_PID_1, RunningServer, is_guardian, until
 
 from watchdog.errors import BadInput, ScriptUnavailable
-from watchdog.process import child as child_module
 from watchdog.process import children as children_module
 from watchdog.process import command as command_module
 from watchdog.process import orphans as orphans_module
-from watchdog.process import supervisor as supervisor_module
+from watchdog.process import tree as tree_module
 from watchdog.process.command import command_for, found_command
 from watchdog.process.ended import Ended
 from watchdog.process.limit_mark import LimitMark
 from watchdog.process.orphans import Orphans
 from watchdog.process.ownership import Ownership
 from watchdog.process.supervisor import Supervisor
+from watchdog.process.tree import Tree
 from watchdog.system import proc
 
 
@@ -480,7 +480,7 @@ async def test_who_hid_does_not_write_into_the_next_ones_pipe(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As if it could not be ended: a survivor in the sleep of a dead network disk."""
-    monkeypatch.setattr(supervisor_module, "_UNKILLABLE_S", 0.05)
+    monkeypatch.setattr(tree_module, "_UNKILLABLE_S", 0.05)
     with monkeypatch.context() as context:
         context.setattr(proc, "signal_each", lambda *_, **__: None)
         hidden = f"setsid sh -c 'echo $$ > {tmp_path}/pid; while :; do echo late; sleep 0.01; done' & "
@@ -801,16 +801,16 @@ async def test_a_process_that_waits_for_the_rest_of_the_body_is_not_idle(
 ) -> None:
     looks = 0
     many_looks = asyncio.Event()
-    real = Supervisor._is_working
+    real = Tree.is_working
 
-    async def counted(self: Supervisor, *arguments: Any) -> bool | None:
+    async def counted(self: Tree, *arguments: Any) -> bool:
         nonlocal looks
         looks += 1
         if looks == 12:  # of an idle process there are six at most
             many_looks.set()
         return await real(self, *arguments)
 
-    monkeypatch.setattr(Supervisor, "_is_working", counted)
+    monkeypatch.setattr(Tree, "is_working", counted)
 
     async def body() -> AsyncIterator[bytes]:
         yield b"first, "
@@ -850,17 +850,17 @@ async def test_what_a_trap_starts_is_not_asked_to_end(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_spared: bool
 ) -> None:
     """The tree is listed after the group was asked, and it may be that a trap has started something by then."""
-    real_tree, real_signal = Supervisor._tree, proc.signal_each
+    real_living, real_signal = Tree.living, proc.signal_each
 
-    async def tree_after_the_trap(self: Supervisor, child: child_module.Child) -> list[proc.Process]:
+    async def tree_after_the_trap(self: Tree) -> list[proc.Process]:
         while not (tmp_path / "began").exists():
             await asyncio.sleep(0.001)
-        return await real_tree(self, child)
+        return await real_living(self)
 
     def signal_all(processes: Iterable[proc.Process], number: int, **_: int) -> None:
         real_signal(processes, number)
 
-    monkeypatch.setattr(Supervisor, "_tree", tree_after_the_trap)
+    monkeypatch.setattr(Tree, "living", tree_after_the_trap)
     if not is_spared:
         monkeypatch.setattr(proc, "signal_each", signal_all)
     (tmp_path / "tidy").write_text(f"touch {tmp_path}/began; sleep 2; touch {tmp_path}/tidied\n")

@@ -26,8 +26,6 @@ Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import errno
 import math
 import os
 import signal
@@ -35,10 +33,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 
 from ..logs.setup import get_logger
-from ..system import proc
-from ..system.files import NO_DESCRIPTOR
-from ..system.threads import PROCESSES, settled
-from .activity import Activity
+from ..system.threads import settled
 from .child import Child
 from .decoy import Decoy
 from .decoy_keeper import DecoyKeeper
@@ -46,33 +41,20 @@ from .ended import Ended, ended
 from .guardian import Guardian
 from .guardian_keeper import GuardianKeeper
 from .limit_mark import LimitMark
+from .linger import linger
 from .oom_preference import OomPreference
 from .orphans import Orphans
 from .peak_memory import PeakMemory
 from .pipes import Consumer, set_done
 from .spare_descriptor import SpareDescriptor
 from .spawn import Spawner
+from .tree import Tree
 from .watch import Watch
 
 log = get_logger("process")
-# Processes that a script left, and that have not worked for this long, are ended: long enough for a pause between two
-# pieces of work, short beside the time that an idle daemon would add to each call.
-_LINGER_IDLE_S = 0.1
-# The least pause between two looks, in seconds and in durations of a look: each look reads all of /proc.
-_LOOK_PAUSE_S = 0.025
-_LOOK_PAUSE_LOOKS = 3
-# The first look has no earlier look to compare with.
-_FEWEST_IDLE_LOOKS = 2
-# Time from SIGTERM to SIGKILL for processes that a script left when it ended by itself.
-_STRAGGLER_GRACE_S = 0.15
-# A process in uninterruptible sleep outlives SIGKILL; after this the call is answered all the same.
-_UNKILLABLE_S = 5.0
 # Not on SIGCHLD: asyncio notes each signal in a socket that holds a few hundred, and a script that leaves more orphans
 # at once would push out the SIGTERM that comes after them.
 _REAP_INTERVAL_S = 1.0
-_QUIET_LOOKS = 3
-# On a machine that stands still at times, seconds say little.
-_FEWEST_LOOKS = 20
 
 
 class Supervisor:
@@ -205,6 +187,8 @@ class Supervisor:
         return ended(status, usage, peak_rss_bytes=peak_rss_bytes, duration_s=duration_s, is_tree_gone=is_tree_gone)
 
     async def _see_through(self, child: Child, linger_timeout_s: float, deadline_s: float) -> Ended:
+        """Wait for the end of a command and of all that it left, or bring it about. Return how the command ended."""
+        tree = Tree(child, self._orphans, self._spare)
         is_tree_gone = were_working = False
         try:
             # Both may be done: a request to end the command also kills it, and its exit may be seen first.
@@ -214,10 +198,10 @@ class Supervisor:
             # If the source raises after this, that concerns only a process that was left and still reads.
             broken = child.feed.error if child.feed is not None else None
             if not child.exited.done():
-                await self._end_politely(child)
+                await tree.end_politely()
             elif is_over_by_itself and linger_timeout_s:
                 until_s = min(self._loop.time() + linger_timeout_s, deadline_s)
-                if await self._linger(child, until_s):
+                if await linger(child, tree, until_s):
                     broken = child.feed.error if child.feed is not None else None
                     ended_early = child.asked_to_end.done()
                     timed_out = not ended_early and self._loop.time() >= deadline_s
@@ -225,7 +209,7 @@ class Supervisor:
             duration_s = self._loop.time() - child.started_s
             if child.feed is not None:
                 await child.feed.stop()
-            survivors = await self._clear_stragglers(child)
+            survivors = await tree.end_stragglers()
             for pipe in child.pipes:
                 await pipe.finish()
             status_and_usage = await child.status()
@@ -261,143 +245,6 @@ class Supervisor:
             self._orphans.end_those_of(child)
         self._guardian.forget(child.slot)
         child.close()
-
-    async def _linger(self, child: Child, until_s: float) -> bool:
-        """Let what the command left behind go on as long as it works. Return whether it was cut off at work.
-
-        It is cut off at ``until_s``, or when the command is asked to end. Else this returns when nothing is left, or
-        when what is left has not worked for a while.
-        """
-        activity = Activity()
-        began_s = now_s = next_look_s = self._loop.time()
-        worked_s = -math.inf
-        # Bytes that the script itself printed do not show that other processes work.
-        came_bytes = sum(pipe.came_bytes for pipe in child.pipes)
-        idle_looks = 0
-        pause_s = 0.001
-        while not self._orphans.certainly_nothing_left(child):
-            is_cut_off = child.asked_to_end.done() or now_s >= until_s
-            if is_cut_off or now_s >= next_look_s:
-                is_working = await self._is_working(child, activity, until_s)
-                if is_working is None:
-                    return True
-                came_bytes, before = sum(pipe.came_bytes for pipe in child.pipes), came_bytes
-                is_working |= came_bytes != before or any(pipe.is_paused for pipe in child.pipes)
-                is_working |= child.feed is not None and child.feed.is_awaited
-                look_s, now_s = now_s, self._loop.time()
-                next_look_s = now_s + max(_LOOK_PAUSE_S, _LOOK_PAUSE_LOOKS * (now_s - look_s))
-                idle_looks = 0 if is_working else idle_looks + 1
-                worked_s = now_s if is_working else worked_s
-                if is_cut_off:
-                    return now_s - worked_s < _LINGER_IDLE_S
-                if idle_looks >= _FEWEST_IDLE_LOOKS and now_s - max(worked_s, began_s) >= _LINGER_IDLE_S:
-                    return False
-                continue  # the look may have shown that orphans belong to another command
-            await asyncio.wait((child.asked_to_end,), timeout=max(0.0, min(pause_s, until_s - now_s)))
-            pause_s = min(pause_s * 2, _LOOK_PAUSE_S)
-            now_s = self._loop.time()
-        return False
-
-    async def _is_working(self, child: Child, activity: Activity, until_s: float) -> bool | None:
-        """Return whether a process of the command works; None if no thread or descriptor was free in time.
-
-        An empty list means idle, not gone: the list lacks a process whose parent forked it meanwhile and ended.
-        """
-        look = asyncio.ensure_future(self._look_at_tree(child, activity))
-        left_s = max(_LINGER_IDLE_S, until_s - self._loop.time())
-        waits_for = (look,) if child.asked_to_end.done() else (look, child.asked_to_end)
-        await asyncio.wait(waits_for, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        if not look.done():
-            # The time is over: give the look that was begun a last moment.
-            await asyncio.wait((look,), timeout=_LINGER_IDLE_S)
-        if not look.done():
-            look.cancel()
-            return None
-        return look.result()[1]
-
-    async def _end_politely(self, child: Child) -> None:
-        """SIGTERM to the whole tree, the grace, SIGKILL; return when the command itself is dead."""
-        # The group first: to list the tree takes a thread and descriptors, of which there may be none just now.
-        child.signal_group(signal.SIGTERM)
-        listing = asyncio.ensure_future(self._tree(child))
-        listing.add_done_callback(child.ask_those)
-        deadline_s = child.kill_at_s = self._loop.time() + child.grace_s
-        # The grace is looked at again and again: end_all() may shorten it at any time.
-        while not child.exited.done() and child.grace_s and (rest_s := deadline_s - self._loop.time()) > 0:
-            await asyncio.wait((child.exited,), timeout=min(rest_s, 0.1))
-        if not child.exited.done():
-            child.signal_group(signal.SIGKILL)
-            await asyncio.wait((child.exited,), timeout=_UNKILLABLE_S)
-        listing.cancel()
-
-    async def _clear_stragglers(self, child: Child) -> int:
-        """End what the command, itself a zombie by now, left behind. Returns how many could not be ended."""
-        if self._orphans.certainly_nothing_left(child):
-            return 0
-        left = await self._tree(child)
-        child.ask(left)
-        now_s = self._loop.time()
-        # A shell without a trap is gone at once, and what it ran still has the grace: it may be saving its work.
-        kill_at_s = max(now_s + min(child.grace_s, _STRAGGLER_GRACE_S), child.kill_at_s)
-        give_up_at_s = kill_at_s + _UNKILLABLE_S
-        pause_s = 0.002
-        looks = quiet_looks = 0
-        held: dict[tuple[int, int], proc.Process] = {}
-        # A list of all processes takes its time: whoever forks and exits all the while is missing in it.
-        while quiet_looks < _QUIET_LOOKS and (now_s < give_up_at_s or looks < _FEWEST_LOOKS):
-            looks += 1
-            if now_s >= kill_at_s or not child.grace_s:
-                child.signal_group(signal.SIGKILL)
-                # Who dies makes room for what others fork: all are held still before the first is killed.
-                new = {each.identity: each for each in left if each.identity not in held}
-                held |= new
-                child.note_ended(new.values())
-                proc.signal_each((new or held).values(), signal.SIGSTOP if new else signal.SIGKILL)
-            await asyncio.sleep(pause_s)
-            # A list of all processes is work: in a long grace it is made less often.
-            pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
-            self._orphans.reap()
-            if self._orphans.certainly_nothing_left(child):
-                return 0
-            left = await self._tree(child)
-            is_quiet = not left and self._orphans.chase(child)
-            quiet_looks = quiet_looks + 1 if is_quiet else 0
-            now_s = self._loop.time()
-        proc.signal_each(held.values(), signal.SIGKILL)
-        return len(left) if quiet_looks or left else 1
-
-    async def _tree(self, child: Child) -> list[proc.Process]:
-        return (await self._look_at_tree(child))[0]
-
-    async def _look_at_tree(self, child: Child, activity: Activity | None = None) -> tuple[list[proc.Process], bool]:
-        """Run :meth:`Ownership.tree_of` in a thread. Return the tree and whether it works.
-
-        Waits until a thread and descriptors are free.
-        """
-        owners: list[tuple[proc.Process, Child]] = []
-
-        def read() -> tuple[list[proc.Process], bool]:
-            owners.clear()
-            tree = self._orphans.ownership.tree_of(child, owners)
-            return tree, activity is not None and activity.look(tree)
-
-        while True:
-            try:
-                try:
-                    job = self._loop.run_in_executor(PROCESSES, read)
-                except RuntimeError:  # no thread can be started
-                    result = read()
-                else:
-                    result = await job
-                self._orphans.note_owners(owners)
-                return result
-            except OSError as error:
-                if error.errno not in NO_DESCRIPTOR:
-                    raise
-                # Other calls that wait here may hold all descriptors: use the one that is kept in reserve.
-                with contextlib.suppress(OSError), self._spare.lent():
-                    return read()
-                await asyncio.sleep(0.05)
 
     def _reap_again(self) -> None:
         """Do the regular work of the supervisor. If a step fails, the other steps run, and all of them run again."""

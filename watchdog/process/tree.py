@@ -1,0 +1,129 @@
+"""The processes that one command has started: list them, and end all of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import signal
+
+from ..system import proc
+from ..system.threads import PROCESSES
+from .activity import Activity
+from .child import Child
+from .orphans import Orphans
+from .spare_descriptor import SpareDescriptor
+
+# Seconds from SIGTERM to SIGKILL for processes that a script left when it ended by itself.
+_STRAGGLER_GRACE_S = 0.15
+# A process in uninterruptible sleep outlives SIGKILL. After so many seconds the call is answered nevertheless.
+_UNKILLABLE_S = 5.0
+# So many looks in a row must find nothing: a list of all processes lacks those that fork and exit all the time.
+_QUIET_LOOKS = 3
+# On a machine that stands still at times, seconds say little.
+_FEWEST_LOOKS = 20
+
+
+class Tree:
+    """The processes of one command. Made only if the command needs more than its exit to be seen."""
+
+    def __init__(self, child: Child, orphans: Orphans, spare: SpareDescriptor) -> None:
+        self._child = child
+        self._loop = child.loop
+        self._orphans = orphans
+        self._spare = spare
+
+    def is_certainly_gone(self) -> bool:
+        """Return whether nothing that the command has left can be alive."""
+        return self._orphans.certainly_nothing_left(self._child)
+
+    async def end_politely(self) -> None:
+        """SIGTERM to all processes, the grace, SIGKILL; return when the command itself is dead."""
+        child = self._child
+        # The group first: to list the tree takes a thread and descriptors, of which there may be none just now.
+        child.signal_group(signal.SIGTERM)
+        listing = asyncio.ensure_future(self.living())
+        listing.add_done_callback(child.ask_those)
+        deadline_s = child.kill_at_s = self._loop.time() + child.grace_s
+        # The grace is looked at again and again: end_all() may shorten it at any time.
+        while not child.exited.done() and child.grace_s and (rest_s := deadline_s - self._loop.time()) > 0:
+            await asyncio.wait((child.exited,), timeout=min(rest_s, 0.1))
+        if not child.exited.done():
+            child.signal_group(signal.SIGKILL)
+            await asyncio.wait((child.exited,), timeout=_UNKILLABLE_S)
+        listing.cancel()
+
+    async def end_stragglers(self) -> int:
+        """End what the command, itself a zombie by now, left behind. Return how many processes could not be ended."""
+        child = self._child
+        if self.is_certainly_gone():
+            return 0
+        left = await self.living()
+        child.ask(left)
+        now_s = self._loop.time()
+        # A shell without a trap is gone at once, and what it ran still has the grace: it may be saving its work.
+        kill_at_s = max(now_s + min(child.grace_s, _STRAGGLER_GRACE_S), child.kill_at_s)
+        give_up_at_s = kill_at_s + _UNKILLABLE_S
+        pause_s = 0.002
+        looks = quiet_looks = 0
+        held: dict[tuple[int, int], proc.Process] = {}
+        while quiet_looks < _QUIET_LOOKS and (now_s < give_up_at_s or looks < _FEWEST_LOOKS):
+            looks += 1
+            if now_s >= kill_at_s or not child.grace_s:
+                child.signal_group(signal.SIGKILL)
+                # A process that dies makes room for what others fork: stop all of them before the first is killed.
+                new = {each.identity: each for each in left if each.identity not in held}
+                held |= new
+                child.note_ended(new.values())
+                proc.signal_each((new or held).values(), signal.SIGSTOP if new else signal.SIGKILL)
+            await asyncio.sleep(pause_s)
+            # A list of all processes is work: in a long grace it is made less often.
+            pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
+            self._orphans.reap()
+            if self.is_certainly_gone():
+                return 0
+            left = await self.living()
+            is_quiet = not left and self._orphans.chase(child)
+            quiet_looks = quiet_looks + 1 if is_quiet else 0
+            now_s = self._loop.time()
+        proc.signal_each(held.values(), signal.SIGKILL)
+        return len(left) if quiet_looks or left else 1
+
+    async def living(self) -> list[proc.Process]:
+        """Return the living processes of the command. Wait until a thread and descriptors are free for that."""
+        return (await self._read())[0]
+
+    async def is_working(self, activity: Activity) -> bool:
+        """Return whether a process of the command works. Wait until a thread and descriptors are free for that.
+
+        That no process is found means idle, not gone: the list lacks a process whose parent forked it meanwhile and
+        ended.
+        """
+        return (await self._read(activity))[1]
+
+    async def _read(self, activity: Activity | None = None) -> tuple[list[proc.Process], bool]:
+        """List the tree in a thread. Return it, and whether it works."""
+        owners: list[tuple[proc.Process, Child]] = []
+
+        def read() -> tuple[list[proc.Process], bool]:
+            owners.clear()
+            tree = self._orphans.ownership.tree_of(self._child, owners)
+            return tree, activity is not None and activity.look(tree)
+
+        while True:
+            try:
+                try:
+                    job = self._loop.run_in_executor(PROCESSES, read)
+                except RuntimeError:  # no thread can be started
+                    result = read()
+                else:
+                    result = await job
+                self._orphans.note_owners(owners)
+                return result
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    raise
+                # Other calls that wait here may hold all descriptors: use the one that is kept in reserve.
+                with contextlib.suppress(OSError), self._spare.lent():
+                    return read()
+                await asyncio.sleep(0.05)
