@@ -1,24 +1,23 @@
 """Run one command as a process tree, and do not return before the whole tree is gone.
 
-The supervisor owns each process that it spawns. :meth:`Supervisor.run` returns only after all processes of the command
-are dead and reaped, in its process group or out of it. The same holds when it is cancelled and raises.
+The spawner owns the tree: :meth:`Supervisor.run` returns, or raises when it is cancelled, only after every process that
+the command left is dead and reaped, in its process group or out of it.
 
-How the supervisor knows what it needs, each in the cheapest way that is certain:
+The steps, each in a file of its own:
 
-- The exit of the command: a pidfd becomes readable. The end of its pipes would not show it, because a child that the
-  command left may keep them open for ever.
-- The end of its input: its stdin ends only if the body is complete. If the body is cut off, the command is ended.
-- Its exit status is read last. Until then the command is a zombie and keeps its process group id, so a signal to the
-  group cannot reach another process.
-- The processes that it left: this process is the child subreaper, so each process that loses its parent becomes our
-  child, and the kernel lists our children in one small file. If the file is empty, no process is left.
-- Whether these processes may go on: as long as they work, for ``linger_timeout_s`` at most. A filter behind
-  ``exec > >(sort)`` sees the end of its input only when the command exits, and its output is part of the answer.
-- If this process is killed, ``guardian.py`` ends the commands.
-- If memory runs out, the kernel ends a process of a command. Where it might end this process instead, ``decoy.py`` has
-  a process that is ended first.
-- If two invocations run, these show whose a process is: its session, its ancestors, and its mark (``limit_mark.py``).
-  Without a mark, the path of the workspace in its environment shows it, or a pipe of the command that it has open.
+- ``spawn.py`` starts the command.
+- ``pipes.py`` feeds its stdin and reads its output. Only a complete body ends stdin. If the body is cut off, the
+  command is ended instead.
+- ``child.py`` waits for its exit: a pidfd becomes readable. End-of-file on its pipes does not show the exit, because a
+  child that it left may hold them open forever.
+- ``linger.py`` lets the processes that it left finish, as long as they work.
+- ``tree.py`` ends the rest. ``ownership.py`` says which command a process belongs to. ``orphans.py`` finds the
+  processes that lost their parent.
+- Its status is read last. Until then the zombie pins the process group id, so a signal to the group cannot reach a
+  process of anybody else.
+
+Once a second orphans are reaped, and two helpers are looked after: ``guardian.py`` ends the commands if this process is
+killed, and ``decoy.py`` ends before this process if memory runs out.
 
 Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is missing), PR_SET_CHILD_SUBREAPER.
 """
@@ -52,8 +51,9 @@ from .tree import Tree
 from .watch import Watch
 
 log = get_logger("process")
-# Not on SIGCHLD: asyncio notes each signal in a socket that holds a few hundred, and a script that leaves more orphans
-# at once would push out the SIGTERM that comes after them.
+
+# Seconds between two rounds of the regular work. SIGCHLD does not start it: asyncio notes each signal in a socket that
+# holds a few hundred, so a script that leaves more orphans at once would push out a SIGTERM that comes after them.
 _REAP_INTERVAL_S = 1.0
 
 
@@ -105,8 +105,8 @@ class Supervisor:
         """Run a command to its end, and to the end of all that it started.
 
         Args:
-            mark: a path unique to this command that stands in its environment: tells whose a process is that
-                left the command's session.
+            mark: a path in the environment of this command alone. It shows that a process which left the session
+                belongs to the command.
             stdout, stderr: take what comes, at most 32 KiB at a time; a future returned pauses that stream. Without
                 a ``stderr`` both are one stream.
             stdin: what the command reads, taken as fast as it does; None is the end of file. What comes after the
@@ -166,7 +166,7 @@ class Supervisor:
                 timer.cancel()
 
     def _ended_alone(self, child: Child) -> Ended | None:
-        """The end of a command that left nothing behind, as most do: nothing needs to be waited for then."""
+        """Return how a command ended that left nothing, as most do; None if there is something to wait for."""
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
             return None
         duration_s = self._loop.time() - child.started_s
@@ -179,7 +179,7 @@ class Supervisor:
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if not pid:  # a process of another command traces it
                 return None
-        except BaseException:  # of who takes what was printed
+        except BaseException:  # of the consumer of the output
             self._forget(child)
             raise
         self._forget(child)
@@ -215,9 +215,7 @@ class Supervisor:
             status_and_usage = await child.status()
             if status_and_usage is not None:
                 status, usage = status_and_usage
-                is_tree_gone = (
-                    not survivors and self._orphans.certainly_nothing_left(child) and not self._orphans.unattributed
-                )
+                is_tree_gone = not survivors and tree.is_certainly_gone() and not self._orphans.unattributed
         finally:
             self._forget(child)
         if broken is not None:
@@ -238,6 +236,7 @@ class Supervisor:
         )
 
     def _forget(self, child: Child) -> None:
+        """Forget a command that has ended, and close what it had."""
         del self._children[child.pid]
         if self._decoy.aim == child.pid:
             self._decoy.aim_at(next(reversed(self._children), 0))
