@@ -304,10 +304,10 @@ def monotonic_clock() -> None:
 def no_space() -> None:
     """A full disk is an error like any other."""
     from watchdog.input import form
-    from watchdog.invocation import invocation
+    from watchdog.invocation import found_outputs, functions, inputs
     from watchdog.workspace import held_input, workspaces
 
-    for module in (form, held_input, invocation, workspaces):
+    for module in (form, held_input, found_outputs, functions, inputs, workspaces):
         replace(module, "raise_if_no_space", lambda error, what: None)
 
 
@@ -432,9 +432,9 @@ def lock_file_kept() -> None:
 @guard
 def regular_files_only() -> None:
     """A file that the server reads may be a FIFO, for which open waits."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import functions
 
-    replace(invocation, "open_regular", lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    replace(functions, "open_regular", lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
 
 # ---- stop
@@ -443,12 +443,12 @@ def regular_files_only() -> None:
 @guard
 def drain() -> None:
     """The first signal is the end."""
-    from watchdog.http.server import Server
+    from watchdog.http.drain import Drain
 
-    async def end(self: Any, why: str) -> None:
+    async def end(self: Any, signal_name: str) -> None:
         os._exit(0)
 
-    replace(Server, "_drain", end)
+    replace(Drain, "_run", end)
 
 
 @guard
@@ -463,63 +463,63 @@ def polite_end() -> None:
 @guard
 def second_signal() -> None:
     """A drain takes its time, however often it is asked."""
-    from watchdog.http.server import Server
+    from watchdog.http.drain import Drain
 
-    real = Server.run_until_signal
+    real = Drain.run_at_signal
 
-    async def run(self: Any, signals: Any) -> int:
+    async def run(self: Any, signals: Any) -> None:
         only: asyncio.Queue[int] = asyncio.Queue()
         only.put_nowait(await signals.get())
-        return await real(self, only)
+        await real(self, only)
 
-    replace(Server, "run_until_signal", run)
+    replace(Drain, "run_at_signal", run)
 
 
 @guard
 def deaf_listener() -> None:
     """Connections can be made until the listening socket is closed."""
-    from watchdog.http import server
+    from watchdog.http import listener
 
-    replace(server, "ignore_new_connections", lambda sock: None)
+    replace(listener, "ignore_new_connections", lambda sock: None)
 
 
 @guard
 def late_accept() -> None:
     """A caller that connects just before the listening socket is closed is not let in."""
-    from watchdog.http.server import Server
+    from watchdog.http.listener import Listener
 
-    async def nobody(self: Any, listener: Any) -> list[Any]:
+    async def nobody(self: Any, listening: Any) -> list[Any]:
         return []
 
-    replace(Server, "_accept_late", nobody)
+    replace(Listener, "_accept_late", nobody)
 
 
 @guard
 def half_open() -> None:
     """A stop does not wait for handshakes that have begun."""
-    from watchdog.http import server
+    from watchdog.http import listener
 
-    replace(server, "has_half_open", lambda port: False)
+    replace(listener, "has_half_open", lambda port: False)
 
 
 @guard
 def last_words() -> None:
     """Who is refused is closed at once."""
-    from watchdog.http import connection, http_server, server
+    from watchdog.http import body, connection, http_server, problems
 
-    for module in (connection, http_server, server):
+    for module in (body, connection, http_server, problems):
         replace(module, "LAST_WORDS_S", 0.0)
 
 
 @guard
 def answers_sent() -> None:
     """A call is over when its script is."""
+    from watchdog.http.calls import Calls
     from watchdog.http.http_server import HttpServer
-    from watchdog.http.server import Server
 
     async def nothing(self: Any, *_: Any) -> None: ...
 
-    replace(Server, "_answers_sent", nothing)
+    replace(Calls, "all_answered", nothing)
     replace(HttpServer, "say_goodbye", nothing)
 
 
@@ -534,29 +534,30 @@ def half_close() -> None:
 @guard
 def drain_bound() -> None:
     """A drain waits for as long as scripts run."""
-    from watchdog.http.server import Server
+    from watchdog.http import drain, server
 
-    async def wait(self: Any, limit_s: float, *steps: Any) -> bool:
+    async def wait(limit_s: float, *steps: Any) -> bool:
         await asyncio.gather(*steps)
         return True
 
-    replace(Server, "_within", wait)
+    for module in (drain, server):
+        replace(module, "within", wait)
 
 
 @guard
 def routed_wait() -> None:
     """Only somebody that has probed over HTTP just before is given time to see that the server is not ready."""
-    from watchdog.http.server import Server
+    from watchdog.http.health import Health
 
-    replace(Server, "_may_get_calls", Server._is_probed)
+    replace(Health, "may_get_calls", Health.is_probed)
 
 
 @guard
 def refuse_senders() -> None:
     """Whoever has begun to send may go on."""
-    from watchdog.http.server import Server
+    from watchdog.http.drain import Drain
 
-    replace(Server, "_refuse_all", lambda self: self.admission.close())
+    replace(Drain, "refuse_all", lambda self: self._admission.close())
 
 
 # ---- secrets
@@ -685,9 +686,9 @@ def place_of_long_lists() -> None:
 @guard
 def outputs_of_all_runs() -> None:
     """Each run of a call may have 100,000 outputs, however many runs there are."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import found_outputs
 
-    replace(invocation, "MOST_OUTPUTS", 1 << 60)
+    replace(found_outputs, "MOST_OUTPUTS", 1 << 60)
 
 
 @guard
@@ -808,39 +809,39 @@ def _serve_with(**options: float) -> None:
 @guard
 def body_timer() -> None:
     """A body may take for ever."""
-    from watchdog.http import server
+    from watchdog.http.body import Bodies
 
-    async def body(self: Any, request: Any) -> Any:
+    async def read(self: Any, request: Any) -> Any:
         while piece := await request.content.readany():
             yield piece
 
-    replace(server.Server, "_body", body)
+    replace(Bodies, "read", read)
 
 
 @guard
 def write_timer() -> None:
     """An answer may take for ever."""
-    from watchdog.http.server import Server
+    from watchdog.http.response import Sender
 
     async def send(self: Any, request: Any, sending: Any, readers: Any = None) -> None:
         await sending
 
-    replace(Server, "_patiently", send)
+    replace(Sender, "_patiently", send)
     _serve_with(write_timeout_s=0.0)
 
 
 @guard
 def late_continue() -> None:
     """The body is asked for before it is known whether the call is wanted."""
-    from watchdog.http import server
+    from watchdog.http.authorization import Authorization
 
-    check = server.Server._check_token
+    check = Authorization.check
 
     async def ask_first(self: Any, request: Any) -> None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         await check(self, request)
 
-    replace(server.Server, "_check_token", ask_first)
+    replace(Authorization, "check", ask_first)
 
 
 @guard
@@ -973,7 +974,7 @@ def file_names() -> None:
 @guard
 def response_file_checks() -> None:
     """What a script writes into $HTTP_RESPONSE_FILE is taken as it is, whatever that file is."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import runner
     from watchdog.workspace.response_file import ResponseOverrides
 
     def read(path: str) -> ResponseOverrides:
@@ -987,7 +988,7 @@ def response_file_checks() -> None:
         status = int(chosen.pop("Status", "200").split()[0])
         return ResponseOverrides(status, [(name, value.strip(" ")) for name, value in chosen.items()])
 
-    replace(invocation, "read_response_file", read)
+    replace(runner, "read_response_file", read)
 
 
 # ---- success that is none
@@ -1010,12 +1011,12 @@ def binary_data_left_out() -> None:
 @guard
 def empty_answer() -> None:
     """A script that leaves nothing and prints nothing has done its work."""
-    from watchdog.invocation.invocation import Invocations
+    from watchdog.invocation.doubts import Doubts
 
     async def nothing(self: Any, workspace: Any, since_ns: int) -> list[Any]:
         return []
 
-    replace(Invocations, "_warnings_of_no_output", nothing)
+    replace(Doubts, "_warnings_of_no_output", nothing)
 
 
 @guard
@@ -1029,10 +1030,10 @@ def oom_count() -> None:
 @guard
 def line_ends() -> None:
     """The line ends of a script are not looked at."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import functions
     from watchdog.process import command
 
-    for module in (invocation, command):
+    for module in (functions, command):
         replace(module, "has_crlf", lambda start: False)
 
 
@@ -1050,10 +1051,10 @@ def only_creations() -> None:
 @guard
 def uncovered_is_not_data() -> None:
     """The event of an object that no input covers is the input itself."""
-    from watchdog.invocation.invocation import Invocations
+    from watchdog.invocation.inputs import Inputs
     from watchdog.storage.transfer import Transfers
 
-    real = Invocations._event
+    real = Inputs._event
 
     async def event(self: Any, call: Any, taken: Any, held: Any) -> Any:
         found = await real(self, call, taken, held)
@@ -1063,7 +1064,7 @@ def uncovered_is_not_data() -> None:
         )
         return found if is_covered else None
 
-    replace(Invocations, "_event", event)
+    replace(Inputs, "_event", event)
 
 
 @guard
@@ -1090,25 +1091,25 @@ def whole_location() -> None:
 @guard
 def kubernetes_probe() -> None:
     """The kubelet's probe at the path of calls is a call."""
-    from watchdog.http import server
+    from watchdog.http import routes
 
-    replace(server, "is_probe", lambda request: request.method == "HEAD")
+    replace(routes, "is_probe", lambda request: request.method == "HEAD")
 
 
 @guard
 def head_is_a_probe() -> None:
     """HEAD of the path of a call runs the script."""
-    from watchdog.http import server
+    from watchdog.http import routes
 
-    replace(server, "is_probe", lambda request: False)
+    replace(routes, "is_probe", lambda request: False)
 
 
 @guard
 def base_path() -> None:
     """The path below which OSCAR exposes the service stays in each request's path."""
-    from watchdog.http import request, server
+    from watchdog.http import request, routes
 
-    for module in (request, server):
+    for module in (request, routes):
         replace(module, "below", lambda base_path, path: path)
 
 
@@ -1131,7 +1132,7 @@ def script_utf16() -> None:
 @guard
 def hyphens_before_underscores() -> None:
     """Of two headers with the same variable the first one counts."""
-    from watchdog.http import server
+    from watchdog.http import calls
 
     def variables(request: Any, base_path: str) -> dict[str, str]:
         found: dict[str, str] = {}
@@ -1139,7 +1140,7 @@ def hyphens_before_underscores() -> None:
             found.setdefault("Http_" + "_".join(map(str.capitalize, name.split("-"))), value)
         return found
 
-    replace(server, "cgi_variables", variables)
+    replace(calls, "cgi_variables", variables)
 
 
 @guard
@@ -1243,15 +1244,15 @@ def safe_output_names() -> None:
 @guard
 def short_look() -> None:
     """A call waits for the look into the working directory, however long it takes."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import doubts
 
-    replace(invocation, "_LOOK_ELSEWHERE_S", None)
+    replace(doubts, "_LOOK_ELSEWHERE_S", None)
 
 
 @guard
 def listing_limit() -> None:
     """The list of outputs is waited for, however long it takes."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import found_outputs
 
     async def to_the_end(steps: Any, threads: Any) -> None:
         job = asyncio.get_running_loop().run_in_executor(threads, list, steps)
@@ -1259,15 +1260,16 @@ def listing_limit() -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait((job,))
 
-    replace(invocation, "in_steps", to_the_end)
+    replace(found_outputs, "in_steps", to_the_end)
 
 
 @guard
 def threads_for_outputs() -> None:
     """All work on files is done by the same few threads."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import doubts, found_outputs
 
-    replace(invocation, "OUTPUTS", None)
+    for module in (doubts, found_outputs):
+        replace(module, "OUTPUTS", None)
 
 
 @guard
@@ -1275,12 +1277,14 @@ def daemon_threads() -> None:
     """Work on files is done by threads of concurrent.futures, for which the process waits at its end."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from watchdog.invocation import invocation
+    from watchdog.invocation import doubts, found_outputs
     from watchdog.system import threads as threads_module
+    from watchdog.workspace import disposal
 
     replace(threads_module, "Threads", lambda name: ThreadPoolExecutor())
-    for name in ("OUTPUTS", "REMOVALS"):
-        replace(invocation, name, None)
+    replace(disposal, "REMOVALS", None)
+    for module in (doubts, found_outputs):
+        replace(module, "OUTPUTS", None)
 
 
 # ---- doubtful success
@@ -1304,18 +1308,21 @@ def nameless_files() -> None:
 @guard
 def late_workspace() -> None:
     """A call has its directories and its input while it waits for its place."""
-    from watchdog.invocation.invocation import Invocations
+    from watchdog.invocation.inputs import Inputs
+    from watchdog.workspace.workspaces import Workspaces
 
-    real_tasks = Invocations._tasks
+    real_tasks = Inputs.tasks
 
     async def tasks(self: Any, call: Any, record: Any, stack: Any) -> Any:
         found = await real_tasks(self, call, record, stack)
-        workspace = self._workspace(call, record, stack)
+        workspaces = Workspaces(self._settings.tmp_dir)
+        stack.callback(workspaces.close)
+        workspace = workspaces.make()
         held: Any = found[0].held
         held.give_names(workspace.input_dir)
         return found
 
-    replace(Invocations, "_tasks", tasks)
+    replace(Inputs, "tasks", tasks)
 
 
 @guard
@@ -1329,18 +1336,18 @@ def held_outputs() -> None:
 @guard
 def clean_place() -> None:
     """The next script starts while the directories of calls that have ended are still there."""
-    from watchdog.invocation.invocation import Invocations
+    from watchdog.workspace.disposal import Disposal
 
     async def go_on(self: Any) -> None:
         pass
 
-    tidy_up = Invocations._tidy_up
+    tidy_up = Disposal._tidy_up
 
     def tidy_up_later(self: Any) -> None:
         self._loop.call_later(60.0, tidy_up, self)
 
-    replace(Invocations, "_until_others_are_gone", go_on)
-    replace(Invocations, "_tidy_up", tidy_up_later)
+    replace(Disposal, "until_no_name_is_left", go_on)
+    replace(Disposal, "_tidy_up", tidy_up_later)
 
 
 @guard

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from guards import GUARDS, replace
 
 from watchdog.__main__ import main
-from watchdog.http import server
+from watchdog.http import drain, server
 from watchdog.input import receive
 from watchdog.workspace import remove_tree, workspace
 
@@ -55,8 +55,9 @@ if __name__ == "__main__":
     if sys.argv[1].startswith("-"):
         GUARDS[sys.argv.pop(1)[1:]]()
     what = os.environ.pop("HANGS")
-    for name in ("_REMOVAL_S", "_UNKILLABLE_S"):
-        replace(server, name, 0.5)
+    replace(server, "_REMOVAL_S", 0.5)
+    for module in (drain, server):
+        replace(module, "UNKILLABLE_S", 0.5)
     if what == "outputs":
         replace(workspace, "os", HangingOs("lstat"))
     elif what == "removals":

@@ -19,7 +19,6 @@ import pytest
 from guards import changed_program
 from running_server import RunningServer, StartServer, is_whole, problem, read_all, read_answer, until
 
-from watchdog.http import connection
 from watchdog.http import listener as listener_module
 from watchdog.settings.declarations import SETTINGS
 
@@ -182,8 +181,8 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
 
 # The server, with more time to let callers in than a slow machine needs.
 PATIENT_LISTENER = """
-from watchdog.http import server
-replace(server, "_LETTING_IN_S", 60.0)
+from watchdog.http import listener
+replace(listener, "_LETTING_IN_S", 60.0)
 """
 
 
@@ -196,7 +195,7 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
         sock.setblocking(False)
         sock.connect_ex(("127.0.0.1", server.port))
-        until(lambda: connection.has_half_open(server.port), "the handshake to begin")
+        until(lambda: listener_module.has_half_open(server.port), "the handshake to begin")
         server.signal(signal.SIGTERM)
         server.event("draining")
         # Without the guard the server closes its socket now, and soon.
@@ -217,15 +216,15 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
 # The server where no socket can be made deaf, with a caller that connects when the server looks for the last time.
 LATE_CALLER = """
 import itertools, json, os, socket, threading
-from watchdog.http import server
-looks, look = itertools.count(1), server.is_readable
+from watchdog.http import listener
+looks, look = itertools.count(1), listener.is_readable
 
 def look_and_connect(listening):
     found = look(listening)
     port = listening.getsockname()[1]
     if (port == int(os.environ["WATCHDOG_METRICS_PORT"])) is not {is_metrics}:
         return found
-    if next(looks) == 2 * server._TURNS_TO_CONNECTION:
+    if next(looks) == 2 * listener._TURNS_TO_CONNECTION:
         sock = socket.create_connection(listening.getsockname())
         sock.sendall({request!r})
         threading.Thread(target=read, args=(sock,)).start()
@@ -238,8 +237,8 @@ def read(sock):
         text = repr(error)
     os.write(2, json.dumps(dict(event="answered", text=text)).encode() + bytes([10]))
 
-replace(server, "ignore_new_connections", lambda sock: None)
-replace(server, "is_readable", look_and_connect)
+replace(listener, "ignore_new_connections", lambda sock: None)
+replace(listener, "is_readable", look_and_connect)
 """
 
 

@@ -227,8 +227,8 @@ def test_a_warning_of_several_runs_is_in_the_answer_once(
 
 # The server with a bound of its own on the outputs of one call, which is lower than that on the outputs of one run.
 FEW_OUTPUTS = """
-from watchdog.invocation import invocation
-replace(invocation, "MOST_OUTPUTS", 5)
+from watchdog.invocation import found_outputs
+replace(found_outputs, "MOST_OUTPUTS", 5)
 """
 
 

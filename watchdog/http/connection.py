@@ -43,23 +43,10 @@ log = get_logger("server")
 # Else a browser may run what a script printed as text (WHATWG Fetch, section 3.6).
 NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 _END_LOOK_S = 0.5
-HANDSHAKE_S = 0.05
 # After the last answer, for the rest of a body that is refused.
 LAST_WORDS_S = 3.0
-_SYN_RECV = b"03"  # net/tcp_states.h
 _HEAD_METHOD = b"HEAD "
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
-
-
-def has_half_open(port: int) -> bool:
-    """Return whether a caller's handshake with a port of this machine has begun and is not over (proc(5), net/tcp)."""
-    end = b":%04X" % port
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/self/net/{name}", "rb") as table:
-            for _, local_address, _, state, *_ in map(bytes.split, table):
-                if state == _SYN_RECV and local_address.endswith(end):
-                    return True
-    return False
 
 
 class Request(web.BaseRequest):

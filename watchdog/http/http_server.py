@@ -13,7 +13,7 @@ from .connection import LAST_WORDS_S, Connection, make_request
 from .idle_connections import IdleConnections
 
 _NO_LIMIT = 1 << 31  # limits of aiohttp's parser: ``Connection`` limits the sum
-# A new connection may have its first request on its way; a handshake may be half done.
+# A new connection may have its first request on its way.
 _FRESH_S = 0.1
 # After the last answer, for a caller's own end, or for the rest of a body that is refused.
 _GOODBYE_S = 0.1
@@ -61,7 +61,6 @@ class HttpServer(web.Server):
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
         self.idle = IdleConnections() if idle is None else idle
-        self._quiet = asyncio.Event()
 
     def __call__(self) -> RequestHandler:
         return Connection(
@@ -111,11 +110,3 @@ class HttpServer(web.Server):
 
     def _ours(self) -> list[Connection]:
         return [connection for connection in self.connections if isinstance(connection, Connection)]
-
-    async def quiet(self) -> None:
-        """Return when the next answer is sent."""
-        self._quiet.clear()
-        await self._quiet.wait()
-
-    def tell_quiet(self) -> None:
-        self._quiet.set()

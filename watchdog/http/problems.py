@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from aiohttp import web
+from multidict import CIMultiDict
+
 from ..errors import (
     AnswerNotAvailable,
     BadInput,
@@ -16,6 +21,7 @@ from ..errors import (
     ScriptError,
     ScriptFailed,
     ScriptKilled,
+    ScriptOutOfMemory,
     ScriptOutOfSpace,
     ScriptTimedOut,
     StorageError,
@@ -24,7 +30,15 @@ from ..errors import (
     Unauthorized,
     WatchdogError,
 )
+from ..invocation.call import Record
+from ..logs.setup import get_logger
+from .connection import LAST_WORDS_S, Connection
+from .problem_document import PROBLEM_TYPE, problem_document
+from .response import headers_of
+from .wrong_tokens import RETRY_AFTER_S
 
+log = get_logger("server")
+MOST_NAMED_FILES = 1000
 # The one table from error to status; the first type that fits.
 STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (BadInput, 400, "Bad input"),
@@ -48,3 +62,77 @@ STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (OutOfResources, 500, "Out of resources"),
     (WatchdogError, 500, "Outputs cannot be sent"),
 )
+
+
+def problem(
+    request: web.BaseRequest, call_id: str, record: Record, error: WatchdogError, *, is_draining: bool
+) -> web.Response:
+    """Return the answer to a call that went wrong, and log a call that was refused."""
+    status, title = next((code, text) for kind, code, text in STATUS_OF_ERROR if isinstance(error, kind))
+    headers = headers_of(call_id, record)
+    if isinstance(error, ScriptFailed) and (record.chosen.status or 0) >= 400:
+        # The script says itself what its failure means to the caller.
+        status = record.chosen.status or status
+        headers.extend(record.chosen.headers)
+    _add_headers(headers, error)
+    _decide_on_connection(request, headers, error, is_draining=is_draining)
+    # A caller that guesses tokens must not fill the log. The metrics count all calls.
+    if not record.is_logged and not isinstance(error, TooManyWrongTokens):
+        log.warning("call refused", call_id=call_id, status=status, reason=str(error))
+    headers["Content-Type"] = PROBLEM_TYPE
+    body = problem_document(status, title, str(error), **_members(call_id, record, error))
+    response = web.Response(status=status, headers=headers, body=body)
+    if isinstance(error, TooManyWrongTokens):
+        response.force_close()  # the next guess needs another connection
+    return response
+
+
+def not_allowed(request: web.BaseRequest, methods: Sequence[str]) -> web.Response:
+    """Return the answer to a request whose method is not one of these."""
+    allowed = ", ".join(methods)
+    detail = f"the method {request.method} is not answered at {request.path}; use one of {allowed}"
+    body = problem_document(405, "Method not allowed", detail)
+    return web.Response(status=405, body=body, headers={"Allow": allowed, "Content-Type": PROBLEM_TYPE})
+
+
+def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, object]:
+    """Return the members of the document that only some errors have."""
+    members: dict[str, object] = {"call_id": call_id}
+    if record.exit_code is not None:
+        members["exit_code"] = record.exit_code
+    if isinstance(error, ScriptKilled):
+        members["signal"] = error.signal
+        members["out_of_memory"] = isinstance(error, ScriptOutOfMemory)
+    if isinstance(error, ScriptError) and error.stderr:
+        members["stderr"] = error.stderr
+    if isinstance(error, StoreFailed):
+        members["stored"] = error.stored[:MOST_NAMED_FILES]
+        members["not_stored"] = dict(list(error.not_stored.items())[:MOST_NAMED_FILES])
+    return members
+
+
+def _add_headers(headers: CIMultiDict[str], error: WatchdogError) -> None:
+    """Say when to try again, or how to authenticate."""
+    if isinstance(error, NotAdmitted):
+        headers["Retry-After"] = str(error.retry_after_s)
+        # OpenFaaS's queue-worker then sends the call again, whatever its list of statuses is: 503 is not in it.
+        headers["X-OpenFaaS-Internal"] = "oscar-watchdog"
+    if isinstance(error, TooManyWrongTokens):
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    elif isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = "Bearer"
+
+
+def _decide_on_connection(
+    request: web.BaseRequest, headers: CIMultiDict[str], error: WatchdogError, *, is_draining: bool
+) -> None:
+    """Decide whether the connection is closed after the answer, and how long to wait for the rest of the body."""
+    # A caller that waits for "100 Continue" and does not get it must not send its next request on this connection.
+    may_wait_for_continue = "Expect" in request.headers and not request.content.is_eof()
+    if isinstance(error, (Draining, CallerSilent, CallerGone)) or is_draining or may_wait_for_continue:
+        headers["Connection"] = "close"
+    if isinstance(request.protocol, Connection):
+        if isinstance(error, CallerSilent):
+            request.protocol.linger(0.0)
+        elif is_draining:
+            request.protocol.linger(LAST_WORDS_S)

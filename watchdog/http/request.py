@@ -24,7 +24,6 @@ _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", 
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_KEPT = 256  # characters of a header's name whose variable is kept for the next call
-MOST_NAMED_FILES = 1000
 
 
 def preference_of(request: web.BaseRequest) -> AnswerPreference:

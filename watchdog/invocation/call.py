@@ -10,12 +10,12 @@ from ..errors import (
 )
 from ..input.detect import BodyHints
 from ..input.receive import Input
-from ..process.ended import Ended
-from ..storage.event import StoredObject
-from ..storage.transfer import Source
+from ..storage.locator import Source
+from ..storage.stored_object import StoredObject
 from ..telemetry.tracing import NO_TRACE, Trace
 from ..workspace.held_input import HeldInput
 from ..workspace.response_file import ResponseOverrides
+from .run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +75,15 @@ class Record:
     is_begun: bool = False  # the first byte of a long answer is sent: its status can no longer change
     is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
     is_logged: bool = False
-    is_tree_gone: bool = False  # nobody can write into the workspace any more
     outputs: int = 0  # number of the outputs that all runs so far left
     keeps_place: bool = False  # until it is answered: other scripts could reach its outputs, or they are very many
     is_of_storage: bool = False  # the input is an object that an event told of
     stopped_by: str | None = None  # the name of the signal that ends a job or a local run
 
 
-def add_run(record: Record, ended: Ended) -> None:
+def add_run(record: Record, run: Run) -> None:
     """Note one run of the script: of several, the first that failed, the whole time, the highest peak."""
+    ended = run.ended
     if not record.exit_code and record.signal is None:
         record.exit_code = ended.exit_code
         record.signal = ended.signal
@@ -91,3 +91,5 @@ def add_run(record: Record, ended: Ended) -> None:
     record.cpu_s += ended.cpu_s
     if ended.peak_rss_bytes is not None:
         record.peak_rss_bytes = max(record.peak_rss_bytes or 0, ended.peak_rss_bytes)
+    if run.chosen is not None:
+        record.chosen = run.chosen

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import signal
 
 from ..system import proc
+from ..system.files import NO_DESCRIPTOR
 from ..system.threads import PROCESSES
 from .activity import Activity
 from .child import Child
@@ -121,7 +121,7 @@ class Tree:
                 self._orphans.note_owners(owners)
                 return result
             except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                if error.errno not in NO_DESCRIPTOR:
                     raise
                 # Other calls that wait here may hold all descriptors: use the one that is kept in reserve.
                 with contextlib.suppress(OSError), self._spare.lent():

@@ -2,15 +2,15 @@
 
 ::
 
-    event.py          the event that a text is, with or without envelopes  no network in it
-    records.py        the objects that one event reports                   no network in it
-    stored_object.py  one such object                                      no network in it
-    envelope.py       what SQS and SNS put around events                   no network in it
-    job_event.py      the event of a job, as a shell hands it over         no network in it
-    skipped.py        objects of events that are not processed             no network in it
-    locator.py        the storage and the place of an event's object       no network in it
+    event.py          recognise an event, with or without envelopes     uses no network
+    records.py        find the objects that one event reports           uses no network
+    stored_object.py  one such object                                   uses no network
+    envelope.py       take events out of envelopes of SQS and SNS       uses no network
+    job_event.py      the event of a job, as a shell passes it on       uses no network
+    skipped.py        objects of events that are not processed          uses no network
+    locator.py        the storage and the path of an event's object     uses no network
     s3.py             }
-    webdav.py         } a Storage each, imported only when used; http_client.py is what they share
+    webdav.py         } a Storage each, imported only when it is used; all three use http_client.py
     onedata.py        }
     open_storages.py  the storages that are in use
     transfer.py       inputs of an event in, outputs of a script out: 8 at a time, logged, all or a clear error

@@ -1,4 +1,4 @@
-"""Which objects an event tells of, whatever envelopes are around it.
+"""Find the objects that an event reports, with or without envelopes around it.
 
 The known shapes are those that OSCAR's faas-supervisor reads (its ``faassupervisor/events``), those in Amazon's
 documentation of S3 notifications and in the CloudEvents project's S3 adapter, and those that radosgw sends. A text is

@@ -1,7 +1,7 @@
 """Send requests to storages: tried again, resumed, and bounded in time.
 
-aiohttp is the client; the rules are ours: redirects followed by hand, no cookie, proxy or ``.netrc`` of the
-environment, names encoded here and nowhere else.
+aiohttp is the client. This module follows redirects itself, uses no cookies, and no proxy or ``.netrc`` of the
+environment. Names are encoded only here.
 
 ::
 

@@ -1,4 +1,4 @@
-"""Inputs of events in, outputs of scripts out: 8 at a time, logged and counted."""
+"""Move the inputs of events in and the outputs of scripts out: 8 at a time, logged and counted."""
 
 from __future__ import annotations
 

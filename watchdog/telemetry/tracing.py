@@ -1,12 +1,11 @@
-"""The trace of a call: the caller's context, and phases that may be recorded as spans.
+"""Pass the caller's trace context on, and mark the phases of a call, which may be recorded as spans.
 
 ::
 
     caller ── traceparent ──> Trace ──────> TRACEPARENT of the script, trace_id of the log
                                 └─ spans ─> the SDK's queue ─> its thread ─> OTLP over HTTP ─> collector
 
-The classes here only hand on what the caller sent. Those that also record spans are in
-``otel_spans``.
+These classes only pass on what the caller sent. The classes that also record spans are in ``otel_spans.py``.
 """
 
 from __future__ import annotations

@@ -55,9 +55,10 @@ class Workspace:
     """The private directory of one invocation; its four paths are absolute.
 
     ``loan``: the number of the invocation that has it, another one each time it is lent; 0: none has it.
+    ``is_tree_gone``: no process of the script that had it last can write into it any more.
     """
 
-    __slots__ = ("_as_made", "input_dir", "loan", "output_dir", "path", "response_file")
+    __slots__ = ("_as_made", "input_dir", "is_tree_gone", "loan", "output_dir", "path", "response_file")
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -65,6 +66,7 @@ class Workspace:
         self.output_dir = path + "/output"
         self.response_file = path + "/response"
         self.loan = 0
+        self.is_tree_gone = False
         os.mkdir(path, 0o700)
         try:
             os.mkdir(self.input_dir, 0o755)

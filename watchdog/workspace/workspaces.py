@@ -62,6 +62,7 @@ class Workspaces:
         self._lent += 1
         workspace = self._taken_from_kept() or self._new()
         workspace.loan = self._lent
+        workspace.is_tree_gone = False
         return workspace
 
     def _taken_from_kept(self) -> Workspace | None:

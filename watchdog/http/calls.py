@@ -1,0 +1,218 @@
+"""One call: from a request to the invocation, and from its result to the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from ..errors import BadInput, InputTooLarge, OutOfResources, WatchdogError, quoted
+from ..input.detect import BodyHints
+from ..invocation.admission import Admission
+from ..invocation.call import Call, Record
+from ..invocation.cloud_event import event_of, headers_of_answer, is_structured
+from ..invocation.invocation import Invocations
+from ..invocation.outcome import SKIPPED
+from ..logs.setup import get_logger
+from ..output.accept import AnswerPreference
+from ..output.answer import Answer, Result, prepare, prepare_printed, prepare_skipped
+from ..settings.kinds import parse_duration_s
+from ..settings.load import Configuration
+from ..telemetry.metrics import Metrics
+from ..telemetry.tracing import Trace, Tracing
+from .authorization import Authorization
+from .body import Bodies
+from .connection import abort
+from .health import Health
+from .problem_document import PROBLEM_TYPE
+from .problems import problem
+from .request import body_hints, call_id_of, cgi_variables, preference_of
+from .response import Sender, headers_of
+
+log = get_logger("server")
+_CALLER_GONE = 499  # nginx's number for a caller that went away; no answer has it
+
+
+class Calls:
+    """Answers calls.
+
+    Args:
+        base_path: the part of each request's path that the function does not see.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        base_path: str,
+        invocations: Invocations,
+        admission: Admission,
+        metrics: Metrics,
+        tracing: Tracing,
+        health: Health,
+        authorization: Authorization,
+        bodies: Bodies,
+        sender: Sender,
+    ) -> None:
+        self._settings = configuration.settings
+        self._service_name = configuration.service_name
+        self._base_path = base_path
+        self._is_classic = self._settings.fprocess is not None
+        self._loop = asyncio.get_running_loop()
+        self._invocations = invocations
+        self._admission = admission
+        self._metrics = metrics
+        self._tracing = tracing
+        self._health = health
+        self._authorization = authorization
+        self._bodies = bodies
+        self._sender = sender
+        self._none_in_flight = asyncio.Event()
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a call, and count it."""
+        started_s = self._loop.time()
+        self._metrics.requests_in_flight += 1
+        trace = self._tracing.call(request.method, request.path, request.headers)
+        record = Record()
+        code = _CALLER_GONE
+        try:
+            response = await self._answer(request, record, trace)
+            code = response.status
+            return response if response.prepared else await self._sender.send(request, response)
+        except asyncio.CancelledError:
+            if record.is_handed_over:
+                code = record.status or code
+            raise
+        except ConnectionError:
+            raise
+        except Exception:
+            code = 500
+            raise
+        finally:
+            self._metrics.requests_in_flight -= 1
+            if not self._metrics.requests_in_flight:
+                self._none_in_flight.set()
+            self._metrics.request_answered(code=code, method=request.method, duration_s=self._loop.time() - started_s)
+            trace.end(code)
+
+    async def all_answered(self) -> None:
+        """Return once all answers are sent."""
+        while self._metrics.requests_in_flight:
+            self._none_in_flight.clear()
+            await self._none_in_flight.wait()
+
+    async def _answer(self, request: web.BaseRequest, record: Record, trace: Trace) -> web.StreamResponse:
+        """Return the answer, which is sent already, or the problem document, which is not."""
+        call_id = os.urandom(16).hex()
+        try:
+            call_id = call_id_of(request, call_id)
+            trace.note({"call_id": call_id})
+            await self._authorization.check(request)
+            self._refuse_early(request)
+            preference = None if self._is_classic else preference_of(request)
+            call = self._call(request, call_id, trace)
+            async with self._invocations.invoke(call, record) as result:
+                with trace.phase("hand over answer"):
+                    if preference is None:
+                        await self._bodies.discard_rest(request)
+                        answer = self._printed(request, result)
+                    elif record.outcome == SKIPPED:
+                        answer = _skipped(call, record, preference)
+                    else:
+                        answer = await prepare(result, preference)
+                    record.status = record.chosen.status or (200 if result.failure is None else 500)
+                    return await self._sender.send_answer(
+                        request,
+                        answer,
+                        status=record.status,
+                        headers=self._headers(call, record, answer, record.status),
+                        record=record,
+                        readers=self._admission.readers_with_place if record.keeps_place else self._admission.readers,
+                    )
+        except Exception as error:
+            trace.failed(error)
+            if record.is_begun:
+                # The status is sent already: only a connection that is reset shows the caller that bytes are missing.
+                if not isinstance(error, (WatchdogError, ConnectionError)):
+                    log.error("internal error", reason=repr(error), exc_info=error)
+                abort(request)
+                raise ConnectionResetError(str(error)) from error
+            if not isinstance(error, WatchdogError):
+                raise
+            return problem(request, call_id, record, error, is_draining=self._health.is_draining)
+
+    def _refuse_early(self, request: web.BaseRequest) -> None:
+        """Refuse what the headers alone show to be wrong, before anything is spent on the call.
+
+        Raises:
+            Draining, OutOfResources: the server takes no calls now.
+            InputTooLarge, BadInput: the call cannot be taken.
+        """
+        if self._admission.is_closed:
+            raise self._admission.refusal()
+        if self._health.lowered_limits:
+            raise OutOfResources(self._health.about_limits)
+        limit_bytes = self._settings.max_input_size_bytes
+        if self._is_classic and limit_bytes and (request.content_length or 0) > limit_bytes:
+            raise InputTooLarge(f"the input has {request.content_length} bytes, over {limit_bytes} (max_input_size)")
+        for expect in request.headers.getall("Expect", []):
+            if expect.lower() != "100-continue":
+                raise BadInput(f"Expect: {quoted(expect)} is not known; known is 100-continue")
+
+    def _call(self, request: web.BaseRequest, call_id: str, trace: Trace) -> Call:
+        headers = request.headers
+        timeout = headers.get("X-Timeout")
+        try:
+            timeout_s = 0.0 if timeout is None else parse_duration_s(timeout)
+        except ValueError as error:
+            raise BadInput(f"X-Timeout: {error}") from None
+        if timeout is not None and not timeout_s:
+            raise BadInput("X-Timeout: 0 leaves the script no time; leave the header out for no limit of your own")
+        return Call(
+            call_id=call_id,
+            body=self._bodies.read(request),
+            # Only the Http_* variables describe its input to a classic function.
+            said=BodyHints() if self._is_classic else body_hints(request),
+            variables=cgi_variables(request, self._base_path) if self._settings.cgi_headers else {},
+            timeout_s=timeout_s,
+            trace=trace,
+            event=event_of(headers),
+        )
+
+    def _printed(self, request: web.BaseRequest, result: Result) -> Answer:
+        """Return the answer of a classic function.
+
+        Raises:
+            ScriptFailed, ScriptKilled: it failed, and the caller wants to be told so in JSON.
+        """
+        if result.failure is None:
+            type_of_caller = request.headers.get("Content-Type") or "application/octet-stream"
+            return prepare_printed(result, self._settings.content_type or type_of_caller)
+        accept = ",".join(request.headers.getall("Accept", [])).lower()
+        if PROBLEM_TYPE in accept or "application/json" in accept:
+            raise result.failure
+        return prepare_printed(result, "text/plain; charset=utf-8")
+
+    def _headers(self, call: Call, record: Record, answer: Answer, status: int) -> CIMultiDict[str]:
+        """Return the headers of an answer that the script made."""
+        headers = headers_of(call.call_id, record)
+        headers.update(answer.headers)
+        if call.event and status < 400 and record.outcome != SKIPPED:
+            headers.update(headers_of_answer(call.event, self._service_name))
+        headers["Content-Type"] = answer.content_type
+        # A header that the script chose takes the place of ours; its own may come more than once (Link, Set-Cookie).
+        for name in {name.lower() for name, _ in record.chosen.headers}:
+            headers.popall(name, None)
+        headers.extend(record.chosen.headers)
+        if self._health.is_draining:
+            headers["Connection"] = "close"
+        return headers
+
+
+def _skipped(call: Call, record: Record, preference: AnswerPreference) -> Answer:
+    """Return the answer to an event that has nothing to process."""
+    is_cloud_event = call.event or is_structured(call.said.content_type)
+    return prepare_skipped(record.reason or "", None if is_cloud_event else preference)

@@ -1,0 +1,149 @@
+"""A graceful stop, as a sequence. Each step has its own configured time (``Drain._run`` reads like this)::
+
+    not ready, lock file removed
+    -> still reachable for healthcheck_interval, if a platform may still send calls
+    -> nothing new is accepted, calls in the queue are answered 503
+    -> running invocations finish, for write_timeout at most
+    -> scripts that still run are ended, with kill_grace, and their calls are answered 503
+    -> callers take the last answers
+
+A drain as a whole has a bound (``_longest_s``). The log says at the start by when the drain is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import signal
+from collections.abc import Awaitable
+
+from ..invocation.admission import Admission
+from ..invocation.invocation import Invocations
+from ..logs.formats import time_in
+from ..logs.setup import get_logger
+from ..process.supervisor import Supervisor
+from ..settings.declarations import Settings
+from .body import Bodies
+from .calls import Calls
+from .health import Health
+from .http_server import HttpServer
+from .listener import Listener
+
+log = get_logger("server")
+# Seconds of a drain beside its configured times: to close the listening socket (listener.py), and for callers to take
+# the last answers, such as the 503 of a script that was ended.
+_CLOSING_S = 1.0
+_LAST_ANSWERS_S = 2.0
+UNKILLABLE_S = 10.0  # more than the supervisor gives a process that SIGKILL does not end
+
+
+class Drain:
+    """Ends the work of one server.
+
+    Args:
+        http: has the connections.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        health: Health,
+        listener: Listener,
+        http: HttpServer,
+        calls: Calls,
+        bodies: Bodies,
+        invocations: Invocations,
+        admission: Admission,
+        supervisor: Supervisor,
+    ) -> None:
+        self._settings = settings
+        self._health = health
+        self._listener = listener
+        self._http = http
+        self._calls = calls
+        self._bodies = bodies
+        self._invocations = invocations
+        self._admission = admission
+        self._supervisor = supervisor
+        self._loop = asyncio.get_running_loop()
+
+    async def run_at_signal(self, signals: asyncio.Queue[int]) -> None:
+        """Wait for SIGTERM, SIGHUP or SIGINT, then drain. Another signal ends the drain at once."""
+        first = await signals.get()
+        name = signal.Signals(first).name
+        drain = asyncio.ensure_future(self._run(name))
+        if first == signal.SIGINT and _is_at_a_terminal():
+            log.info("stopping at once", signal=name, running=self._supervisor.running)
+            signals.put_nowait(first)
+        second = asyncio.ensure_future(signals.get())
+        await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
+        second.cancel()
+        if not drain.done():
+            drain.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await drain
+            self.refuse_all(at_once=True)
+            self._supervisor.end_all(at_once=True)
+            # What was running is dead; a moment for its answers, a bound for callers that do not take them.
+            await within(1.0, self._admission.empty(), self._calls.all_answered())
+
+    async def _run(self, signal_name: str) -> None:
+        self._health.drain()
+        began_s = self._loop.time()
+        stays_s = self._settings.healthcheck_interval_s if self._health.may_get_calls() else 0.0
+        longest_s = self._longest_s(stays_s)
+        log.info(
+            "draining",
+            signal=signal_name,
+            running=self._supervisor.running,
+            waiting=self._admission.waiting,
+            **({"longest_s": longest_s, "over_by": time_in(longest_s)} if longest_s < math.inf else {}),
+        )
+        await asyncio.sleep(stays_s)
+        await self._listener.drain()
+        self.refuse_all()
+        await self._http.close_idle()
+        if not await within(self._settings.write_timeout_s, self._admission.empty()):
+            log.warning("running invocations are ended", count=self._supervisor.running)
+            self._supervisor.end_all(at_once=False)
+            self._invocations.end_transfers(of_all=True)
+            await within(self._settings.kill_grace_s + UNKILLABLE_S, self._admission.empty())
+        # Callers have the rest of the drain to take their answers. They have a moment, too, after a script that even
+        # SIGKILL did not end in time.
+        until_s = max(began_s + longest_s, self._loop.time() + _LAST_ANSWERS_S)
+        await within(until_s - self._loop.time(), self._calls.all_answered())
+        await self._http.say_goodbye(until_s - self._loop.time())
+
+    def _longest_s(self, stays_s: float) -> float:
+        """Return the bound of a drain that stays reachable for ``stays_s``; infinite without ``write_timeout``."""
+        if not self._settings.write_timeout_s:
+            return math.inf
+        waits_s = stays_s + self._settings.write_timeout_s + self._settings.kill_grace_s
+        return waits_s + _CLOSING_S + _LAST_ANSWERS_S
+
+    def refuse_all(self, *, at_once: bool = False) -> None:
+        """Start nothing any more: calls that wait for a place, and those whose body is not complete, are answered 503.
+
+        Args:
+            at_once: end all transfers from and to storages, and wait for no rest of a body.
+        """
+        self._admission.close()
+        self._invocations.end_transfers(of_all=at_once)
+        self._bodies.refuse(at_once=at_once)
+
+
+async def within(limit_s: float, *steps: Awaitable[None]) -> bool:
+    """Do steps, for a time at most (0 is no limit); return whether they were done."""
+    try:
+        async with asyncio.timeout(limit_s or None):
+            await asyncio.gather(*steps)
+    except TimeoutError:
+        return False
+    return True
+
+
+def _is_at_a_terminal() -> bool:
+    return os.isatty(0) or os.isatty(2)

@@ -1,0 +1,196 @@
+"""Responses on their way to callers, which may take them slowly or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Generator
+from typing import Any
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from ..invocation.call import Record
+from ..invocation.pace import Pace, Paces
+from ..output.answer import Answer
+from ..settings.declarations import Settings
+from .connection import abort, untaken_bytes
+
+# Pieces of a long answer that are read and not yet sent: at most two times four pieces of 512 KiB. If many long answers
+# are sent at once, each has fewer.
+_MOST_PIECES_AHEAD = 4
+_PIECES_AHEAD_OF_ALL = 32
+# The server judges a caller as slow only after it has waited for this time. A lost answer costs more than a lost body,
+# so callers have more time here than in body.py.
+_JUDGED_AFTER_S = 5.0
+_STATUS_WITHOUT_BODY = (204, 205, 304)
+
+
+def headers_of(call_id: str, record: Record) -> CIMultiDict[str]:
+    """Return the headers that each answer to a call has."""
+    headers = CIMultiDict({"X-Call-Id": call_id})
+    if record.exit_code is not None:
+        headers["X-Exit-Code"] = str(record.exit_code)
+    if record.duration_s is not None:
+        headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
+    if record.input_encoding is not None:
+        headers["X-Input-Encoding"] = record.input_encoding
+    return headers
+
+
+class Sender:
+    """Sends responses. A caller that takes nothing for ``write_timeout``, or too little, is disconnected."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._write_timeout_s = settings.write_timeout_s
+        self._least_rate = settings.min_data_rate_bytes
+        self._long_answers = 0
+        # Callers that take the answers to probes and the texts of errors. These hold nothing but a connection.
+        self._other_readers = Paces()
+
+    def give_up_other_reader(self) -> None:
+        """Disconnect the slowest caller that takes something else than the answer of a script, if there is one."""
+        if (slowest := self._other_readers.slowest()) is not None:
+            slowest.give_up()
+
+    async def send(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
+        """Send a response that is not the answer of a script: aiohttp itself would wait without end for the caller."""
+        await self._patiently(request, response.prepare(request), self._other_readers)
+        await self._patiently(request, response.write_eof(), self._other_readers)
+        return response
+
+    async def send_answer(
+        self,
+        request: web.BaseRequest,
+        answer: Answer,
+        *,
+        status: int,
+        headers: CIMultiDict[str],
+        record: Record,
+        readers: Paces,
+    ) -> web.StreamResponse:
+        """Send the answer of a script, and note in ``record`` how far it came.
+
+        Args:
+            readers: the caller is one of these while the server waits for it.
+        """
+        if answer.body is not None or status in _STATUS_WITHOUT_BODY:
+            body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
+            small = web.Response(status=status, headers=headers, body=body)
+            record.output_bytes = answer.length if body else 0
+
+            async def send() -> None:
+                await small.prepare(request)
+                record.is_handed_over = True
+                await small.write_eof()
+
+            await self._patiently(request, send(), readers)
+            return small
+        response = web.StreamResponse(status=status, headers=headers)
+        response.content_length = answer.length
+        await self._patiently(request, response.prepare(request), readers)
+        record.is_begun = True
+        self._long_answers += 1
+        try:
+            async with contextlib.aclosing(answer.chunks(self._pieces_ahead)) as chunks:
+                async for piece in chunks:
+                    record.output_bytes += len(piece)
+                    record.is_handed_over = record.output_bytes == answer.length
+                    await self._patiently(request, response.write(piece), readers)
+        finally:
+            self._long_answers -= 1
+        await self._patiently(request, response.write_eof(), readers)
+        return response
+
+    def _pieces_ahead(self) -> int:
+        """Return how much of a long answer is read at once: the fewer long answers there are, the more."""
+        return max(1, min(_MOST_PIECES_AHEAD, _PIECES_AHEAD_OF_ALL // max(1, self._long_answers)))
+
+    async def _patiently(self, request: web.BaseRequest, sending: Awaitable[object], readers: Paces) -> None:
+        """Send, unless the caller takes nothing for ``write_timeout``, or too little. It is one of ``readers``.
+
+        One write may be megabytes on their way through a slow line: what counts is whether they get fewer.
+        """
+        # Most of what is sent is taken at once: no need of a timer for that.
+        steps = sending.__await__()
+        try:
+            waits_for = next(steps)
+        except StopIteration:
+            return
+        pace: Pace = request.get("pace") or self._pace(request)
+        request["pace"] = pace
+        limit_s = self._write_timeout_s
+        untaken: int | None = None
+        timer: asyncio.TimerHandle | None = None
+
+        def look() -> None:
+            nonlocal untaken, timer
+            if not pace.left_s:
+                pace.is_too_slow = True
+                pace.end()
+                return
+            before, untaken = untaken, untaken_bytes(request)
+            if (before is None or untaken < before) and not bound.expired():
+                # What is taken is seen at the next look only, so it is waited for one look longer.
+                bound.reschedule(self._loop.time() + limit_s * 1.25)
+            timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
+
+        try:
+            async with pace.waiting(readers, is_looked_at=True) as bound:
+                if limit_s:
+                    timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
+                try:
+                    await _Begun(steps, waits_for)
+                finally:
+                    if timer is not None:
+                        timer.cancel()
+        except TimeoutError:
+            abort(request)
+            raise ConnectionResetError(self._why_given_up(pace)) from None
+
+    def _pace(self, request: web.BaseRequest) -> Pace:
+        writer = request.writer
+        return Pace(
+            lambda: writer.output_size - untaken_bytes(request),
+            silence_s=self._write_timeout_s,
+            least_rate=self._least_rate,
+            judged_after_s=_JUDGED_AFTER_S,
+        )
+
+    def _why_given_up(self, pace: Pace) -> str:
+        """Return why the server does not wait any more until the caller takes the rest of its answer."""
+        if pace.is_given_up:
+            return f"the caller took {pace.rate:.0f} bytes a second while another call needed the room"
+        if pace.is_too_slow:
+            return (
+                f"the caller took only {pace.moved_bytes} bytes in {pace.waited_s:.0f} s, less than "
+                f"{self._least_rate} a second (min_data_rate)"
+            )
+        return f"the caller took nothing for {self._write_timeout_s:g} s (write_timeout)"
+
+
+class _Begun:
+    """An awaitable that has run to where it waits for the first time.
+
+    Args:
+        steps: what its ``__await__`` gave.
+        waits_for: what the first step yielded.
+    """
+
+    def __init__(self, steps: Generator[Any, Any, object], waits_for: object) -> None:
+        self._steps = steps
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as error:  # CancelledError, and GeneratorExit
+                    waits_for = self._steps.throw(error)
+                else:
+                    waits_for = self._steps.send(value)
+        except StopIteration:
+            return

@@ -1,0 +1,147 @@
+"""The paths of the server: probes, its description, metrics. Any other path is the function."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+from ..errors import Unauthorized
+from ..input.detect import ENCODINGS
+from ..invocation.admission import DRAINING_RETRY_AFTER_S, Admission
+from ..invocation.call import Record
+from ..invocation.invocation import Invocations
+from ..output.accept import AnswerForm
+from ..settings.declarations import LOCAL_PROBE
+from ..settings.load import Configuration
+from ..system import threads
+from ..telemetry.metrics import Metrics
+from .authorization import Authorization
+from .calls import Calls
+from .connection import refusal_of
+from .health import Health
+from .problems import STATUS_OF_ERROR, not_allowed, problem
+from .request import METHODS, READING_METHODS, below, is_probe
+from .response import Sender
+
+
+class Routes:
+    """Gives each request to the part of the server that answers it.
+
+    Args:
+        base_path: the part of each request's path before the paths of the server.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        *,
+        base_path: str,
+        calls: Calls,
+        invocations: Invocations,
+        admission: Admission,
+        metrics: Metrics,
+        health: Health,
+        authorization: Authorization,
+        sender: Sender,
+    ) -> None:
+        self._configuration = configuration
+        self._base_path = base_path
+        self._calls = calls
+        self._invocations = invocations
+        self._admission = admission
+        self._metrics = metrics
+        self._health = health
+        self._authorization = authorization
+        self._sender = sender
+        self.metrics_port: int | None = None
+
+    def answer(self, request: web.BaseRequest) -> Coroutine[Any, Any, web.StreamResponse]:
+        """Return the coroutine that answers a request. This function is not a coroutine: that would cost each call."""
+        if (refusal := refusal_of(request)) is not None:
+            return self._sender.send(request, refusal)
+        path = below(self._base_path, request.path)
+        if path == "/_/ready":
+            return self._sender.send(request, self._probe(request, is_ready=True))
+        if path == "/_/openapi.json":
+            return self._send_description(request)
+        if path == "/_/health" or is_probe(request):
+            return self._sender.send(request, self._probe(request, is_ready=False))
+        if request.method not in METHODS:
+            return self._sender.send(request, not_allowed(request, METHODS))
+        return self._calls.answer(request)
+
+    async def answer_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request to the port for metrics."""
+        if request.path != "/metrics":
+            return web.Response(status=404, text="metrics are at /metrics\n")
+        if (refusal := await self._refusal_of_reader(request)) is not None:
+            return refusal
+        exposition = self._metrics.exposition
+        body, content_type = await asyncio.get_running_loop().run_in_executor(threads.METRICS, exposition)
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    def _probe(self, request: web.BaseRequest, *, is_ready: bool) -> web.Response:
+        if request.method not in READING_METHODS:
+            return not_allowed(request, READING_METHODS)
+        if request.headers.get("User-Agent") != LOCAL_PROBE:
+            self._health.note_probe()
+        status, text = self._health.status()
+        if is_ready and status == 200:
+            admission = self._admission
+            if script_problem := self._invocations.script_problem:
+                status, text = 503, script_problem
+            elif not admission.has_free_place:
+                status, text = 429, "no place is free"
+            elif admission.is_full:
+                status, text = 429, "no room for another call"
+        headers = {}
+        if status == 503:
+            headers["Retry-After"] = str(DRAINING_RETRY_AFTER_S)
+        return web.Response(status=status, text=text, headers=headers)
+
+    async def _send_description(self, request: web.BaseRequest) -> web.StreamResponse:
+        refusal = await self._refusal_of_reader(request)
+        return await self._sender.send(request, self._description() if refusal is None else refusal)
+
+    async def _refusal_of_reader(self, request: web.BaseRequest) -> web.Response | None:
+        """Return the answer to a request for the description or the metrics that is refused; None if it is not."""
+        if request.method not in READING_METHODS:
+            return not_allowed(request, READING_METHODS)
+        try:
+            await self._authorization.check_reader(request)
+        except Unauthorized as error:
+            return problem(request, os.urandom(16).hex(), Record(), error, is_draining=self._health.is_draining)
+        return None
+
+    def _description(self) -> web.Response:
+        """Return the description of the server in OpenAPI."""
+        from . import openapi
+
+        settings = self._configuration.settings
+        has_token = settings.auth_token is not None
+        document = openapi.document(
+            openapi.Interface(
+                service_name=self._configuration.service_name,
+                is_classic=settings.fprocess is not None,
+                has_token=has_token,
+                is_token_for_all=settings.auth_all,
+                has_storage=self._invocations.stores or self._invocations.takes_events,
+                methods=METHODS,
+                errors=[
+                    (status, title)
+                    for kind, status, title in STATUS_OF_ERROR
+                    if has_token or not issubclass(kind, Unauthorized)
+                ],
+                encodings=ENCODINGS,
+                forms=[form.value for form in AnswerForm],
+                content_type=settings.content_type,
+                metrics_port=self.metrics_port,
+                limits={name: getattr(settings, name) for name in openapi.LIMITS},
+            )
+        )
+        return web.Response(body=msgspec.json.encode(document), content_type="application/json")

@@ -1,0 +1,90 @@
+"""The warnings of a call whose function ended well, although its result may be wrong (``output/call_warning.py``)."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..logs.setup import get_logger
+from ..output import call_warning
+from ..output.call_warning import CallWarning
+from ..system.threads import OUTPUTS
+from ..workspace.response_file import ResponseOverrides
+from ..workspace.workspace import Workspace
+from .run import Run
+
+log = get_logger("invocation")
+# Seconds that a call waits for the warning of files in other directories.
+_LOOK_ELSEWHERE_S = 5.0
+
+
+class Doubts:
+    """Finds and logs reasons to doubt the result of a run.
+
+    Args:
+        tmp_dir: where the workspaces are.
+    """
+
+    def __init__(self, tmp_dir: str) -> None:
+        self._tmp_dir = tmp_dir
+        self._loop = asyncio.get_running_loop()
+        # The look into other directories that takes too long now, if there is one.
+        self._long_look: asyncio.Future[CallWarning | None] | None = None
+
+    async def warnings_of(
+        self, run: Run, workspace: Workspace, call_id: str, *, has_failed: bool, skipped: int, is_empty: bool
+    ) -> list[CallWarning]:
+        """Return the warnings of one run.
+
+        Args:
+            has_failed: the run failed, and what the function printed is the answer nevertheless.
+            skipped: entries of ``TMP_OUTPUT_DIR`` that are not outputs.
+            is_empty: the script left no output and printed nothing.
+        """
+        warnings: list[CallWarning] = []
+        has_exited_well = run.ended.exit_code == 0
+        if run.has_no_space and not has_failed:
+            warnings.append(call_warning.no_space(self._tmp_dir))
+        if skipped:
+            warnings.append(call_warning.outputs_skipped(skipped))
+        if run.has_oom_kill:
+            warnings.append(call_warning.OUT_OF_MEMORY)
+        if run.has_crlf and has_exited_well:
+            warnings.append(call_warning.CRLF)
+        if run.has_mark and has_exited_well:
+            warnings.append(call_warning.BYTE_ORDER_MARK)
+        # A script that chose a status or a header has answered.
+        if is_empty and has_exited_well and run.chosen == ResponseOverrides():
+            warnings += await self._warnings_of_no_output(workspace, run.started_ns)
+        for warning in warnings:
+            log.warning("doubtful success", call_id=call_id, warning=warning.name, reason=warning.detail)
+        if run.ended.were_working:  # logged already, with their names
+            warnings.append(call_warning.STILL_WORKING)
+        return warnings
+
+    async def _warnings_of_no_output(self, workspace: Workspace, since_ns: int) -> list[CallWarning]:
+        """Return the warnings of a call that left nothing, with the files that its script wrote to another place.
+
+        The working directory may lie on a file system that hangs. After one look that has taken too long there is no
+        other until it ends, so that few threads wait for such a file system.
+        """
+        look = call_warning.files_elsewhere
+        elsewhere = None
+        if self._long_look is None or self._long_look.done():
+            try:
+                job = self._loop.run_in_executor(OUTPUTS, look, workspace.input_dir, since_ns)
+            except RuntimeError:  # no thread can be started now
+                elsewhere = look(workspace.input_dir, since_ns)
+            else:
+                job.add_done_callback(_take_error)
+                if (await asyncio.wait((job,), timeout=_LOOK_ELSEWHERE_S))[0]:
+                    elsewhere = job.result()
+                else:
+                    self._long_look = job
+                    log.warning("no files are looked for in other directories", reason="a directory does not answer")
+        return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]
+
+
+def _take_error(look: asyncio.Future[CallWarning | None]) -> None:
+    """Take the error of a look, so that asyncio does not report it: only an abandoned look has one."""
+    if not look.cancelled():
+        look.exception()

@@ -1,0 +1,61 @@
+"""The environment of the function: the image's, the service's, and what this call adds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ..logs.setup import get_logger
+from ..settings.load import Configuration
+from ..storage.stored_object import StoredObject
+from ..workspace.workspace import Workspace
+from .call import Call, Task
+from .cloud_event import REQUIRED_ATTRIBUTES
+
+log = get_logger("invocation")
+# MAX_ARG_STRLEN of the kernel (execve(2)), less the name, `=` and the NUL at the end.
+_LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
+
+
+def environment_of_all_calls(configuration: Configuration, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the image's variables without the server's secrets, and the variables of the service definition."""
+    environment = {k: v for k, v in environ.items() if k not in configuration.secret_names}
+    if configuration.service is not None:
+        environment.update(configuration.service.variables)
+    return environment
+
+
+def environment_of(
+    call: Call, task: Task, workspace: Workspace, of_all_calls: Mapping[str, str], *, works_with_files: bool
+) -> dict[str, str]:
+    """Return the environment of one run.
+
+    Args:
+        works_with_files: the function gets the paths of its input and outputs.
+    """
+    environment = {**of_all_calls, **call.variables, **task.variables}
+    environment |= {"CALL_ID": call.call_id, "HTTP_RESPONSE_FILE": workspace.response_file}
+    if works_with_files:
+        environment |= {"TMP_INPUT_DIR": workspace.input_dir, "TMP_OUTPUT_DIR": workspace.output_dir}
+        environment.pop("INPUT_FILE_PATH", None)
+    if task.taken is not None:
+        environment["INPUT_FILE_PATH"] = os.path.join(workspace.input_dir, task.taken.name).removesuffix("/")
+    if task.stored is not None:
+        environment |= _variables_of(task.stored, call.call_id)
+    for name, value in call.event.items():
+        variable = "CE_" + name.upper()
+        # A caller may invent attributes: those change nothing that the image or the service has set.
+        if name in REQUIRED_ATTRIBUTES or variable not in of_all_calls:
+            environment[variable] = value
+    return environment | call.trace.variables
+
+
+def _variables_of(stored: StoredObject, call_id: str) -> dict[str, str]:
+    """Return the variables that describe the object of the input; names and values are those of faas-supervisor."""
+    key = f"/{stored.container}/{stored.key}" if stored.kind == "onedata" else stored.key
+    variables = {"STORAGE_OBJECT_KEY": key, "EVENT_TIME": stored.time, "EVENT": ""}
+    if len(stored.text) <= _LONGEST_EVENT_BYTES:
+        variables["EVENT"] = stored.text.decode()
+    else:
+        log.warning("the event is too long for a variable, so EVENT is empty", call_id=call_id)
+    return variables

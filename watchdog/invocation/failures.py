@@ -1,0 +1,84 @@
+"""The error that a caller gets for a run that did not end well, with a hint for the author of the script."""
+
+from __future__ import annotations
+
+from ..errors import (
+    BadScriptResponse,
+    Draining,
+    ScriptFailed,
+    ScriptKilled,
+    ScriptOutOfMemory,
+    ScriptOutOfSpace,
+    ScriptTimedOut,
+)
+from ..settings.declarations import Settings
+from ..system.cgroup import Cgroup
+from .admission import DRAINING_RETRY_AFTER_S
+from .functions import Function
+from .run import Run
+
+
+class Failures:
+    """Turns the end of a run into an error."""
+
+    def __init__(self, settings: Settings, function: Function, cgroup: Cgroup) -> None:
+        self._settings = settings
+        self._function = function
+        self._cgroup = cgroup
+
+    def raise_for(self, run: Run) -> None:
+        """Raise the error of a run; do nothing if the run ended well.
+
+        Raises:
+            BadScriptResponse: the script's response file is bad.
+            Draining: the server ended the run because it stops.
+            ScriptTimedOut: the time of the run was over.
+            ScriptFailed: the exit code is not 0.
+            ScriptKilled: a signal ended the run.
+        """
+        ended, noun, stderr = run.ended, self._function.noun, run.stderr_tail
+        if run.bad_choice is not None:
+            raise BadScriptResponse(run.bad_choice)
+        if ended.exit_code == 0 and not ended.ended_early and not ended.timed_out and not run.is_out_of_memory:
+            return
+        if ended.ended_early:
+            raise Draining(
+                f"the server is stopping and ended the {noun}; send the call again to another one",
+                DRAINING_RETRY_AFTER_S,
+            )
+        if ended.timed_out:
+            # What it left is listed only if it exited by itself.
+            who = f"what the {noun} left at work when it exited" if ended.left else f"the {noun}"
+            raise ScriptTimedOut(f"{who} ran for longer than {run.timeout_s:g} s and was ended", stderr=stderr)
+        if run.is_out_of_memory:
+            limit = self._cgroup.memory_limit_bytes()
+            known = f", limit {_readable_size(limit)}" if limit else ""
+            raise ScriptOutOfMemory(
+                f"the {noun} was killed: out of memory{known}; give the container more, or process less at once",
+                signal="SIGKILL",
+                stderr=stderr,
+            )
+        if not self._settings.error_status:
+            return
+        if ended.signal is not None:
+            raise ScriptKilled(f"the {noun} was ended by {ended.signal}", signal=ended.signal, stderr=stderr)
+        if ended.exit_code and run.has_no_space:
+            raise ScriptOutOfSpace(
+                f"the {noun} ended with exit code {ended.exit_code}, and no space is left in "
+                f"{self._settings.tmp_dir}; give it more, or lower max_inflight and max_queue",
+                exit_code=ended.exit_code,
+                stderr=stderr,
+            )
+        if ended.exit_code:
+            raise ScriptFailed(
+                f"the {noun} ended with exit code {ended.exit_code}{self._function.hint(ended.exit_code)}",
+                exit_code=ended.exit_code,
+                stderr=stderr,
+            )
+
+
+def _readable_size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count} bytes"

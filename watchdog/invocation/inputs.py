@@ -1,0 +1,190 @@
+"""From the body of a call to the inputs of its runs: the body itself, the data of an event, or objects of a storage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from ..errors import Draining, StorageError, WatchdogError
+from ..input.detect import BodyHints
+from ..input.receive import Input, take_in
+from ..settings.load import Configuration
+from ..storage import event as storage_event
+from ..storage.event import Event
+from ..storage.skipped import Skipped
+from ..storage.transfer import Transfers
+from ..system.threads import to_its_end
+from ..workspace.held_input import HeldInput
+from ..workspace.space import raise_if_no_space
+from ..workspace.workspace import Workspace
+from .call import Call, Record, Task
+from .drainable_waits import DrainableWaits
+from .functions import Function
+from .outcome import SKIPPED
+from .refusal import refused_by_system
+
+# How the data of an event is read: an octet stream may be base64 or the bytes themselves.
+_SAID_OF_DATA = {
+    "bytes": BodyHints(encoding="raw"),
+    "text": BodyHints(content_type="application/octet-stream"),
+    "body": BodyHints(),
+}
+# Read in the event loop; more in a thread.
+_SMALL_EVENT_BYTES = 64 * 1024
+
+
+class Inputs:
+    """Takes in what calls bring, and fetches what their events name.
+
+    Args:
+        before_place: the waits for the first object of an event, during which a call has no place yet.
+    """
+
+    def __init__(
+        self, configuration: Configuration, function: Function, transfers: Transfers, before_place: DrainableWaits
+    ) -> None:
+        self._settings = configuration.settings
+        self._function = function
+        self._transfers = transfers
+        self._before_place = before_place
+        self._stages_in = configuration.service is None or not configuration.service.file_stage_in
+        self._loop = asyncio.get_running_loop()
+        # Whether a body could be an event of a storage that the service definition names. Otherwise it is data.
+        self.may_be_events = transfers.locator.has_providers and function.works_with_files
+
+    async def tasks(self, call: Call, record: Record, stack: contextlib.ExitStack) -> list[Task]:
+        """Read the body and return the tasks; for an event, fetch the first object. The first task's input is held.
+
+        There is no task if the body is an event without an object to process.
+
+        Args:
+            stack: closes the inputs at the end of the call.
+        """
+        if not self._function.works_with_files:  # it reads the body itself
+            record.input_encoding = "raw"
+            return [Task()]
+        held = self._held(stack)
+        with call.trace.phase("take in input"):
+            taken = await self._take_in(call.body, call.said, held)
+        record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
+        event = await self._event(call, taken, held)
+        if event is None:
+            return [Task(held, taken)]
+
+        held.clear()
+        record.input_bytes = 0
+        if event.data is not None:
+            taken = await self._take_in(_once(event.data), _SAID_OF_DATA[event.data_is], held)
+            record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
+            return [Task(held, taken, variables=event.variables)]
+        tasks = self._tasks_of(event, call, record)
+        if not tasks:
+            return []
+        record.is_of_storage = True
+        try:
+            await self.fetch(call, tasks[0], record, self._before_place, stack)
+        except Draining:
+            raise
+        except WatchdogError as error:
+            if len(tasks) == 1:
+                raise
+            tasks[0].failure = error
+        return tasks
+
+    async def fetch(
+        self, call: Call, task: Task, record: Record, waits: DrainableWaits, stack: contextlib.ExitStack
+    ) -> None:
+        """Fetch the object of a task, if it has one and the script does not fetch it itself.
+
+        Raises:
+            Draining: the server stops, and so ended ``waits``.
+            StorageError: the object cannot be fetched.
+        """
+        if task.source is None or not self._stages_in:
+            return
+        task.held = self._held(stack)
+        with call.trace.phase("fetch input"):
+            try:
+                async with waits.wait():
+                    name, size_bytes = await self._transfers.fetch(
+                        task.source,
+                        task.held,
+                        most_bytes=self._settings.max_input_size_bytes,
+                        call_id=call.call_id,
+                    )
+            except OSError as error:
+                raise_if_no_space(error, f"the input {task.source}")
+                raise refused_by_system(f"the input {task.source}", error) from error
+        task.taken = Input(name, size_bytes)
+        record.input_bytes += size_bytes
+
+    async def give_names(self, held: HeldInput, workspace: Workspace) -> None:
+        """Make an input appear in ``TMP_INPUT_DIR``, and close what held it."""
+        try:
+            if not held.give_names(workspace.input_dir, only_quickly=True):
+                await to_its_end(self._loop.run_in_executor(None, held.give_names, workspace.input_dir))
+        except OSError as error:
+            raise refused_by_system("the input file", error) from error
+        held.close()
+
+    def _held(self, stack: contextlib.ExitStack) -> HeldInput:
+        held = HeldInput(self._settings.tmp_dir)
+        stack.callback(held.close)
+        return held
+
+    async def _take_in(self, body: AsyncIterator[bytes], said: BodyHints, held: HeldInput) -> Input:
+        try:
+            return await take_in(body, said, held, self._settings.max_input_size_bytes)
+        except ConnectionError:
+            raise
+        except OSError as error:
+            raise refused_by_system("the input file", error) from error
+
+    async def _event(self, call: Call, taken: Input, held: HeldInput) -> Event | None:
+        """Return the event that the input is, if this service could have to do with it."""
+        if not (call.is_job or self.may_be_events) or call.said.encoding == "raw":
+            return None
+        if taken.size_bytes > storage_event.MOST_BYTES or not taken.name:
+            return None
+        text = await _content(taken, held)
+        event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
+        # A message in an envelope that reports no object is an event only for a job. And a caller's body stays data
+        # if no storage of this service could hold any of the objects.
+        if event is not None and not call.is_job and not any(map(self._transfers.locator.knows, event.kinds)):
+            return None
+        return event
+
+    def _tasks_of(self, event: Event, call: Call, record: Record) -> list[Task]:
+        """Return a task for each object of an event that is to be processed, and log the other objects.
+
+        If there is no task, ``record`` gets the reason.
+
+        Raises:
+            StorageError: no object is left, and a job's event has a record that cannot be processed.
+        """
+        tasks, skipped = [], Skipped(call.call_id, is_job=call.is_job)
+        skipped.notices(event.notices)
+        for stored in event.objects:
+            if why_not := stored.why_not_new:
+                skipped.not_new(stored, why_not)
+            elif why_not := self._transfers.locator.why_unusable(stored, is_trusted=call.is_job):
+                skipped.unusable(stored, why_not)
+            elif source := self._transfers.locator.source_of(stored, event.provider, is_trusted=call.is_job):
+                tasks.append(Task(source=source, stored=stored, variables=event.variables))
+            else:
+                skipped.not_covered(stored)
+        skipped.log()
+        if not tasks and call.is_job and skipped.has_unusable:
+            raise StorageError(skipped.explanation)
+        if not tasks:
+            record.outcome, record.reason = SKIPPED, skipped.explanation
+        return tasks
+
+
+async def _once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def _content(taken: Input, held: HeldInput) -> bytes:
+    return held.read() if taken.size_bytes <= _SMALL_EVENT_BYTES else await asyncio.to_thread(held.read)

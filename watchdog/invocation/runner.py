@@ -1,0 +1,181 @@
+"""Run the function once, with its environment and its log, and note everything that its end shows."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from ..errors import BadScriptResponse
+from ..logs.log_rate import LogRate
+from ..logs.script_log import ScriptLog
+from ..logs.setup import get_logger
+from ..logs.sink import LogWriter
+from ..logs.text import printable
+from ..output.call_warning import STILL_WORKING
+from ..output.printed import Printed
+from ..process.ended import Ended
+from ..process.supervisor import Supervisor
+from ..settings.declarations import Settings
+from ..system.cgroup import Cgroup
+from ..workspace.response_file import ResponseOverrides, read_response_file
+from ..workspace.spool import Spool, Tail
+from ..workspace.workspace import Workspace
+from .call import Call, Task
+from .environment import environment_of
+from .functions import Function
+from .run import Run
+
+log = get_logger("invocation")
+_MOST_NAMES = 10  # names of processes in one log event
+_KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
+
+
+class Runner:
+    """Runs the function.
+
+    Args:
+        environment: of all calls; see :mod:`environment`.
+        sink: takes the lines that the function prints.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        function: Function,
+        environment: Mapping[str, str],
+        *,
+        sink: LogWriter,
+        supervisor: Supervisor,
+        cgroup: Cgroup,
+    ) -> None:
+        self._settings = settings
+        self._function = function
+        self._environment = environment
+        self._sink = sink
+        self._supervisor = supervisor
+        self._cgroup = cgroup
+        self._loop = asyncio.get_running_loop()
+
+    async def run(
+        self, call: Call, task: Task, workspace: Workspace, stdout: Spool, stdin: AsyncIterator[bytes] | None
+    ) -> Run:
+        """Run the function in a workspace that has its input, to the end of its process tree.
+
+        However the function ends, this returns.
+
+        Args:
+            stdout: takes what the function prints.
+            stdin: what the function reads; None is the end of file.
+
+        Raises:
+            ScriptUnavailable: it cannot be started.
+            asyncio.CancelledError: the process tree is gone by then as well.
+            Exception: what ``stdin`` raised; the process tree is gone by then as well.
+        """
+        function, settings = self._function, self._settings
+        command = function.command(workspace)
+        has_crlf, has_mark = function.has_crlf, function.has_mark
+        is_data = not function.works_with_files
+        printed = Printed()
+        stdout_tail, stderr_tail = Tail(), Tail()
+        later = self._loop.call_later
+        rate = LogRate(settings.max_log_rate_bytes)
+        stdout_log = ScriptLog(self._sink, stream="stdout", call_id=call.call_id, rate=rate, call_later=later)
+        stderr_log = ScriptLog(self._sink, stream="stderr", call_id=call.call_id, rate=rate, call_later=later)
+
+        def take_stdout(data: bytes) -> asyncio.Future[None] | None:
+            if is_data:  # the answer's body, which may have gigabytes
+                pass
+            elif printed.take(data):
+                stdout_log.leave_out(data)
+            else:
+                stdout_log.feed(data)
+            stdout_tail.take(data)
+            return stdout.take(data)
+
+        def take_stderr(data: bytes) -> None:
+            stderr_log.feed(data)
+            stderr_tail.take(data)
+
+        timeout_s = _shorter(settings.exec_timeout_s, call.timeout_s)
+        oom_kills = self._cgroup.oom_kills()
+        started_ns = time.time_ns()
+        try:
+            with call.trace.phase(f"run {function.noun}") as phase:
+                ended = await self._supervisor.run(
+                    command,
+                    environment_of(
+                        call, task, workspace, self._environment, works_with_files=function.works_with_files
+                    ),
+                    mark=workspace.path + "/",  # not a prefix of another: 1 and 10
+                    stdout=take_stdout,
+                    stderr=None if settings.combine_output else take_stderr,
+                    stdin=stdin,
+                    timeout_s=timeout_s,
+                    linger_timeout_s=settings.linger_timeout_s,
+                    kill_grace_s=settings.kill_grace_s,
+                )
+                phase.process_ended(ended.exit_code, ended.signal)
+        finally:
+            stdout_log.close()
+            stderr_log.close()
+        workspace.is_tree_gone = ended.is_tree_gone
+        if ended.left or ended.survivors:
+            self._report_left(call, ended)
+        # The killed process may be the script, a part of it, or a part of a call that runs at the same time.
+        was_killed = _was_killed(ended)
+        has_oom_kill = (was_killed or ended.exit_code == 0) and self._cgroup.oom_kills() != oom_kills
+        chosen: ResponseOverrides | None = None
+        bad_choice = None
+        if not ended.timed_out and not ended.ended_early:
+            try:
+                chosen = read_response_file(workspace.response_file)
+            except BadScriptResponse as error:
+                bad_choice = str(error)
+        if bad_choice is not None and ended.exit_code != 0:
+            # How the script failed matters more than its response file.
+            log.warning("response file ignored", call_id=call.call_id, reason=bad_choice)
+            bad_choice = None
+        return Run(
+            ended,
+            timeout_s=timeout_s,
+            started_ns=started_ns,
+            chosen=chosen,
+            bad_choice=bad_choice,
+            has_oom_kill=has_oom_kill,
+            is_out_of_memory=has_oom_kill and was_killed,
+            has_no_space=workspace.is_full(),
+            has_crlf=has_crlf,
+            has_mark=has_mark,
+            stdout_tail=stdout_tail.text(),
+            stderr_tail=stderr_tail.text(),
+            printed_type=printed.media_type,
+        )
+
+    def _report_left(self, call: Call, ended: Ended) -> None:
+        """Log which processes had to be ended although the script had exited by itself, and which still live."""
+        if ended.left:
+            event = f"processes that the {self._function.noun} left were ended"
+            if ended.were_working:
+                event += " while they still worked"
+            log.warning(
+                event,
+                call_id=call.call_id,
+                count=sum(ended.left.values()),
+                names=[printable(name) for name in list(ended.left)[:_MOST_NAMES]],
+                **({"reason": STILL_WORKING.detail} if ended.were_working else {}),
+            )
+        if ended.survivors:
+            log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
+
+
+def _was_killed(ended: Ended) -> bool:
+    by_us = ended.timed_out or ended.ended_early
+    return not by_us and (ended.signal == "SIGKILL" or ended.exit_code == _KILLED_CHILD)
+
+
+def _shorter(limit_s: float, asked_s: float) -> float:
+    """Return the shorter of two times, of which 0 means no limit."""
+    return min(limit_s, asked_s) if limit_s and asked_s else limit_s or asked_s

@@ -1,0 +1,138 @@
+"""What happens to the directories of calls that have ended: they are emptied for the next call, or removed.
+
+::
+
+    dispose ─┬─ something may still write into it ──────────────────────────────► removed in a thread
+             └─ in the next turn of the event loop: emptied ─┬─ not possible ───► removed in a thread
+                                                             └─ kept ─┬─ taken by the next call
+                                                                      └─ unused ► removed in a thread
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections import deque
+from collections.abc import Callable
+
+from ..system.threads import REMOVALS
+from .workspace import Workspace
+from .workspaces import Workspaces
+
+# Seconds that directories are emptied for in one turn of the event loop.
+_TIDY_FOR_S = 0.002
+# Seconds that the directory of an ended call waits for the next call.
+_KEPT_S = 0.25
+
+
+class Disposal:
+    """Empties or removes directories that no call needs any more, after the call.
+
+    Args:
+        others_run: returns whether a script runs now.
+        not_removed: takes a directory that cannot be removed, the id of its call and the error, in any thread.
+    """
+
+    def __init__(
+        self,
+        workspaces: Workspaces,
+        *,
+        others_run: Callable[[], bool],
+        not_removed: Callable[[Workspace, str | None, OSError], None],
+    ) -> None:
+        self._workspaces = workspaces
+        self._others_run = others_run
+        self._not_removed = not_removed
+        self._loop = asyncio.get_running_loop()
+        self._removals: set[asyncio.Future[None]] = set()
+        self._untidy: deque[tuple[Workspace, str]] = deque()
+        self._tidy_timer: asyncio.Handle | None = None
+        self._unused_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a directory waits to be emptied or removed. Kept directories do not count."""
+        return bool(self._removals or self._untidy)
+
+    def dispose(self, workspace: Workspace, loan: int, call_id: str) -> None:
+        """Empty or remove a directory soon.
+
+        The second time for the same call does nothing, although another call may have the directory by then.
+
+        Args:
+            loan: the number of the call's loan, ``workspace.loan`` when the call got the directory.
+        """
+        if workspace.loan != loan:
+            return
+        workspace.loan = 0
+        if not workspace.is_tree_gone:
+            self._remove_later(workspace, call_id)
+            return
+        self._untidy.append((workspace, call_id))
+        if self._tidy_timer is None:
+            # In the next turn of the loop: a small answer is sent first, and no other script can start before. If one
+            # ran meanwhile, the directory would have to be looked at once more before it is lent.
+            self._tidy_timer = self._loop.call_soon(self._tidy_up)
+
+    def in_thread(self, remove: Callable[[], None]) -> None:
+        """Remove something in a thread. No call waits for it."""
+        try:
+            removal = self._loop.run_in_executor(REMOVALS, remove)
+        except RuntimeError:  # no thread can be started now
+            remove()
+        else:
+            self._removals.add(removal)
+            removal.add_done_callback(self._removals.discard)
+            removal.add_done_callback(_take_error)
+
+    async def until_no_name_is_left(self) -> None:
+        """Return once no file of an ended call can be found by its name."""
+        while self._untidy:
+            self._tidy_up()
+        while self._removals:
+            await asyncio.wait(self._removals)
+
+    async def finish(self) -> None:
+        """Return once all directories are removed, kept ones as well."""
+        while self._untidy:
+            self._remove_later(*self._untidy.popleft())
+        self._remove_unused(0.0)
+        while self._removals:
+            await asyncio.wait(self._removals)
+
+    def _tidy_up(self) -> None:
+        """Empty the directories of calls that have ended, for the next ones."""
+        self._tidy_timer = None
+        loop = self._loop
+        until_s = loop.time() + _TIDY_FOR_S
+        while self._untidy:
+            if loop.time() > until_s:  # of a crowd: the others are served meanwhile
+                self._tidy_timer = loop.call_soon(self._tidy_up)
+                break
+            workspace, call_id = self._untidy.popleft()
+            if not self._workspaces.keep(workspace, others_run=self._others_run()):
+                self._remove_later(workspace, call_id)
+        if self._unused_timer is None and self._workspaces.has_kept:
+            self._unused_timer = loop.call_later(_KEPT_S, self._remove_unused)
+
+    def _remove_unused(self, for_s: float = _KEPT_S) -> None:
+        self._unused_timer = None
+        for workspace in self._workspaces.unused(for_s):
+            self._remove_later(workspace, None)
+        if self._workspaces.has_kept:
+            self._unused_timer = self._loop.call_later(_KEPT_S, self._remove_unused)
+
+    def _remove_later(self, workspace: Workspace, call_id: str | None) -> None:
+        self.in_thread(functools.partial(self._remove, workspace, call_id))
+
+    def _remove(self, workspace: Workspace, call_id: str | None) -> None:
+        try:
+            workspace.remove()
+        except OSError as error:
+            self._not_removed(workspace, call_id, error)
+
+
+def _take_error(removal: asyncio.Future[None]) -> None:
+    """Take the error of a removal, so that asyncio does not report it: only abandoned work has one."""
+    if not removal.cancelled():
+        removal.exception()

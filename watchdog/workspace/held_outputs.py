@@ -1,0 +1,52 @@
+"""Outputs without a name: a script of another call cannot find them while they are sent.
+
+All scripts run as the same user. So the server opens the outputs of a call and takes their names away. Each output
+costs a descriptor, so there is a limit for each call and one for all calls.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from ..system import proc
+from .outputs import Output, hold_outputs, release_outputs
+
+# The most outputs of one call whose descriptors are kept open.
+_MOST_OF_A_CALL = 16
+# To free gigabytes takes a file system longer than the event loop may be held up.
+_QUICKLY_FREED_BYTES = 64 << 20
+
+
+class HeldOutputs:
+    """The descriptors of outputs that are being sent; at most a quarter of the descriptors of this process.
+
+    Args:
+        in_thread: calls a function in a thread, without waiting for it.
+    """
+
+    def __init__(self, in_thread: Callable[[Callable[[], None]], None]) -> None:
+        self._in_thread = in_thread
+        self._count = 0
+        self._most = proc.descriptor_limit() // 4
+
+    def hold(self, outputs: list[Output]) -> list[Output] | None:
+        """Take the names of outputs away and return the outputs with their descriptors; None if they are too many.
+
+        Raises:
+            OutputUnreadable: as :func:`hold_outputs`.
+        """
+        if len(outputs) > min(_MOST_OF_A_CALL, self._most - self._count):
+            return None
+        if outputs:
+            outputs = hold_outputs(outputs)
+            self._count += len(outputs)
+        return outputs
+
+    def release(self, held: list[Output]) -> None:
+        """Close the descriptors that :meth:`hold` opened."""
+        self._count -= len(held)
+        if sum(output.size_bytes for output in held) <= _QUICKLY_FREED_BYTES:
+            release_outputs(held)
+        else:
+            self._in_thread(functools.partial(release_outputs, held))
