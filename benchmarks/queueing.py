@@ -105,11 +105,11 @@ def burst(
     grown = got * places / run_s
     print(f"{rate:g} calls/s at once on {pods} pods of {places} places, new pods after {start_s:g} s:\n")
     print("| | |\n|---|---|")
-    print(f"| served until then | {served:g} calls/s |")
-    print(f"| waiting then | {waiting:g} calls |")
-    print(f"| in flight as the autoscaler sees it, those that wait included | {seen:g} |")
-    print(f"| pods that it wants, and gets under max-scale | {wanted}, {got} |")
-    print(f"| the queue is gone after | {waiting / (grown - rate):.1f} s more |")
+    print(f"| rate until new pods are ready | {served:g} calls/s |")
+    print(f"| waiting calls when new pods are ready | {waiting:g} calls |")
+    print(f"| calls in flight as the autoscaler counts them, with the waiting calls | {seen:g} |")
+    print(f"| pods that the autoscaler wants, and pods that `max-scale` allows | {wanted}, {got} |")
+    print(f"| time until the queue is empty | {waiting / (grown - rate):.1f} s more |")
     print(f"| the longest wait | {waiting / rate:.1f} s |")
 
 
@@ -148,7 +148,7 @@ def measure(directory: Path, seconds: float) -> None:
     computed = waits_of(arrivals, [run_s] * len(arrivals), PLACES)
     print(f"{len(arrivals)} calls at random in {seconds:g} s, {PLACES} places, runs of {run_s:.3f} s:\n")
     print("| wait | mean | 99 % under |\n|---|---|---|")
-    for name, waits in (("in the server", measured), ("of a perfect queue, same arrivals", computed)):
+    for name, waits in (("in the server", measured), ("in a perfect queue with the same arrivals", computed)):
         print(f"| {name} | {statistics.mean(waits) * 1e3:.0f} ms | {percentile(waits) * 1e3:.0f} ms |")
     _, mean_s, most_s = waits_s(PLACES, rate, run_s)
     print(f"| by Erlang's C (runs of random length) | {mean_s * 1e3:.0f} ms | {most_s * 1e3:.0f} ms |")
