@@ -9,7 +9,7 @@ for line in sys.stdin:
     try:
         number = float(line)
     except ValueError:
-        sys.exit(f"line {count + 1}: {line.strip()!r} is no number")
+        sys.exit(f"line {count + 1}: {line.strip()!r} is not a number")
     count += 1
     total += number
     smallest, largest = min(smallest, number), max(largest, number)
