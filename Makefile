@@ -109,10 +109,11 @@ docs: $(VENV)/.ready  ## renew the README's table of settings from their declara
 dist: $(VENV)/.ready  ## build the wheel and the sdist into dist/
 	$(IN_VENV)python -m hatchling build
 
-lint: $(VENV)/.ready  ## check style, format, types and workflows
+lint: $(VENV)/.ready  ## check style, format, types, the prose of pages, and workflows
 	$(IN_VENV)ruff check .
 	$(IN_VENV)ruff format --check .
 	$(IN_VENV)mypy
+	$(IN_VENV)python tests/prose.py
 	@$(MAKE) --no-print-directory lint-workflows
 
 # Both tools bring their schemas and rules along: they use no network.
