@@ -98,8 +98,8 @@ def _counted(checkouts: list[Path], calls: int, place: Path) -> list[dict[str, s
                 "median time of a call (ms)": f"{statistics.median(times[number]) * 1e3:.2f}",
                 "processor time of the server (ms)": f"{cpu_s[number] / done * 1e3:.2f}",
                 "of that in the kernel (ms)": f"{in_kernel_s[number] / done * 1e3:.2f}",
-                "times that a thread of it waited": f"{switches[number]['voluntary'] / done:.1f}",
-                "times that a thread of it was put off": f"{switches[number]['nonvoluntary'] / done:.1f}",
+                "times that a thread of the server waited": f"{switches[number]['voluntary'] / done:.1f}",
+                "times that a thread of the server was preempted": f"{switches[number]['nonvoluntary'] / done:.1f}",
             }
             for number in range(len(checkouts))
         ]
