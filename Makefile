@@ -31,7 +31,7 @@ DAEMON_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake response_file script_log service_definition storage_event
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs lint format lock clean dist lint-workflows coverage
+.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs docs-site lint format lock clean dist lint-workflows coverage
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -78,7 +78,7 @@ chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed,
 	$(IN_VENV)python tests/faults/chaos.py kills --calls $(KILLED_CALLS) --terms 30 --kills 15
 	$(IN_VENV)python tests/faults/chaos.py daemons --calls $(DAEMON_CALLS)
 
-bench: $(VENV)/.ready build/bench-python/.ready  ## measure all against the bare script and other servers; renews docs/performance.md
+bench: $(VENV)/.ready build/bench-python/.ready  ## measure all against the bare script and other servers; renews docs/explanation/performance.md
 	@benchmarks/install-contenders.sh
 	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --publish
@@ -103,8 +103,19 @@ coverage: $(VENV)/.ready  ## report which lines the tests run, here and in the p
 	$(IN_VENV)python -m coverage html --quiet
 	$(IN_VENV)python -m coverage report --skip-covered
 
-docs: $(VENV)/.ready  ## renew the README's table of settings from their declaration
-	$(IN_VENV)python docs/settings_table.py
+docs: $(VENV)/.ready  ## renew the tables of the docs (settings, metrics, statuses, outcomes) from their declarations
+	$(IN_VENV)python docs/tables.py
+
+# Without --quiet: mkdocs would then find no broken link.
+docs-site: build/docs/.ready  ## build the site of the docs in build/site; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 examples/quietly.sh docs-site build/docs/bin/mkdocs build --strict
+	@$(IN_VENV)python docs/site_check.py build/site
+
+# MkDocs needs the library `watchdog`, whose import name is that of this program, so it has an environment of its own.
+build/docs/.ready: docs/requirements.txt $(VENV)/.ready
+	@$(PYTHON) -m venv --clear --without-pip build/docs
+	@examples/quietly.sh pip-docs $(PIP) --python build/docs/bin/python install --require-hashes -r docs/requirements.txt
+	@touch $@
 
 dist: $(VENV)/.ready  ## build the wheel and the sdist into dist/
 	$(IN_VENV)python -m hatchling build
@@ -115,6 +126,8 @@ lint: $(VENV)/.ready  ## check style, format, types, the prose of pages, and wor
 	$(IN_VENV)mypy
 	$(IN_VENV)python tests/prose.py
 	@$(MAKE) --no-print-directory lint-workflows
+	$(IN_VENV)python docs/tables.py --check
+	@$(MAKE) --no-print-directory docs-site
 
 # Both tools bring their schemas and rules along: they use no network.
 lint-workflows:
@@ -155,9 +168,10 @@ lock:  ## renew all requirements*.txt (with Python 3.11)
 	$(LOCK) --extra=otel --constraint=requirements-dev.txt --output-file=image/requirements.txt pyproject.toml
 	$(LOCK) --output-file=$(DIGITS)/requirements.txt $(DIGITS)/requirements.in
 	$(LOCK) --output-file=tests/fuzz/requirements.txt tests/fuzz/requirements.in
+	$(LOCK) --output-file=docs/requirements.txt docs/requirements.in
 	$(LOCK) --constraint=requirements-dev.txt --output-file=benchmarks/requirements.txt benchmarks/requirements.in
 	$(UNLOCAL) requirements.txt requirements-dev.txt image/requirements.txt $(DIGITS)/requirements.txt \
-	    tests/fuzz/requirements.txt benchmarks/requirements.txt
+	    tests/fuzz/requirements.txt benchmarks/requirements.txt docs/requirements.txt
 
 clean:  ## remove all that the other targets made
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache $(DIGITS)/.venv

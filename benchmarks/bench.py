@@ -4,7 +4,7 @@
     python benchmarks/bench.py --quick                           all, in under two minutes, with less of each
     python benchmarks/bench.py --only one_caller --against DIR   one measure, this code and another checkout's in turns
 
-Writes results.json, results.md and plots. docs/performance.md tells what is measured and how to read it. It exits with
+Writes results.json, results.md and plots. docs/explanation/performance.md shows what is measured. It exits with
 1 if an answer was not right or a measure could not be taken; a target that is missed is a result like another.
 """
 
@@ -27,7 +27,7 @@ import report
 from contenders import BARE_PYTHON, ROOT, Nginx, Webhook, server_python, versions
 from measures import FULL, LEAST, MEASURES, QUICK, Bench, Found
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGE = ROOT / "docs" / "explanation" / "performance.md"
 _PYTHON = "import platform, sys; print(platform.python_version(), '(of the system)' * (sys.base_prefix == '/usr'))"
 
 
@@ -87,7 +87,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--output", type=Path, metavar="DIR", default=ROOT / "build" / "bench", help="for the results")
     parser.add_argument(
-        "--publish", action="store_true", help="results to docs/performance/, tables into docs/performance.md"
+        "--publish", action="store_true", help="results to docs/explanation/performance/, tables into that page"
     )
     options = parser.parse_args()
     if options.rounds is not None and options.rounds < 1:

@@ -1,4 +1,4 @@
-"""How many pods, how long a wait: the calculation of docs/scaling.md, and how near a real server comes to it.
+"""How many pods, how long a wait: the calculation of docs/explanation/scaling.md, and a real server.
 
 Run it from the project's root: ``.venv/bin/python benchmarks/queueing.py``. It prints Markdown. ``--measure`` adds a
 real server on the loopback interface, which takes about a minute; without it nothing is started.

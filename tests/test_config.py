@@ -856,7 +856,7 @@ def test_report_of_more_problems() -> None:
 
 
 def test_settings_table() -> None:
-    lines = report.settings_table().splitlines()
+    lines = report.settings_table(declarations.SETTINGS.values()).splitlines()
     assert len(lines) == 2 + len(declarations.SETTINGS)
     assert lines[2] == "| `port` | 8080 | port to listen on | `WATCHDOG_PORT`, `port` |"
     assert all(line.count("|") == 5 for line in lines)

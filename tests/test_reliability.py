@@ -1,4 +1,4 @@
-"""docs/reliability.md names each fault's test: the page and the tests belong together."""
+"""docs/explanation/reliability.md names each fault's test: the page and the tests belong together."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from guards import GUARDS
 
 TESTS = Path(__file__).parent
-PAGE = (TESTS.parent / "docs" / "reliability.md").read_text()
+PAGE = (TESTS.parent / "docs" / "explanation" / "reliability.md").read_text()
 NAMED = set(re.findall(r"`([\w/]+\.py::test_\w+)`", PAGE))
 
 

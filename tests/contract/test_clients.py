@@ -1,4 +1,4 @@
-"""What common clients send in ``Accept`` unasked, and what they get: the table of docs/platforms.md."""
+"""What common clients send in ``Accept`` unasked, and what they get: the table of docs/explanation/platforms.md."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from running_server import RunningServer, StartServer
 from watchdog.output.accept import choose_form
 from watchdog.workspace.outputs import Output
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "platforms.md").read_text().partition("\n## Clients\n")[2]
+ROOT = Path(__file__).parent.parent.parent
+PAGE = (ROOT / "docs" / "explanation" / "platforms.md").read_text().partition("\n## Clients\n")[2]
 ROWS = re.findall(r"^\| (.+?) \| (`.+?`|none) \| (\w+) \| (\w+) \| (\w+) \|$", PAGE.partition("\n## ")[0], re.MULTILINE)
 OUTPUTS = (["photo.jpg"], ["page.html"], ["a.png", "b.csv"])
 SHOW_ACCEPT = 'printf %s "${Http_Accept-none}"'

@@ -193,7 +193,7 @@ def test_the_dashboard_can_be_imported_anywhere() -> None:
 
 def test_each_row_and_each_alert_is_explained() -> None:
     readme = (FOLDER / "README.md").read_text()
-    page = (ROOT / "docs" / "operations.md").read_text()
+    page = (ROOT / "docs" / "guide" / "operations.md").read_text()
     rows = [panel["title"] for panel in DASHBOARD["panels"] if panel["type"] == "row"]
     assert [title for title in rows if f"| {title} |" not in readme] == []
     alerts = [rule["alert"] for group in RULES["groups"] for rule in group["rules"]]

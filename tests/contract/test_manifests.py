@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 MANIFESTS = sorted((ROOT / "examples" / "knative").glob("*.yaml"))
-SCALING = (ROOT / "docs" / "scaling.md").read_text()
+SCALING = (ROOT / "docs" / "explanation" / "scaling.md").read_text()
 Document = dict[str, Any]
 
 SERVER_BYTES = 96 << 20
 # Of a pod's grace period, which is timeoutSeconds, Knative's preStop hook uses this time before SIGTERM.
 PRE_STOP_S = 30
-# What a drain takes at most beside the times that are set (docs/platforms.md).
+# What a drain takes at most beside the times that are set (docs/explanation/platforms.md).
 LAST_ANSWERS_S = 3
 
 
@@ -376,7 +376,7 @@ def test_places_and_memory_fit_into_each_other(manifest: Path) -> None:
     assert SERVER_BYTES + tmp_bytes < parse_size_bytes(limits["memory"])
 
 
-# ---- docs/scaling.md
+# ---- docs/explanation/scaling.md
 
 
 def test_the_numbers_of_the_page_are_those_of_the_calculation() -> None:

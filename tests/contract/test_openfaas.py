@@ -1,6 +1,6 @@
 """What OpenFaaS expects of a function's container, in the terms of its watchdogs, over sockets.
 
-The facts are those of ``openfaas/classic-watchdog`` and ``openfaas/of-watchdog``; docs/platforms.md has them all.
+docs/explanation/platforms.md lists the facts of ``openfaas/classic-watchdog`` and ``openfaas/of-watchdog``.
 """
 
 from __future__ import annotations

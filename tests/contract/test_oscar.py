@@ -2,7 +2,7 @@
 
 Each pod here is started with what OSCAR sets and nothing else, in a network of its own, where port 8080 is free; calls
 reach it through a stand-in for OSCAR's manager. The facts are those of ``grycap/oscar``, ``grycap/oscar-cli`` and
-``grycap/faas-supervisor``; docs/platforms.md has them.
+``grycap/faas-supervisor``; docs/explanation/platforms.md has them.
 """
 
 from __future__ import annotations

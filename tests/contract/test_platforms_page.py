@@ -1,4 +1,4 @@
-"""docs/platforms.md names a test for each promise: the page and the tests belong together."""
+"""docs/explanation/platforms.md names a test for each promise: the page and the tests belong together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 TESTS = Path(__file__).parent.parent
-PAGE = (TESTS.parent / "docs" / "platforms.md").read_text()
+PAGE = (TESTS.parent / "docs" / "explanation" / "platforms.md").read_text()
 NAMED = set(re.findall(r"`([\w/]+\.py::test_\w+)`", PAGE))
 OPENFAAS = PAGE.partition("\n## OpenFaaS\n")[2].partition("\n## ")[0]
 # what, classic watchdog, of-watchdog, here, test

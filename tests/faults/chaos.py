@@ -74,7 +74,7 @@ MOST_PRINTED = 20
 PRCTL = {"x86_64": 157, "aarch64": 167}  # the number of the system call, for Perl
 
 # What a script does, by the query. A process that a search of the environment can find would live for ten minutes; one
-# that the guardian of a killed server cannot find (docs/reliability.md) ends itself after 20 seconds.
+# that the guardian of a killed server cannot find (docs/explanation/reliability.md) ends itself after 20 seconds.
 SCRIPT = r"""
 set -e
 cd "$TMP_OUTPUT_DIR"

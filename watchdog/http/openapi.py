@@ -26,30 +26,32 @@ _ANY_TYPE = "*/*"
 _TEXT = "text/plain"
 # OpenAPI 3.0's word for bytes as they are: 3.1 needs none, but makers of clients go by it.
 _BYTES: _Json = {"type": "string", "format": "binary"}
-_MEANINGS: Mapping[int, str] = {
-    400: "The body cannot be decoded, or a form, name or header is malformed; `detail` tells what.",
-    401: "The bearer token is missing or wrong.",
-    405: "A method that is not answered; `Allow` names those that are.",
-    406: "The outputs cannot be given in the form asked for; `detail` names the forms that they have.",
-    408: "Nothing came from the caller for `read_timeout`, or less than `min_data_rate`.",
-    413: "The input is over `max_input_size`.",
-    414: "The request line is over 64 KiB.",
-    422: "The storage event reports an object, version, bucket or space that is not there.",
-    429: "All places are taken, and the queue is full or `queue_timeout` passed; or the body came too slowly while "
-    "another call needed the room; or too many answers are still being sent. Try again after `Retry-After`.",
-    431: "The request line and the headers together are over 64 KiB, or there are more than 1024 headers.",
-    500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or is not there, or its outputs "
-    "cannot be sent.",
-    502: "A storage failed: the object that the event tells of could not be fetched, or outputs not be stored "
+# What each status of an error means, also for the docs (`make docs`).
+MEANINGS: Mapping[int, str] = {
+    400: "The body cannot be decoded, or a form, name or header is malformed; `detail` has the reason.",
+    401: "The bearer token is missing or wrong. If many calls have a wrong token, this answer is delayed.",
+    405: "The server does not answer this method; `Allow` names the methods that it answers.",
+    406: "The outputs cannot be sent in the form that the caller wants; `detail` names the possible forms.",
+    408: "No byte arrived for `read_timeout`, or fewer bytes a second than `min_data_rate`.",
+    413: "The input is larger than `max_input_size`.",
+    414: "The request line has more than 64 KiB.",
+    422: "The storage event reports an object, version, bucket or space that does not exist.",
+    429: "All places are taken, and the queue is full or `queue_timeout` passed; or the body arrived too slowly while "
+    "another call needed its place in the queue; or too many answers are still being sent. Try again after "
+    "`Retry-After`.",
+    431: "The request line and all headers together have more than 64 KiB, or there are more than 1024 headers.",
+    500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or does not exist, or its outputs "
+    "are larger than `max_output_size` or cannot be read.",
+    502: "A storage failed: the object of the event could not be fetched, or some outputs could not be stored "
     "(`stored`, `not_stored`).",
-    503: "The server is stopping. Send the call again, to another one if there are several.",
-    504: "The function ran for longer than `exec_timeout` or `X-Timeout` and was ended.",
-    507: "No space is left for the input, for stdout, or for the function, which failed then.",
+    503: "The server is stopping. Send the call again, to another server if there are several.",
+    504: "The function ran for longer than `exec_timeout` or `X-Timeout`, and was ended.",
+    507: "The disk has no space for the input, for stdout, or for the files of a function that failed.",
 }
 _NOT_OF_CLASSIC_FUNCTIONS = frozenset({406})
 _OF_STORAGE = frozenset({422, 502})
-# Answered before there is a call.
-_OF_HTTP = ((414, "Request line too long"), (431, "Request headers too large"))
+# The status and the title of requests that are answered before they are a call.
+ANSWERED_BEFORE_A_CALL = ((414, "Request line too long"), (431, "Request headers too large"))
 
 # Bounds that callers meet, by the attributes of the settings; and those of them that 0 turns off.
 LIMITS = (
@@ -178,7 +180,7 @@ def _function(interface: Interface, suffix: str, parameters: list[_Json]) -> _Js
     names = ["X-Call-Id", "X-Timeout", "traceparent", "tracestate"]
     if not interface.is_classic:
         names = ["input", "output", "filename", *names, "X-Input-Encoding", "X-Filename"]
-    of_http = [status for status, _ in _OF_HTTP]
+    of_http = [status for status, _ in ANSWERED_BEFORE_A_CALL]
     codes = ["200", *sorted({str(status) for status in [*_error_statuses(interface), *of_http]}), "default"]
     operation: _Json = {
         "tags": ["function"],
@@ -394,24 +396,24 @@ def _responses(interface: Interface) -> _Json:
     for status in _error_statuses(interface):
         titles = dict.fromkeys(title for code, title in interface.errors if code == status)
         response: _Json = {
-            "description": f"{', '.join(titles)}. {_MEANINGS.get(status, '')}".strip(),
+            "description": f"{', '.join(titles)}. {MEANINGS.get(status, '')}".strip(),
             "headers": dict(headers),
             "content": dict(problem),
         }
         if status in (429, 503):
             response["headers"] |= _refs_to_headers("Retry-After")
         if status == 429 and interface.has_token:
-            response["description"] += " Or the token is wrong, as those of many other calls."
+            response["description"] += " Also if the token is wrong and many other calls have a wrong token, too."
         if status == 401:
             response["headers"] |= _refs_to_headers("WWW-Authenticate")
         if status == 500 and interface.is_classic:
             response["description"] += " As text: how it ended, what it printed, its last words to stderr."
             response["content"][_TEXT] = {"schema": {"type": "string"}}
         responses[str(status)] = response
-    for status, title in _OF_HTTP:
-        responses[str(status)] = {"description": f"{title}. {_MEANINGS[status]}", "content": dict(problem)}
+    for status, title in ANSWERED_BEFORE_A_CALL:
+        responses[str(status)] = {"description": f"{title}. {MEANINGS[status]}", "content": dict(problem)}
     responses["405"] = {
-        "description": _MEANINGS[405],
+        "description": MEANINGS[405],
         "headers": _refs_to_headers("Allow"),
         "content": dict(problem),
     }

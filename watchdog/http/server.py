@@ -76,7 +76,7 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
     server = Server(configuration, environ, sink)
     try:
         await server.start()
-        # What is there now stays: to look through it again and again held the loop up (docs/performance.md).
+        # These objects stay, so the garbage collector need not visit them again: docs/explanation/performance.md.
         gc.freeze()
         await server.drain.run_at_signal(signals)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from ..errors import (
     AnswerNotAvailable,
@@ -54,7 +55,33 @@ _OUTCOME_OF_ERROR: tuple[tuple[type[BaseException], str], ...] = (
 )
 # The outcome of a call that had nothing to do: an event without an object to process.
 SKIPPED = "skipped"
-OUTCOMES = ("ok", SKIPPED, *dict.fromkeys(name for _, name in _OUTCOME_OF_ERROR), "error")
+# The cause and the meaning of each outcome, for the docs (`make docs`).
+MEANINGS: Mapping[str, tuple[str, str]] = {
+    "ok": ("success", "The function succeeded, and the caller took the whole answer."),
+    SKIPPED: ("success", "A storage event reported no object for the script, so the script did not run."),
+    "failed": ("the function", "The exit code was not 0."),
+    "killed": ("the function", "A signal ended the function."),
+    "out_of_memory": ("the function", "The kernel killed the function because the container had no memory left."),
+    "timeout": ("the function", "The function ran for longer than `exec_timeout` or `X-Timeout`."),
+    "no_script": ("the function", "There is no script or command, it cannot be read, or its interpreter is missing."),
+    "bad_output": (
+        "the function",
+        "The outputs are larger than `max_output_size` or cannot be read, or `HTTP_RESPONSE_FILE` has a wrong line.",
+    ),
+    "bad_input": ("the caller", "The body cannot be decoded or is too large, or a form, name or header is malformed."),
+    "not_available": ("the caller", "The caller accepts no form that the outputs can have."),
+    "caller_silent": ("the caller", "The body came too slowly, or no more of it came."),
+    "caller_gone": ("the caller", "The caller disconnected, or did not take the answer."),
+    "no_object": ("the caller", "A storage event reported an object, version, bucket or space that does not exist."),
+    "overloaded": ("the container", "The queue was full, `queue_timeout` passed, or a slow caller had to make room."),
+    "drained": ("the container", "The server was stopping."),
+    "no_space": ("the container", "The disk had no space for the input, for stdout, or for the files of the function."),
+    "no_resources": ("the container", "The system refused a descriptor, memory, a process or a directory."),
+    "fetch_failed": ("a storage", "The object of the event could not be fetched."),
+    "store_failed": ("a storage", "Some outputs could not be stored."),
+    "error": ("the server", "An error that the server does not know, with its traceback in the log. Please report it."),
+}
+OUTCOMES = tuple(MEANINGS)
 
 
 def outcome_of(error: BaseException) -> str:

@@ -94,7 +94,7 @@ def _default_tmp_dir(known: Known) -> str:
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Every setting, checked. Durations are in seconds, sizes in bytes; 0 means none where the help says so.
 
-    The order is the README's, and a computed default may use what stands above it.
+    The order is that of the docs, and a computed default may use what stands above it.
     """
 
     port: Annotated[int, Declared("port to listen on", PORT, 8080, bare=True)]

@@ -1,7 +1,7 @@
 """Read the settings once at the start, and find every problem with them.
 
 ``Settings`` (``declarations.py``) is the one declaration. Environment variables, flags, the help of the command line,
-the README's table and ``watchdog check`` follow from it. A value comes from the default, the service definition, an
+the tables of the docs and ``watchdog check`` follow from it. A value comes from the default, the service definition, an
 environment variable or a flag; a later one of these wins. Only the value that wins is checked, so a value without
 effect cannot stop the start.
 """

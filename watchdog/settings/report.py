@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .declarations import SETTINGS, shown_value
@@ -94,10 +94,10 @@ def report(configuration: Configuration, problems: Sequence[str] | None = None) 
     return "\n".join(lines)
 
 
-def settings_table() -> str:
-    """The README's table, in Markdown."""
+def settings_table(settings: Iterable[Setting]) -> str:
+    """Return a table of these settings for the docs, in Markdown."""
     lines = ["| name | default | meaning | environment |", "|---|---|---|---|"]
-    for setting in SETTINGS.values():
+    for setting in settings:
         variables = f"`{setting.variable}`" + (f", `{setting.name}`" if setting.bare else "")
         lines.append(f"| `{setting.name}` | {setting.default_text} | {setting.help} | {variables} |")
     return "\n".join(lines) + "\n"
@@ -113,5 +113,5 @@ class FlagSpec(NamedTuple):
 
 
 def flag_specs() -> list[FlagSpec]:
-    """A flag for each setting, in the README's order; none for a secret, which every process could read (``ps``)."""
+    """Return a flag for each setting except secrets, because every process can read a command line (``ps``)."""
     return [FlagSpec(s.name, s.help, s.kind.metavar, s.default_text) for s in SETTINGS.values() if not s.secret]

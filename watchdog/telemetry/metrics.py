@@ -4,7 +4,8 @@ Counting is plain arithmetic, so it costs a call almost nothing. prometheus-clie
 for the text, because the import takes longer than a small script.
 
 The first three metrics have the names and labels of OpenFaaS's classic watchdog (its ``metrics`` package), and
-``process_*`` come from prometheus-client. docs/operations.md explains each metric.
+``process_*`` come from prometheus-client. The docs' table of metrics is made from
+the texts here (``make docs``).
 """
 
 from __future__ import annotations
@@ -150,10 +151,12 @@ class Metrics:
         """The families, as prometheus-client's registry asks for them."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-        requests = CounterMetricFamily("http_requests", "Calls answered.", labels=["code", "method"])
+        requests = CounterMetricFamily(
+            "http_requests", "Calls answered. Code 499: the caller disconnected.", labels=["code", "method"]
+        )
         request_seconds = HistogramMetricFamily(
             "http_request_duration_seconds",
-            "Time from headers read to answer sent.",
+            "Time from the end of the headers to the end of the answer.",
             labels=["code", "method"],
         )
         for labels, histogram in list(self._requests.items()):
@@ -161,15 +164,19 @@ class Metrics:
             request_seconds.add_metric(list(labels), histogram.buckets(), histogram.sum)
         yield requests
         yield request_seconds
-        yield GaugeMetricFamily("http_requests_in_flight", "Calls being answered now.", self.requests_in_flight)
+        yield GaugeMetricFamily(
+            "http_requests_in_flight",
+            "Calls that are being received, wait, run or are being answered now.",
+            self.requests_in_flight,
+        )
 
-        invocations = CounterMetricFamily("watchdog_invocations", "Invocations ended.", labels=["outcome"])
+        invocations = CounterMetricFamily("watchdog_invocations", "Invocations ended, by outcome.", labels=["outcome"])
         for outcome, count in list(self._invocations.items()):
             invocations.add_metric([outcome], count)
         yield invocations
         runs = HistogramMetricFamily(
             "watchdog_invocation_duration_seconds",
-            "Run time of scripts, by how the invocation ended.",
+            "Run time of the scripts that ran, by outcome of the invocation.",
             labels=["outcome"],
         )
         for outcome, histogram in list(self._runs.items()):
@@ -177,48 +184,59 @@ class Metrics:
         yield runs
         yield HistogramMetricFamily(
             "watchdog_queue_wait_seconds",
-            "Time that invocations waited for a place.",
+            "Time that calls waited for a place, also of calls that got none.",
             buckets=self._queue_wait.buckets(),
             sum_value=self._queue_wait.sum,
         )
-        yield CounterMetricFamily("watchdog_input_bytes", "Decoded input of invocations.", self._input_bytes)
-        yield CounterMetricFamily("watchdog_output_bytes", "Bytes of answers sent.", self._output_bytes)
-        yield CounterMetricFamily("watchdog_script_cpu_seconds", "CPU time of scripts.", self._cpu_s)
+        yield CounterMetricFamily("watchdog_input_bytes", "Bytes of inputs after decoding.", self._input_bytes)
+        yield CounterMetricFamily("watchdog_output_bytes", "Bytes of answers as they were sent.", self._output_bytes)
+        yield CounterMetricFamily(
+            "watchdog_script_cpu_seconds", "CPU time of scripts and of the children that they waited for.", self._cpu_s
+        )
         yield HistogramMetricFamily(
             "watchdog_script_peak_rss_bytes",
-            "Peak memory of scripts, of those in which it was over the server's own.",
+            "Peak memory of scripts. A peak below the server's own memory cannot be measured and is left out.",
             buckets=self._peak_rss.buckets(),
             sum_value=self._peak_rss.sum,
         )
         transfers = CounterMetricFamily(
             "watchdog_transfers",
-            "Files fetched from and stored in storage.",
+            "Files fetched from storages (fetch) and stored in them (store).",
             labels=["direction", "provider", "outcome"],
         )
         for names, count in list(self._transfers.items()):
             transfers.add_metric(list(names), count)
         yield transfers
         transferred = CounterMetricFamily(
-            "watchdog_transfer_bytes", "Bytes of files fetched and stored.", labels=["direction", "provider"]
+            "watchdog_transfer_bytes", "Bytes of the files fetched and stored.", labels=["direction", "provider"]
         )
         for pair, count in list(self._transfer_bytes.items()):
             transferred.add_metric(list(pair), count)
         yield transferred
         taken, waiting, limit = self._places()
-        yield GaugeMetricFamily("watchdog_places_taken", "Invocations running now.", taken)
-        yield GaugeMetricFamily("watchdog_places_limit", "max_inflight; 0 is no limit.", limit)
-        yield GaugeMetricFamily("watchdog_calls_waiting", "Calls waiting for a place now.", waiting)
+        yield GaugeMetricFamily("watchdog_places_taken", "Invocations that run now.", taken)
+        yield GaugeMetricFamily("watchdog_places_limit", "The setting max_inflight; 0 is no limit.", limit)
+        yield GaugeMetricFamily("watchdog_calls_waiting", "Calls that wait for a place now.", waiting)
         yield GaugeMetricFamily(
             "watchdog_unattributed_processes",
-            "Processes that were left to the server and do not certainly belong to one invocation.",
+            "Processes that became children of the server and do not certainly belong to one invocation. While there "
+            "are any, no directory is used again.",
             self._unattributed(),
         )
         callers = self._callers()
-        yield GaugeMetricFamily("watchdog_bodies_awaited", "Calls that wait for their bodies.", callers.bodies_awaited)
-        yield GaugeMetricFamily("watchdog_answers", "Answers being sent now.", callers.answers)
-        yield GaugeMetricFamily("watchdog_answer_bytes", "Bytes that they have in tmp_dir.", callers.answer_bytes)
+        yield GaugeMetricFamily(
+            "watchdog_bodies_awaited", "Calls whose body the server is waiting for now.", callers.bodies_awaited
+        )
+        yield GaugeMetricFamily(
+            "watchdog_answers", "Calls whose script has ended and whose answer is being sent now.", callers.answers
+        )
+        yield GaugeMetricFamily(
+            "watchdog_answer_bytes", "Bytes of the inputs and outputs of these calls, in tmp_dir.", callers.answer_bytes
+        )
         given_up = CounterMetricFamily(
-            "watchdog_callers_given_up", "Slow callers given up to make room.", labels=["direction"]
+            "watchdog_callers_given_up",
+            "Slow callers that the server gave up to make room, in the middle of a body or an answer.",
+            labels=["direction"],
         )
         for direction, count in callers.given_up.items():
             given_up.add_metric([direction], count)
@@ -226,10 +244,12 @@ class Metrics:
         yield GaugeMetricFamily("watchdog_idle_connections", "Connections without a request.", callers.idle_connections)
         yield CounterMetricFamily(
             "watchdog_idle_connections_closed",
-            "Idle connections closed because descriptors were short.",
+            "Idle connections closed because too few descriptors were free.",
             callers.closed_connections,
         )
-        build = GaugeMetricFamily("watchdog_build_info", "1, with the server's version.", labels=["version"])
+        build = GaugeMetricFamily(
+            "watchdog_build_info", "Always 1; the label has the version of the server.", labels=["version"]
+        )
         build.add_metric([__version__], 1)
         yield build
         yield from _of_this_process()

@@ -1,0 +1,163 @@
+"""What the docs say is what the program does, their links lead somewhere, and their site needs no other host."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STATUSES_AND_OUTCOMES = ROOT / "docs" / "reference" / "statuses-and-outcomes.md"
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "docs" / "tables.py"))
+
+
+def test_the_tables_are_the_declarations(tables: dict[str, Any]) -> None:
+    made = tables["pages"]()
+    assert len(made) == 4
+    for page, text in made.items():
+        assert page.read_text() == text, "run `make docs`"
+
+
+def test_every_metric_of_a_server_is_in_the_table(tables: dict[str, Any]) -> None:
+    from watchdog.telemetry.metrics import Metrics
+
+    exposition = Metrics(lambda: (0, 0, 0)).exposition()[0].decode()
+    names = re.findall(r"^# TYPE (\S+) ", exposition, re.MULTILINE)
+    assert len(names) > 20
+    assert [name for name in names if f"| `{name}` | " not in tables["metrics_table"]()] == []
+
+
+def test_labels_and_types_of_metrics_are_in_the_table(tables: dict[str, Any]) -> None:
+    assert "| `http_requests_total` | counter | `code`, `method` | " in tables["metrics_table"]()
+    assert "| `watchdog_callers_given_up_total` | counter | `direction` | " in tables["metrics_table"]()
+    assert "| `watchdog_queue_wait_seconds` | histogram |  | " in tables["metrics_table"]()
+
+
+def test_every_status_of_the_server_is_in_the_table_of_errors() -> None:
+    from watchdog.http.problems import STATUS_OF_ERROR
+
+    page = STATUSES_AND_OUTCOMES.read_text()
+    for status in {status for _, status, _ in STATUS_OF_ERROR} | {405}:
+        assert f"\n| {status} | " in page, status
+
+
+def test_every_status_of_the_readme_is_one_of_the_server(tables: dict[str, Any]) -> None:
+    statuses = re.findall(r"^\| (\d\d\d) \| ", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert len(statuses) > 5
+    assert [status for status in statuses if f"\n| {status} | " not in tables["statuses_table"]()] == []
+
+
+def test_every_outcome_is_named() -> None:
+    from watchdog.invocation.outcome import _OUTCOME_OF_ERROR, OUTCOMES
+
+    page = STATUSES_AND_OUTCOMES.read_text()
+    names = {name for _, name in _OUTCOME_OF_ERROR}
+    assert [name for name in names if f"\n| `{name}` | " not in page] == []
+    assert set(OUTCOMES) == names | {"ok", "skipped", "error"}
+
+
+def test_every_warning_is_explained() -> None:
+    names = re.findall(r'CallWarning\(\s*"([a-z-]+)"', (ROOT / "watchdog" / "output" / "call_warning.py").read_text())
+    page = (ROOT / "docs" / "guide" / "operations.md").read_text()
+    assert len(names) >= 6
+    assert [name for name in names if f"| `{name}` | " not in page] == []
+
+
+PATTERNS = ("*.md", "docs/*.md", "docs/*/*.md", "examples/*.md", "examples/*/*.md")
+PAGES = [path for pattern in PATTERNS for path in ROOT.glob(pattern)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, _, heading in re.findall(r"\]\(([^)#]*)(#([^)]*))?\)", page.read_text()):
+        if "://" in target:
+            continue
+        file = page.parent / target if target else page
+        assert file.exists(), target
+        if heading:
+            assert heading in headings(file), f"{target}#{heading}"
+
+
+def headings(page: Path) -> set[str]:
+    """The ends of links to the headings of a page, as GitHub and the site make them."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+FOLDERS = ("watchdog", "tests", "benchmarks", "docs", "examples", "image", ".github")
+SUFFIXES = (".py", ".yaml", ".yml", ".json", ".sh", ".md")
+
+
+def test_pages_that_files_mention_exist() -> None:
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*") if path.suffix in SUFFIXES]
+    files += [*ROOT.glob("*.md"), ROOT / "Makefile", ROOT / "Dockerfile.base", ROOT / "pyproject.toml"]
+    mentioned = {
+        (str(path.relative_to(ROOT)), name)
+        for path in files
+        if path.is_file() and ".venv" not in path.parts
+        for name in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", path.read_text(errors="replace"))
+        # A page of OSCAR.
+        if name != "docs/fdl.md"
+    }
+    assert len(mentioned) > 30
+    assert {(file, name) for file, name in mentioned if not (ROOT / name).is_file()} == set()
+
+
+CHECK = runpy.run_path(str(ROOT / "docs" / "site_check.py"))
+
+
+@pytest.mark.parametrize(
+    "loads_from_elsewhere",
+    [
+        '<script src="https://cdn.example/x.js"></script>',
+        '<link rel="stylesheet" href="//fonts.example/css?family=Roboto">',
+        '<link rel="preconnect" href="https://fonts.example">',
+        '<img src="http://images.example/badge.svg">',
+        '<img src="a.png" srcset="a.png 1x, https://images.example/a.png 2x">',
+        "<style>@import 'https://fonts.example/a.css';</style>",
+        '<p style="background: url(https://images.example/a.png)">',
+        '<pre class="mermaid">graph</pre>',
+    ],
+)
+def test_a_page_that_loads_from_another_host_is_found(loads_from_elsewhere: str) -> None:
+    assert len(CHECK["from_other_hosts_in_page"](f"<p>{loads_from_elsewhere}</p>")) == 1
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        '<a href="https://knative.dev">Knative</a>',
+        '<script src="../assets/bundle.js"></script>',
+        '<img src="data:image/png;base64,AAAA">',
+        '<link rel="canonical" href="https://docs.example/">',
+        "<code>curl https://example.org; url(https://example.org)</code>",
+    ],
+)
+def test_a_page_that_only_links_to_another_host_passes(harmless: str) -> None:
+    assert CHECK["from_other_hosts_in_page"](harmless) == []
+
+
+def test_a_style_sheet_that_loads_from_another_host_is_found() -> None:
+    found = CHECK["from_other_hosts_in_styles"]("@font-face{src:url(https://fonts.example/a.woff2)}a{b:url(x.png)}")
+    assert found == ["https://fonts.example/a.woff2"]
+
+
+def test_a_site_that_loads_from_another_host_fails_the_check(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text("<p>fine</p>")
+    CHECK["main"](tmp_path)
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / "page.html").write_text('<img src="https://images.example/a.png">')
+    with pytest.raises(SystemExit, match=r"guide/page\.html loads https://images\.example/a\.png"):
+        CHECK["main"](tmp_path)
+
+
+def test_a_site_without_pages_fails_the_check(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="has no pages"):
+        CHECK["main"](tmp_path)
