@@ -65,7 +65,7 @@ def test_every_outcome_is_named() -> None:
 
 def test_every_warning_is_explained() -> None:
     names = re.findall(r'CallWarning\(\s*"([a-z-]+)"', (ROOT / "watchdog" / "output" / "call_warning.py").read_text())
-    page = (ROOT / "docs" / "guide" / "operations.md").read_text()
+    page = (ROOT / "docs" / "reference" / "warnings.md").read_text()
     assert len(names) >= 6
     assert [name for name in names if f"| `{name}` | " not in page] == []
 

@@ -196,7 +196,7 @@ def test_no_bytes_of_one_call_reach_another(start_server: StartServer) -> None:
 
 
 def test_half_closed_counts_as_gone(start_server: StartServer, tmp_path: Path) -> None:
-    """As the README says: from here it looks like a caller who hung up."""
+    """As the docs say: to the server, it looks like a caller that has disconnected."""
     server = start_server(WAIT, HANDSHAKE=str(tmp_path))
     with server.connect() as sock:
         sock.sendall(HEAD % 0)

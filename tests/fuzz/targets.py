@@ -314,7 +314,7 @@ def _check_against_reference(request: _Request, outcome: _Outcome) -> None:
 
 
 def _reference(body: bytes, encoding: str | None, media_type: str) -> dict[str, bytes | None]:
-    """What may become of a body, by the README's rules in their plainest form: contents by encoding. None: refused."""
+    """What may become of a body, by the docs' rules in their plainest form: contents by encoding. None: refused."""
     if encoding in ("raw", "json"):
         return {encoding: body}
     if encoding == "base64":
@@ -352,7 +352,7 @@ def _is_wide(body: bytes) -> bool:
 
 
 def _may_be_form(body: bytes) -> bool:
-    """Whether the README's rules let this be a form, as far as they can be said without the pattern of a name."""
+    """Whether the docs' rules let this be a form, as far as they can be said without the pattern of a name."""
     text = body.removeprefix(_BOM)
     before, _, after = text.strip().partition(b"=")
     has_stray = re.search(rb"[^A-Za-z0-9_.:/+\[\] %\x80-\xff-]", before) is not None
@@ -447,7 +447,7 @@ def _may_be_refused(name: bytes) -> bool:
 
 # ---- response_file ----
 
-# What frames an answer, or names the call: never a script's (RFC 9110, 7.6.1, and the README).
+# What frames an answer, or names the call: never a script's (RFC 9110, 7.6.1, and the docs).
 _FRAMING = {"connection", "content-length", "content-encoding", "keep-alive", "te", "trailer", "transfer-encoding"}
 _FRAMING |= {"upgrade", "proxy-authenticate", "proxy-connection", "x-call-id", "x-exit-code", "x-duration-seconds"}
 _FRAMING |= {"x-input-encoding"}

@@ -166,7 +166,7 @@ class Metrics:
         yield request_seconds
         yield GaugeMetricFamily(
             "http_requests_in_flight",
-            "Calls that are being received, wait, run or are being answered now.",
+            "Calls that the server receives, keeps in the queue, runs or answers now.",
             self.requests_in_flight,
         )
 
@@ -176,7 +176,7 @@ class Metrics:
         yield invocations
         runs = HistogramMetricFamily(
             "watchdog_invocation_duration_seconds",
-            "Run time of the scripts that ran, by outcome of the invocation.",
+            "Run time of scripts, without calls whose script did not start.",
             labels=["outcome"],
         )
         for outcome, histogram in list(self._runs.items()):
@@ -184,14 +184,16 @@ class Metrics:
         yield runs
         yield HistogramMetricFamily(
             "watchdog_queue_wait_seconds",
-            "Time that calls waited for a place, also of calls that got none.",
+            "Time that calls waited for a place, also calls that got no place.",
             buckets=self._queue_wait.buckets(),
             sum_value=self._queue_wait.sum,
         )
         yield CounterMetricFamily("watchdog_input_bytes", "Bytes of inputs after decoding.", self._input_bytes)
-        yield CounterMetricFamily("watchdog_output_bytes", "Bytes of answers as they were sent.", self._output_bytes)
+        yield CounterMetricFamily("watchdog_output_bytes", "Bytes of answers after encoding.", self._output_bytes)
         yield CounterMetricFamily(
-            "watchdog_script_cpu_seconds", "CPU time of scripts and of the children that they waited for.", self._cpu_s
+            "watchdog_script_cpu_seconds",
+            "CPU time of scripts, and of the child processes for which they waited.",
+            self._cpu_s,
         )
         yield HistogramMetricFamily(
             "watchdog_script_peak_rss_bytes",
@@ -208,19 +210,19 @@ class Metrics:
             transfers.add_metric(list(names), count)
         yield transfers
         transferred = CounterMetricFamily(
-            "watchdog_transfer_bytes", "Bytes of the files fetched and stored.", labels=["direction", "provider"]
+            "watchdog_transfer_bytes", "Bytes of these files.", labels=["direction", "provider"]
         )
         for pair, count in list(self._transfer_bytes.items()):
             transferred.add_metric(list(pair), count)
         yield transferred
         taken, waiting, limit = self._places()
         yield GaugeMetricFamily("watchdog_places_taken", "Invocations that run now.", taken)
-        yield GaugeMetricFamily("watchdog_places_limit", "The setting max_inflight; 0 is no limit.", limit)
+        yield GaugeMetricFamily("watchdog_places_limit", "The setting max_inflight; 0 means no limit.", limit)
         yield GaugeMetricFamily("watchdog_calls_waiting", "Calls that wait for a place now.", waiting)
         yield GaugeMetricFamily(
             "watchdog_unattributed_processes",
             "Processes that became children of the server and do not certainly belong to one invocation. While there "
-            "are any, no directory is used again.",
+            "are such processes, the server uses no directory a second time.",
             self._unattributed(),
         )
         callers = self._callers()
@@ -228,14 +230,14 @@ class Metrics:
             "watchdog_bodies_awaited", "Calls whose body the server is waiting for now.", callers.bodies_awaited
         )
         yield GaugeMetricFamily(
-            "watchdog_answers", "Calls whose script has ended and whose answer is being sent now.", callers.answers
+            "watchdog_answers", "Calls whose script has ended and whose answer the server still sends.", callers.answers
         )
         yield GaugeMetricFamily(
             "watchdog_answer_bytes", "Bytes of the inputs and outputs of these calls, in tmp_dir.", callers.answer_bytes
         )
         given_up = CounterMetricFamily(
             "watchdog_callers_given_up",
-            "Slow callers that the server gave up to make room, in the middle of a body or an answer.",
+            "Slow callers that the server gave up to make room, while they sent a body or read an answer.",
             labels=["direction"],
         )
         for direction, count in callers.given_up.items():
@@ -248,7 +250,7 @@ class Metrics:
             callers.closed_connections,
         )
         build = GaugeMetricFamily(
-            "watchdog_build_info", "Always 1; the label has the version of the server.", labels=["version"]
+            "watchdog_build_info", "Always 1; the label has the version of the running server.", labels=["version"]
         )
         build.add_metric([__version__], 1)
         yield build
