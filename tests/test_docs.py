@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import runpy
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from running_server import RunningServer, StartServer
 
 ROOT = Path(__file__).parent.parent
 STATUSES_AND_OUTCOMES = ROOT / "docs" / "reference" / "statuses-and-outcomes.md"
@@ -68,6 +72,46 @@ def test_every_warning_is_explained() -> None:
     page = (ROOT / "docs" / "reference" / "warnings.md").read_text()
     assert len(names) >= 6
     assert [name for name in names if f"| `{name}` | " not in page] == []
+
+
+def example(page: str, beginning: str) -> tuple[str, str]:
+    """Return the command of a page that begins like this, and the line that the page shows as its output."""
+    found = re.search(rf"^\$ ({re.escape(beginning)}.*)\n(.*)\n", (ROOT / page).read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1], found[2]
+
+
+def output_of(command: str, server: RunningServer) -> str:
+    command = command.replace("localhost:8080", f"127.0.0.1:{server.port}").replace("curl ", "curl --silent ")
+    environ = os.environ | {"no_proxy": "127.0.0.1"}
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], env=environ, capture_output=True, check=True, text=True
+    ).stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide/first-call.md"])
+def test_the_first_call_gets_the_answer_that_the_page_shows(page: str, start_server: StartServer) -> None:
+    script = re.search(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    assert script is not None
+    command, answer = example(page, "echo ")
+    assert output_of(command, start_server(script[1])) == f"{answer}\n"
+
+
+@pytest.mark.parametrize(
+    ("page", "beginning", "script"),
+    [
+        ("README.md", "echo abc ", "echo no picture >&2; exit 3"),
+        ("docs/reference/statuses-and-outcomes.md", "curl -d 'QUJD!' ", "true"),
+    ],
+)
+def test_a_call_that_fails_gets_the_error_that_the_page_shows(
+    page: str, beginning: str, script: str, start_server: StartServer
+) -> None:
+    command, answer = example(page, beginning)
+    shown, real = json.loads(answer), json.loads(output_of(command, start_server(script)))
+    assert shown.pop("call_id")
+    assert real.pop("call_id")
+    assert real == shown
 
 
 PATTERNS = ("*.md", "docs/*.md", "docs/*/*.md", "examples/*.md", "examples/*/*.md")

@@ -101,47 +101,57 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     bind: Annotated[str | None, Declared("address to listen on", ADDRESS, default_text="all interfaces, IPv4 and IPv6")]
     script_path: Annotated[
         str,
-        Declared("the script's file; SCRIPT, base64 of its text, wins over it", PATH, DEFAULT_SCRIPT_PATH),
+        Declared(
+            "file of the script; if SCRIPT is set (base64 of the script's text), SCRIPT is used",
+            PATH,
+            DEFAULT_SCRIPT_PATH,
+        ),
     ]
     service_definition: Annotated[
         str,
         Declared(
-            "the service definition's file; at the default place it may be missing",
+            "file of the service definition; the file at the default place may be missing",
             PATH,
             DEFAULT_SERVICE_DEFINITION,
         ),
     ]
     fprocess: Annotated[
         str | None,
-        Declared("command of a classic function: body to its stdin, its stdout as the answer", COMMAND, bare=True),
+        Declared(
+            "command of a classic function: it gets the body on stdin, and its stdout is the answer", COMMAND, bare=True
+        ),
     ]
     content_type: Annotated[
         str | None,
         Declared(
-            "of a classic function's answers",
+            "content type of the answers of a classic function",
             MEDIA_TYPE,
             default_text="the caller's, else application/octet-stream",
             bare=True,
         ),
     ]
     combine_output: Annotated[
-        bool, Declared("a classic function's stderr goes into its answer, not into the log", TRUTH, False, bare=True)
+        bool,
+        Declared("put the stderr of a classic function into its answer, not into the log", TRUTH, False, bare=True),
     ]
     log_level: Annotated[
         str,
         Declared(
-            "events and script lines below it are dropped: NOTSET, DEBUG, INFO, WARNING, ERROR or CRITICAL",
+            "lowest level in the log (NOTSET, DEBUG, INFO, WARNING, ERROR, CRITICAL), also for the lines of scripts",
             LEVEL,
             "INFO",
             bare=True,
         ),
     ]
-    log_format: Annotated[str, Declared("json, console, or auto: console on a terminal, else json", LOG_FORMAT, "auto")]
+    log_format: Annotated[
+        str,
+        Declared("json, console (coloured text), or auto: console on a terminal, json elsewhere", LOG_FORMAT, "auto"),
+    ]
     max_log_rate_bytes: Annotated[
         int,
         Declared(
-            "the most bytes of log that one call makes in a second; lines beyond them are dropped and counted; "
-            "0 is no limit",
+            "most bytes of log per second from the script of one call; further lines are dropped and counted; "
+            "0 means no limit",
             SIZE,
             10 * 1024 * 1024,
             default_text="10Mi",
@@ -150,7 +160,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight: Annotated[
         int,
         Declared(
-            "invocations at once; 0 is no limit",
+            "most invocations that run at the same time; 0 means no limit",
             COUNT,
             _default_max_inflight,
             default_text="usable CPUs, at least 1",
@@ -159,17 +169,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ]
     max_queue: Annotated[
         int,
-        Declared("calls that may wait for a place", COUNT, _default_max_queue, default_text="10 x max_inflight"),
+        Declared(
+            "most calls that wait until an invocation ends; further calls are answered 429",
+            COUNT,
+            _default_max_queue,
+            default_text="10 x max_inflight",
+        ),
     ]
-    queue_timeout_s: Annotated[float, Declared("the longest such wait", DURATION, 60.0)]
+    queue_timeout_s: Annotated[
+        float, Declared("longest time that a call waits in the queue; then it is answered 429", DURATION, 60.0)
+    ]
     exec_timeout_s: Annotated[
         float,
-        Declared("the longest run of the script; 0 is none; X-Timeout may ask for less", DURATION, 0.0, bare=True),
+        Declared(
+            "longest time that the script may run; 0 means no limit; a caller can set a shorter time with X-Timeout",
+            DURATION,
+            0.0,
+            bare=True,
+        ),
     ]
     linger_timeout_s: Annotated[
         float,
         Declared(
-            "how long processes that a script left may go on working after its exit; 0 ends them at once",
+            "how long processes that a script left may continue to work after its exit; with 0 they are ended at once",
             DURATION,
             5.0,
         ),
@@ -177,12 +199,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kill_grace_s: Annotated[float, Declared("time between SIGTERM and SIGKILL", DURATION, 5.0)]
     read_timeout_s: Annotated[
         float,
-        Declared("the longest silence while request headers or body are awaited", DURATION, 30.0, bare=True),
+        Declared("longest silence of a caller that sends headers or a body", DURATION, 30.0, bare=True),
     ]
     write_timeout_s: Annotated[
         float,
         Declared(
-            "the longest silence while the caller does not take the answer; also how long a drain lets scripts run",
+            "longest time in which a caller takes no byte of its answer; also how long scripts may run on when the "
+            "server stops",
             DURATION,
             15.0,
             bare=True,
@@ -191,8 +214,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     min_data_rate_bytes: Annotated[
         int,
         Declared(
-            "the lowest rate of a body and of an answer in bytes a second, on average over read_timeout or "
-            "write_timeout (at least 5s); slower ones are ended; 0 is no minimum",
+            "lowest rate of a body or an answer in bytes per second, on average over read_timeout or write_timeout (at "
+            "least 5s); slower transfers are ended; 0 means no minimum",
             SIZE,
             240,
         ),
@@ -200,53 +223,62 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     healthcheck_interval_s: Annotated[
         float,
         Declared(
-            "how long a drain stays reachable but not ready before it stops accepting; if this is not set, a server "
-            "outside Kubernetes that nobody probes does not wait",
+            "how long a stopping server still accepts calls, so that the platform learns that it is not ready; if this "
+            "is not set, a server that is not probed and does not run on Kubernetes does not wait",
             DURATION,
             5.0,
             bare=True,
         ),
     ]
-    max_input_size_bytes: Annotated[int, Declared("the largest decoded input; 0 is no limit", SIZE, 0)]
+    max_input_size_bytes: Annotated[int, Declared("largest input after decoding; 0 means no limit", SIZE, 0)]
     max_output_size_bytes: Annotated[
-        int, Declared("the largest sum of output files, or stdout; 0 is no limit", SIZE, 0)
+        int, Declared("largest total size of the output files, or of stdout; 0 means no limit", SIZE, 0)
     ]
     tmp_dir: Annotated[
         str,
-        Declared("where workspaces are made", DIRECTORY, _default_tmp_dir, default_text="$TMPDIR or /tmp"),
+        Declared("directory for the files of the calls", DIRECTORY, _default_tmp_dir, default_text="$TMPDIR or /tmp"),
     ]
     storage_timeout_s: Annotated[
         float,
         Declared(
-            "the longest silence of a storage server, and how long its failures are tried again",
+            "longest silence of a storage server, and how long failed transfers are tried again",
             DURATION,
             60.0,
         ),
     ]
     secrets_dir: Annotated[
         str,
-        Declared("where the platform mounts credentials: minio.ID/accessKey, secretKey", PATH, DEFAULT_SECRETS_DIR),
+        Declared(
+            "directory into which the platform mounts credentials: minio.ID/accessKey and minio.ID/secretKey",
+            PATH,
+            DEFAULT_SECRETS_DIR,
+        ),
     ]
     suppress_lock: Annotated[bool, Declared("do not write the lock file", TRUTH, False, bare=True)]
-    metrics_port: Annotated[int, Declared("port of the Prometheus metrics; 0 turns them off", PORT, 8081)]
+    metrics_port: Annotated[int, Declared("port of the metrics for Prometheus; 0 turns them off", PORT, 8081)]
     auth_token: Annotated[
         str | None,
         Declared(
-            "bearer token that calls must carry; it has no flag",
+            "bearer token that each call must have; this setting has no flag",
             TOKEN,
             secret=True,
         ),
     ]
-    auth_token_file: Annotated[str | None, Declared("file that holds the bearer token", PATH)]
+    auth_token_file: Annotated[str | None, Declared("file with the bearer token that each call must have", PATH)]
     auth_all: Annotated[
-        bool, Declared("/metrics and /_/openapi.json need the token, too; health and readiness never do", TRUTH, False)
+        bool,
+        Declared("/metrics and /_/openapi.json also need the token; health and readiness never need it", TRUTH, False),
     ]
     cgi_headers: Annotated[
-        bool, Declared("request headers and query as Http_* variables of the script", TRUTH, True, bare=True)
+        bool, Declared("give the script the request headers and the query as Http_* variables", TRUTH, True, bare=True)
     ]
     error_status: Annotated[
         bool,
-        Declared("false restores OSCAR's old answer: 200 whatever the script's exit code", TRUTH, True),
+        Declared(
+            "false: the answer has status 200 whatever the exit code of the script, as faas-supervisor answered",
+            TRUTH,
+            True,
+        ),
     ]
 
     def __repr__(self) -> str:
