@@ -129,6 +129,18 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert heading in headings(file), f"{target}#{heading}"
 
 
+def test_every_page_is_in_the_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    linked = {(index.parent / target).resolve() for target in re.findall(r"\]\(([^)#]+)\)", index.read_text())}
+    # Releases are for maintainers; results.md is a part of another page.
+    others = {
+        index,
+        ROOT / "docs" / "guide" / "releases.md",
+        ROOT / "docs" / "explanation" / "performance" / "results.md",
+    }
+    assert set(ROOT.glob("docs/**/*.md")) - linked == others
+
+
 def headings(page: Path) -> set[str]:
     """The ends of links to the headings of a page, as GitHub and the site make them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
