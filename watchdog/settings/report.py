@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .declarations import SETTINGS, shown_value
+from .declarations import SETTINGS, Setting, shown_value
 from .load import Configuration
 from .text import in_quotes, one_line, why_unreadable
 
