@@ -26,6 +26,10 @@ from running_server import Answer, RunningServer, StartServer, until
 sys.path.insert(0, str(Path(__file__).parent / "faults"))
 
 import soak
+from ledger import Ledger, Note
+from leftovers import MOST_THREADS, children, descriptors, processes_with, threads
+from wanted import Wanted, fault, files_fault
+from wire import Lost, receive
 
 FAULTS = Path(soak.__file__).parent
 
@@ -91,10 +95,10 @@ def received(wire: tuple[socket.socket, socket.socket], data: bytes) -> Answer:
     ours, theirs = wire
     theirs.sendall(data)
     theirs.close()
-    return soak.receive(ours)
+    return receive(ours)
 
 
-WANTED = soak.Wanted(200, frozenset({"ok"}), lambda answer: soak.files_fault("raw", {None: b"abc"}, answer.body))
+WANTED = Wanted(200, frozenset({"ok"}), lambda answer: files_fault("raw", {None: b"abc"}, answer.body))
 
 
 @pytest.mark.parametrize(
@@ -110,17 +114,17 @@ WANTED = soak.Wanted(200, frozenset({"ok"}), lambda answer: soak.files_fault("ra
 def test_the_soak_notices_a_wrong_answer(
     wire: tuple[socket.socket, socket.socket], answer: bytes, told: str | None
 ) -> None:
-    fault = soak.fault(WANTED, "c1", received(wire, answer))
+    found = fault(WANTED, "c1", received(wire, answer))
     if told is None:
-        assert fault is None
+        assert found is None
     else:
-        assert fault is not None
-        assert told in fault
+        assert found is not None
+        assert told in found
 
 
 @pytest.mark.parametrize("document", [b"", b"{}", b'{"status":500,"call_id":"c2"}', b'{"status":504,"call_id":"c1"}'])
 def test_the_soak_notices_a_wrong_problem(wire: tuple[socket.socket, socket.socket], document: bytes) -> None:
-    assert soak.fault(soak.Wanted(500, frozenset({"failed"})), "c1", received(wire, answer_of(500, document)))
+    assert fault(Wanted(500, frozenset({"failed"})), "c1", received(wire, answer_of(500, document)))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +139,7 @@ def test_the_soak_notices_a_wrong_problem(wire: tuple[socket.socket, socket.sock
     ],
 )
 def test_the_soak_notices_a_cut_answer(wire: tuple[socket.socket, socket.socket], data: bytes, how: str) -> None:
-    with pytest.raises(soak.Lost) as lost:
+    with pytest.raises(Lost) as lost:
         received(wire, data)
     assert lost.value.how == how
 
@@ -163,24 +167,24 @@ def zip_of(files: dict[str, bytes]) -> bytes:
     ],
 )
 def test_the_soak_notices_wrong_files(form: str, right: bytes, wrong: bytes) -> None:
-    assert soak.files_fault(form, {"a": b"abc"}, right) is None
-    assert soak.files_fault(form, {"a": b"abc"}, wrong)
+    assert files_fault(form, {"a": b"abc"}, right) is None
+    assert files_fault(form, {"a": b"abc"}, wrong)
 
 
 def test_the_soak_notices_a_surviving_process(lifeline: Lifeline) -> None:
     mark = f"CALL_ID=c1-{os.getpid()}"
-    assert not soak.processes_with(mark.encode())
+    assert not processes_with(mark.encode())
     script = lifeline.script_line + "read line"
     name, _, value = mark.partition("=")
     with subprocess.Popen(["/bin/sh", "-c", script], env={name: value}, stdin=subprocess.PIPE) as process:
         until(lifeline.was_held, "the process to open the lifeline")
-        assert soak.processes_with(mark.encode()) == [process.pid]
+        assert processes_with(mark.encode()) == [process.pid]
         assert lifeline.holders() == [process.pid]
         # Other tests of this process may have left it children, too.
-        assert [str(process.pid), "sh"] in [child.split()[:2] for child in soak.children(os.getpid())]
+        assert [str(process.pid), "sh"] in [child.split()[:2] for child in children(os.getpid())]
         process.communicate(b"end\n")
-    assert not soak.processes_with(mark.encode())
-    assert str(process.pid) not in [child.split()[0] for child in soak.children(os.getpid())]
+    assert not processes_with(mark.encode())
+    assert str(process.pid) not in [child.split()[0] for child in children(os.getpid())]
 
 
 @pytest.mark.parametrize(
@@ -196,10 +200,10 @@ def test_the_soak_notices_a_surviving_process(lifeline: Lifeline) -> None:
     ],
 )
 def test_the_soak_notices_what_does_not_fit_in_the_log(events: list[tuple[str, str]], told: str | None) -> None:
-    ledger = soak.Ledger()
+    ledger = Ledger()
     ledger.answered("c1", "200", frozenset({"ok"}))
     ledger.answered("c2", "400", frozenset())
-    ledger.left("c3", soak.Note(frozenset({"caller_gone"}), 0, 1))
+    ledger.left("c3", Note(frozenset({"caller_gone"}), 0, 1))
     ledger.event({"event": "call refused", "call_id": "c2", "logger": "server", "level": "warning"})
     for call_id, outcome in events:
         ledger.event({"event": "invocation ended", "call_id": call_id, "outcome": outcome, "logger": "invocation"})
@@ -219,7 +223,7 @@ def test_the_soak_notices_what_does_not_fit_in_the_log(events: list[tuple[str, s
     ],
 )
 def test_the_soak_notices_an_error_in_the_log(event: dict[str, Any]) -> None:
-    ledger = soak.Ledger()
+    ledger = Ledger()
     ledger.event(event)
     assert ledger.bad_events.total() == 1
 
@@ -238,7 +242,7 @@ def state(memory_mib: float = 50.0, blocks: int = 200_000) -> soak.State:
     ],
 )
 def test_the_soak_notices_memory_and_objects_that_stay(after: soak.State, rows: set[str]) -> None:
-    leaks = soak._leaks(soak.Ledger(), {}, state(), after, {}, set(), [])
+    leaks = soak._leaks(Ledger(), {}, state(), after, {}, set(), [])
     assert {row for row, found in leaks.items() if found} == rows
 
 
@@ -477,25 +481,25 @@ def blocks_left_by_a_call(start_server: StartServer, directory: Path, kind: str,
 def look(server: RunningServer, sockets: int) -> dict[str, Any]:
     """What a server has once it is at rest."""
     pid = server.process.pid
-    until(lambda: not soak.children(pid), "the children to be reaped")
+    until(lambda: not children(pid), "the children to be reaped")
     until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
     until(lambda: count_of_sockets(pid) == sockets, "the connections to be closed")
     server.signal(signal.SIGUSR2)
     return server.event("inspected") | {
         "rss_mib": server.memory_mib("VmRSS"),
-        "descriptors": sorted(name.partition(":[")[0] for name in soak.descriptors(pid)),
-        "threads": soak.threads(pid),
+        "descriptors": sorted(name.partition(":[")[0] for name in descriptors(pid)),
+        "threads": threads(pid),
     }
 
 
 def assert_nothing_grew(before: dict[str, Any], after: dict[str, Any]) -> None:
     print(f"before: {before}\nafter: {after}")
     assert after["descriptors"] == before["descriptors"]
-    assert after["threads"] <= max(before["threads"], soak.MOST_THREADS)
+    assert after["threads"] <= max(before["threads"], MOST_THREADS)
     assert (after["tasks"], after["names"]) == (before["tasks"], before["names"])
     assert after["blocks"] <= before["blocks"] + soak.MOST_NEW_BLOCKS, (before["objects"], after["objects"])
     assert after["rss_mib"] <= before["rss_mib"] + 3, (before["objects"], after["objects"])
 
 
 def count_of_sockets(pid: int) -> int:
-    return sum(name.startswith("socket:") for name in soak.descriptors(pid))
+    return sum(name.startswith("socket:") for name in descriptors(pid))

@@ -55,11 +55,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import soak
 from control_groups import joining, made_control_group
+from ledger import Ledger, Note
+from leftovers import children, described, descriptors, processes_with
 from lifeline import Lifeline
 from running_server import AS_PID_1, WITHOUT_PRIVILEGES, Answer, free_port
-from soak import Ledger, Lost, Note, SoakedServer, described, hang_up, head, print_rows, processes_with, receive
+from soak import print_rows
+from soaked_server import SoakedServer
+from wanted import files_fault
+from wire import Lost, hang_up, head, receive, send
 
 from watchdog.process.guardian import NAME as GUARDIAN
 from watchdog.workspace.spool import TAIL_BYTES
@@ -265,7 +269,7 @@ class ChaosServer(SoakedServer):
             # What a script leaves has its time with every second server, and is ended at once with the others.
             WATCHDOG_LINGER_TIMEOUT="150ms" if number % 2 else "0",
         )
-        self.pid = int(soak.children(self.process.pid)[0].split()[0]) if where.is_pid_1 else self.process.pid
+        self.pid = int(children(self.process.pid)[0].split()[0]) if where.is_pid_1 else self.process.pid
         # What its scripts inherit and cannot lose: a limit below this, within the range of one server.
         self._limit = lock_limit(self.pid)
 
@@ -288,7 +292,7 @@ class ChaosServer(SoakedServer):
 
     def look(self) -> Counter[str]:
         """The kinds of its descriptors, which are the same for each server."""
-        names = [re.sub(r"watchdog-\w+|\d+", "_", name.partition(":[")[0]) for name in soak.descriptors(self.pid)]
+        names = [re.sub(r"watchdog-\w+|\d+", "_", name.partition(":[")[0]) for name in descriptors(self.pid)]
         return Counter(names)
 
 
@@ -391,7 +395,7 @@ def fault_of(
 
 def _fault_of_success(call_id: str, form: str, data: bytes, answer: Answer) -> str | None:
     if form != "json":
-        return soak.files_fault(form, {None: data}, answer.body)
+        return files_fault(form, {None: data}, answer.body)
     document = answer.json
     outputs = {output["name"]: base64.b64decode(output["data"], validate=True) for output in document["outputs"]}
     if outputs.pop("out", None) != data:
@@ -503,7 +507,7 @@ class Caller:
         if leaves:
             self._leave(server, call_id, sock, request)
             return
-        soak.send(sock, request)
+        send(sock, request)
         sent_s = time.monotonic()
         try:
             answer = receive(sock)
@@ -533,7 +537,7 @@ class Caller:
         """Send a part, or all, and take a part of the answer after a while; hang up at a random moment."""
         dice = self._dice
         sent = dice.choice([len(request), len(request), dice.randint(1, len(request))])
-        soak.send(sock, request[:sent])
+        send(sock, request[:sent])
         if sent == len(request):
             time.sleep(dice.choice([0, dice.uniform(0, 0.5)]))
             if dice.random() < 0.3:
@@ -832,7 +836,7 @@ def at_rest(
 
 
 def _unrest(server: ChaosServer, lifeline: Lifeline, at_first: Counter[str]) -> list[str]:
-    found = [f"child {child}" for child in soak.children(server.pid)]
+    found = [f"child {child}" for child in children(server.pid)]
     guardians = [pid for pid in server.left() if pid != server.pid]
     if server.process.pid in guardians:
         guardians.remove(server.process.pid)
@@ -842,7 +846,7 @@ def _unrest(server: ChaosServer, lifeline: Lifeline, at_first: Counter[str]) -> 
     if len(directories := [*server.tmp.glob("watchdog-*")]) != 1:
         found.append(f"the directories {directories}")
     found += [described(pid) for pid in lifeline.holders()] if lifeline.is_held() else []
-    pipes = [name for name in soak.descriptors(server.pid) if name.startswith("pipe:")]
+    pipes = [name for name in descriptors(server.pid) if name.startswith("pipe:")]
     if len(pipes) > len(set(pipes)):
         found.append("pipes for the next script")
     found += [f"descriptor {kind}" for kind in (server.look() - at_first).elements()] if at_first else []

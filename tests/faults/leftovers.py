@@ -1,0 +1,58 @@
+"""List what a server and its scripts have: processes, descriptors, threads."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from watchdog.system.threads import METRICS, OUTPUTS, PROCESSES, REMOVALS, Threads
+
+
+def processes_with(*marks: bytes) -> list[int]:
+    """The pids of living processes that have all of this in their environment."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            if all(mark in environment for mark in marks):
+                found.append(int(pid))
+    return found
+
+
+def children(pid: int) -> list[str]:
+    """The children of a process, dead or alive, its guardian aside: each as ``PID name state``."""
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{child}/stat").read_text()
+                name, state = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2]
+                if name != "watchdog-guard":
+                    found.append(f"{child} {name} {state}")
+    return found
+
+
+def descriptors(pid: int) -> list[str]:
+    """What the descriptors of a process point to."""
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
+# The main thread, the log's, and those of each group: it starts one when all others are busy, up to a maximum.
+MOST_THREADS = 2 + sum(group.most for group in (OUTPUTS, REMOVALS, PROCESSES, METRICS, Threads("files")))
+
+
+def threads(pid: int) -> int:
+    return len(os.listdir(f"/proc/{pid}/task"))
+
+
+def described(pid: int) -> str:
+    """Return the pid with what is known of the process."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return f"{pid} ({b' '.join(words).decode(errors='replace').strip()[:100]})"
+    return f"{pid} (gone by now)"
