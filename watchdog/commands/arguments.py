@@ -56,7 +56,9 @@ def parse(words: list[str], called_as: str) -> argparse.Namespace:
             command.add_argument(
                 "--no-store", action="store_true", help="store nothing, whatever the service definition says"
             )
-        settings = command.add_argument_group("settings", "each also an environment variable, see the README")
+        settings = command.add_argument_group(
+            "settings", "each is also an environment variable: docs/reference/settings.md"
+        )
         for setting, text, metavar, default in flag_specs():
             settings.add_argument(
                 "--" + setting.replace("_", "-"),
