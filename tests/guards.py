@@ -73,7 +73,7 @@ def schedstat() -> None:
     """Only processor time that /proc/PID/stat can show counts as work."""
     from watchdog.process import activity
 
-    replace(activity, "_spent", lambda pid, thread: (thread, b""))
+    replace(activity, "_schedstat", lambda pid, thread: (thread, b""))
 
 
 @guard
@@ -97,7 +97,7 @@ def exit_not_eof() -> None:
         if all(self.pipe_names.isdisjoint(proc.open_files_of(pid)) for pid in others):
             if not self.exited.done():
                 self.exited.set_result(None)
-                set_done(self.news)
+                set_done(self.wake_up)
         else:
             self.loop.call_later(0.05, wait_for_pipes, self)
 

@@ -39,9 +39,9 @@ def copier(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
         process.stdin.close()
 
 
-def look(seen: Activity, process: subprocess.Popen[bytes]) -> bool:
+def check(seen: Activity, process: subprocess.Popen[bytes]) -> bool:
     found = proc.process(process.pid)
-    return seen.look([] if found is None else [found])
+    return seen.check([] if found is None else [found])
 
 
 def copy_a_byte(process: subprocess.Popen[bytes]) -> None:
@@ -63,26 +63,26 @@ def threads(process: subprocess.Popen[bytes]) -> list[proc.Process]:
 def test_one_byte_that_was_copied_between_two_looks_is_work(copier: subprocess.Popen[bytes]) -> None:
     seen = Activity()
     copy_a_byte(copier)
-    look(seen, copier)
+    check(seen, copier)
     for _ in range(5):
-        assert not look(seen, copier)
+        assert not check(seen, copier)
         copy_a_byte(copier)
-        assert look(seen, copier)
+        assert check(seen, copier)
 
 
 def test_a_sleeping_process_is_idle_at_the_first_look(copier: subprocess.Popen[bytes]) -> None:
     copy_a_byte(copier)
-    assert not look(Activity(), copier)
+    assert not check(Activity(), copier)
 
 
 def test_a_process_that_came_or_went_is_work(copier: subprocess.Popen[bytes]) -> None:
     copy_a_byte(copier)
     seen = Activity()
-    assert not seen.look([])
-    assert look(seen, copier)
-    assert not look(seen, copier)
-    assert seen.look([])
-    assert not seen.look([])
+    assert not seen.check([])
+    assert check(seen, copier)
+    assert not check(seen, copier)
+    assert seen.check([])
+    assert not seen.check([])
 
 
 @pytest.mark.parametrize("states", [activity._WORKING_STATES, ""], ids=["states count", "only time counts"])
@@ -98,6 +98,6 @@ def test_a_process_that_waits_for_a_processor_works(states: str, monkeypatch: py
         assert stdout is not None
         stdout.readline()
         seen = Activity()
-        looks = [look(seen, process) for _ in range(200)]
+        looks = [check(seen, process) for _ in range(200)]
         process.kill()
     assert all(looks) is bool(states)

@@ -367,7 +367,7 @@ def test_stopped_guardian_goes_on(start_server: StartServer, lifeline: Lifeline,
         (child,) = guardians(server)
         os.kill(child, signal.SIGSTOP)
         try:
-            server.event("the guardian was stopped by a signal, and goes on", pid=child)
+            server.event("the guardian was stopped by a signal, and now continues", pid=child)
             server.process.kill()
             until(lambda: not lifeline.is_held(), "the script's end")
         finally:

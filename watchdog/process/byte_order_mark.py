@@ -1,8 +1,9 @@
 """Recognise scripts that an editor saved with a byte order mark, or as UTF-16.
 
-The mark is invisible in an editor, but it stands before ``#!``. The kernel then sees no line that names an interpreter,
-and a shell takes the mark for a part of its first command. This program skips the mark when it reads the first line, so
-the script's own interpreter runs it. Python reads such a file; a shell complains about the first line and goes on.
+The mark is invisible in an editor, but it stands before ``#!``. So the kernel does not recognise the line that names
+the interpreter, and a shell takes the mark for a part of the first command. This program skips the mark when it reads
+the first line, so the right interpreter runs the script. Python accepts a mark at the start of a file. A shell prints
+an error for the first line, and then runs the other lines.
 """
 
 from __future__ import annotations
@@ -24,15 +25,16 @@ def has_mark(start: bytes) -> bool:
 
 
 def without_mark(start: bytes) -> bytes:
+    """Return the first bytes of a script without the byte order mark."""
     return start.removeprefix(BOM_UTF8)
 
 
 def refuse_utf16(start: bytes, name: str) -> None:
-    """Raise ``ScriptUnavailable`` if a script is UTF-16, in which no interpreter finds a first line.
+    """Raise ``ScriptUnavailable`` if a script is UTF-16 text, which no interpreter can read.
 
     Args:
         start: the first bytes of the script: at least four, or the whole script if it is shorter.
-        name: what the error calls the script.
+        name: the name of the script in the error.
     """
     if start.startswith(_UTF16_STARTS):
         raise ScriptUnavailable(

@@ -1,4 +1,4 @@
-"""Hold one running command: its process group, its pipes, its end."""
+"""Represent one running command: its process group, its pipes, and its end."""
 
 from __future__ import annotations
 
@@ -15,26 +15,42 @@ from ..system import proc
 from .pipes import Feed, Pipe, set_done
 from .watch import Watch
 
-# How long to wait for the status of a command that another process traces.
+# Seconds to wait for the status of a command that another process traces.
 _TRACED_S = 5.0
 
 
 @dataclass(slots=True, eq=False)
 class Child:
+    """One running command.
+
+    Attributes:
+        mark: the path in its environment that shows which processes belong to it.
+        limit: its value of the resource limit, see :class:`LimitMark`.
+        feed: its stdin; None if stdin is empty.
+        slot: its place in the table of the guardian.
+        grace_s: the seconds between SIGTERM and SIGKILL.
+        kill_at_s: the time of the SIGKILL; 0 as long as the group got no SIGTERM.
+        signalled: the processes of its tree that had to be ended: their names, by identity.
+        exited_by_itself: the command exited before anything asked for its end.
+        wake_up: done when the command has exited, when something asks for its end, or when its time is over.
+        exited: done when the command has exited.
+        asked_to_end: done when something asks for the end of the command.
+    """
+
     pid: int
     mark: bytes
-    limit: int  # of `LimitMark`
+    limit: int
     pipes: tuple[Pipe, ...]
     feed: Feed | None
     loop: asyncio.AbstractEventLoop
     watch: Watch
-    slot: int  # with the guardian
+    slot: int
     grace_s: float
     started_s: float = 0.0
-    kill_at_s: float = 0.0  # once its group was asked to end
-    asked: dict[tuple[int, int], str] = field(default_factory=dict)  # of its tree: names by identity
+    kill_at_s: float = 0.0
+    signalled: dict[tuple[int, int], str] = field(default_factory=dict)
     exited_by_itself: bool = False
-    news: asyncio.Future[None] = field(init=False)  # it has ended, or should
+    wake_up: asyncio.Future[None] = field(init=False)
     exited: asyncio.Future[None] = field(init=False)
     asked_to_end: asyncio.Future[None] = field(init=False)
     _pidfd: int = -1
@@ -46,7 +62,7 @@ class Child:
 
     def __post_init__(self) -> None:
         self.started_s = self.loop.time()
-        self.news = self.loop.create_future()
+        self.wake_up = self.loop.create_future()
         self.exited = self.loop.create_future()
         self.asked_to_end = self.loop.create_future()
         try:
@@ -59,34 +75,36 @@ class Child:
             threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
 
     def ask_to_end(self) -> None:
-        """Ask for the end of the command, and of what it left if that still works."""
+        """Ask for the end of the command. If it has exited, ask for the end of the processes that it left."""
         set_done(self.asked_to_end)
-        set_done(self.news)
+        set_done(self.wake_up)
 
-    def ask_those(self, listing: asyncio.Future[list[proc.Process]]) -> None:
+    def terminate_listed(self, listing: asyncio.Future[list[proc.Process]]) -> None:
+        """Terminate the processes of a list that is complete. Do nothing if there is no list."""
         if not listing.cancelled() and listing.exception() is None:
-            self.ask(listing.result())
+            self.terminate(listing.result())
 
-    def ask(self, tree: Iterable[proc.Process]) -> None:
-        """SIGTERM to processes of the tree, once to each."""
-        new = [each for each in tree if each.identity not in self.asked]
-        self.note_ended(new)
-        # If the group was asked: what is in it and was not there to be asked is what a trap started to tidy up.
+    def terminate(self, tree: Iterable[proc.Process]) -> None:
+        """Send SIGTERM to processes of the tree, once to each."""
+        new = [each for each in tree if each.identity not in self.signalled]
+        self.note_signalled(new)
+        # If the group got SIGTERM before, a process that is new in the group was started by a trap of the script, to
+        # clean up. It gets no SIGTERM.
         proc.signal_each(new, signal.SIGTERM, except_group=self.pid if self.kill_at_s else 0)
 
-    def note_ended(self, processes: Iterable[proc.Process]) -> None:
+    def note_signalled(self, processes: Iterable[proc.Process]) -> None:
         """Note that these processes did not end by themselves."""
-        self.asked |= {each.identity: each.name for each in processes}
+        self.signalled |= {each.identity: each.name for each in processes}
 
     def signal_group(self, number: int) -> None:
-        """Signal the process group. Safe until the status is read: the zombie pins the group's id."""
+        """Signal the process group. This is safe until the status is read: the zombie keeps the group's id in use."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     async def status(self) -> tuple[int, resource.struct_rusage] | None:
         """Reap the command and return its status and usage; None if it has not ended, or if another process traces it.
 
-        As long as a process of another command traces it (ptrace(2)), a wait would not return.
+        A blocking wait would not return as long as a process of another command traces this one (ptrace(2)).
         """
         until_s = self.loop.time() + _TRACED_S
         while self.exited.done():
@@ -112,7 +130,7 @@ class Child:
         if not self.exited.done():
             self.exited_by_itself = not self.asked_to_end.done()
             self.exited.set_result(None)
-            set_done(self.news)
+            set_done(self.wake_up)
 
     def _wait_in_thread(self) -> None:
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)

@@ -13,22 +13,22 @@ _HALF_A_PAGE_BYTES = 2048
 
 
 class Children:
-    """The children of this process, living or dead, as the kernel lists them."""
+    """The kernel's list of the children of this process, living or dead."""
 
     def __init__(self) -> None:
         self._fds: list[int] = []
-        # An orphan comes to the main thread; a command belongs to the thread that spawned it: this one.
+        # Orphans become children of the main thread. Commands are children of the thread that spawns them: this one.
         with contextlib.suppress(OSError):
             for thread in sorted({os.getpid(), threading.get_native_id()}):
                 self._fds.append(os.open(f"/proc/self/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC))
 
     def pids(self) -> list[int] | None:
-        """None where the kernel does not list them (CONFIG_PROC_CHILDREN)."""
+        """Return the pids of the children; None if the kernel does not list them (CONFIG_PROC_CHILDREN)."""
         text = b""
         for fd in self._fds:
             at = 0
             try:
-                # The kernel gives a page at a time; less than a half of one was the last.
+                # The kernel returns one page at a time. A piece of less than half a page is the last one.
                 while piece := os.pread(fd, READ_BYTES, at):
                     text += piece
                     at += len(piece)
@@ -44,6 +44,7 @@ class Children:
 
 
 def children_by_parent() -> list[int]:
+    """Return the pids of the children of this process, from a list of all processes."""
     me = os.getpid()
     try:
         return [each.pid for each in proc.processes() if each.parent == me]
@@ -52,6 +53,7 @@ def children_by_parent() -> list[int]:
 
 
 def reap_if_dead(pid: int) -> bool:
+    """Reap a child if it is dead. Return whether it was dead."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
     except ChildProcessError:

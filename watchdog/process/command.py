@@ -14,35 +14,38 @@ from ..errors import ScriptUnavailable
 from ..system.files import open_regular
 from .byte_order_mark import has_mark, refuse_utf16, without_mark
 
-# What was changed longer ago than this shows any further change by its times; some file systems tell whole seconds.
+# If the last change of a file was more than so many seconds ago, a further change gives the file another time. Some
+# file systems store times in whole seconds only.
 _SETTLED_S = 2.0
-# Enough of a script to know how its lines end.
+# So many bytes are enough to see how the lines of a script end.
 _START_BYTES = 4096
 CRLF_HINT = "its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
 _SHELL = re.compile(rb"(?:[^\s/]*/)*(?:a|ba|c|da|fi|k|mk|o|tc|ya|z)?sh")
 
 
 def command_for(script_path: str, path: str) -> list[str]:
-    """The command that runs a script file by its own shebang, executable or not, else by ``/bin/sh``.
+    """Return the command that runs a script: with the interpreter of its first line (``#!``), or else with ``/bin/sh``.
+
+    The script need not be executable.
 
     Args:
         script_path: an existing file.
-        path: the script's ``PATH``, searched by the interpreter's name where its own path does not exist.
+        path: the script's ``PATH``. If the path of the interpreter does not exist, its name is searched here.
 
     Raises:
-        ScriptUnavailable: the script cannot be read, is UTF-16, or its interpreter is nowhere.
+        ScriptUnavailable: the script cannot be read or is UTF-16 text, or its interpreter does not exist.
     """
     try:
-        # Without O_NONBLOCK a FIFO in the script's place would hold up the whole server.
+        # If a FIFO is in the place of the script, an open without O_NONBLOCK would block the whole server.
         with open(os.open(script_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise IsADirectoryError(errno.EISDIR, "no regular file")
+                raise IsADirectoryError(errno.EISDIR, "not a regular file")
             start = file.read(4096)
     except OSError as error:
         raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
     if start.startswith(b"\x7fELF"):
         if not os.access(script_path, os.X_OK):
-            raise ScriptUnavailable(f"{script_path} is a program but not executable; chmod +x it in the image")
+            raise ScriptUnavailable(f"{script_path} is a program but not executable; run chmod +x on it in the image")
         return [script_path]
     refuse_utf16(start, script_path)
     start = without_mark(start)
@@ -50,12 +53,12 @@ def command_for(script_path: str, path: str) -> list[str]:
         return [_interpreter("/bin/sh", path, script_path), script_path]
     try:
         return _command_of_shebang(start, script_path, path)
-    except ValueError as error:  # a NUL, or a quotation without its end
+    except ValueError as error:  # the line has a NUL, or a quotation without its end
         raise ScriptUnavailable(f"the first line of {script_path} cannot be understood: {error}") from None
 
 
 def is_shell_script(start: bytes) -> bool:
-    """Return whether a shell runs the script that begins with these bytes: by its first line, or without one."""
+    """Return whether a shell runs the script that begins with these bytes: the first line says so, or has no ``#!``."""
     if start.startswith(b"\x7fELF"):
         return False
     start = without_mark(start)
@@ -67,7 +70,7 @@ def is_shell_script(start: bytes) -> bool:
 def has_crlf(start: bytes) -> bool:
     """Return whether a shell runs this script although its lines end as on Windows.
 
-    Some lines may do that in a correct script, such as those of a here-document; the first one does not.
+    Some lines of a correct script may end like this, such as the lines of a here-document, but not the first one.
     """
     if not start.partition(b"\n")[0].endswith(b"\r") or not is_shell_script(start):
         return False
@@ -75,12 +78,12 @@ def has_crlf(start: bytes) -> bool:
 
 
 class Script:
-    """A script file, whose command is looked up again when the file has changed.
+    """A script file. Its command is determined again when the file has changed.
 
-    ``has_crlf``, ``has_mark``: what the functions of these names return for the file of the last command.
+    ``has_crlf``, ``has_mark``: the results of the functions of these names for the file of the last command.
 
     Args:
-        path: may not exist yet.
+        path: the file, which need not exist yet.
     """
 
     def __init__(self, path: str) -> None:
@@ -89,7 +92,7 @@ class Script:
         self._known: tuple[tuple[object, ...], list[str]] | None = None
 
     def command(self, path: str) -> list[str]:
-        """The same as :func:`command_for`, raising what it raises, for two system calls if nothing has changed."""
+        """Return and raise the same as :func:`command_for`, with only two system calls if nothing has changed."""
         try:
             status = os.stat(self._path)
         except OSError:
@@ -108,14 +111,14 @@ class Script:
         command = command_for(self._path, path)
         start = read_start(self._path)
         self.has_crlf, self.has_mark = has_crlf(start), has_mark(start)
-        # A clock tick has room for two changes: what was changed just now may change again without a sign.
+        # Two changes in the same clock tick give a file the same time. So a file that has just changed is not kept.
         if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_S:
             self._known = (state, command)
         return command
 
 
 def read_start(path: str) -> bytes:
-    """Return the first 4 KiB of a script; nothing if it cannot be read."""
+    """Return the first 4 KiB of a script; b"" if it cannot be read."""
     try:
         fd = open_regular(path)
     except OSError:
@@ -129,14 +132,14 @@ def read_start(path: str) -> bytes:
 
 
 def found_command(words: list[str], path: str) -> list[str]:
-    """A command with the path of its program in the first place, as a shell would find it.
+    """Return a command with the path of its program, which is found as by a shell.
 
     Args:
-        words: at least one.
+        words: the program and its arguments: at least one word.
         path: the command's ``PATH``.
 
     Raises:
-        ScriptUnavailable: there is no such program, or it may not be executed.
+        ScriptUnavailable: the program does not exist, or is not executable.
     """
     name = words[0]
     found = shutil.which(name, path=path)
@@ -154,7 +157,7 @@ def _command_of_shebang(start: bytes, script_path: str, path: str) -> list[str]:
     name, argument = words[0], words[1:]
     found = _found_interpreter(name, path)
     if found is None and os.path.basename(name) == "env" and argument:
-        # No env in the image: do what it would do.
+        # The image has no `env`: do the same as `env`.
         name, *rest = shlex.split(re.sub(r"^-S\s*", "", argument[0])) or [name]
         return [_interpreter(name, path, script_path), *rest, script_path]
     return [found or _interpreter(name, path, script_path), *argument, script_path]
@@ -168,8 +171,8 @@ def _script_unreadable(script_path: str, error: OSError) -> str:
         )
     if error.errno == errno.EISDIR:
         return (
-            f"{script_path} is a directory or a device, not a script; `docker run -v` makes one when the file to mount "
-            "does not exist on the host"
+            f"{script_path} is a directory or a device, not a script; `docker run -v` makes a directory when the file "
+            "to mount does not exist on the host"
         )
     return f"the script {script_path} cannot be read: {error.strerror}"
 

@@ -1,22 +1,24 @@
 """Keep a small process that the kernel ends before the server when the container's memory runs out.
 
-The kernel ends the process with the most memory, after it has added ``oom_score_adj``, in thousandths of the limit
-(proc(5)). Scripts get 500 more than the server, but the value stops at 1000. In a pod of the class Burstable the server
-has 979 to 999 itself (the kubelet's ``GetContainerOOMScoreAdjust``), and only root of the whole machine may lower that.
-So if a script's memory is in many small processes, the server is the largest process and the kernel ends it.
+The kernel ends the process that counts as the largest: its memory plus its ``oom_score_adj``, in thousandths of the
+memory limit (proc(5)). Scripts get 500 more than the server, but the largest value is 1000. In a pod of the class
+Burstable the server itself has 979 to 999 (the kubelet's ``GetContainerOOMScoreAdjust``), and only root of the whole
+machine may lower this value. If a script then has its memory in many small processes, the server counts as the largest
+process, and the kernel ends it.
 
-The decoy has 1000, and it counts as larger than the server, although it has little memory: it maps the same few pages
-many times, and the kernel counts each mapping. So the kernel ends the decoy first. The decoy takes a script with it: a
-pipe between server and decoy has the kernel send SIGKILL to the script's process group when the decoy's end of the pipe
-is closed (fcntl(2), F_SETSIG and F_SETOWN). The server does not have to run for that. To the server it looks like a
-script that the kernel killed for want of memory, and that is how the call is answered.
+The decoy has the value 1000 and counts as larger than the server, although it has little memory: it maps the same few
+pages many times, and the kernel counts each mapping. So the kernel ends the decoy first, and a script ends together
+with the decoy. There is a pipe between server and decoy. When the decoy's end of the pipe is closed, the kernel sends
+SIGKILL to the process group of the script (fcntl(2), F_SETSIG and F_SETOWN). This works even if the server cannot run.
+The server sees a script that the kernel killed because memory ran out, and answers the call accordingly.
 
-A process that ends gives up its memory before its files, and when the memory is gone, the kernel may choose again. So
-the decoy has a twin in the same memory (clone(2), CLONE_VM), which the kernel ends as well. The first of the two to end
-cannot give up the memory, because the other one still has it, and so closes its own pipe while the kernel still waits.
+When a process ends, the kernel frees its memory before it closes its files. Once the memory is free, the kernel may
+choose the next process. So the decoy has a twin in the same memory (clone(2), CLONE_VM), and the kernel ends both. When
+the first of them ends, its memory is not freed, because the other one still uses it. So its pipe is closed while the
+kernel still waits for memory.
 
-There is no decoy where the server's own value leaves room for the difference, where memory has no limit, or where the
-kernel ends all processes of the container at once (``memory.oom.group``).
+There is no decoy if the server's own value leaves room for the difference, if memory has no limit, or if the kernel
+ends all processes of the container at once (``memory.oom.group``).
 """
 
 from __future__ import annotations
@@ -34,14 +36,16 @@ from ..system.proc import hide_memory
 NAME = "watchdog-decoy"  # as /proc/PID/comm shows it, 15 characters at most
 
 LARGEST_OOM_SCORE_ADJ = 1000
-# What scripts have more than the server: half of all memory.
+# Scripts have 500 more than the server, so a script counts as larger by half of the memory limit.
 OOM_SCORE_ADJ_OF_SCRIPTS = 500
 _MIB = 1 << 20
-# Far more than the server ever has (96 MiB by its own tests); the page tables for it take 0.5 MiB.
+# The memory that the kernel counts for the decoy: far more than the server ever has (96 MiB by its own tests). The page
+# tables for it take 0.5 MiB.
 _COUNTED_BYTES = 256 * _MIB
 # Python holds a descriptor for each mapping, so few large mappings are better than many small ones.
 _MAPPED_BYTES = 2 * _MIB
-# Beside the interpreter's 6 MiB: what scripts may take if they have to be faster than the decoy's end, without a twin.
+# The decoy's own memory, besides the interpreter's 6 MiB. It matters if no twin can be started: the end of the decoy
+# frees this memory, and with it scripts can continue until SIGKILL reaches one of them.
 _FREED_BYTES = 4 * _MIB
 _TWIN_STACK_BYTES = 64 * 1024
 _CLONE_VM = 0x100  # linux/sched.h
@@ -53,7 +57,7 @@ _CODE = (
 
 
 def own_oom_score_adj() -> int:
-    """Return this process's oom_score_adj; 0 where it cannot be read."""
+    """Return this process's oom_score_adj; 0 if it cannot be read."""
     try:
         with open("/proc/self/oom_score_adj", "rb", buffering=0) as file:
             return int(file.read())
@@ -62,22 +66,25 @@ def own_oom_score_adj() -> int:
 
 
 def why_needed() -> str | None:
-    """Return why the kernel may end the server in place of a script, and what to do; None if it cannot come to that."""
+    """Return why the kernel may end the server in place of a script, and what to do; None if it will not do so."""
     own = own_oom_score_adj()
     if own <= LARGEST_OOM_SCORE_ADJ - OOM_SCORE_ADJ_OF_SCRIPTS or Cgroup().memory_limit_bytes() is None:
         return None
     return (
         "when memory runs out, the kernel may end this server in place of a script: the server's oom_score_adj is "
-        f"{own}, and that of scripts cannot be enough above it. On Kubernetes, set the requests of memory and CPU "
-        "equal to their limits"
+        f"{own}, and the value of scripts can be only {LARGEST_OOM_SCORE_ADJ - own} higher. On Kubernetes, set the "
+        "requests of memory and CPU equal to their limits"
     )
 
 
 class Decoy:
-    """The server's end of it.
+    """Starts and stops the decoy, and chooses the process group that ends with it.
 
-    ``is_needed``: whether it is of use here. ``pid``: of the decoy; 0 while there is none. ``pidfd``: becomes readable
-    when the decoy ends. ``aim``: the process group that ends with it; 0 is none.
+    Attributes:
+        is_needed: whether a decoy is useful in this container.
+        pid: the decoy's pid; 0 while there is no decoy.
+        pidfd: a descriptor that becomes readable when the decoy ends.
+        aim: the process group that ends together with the decoy; 0 if there is none.
     """
 
     def __init__(self) -> None:
@@ -87,14 +94,14 @@ class Decoy:
         self.is_needed = why_needed() is not None and not Cgroup().ends_all_at_once()
         # The decoy ends when this pipe is closed.
         self._life_fd = -1
-        # The group that the decoy is aimed at ends when the decoy, or its twin, closes its end of one of these.
+        # The process group ``aim`` gets SIGKILL when the decoy or its twin closes the other end of one of these pipes.
         self._alarm_fds: tuple[int, ...] = ()
 
     def start(self) -> None:
-        """Start the process. Call it only if it is needed.
+        """Start the decoy. Call this only if it is needed.
 
         Raises:
-            OSError: no process or descriptor can be had for it.
+            OSError: the system has no process or descriptor for the decoy.
             ValueError, TypeError: Python does not know its own executable.
         """
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -114,7 +121,7 @@ class Decoy:
                     (os.POSIX_SPAWN_DUP2, life_read, 0),
                     *((os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_RDWR, 0) for fd in (1, 2)),
                 ],
-                # Out of reach of a Ctrl-C, and of a signal to the server's group.
+                # A Ctrl-C, or a signal to the server's process group, does not reach the decoy.
                 setsid=True,
             )
             self.pidfd = os.pidfd_open(self.pid)
@@ -130,21 +137,21 @@ class Decoy:
                 os.set_inheritable(own_alarm, False)
 
     def aim_at(self, group: int) -> None:
-        """Have the decoy's end kill this process group instead of the one before; 0 is none."""
+        """Choose the process group that ends together with the decoy; 0 if none is to end."""
         if not self.pid or group == self.aim:
             return
         self.aim = group
-        # The kernel keeps the group itself, not its number: another group that gets the number later is not meant.
+        # The kernel keeps the group itself, not its number. So a later group with the same number gets no signal.
         with contextlib.suppress(ProcessLookupError):
             for fd in self._alarm_fds:
                 fcntl.fcntl(fd, fcntl.F_SETOWN, -group)
                 fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC)
 
     def stop(self) -> None:
-        """End the process, if there is one, and reap it. No script ends with it."""
+        """End the decoy, if there is one, and reap it. No script ends with it."""
         self.aim_at(0)
         if self.pid:
-            with contextlib.suppress(ChildProcessError):  # reaped already: its pid may be another process's by now
+            with contextlib.suppress(ChildProcessError):  # it is reaped already, and another process may have its pid
                 if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                     os.kill(self.pid, signal.SIGKILL)
                     os.waitpid(self.pid, 0)
@@ -154,17 +161,17 @@ class Decoy:
         self.pid, self.pidfd, self._life_fd, self._alarm_fds = 0, -1, -1, ()
 
     def close(self) -> None:
-        """Stop, and start no more."""
+        """End the decoy, and do not start another one."""
         self.stop()
         self.is_needed = False
 
 
 def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
-    """Be the decoy: look large, and sleep until the server is gone.
+    """Run as the decoy: count as large, and sleep until the server is gone.
 
     Args:
-        own_alarm_fd: the reading end of the pipe that this process alone is to hold for writing.
-        twins_write_fd: the writing end of the pipe that the twin alone is to hold.
+        own_alarm_fd: the reading end of one pipe. Only this process is to have the writing end of that pipe.
+        twins_write_fd: the writing end of the other pipe. Only the twin is to have it.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -172,19 +179,20 @@ def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
     for name, value in (("comm", NAME), ("oom_score_adj", str(LARGEST_OOM_SCORE_ADJ))):
         with contextlib.suppress(OSError), open(f"/proc/self/{name}", "w") as file:  # /proc may be read-only
             file.write(value)
-    # Not before: these files belong to root from now on. A script could else run its own code in this process, which
-    # outlives each call.
+    # Without this, a script could run its own code in this process, which lives longer than a call. After this, the
+    # files above belong to root and cannot be written any more.
     hide_memory()
     held = [mmap.mmap(-1, _FREED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE)]
     fd = os.memfd_create(NAME, os.MFD_CLOEXEC)
     os.ftruncate(fd, _MAPPED_BYTES)
-    with contextlib.suppress(OSError):  # the limit of descriptors: as large as can be, then
+    with contextlib.suppress(OSError):  # no more descriptors are allowed: then the decoy counts as smaller
         while len(held) * _MAPPED_BYTES < _COUNTED_BYTES:
             held.append(mmap.mmap(fd, _MAPPED_BYTES, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE))
     stack = mmap.mmap(-1, _TWIN_STACK_BYTES)
     if _start_twin(stack):
         with contextlib.suppress(OSError):
-            # Opened only now: the twin must not have it. If that fails, the pipe of both has to do.
+            # Opened after the start of the twin, because the twin must not have it. If the open fails, the decoy and
+            # the twin share the other pipe.
             os.open(f"/proc/self/fd/{own_alarm_fd}", os.O_WRONLY | os.O_CLOEXEC)
             os.close(twins_write_fd)
     os.close(own_alarm_fd)
@@ -192,15 +200,15 @@ def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
 
 
 def _start_twin(stack: mmap.mmap) -> bool:
-    """Start a process in the memory of this one, which reads stdin until its end; return whether that was possible.
+    """Start the twin, a process in the memory of this one that sleeps in a read of stdin. Return whether it started.
 
-    It runs one function of the C library, and nothing of Python.
+    The twin runs one function of the C library, and no Python code.
     """
     import ctypes
 
     try:
         libc = ctypes.CDLL(None)
-        # Without a buffer, the function allocates nothing.
+        # If stdin has no buffer, `getchar` allocates no memory.
         libc.setvbuf(ctypes.c_void_p.in_dll(libc, "stdin"), None, _IONBF, ctypes.c_size_t(0))
         top = ctypes.addressof(ctypes.c_char.from_buffer(stack)) + _TWIN_STACK_BYTES
         function = ctypes.cast(libc.getchar, ctypes.c_void_p)

@@ -1,4 +1,4 @@
-"""Keep a decoy where one is needed: start it, start it again if the kernel ended it, aim it at the largest command."""
+"""Keep a decoy if it is needed: start it, aim it at the largest command, start it again if the kernel ended it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = get_logger("process")
 
 # Seconds from the end of one decoy to the start of the next one.
 _PAUSE_S = 1.0
-# Seconds to the next attempt if none can be started.
+# Seconds to the next attempt if a decoy cannot be started.
 _LONGEST_PAUSE_S = 300.0
 
 
@@ -38,7 +38,7 @@ class DecoyKeeper:
         self._not_before_s = 0.0
 
     def start(self) -> None:
-        """Start the decoy if it is needed and there is none. Call it before the first command: it takes a moment."""
+        """Start the decoy if it is needed and not there. Call this before the first command: the start takes time."""
         if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._not_before_s:
             return
         try:
@@ -46,29 +46,31 @@ class DecoyKeeper:
                 self._decoy.start()
         except OSError as error:
             self._not_before_s = self._loop.time() + _LONGEST_PAUSE_S
-            log.warning("no decoy: when memory runs out, the kernel may end the server", reason=str(error))
+            log.warning(
+                "cannot start the decoy: when memory runs out, the kernel may end the server", reason=str(error)
+            )
             return
         self._watch.watch(self._decoy.pidfd, self._ended, once=True)
         self.aim()
 
     def aim(self) -> None:
-        """Have the decoy's end kill the command whose session has the most memory now.
+        """Aim the decoy at the command whose session has the most memory now.
 
-        Between two calls of this it kills the newest command, whose memory is not known yet.
+        Until the next call of this method, each new command becomes the aim, because its memory is not known yet.
         """
         if not self._decoy.pid:
             return
         pids = [*self._commands]
         if len(pids) > 1:
             pages: Counter[int] = Counter()
-            with contextlib.suppress(OSError):  # no descriptor is free to look
+            with contextlib.suppress(OSError):  # no descriptor is free to read /proc
                 for process in proc.processes():
                     pages[process.session] += process.resident_pages
             pids.sort(key=pages.__getitem__)
         self._decoy.aim_at(pids[-1] if pids else 0)
 
     def close(self) -> None:
-        """End the decoy, and start no more."""
+        """End the decoy, and do not start another one."""
         if self._decoy.pid:
             self._watch.forget(self._decoy.pidfd)
         self._decoy.close()
@@ -78,5 +80,5 @@ class DecoyKeeper:
         self._watch.forget(self._decoy.pidfd)
         self._decoy.stop()
         self._not_before_s = self._loop.time() + _PAUSE_S
-        # Only a script of the same user could have ended it as well.
+        # A script of the same user could have ended the decoy, too, but nothing else.
         log.error("memory has run out: the kernel ended the decoy, and a script with it", pid=pid, script_pid=group)

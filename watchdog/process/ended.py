@@ -1,4 +1,4 @@
-"""How a command ended."""
+"""Describe how a command ended."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ class Ended:
     """How a command ended.
 
     Attributes:
-        exit_code: set if the command exited.
-        signal: the name of the signal that ended it, if one did.
+        exit_code: the exit code; None if a signal ended the command.
+        signal: the name of the signal that ended the command; None if it exited.
         timed_out: the command, or a process that it left and that still worked, was ended because its time was over.
         ended_early: :meth:`Supervisor.end_all` ended the command.
-        duration_s: until the command had ended, and the processes that it left and that were allowed to finish.
+        duration_s: the time until the command, and the processes that it left and that could finish, had ended.
         cpu_s: user and system time of the command and of the children that it waited for.
-        peak_rss_bytes: of its largest process; None if it is not known (see :class:`PeakMemory`).
+        peak_rss_bytes: the memory of its largest process; None if it is not known (see :class:`PeakMemory`).
         survivors: the number of processes that even SIGKILL did not end.
-        is_tree_gone: certainly no process of the command lives any more. Where this server does not become the parent
-            of orphans, one may have hidden.
-        left: by name, the number of processes that the command left when it exited by itself, and that had to be ended.
-        were_working: these processes still worked when ``linger_timeout_s`` was over, so the output may lack their
-            last bytes.
+        is_tree_gone: it is certain that no process of the command lives any more. This is never certain if orphans do
+            not become children of this server.
+        left: the processes that the command left when it exited by itself, and that had to be ended: how many of each
+            name.
+        were_working: these processes still worked when ``linger_timeout_s`` was over. The output may lack their last
+            bytes.
     """
 
     exit_code: int | None

@@ -1,24 +1,26 @@
 """Keep a small process that ends the running scripts if the server is killed.
 
 A server that is PID 1 needs no guardian: the kernel ends all processes of the container with it. Elsewhere
-(``docker run --init``, an entry point that is a shell, a pod with a shared process namespace) scripts would outlive a
-server that is ended by ``kill -9``, or by the kernel when memory runs out. A parent-death signal would reach only the
-script, not the processes that it started, and posix_spawn cannot set one.
+(``docker run --init``, an entry point that is a shell, a pod with a shared process namespace) scripts would continue
+when ``kill -9`` ends the server, or when the kernel ends it because memory ran out. A parent-death signal would reach
+only the script, not the processes that it started, and posix_spawn cannot set such a signal.
 
 ::
 
-    server ── a pipe, of which it holds the only writing end ──► guardian: end of file means that the server is gone
-           ── shared memory: the sessions that run, with their marks ──►
+    server ── a pipe: only the server has the writing end ───► guardian: end of file means that the server is gone
+           ── shared memory: running sessions, their marks ──►
 
 For an invocation the server only writes a few bytes into shared memory. The guardian sleeps in a read of the pipe.
 
-The guardian is forked and executes no program. A script runs as the same user, and ``exec`` would make the guardian's
-memory accessible to the script until the guardian closes it again (prctl(2), PR_SET_DUMPABLE). A script can kill the
-guardian, wait for the next one, and change it in that time. A fork is closed from its start, because the server is.
+The guardian is a fork of the server and executes no program. Scripts run as the same user. After an ``exec`` a script
+could access the guardian's memory until the guardian closes it again (prctl(2), PR_SET_DUMPABLE): the script could kill
+the guardian, wait for the next one, and change it in that time. The memory of a fork is closed from the start, because
+the memory of the server is closed.
 
-A process that left the session, lost its parent, threw its environment away and closed its memory is found by its
-resource limit (``limit_mark.py``). The guardian cannot find a process that lowered this limit below the limits of all
-commands of this server, nor a chain of forks outside the session, each link of which ends before /proc is read.
+A process may leave the session, lose its parent, remove its environment and close its memory. The guardian finds it by
+its resource limit (``limit_mark.py``). The guardian cannot find a process that lowered this limit below the limits of
+all commands of this server. It also cannot find a chain of forks outside the session in which each process ends before
+the guardian reads about it in /proc.
 """
 
 from __future__ import annotations
@@ -48,10 +50,13 @@ _QUIET_LOOKS = 3
 
 
 class Guardian:
-    """The server's end of it. ``pid``: of the guardian; 0 while there is none.
+    """Starts and stops the guardian, and notes in shared memory which commands run.
+
+    ``pid``: the guardian's pid; 0 while there is no guardian.
 
     Args:
-        has_limit: whether the process with a pid has the resource limit of a command. The guardian itself may have it.
+        has_limit: returns whether the process with a pid has the resource limit of a command. The guardian itself may
+            have it.
     """
 
     def __init__(self, has_limit: Callable[[int], bool]) -> None:
@@ -62,10 +67,13 @@ class Guardian:
         self._free = list(range(_SLOTS))
 
     def start(self, running: list[tuple[bytes, int]]) -> list[int]:
-        """Start it, and return the slots of what runs already, given as marks and sessions.
+        """Start the guardian, and return the slots of the commands that run already.
+
+        Args:
+            running: the mark and the session of each of these commands.
 
         Raises:
-            OSError: no process, descriptor or memory can be had for it.
+            OSError: the system has no process, descriptor or memory for the guardian.
         """
         table_fd = os.memfd_create("watchdog", os.MFD_CLOEXEC)
         try:
@@ -73,7 +81,7 @@ class Guardian:
             self._table = mmap.mmap(table_fd, 0)
             self._free = list(range(_SLOTS))
             slots = []
-            # Before it is there: the server may be killed in the very moment in which it is.
+            # Before the fork: the server may be killed directly after it.
             for mark, session in running:
                 slots.append(self.note(mark))
                 self.note_session(slots[-1], session)
@@ -86,9 +94,10 @@ class Guardian:
         return slots
 
     def note(self, mark: bytes) -> int:
-        """A command is about to start with this in its environment; returns its slot, -1 if none is free.
+        """Note a command that will start with this mark in its environment. Return its slot; -1 if none is free.
 
-        Of a mark that is too long for a slot nothing is noted: a part of it could be another's. The session has to do.
+        A mark that is too long for a slot is not noted, because its beginning may also be the mark of another command.
+        The guardian then finds the command only by its session and its limit.
         """
         if self._table is None or not self._free:
             return -1
@@ -99,18 +108,21 @@ class Guardian:
         return slot
 
     def note_session(self, slot: int, session: int) -> None:
-        """It has started."""
+        """Note the session of a command that has started."""
         if self._table is not None and slot >= 0:
             struct.pack_into("=i", self._table, slot * _SLOT.size, session)
 
     def forget(self, slot: int) -> None:
-        """It has ended, and so has its tree."""
+        """Remove the note of a command that has ended with its whole tree."""
         if self._table is not None and slot >= 0:
             _SLOT.pack_into(self._table, slot * _SLOT.size, 0, 0, b"")
             self._free.append(slot)
 
     def exit_code(self) -> int | None:
-        """Return how it died, a signal as a negative number, and forget it; None while it lives."""
+        """Return the exit code of a dead guardian and forget the guardian; None while it lives.
+
+        If a signal ended the guardian, the code is the negative number of the signal.
+        """
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
@@ -121,7 +133,7 @@ class Guardian:
         return os.waitstatus_to_exitcode(status)
 
     def resume(self) -> bool:
-        """Let it go on if a signal has stopped it; return whether one had."""
+        """Let the guardian continue if a signal has stopped it. Return whether a signal had stopped it."""
         found = os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WNOHANG)
         if found is None:
             return False
@@ -129,7 +141,7 @@ class Guardian:
         return True
 
     def stop(self) -> None:
-        """End it: nothing runs any more."""
+        """End the guardian. Call this when no command runs any more."""
         if not self.pid:
             return
         try:
@@ -145,9 +157,9 @@ class Guardian:
 
 
 def _fork(table: mmap.mmap, has_limit: Callable[[int], bool]) -> tuple[int, int]:
-    """Start the process; return its pid, and the end of the pipe that only this process may have."""
+    """Start the guardian. Return its pid, and the writing end of the pipe, which only this process may have."""
     pipe_read, pipe_write = os.pipe()
-    # A signal that comes before the guardian ignores it would run the server's handler in the guardian.
+    # If a signal arrived before the guardian ignores it, the server's handler would run in the guardian.
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
     try:
         with warnings.catch_warnings():
@@ -166,16 +178,16 @@ def _fork(table: mmap.mmap, has_limit: Callable[[int], bool]) -> tuple[int, int]
 
 
 def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> NoReturn:
-    """Be the guardian: sleep until the server is gone, then end what it ran."""
+    """Run as the guardian: sleep until the server is gone, then end the commands that it ran."""
     exit_code = 1
     try:
         # Not /proc/self/comm: an ordinary user cannot open it in a process with closed memory.
         with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/comm", "w") as file:
             file.write(NAME)
-        # Out of reach of a Ctrl-C, and of a signal to the server's group.
+        # A Ctrl-C, or a signal to the server's process group, does not reach the guardian after this.
         os.setsid()
         _close_all_but(pipe_fd)
-        signal.set_wakeup_fd(-1)  # or signals to the guardian would arrive at the server's event loop
+        signal.set_wakeup_fd(-1)  # without this, the server's event loop would get signals to the guardian
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -188,7 +200,7 @@ def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> 
 
 
 def _close_all_but(fd: int) -> None:
-    """Close the server's files and connections: their other ends would wait for the guardian, too."""
+    """Close the server's files and connections. A connection ends only when the guardian closes it, too."""
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(null, number)
@@ -197,7 +209,7 @@ def _close_all_but(fd: int) -> None:
 
 
 def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
-    """The sessions and the marks of all that ran."""
+    """Return the sessions and the marks of all commands that ran."""
     sessions, marks = set(), []
     for session, length, mark in _SLOT.iter_unpack(table):
         if session:
@@ -208,13 +220,14 @@ def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
 
 
 def _end_all(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool]) -> None:
+    """Kill all processes of these commands, until several searches in a row find none."""
     held: dict[tuple[int, int], Process] = {}
     quiet_looks = 0
     until_s = time.monotonic() + _PATIENCE_S
     while quiet_looks < _QUIET_LOOKS and time.monotonic() < until_s:
         found = _belonging(sessions, marks, has_limit)
         new = {each.identity: each for each in found if each.identity not in held}
-        # First all are held still, then they die: who dies at once makes room for what others fork.
+        # Stop all processes before the first one is killed: a process that dies makes room for forks of the others.
         signal_each(new.values(), signal.SIGSTOP)
         held |= new
         if not new:
@@ -231,17 +244,17 @@ def _has_one_of(marks: list[bytes], environment: bytes) -> bool:
 def _belonging(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool]) -> list[Process]:
     """Return the living processes of these sessions, or with one of these marks or the limit, and their descendants."""
     table = {each.pid: each for each in processes() if each.pid != os.getpid()}
-    ours: set[int] = set()
+    belonging: set[int] = set()
     for each in table.values():
-        way = []
+        ancestors = []
         pid = each.pid
-        while pid in table and pid not in ours:
-            way.append(pid)
+        while pid in table and pid not in belonging:
+            ancestors.append(pid)
             if table[pid].session in sessions or has_limit(pid) or _has_one_of(marks, environment_of(pid)):
                 break
             pid = table[pid].parent
         else:
-            if pid not in ours:
+            if pid not in belonging:
                 continue
-        ours.update(way)
-    return [table[pid] for pid in ours if table[pid].is_alive]
+        belonging.update(ancestors)
+    return [table[pid] for pid in belonging if table[pid].is_alive]

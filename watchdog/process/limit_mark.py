@@ -1,16 +1,17 @@
 """Recognise the processes of scripts by a resource limit.
 
-Each process that a script starts inherits its hard limits, and cannot raise them again without ``CAP_SYS_RESOURCE``
-(getrlimit(2)). It can leave its session, lose its parent, close its pipes, drop its environment and hide its memory; a
-limit that was lowered stays.
+Each process that a script starts inherits the script's hard limits, and cannot raise them again without
+``CAP_SYS_RESOURCE`` (getrlimit(2)). A process can leave its session, lose its parent, close its pipes, remove its
+environment and hide its memory, but a lowered limit stays.
 
 The limit is ``RLIMIT_LOCKS``: Linux has not used it since version 2.4.25 (getrlimit(2)), so its value changes nothing
-for the script. Each server takes a range of 2^32 values at random:
+for the script. Each server takes a random range of 2^32 values:
 
-- The server itself has the largest of them as its hard limit, so that all of its scripts are born with it.
-- Each command gets a value of its own, larger than those of earlier commands: as its soft limit, which it inherits from
-  the server, and as its hard limit a moment after it was started. What it has forked in that moment is known by the
-  soft limit. A script can lower its hard limit only to the value of an older command.
+- The largest value of the range is the hard limit of the server, so all of its scripts inherit it.
+- Each command gets a value of its own, which is larger than the values of earlier commands. The command inherits it
+  from the server as its soft limit. Directly after the start, the server sets it as the hard limit, too. If the command
+  forked a process before that, the soft limit of this process shows the command. A script can lower its hard limit only
+  to the value of an older command.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ import itertools
 import os
 import resource
 
-RLIMIT_LOCKS = 10  # asm-generic/resource.h; Python's module does not name it
+RLIMIT_LOCKS = 10  # from asm-generic/resource.h; Python's module `resource` has no name for it
 _RANGE = 1 << 32
 _MOST_RANGES_LOWER = 1 << 20
 _LARGEST = 1 << 62
 
 
 class LimitMark:
-    """The values of this process, whose own limit is lowered when the first object is made.
+    """The range of values of this process. Creating the first object lowers the limit of this process.
 
-    ``own``: the limit of this process. ``is_firm``: no script can remove its mark. It is false where this process, and
-    so each of its scripts, may raise limits, and where no mark can be given: then all processes count as unmarked.
+    ``own``: the limit of this process. ``is_firm``: no script can remove its mark. It is false if this process, and
+    therefore each of its scripts, may raise limits. It is also false if there is no mark: then all processes count as
+    unmarked.
     """
 
     def __init__(self) -> None:
@@ -39,7 +41,7 @@ class LimitMark:
         self.own = self._first + _RANGE - 1
 
     def next(self) -> int:
-        """Return the value of the next command, which inherits it as its soft limit; 0 if there is none."""
+        """Return the value for the next command, which inherits it as its soft limit; 0 if no value is left."""
         value = self._first + next(_serials)
         if not self._first or value >= self.own:
             return 0
@@ -47,13 +49,13 @@ class LimitMark:
         return value
 
     def give(self, pid: int, value: int) -> None:
-        """Lower the hard limit of a new child, whose value :meth:`next` returned."""
+        """Lower the hard limit of a new child to the value that :meth:`next` returned for it."""
         if value:
-            with contextlib.suppress(OSError):  # it has changed its user, or has ended
+            with contextlib.suppress(OSError):  # the child has changed its user, or has ended
                 resource.prlimit(pid, RLIMIT_LOCKS, (value, value))
 
     def read(self, pid: int) -> int | None:
-        """Return the value of a process; None if it has no mark of a script, or has it no longer.
+        """Return the value of a process; None if it does not have the mark of a script, or has removed it.
 
         Raises:
             PermissionError: the process belongs to another user, and /proc does not show it.
@@ -78,13 +80,13 @@ class LimitMark:
         return self._first < value < self.own
 
 
-# Of this process, as the limit is: each object has the same range.
+# The limit and the range belong to the process, so all objects share one counter.
 _serials = itertools.count(1)
 
 
 @functools.cache
 def _lower_own_limit() -> tuple[int, bool]:
-    """Return the first value of the range, 0 if there is none, and whether the limit cannot be raised again."""
+    """Return the first value of the range (0 if there is none), and whether the limit cannot be raised again."""
     try:
         _, hard = resource.getrlimit(RLIMIT_LOCKS)
         below = _LARGEST if hard == resource.RLIM_INFINITY else min(hard, _LARGEST)
@@ -105,10 +107,10 @@ def _lower_own_limit() -> tuple[int, bool]:
 
 
 def _limits(pid: int) -> tuple[int, int]:
-    """Return the soft and the hard limit of a process; -1 is none, also where the process is gone."""
+    """Return the soft and the hard limit of a process. -1 means no limit, or that the process is gone."""
     try:
         return resource.prlimit(pid, RLIMIT_LOCKS)
-    except PermissionError:  # of another user, such as a set-user-id program
+    except PermissionError:  # the process runs as another user, such as a set-user-id program
         return _limits_in_proc(pid)
     except OSError:
         return -1, -1
@@ -118,7 +120,7 @@ def _limits_in_proc(pid: int) -> tuple[int, int]:
     try:
         with open(f"/proc/{pid}/limits", "rb") as file:
             line = next(line for line in file if line.startswith(b"Max file locks"))
-    except (FileNotFoundError, StopIteration) as error:  # gone or hidden
+    except (FileNotFoundError, StopIteration) as error:  # the process is gone or hidden
         raise PermissionError(f"the limits of process {pid} cannot be read") from error
     except ProcessLookupError:
         return -1, -1

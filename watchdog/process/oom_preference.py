@@ -11,10 +11,10 @@ from .decoy import LARGEST_OOM_SCORE_ADJ, OOM_SCORE_ADJ_OF_SCRIPTS, own_oom_scor
 
 
 class OomPreference:
-    """Has the kernel choose scripts before the server when memory ends (proc(5), oom_score_adj).
+    """Gives scripts a higher ``oom_score_adj`` (proc(5)), so that the kernel ends them first when memory runs out.
 
-    A script and all that it forks inherit it from the server, which has it itself for the moment of the spawning: given
-    to the script afterwards, it would miss what a quick one has forked by then.
+    The server takes the value of scripts while it starts a script, and the script and all its forks inherit it. If the
+    server set the value after the start, processes that the script forked before would not have it.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class OomPreference:
 
     @contextlib.contextmanager
     def inherited(self) -> Iterator[None]:
-        """What is spawned in this context has it."""
+        """Give the value to all processes that are started in this context."""
         self._set_own(self._of_scripts)
         try:
             yield
@@ -36,7 +36,7 @@ class OomPreference:
             self._set_own(self._own)
 
     def give(self, pid: int) -> None:
-        """Where it could not be inherited, as quickly as may be."""
+        """Set the value of a new process if the process could not inherit it."""
         if self._fd < 0:
             with contextlib.suppress(OSError), open(f"/proc/{pid}/oom_score_adj", "wb", buffering=0) as file:
                 file.write(self._of_scripts)

@@ -1,14 +1,16 @@
-"""The children of this process that are not commands: find those that a script left, judge them, end and reap them.
+"""Find the orphans that scripts left, decide what happens to each of them, end and reap them.
 
-This process is the child subreaper (prctl(2)), so a process that loses its parent becomes its child, and the kernel
-lists its children in one small file. If there is nothing in that file, no command has left anything.
+This process is the child subreaper (prctl(2)), so a process that loses its parent becomes its child. An orphan is a
+child of this process that is not a command. The kernel lists the children in one small file. If no orphan is in that
+file, no command has left a process.
 
 An orphan is judged once, and the verdict is kept until the orphan is dead:
 
-- It certainly belongs to a running command: it ends with that command.
-- A script started it, but which one is not certain: it ends with the last command that it may belong to.
-- ``docker exec`` or the image's entry point started it: it is left alone.
-- It may be any of these: it is left alone, too, and as long as it lives, no directory of a call is used again.
+- If it certainly belongs to a running command, it is ended together with that command.
+- If a script started it, but it is not certain which script, it is ended together with the last command that it may
+  belong to.
+- If ``docker exec`` or the image's entry point started it, it is left alone.
+- If none of this is certain, it is also left alone. As long as it lives, no directory of a call is used again.
 """
 
 from __future__ import annotations
@@ -35,18 +37,18 @@ log = get_logger("process")
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 # Seconds for which one search for new orphans may keep the event loop from other calls.
 _CHASE_S = 0.01
-# Seconds after which an exit counts as hanging, for instance in a dead network file system.
+# An exit that takes longer than so many seconds counts as hanging, for instance in a dead network file system.
 _EXIT_S = 1.0
 
 
 class Orphans:
-    """The children of this process that are not commands.
+    """The orphans: children of this process that are not commands.
 
     Args:
         commands: the running commands, by pid.
 
     Attributes:
-        known: the orphans that were judged. By pid, which stays the same process until it is reaped.
+        known: the orphans that were judged, by pid. A pid belongs to the same process until the process is reaped.
         ownership: finds the command of a process.
     """
 
@@ -57,7 +59,7 @@ class Orphans:
         self._decoy = decoy
         self._listed_children = Children()
         self._is_subreaper = _become_subreaper()
-        # An entry point may start a daemon and then exec this program.
+        # An entry point may start a daemon and then execute this program. These children are not orphans of scripts.
         self._from_before = set(children_by_parent())
         self.known: dict[int, Orphan] = {}
         # Children that are exiting, by pid and start time, and the time at which this was first seen.
@@ -74,23 +76,23 @@ class Orphans:
 
     @property
     def unattributed(self) -> int:
-        """The number of living children that do not certainly belong to one command. Any thread may ask for it."""
+        """The number of living children that do not certainly belong to one command. Any thread may read it."""
         return sum(orphan.is_unclear for orphan in list(self.known.values())) if self.known else 0
 
     def certainly_nothing_left(self, child: Child) -> bool:
-        """Return whether no child of this process can belong to this command. Reap dead children on the way."""
-        # An orphan comes to this process only if it is the subreaper.
+        """Reap dead children, and return whether no child of this process can belong to this command."""
+        # Orphans become children of this process only if it is the subreaper.
         while self._is_subreaper and (candidates := self._candidates(child)) is not None:
             if not candidates:
                 return True
-            # A process that was reaped may have left us a child after the list was made: only a list without dead
-            # processes counts.
+            # When a process dies, its children become children of this process. This may happen after the list was
+            # read, so a list with dead processes in it does not count.
             if not all(self._reap_if_dead(pid) for pid in candidates):
                 return False
         return False
 
     def _candidates(self, child: Child) -> list[int] | None:
-        """Return our children that may belong to this command; the others belong to another command or to none."""
+        """Return the pids of the orphans that may belong to this command; None if the kernel lists no children."""
         children = self._listed_children.pids()
         if children is None:
             return None
@@ -104,9 +106,10 @@ class Orphans:
         return found
 
     def chase(self, child: Child) -> bool:
-        """SIGKILL our new children that belong to the command, as fast as they come. Return whether no more come.
+        """Kill new orphans of the command, as fast as they appear. Return whether no more of them appear.
 
-        A chain of forks is in no list of all processes, and each of its links lives for less than a millisecond.
+        This is for chains of forks, in which each process forks the next one and ends in less than a millisecond. A
+        list of all processes does not show them.
         """
         is_quiet = True
         until_s = self._loop.time() + _CHASE_S
@@ -114,35 +117,35 @@ class Orphans:
             candidates = self._candidates(child) or ()
             unknown = False
             for pid in candidates:
-                # If there are very many, handle only some now: the event loop has other calls to serve.
+                # If there are very many, handle only some of them now: the event loop has other calls to serve.
                 if self._loop.time() >= until_s:
                     return False
                 verdict = self._judge(child, pid)
                 is_quiet = is_quiet and verdict is not _Verdict.ENDED
                 unknown = unknown or verdict is _Verdict.UNKNOWN
-            # Another command may have such a chain, too: its links do not count as new processes of this command.
+            # Another command may have such a chain, too. Its processes do not count as new ones of this command.
             if not candidates or self._loop.time() >= until_s:
                 return is_quiet and not unknown
 
     def _judge(self, child: Child, pid: int) -> _Verdict:
-        """Find out which command this child of ours belongs to, and end it if it belongs to ``child``."""
+        """Find out which command an orphan belongs to, and end the orphan if it belongs to ``child``."""
         commands = dict(self._commands)
         if self.ownership.origin(pid) is Origin.ELSEWHERE:
             self.known[pid] = Orphan(Origin.ELSEWHERE)
             return _Verdict.LEFT_ALONE
         try:
-            # If it belongs to another command, do not even stop it for a moment: that command's call would see work.
+            # Do not stop an orphan of another command, not even for a moment: that command would seem to be working.
             process = proc.process(pid)
             owner = None if process is None else self.ownership.owner_of(process, commands)
             if owner is not None and owner is not child:
                 self.known[pid] = Orphan(Origin.SCRIPT, frozenset({owner}), is_certain=True)
                 return _Verdict.LEFT_ALONE
             was_stopped = process is not None and process.state == "T"
-            # Stop it while we look at it. The pid cannot belong to another process: only we reap our children.
+            # Stop it while it is examined. The pid cannot belong to another process: only this process reaps it.
             os.kill(pid, signal.SIGSTOP)
-        except PermissionError:  # a process of another user, such as root's by `docker exec`
+        except PermissionError:  # the process runs as another user, such as root through `docker exec`
             return self._judge_unowned(pid, process)
-        except OSError:  # no descriptor is free to look at it
+        except OSError:  # no descriptor is free to examine it
             return _Verdict.UNKNOWN
         is_ended = False
         try:
@@ -150,7 +153,7 @@ class Orphans:
             if process is not None and self.ownership.belongs_to(child, process, commands):
                 os.kill(pid, signal.SIGKILL)
                 is_ended = True
-                child.note_ended([process])
+                child.note_signalled([process])
                 self._reap_if_dead(pid)
                 return _Verdict.ENDED
         except OSError:
@@ -160,16 +163,17 @@ class Orphans:
                 os.kill(pid, signal.SIGCONT)
         if self._reap_if_dead(pid):
             return _Verdict.LEFT_ALONE
-        # Checked after the environment was read: the process may have lost it in between.
+        # Checked after the environment was read: the process may have begun to exit or to execute a program meanwhile.
         if self._is_undecided(pid):
             os.sched_yield()
             return _Verdict.UNKNOWN
         return self._judge_unowned(pid, process)
 
     def _is_undecided(self, pid: int) -> bool:
-        """Return whether only a later look can show which command a process belongs to.
+        """Return whether only a later check can show which command a process belongs to.
 
-        It is exiting, and its children will become ours; or ``exec`` is just replacing its memory.
+        The process is exiting, and its children will become children of this process. Or ``exec`` is just replacing
+        its memory.
         """
         process = proc.process(pid)
         if process is None or not (process.is_exiting or proc.is_starting(pid)):
@@ -178,11 +182,11 @@ class Orphans:
         return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
 
     def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
-        """Find out where a child comes from that does not certainly belong to any command. It is not looked at again.
+        """Find out where an orphan comes from that does not certainly belong to any command. This is done only once.
 
-        A process of a script is ended with the last of the commands that it may belong to. One that may be an orphan of
-        ``docker exec``, or a process that a script has hidden, is left alone. So as long as one of either kind lives,
-        no directory that a script could write to is used again.
+        A process of a script is ended together with the last of the commands that it may belong to. A process that may
+        come from ``docker exec``, or may be a process that a script has hidden, is left alone. As long as a process of
+        either kind lives, no directory that a script could write to is used again.
         """
         origin = self.ownership.origin(pid)
         is_of_ended = origin is Origin.SCRIPT and self.ownership.is_of_ended(pid)
@@ -197,7 +201,7 @@ class Orphans:
         return _Verdict.LEFT_ALONE
 
     def judge_late(self) -> None:
-        """End processes of scripts that became our children after the last command had ended."""
+        """End processes of scripts that became orphans after the last command had ended."""
         for pid in self._listed_children.pids() or ():
             if pid not in self._from_before and pid not in self.known and not self.ownership.is_helper(pid):
                 self._judge_unowned(pid, proc.process(pid))
@@ -207,37 +211,37 @@ class Orphans:
         for process, owner in owners:
             if process.pid in self.known or self._commands.get(owner.pid) is not owner:
                 continue
-            # It may have been reaped since the list was read, and its pid may belong to another process.
+            # The process may have been reaped since the list was read, and its pid may belong to another process.
             found = proc.process(process.pid)
             if found is not None and found.identity == process.identity:
                 self.known[process.pid] = Orphan(Origin.SCRIPT, frozenset({owner}), is_certain=True)
 
     def end_those_of(self, child: Child) -> None:
-        """End the orphans that may belong to no other command than this one, which has ended."""
+        """End the orphans that can only belong to this command, which has ended."""
         for pid, orphan in [*self.known.items()]:
             if child in orphan.commands:
                 orphan.commands -= {child}
                 if not orphan.commands:
-                    orphan.is_certain = False  # until it is dead
+                    orphan.is_certain = False  # so it counts as unattributed until it is dead
                     self._end(pid, proc.process(pid))
 
     def _end(self, pid: int, process: proc.Process | None) -> None:
-        """End a child that was started by a script that has ended."""
+        """End an orphan whose script has ended."""
         name = None if process is None else printable(process.name)
-        log.warning("a process of a call that has ended is ended now", pid=pid, name=name)
+        log.warning("killing a process that an earlier call left running", pid=pid, name=name)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
         self._reap_if_dead(pid)
 
     def reap(self) -> None:
-        """Reap dead orphans. The status of a command is read by the call that runs it."""
+        """Reap dead orphans, but not commands: the call that runs a command reads its status."""
         children = self._listed_children.pids()
         for pid in children_by_parent() if children is None else children:
             if pid not in self._commands and not self.ownership.is_helper(pid):
                 self._reap_if_dead(pid)
 
     def _reap_if_dead(self, pid: int) -> bool:
-        """Reap a child that is not a command; return whether it was dead. If so, its pid may be used again."""
+        """Reap a child that is not a command. Return whether it was dead; then its pid may be used again."""
         if not reap_if_dead(pid):
             return False
         self._from_before.discard(pid)
@@ -245,7 +249,7 @@ class Orphans:
         return True
 
     def forget_exiting(self) -> None:
-        """Forget the exits of children that are gone."""
+        """Remove children that are gone from the list of exiting children."""
         if self._exiting:
             children = set(self._listed_children.pids() or ())
             self._exiting = {key: since_s for key, since_s in self._exiting.items() if key[0] in children}
@@ -256,7 +260,7 @@ class Orphans:
 
 
 class _Verdict(enum.Enum):
-    """The result of looking at an orphan."""
+    """The decision about an orphan."""
 
     ENDED = enum.auto()
     LEFT_ALONE = enum.auto()

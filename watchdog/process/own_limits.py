@@ -1,8 +1,8 @@
-"""Restore the resource limits of this process: a script of the same user can lower them (prlimit(2)).
+"""Restore the resource limits of this process, because a script of the same user can lower them (prlimit(2)).
 
-Later scripts inherit them. With a lowered limit of file sizes, for one, a script leaves outputs that are cut short, and
-may end with exit code 0 nevertheless. Soft limits can be raised again. Hard limits cannot, without
-``CAP_SYS_RESOURCE``: then only a new process helps.
+Later scripts inherit the limits. For example, if the limit of file sizes is lowered, a script may leave truncated
+outputs and still end with exit code 0. This process can raise its soft limits again. It cannot raise hard limits
+without ``CAP_SYS_RESOURCE``: then only a new server process helps.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _COUNT = 16  # RLIM_NLIMITS in asm-generic/resource.h
 
 
 class OwnLimits:
-    """The limits of this process as they were when this was made. Make it after ``LimitMark`` has lowered its limit."""
+    """The limits that this process had at the start. Create it after ``LimitMark`` has lowered its own limit."""
 
     def __init__(self) -> None:
         self._as_found = {number: resource.getrlimit(number) for number in range(_COUNT)}
 
     def restored(self) -> list[str]:
-        """Raise what was lowered, as far as that is possible, and return the names of the limits that had changed."""
+        """Raise lowered limits again, as far as possible, and return the names of the limits that had changed."""
         changed = []
         for number, as_found in self._as_found.items():
             if self._has_changed(number):
@@ -36,12 +36,12 @@ class OwnLimits:
         return changed
 
     def lowered(self) -> list[str]:
-        """Return the names of the limits that are not what they were."""
+        """Return the names of the limits that differ from their values at the start."""
         return [_name(number) for number in self._as_found if self._has_changed(number)]
 
     def _has_changed(self, number: int) -> bool:
         now, as_found = resource.getrlimit(number), self._as_found[number]
-        # `LimitMark` changes the soft value of this one for each script.
+        # `LimitMark` changes the soft limit RLIMIT_LOCKS for each script, so only its hard limit is compared.
         return now[1] != as_found[1] if number == RLIMIT_LOCKS else now != as_found
 
 

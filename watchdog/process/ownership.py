@@ -1,10 +1,10 @@
-"""Which command a process belongs to, and whether a script started it at all.
+"""Find out which command a process belongs to, and whether a script started it at all.
 
-A process belongs to the command whose session it is in, or from which it descends. One that left the session and lost
-its parent is known by these marks, in this order: its limit (``limit_mark.py``), the path of the workspace in its
-environment, and an open pipe of the command. Where no mark is left, it belongs to the only command that runs.
+A process belongs to the command whose session it is in, or from which it descends. If it left the session and lost its
+parent, three marks show its command, in this order: its limit (``limit_mark.py``), the path of the workspace in its
+environment, and an open pipe of the command. If it has no mark, it belongs to the only command that runs.
 
-Everything here only reads, so threads may use it as well.
+The code here changes nothing, so threads may use it, too.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class Origin(enum.Enum):
 
 @dataclass(slots=True)
 class Orphan:
-    """What is known about a child of this process that is not a command.
+    """The verdict about an orphan: a child of this process that is not a command.
 
     Attributes:
-        commands: the running commands to which it may belong.
-        is_certain: it belongs to one command, for certain.
+        commands: the running commands that the orphan may belong to.
+        is_certain: it is certain that the orphan belongs to one command.
     """
 
     origin: Origin
@@ -44,7 +44,7 @@ class Orphan:
 
     @property
     def is_unclear(self) -> bool:
-        """Whether it may write to a directory or a pipe of a command that has ended."""
+        """Whether the orphan may write to a directory or a pipe of a command that has ended."""
         return self.origin is not Origin.ELSEWHERE and not self.is_certain
 
 
@@ -53,7 +53,7 @@ class Ownership:
 
     Args:
         commands: the running commands, by pid.
-        known: the orphans that were looked at, by pid.
+        known: the orphans that were judged, by pid.
         from_before: the pids of the children that this process had before its first command.
         is_subreaper: whether this process becomes the parent of orphans.
     """
@@ -76,14 +76,14 @@ class Ownership:
         self._limit_mark = limit_mark
         self._guardian = guardian
         self._decoy = decoy
-        # Not so for PID 1, to which `docker exec` leaves its orphans too.
+        # If this process is PID 1, orphans of `docker exec` become its children, too.
         self._all_orphans_are_ours = is_subreaper and os.getpid() != 1 and not from_before
 
     def tree_of(self, child: Child, owners: list[tuple[proc.Process, Child]] | None = None) -> list[proc.Process]:
-        """Return the living processes that the command started. Call it in a thread: it reads all of /proc.
+        """Return the living processes that the command started. Call this in a thread: it reads all of /proc.
 
         Args:
-            owners: gets each orphan that certainly belongs to a command, with that command.
+            owners: this list gets each orphan that certainly belongs to a command, with that command.
         """
         table = {each.pid: each for each in proc.processes()}
         commands = dict(self._commands)
@@ -91,8 +91,8 @@ class Ownership:
         strangers: set[int] = set()
 
         def belongs(pid: int) -> bool:
-            # Up the ancestors, to a process that is known to belong or not to.
-            way = []
+            # Follow the parents up to a process that is known to belong to the command, or not to belong to it.
+            ancestors = []
             verdict = False
             while pid > 0:
                 if pid in tree or pid == child.pid:
@@ -103,12 +103,12 @@ class Ownership:
                     break
                 if process.started < table[child.pid].started:
                     break
-                way.append(pid)
+                ancestors.append(pid)
                 if self.belongs_to(child, process, commands, owners):
                     verdict = True
                     break
                 pid = process.parent
-            (tree if verdict else strangers).update(way)
+            (tree if verdict else strangers).update(ancestors)
             return verdict
 
         for pid in table:
@@ -122,7 +122,7 @@ class Ownership:
         commands: Mapping[int, Child],
         owners: list[tuple[proc.Process, Child]] | None = None,
     ) -> bool:
-        """Return whether a process belongs to this command by itself, not only because it descends from it."""
+        """Return whether a process itself shows that it belongs to this command, without its ancestors."""
         owner = self.owner_of(process, commands)
         is_orphan = process.parent == os.getpid()
         if owner is not None:
@@ -131,8 +131,8 @@ class Ownership:
             return owner is child
         if self.is_helper(process.pid) or (self._is_subreaper and not is_orphan):
             return False
-        # It threw its environment away. This command ends it if no other command can have started it. Otherwise the
-        # last of the commands that can have started it finds it.
+        # The process has no mark. It belongs to this command if no other command can have started it. Otherwise it
+        # is ended together with the last of the commands that can have started it.
         if any(other.pid != child.pid for other in commands.values()):
             return False
         if process.pid in self._known or self.is_of_ended(process.pid):
@@ -140,7 +140,7 @@ class Ownership:
         return self.origin(process.pid) is Origin.SCRIPT
 
     def owner_of(self, process: proc.Process, commands: Mapping[int, Child]) -> Child | None:
-        """Return the command that the process certainly belongs to; None if there is none, or if it is unclear."""
+        """Return the command that the process certainly belongs to; None if there is none or it is not certain."""
         if (owner := commands.get(process.session)) is not None:
             return owner
         if self.is_helper(process.pid) or process.pid in self._from_before:
@@ -179,6 +179,6 @@ class Ownership:
         return pid in (self._guardian.pid, self._decoy.pid)
 
     def _command_of_limit(self, pid: int, commands: Iterable[Child]) -> Child | None:
-        """Return the command that a process belongs to by its limit."""
+        """Return the command with the limit of this process; None if no command has it."""
         limit = self._limit_mark.of_command(pid)
         return None if limit is None else next((each for each in commands if each.limit == limit), None)

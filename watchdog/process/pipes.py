@@ -1,4 +1,4 @@
-"""Make the pipes of a command, and move the bytes that it prints and reads."""
+"""Make the pipes of a command, read its output from them, and write its input."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from collections.abc import AsyncIterator, Callable
 
 from .watch import Watch
 
-# Of short log lines, more at once would hold up the event loop for too long.
+# If the bytes are short log lines, a larger piece would block the event loop for too long.
 READ_BYTES = 32 * 1024
 Consumer = Callable[[bytes], "asyncio.Future[None] | None"]
 
 
 class Pipe:
-    """The stdout or stderr of one command.
+    """The pipe of a command's stdout or stderr.
 
-    It is never used again. A command can change the size, owner, mode, flags, signals and locks of its pipe. They stay
-    as long as the pipe is open, and to look at all of them takes as many system calls as a new pipe.
+    Each command gets new pipes. A command can change the size, owner, mode, flags, signals and locks of its pipe. These
+    changes stay as long as the pipe is open, and a check of all of them takes as many system calls as a new pipe.
 
-    The writing end stays open here, too: the end of a command is told by its exit, not by the end of its streams, so
-    there is no end of file to be woken by.
+    This process keeps the writing end open, too, so it never reads an end of file. It does not need one: a command has
+    ended when its process exits, not when its streams end.
     """
 
     def __init__(self, watch: Watch, consume: Consumer) -> None:
         self._watch = watch
         self._consume = consume
         self._reading_fd, self.writing_fd = os.pipe()
-        # As /proc shows the pipe; both ends have this name.
+        # The name of both ends of the pipe in /proc.
         self.name = f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
         self._pause: asyncio.Future[None] | None = None
         self.taken_bytes = 0
@@ -41,24 +41,24 @@ class Pipe:
         watch.watch(self._reading_fd, self._readable)
 
     async def finish(self) -> None:
-        """Take what is there. Nobody writes any more who counts, and who hides and writes on must not hold us up."""
+        """Read what is in the pipe now. A hidden process that still writes must not delay the call."""
         until_bytes = self.taken_bytes + self._waiting_bytes()
         while not self._take(until_bytes):
             assert self._pause is not None
             await asyncio.wait([self._pause])
 
     def drain(self) -> bool:
-        """Take what is there; False if the consumer wants a pause first."""
+        """Read what is in the pipe now. Return False if the consumer wants a pause before the rest."""
         return self._take(self.taken_bytes + self._waiting_bytes())
 
     @property
-    def came_bytes(self) -> int:
+    def written_bytes(self) -> int:
         """The number of bytes ever written into the pipe, read or not."""
         return self.taken_bytes + self._waiting_bytes()
 
     @property
     def is_paused(self) -> bool:
-        """Whether the consumer has paused the stream: a writer may be waiting for room."""
+        """Whether the consumer has paused the stream: a process that writes may be waiting until the pipe has room."""
         return self._pause is not None
 
     def _take(self, until_bytes: int) -> bool:
@@ -95,9 +95,9 @@ class Pipe:
 
 
 class Feed:
-    """The writing end of the command's stdin, and the task that fills it.
+    """The writing end of the command's stdin, and the task that writes into it.
 
-    ``error``: what the source raised while the command still read.
+    ``error``: the exception that the source raised while the command still read its stdin.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int, source: AsyncIterator[bytes]) -> None:
@@ -110,7 +110,7 @@ class Feed:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a reader may be waiting for us: it has read all bytes so far, more will come, and stdin is open."""
+        """Whether a process may be waiting for input: it has read all bytes so far, more will come, stdin is open."""
         if self._fd < 0 or self._task is None or self._task.done():
             return False
         waiting = int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
@@ -119,11 +119,11 @@ class Feed:
         return waiting == 0 and not poll.poll(0)  # POLLERR: the pipe has no reader
 
     def start(self, *, if_broken: Callable[[], None]) -> None:
-        """Begin to write. ``if_broken`` is called once if the source raises."""
+        """Begin to write. ``if_broken`` is called once if the source raises an exception."""
         self._task = asyncio.ensure_future(self._write_all(if_broken))
 
     async def stop(self) -> None:
-        """Write no more."""
+        """Stop writing."""
         assert self._task is not None
         self._task.cancel()
         await asyncio.wait([self._task])
@@ -146,7 +146,7 @@ class Feed:
                     except BrokenPipeError:
                         return
         except Exception as error:
-            # Not closed here: the command would take what it has for the whole.
+            # Do not close stdin: the command would take the input so far for the complete input.
             self.error = error
             if_broken()
         else:

@@ -1,4 +1,4 @@
-"""One descriptor in reserve, for the case that all others are in use."""
+"""Keep one descriptor in reserve, for the case that all others are in use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 
 class SpareDescriptor:
-    """One descriptor in reserve, for the case that all others are in use."""
+    """A descriptor that is kept open so that it can be closed when another one is needed."""
 
     def __init__(self) -> None:
         self._fd = -1
@@ -16,7 +16,7 @@ class SpareDescriptor:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Free the descriptor while the context lasts."""
+        """Close the descriptor until the end of the context, so that the context can open another one."""
         self.close()
         try:
             yield
@@ -29,5 +29,5 @@ class SpareDescriptor:
             self._fd = -1
 
     def _open(self) -> None:
-        with contextlib.suppress(OSError):  # none is in reserve then; it is opened later
+        with contextlib.suppress(OSError):  # there is no reserve then, until the next context has ended
             self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

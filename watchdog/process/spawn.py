@@ -1,4 +1,4 @@
-"""Start a command in a session of its own, with new pipes, default signals and the marks by which it is found again."""
+"""Start a command in its own session, with new pipes, default signals, and the marks that show what belongs to it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from .oom_preference import OomPreference
 from .pipes import Consumer, Feed, Pipe
 from .watch import Watch
 
-# Python ignores SIGPIPE and SIGXFSZ, and a shell's `&` or nohup may have had others ignored: an ignored signal would
-# stay ignored in the script.
+# Python ignores SIGPIPE and SIGXFSZ. If the server was started with `&` or nohup, other signals may be ignored, too.
+# The script would inherit this.
 _DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
 
 
 class Spawner:
-    """Starts commands. Each gets a limit and an oom_score_adj, the guardian has a note of it, the decoy aims at it."""
+    """Starts commands. A new command gets a limit and an oom_score_adj. The guardian knows it, the decoy aims at it."""
 
     def __init__(
         self, watch: Watch, limit_mark: LimitMark, preference: OomPreference, guardian: Guardian, decoy: Decoy
@@ -85,7 +85,7 @@ class Spawner:
                 os.close(fd)
             for pipe in pipes:
                 pipe.close()
-            if isinstance(error, ValueError):  # a NUL, or a variable's name with `=`
+            if isinstance(error, ValueError):  # a NUL in an argument or a variable, or `=` in a variable's name
                 raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
             raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
         self._guardian.note_session(slot, pid)

@@ -1,25 +1,26 @@
 """Run one command as a process tree, and do not return before the whole tree is gone.
 
-The spawner owns the tree: :meth:`Supervisor.run` returns, or raises when it is cancelled, only after every process that
-the command left is dead and reaped, in its process group or out of it.
+The supervisor owns the tree: :meth:`Supervisor.run` returns, or raises when it is cancelled, only after every process
+that the command left is dead and reaped, inside or outside of the command's process group.
 
-The steps, each in a file of its own:
+Each step has a file of its own:
 
 - ``spawn.py`` starts the command.
 - ``pipes.py`` feeds its stdin and reads its output. Only a complete body ends stdin. If the body is cut off, the
   command is ended instead.
 - ``child.py`` waits for its exit: a pidfd becomes readable. End-of-file on its pipes does not show the exit, because a
-  child that it left may hold them open forever.
-- ``linger.py`` lets the processes that it left finish, as long as they work.
-- ``tree.py`` ends the rest. ``ownership.py`` says which command a process belongs to. ``orphans.py`` finds the
+  process that the command left may hold them open forever.
+- ``linger.py`` lets the processes that the command left finish, as long as they work.
+- ``tree.py`` ends the rest. ``ownership.py`` finds out which command a process belongs to. ``orphans.py`` finds the
   processes that lost their parent.
-- Its status is read last. Until then the zombie pins the process group id, so a signal to the group cannot reach a
-  process of anybody else.
+- The status of the command is read last. Until then the command is a zombie and keeps the process group id in use, so a
+  signal to the group cannot reach any other process.
 
-Once a second orphans are reaped, and two helpers are looked after: ``guardian.py`` ends the commands if this process is
-killed, and ``decoy.py`` ends before this process if memory runs out.
+Once a second, the supervisor reaps orphans and restarts two helpers if they died: ``guardian.py`` ends the commands if
+this process is killed, and the kernel ends the process of ``decoy.py`` before this process if memory runs out.
 
-Linux only: posix_spawn with setsid, pidfd_open (5.3; a thread waits where it is missing), PR_SET_CHILD_SUBREAPER.
+This needs Linux: posix_spawn with setsid, PR_SET_CHILD_SUBREAPER, and pidfd_open (since 5.3; before, a thread waits for
+the exit).
 """
 
 from __future__ import annotations
@@ -52,16 +53,20 @@ from .watch import Watch
 
 log = get_logger("process")
 
-# Seconds between two rounds of the regular work. SIGCHLD does not start it: asyncio notes each signal in a socket that
-# holds a few hundred, so a script that leaves more orphans at once would push out a SIGTERM that comes after them.
+# Seconds between two rounds of the regular work. The supervisor does not use SIGCHLD for this: asyncio writes each
+# signal into a socket with room for a few hundred signals. If a script left more orphans at once, a SIGTERM that comes
+# after them would be lost.
 _REAP_INTERVAL_S = 1.0
 
 
 class Supervisor:
-    """Spawns commands, ends them and reaps what they leave. One for each process, on one event loop."""
+    """Starts commands, ends them, and reaps the processes that they leave.
+
+    A process has one supervisor, on one event loop.
+    """
 
     def __init__(self) -> None:
-        # An ignored SIGCHLD, which exec keeps, would have the kernel reap our children before us.
+        # This process may inherit an ignored SIGCHLD. The kernel would then reap its children before it does.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._loop = asyncio.get_running_loop()
         self._watch = Watch(self._loop)
@@ -81,12 +86,12 @@ class Supervisor:
 
     @property
     def running(self) -> int:
-        """Commands that have not been answered for yet."""
+        """The number of commands for which :meth:`run` has not returned yet."""
         return len(self._children)
 
     @property
     def unattributed(self) -> int:
-        """The number of living children that do not certainly belong to one command. Any thread may ask for it."""
+        """The number of living children that do not certainly belong to one command. Any thread may read it."""
         return self._orphans.unattributed
 
     async def run(
@@ -102,23 +107,24 @@ class Supervisor:
         linger_timeout_s: float = 5.0,
         kill_grace_s: float = 5.0,
     ) -> Ended:
-        """Run a command to its end, and to the end of all that it started.
+        """Run a command until it has ended, and all processes that it started have ended.
 
         Args:
-            mark: a path in the environment of this command alone. It shows that a process which left the session
+            mark: a path that is only in the environment of this command. It shows that a process which left the session
                 belongs to the command.
-            stdout, stderr: take what comes, at most 32 KiB at a time; a future returned pauses that stream. Without
-                a ``stderr`` both are one stream.
-            stdin: what the command reads, taken as fast as it does; None is the end of file. What comes after the
-                command's end, or after it closed its stdin, is not taken.
-            timeout_s: 0 is no limit.
-            linger_timeout_s: how long what it left may go on working after its exit; 0 ends that at once.
-            kill_grace_s: between SIGTERM and SIGKILL.
+            stdout, stderr: are called with each piece of output, of at most 32 KiB. If one returns a future, its stream
+                is paused until the future is done. If ``stderr`` is None, both outputs are one stream.
+            stdin: the input of the command, read as fast as the command reads it; None if stdin is empty. The rest is
+                not read when the command has ended or has closed its stdin.
+            timeout_s: the longest time that the command may run; 0 means no limit.
+            linger_timeout_s: the longest time that processes may continue after the exit of the command; 0 means that
+                they are ended at once.
+            kill_grace_s: the time between SIGTERM and SIGKILL.
 
         Raises:
-            ScriptUnavailable: it cannot be started.
-            asyncio.CancelledError: the tree is gone by then as well.
-            Exception: what ``stdin`` raised; the command was ended for it, and the tree is gone by then as well.
+            ScriptUnavailable: the command cannot be started.
+            asyncio.CancelledError: this call was cancelled. The tree is gone.
+            Exception: ``stdin`` raised this, so the command was ended. The tree is gone.
         """
         self._guardian_keeper.start()
         child = self._spawner.spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
@@ -126,7 +132,7 @@ class Supervisor:
         deadline_s = child.started_s + timeout_s if timeout_s else math.inf
         end: asyncio.Future[Ended] | None = None
         try:
-            await self._news_of(child, timeout_s)
+            await self._wait_for_wake_up(child, timeout_s)
             if (result := self._ended_alone(child)) is not None:
                 return result
             end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
@@ -139,7 +145,11 @@ class Supervisor:
             raise
 
     def end_all(self, *, at_once: bool) -> None:
-        """Ask every command to end, with its grace or without any; each :meth:`run` then returns."""
+        """Ask every command to end. Each :meth:`run` then returns.
+
+        Args:
+            at_once: kill the commands now. Otherwise each has its ``kill_grace_s``.
+        """
         for child in self._children.values():
             if at_once:
                 child.grace_s = 0.0
@@ -147,7 +157,7 @@ class Supervisor:
             child.ask_to_end()
 
     def close(self) -> None:
-        """Stop reaping."""
+        """Stop the regular work, end the helpers, and close all descriptors."""
         self._reap_handle.cancel()
         self._guardian.stop()
         self._decoy_keeper.close()
@@ -156,17 +166,17 @@ class Supervisor:
         self._spare.close()
         self._watch.close()
 
-    async def _news_of(self, child: Child, timeout_s: float) -> None:
-        """Return when the command has ended, or should."""
-        timer = self._loop.call_later(timeout_s, set_done, child.news) if timeout_s else None
+    async def _wait_for_wake_up(self, child: Child, timeout_s: float) -> None:
+        """Return when the command has exited, when something asks for its end, or when its time is over."""
+        timer = self._loop.call_later(timeout_s, set_done, child.wake_up) if timeout_s else None
         try:
-            await child.news
+            await child.wake_up
         finally:
             if timer is not None:
                 timer.cancel()
 
     def _ended_alone(self, child: Child) -> Ended | None:
-        """Return how a command ended that left nothing, as most do; None if there is something to wait for."""
+        """Return how a command ended that left no process, as most do; None if there is something to wait for."""
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
             return None
         duration_s = self._loop.time() - child.started_s
@@ -179,7 +189,7 @@ class Supervisor:
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if not pid:  # a process of another command traces it
                 return None
-        except BaseException:  # of the consumer of the output
+        except BaseException:  # the consumer of the output raised it
             self._forget(child)
             raise
         self._forget(child)
@@ -187,15 +197,15 @@ class Supervisor:
         return ended(status, usage, peak_rss_bytes=peak_rss_bytes, duration_s=duration_s, is_tree_gone=is_tree_gone)
 
     async def _see_through(self, child: Child, linger_timeout_s: float, deadline_s: float) -> Ended:
-        """Wait for the end of a command and of all that it left, or bring it about. Return how the command ended."""
+        """End a command and the processes that it left, or wait for their end. Return how the command ended."""
         tree = Tree(child, self._orphans, self._spare)
         is_tree_gone = were_working = False
         try:
-            # Both may be done: a request to end the command also kills it, and its exit may be seen first.
+            # Both may be done: `end_all` kills the command, too, and then the exit may be noticed first.
             ended_early = child.asked_to_end.done() and not child.exited_by_itself
             timed_out = not ended_early and not child.exited.done()
             is_over_by_itself = child.exited.done() and child.exited_by_itself
-            # If the source raises after this, that concerns only a process that was left and still reads.
+            # An exception of the source after this point concerns only a process that the command left.
             broken = child.feed.error if child.feed is not None else None
             if not child.exited.done():
                 await tree.end_politely()
@@ -231,12 +241,12 @@ class Supervisor:
             ended_early=ended_early,
             survivors=survivors,
             is_tree_gone=is_tree_gone,
-            left=Counter(child.asked.values()) if is_over_by_itself else {},
+            left=Counter(child.signalled.values()) if is_over_by_itself else {},
             were_working=were_working,
         )
 
     def _forget(self, child: Child) -> None:
-        """Forget a command that has ended, and close what it had."""
+        """Forget a command that has ended, and close its descriptors."""
         del self._children[child.pid]
         if self._decoy.aim == child.pid:
             self._decoy.aim_at(next(reversed(self._children), 0))
@@ -246,7 +256,7 @@ class Supervisor:
         child.close()
 
     def _reap_again(self) -> None:
-        """Do the regular work of the supervisor. If a step fails, the other steps run, and all of them run again."""
+        """Do the regular work. If one step fails, the others still run, and all of them run again in the next round."""
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
         for step in (
             self._guardian_keeper.look_after,

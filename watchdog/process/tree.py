@@ -1,4 +1,4 @@
-"""The processes that one command has started: list them, and end all of them."""
+"""List the processes that one command has started, and end all of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from .spare_descriptor import SpareDescriptor
 
 # Seconds from SIGTERM to SIGKILL for processes that a script left when it ended by itself.
 _STRAGGLER_GRACE_S = 0.15
-# A process in uninterruptible sleep outlives SIGKILL. After so many seconds the call is answered nevertheless.
+# SIGKILL does not end a process in uninterruptible sleep. After so many seconds the call is answered nevertheless.
 _UNKILLABLE_S = 5.0
-# So many looks in a row must find nothing: a list of all processes lacks those that fork and exit all the time.
+# So many searches in a row must find no process: a list of all processes may lack processes that fork and exit all the
+# time.
 _QUIET_LOOKS = 3
-# On a machine that stands still at times, seconds say little.
+# The smallest number of searches, because a whole machine may stand still for seconds.
 _FEWEST_LOOKS = 20
 
 
 class Tree:
-    """The processes of one command. Made only if the command needs more than its exit to be seen."""
+    """The processes of one command. Most commands need no such object, because nothing is left when they exit."""
 
     def __init__(self, child: Child, orphans: Orphans, spare: SpareDescriptor) -> None:
         self._child = child
@@ -34,18 +35,18 @@ class Tree:
         self._spare = spare
 
     def is_certainly_gone(self) -> bool:
-        """Return whether nothing that the command has left can be alive."""
+        """Return whether it is certain that no process of the command is left."""
         return self._orphans.certainly_nothing_left(self._child)
 
     async def end_politely(self) -> None:
-        """SIGTERM to all processes, the grace, SIGKILL; return when the command itself is dead."""
+        """Send SIGTERM to all processes, wait for the grace, send SIGKILL. Return when the command itself is dead."""
         child = self._child
-        # The group first: to list the tree takes a thread and descriptors, of which there may be none just now.
+        # The group first: a list of the tree needs a thread and descriptors, and none may be free now.
         child.signal_group(signal.SIGTERM)
         listing = asyncio.ensure_future(self.living())
-        listing.add_done_callback(child.ask_those)
+        listing.add_done_callback(child.terminate_listed)
         deadline_s = child.kill_at_s = self._loop.time() + child.grace_s
-        # The grace is looked at again and again: end_all() may shorten it at any time.
+        # The grace is read again several times a second, because end_all() may shorten it at any time.
         while not child.exited.done() and child.grace_s and (rest_s := deadline_s - self._loop.time()) > 0:
             await asyncio.wait((child.exited,), timeout=min(rest_s, 0.1))
         if not child.exited.done():
@@ -54,14 +55,17 @@ class Tree:
         listing.cancel()
 
     async def end_stragglers(self) -> int:
-        """End what the command, itself a zombie by now, left behind. Return how many processes could not be ended."""
+        """End the processes that the command left. Return how many of them could not be ended.
+
+        The command itself has exited and is a zombie.
+        """
         child = self._child
         if self.is_certainly_gone():
             return 0
         left = await self.living()
-        child.ask(left)
+        child.terminate(left)
         now_s = self._loop.time()
-        # A shell without a trap is gone at once, and what it ran still has the grace: it may be saving its work.
+        # A shell without a trap ends at once. The program that it ran still has the grace: it may be saving its work.
         kill_at_s = max(now_s + min(child.grace_s, _STRAGGLER_GRACE_S), child.kill_at_s)
         give_up_at_s = kill_at_s + _UNKILLABLE_S
         pause_s = 0.002
@@ -71,13 +75,13 @@ class Tree:
             looks += 1
             if now_s >= kill_at_s or not child.grace_s:
                 child.signal_group(signal.SIGKILL)
-                # A process that dies makes room for what others fork: stop all of them before the first is killed.
+                # Stop all processes before the first is killed: a process that dies makes room for forks of the others.
                 new = {each.identity: each for each in left if each.identity not in held}
                 held |= new
-                child.note_ended(new.values())
+                child.note_signalled(new.values())
                 proc.signal_each((new or held).values(), signal.SIGSTOP if new else signal.SIGKILL)
             await asyncio.sleep(pause_s)
-            # A list of all processes is work: in a long grace it is made less often.
+            # To list all processes takes time, so during a long grace it is done less often.
             pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
             self._orphans.reap()
             if self.is_certainly_gone():
@@ -90,25 +94,25 @@ class Tree:
         return len(left) if quiet_looks or left else 1
 
     async def living(self) -> list[proc.Process]:
-        """Return the living processes of the command. Wait until a thread and descriptors are free for that."""
+        """Return the living processes of the command, once a thread and descriptors are free to list them."""
         return (await self._read())[0]
 
     async def is_working(self, activity: Activity) -> bool:
-        """Return whether a process of the command works. Wait until a thread and descriptors are free for that.
+        """Return whether a process of the command works, once a thread and descriptors are free to list them.
 
-        That no process is found means idle, not gone: the list lacks a process whose parent forked it meanwhile and
-        ended.
+        False does not mean that all processes are gone: the list may lack a process that was forked meanwhile, and
+        whose parent has ended.
         """
         return (await self._read(activity))[1]
 
     async def _read(self, activity: Activity | None = None) -> tuple[list[proc.Process], bool]:
-        """List the tree in a thread. Return it, and whether it works."""
+        """List the tree in a thread. Return the processes, and whether one of them works."""
         owners: list[tuple[proc.Process, Child]] = []
 
         def read() -> tuple[list[proc.Process], bool]:
             owners.clear()
             tree = self._orphans.ownership.tree_of(self._child, owners)
-            return tree, activity is not None and activity.look(tree)
+            return tree, activity is not None and activity.check(tree)
 
         while True:
             try:
@@ -123,7 +127,7 @@ class Tree:
             except OSError as error:
                 if error.errno not in NO_DESCRIPTOR:
                     raise
-                # Other calls that wait here may hold all descriptors: use the one that is kept in reserve.
+                # Other calls that wait here may hold all descriptors: use the reserved descriptor.
                 with contextlib.suppress(OSError), self._spare.lent():
                     return read()
                 await asyncio.sleep(0.05)

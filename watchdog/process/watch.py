@@ -10,15 +10,15 @@ from collections.abc import Callable
 class Watch:
     """Calls back when processes end, and when they print.
 
-    It has one descriptor in the event loop, for all processes and pipes. To add and remove three descriptors for each
-    command would take asyncio longer than the rest of a spawning.
+    The event loop watches one descriptor for all processes and pipes. To add three descriptors to the event loop for
+    each command, and to remove them, would take longer than all other steps of starting the command.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
-        loop.add_reader(self._epoll.fileno(), self._tell)
+        loop.add_reader(self._epoll.fileno(), self._call_back)
 
     def watch(self, fd: int, callback: Callable[[], None], *, once: bool = False) -> None:
         """Call back whenever ``fd`` is readable, or only the first time."""
@@ -26,7 +26,7 @@ class Watch:
         self._callbacks[fd] = callback
 
     def forget(self, fd: int) -> None:
-        """Stop calling back. To close ``fd`` is not enough: a guardian that has just been forked has it as well."""
+        """Stop calling back. To close ``fd`` is not enough, because a guardian that was just forked has it, too."""
         if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
 
@@ -34,8 +34,8 @@ class Watch:
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
 
-    def _tell(self) -> None:
+    def _call_back(self) -> None:
         for fd, _ in self._epoll.poll(0):
-            # One of these callbacks may have forgotten another.
+            # One of these callbacks may have called `forget` for another descriptor.
             if (callback := self._callbacks.get(fd)) is not None:
                 callback()
