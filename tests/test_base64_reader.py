@@ -227,7 +227,7 @@ def test_a_run_of_blanks_is_judged_by_what_follows_it(count: int) -> None:
         (b"QUJD\r\nQR  \n=\n=", "'R' at offset 7 of the body, has bits that no encoder sets"),
         (b"a__", "'_' at offset 2 of the body, has bits that no encoder sets"),
         (b"QUJDR", "ends at byte 5 of the body in the middle of a group"),
-        (b"QQ=", "ends at byte 3 of the body in the middle of its padding: 1 of 2"),
+        (b"QQ=", "ends at byte 3 of the body in the middle of its padding: it has 1 of 2"),
         (b"QQ===", "'=' at offset 4 of the body comes after the end"),
         (b"QUI==", "'=' at offset 4 of the body comes after the end"),
         (b"QQ==\nQUJD", "'Q' at offset 5 of the body comes after the end"),

@@ -1,1 +1,1 @@
-"""Use Linux and the C library: processes, limits, files, threads. Nothing here knows of calls."""
+"""Use Linux and the C library: processes, limits, files, threads. The modules here know nothing about calls."""

@@ -13,15 +13,15 @@ _ARENAS = 2
 
 
 def keep_freed_memory() -> None:
-    """Keep some MiB that were freed, for the next pieces of a file.
+    """Keep some MiB of freed memory for the next pieces of a file.
 
-    Where pieces come and go, glibc gives each back to the kernel; to have its pages cleared and mapped again takes
-    longer than what is done with them.
+    Without this, glibc returns the memory of each piece to the kernel. For the next piece the kernel clears and maps
+    the pages again, which takes longer than the work on the piece.
 
-    What is kept is bounded by the number of arenas, which is as small as the interpreter's lock allows. Without effect
-    where the C library is another.
+    The number of arenas limits how much memory is kept. Two arenas are enough, because Python's lock lets only one
+    thread run at a time. With another C library than glibc this function has no effect.
     """
-    # Not at the top: it is slow to import.
+    # Imported here and not at the top, because the import is slow.
     import ctypes
 
     try:

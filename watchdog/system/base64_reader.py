@@ -6,12 +6,13 @@
     line    = *blank *character *blank          blank: space or tab
     all     = the characters of one alphabet, then the right padding or none
 
-The reader refuses a blank inside a line (a ``+`` that a form turned into a space, a plain sentence), characters of both
-alphabets, the armour of PEM, wrong padding, and a last character with bits that no encoder sets. For each of these, a
-lenient decoder returns other bytes than were sent.
+The reader refuses a blank inside a line (a ``+`` that a form turned into a space, or an ordinary sentence), characters
+of both alphabets, the armour of PEM, wrong padding, and a last character with bits that no encoder sets. For each of
+these, a lenient decoder would return other bytes than the caller sent.
 
-The result never depends on how the network cuts the body: the state below is all that passes from one piece to the
-next. A piece is decoded at C speed first. Only if that fails, the reader looks for the reason.
+The result does not depend on how the network cuts the body into pieces. Between two pieces, the reader keeps only the
+state that ``Base64Reader.__init__`` sets. It decodes each piece with C code first, and searches for the reason only if
+that fails.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ _HOW_PEM = "send the file as it is with ?input=raw, or send the base64 without t
 _HOW_PEM_IN_A_PART = (
     "to send the file as it is, leave out the part's Content-Transfer-Encoding, or send the base64 without the armour"
 )
-# The bits of the last character that lie behind the last byte, by the number of characters in the last group.
+# The bits of the last character that belong to no byte, by the number of characters in the last group.
 _UNUSED_BITS = {2: 0b1111, 3: 0b11}
 _STANDARD_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _URL_SAFE_CHARACTERS = _STANDARD_CHARACTERS[:-2] + b"-_"
@@ -60,7 +61,7 @@ class ByteSink(Protocol):
 
 
 class _Alphabet(enum.Enum):
-    """``value``: the two characters that only this alphabet has."""
+    """An alphabet of base64. ``value``: the two characters that only this alphabet has."""
 
     STANDARD = b"+/"
     URL_SAFE = b"-_"
@@ -71,12 +72,12 @@ class _Alphabet(enum.Enum):
 
 
 class Base64Reader:
-    """Decode one base64 text into ``file``.
+    """Decodes one base64 text, and writes the bytes to ``file``.
 
     Args:
-        offset: position of the first byte fed, for messages.
+        offset: the position of the first byte of the text, for error messages.
         quoted: whether a ``"`` ends the text.
-        where: the data in which offsets are counted, for messages.
+        where: the data in which positions are counted, for error messages.
     """
 
     def __init__(self, file: ByteSink, offset: int = 0, quoted: bool = False, where: str = "the body") -> None:
@@ -84,7 +85,7 @@ class Base64Reader:
         self._offset = offset  # position of the next byte
         self._quoted = quoted
         self._where = where
-        # How the pieces so far had to be cleaned. The next pieces are cleaned in this way from the start.
+        # What was removed from the pieces so far. It is also removed from each later piece before that is decoded.
         self._line_ends = b""
         self._has_blanks = False
         # The state of the text.
@@ -94,14 +95,14 @@ class Base64Reader:
         self._in_line = False  # the current line has a character
         self._blank_at: int | None = None  # offset of the first blank after the characters of the current line
         self._blank = b""  # that blank
-        self._before = b""  # the end of the current line before that blank, to recognise armour
-        self._end: bytes | None = None  # the `=` and `"` from the first one on
+        self._before = b""  # the end of the current line before that blank, to recognise the armour of PEM
+        self._end: bytes | None = None  # the `=` and `"` after the characters; None before the first of them
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the text.
+        """Decode the next bytes of the text.
 
         Raises:
-            BadInput: no encoder emits such a text.
+            BadInput: no encoder writes such a text.
         """
         end = 0 if self._end is not None else self._end_of_characters(data)
         if end:
@@ -110,7 +111,7 @@ class Base64Reader:
             self._take_end(data[end:])
 
     def check_end(self) -> None:
-        """Check that the text may end here. Raises as :meth:`feed` does."""
+        """Check that the text may end here. Raises the same errors as :meth:`feed`."""
         end = self._end or b""
         if self._quoted and b'"' not in end:
             raise BadInput(
@@ -126,7 +127,7 @@ class Base64Reader:
         if padding and characters + padding != 4:
             raise BadInput(
                 f"the base64 ends at byte {self._offset} of {self._where} in the middle of its padding: "
-                f"{padding} of {4 - characters} `=` are there; {HOW_TO_SEND_RAW}"
+                f"it has {padding} of {4 - characters} `=`; {HOW_TO_SEND_RAW}"
             )
         if characters and _VALUES[self._carry[-1]] & _UNUSED_BITS[characters]:
             raise BadInput(
@@ -135,7 +136,7 @@ class Base64Reader:
             )
 
     def finish(self) -> None:
-        """Check and write the end of the text, and close the file. Raises as :meth:`feed` does."""
+        """Check and write the end of the text, and close the file. Raises the same errors as :meth:`feed`."""
         self.check_end()
         if self._carry:
             padded = self._carry + b"=" * (4 - len(self._carry))
@@ -172,16 +173,16 @@ class Base64Reader:
         return self._alphabet
 
     def _decoded(self, data: bytes, alphabet: _Alphabet | None) -> tuple[bytes, bytes] | None:
-        """Decode the whole groups, and return them with the characters left over; None if something is wrong."""
+        """Return the decoded whole groups, and the characters after them; None if something is wrong."""
         text = self._cleaned(data)
         if text is None:
             return None
-        # The decoder accepts `+` and `/` even if it is given other characters in their place.
+        # The decoder accepts `+` and `/` even if other characters are to replace them.
         if alphabet is _Alphabet.URL_SAFE and (b"+" in text or b"/" in text):
             return None
         altchars = _altchars(alphabet)
         left = len(text) & 3
-        # Check now: when the next piece comes, the offset of a wrong character is no longer known.
+        # Check the remaining characters now: later their offsets are no longer known.
         carry = text[len(text) - left :]
         if carry.translate(None, _URL_SAFE_CHARACTERS if altchars else _STANDARD_CHARACTERS):
             return None
@@ -192,7 +193,7 @@ class Base64Reader:
             return None
 
     def _cleaned(self, data: bytes) -> bytes | None:
-        """Return the carried characters and those of ``data``; None if a blank stands inside a line."""
+        """Return the characters of the incomplete group and of ``data``; None if a blank is inside a line."""
         if self._has_blanks:
             return self._without_blanks(data)
         text = self._carry + data if self._carry else data
@@ -209,7 +210,7 @@ class Base64Reader:
         return None if b" " in text or b"\t" in text else text
 
     def _pass(self, data: bytes) -> None:
-        """Note the position in the current line after ``data``, which has no fault."""
+        """Update the position in the current line after ``data``, which has no fault."""
         characters = data.rstrip(_WHITE)
         if characters:
             self._last_at = self._offset + len(characters) - 1
@@ -258,10 +259,10 @@ class Base64Reader:
         self._end += byte
         self._in_line = True
 
-    # ---- why it is wrong
+    # ---- the reason why a text is wrong
 
     def _fault_in(self, data: bytes) -> BadInput:
-        """Return the error for the first fault in ``data``, which is not yet part of the state."""
+        """Return the error for the first fault in ``data``. The state does not include ``data`` yet."""
         for run in _RUN.finditer(data):
             offset = self._offset + run.start()
             if run[0][0] in _WHITE:
@@ -282,7 +283,7 @@ class Base64Reader:
         raise AssertionError("only a fault makes the decoder fail")
 
     def _blank_inside(self, before: bytes) -> BadInput:
-        """Return the error for a blank between two characters of a line. ``before``: the piece up to the second."""
+        """Return the error for a blank inside a line. ``before``: the piece up to the next character."""
         assert self._blank_at is not None
         line = self._before + before.rstrip(_BLANKS)
         armour = next((start for start in _ARMOUR_BEFORE_BLANK if line.endswith(start)), None)
@@ -294,7 +295,7 @@ class Base64Reader:
             )
         return BadInput(
             f"a space at offset {self._blank_at}; was a `+` lost in a form? In the base64 of {self._where}, spaces may "
-            "stand only at the start or the end of a line (a shell turns line ends into spaces unless "
+            "be only at the start or the end of a line (a shell turns line ends into spaces unless "
             f'"$(base64 FILE)" is quoted); {HOW_TO_SEND_RAW}'
         )
 
@@ -315,7 +316,10 @@ class Base64Reader:
 
 
 def decoded_text(text: bytes) -> bytes | None:
-    """The bytes of a short text in base64: one alphabet, white space anywhere, padding or none; None if it is not."""
+    """Decode a short text in base64 and return its bytes; None if it is not base64.
+
+    It may have white space anywhere. The padding may be missing.
+    """
     compact = b"".join(text.split()).rstrip(b"=")
     altchars = b"-_" if b"-" in compact or b"_" in compact else None
     if altchars and (b"+" in compact or b"/" in compact):
@@ -324,7 +328,7 @@ def decoded_text(text: bytes) -> bytes | None:
         data = pybase64.b64decode(compact + b"=" * (-len(compact) % 4), altchars=altchars, validate=True)
     except binascii.Error:
         return None
-    # An encoder sets no bits behind the last byte.
+    # An encoder does not set the bits of the last character that belong to no byte.
     return data if pybase64.b64encode(data, altchars=altchars).rstrip(b"=") == compact else None
 
 
@@ -344,7 +348,7 @@ def _how_pem(where: str) -> str:
 
 
 def _or_armour(byte: int, starts_line: bool, where: str) -> str:
-    """A hint for a hyphen at the start of a line. What follows it may not have arrived yet."""
+    """Return a hint if the byte is a hyphen at the start of a line. The bytes after it may not have arrived yet."""
     if byte != ord("-") or not starts_line:
         return ""
     return f"if this is the armour of PEM (-----BEGIN …), {_how_pem(where)}; else "

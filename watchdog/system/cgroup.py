@@ -1,10 +1,10 @@
-"""Read what control groups allow this process: CPUs, memory, and how often the kernel killed for memory.
+"""Read the control groups of this process: limits of CPU and memory, and how often the kernel killed for memory.
 
-Both versions are read. Version 2 is one tree, mounted at ``/sys/fs/cgroup`` (at ``/sys/fs/cgroup/unified`` on
-a hybrid host); version 1 has one tree for each controller. ``/proc/self/cgroup`` names this process's place
-in each. In a container that may be a path of the host that does not exist below the container's own mount. Then this
-module goes upwards until a directory exists; the mount itself always exists. The files are described in the kernel's
-``admin-guide/cgroup-v2.rst`` and ``admin-guide/cgroup-v1/``.
+This module reads both versions of control groups. Version 2 is one tree, mounted at ``/sys/fs/cgroup`` (at
+``/sys/fs/cgroup/unified`` on a hybrid host). Version 1 has one tree for each controller. ``/proc/self/cgroup`` names
+the group of this process in each tree. In a container this path may be a path of the host, which does not exist below
+the container's own mount. Then this module uses the groups above it that exist; the mount itself always exists. The
+kernel's ``admin-guide/cgroup-v2.rst`` and ``admin-guide/cgroup-v1/`` describe the files.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-# A version 1 group without a memory limit says 2**63 rounded down to a page; nothing real comes near this.
+# In version 1, a group without a memory limit shows 2**63 rounded down to a page. No machine has so much memory.
 _V1_UNLIMITED_BYTES = 1 << 62
 
 
 class Cgroup:
-    """The control groups of this process. Nothing here raises: what cannot be read is ``None``, "not known".
+    """The control groups of this process. No method raises an exception: a value that cannot be read is None.
 
-    ``root``: where control groups are mounted; ``proc``: the file that tells this process's place in them.
+    Args:
+        root: the directory where control groups are mounted.
+        proc: the file that names the groups of this process.
     """
 
     def __init__(self, root: str = "/sys/fs/cgroup", proc: str = "/proc/self/cgroup") -> None:
@@ -34,7 +36,7 @@ class Cgroup:
                     self._v2_levels += _levels(mount, place)
             for controller in controllers.split(","):
                 if controller in ("cpu", "memory"):
-                    # A tree of two controllers carries both names, and each name alone is a link to it.
+                    # A tree of two controllers has both names, and each name alone is a link to it.
                     for mount in (os.path.join(root, controller), os.path.join(root, controllers)):
                         if os.path.isdir(mount):
                             self._v1_levels[controller] = list(_levels(mount, place))
@@ -42,9 +44,9 @@ class Cgroup:
         self._oom_fd = self._open_oom_count()
 
     def cpu_quota(self) -> float | None:
-        """How many CPUs' worth of time may be used, ``0.5`` for half of one; ``None`` without a quota.
+        """Return how many CPUs this process may use (0.5: half of the time of one CPU); None if there is no quota.
 
-        A quota of any group above counts too, so the smallest is given.
+        The quota of each group above counts, too, so this is the smallest of them.
         """
         quotas = []
         for level in self._v2_levels:
@@ -56,7 +58,7 @@ class Cgroup:
         return min((quota for quota in quotas if quota is not None), default=None)
 
     def memory_limit_bytes(self) -> int | None:
-        """The most memory that may be used: the smallest limit of this group and those above, or ``None``."""
+        """Return the memory limit: the smallest one of this group and the groups above it; None if there is none."""
         limits = []
         for level in self._v2_levels:
             limits.append(_number(_read(os.path.join(level, "memory.max"))))
@@ -65,11 +67,10 @@ class Cgroup:
         return min((limit for limit in limits if limit is not None and limit < _V1_UNLIMITED_BYTES), default=None)
 
     def oom_kills(self) -> int | None:
-        """How many processes of this group the kernel has ever killed for want of memory.
+        """Return how many processes of this group the kernel has killed because memory ran out, since the group exists.
 
-        Read before and after an invocation, it tells a script that ran out of memory from one killed
-        otherwise. Costs one read of a small file, which stays open. ``None`` where the kernel does not count (before
-        Linux 4.13).
+        If the number grows during an invocation, a script that was killed ran out of memory. The call costs one read of
+        a small file, which stays open. The result is None if the kernel does not count (before Linux 4.13).
         """
         if self._oom_fd < 0:
             return None
@@ -79,11 +80,11 @@ class Cgroup:
             return None
 
     def ends_all_at_once(self) -> bool:
-        """Return whether the kernel ends all processes of this group if it ends one for want of memory (version 2)."""
+        """Return whether the kernel ends all processes of this group together when memory runs out (version 2)."""
         return any(_number(_read(os.path.join(level, "memory.oom.group"))) for level in self._v2_levels)
 
     def close(self) -> None:
-        """Count no more."""
+        """Close the file of :meth:`oom_kills`."""
         if self._oom_fd >= 0:
             os.close(self._oom_fd)
             self._oom_fd = -1
@@ -99,9 +100,9 @@ class Cgroup:
 
 
 def _levels(mount: str, place: str) -> Iterator[str]:
-    """The directories of ``place`` and all groups above it, up to ``mount`` itself; only those that exist."""
+    """Yield the directories of ``place`` and of all groups above it, up to ``mount``, if they exist."""
     parts = [part for part in place.split("/") if part]
-    if ".." in parts:  # a group outside this cgroup namespace: nothing of it can be seen but the mount
+    if ".." in parts:  # a group outside this cgroup namespace: only the mount can be seen
         parts = []
     for depth in range(len(parts), -1, -1):
         level = os.path.join(mount, *parts[:depth])
@@ -123,7 +124,7 @@ def _ratio(quota: str, period: str) -> float | None:
 
 
 def _number(text: str | None) -> int | None:
-    """``max`` (version 2) and ``-1`` (version 1) mean no limit, as does a file that is not there."""
+    """Return the number in a file; None for ``max`` (version 2) and ``-1`` (version 1), or if there is no file."""
     text = (text or "").strip()
     return int(text) if text.isascii() and text.isdigit() else None
 

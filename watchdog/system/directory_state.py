@@ -1,8 +1,9 @@
-"""Compare the state of a directory that its owner can change, and that stays when its files are removed.
+"""Read the properties of a directory that a script can change, to see whether it changed any of them.
 
-Besides owner and mode there are extended attributes, to which access lists belong (acl(5)), and the flags and project
-id of ``chattr`` (ioctl_iflags(2), ioctl_fs_xattr(2)). New files inherit many of them. The time of the last change does
-not show whether they changed: each new file sets it as well.
+These are the owner and the mode, extended attributes, which include access lists (acl(5)), and the flags and the
+project id of ``chattr`` (ioctl_iflags(2), ioctl_fs_xattr(2)). They stay when the files of the directory are removed,
+and new files inherit many of them. The time of the last change does not show whether a property changed, because each
+new file changes that time, too.
 
 Properties that only the tools of one file system show, such as the layouts of CephFS, are not part of the state.
 """
@@ -17,19 +18,19 @@ import sys
 from typing import NamedTuple
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# linux/fs.h, as on x86-64 and arm64. Each is unknown to some file systems.
+# From linux/fs.h, for x86-64 and arm64. Some file systems do not support them.
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_FSGETXATTR = 0x801C581F
 _FLAGS = bytes(8)
 # FS_INDEX_FL and FS_INLINE_DATA_FL: the kernel changes these when a directory grows.
 _FLAGS_OF_KERNEL = 0x1000 | 0x10000000
-# Flags, extent size, number of extents, project id, extent size of copies on write; the rest is unused.
+# Flags, extent size, number of extents, project id, extent size for copy-on-write; the rest is unused.
 _FSXATTR = struct.Struct("=IIIII8x")
 _UNUSED = bytes(_FSXATTR.size)
 
 
 class DirectoryState(NamedTuple):
-    """One state, to be compared with another."""
+    """The properties of a directory at one time, to be compared with a later state."""
 
     identity: tuple[int, int]
     mode: int
@@ -43,7 +44,7 @@ def state_of(path: str) -> tuple[DirectoryState, os.stat_result]:
     """Return the state of a directory, and its status.
 
     Raises:
-        OSError: it is gone, something else is in its place, or it cannot be read.
+        OSError: the directory is gone or cannot be read, or something else is in its place.
     """
     fd = os.open(path, _OPEN_FLAGS)
     try:
@@ -66,7 +67,7 @@ def state_of(path: str) -> tuple[DirectoryState, os.stat_result]:
 def _attributes(fd: int) -> dict[str, bytes]:
     try:
         names = os.listxattr(fd)
-    except OSError:  # the file system has none
+    except OSError:  # the file system has no extended attributes
         return {}
     return {name: os.getxattr(fd, name) for name in names}
 

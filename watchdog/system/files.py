@@ -1,4 +1,4 @@
-"""Read small files that somebody else names: settings, credentials, certificates."""
+"""Read small files whose paths a user chose: settings, credentials, certificates."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-# Why a file that is there cannot be opened now, though it can be a moment later.
+# Errors of an `open` that may succeed a moment later: no descriptor, or no memory for one, is free now.
 NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -14,16 +14,16 @@ def open_regular(path: str) -> int:
     """Open a regular file for reading, without waiting for anything, and return its descriptor.
 
     Raises:
-        OSError: it cannot be opened, or is not a regular file.
+        OSError: the file cannot be opened, or is not a regular file.
     """
-    # Without O_NONBLOCK, open would wait for a process that writes to a FIFO, or that gives up its lease (fcntl(2)).
+    # Without O_NONBLOCK, open waits for a writer of a FIFO, or until another process gives up its lease (fcntl(2)).
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is no regular file")
+            raise OSError(errno.EINVAL, "it is not a regular file")
     except OSError:
         os.close(fd)
         raise
@@ -31,7 +31,11 @@ def open_regular(path: str) -> int:
 
 
 def small_file(path: str, most_bytes: int) -> bytes:
-    """The content of a regular file. Raises ``OSError``, also for what is larger or would never end."""
+    """Return the content of a regular file.
+
+    Raises:
+        OSError: the file cannot be read, is larger than ``most_bytes``, or is not a regular file.
+    """
     with open(open_regular(path), "rb") as file:
         content = file.read(most_bytes + 1)
         if len(content) > most_bytes:

@@ -1,4 +1,4 @@
-"""Read about processes in ``/proc`` (proc(5)), and send signals that cannot reach another process."""
+"""Read the state of processes in ``/proc`` (proc(5)), and send signals that cannot reach a wrong process."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 class Process:
-    """One process at the moment of reading.
+    """The state of one process at one time.
 
-    ``name``: up to 15 bytes of the program's name, or what it calls itself. ``started``: in clock ticks after boot.
-    ``state``: one letter, ``Z`` for a zombie. ``cpu_ticks``: user and system time,
-    in clock ticks. ``is_exiting``: it runs no code of its own any more; its environment is gone, or soon will be, and
-    until it is a zombie, its children are still its own. ``resident_pages``: of its memory, shared ones too.
+    Attributes:
+        name: up to 15 bytes of the program's name, or the name that the process gave itself.
+        started: the start time, in clock ticks after boot.
+        state: one letter, ``Z`` for a zombie.
+        cpu_ticks: user and system time, in clock ticks.
+        is_exiting: the process runs no code of its own any more. Its environment is gone or soon will be. Its children
+            get another parent only when it becomes a zombie.
+        resident_pages: the number of its pages in memory, including shared pages.
     """
 
     __slots__ = (
@@ -36,7 +40,7 @@ class Process:
     )
 
     def __init__(self, pid: int, stat: bytes) -> None:
-        # The name, second, is in parentheses and may hold any byte, parentheses and spaces too (proc(5)).
+        # The second field, the name, is in parentheses. It may contain any byte, even parentheses or spaces (proc(5)).
         end_of_name = stat.rindex(b")")
         fields = stat[end_of_name + 2 :].split()
         self.pid = pid
@@ -53,33 +57,40 @@ class Process:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """The pid and the start time: no other process ever has both."""
+        """The pid and the start time. No other process has the same pair."""
         return self.pid, self.started
 
     @property
     def is_alive(self) -> bool:
-        """Whether any thread of it lives: the first thread may have ended before the others, and is a zombie then."""
+        """Whether a thread of the process lives. If the first thread ended before others, the state shows a zombie."""
         return self.state not in "ZX" or self.threads > 1
 
 
 def processes() -> Iterator[Process]:
-    """All that can be seen. Raises ``OSError`` if /proc cannot be listed."""
+    """Yield all processes that this process can see. Raises ``OSError`` if /proc cannot be listed."""
     for name in os.listdir("/proc"):
         if name.isdigit() and (found := process(int(name))) is not None:
             yield found
 
 
 def process(pid: int, place: str = "") -> Process | None:
-    """One process, or None if it is gone. ``place``: of its directory below /proc, for a thread."""
+    """Return one process; None if it is gone or hidden.
+
+    Args:
+        place: for a thread, the path of its directory below /proc.
+    """
     try:
         with open(f"/proc/{place or pid}/stat", "rb", buffering=0) as file:
             return Process(pid, file.read())
-    except (FileNotFoundError, ProcessLookupError, PermissionError):  # hidepid, or another user's
+    except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or hidden by the mount option hidepid
         return None
 
 
 def environment_of(pid: int) -> bytes:
-    """The environment that it was started with, ``NAME=value`` each ended by a NUL; nothing if that cannot be read."""
+    """Return the environment that a process was started with: each ``NAME=value`` with a NUL after it.
+
+    The result is empty if it cannot be read.
+    """
     for place in _places(pid):
         with contextlib.suppress(OSError), open(f"{place}/environ", "rb") as file:
             if environment := file.read():
@@ -88,10 +99,10 @@ def environment_of(pid: int) -> bytes:
 
 
 def own_peak_rss_bytes() -> int:
-    """Return the peak memory of this program.
+    """Return the peak memory of this program in bytes.
 
-    ``getrusage`` would return more if this process executed a larger program before: the kernel keeps that program's
-    peak (``exec_mmap`` in fs/exec.c). A process of pytest, for one, starts the server in its own memory (vfork(2)).
+    ``getrusage`` returns a larger value if this process executed a larger program before: the kernel keeps the peak of
+    that program (``exec_mmap`` in fs/exec.c). For example, pytest starts the server with vfork(2) in its own memory.
     """
     with contextlib.suppress(OSError), open("/proc/self/status", "rb", buffering=0) as file:
         _, found, rest = file.read().partition(b"\nVmHWM:")
@@ -101,7 +112,7 @@ def own_peak_rss_bytes() -> int:
 
 
 def is_starting(pid: int) -> bool:
-    """Whether ``exec`` is replacing the memory of a living process: it has no arguments and no environment then."""
+    """Return whether ``exec`` is replacing the memory of a process, which then shows no arguments or environment."""
     for place in _places(pid):
         with contextlib.suppress(OSError), open(f"{place}/cmdline", "rb") as file:
             if file.read(1):
@@ -110,7 +121,10 @@ def is_starting(pid: int) -> bool:
 
 
 def open_files_of(pid: int) -> set[str]:
-    """Return what its descriptors refer to, as /proc shows it: a path, ``pipe:[123]``; nothing if unreadable."""
+    """Return the open files of a process as /proc shows them: paths, and names such as ``pipe:[123]``.
+
+    The set is empty if they cannot be read.
+    """
     for place in _places(pid):
         found = set()
         with contextlib.suppress(OSError), os.scandir(f"{place}/fd") as entries:
@@ -123,19 +137,19 @@ def open_files_of(pid: int) -> set[str]:
 
 
 def _places(pid: int) -> Iterator[str]:
-    """Yield the /proc paths of a process and its threads: a first thread that ended shows no memory or files."""
+    """Yield the /proc paths of a process and its threads: if the first thread ended, only the others show files."""
     yield f"/proc/{pid}"
     with contextlib.suppress(OSError):
         yield from (f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task") if name != str(pid))
 
 
 def hide_memory() -> bool:
-    """Close this process's memory, descriptors and first environment to other processes; return whether that worked.
+    """Close this process's memory, descriptors and environment to other processes. Return whether this worked.
 
-    A script runs as the same user: it could read all three in ``/proc``, attach to this process with ptrace(2) and
-    change what it does. Root can do so only with the capability to trace (CAP_SYS_PTRACE). ``exec`` opens them again,
-    so a script is not affected. From now on the files of this process in ``/proc`` belong to root: those that are
-    not for everybody can no longer be opened by an ordinary user, this process included.
+    A script runs as the same user. It could read all three in ``/proc``, or attach to this process with ptrace(2) and
+    change it. After this, even root needs the capability CAP_SYS_PTRACE for that. ``exec`` opens them again, so a
+    script is not affected. From now on the files of this process in ``/proc`` belong to root. An ordinary user, and so
+    also this process, can open only those that everybody may open.
     """
     return prctl(_PR_SET_DUMPABLE, 0)
 
@@ -144,13 +158,13 @@ def open_own(name: str) -> int:
     """Open a file of this process in ``/proc`` for writing, also after :func:`hide_memory`; return the descriptor.
 
     Raises:
-        OSError: it cannot be opened, for instance because /proc is read-only.
+        OSError: the file cannot be opened, for instance because /proc is read-only.
     """
     flags = os.O_WRONLY | os.O_CLOEXEC
     try:
         return os.open(f"/proc/self/{name}", flags)
     except PermissionError:
-        # The kernel asks whose file it is at the opening only.
+        # The kernel checks the owner only when the file is opened.
         prctl(_PR_SET_DUMPABLE, 1)
         try:
             return os.open(f"/proc/self/{name}", flags)
@@ -165,8 +179,8 @@ def descriptor_limit() -> int:
 
 
 def prctl(option: int, value: int) -> bool:
-    """Set a property of this process (prctl(2)); whether that was possible."""
-    # Not at the top: it is slow to import.
+    """Set a property of this process (prctl(2)). Return whether this was possible."""
+    # Imported here and not at the top, because the import is slow.
     import ctypes
 
     try:
@@ -176,16 +190,16 @@ def prctl(option: int, value: int) -> bool:
 
 
 def signal_each(processes: Iterable[Process], number: int, *, except_group: int = 0) -> None:
-    """Signal processes, except those of one process group."""
+    """Send a signal to processes, except those of one process group."""
     for each in processes:
-        # The pid may belong to another process since the list was read.
+        # The process may have ended after the list was read, and another one may have its pid.
         found = process(each.pid)
         if found is not None and found.identity == each.identity and found.group != except_group:
             signal_one(each.pid, number)
 
 
 def signal_one(pid: int, number: int) -> None:
-    """Signal a process that is known to be the right one, if it is still there and ours to signal."""
+    """Send a signal to a process, if it still exists and this process may do so. The caller has checked the pid."""
     try:
         os.kill(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -193,7 +207,7 @@ def signal_one(pid: int, number: int) -> None:
 
 
 def signal_name(number: int) -> str:
-    """Return the name of a signal; of a real-time signal (signal(7)) as bash shows it, ``SIGRTMIN+6``."""
+    """Return the name of a signal. The name of a real-time signal (signal(7)) is as in bash: ``SIGRTMIN+6``."""
     try:
         return signal.Signals(number).name
     except ValueError:
@@ -201,5 +215,5 @@ def signal_name(number: int) -> str:
 
 
 def signal_number(name: str) -> int:
-    """Return the number of a signal that :func:`signal_name` has named."""
+    """Return the number of a signal from a name that :func:`signal_name` returned."""
     return next(number for number in range(1, signal.NSIG) if signal_name(number) == name)

@@ -1,4 +1,4 @@
-"""Read what a user or a platform sends, as it comes: stdin, or a file that may be a pipe."""
+"""Read stdin, or a file that may be a pipe, as the bytes arrive."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _READ_BYTES = 256 * 1024
 
 
 async def read_some(fd: int) -> bytes:
-    """The next bytes, as soon as there are any; b"" at the end.
+    """Return the next bytes as soon as there are any; b"" at the end of the file.
 
-    Read in a thread of its own: for the loop's threads the process would wait at its end, and stdin may never say
-    anything more.
+    The read runs in a thread of its own, because it may never return. At its end, the process does not wait for this
+    thread.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[bytes] = loop.create_future()
 
-    def tell(piece: bytes, error: OSError | None) -> None:
+    def finish(piece: bytes, error: OSError | None) -> None:
         if done.cancelled():
             return
         if error is None:
@@ -37,7 +37,7 @@ async def read_some(fd: int) -> bytes:
         except OSError as error:
             failed = error
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(tell, piece, failed)
+            loop.call_soon_threadsafe(finish, piece, failed)
 
     threading.Thread(target=read, name="read-input", daemon=True).start()
     return await done

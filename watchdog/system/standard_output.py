@@ -1,4 +1,4 @@
-"""Write to this process's stdout, whose reader may go away (``watchdog run photo.jpg | head -c 10``)."""
+"""Write to this process's stdout, whose reader may end first (``watchdog run photo.jpg | head -c 10``)."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def write(data: bytes) -> int:
 
 
 def write_line(text: str) -> None:
-    """Write a line of text. Raises what :func:`write` raises."""
+    """Write a line of text. Raises the same errors as :func:`write`."""
     write(f"{text}\n".encode(sys.stdout.encoding, "backslashreplace"))
 
 
 def flush() -> None:
-    """Write what Python still holds for stdout. Raises what :func:`write` raises."""
+    """Write what Python still holds for stdout. Raises the same errors as :func:`write`."""
     write(b"")
 
 
 def _discard_rest() -> None:
-    """Let Python's own flush at the end of the process succeed: it would print an error and change the exit code."""
+    """Send the rest to /dev/null. Otherwise Python's flush at exit fails, prints an error and changes the exit code."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, sys.stdout.fileno())
     os.close(null)

@@ -1,20 +1,20 @@
-"""Run work that may block in threads: files that a script chose or on a slow disk, and ``/proc``.
+"""Run work that may block in threads: work on files that a script chose or that are on a slow disk, and on ``/proc``.
 
 ::
 
-    OUTPUTS     outputs of scripts: listed, read, sent
-    REMOVALS    workspaces of ended calls
-    PROCESSES   looks at process trees
-    the loop's  inputs, transfers from and to a storage
-    METRICS     the text of the metrics
+    OUTPUTS     list, read and send the outputs of scripts
+    REMOVALS    remove the workspaces of ended calls
+    PROCESSES   read about process trees
+    the loop's  write inputs, transfer files from and to a storage
+    METRICS     make the text of the metrics
     alone()     work that must not wait for other work: the start and the stop
 
-The groups have threads of their own: a million files of one call do not keep another call from being received or
-ended. Each group has few threads, so long work is done in steps (:func:`one_ahead`), and other calls get their turn
-between two steps.
+Each group has its own threads, so a million output files of one call do not delay the input or the end of another
+call. Each group has few threads, so long work is done in steps (:func:`one_ahead`), and between two steps the threads
+work for other calls.
 
-A thread that hangs in the kernel (a dead network file system) cannot be ended. Threads of ``concurrent.futures`` are
-joined when the interpreter ends, so one of them would keep the process for ever. The threads here are daemons, and
+A thread that hangs in the kernel (a dead network file system) cannot be ended. Python waits at exit for the threads of
+``concurrent.futures``, so one of them could keep the process forever. The threads here are daemons, and
 :func:`abandon` ends the waits for them.
 """
 
@@ -36,13 +36,14 @@ _ALL: list[Threads] = []
 
 
 class Abandoned(Exception):
-    """The process ends, and the thread that does this work may hang."""
+    """The process is about to end, and the thread that does this work may hang."""
 
 
 class Threads(ThreadPoolExecutor):
-    """An executor of at most ``most`` daemon threads. A thread is started when all others have work.
+    """An executor with at most ``most`` daemon threads. It starts a new thread when all others have work.
 
-    It is a ``ThreadPoolExecutor`` because asyncio accepts no other default executor, but it shares none of its code.
+    It is a subclass of ``ThreadPoolExecutor`` because asyncio accepts no other class for the default executor. It uses
+    none of the code of that class.
     """
 
     def __init__(self, name: str, most: int | None = None) -> None:
@@ -58,7 +59,7 @@ class Threads(ThreadPoolExecutor):
         """Run a function in a thread.
 
         Raises:
-            RuntimeError: it needs the first thread, which cannot be started. The function does not run then.
+            RuntimeError: there is no thread yet, and none can be started. The function does not run then.
         """
         job: Future[_T] = Future()
         with self._lock:
@@ -78,12 +79,12 @@ class Threads(ThreadPoolExecutor):
         """Do nothing: the threads end with the process, and the next event loop may use them."""
 
     def abandon(self) -> int:
-        """End the wait for all work that is not done, and return how many pieces of work that are."""
+        """End the waits for all unfinished work, and return the number of unfinished pieces of work."""
         with self._lock:
             jobs, self._unfinished = self._unfinished, set()
         for job in jobs:
             if not job.cancel():
-                with contextlib.suppress(InvalidStateError):  # done meanwhile
+                with contextlib.suppress(InvalidStateError):  # the work has finished meanwhile
                     job.set_exception(Abandoned("the process ends, and this work was not done in time"))
         return len(jobs)
 
@@ -91,10 +92,11 @@ class Threads(ThreadPoolExecutor):
         while True:
             job, function = self._queue.get()
             _do(job, function, self._finished)
-            del job, function  # they may hold megabytes until the next work comes
+            del job, function  # otherwise they may keep megabytes until the next work arrives
 
     def _finished(self, job: Future[Any]) -> None:
-        # Before the result is there: who waits for it may have the next work at once, for the same thread.
+        # Called before the result is set. The code that waits for the result may submit new work at once, and this
+        # thread must count as free by then.
         with self._lock:
             self._unfinished.discard(job)
 
@@ -106,12 +108,12 @@ METRICS = Threads("metrics", 1)
 
 
 def abandon() -> int:
-    """End all waits for work of these threads, because the process ends; return how many waits that were."""
+    """End all waits for unfinished work of these threads, because the process ends. Return the number of waits."""
     return sum(threads.abandon() for threads in _ALL)
 
 
 async def alone(function: Callable[[], _T]) -> _T:
-    """Run a function in a thread of its own, or here if none can be started."""
+    """Run a function in a thread of its own. If no thread can be started, run the function here."""
     job: Future[_T] = Future()
     try:
         threading.Thread(target=_do, args=(job, function), name="alone", daemon=True).start()
@@ -121,9 +123,10 @@ async def alone(function: Callable[[], _T]) -> _T:
 
 
 async def to_its_end(job: asyncio.Future[_T]) -> _T:
-    """Await a thread's job; if this is cancelled, raise only when the thread is through.
+    """Await the job of a thread. If this wait is cancelled, raise only when the thread has finished the job.
 
-    Use it where the job uses a descriptor that its caller closes: the number may be another file's afterwards.
+    Use this if the job uses a descriptor that its caller closes. Otherwise the thread could read or write another file
+    that gets the same descriptor number.
     """
     try:
         return await asyncio.shield(job)
@@ -133,7 +136,10 @@ async def to_its_end(job: asyncio.Future[_T]) -> _T:
 
 
 async def settled(job: asyncio.Future[Any]) -> None:
-    """Wait for the end of a job or task, through any number of cancellations, and take note of its error."""
+    """Wait for the end of a job or task, even if this wait is cancelled several times. Its error is not raised.
+
+    The error counts as retrieved, so asyncio does not log it.
+    """
     while not job.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([job])
@@ -142,12 +148,12 @@ async def settled(job: asyncio.Future[Any]) -> None:
 
 
 async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> AsyncGenerator[_T, None]:
-    """Run a generator in threads, always one step ahead of whoever reads. None is no step, but the end."""
+    """Run a generator in threads, always one step ahead of the code that reads its items. None means the end."""
     loop = asyncio.get_running_loop()
     job = loop.run_in_executor(threads, next, steps, None)
     try:
         while True:
-            # Not `await job`: a cancelled future would say nothing of the thread behind it.
+            # Not `await job`: a cancellation would cancel the job, and it would no longer show when the thread is done.
             await asyncio.wait((job,))
             step = job.result()
             if step is None:
@@ -155,8 +161,8 @@ async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> Async
             job = loop.run_in_executor(threads, next, steps, None)
             yield step
     finally:
-        # The generator owns a descriptor, and a thread may be in it: stay, even when cancelled, until it is
-        # out, which takes one step at most.
+        # The generator owns a descriptor, and a thread may be running it. So wait for the thread, even if cancelled.
+        # This takes one step at most.
         cancelled = None
         while not job.done():
             try:
@@ -171,8 +177,8 @@ async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> Async
 async def in_steps(steps: Generator[object, None, None], threads: Threads) -> None:
     """Run a generator to its end in threads, step by step.
 
-    When it is cancelled it returns at once, even if the step hangs: the generator is closed after the step. So the
-    generator must do no harm in the rest of the step.
+    If this is cancelled, it returns at once, even if a step hangs. The generator is closed after that step. So the rest
+    of the step must do no harm.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -184,7 +190,7 @@ async def in_steps(steps: Generator[object, None, None], threads: Threads) -> No
                 return
             continue
         try:
-            # Not `await job`: a cancelled future would say nothing of the thread behind it.
+            # Not `await job`: a cancellation would cancel the job, and it would no longer show when the thread is done.
             await asyncio.wait((job,))
         except asyncio.CancelledError:
             job.add_done_callback(lambda job: _close(steps, job))
