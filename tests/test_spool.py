@@ -53,7 +53,7 @@ async def test_a_file_that_was_cut_short_is_told(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path))
     await fill(spool, bytes(100_000))
     os.ftruncate(spool._fd, 10)
-    with pytest.raises(OutputUnreadable, match="cut short"):
+    with pytest.raises(OutputUnreadable, match="truncated"):
         list(spool.pieces(1000))
     spool.close()
 

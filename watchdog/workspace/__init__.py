@@ -1,1 +1,1 @@
-"""Make the private directory of a call, and keep the files in it."""
+"""Make the private directory of each call, and manage the files in it."""

@@ -1,11 +1,11 @@
-"""What happens to the directories of calls that have ended: they are emptied for the next call, or removed.
+"""Empty the directories of calls that have ended for the next call, or remove them.
 
 ::
 
-    dispose ─┬─ something may still write into it ──────────────────────────────► removed in a thread
-             └─ in the next turn of the event loop: emptied ─┬─ not possible ───► removed in a thread
-                                                             └─ kept ─┬─ taken by the next call
-                                                                      └─ unused ► removed in a thread
+    dispose ─┬─ a process may still write into it ──────────────────────────────► removed in a thread
+             └─ emptied in the next turn of the event loop ─┬─ not possible ────► removed in a thread
+                                                            └─ kept ─┬─ the next call takes it
+                                                                     └─ unused ─► removed in a thread
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from ..system.threads import REMOVALS
 from .workspace import Workspace
 from .workspaces import Workspaces
 
-# Seconds that directories are emptied for in one turn of the event loop.
+# The most seconds in one turn of the event loop in which directories are emptied.
 _TIDY_FOR_S = 0.002
-# Seconds that the directory of an ended call waits for the next call.
+# Seconds for which the directory of an ended call is kept for the next call.
 _KEPT_S = 0.25
 
 
 class Disposal:
-    """Empties or removes directories that no call needs any more, after the call.
+    """Empties or removes the directories of calls that have ended.
 
     Args:
         others_run: returns whether a script runs now.
-        not_removed: takes a directory that cannot be removed, the id of its call and the error, in any thread.
+        not_removed: is called with a directory that cannot be removed, the id of its call and the error, in any thread.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Disposal:
     def dispose(self, workspace: Workspace, loan: int, call_id: str) -> None:
         """Empty or remove a directory soon.
 
-        The second time for the same call does nothing, although another call may have the directory by then.
+        A second call of this method for the same call does nothing, because another call may have the directory then.
 
         Args:
-            loan: the number of the call's loan, ``workspace.loan`` when the call got the directory.
+            loan: the value of ``workspace.loan`` when the call got the directory.
         """
         if workspace.loan != loan:
             return
@@ -70,8 +70,8 @@ class Disposal:
             return
         self._untidy.append((workspace, call_id))
         if self._tidy_timer is None:
-            # In the next turn of the loop: a small answer is sent first, and no other script can start before. If one
-            # ran meanwhile, the directory would have to be looked at once more before it is lent.
+            # In the next turn of the loop: a small answer was sent by then, and no other script can have started. If a
+            # script ran before, the directory would need one more check before the next call gets it.
             self._tidy_timer = self._loop.call_soon(self._tidy_up)
 
     def in_thread(self, remove: Callable[[], None]) -> None:
@@ -86,14 +86,14 @@ class Disposal:
             removal.add_done_callback(_take_error)
 
     async def until_no_name_is_left(self) -> None:
-        """Return once no file of an ended call can be found by its name."""
+        """Return when no file of an ended call has a name any more."""
         while self._untidy:
             self._tidy_up()
         while self._removals:
             await asyncio.wait(self._removals)
 
     async def finish(self) -> None:
-        """Return once all directories are removed, kept ones as well."""
+        """Return when all directories are removed, including the kept ones."""
         while self._untidy:
             self._remove_later(*self._untidy.popleft())
         self._remove_unused(0.0)
@@ -106,7 +106,7 @@ class Disposal:
         loop = self._loop
         until_s = loop.time() + _TIDY_FOR_S
         while self._untidy:
-            if loop.time() > until_s:  # of a crowd: the others are served meanwhile
+            if loop.time() > until_s:  # there are many directories: let the loop serve other calls before the rest
                 self._tidy_timer = loop.call_soon(self._tidy_up)
                 break
             workspace, call_id = self._untidy.popleft()
@@ -133,6 +133,6 @@ class Disposal:
 
 
 def _take_error(removal: asyncio.Future[None]) -> None:
-    """Take the error of a removal, so that asyncio does not report it: only abandoned work has one."""
+    """Retrieve the error of a removal, so that asyncio does not log it. Only abandoned work has an error here."""
     if not removal.cancelled():
         removal.exception()

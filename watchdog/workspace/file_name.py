@@ -8,16 +8,16 @@ import unicodedata
 
 from ..errors import BadInput, quoted
 
-# NAME_MAX is 255 bytes; the rest is left for what scripts like to append (".jpg", ".tmp", "-resized").
+# The limit of Linux is 255 bytes (NAME_MAX). The rest is left for endings that scripts append (".jpg", "-resized").
 _LONGEST_NAME_BYTES = 200
 
 
 def safe_file_name(name: str) -> str | None:
-    """One path component made of a name that a caller gave, or None if nothing of it is left.
+    """Return a safe file name made from a name that a caller gave; None if nothing of the name is left.
 
-    Folders before the name are cut off, as are leading dots (the file would hide from ``ls`` and ``*``) and
-    characters that do not show (writing direction marks, zero width); a long name is shortened before its
-    extension.
+    This removes folders before the name, invisible characters (marks of the writing direction, characters of zero
+    width), and dots at the start, because ``ls`` and ``*`` do not show such a file. It shortens a long name, but keeps
+    the extension.
 
     Raises:
         BadInput: the name has a control character.

@@ -1,12 +1,12 @@
-"""Keep the files of an input out of reach of the scripts of other calls, until its own script starts.
+"""Keep the files of an input where other scripts cannot find them, until the script of their call starts.
 
-All scripts run as the same user, so a script could read and replace each file that has a name. So the first 64 KiB of
-an input are in memory, and the rest is in files without a name. The first larger file of an input has such a file of
-its own, which becomes the input file without a copy. All other files of the input share a second one, and are copied
-from it. So a form of thousands of files needs only two descriptors.
+All scripts run as the same user, so a script could read and replace every file that has a name. Therefore the first
+64 KiB of an input are in memory, and the rest is in files without a name. The first larger file of an input has such a
+nameless file of its own, which becomes the input file without a copy. All other files of the input share a second
+nameless file, and are copied from it. So a form of thousands of files needs only two descriptors.
 
-Such a form needs little memory, too: of a file that is complete only its name, its size and its place are kept. The
-files of one place stand there one after the other, so the sizes show where each of them begins.
+Such a form also needs little memory. For a complete file, only its name, its size and its place are in memory. The
+files in one place follow each other, so their sizes show where each of them begins.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from .space import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
 _MODE = 0o644
-# To make as many takes about a millisecond.
+# To create so many files takes about a millisecond.
 _FEW_FILES = 16
-# Where a file is: in memory, in the nameless file that it shares, or in its own one.
+# The place of a file: memory, the nameless file that several files share, or a nameless file of its own.
 _MEMORY, _SHARED, _OWN = range(3)
 
 
 class HeldInput:
-    """The files of one input. Close it when they have their names, or are not needed any more.
+    """The files of one input. Close it when the files have their names, or are not needed any more.
 
     Args:
-        directory: on the file system on which the files get their names.
+        directory: any directory on the file system on which the files will get their names.
     """
 
     def __init__(self, directory: str) -> None:
         self.directory = directory
-        # In the order of the files. Bytes, because one character outside of Unicode's first plane makes a text four
-        # times as large.
+        # The names are in the order of the files. They are bytes, because a str with one character above U+FFFF needs
+        # four bytes for each character.
         self._names: dict[bytes, None] = {}
         self._sizes = array("Q")
         self._places = bytearray()
-        self._named = 0  # so many files have their names already
+        self._named = 0  # the number of files that have their names already
         self._memory = bytearray()
         self._own_fd = -1
         self._shared_fd = -1
 
     def has(self, name: str) -> bool:
-        """Return whether a file of this name was created."""
+        """Return whether a file with this name was created."""
         return os.fsencode(name) in self._names
 
     def create(self, name: str) -> HeldFile:
-        """Begin the next file. No other file may be written from now on.
+        """Begin the next file. After this, the files before it must not be written.
 
         Args:
-            name: differs from the names of all other files.
+            name: a name that no other file has.
         """
         self._names[os.fsencode(name)] = None
         self._sizes.append(0)
@@ -68,18 +68,18 @@ class HeldInput:
         return os.pread(self._descriptor(self._places[0]), size_bytes, 0)
 
     def give_names(self, directory: str, *, only_quickly: bool = False) -> bool:
-        """Make the files appear in ``directory``, all of a mode of 0644 less the umask.
+        """Give the files their names in ``directory``. Their mode is 0644, changed by the umask.
 
         Args:
-            only_quickly: stop when the rest takes long, because there are many files or a file has to be copied. Call
-                this again in a thread then.
+            only_quickly: stop if the rest would take long, because there are many files or a file has to be copied.
+                Then call this again in a thread.
 
         Returns:
             Whether all files have their names now.
 
         Raises:
             NoSpace: the disk is full.
-            OSError: a file cannot be made.
+            OSError: a file cannot be created.
         """
         if only_quickly and len(self._names) - self._named > _FEW_FILES:
             return False
@@ -114,7 +114,7 @@ class HeldInput:
         self._own_fd = self._shared_fd = -1
 
     def _give_name(self, path: str, place: int, begin: int, size_bytes: int, only_quickly: bool) -> bool:
-        """Make one file appear at ``path``; return whether it has."""
+        """Give one file the name ``path``. Return whether this was done."""
         if place == _OWN and link(self._own_fd, path):
             return True
         if place != _MEMORY:
@@ -138,7 +138,7 @@ class HeldInput:
         self._sizes[-1] += len(data)
 
     def _on_disk(self) -> int:
-        """Bring the newest file to the disk, if it is not there yet, and return the descriptor to write it."""
+        """Move the newest file from memory to the disk, if it is in memory. Return the descriptor to write it."""
         if self._places[-1] == _MEMORY:
             place = _OWN if self._own_fd < 0 else _SHARED
             if place == _OWN:
@@ -156,7 +156,7 @@ class HeldInput:
 
 
 class HeldFile:
-    """The newest file, which is written once, from its begin to its end."""
+    """The newest file. It is written once, from its beginning to its end."""
 
     __slots__ = ("_owner", "name")
 
@@ -178,11 +178,11 @@ class HeldFile:
             raise
 
     def descriptor(self) -> int:
-        """Return the descriptor of the file, still empty, for somebody else to write it.
+        """Return the descriptor of the file, so that the caller can write it. The file must still be empty.
 
         Raises:
             NoSpace: the disk is full.
-            OSError: the file cannot be made.
+            OSError: the file cannot be created.
         """
         try:
             return self._owner._on_disk()
@@ -191,5 +191,5 @@ class HeldFile:
             raise
 
     def written(self, size_bytes: int) -> None:
-        """Note that so many bytes were written to :meth:`descriptor`."""
+        """Set the size of the file, after the caller has written to :meth:`descriptor`."""
         self._owner._sizes[-1] = size_bytes

@@ -1,7 +1,7 @@
-"""Outputs without a name: a script of another call cannot find them while they are sent.
+"""Remove the names of outputs, so that the script of another call cannot find the outputs while they are sent.
 
-All scripts run as the same user. So the server opens the outputs of a call and takes their names away. Each output
-costs a descriptor, so there is a limit for each call and one for all calls.
+All scripts run as the same user. So the server opens the outputs of a call and removes their names. Each output then
+needs a descriptor, so the number of outputs without a name is limited for each call and for all calls together.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from .outputs import Output, hold_outputs, release_outputs
 
 # The most outputs of one call whose descriptors are kept open.
 _MOST_OF_A_CALL = 16
-# To free gigabytes takes a file system longer than the event loop may be held up.
+# A file system needs a long time to free gigabytes, and the event loop must not be blocked for so long.
 _QUICKLY_FREED_BYTES = 64 << 20
 
 
 class HeldOutputs:
-    """The descriptors of outputs that are being sent; at most a quarter of the descriptors of this process.
+    """The descriptors of outputs that are being sent: at most a quarter of the descriptors of this process.
 
     Args:
-        in_thread: calls a function in a thread, without waiting for it.
+        in_thread: runs a function in a thread, and does not wait for it.
     """
 
     def __init__(self, in_thread: Callable[[Callable[[], None]], None]) -> None:
@@ -31,10 +31,10 @@ class HeldOutputs:
         self._most = proc.descriptor_limit() // 4
 
     def hold(self, outputs: list[Output]) -> list[Output] | None:
-        """Take the names of outputs away and return the outputs with their descriptors; None if they are too many.
+        """Remove the names of outputs and return the outputs with their descriptors; None if they are too many.
 
         Raises:
-            OutputUnreadable: as :func:`hold_outputs`.
+            OutputUnreadable: for the same reasons as in :func:`hold_outputs`.
         """
         if len(outputs) > min(_MOST_OF_A_CALL, self._most - self._count):
             return None

@@ -1,8 +1,8 @@
-r"""Rename outputs so that their names stay inside their directory on every system.
+r"""Rename outputs whose names would lead out of their directory on another system.
 
-On Linux ``..\..\x`` and ``C:x`` are names of plain files. A program on Windows that unpacks the ZIP, or writes files by
-the names in JSON, takes a backslash for a separator and ``C:`` for a drive, and writes to another place. So ``_``
-replaces each backslash and the colon of a drive. Other names stay unchanged.
+On Linux, ``..\..\x`` and ``C:x`` are names of ordinary files. A program on Windows that unpacks the ZIP, or writes
+files with the names in JSON, takes a backslash for a separator and ``C:`` for a drive, and writes to another directory.
+So ``_`` replaces each backslash, and the colon of a drive. Other names do not change.
 """
 
 from __future__ import annotations
@@ -10,21 +10,21 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-# Python's ntpath takes any character for the letter of a drive.
+# Python's ntpath accepts any character as the letter of a drive.
 _DRIVE = re.compile(r"[^/]:")
-# In any folder: a caller may unpack only that folder.
+# A drive counts in the name of each folder, because a caller may unpack only one folder.
 _UNSAFE = re.compile(r"\\|(?:^|/)[^/]:")
 
 
 def replacements(names: Sequence[str]) -> dict[str, str]:
-    """Return the new name of each name that must not be used as it is.
+    """Return the new name of each output that must be renamed.
 
     Args:
-        names: paths of files below one directory, relative to it, each once.
+        names: paths of files below one directory, relative to this directory. No path appears twice.
 
     Returns:
-        Nothing for names that stay as they are. A new name differs from all other names, old and new, and is not
-        the name of a directory: a number before the file's extension makes it different.
+        The new names by the old ones, without names that do not change. A new name differs from all other names, old
+        and new, and from the names of directories. If necessary, it has a number before the file's extension.
     """
     unsafe = [name for name in names if _UNSAFE.search(name)]
     if not unsafe:
@@ -41,7 +41,7 @@ def replacements(names: Sequence[str]) -> dict[str, str]:
 
 
 def _renamed(path: str, renamed: dict[str, str], taken: set[str]) -> str:
-    """Return the new name of a file or directory. Its directory has its new name already."""
+    """Return the new name of a file or directory. The directory that contains it must be in ``renamed`` already."""
     directory, slash, last = path.rpartition("/")
     new_last = last.replace("\\", "_")
     if _DRIVE.match(new_last):

@@ -1,4 +1,4 @@
-"""Hold the files that a script left, open them, and notice when they change."""
+"""Describe the files that a script left, open them, and check that they have not changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..errors import OutputUnreadable
 
-# Characters of an output's name in an error.
+# The most characters of an output's name in an error message.
 _SHOWN_NAME = 300
 
 
@@ -18,9 +18,11 @@ _SHOWN_NAME = 300
 class Output:
     """One regular file that a script left.
 
-    ``path``: absolute, without symbolic links. ``name``: relative to ``TMP_OUTPUT_DIR``; bytes that are
-    not UTF-8 stand in it as lone surrogates (:func:`os.fsdecode`). Characters that are not safe on every system are
-    replaced. ``fd``: of the file, once it has no name any more (:func:`hold_outputs`).
+    Attributes:
+        path: the absolute path, without symbolic links.
+        name: the path relative to ``TMP_OUTPUT_DIR``. Bytes that are not UTF-8 are lone surrogates
+            (:func:`os.fsdecode`). Characters that are not safe on every system are replaced.
+        fd: the descriptor of the file after :func:`hold_outputs` has removed its name; -1 before.
     """
 
     path: str
@@ -37,10 +39,10 @@ class Output:
 
 @dataclass(slots=True)
 class Listing:
-    """What a script left.
+    """A list of what a script left in its output directory.
 
-    ``skipped``: name and reason of each entry that is not an output. ``renamed``: the new name of each output whose own
-    name would leave its directory on another system.
+    ``skipped``: the name of each entry that is not an output, with the reason. ``renamed``: the new name of each output
+    that was renamed (:func:`output_names.replacements`), by the old name.
     """
 
     outputs: list[Output] = field(default_factory=list)
@@ -49,12 +51,12 @@ class Listing:
 
 
 def hold_outputs(outputs: Sequence[Output]) -> list[Output]:
-    """Open outputs and take their names away, so that no script finds them; return them with their descriptors.
+    """Open outputs and remove their names, so that no script can find them. Return them with their descriptors.
 
-    A hard link that the script made elsewhere stays.
+    If the script made another hard link to an output, that link stays.
 
     Raises:
-        OutputUnreadable: as :func:`open_output`.
+        OutputUnreadable: for the same reasons as in :func:`open_output`.
     """
     held: list[Output] = []
     try:
@@ -64,28 +66,28 @@ def hold_outputs(outputs: Sequence[Output]) -> list[Output]:
         release_outputs(held)
         raise
     for output in outputs:
-        # Two outputs may be one file, by links.
+        # Two outputs may be the same file, because of links. The second removal fails then.
         with contextlib.suppress(OSError):
             os.unlink(output.path)
     return held
 
 
 def release_outputs(held: Iterable[Output]) -> None:
-    """Close what :func:`hold_outputs` opened."""
+    """Close the descriptors that :func:`hold_outputs` opened."""
     for output in held:
         os.close(output.fd)
 
 
 def open_output(output: Output) -> int:
-    """Open an output for reading and return its descriptor, at the file's begin.
+    """Open an output for reading and return its descriptor, at the beginning of the file.
 
-    Of an output that is held only one descriptor may be read from at a time, except with ``pread``: they share their
-    position.
+    All descriptors of an output of :func:`hold_outputs` share one position. So only one of them may be read at a time,
+    except with ``pread``.
 
     Raises:
-        OutputUnreadable: it is gone, not readable, or not what it was when it was listed.
+        OutputUnreadable: the file is gone or not readable, or has changed since it was listed.
     """
-    # O_NONBLOCK: a FIFO put in the file's place must not block the open.
+    # With O_NONBLOCK, the open does not wait if the script has put a FIFO in the place of the file.
     try:
         if output.fd >= 0:
             fd = os.dup(output.fd)
@@ -103,7 +105,7 @@ def open_output(output: Output) -> int:
 
 
 def raise_if_changed(fd: int, output: Output) -> None:
-    """Raise :class:`OutputUnreadable` if a file is not any more what it was when it was listed."""
+    """Raise :class:`OutputUnreadable` if a file has changed since it was listed."""
     status = os.fstat(fd)
     is_same = status.st_size == output.size_bytes and status.st_mtime == output.mtime_s
     if not stat.S_ISREG(status.st_mode) or not is_same:
@@ -115,5 +117,5 @@ def cannot_read(name: str, error: OSError) -> OutputUnreadable:
 
 
 def shortened(name: str) -> str:
-    """Return a name for an error: of a path of thousands of characters the begin and the end."""
+    """Return a name for an error message. For a very long path, this is only the beginning and the end of it."""
     return repr(name if len(name) <= _SHOWN_NAME else f"{name[: _SHOWN_NAME // 2]}…{name[-_SHOWN_NAME // 2 :]}")

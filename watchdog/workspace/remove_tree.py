@@ -9,24 +9,25 @@ import stat
 import time
 from collections.abc import Callable
 
-# A file system that takes longer, twice in a row, is left alone for a time. Once may be a machine that stood still.
+# If emptying a directory takes longer than SLOW_S twice in a row, no directory is emptied for SLOW_PAUSE_S. One slow
+# time does not count, because the whole machine may have stood still.
 SLOW_S = 0.01
 SLOW_PAUSE_S = 10.0
 _REMOVED_AT_ONCE = 10_000
 
 
 def remove_tree(root: str) -> None:
-    """Remove a directory and all in it, or what stands in its place. What is gone already is no error.
+    """Remove a directory and everything in it, or the file that is in its place. Do nothing if it does not exist.
 
     Raises:
         OSError: something cannot be removed (an immutable file, a mount point).
     """
     mode = lstat_mode(root)
-    if mode and not stat.S_ISDIR(mode):  # a link, perhaps, to a directory that is not ours
+    if mode and not stat.S_ISDIR(mode):  # perhaps a link to a directory that must not be removed
         os.unlink(root)
         return
-    # Directories below the first level are moved up to it before they are emptied: neither recursion nor
-    # path length then grows with the depth that a script chose.
+    # Directories below the first level are moved up to the first level before they are emptied. So a script that makes
+    # very deep directories causes neither deep recursion nor long paths here.
     serial = itertools.count()
     tag = f".remove-{os.getpid()}-{time.monotonic_ns()}-"
     while entries := entries_to_remove(root):
@@ -36,7 +37,7 @@ def remove_tree(root: str) -> None:
                 continue
             path = entry.path
             if not entry.name.startswith(tag):
-                # What a script has mounted cannot be moved, and is not emptied therefore.
+                # A directory on which a script has mounted something cannot be moved, so it is not emptied.
                 path = f"{root}/{tag}{next(serial)}"
                 _forced(functools.partial(_move, path), entry.path)
             while some := entries_to_remove(path):
@@ -55,7 +56,10 @@ def _move(target: str, path: str) -> None:
 
 
 def entries_to_remove(directory: str) -> list[os.DirEntry[str]]:
-    """Return some entries; none if the directory is empty. A list of millions would need gigabytes."""
+    """Return some entries of a directory, at most 10,000, because millions of them would need gigabytes.
+
+    The list is empty if the directory is empty or does not exist.
+    """
     try:
         return _some_entries(directory)
     except FileNotFoundError:
@@ -76,7 +80,7 @@ def _forced(remove: Callable[[str], None], path: str) -> None:
     except FileNotFoundError:
         return
     except PermissionError:
-        # The script took the write permission from the directory, or from the one that is to be moved.
+        # The script removed the write permission of the parent directory, or of the directory that is to be moved.
         os.chmod(os.path.dirname(path), 0o700)
         if stat.S_ISDIR(lstat_mode(path)):
             os.chmod(path, 0o700)

@@ -1,12 +1,12 @@
 """Read the status and headers that a script chose in ``$HTTP_RESPONSE_FILE``.
 
-Lines as in a CGI answer (RFC 3875, section 6.3)::
+Its lines are as in a CGI answer (RFC 3875, section 6.3)::
 
     Status: 404 Not Found
     X-Reason: no plant
 
-A script may write data of others into it. So a line cannot split the response, and cannot change the headers that frame
-it or name the call.
+A script may write data from a caller into this file. So a line cannot split the response, and cannot set the headers
+that frame the response or name the call.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..errors import BadScriptResponse
 _LARGEST_BYTES = 64 * 1024
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _STATUS = re.compile(r"([2-5][0-9][0-9])(?:\s.*)?")
-_NOT_THE_SCRIPTS = frozenset(
+_SET_BY_SERVER = frozenset(
     "connection content-length content-encoding date expect host keep-alive proxy-authenticate proxy-connection "
     "server te trailer transfer-encoding upgrade x-call-id x-exit-code x-duration-seconds x-input-encoding".split()
 )
@@ -29,17 +29,21 @@ _NOT_THE_SCRIPTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ResponseOverrides:
-    """``status``: None if the script chose none. ``headers``: in its order."""
+    """The status and headers that a script chose.
+
+    ``status``: None if the script chose no status. ``headers``: names and values, in the order of the file.
+    """
 
     status: int | None = None
     headers: list[tuple[str, str]] = field(default_factory=list)
 
 
 def read_response_file(path: str) -> ResponseOverrides:
-    """What the script chose; nothing if it made no file.
+    """Return what the script chose; an empty object if there is no file.
 
     Raises:
-        BadScriptResponse: a line is not ``Name: value``, or may not be set by a script.
+        BadScriptResponse: the file cannot be read or is too large, a line is not ``Name: value``, or a script may not
+            set its header.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -49,14 +53,14 @@ def read_response_file(path: str) -> ResponseOverrides:
         raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise BadScriptResponse("$HTTP_RESPONSE_FILE is no regular file any more; write lines into it")
+            raise BadScriptResponse("$HTTP_RESPONSE_FILE is not a regular file any more; write lines into it")
         data = os.read(fd, _LARGEST_BYTES + 1)
     except OSError as error:
         raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
     finally:
         os.close(fd)
     if len(data) > _LARGEST_BYTES:
-        raise BadScriptResponse(f"$HTTP_RESPONSE_FILE has over {_LARGEST_BYTES} bytes")
+        raise BadScriptResponse(f"$HTTP_RESPONSE_FILE has over {_LARGEST_BYTES} bytes; write fewer headers")
     return _parse(data.decode("utf-8", "surrogateescape"))
 
 
@@ -75,9 +79,9 @@ def _parse(text: str) -> ResponseOverrides:
             raise _bad(number, line, "has a control character or is not UTF-8")
         if name.lower() == "status":
             if not (match := _STATUS.fullmatch(value)):
-                raise _bad(number, line, "is no status from 200 to 599")
+                raise _bad(number, line, "is not a status from 200 to 599")
             status = int(match[1])
-        elif name.lower() in _NOT_THE_SCRIPTS:
+        elif name.lower() in _SET_BY_SERVER:
             raise _bad(number, line, "is a header that the server sets itself")
         else:
             headers.append((name, value))

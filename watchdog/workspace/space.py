@@ -1,4 +1,4 @@
-"""Find out how much room a disk has."""
+"""Find out how much free space a disk has."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ import os
 
 from ..errors import NoSpace
 
-# Less than a usual write of a buffer.
+# A disk with less free space than this counts as full: programs usually write at least so many bytes at a time.
 _FULL_BYTES = 4096
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
-# Less than this is left for the scripts that run.
+# If less than this is free, no directory is kept for the next call: the running scripts need the space.
 _PLENTY_BYTES = 16 << 20
 _PLENTY_INODES = 1000
 
 
 def is_full(directory: str) -> bool:
-    """Whether nothing more can be written there."""
+    """Return whether nothing more can be written to the file system of a directory."""
     try:
         status = os.statvfs(directory)
     except OSError:
         return False
-    has_inodes = not status.f_files or status.f_favail > 0  # some file systems count none
-    # Some file systems count no blocks either (tmpfs with size=0, ramfs).
-    available = status.f_bfree if os.geteuid() == 0 else status.f_bavail  # some is kept for root
+    has_inodes = not status.f_files or status.f_favail > 0  # some file systems do not count inodes
+    # Some file systems do not count blocks either (tmpfs with size=0, ramfs).
+    available = status.f_bfree if os.geteuid() == 0 else status.f_bavail  # some blocks are reserved for root
     has_blocks = not status.f_blocks or available * status.f_frsize >= _FULL_BYTES
     return not (has_blocks and has_inodes)
 
 
 def free_bytes(directory: str) -> float:
-    """Return how many bytes can still be written there; infinity if the file system counts none."""
+    """Return how many bytes can still be written there; infinity if the file system does not count blocks."""
     try:
         status = os.statvfs(directory)
     except OSError:
@@ -39,15 +39,16 @@ def free_bytes(directory: str) -> float:
 
 
 def has_plenty(directory: str) -> bool:
+    """Return whether there is enough free space to keep a directory for the next call."""
     try:
         status = os.statvfs(directory)
-    except OSError:  # it is gone
+    except OSError:  # the directory is gone
         return False
-    has_inodes = not status.f_files or status.f_favail >= _PLENTY_INODES  # some file systems count none
+    has_inodes = not status.f_files or status.f_favail >= _PLENTY_INODES  # some file systems do not count inodes
     return has_inodes and (not status.f_blocks or status.f_bavail * status.f_frsize >= _PLENTY_BYTES)
 
 
 def raise_if_no_space(error: OSError, what: str) -> None:
-    """Raise :class:`NoSpace` that names ``what``, if that is what the error says."""
+    """Raise :class:`NoSpace` with the name ``what``, if the error means that the disk is full."""
     if error.errno in _NO_SPACE:
         raise NoSpace(f"no space is left for {what}: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Keep a script's output stream until it is known whether it is the answer."""
+"""Keep the output stream of a script until it is known whether this output is the answer."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Tail:
         self._data = (self._data + data[-TAIL_BYTES:])[-TAIL_BYTES:]
 
     def text(self) -> str:
-        """As text; bytes that are not UTF-8 are replaced, a character cut at the front is left out."""
+        """Return the tail as text. Bytes that are not UTF-8 are replaced; an incomplete first character is removed."""
         data = self._data
         if len(data) == TAIL_BYTES:
             while data and 0x80 <= data[0] < 0xC0:
@@ -34,15 +34,17 @@ class Tail:
 
 
 class Spool:
-    """Bytes as they come: the first 64 KiB in memory, more in a file. Memory does not grow with them.
+    """Keeps the bytes of a stream: up to 64 KiB in memory, more in a file. So memory does not grow with the stream.
 
     Args:
-        directory: on the file system that takes the file, which is made when it is needed and has no name: no other
-            script can read or change it.
-        max_bytes: what is over it is not kept, and ``overflowed`` tells so; 0 is no limit.
+        directory: a directory on the file system for the file. The file is created when it is needed. It has no name,
+            so no other script can read or change it.
+        max_bytes: the most bytes that are kept; 0 means no limit.
 
-    ``error`` is set, and nothing is kept any more, once the file cannot be written: the stream is still taken, so
-    that its writer does not block.
+    Attributes:
+        overflowed: the stream had more than ``max_bytes``.
+        error: the error if the file cannot be written; then nothing more is kept. The stream is still read, so that
+            its writer does not block.
     """
 
     def __init__(self, directory: str, max_bytes: int = 0) -> None:
@@ -55,7 +57,7 @@ class Spool:
         self.error: OSError | None = None
 
     def take(self, data: bytes) -> asyncio.Future[None] | None:
-        """Keep what came. A future returned is done when more may come."""
+        """Keep the next bytes. If this returns a future, call this again only when the future is done."""
         if self._max_bytes and self.size_bytes + len(data) > self._max_bytes:
             self.overflowed = True
         if self.overflowed or self.error is not None:
@@ -73,7 +75,7 @@ class Spool:
             return None
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
-        """All that was kept, in pieces of at most ``piece_bytes``.
+        """Yield all bytes that were kept, in pieces of at most ``piece_bytes``.
 
         Raises:
             OutputUnreadable: the file cannot be read.
@@ -89,7 +91,7 @@ class Spool:
             except OSError as error:
                 raise OutputUnreadable(f"the script's stdout cannot be read back: {error.strerror}") from error
             if not piece:
-                raise OutputUnreadable("the file with the script's stdout was cut short while it was sent")
+                raise OutputUnreadable("the file with the script's stdout was truncated while it was sent")
             at += len(piece)
             yield piece
 
@@ -115,7 +117,7 @@ class _Pieces(Protocol):
 
 
 class Joined:
-    """Several streams, one after the other, as one."""
+    """Several streams, joined to one."""
 
     def __init__(self, streams: Sequence[_Pieces]) -> None:
         self._streams = streams
@@ -125,6 +127,6 @@ class Joined:
         return sum(stream.size_bytes for stream in self._streams)
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
-        """All of it, in pieces of at most ``piece_bytes``; raises as the streams do."""
+        """Yield all bytes in pieces of at most ``piece_bytes``. Raises the same errors as the streams."""
         for stream in self._streams:
             yield from stream.pieces(piece_bytes)

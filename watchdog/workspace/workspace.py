@@ -1,21 +1,22 @@
-"""Keep the private directory of one invocation: name its files safely, list what the script left.
+"""Make the private directory of one invocation, and list what the script left in it.
 
 ::
 
     <tmp_dir>/watchdog-Ab12xy/        one for each running server, mode 0700
-        lock                          held with flock(2) for as long as the server lives
-        1-0123456789ab/               one for each script that runs, or has an answer that is being sent
+        lock                          locked with flock(2) as long as the server lives
+        1-0123456789ab/               one for each script that runs, or whose answer is being sent
             input/                    TMP_INPUT_DIR
             output/                   TMP_OUTPUT_DIR
             response                  HTTP_RESPONSE_FILE
 
-After a small call the directory is emptied, and a call that comes soon uses it again. Making and removing three
-directories, in a thread that must be woken, is a large part of the cost of a small call.
+After a small call the directory is emptied, and a call that arrives soon uses it again. To make and remove three
+directories, in a thread that must be woken, would be a large part of the cost of a small call.
 
-A script can also change the server's directory. Then the next call that needs a new directory gets it in another one.
+A script can also change the server's directory. Then the server makes another one, and later calls get their
+directories in it.
 
-If a server was killed, nobody holds the lock of its directory. The next start removes this directory and nothing else.
-The lock of a running server cannot be taken.
+If a server was killed, no process holds the lock of its directory. The next server that starts removes such a
+directory. It cannot take the lock of a running server, so it removes nothing else.
 """
 
 from __future__ import annotations
@@ -34,28 +35,29 @@ from .outputs import Listing, Output, cannot_read, shortened
 from .remove_tree import remove_tree
 from .space import is_full
 
-# Each takes about a kilobyte of this process's memory until its call is answered.
+# Each output takes about a kilobyte of this process's memory until its call is answered.
 MOST_OUTPUTS = 100_000
-# How many entries of TMP_OUTPUT_DIR are looked at in one step: in the event loop the first few, because a thread costs
-# more, then in threads as many as take some milliseconds.
+# How many entries of TMP_OUTPUT_DIR are listed in one step. The first step may run in the event loop, because a thread
+# would cost more. Later steps run in threads, and take some milliseconds.
 _FIRST_ENTRIES = 200
 _ENTRIES_IN_A_STEP = 5000
-# As many entries take the time of one symbolic link, whose path may be long and lead through other links.
+# A symbolic link takes as long as so many other entries: its path may be long and lead through other links.
 _COST_OF_LINK = 200
-# Larger than this, a file may be larger than its file system.
+# A file that is larger than this is compared with the size of its file system.
 _SUSPICIOUS_BYTES = 1 << 30
-# What is removed at once, in the event loop: more, or larger, is left to a thread.
+# A directory is emptied in the event loop only if it has so few and so small files. Otherwise a thread removes it.
 _FEW_FILES = 16
 _SMALL_BYTES = 1 << 20
-# A directory that held many files stays large on ext4, and slow to list.
+# On ext4, a directory that once had many files stays large, and slow to list.
 _SMALL_DIRECTORY_BYTES = 16 * 1024
 
 
 class Workspace:
-    """The private directory of one invocation; its four paths are absolute.
+    """The private directory of one invocation. Its four paths are absolute.
 
-    ``loan``: the number of the invocation that has it, another one each time it is lent; 0: none has it.
-    ``is_tree_gone``: no process of the script that had it last can write into it any more.
+    Attributes:
+        loan: the number of the invocation that has the directory now; 0 if no invocation has it.
+        is_tree_gone: no process of the last script can write into the directory any more.
     """
 
     __slots__ = ("_as_made", "input_dir", "is_tree_gone", "loan", "output_dir", "path", "response_file")
@@ -71,20 +73,20 @@ class Workspace:
         try:
             os.mkdir(self.input_dir, 0o755)
             os.mkdir(self.output_dir, 0o755)
-        except OSError:  # no inode may be left for the second
+        except OSError:  # for example, no inode is left for the second one
             remove_tree(path)
             raise
-        self._as_made = self._look()
+        self._as_made = self._state()
 
     def is_as_made(self) -> bool:
-        """Whether its directories are the same, in the same state, and have not become large."""
-        if self._as_made is None or (now := self._look()) is None:
+        """Return whether its directories are still the same, in the same state, and have not become large."""
+        if self._as_made is None or (now := self._state()) is None:
             return False
         (as_made, size_as_made_bytes), (state, size_bytes) = self._as_made, now
         return state == as_made and size_bytes <= max(size_as_made_bytes, _SMALL_DIRECTORY_BYTES)
 
     def is_there(self) -> bool:
-        """Whether nobody has removed or replaced its directories."""
+        """Return whether its directories exist and were not replaced."""
         if self._as_made is None:
             return False
         try:
@@ -95,9 +97,9 @@ class Workspace:
         return [(each.st_dev, each.st_ino) for each in found] == [input_as_made.identity, output_as_made.identity]
 
     def empty(self) -> bool:
-        """Remove the files, if there are few and small ones and nothing else; False if something may be left.
+        """Remove the files if they are few and small, and there is nothing else. Return whether the directory is empty.
 
-        Nothing is removed behind a mount or a link that stands in the place of a directory.
+        If a mount or a link is in the place of one of the directories, nothing in it is removed.
         """
         files: list[str] = []
         try:
@@ -109,7 +111,7 @@ class Workspace:
                         if entry.path in (self.input_dir, self.output_dir):
                             continue
                         status = entry.stat(follow_symlinks=False)
-                        # As it is now: the script may have made it large.
+                        # The size now, because the script may have made the input or the response file large.
                         is_small = status.st_size <= _SMALL_BYTES and status.st_blocks * 512 <= _SMALL_BYTES
                         if stat.S_ISDIR(status.st_mode) or not is_small or len(files) == _FEW_FILES:
                             return False
@@ -120,10 +122,10 @@ class Workspace:
             return False
         return True
 
-    def _look(self) -> tuple[list[DirectoryState], int] | None:
-        """Return the state of each directory, and the size of the largest; some file systems give any size.
+    def _state(self) -> tuple[list[DirectoryState], int] | None:
+        """Return the state of each directory, and the size of the largest; None if a directory cannot be opened.
 
-        None if a directory cannot be looked at.
+        The unit of the size depends on the file system.
         """
         try:
             found = [state_of(path) for path in (self.path, self.input_dir, self.output_dir)]
@@ -139,27 +141,27 @@ class Workspace:
         return listing.outputs, listing.skipped
 
     def listing(self, listing: Listing, most: int = MOST_OUTPUTS) -> Generator[bool, None, None]:
-        """List what the script left in ``TMP_OUTPUT_DIR``, in steps. Nothing is opened for reading.
+        """List what the script left in ``TMP_OUTPUT_DIR``, in steps. No file is opened for reading.
 
-        The first step is short and follows no link: it may run in the event loop. Run the others in a thread, and close
-        the generator if nobody wants the list any more.
+        The first step is short and follows no link, so it may run in the event loop. Run the other steps in a thread.
+        Close the generator if the list is not needed any more.
 
-        Each directory is listed once, under its own name. A symbolic link to a file below ``TMP_OUTPUT_DIR`` is an
-        output. A symbolic link to a directory below it is not followed: its files are outputs already, and links to
-        links to directories would make 2^n paths of n directories.
+        Each directory is listed once, with its own name. A symbolic link to a file below ``TMP_OUTPUT_DIR`` is an
+        output. A symbolic link to a directory below it is not followed: the files in it are outputs already, and with
+        links, n directories could have 2^n paths.
 
         Args:
-            listing: is filled; it is complete and sorted by name when the generator ends.
+            listing: gets the entries. It is complete and sorted by name when the generator ends.
 
         Raises:
-            OutputUnreadable: something cannot be listed or looked at, or something else stands in the place of
-                ``TMP_OUTPUT_DIR``.
+            OutputUnreadable: an entry cannot be examined, a directory cannot be listed, or ``TMP_OUTPUT_DIR`` is not a
+                directory any more.
             OutputTooLarge: there are more than ``most`` entries, or a file is larger than the file system.
         """
         try:
             mode = os.lstat(self.output_dir).st_mode
         except FileNotFoundError:
-            # It may have been tidied up at the script's end: then there are no outputs, which is no fault.
+            # The script may have removed it to clean up. Then there are no outputs, which is not an error.
             listing.skipped.append(("TMP_OUTPUT_DIR", "removed by the script"))
             return
         except OSError as error:
@@ -167,7 +169,8 @@ class Workspace:
         if not stat.S_ISDIR(mode):
             kind = "a file" if stat.S_ISREG(mode) else "a symbolic link" if stat.S_ISLNK(mode) else _kind(mode)
             raise OutputUnreadable(
-                f"the script put {kind} in the place of the directory TMP_OUTPUT_DIR; it should write its files into it"
+                f"the script put {kind} in the place of the directory TMP_OUTPUT_DIR; it should write its files into "
+                "this directory"
             )
         outputs, skipped = listing.outputs, listing.skipped
         room = _FIRST_ENTRIES
@@ -212,12 +215,12 @@ class Workspace:
         outputs.sort(key=lambda output: output.name)
 
     def _behind_link(self, name: str, path: str) -> tuple[str, os.stat_result] | str:
-        """Return the real path behind a symbolic link and its status, or why the link is not an output.
+        """Return the real path of a symbolic link's target and its status, or why the link is not an output.
 
-        The kernel follows the link, and gives up after 40 links: then the script cannot open the file either.
+        The kernel follows the link, and stops after 40 links: the script cannot open such a file either.
 
         Raises:
-            OutputUnreadable: what the link leads to cannot be looked at.
+            OutputUnreadable: the target of the link cannot be examined.
         """
         leaves = "a symbolic link that leaves the directory"
         try:
@@ -226,7 +229,7 @@ class Workspace:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return "a symbolic link to nothing"
-            # A link to a place that the script may not look at either is no loss.
+            # If the script cannot reach the target either, and the target is outside, this is a link that leaves.
             target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
             if error.errno == errno.EACCES and not _is_below(target, self.output_dir):
                 return leaves
@@ -234,25 +237,25 @@ class Workspace:
         return (real_path, status) if _is_below(real_path, root) else leaves
 
     def is_full(self) -> bool:
-        """Whether nothing more can be written here."""
+        """Return whether nothing more can be written into this directory."""
         return is_full(self.path)
 
     def _raise_if_impossible(self, name: str, size_bytes: int) -> None:
-        """A sparse file may claim any size; what its holes would be as an answer takes hours to find out."""
+        """Raise ``OutputTooLarge`` if a file is larger than its file system, because to read its holes takes hours."""
         status = os.statvfs(self.path)
         capacity_bytes = status.f_blocks * status.f_frsize
         if capacity_bytes and size_bytes > capacity_bytes:
             raise OutputTooLarge(
-                f"the output {name!r} has {size_bytes} bytes, its file system only {capacity_bytes}: a sparse file, of "
-                "which most was never written"
+                f"the output {name!r} has {size_bytes} bytes, but its file system has only {capacity_bytes}: it is a "
+                "sparse file, and most of it was never written"
             )
 
     def remove(self) -> None:
-        """Remove the directory and all that is in it, however deep and whatever its modes."""
+        """Remove the directory and everything in it, at any depth and with any modes."""
         try:
             remove_tree(self.path)
         except PermissionError:
-            # A script may have closed the server's directory as well.
+            # A script may have removed the permissions of the server's directory, too.
             os.chmod(os.path.dirname(self.path), 0o700)
             remove_tree(self.path)
 
@@ -272,7 +275,7 @@ def _each(entries: Iterator[os.DirEntry[str]], prefix: str) -> Iterator[os.DirEn
 
 
 def _real_path(path: str) -> tuple[str, os.stat_result]:
-    """Follow links, without opening what they lead to, and return the real path and its status."""
+    """Follow links and return the real path and its status. The target is not opened for reading."""
     fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
         return os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
@@ -297,4 +300,4 @@ def _kind(mode: int) -> str:
     ):
         if test(mode):
             return kind
-    return "neither file nor directory"
+    return "neither a file nor a directory"

@@ -1,4 +1,4 @@
-"""Make the directories of all calls, use them again, and remove what a crashed server left."""
+"""Make the directories of all calls, use them again, and remove the directories of killed servers."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ from .space import has_plenty, raise_if_no_space
 from .workspace import Workspace
 
 _PREFIX = "watchdog-"
-# A device in the place of the lock may make open wait without O_NONBLOCK.
+# If a script has put a device in the place of the lock, an open without O_NONBLOCK may wait.
 _LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Workspaces:
-    """The directory of this server, in which each invocation gets one of its own.
+    """The directory of this server, in which each invocation gets a directory of its own.
 
     Args:
-        tmp_dir: where to make it; must exist and be writable.
+        tmp_dir: the parent of the server's directory. It must exist and be writable.
     """
 
     def __init__(self, tmp_dir: str) -> None:
         self.tmp_dir = os.path.abspath(tmp_dir)
-        self._roots: list[_Root] = []  # the last one is in use
+        self._roots: list[_Root] = []  # new directories are made in the last one
         self._serial = itertools.count(1)
-        self._kept: list[_Kept] = []  # the oldest first
+        self._kept: list[_Kept] = []  # the oldest one is the first
         self._lent = 0
         self._was_slow = False
         self._slow_until_s = 0.0
 
     def sweep(self) -> tuple[list[str], list[str]]:
-        """Remove what servers left that are dead; return the paths removed and those that could not be."""
+        """Remove the directories of dead servers. Return the removed paths, and the paths that cannot be removed."""
         removed, kept = [], []
         for path in self._abandoned():
             try:
@@ -53,10 +53,10 @@ class Workspaces:
         return removed, kept
 
     def make(self) -> Workspace:
-        """Make the directory of one invocation, or take one that is kept.
+        """Make the directory of one invocation, or take a kept one.
 
         Raises:
-            NoSpace: nothing more fits into ``tmp_dir``.
+            NoSpace: the disk of ``tmp_dir`` is full.
             OSError: ``tmp_dir`` is gone or not writable.
         """
         self._lent += 1
@@ -69,11 +69,11 @@ class Workspaces:
         if not self._kept:
             return None
         kept = self._kept.pop()
-        # A script that ran meanwhile may have put something there.
+        # If a script ran meanwhile, it may have put a file there, so the directory must be emptied again.
         is_untouched = kept.lent_before == self._lent - 1 and kept.workspace.is_there()
         if is_untouched or kept.workspace.empty():
             return kept.workspace
-        self._kept.insert(0, _Kept(kept.workspace, -math.inf, -1))  # to be removed
+        self._kept.insert(0, _Kept(kept.workspace, -math.inf, -1))  # `unused` will return it, to be removed
         return None
 
     def _new(self) -> Workspace:
@@ -84,16 +84,17 @@ class Workspaces:
             raise
 
     def keep(self, workspace: Workspace, *, others_run: bool = False) -> bool:
-        """Empty the directory of a small call, and keep it for the next.
+        """Empty the directory of a small call, and keep it for the next call.
 
-        It must be certain that nothing of its own script writes into it any more. Kept ones are never more than were in
-        use at one time, and nothing is kept where space is short.
+        The caller must be certain that no process of its script writes into it any more. There are never more kept
+        directories than were in use at one time. No directory is kept if the disk is slow or has little space.
 
         Args:
-            others_run: other scripts run now, of the same user: they may put something into it.
+            others_run: other scripts run now. They have the same user, so they may put files into the directory.
 
         Returns:
-            False if it is to be removed instead: too much is in it for the event loop, or something that is not ours.
+            Whether the directory is kept. If not, the caller must remove it: for example, it has many or large files,
+            or a script has changed it.
         """
         began_s = time.monotonic()
         if not self._roots or began_s < self._slow_until_s or not has_plenty(self.tmp_dir):
@@ -112,7 +113,7 @@ class Workspaces:
         return bool(self._kept)
 
     def unused(self, for_s: float = 0.0) -> list[Workspace]:
-        """Those that were kept for so long in vain; they are the caller's now, to be removed."""
+        """Return the directories that were kept for at least ``for_s`` seconds. The caller must remove them."""
         until_s = time.monotonic() - for_s
         count = sum(kept.since_s <= until_s for kept in self._kept)
         unused, self._kept = self._kept[:count], self._kept[count:]
@@ -128,14 +129,14 @@ class Workspaces:
                 stack.callback(remove_tree, root.path)
 
     def _new_path(self) -> str:
-        # With a part that no script can guess, and so not make before.
+        # A script cannot guess the random part, so it cannot make this directory before the server does.
         return os.path.join(self._root(), f"{next(self._serial)}-{os.urandom(6).hex()}")
 
     def _root(self) -> str:
-        """Return this server's directory, which is made if there is none in the state in which it was made.
+        """Return this server's directory. Make another one if it is gone or has changed.
 
-        A script, or a cleaner of /tmp, may have removed it. A script may also have changed its mode, or what new
-        directories inherit from it. The old one is removed once all calls in it have ended.
+        A script, or a program that cleans /tmp, may have removed it. A script may also have changed its mode, or the
+        properties that new directories inherit from it. The old one is removed when all calls in it have ended.
         """
         if not self._roots or not self._roots[-1].is_as_made():
             self._remove_empty_roots()
@@ -147,7 +148,7 @@ class Workspaces:
             path = tempfile.mkdtemp(prefix=_PREFIX, dir=self.tmp_dir)
             as_made, _ = state_of(path)
             fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            # Race: another server that starts now may sweep the directory between its making and the lock.
+            # Race: another server that starts now may remove the directory before it is locked.
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.exists(os.path.join(path, "lock")):
@@ -178,7 +179,7 @@ class Workspaces:
                     continue
                 fd = os.open(os.path.join(entry.path, "lock"), _LOCK_FLAGS)
             except OSError:
-                # No lock file (yet): another server is just making it, or it is not ours to judge.
+                # There is no lock file, or not yet: another server may just be making the directory.
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -201,11 +202,16 @@ class _Root(NamedTuple):
         try:
             return state_of(self.path)[0] == self.as_made
         except OSError as error:
-            return error.errno in NO_DESCRIPTOR  # unknown, until the next call
+            return error.errno in NO_DESCRIPTOR  # then the state is unknown: it is read again for the next call
 
 
 class _Kept(NamedTuple):
-    """A directory for the next call: since when, and how many had been lent by then; -1 if other scripts ran."""
+    """A directory that is kept for the next call.
+
+    Attributes:
+        since_s: the time since which it is kept.
+        lent_before: how many directories had been lent at that time; -1 if other scripts ran.
+    """
 
     workspace: Workspace
     since_s: float
