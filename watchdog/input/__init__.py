@@ -1,1 +1,1 @@
-"""Turn the body of a request into input files."""
+"""Decode the body of a request, and write it into input files."""

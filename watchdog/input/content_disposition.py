@@ -1,6 +1,7 @@
 """Read the file name in a ``Content-Disposition`` header (RFC 6266).
 
-aiohttp's own parser passes a malformed header to Python's warnings, and the interpreter keeps each distinct warning.
+aiohttp's own parser reports a malformed header as a Python warning. The interpreter keeps each distinct warning in
+memory, so callers could fill the memory.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from ..errors import BadInput, quoted
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _KIND = re.compile(rf"\s*{_TOKEN}\s*")
-# Empty parameters, as after a semicolon at the end, are common and harmless. Possessive quantifiers keep it linear.
+# Empty parameters, for example after a semicolon at the end, are common and harmless. With possessive quantifiers the
+# search takes linear time.
 _PARAMETER = re.compile(rf';\s*+(?:({_TOKEN})\s*+=\s*+(?:({_TOKEN})|"((?:[^"\\]|\\.)*+)"))?\s*+', re.DOTALL)
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _EXTENDED = re.compile(r"([\w-]+)'[\w-]*'(.*)", re.ASCII | re.DOTALL)
-# RFC 8187 has UTF-8, RFC 5987 had Latin-1 too. Python's other codecs make half characters, or fail in their own ways.
+# RFC 8187 allows UTF-8, and RFC 5987 also allowed Latin-1. Other codecs of Python may return incomplete characters, or
+# raise other errors.
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1"})
 
 
 def file_name(header: str) -> str | None:
-    """Return the file name of a header, ``filename*`` before ``filename``; None if it has none.
+    """Return the file name in a header; None if there is none. ``filename*`` has priority over ``filename``.
 
     Raises:
         BadInput: the header is malformed.
@@ -62,8 +65,8 @@ def decoded_name(charset: str, encoded: str, header: str) -> str:
         return unquote_to_bytes(encoded).decode(charset)
     except (LookupError, UnicodeDecodeError):
         raise BadInput(
-            f"the file name in {quoted(header)} is not what it says it is: {charset[:20]}; use filename*=UTF-8''NAME, "
-            "with NAME percent-encoded"
+            f"the file name in {quoted(header)} cannot be decoded as {charset[:20]}; use filename*=UTF-8''NAME, with "
+            "NAME percent-encoded"
         ) from None
 
 

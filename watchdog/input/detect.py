@@ -1,4 +1,4 @@
-"""Decide what a body is: base64, JSON, a form, or the bytes themselves."""
+"""Decide how a body is read: as base64, as JSON, as a form, or as raw bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DATA_URL = re.compile(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
 _QUOTE = re.compile(rb'\s*="')
 _JSON_START = re.compile(rb"\s*[{\[]")
 _FORM_START = re.compile(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
-# Types that clients send whatever the body is. Any other type says what the body is, so the body is raw bytes.
+# Clients send these types with any body. Any other type says what the body is, so such a body is raw bytes.
 _BASE64_TYPES = frozenset(
     {"", "text/plain", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"}
 )
@@ -31,10 +31,13 @@ _FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"
 
 @dataclass(frozen=True, slots=True)
 class BodyHints:
-    """What the caller says of the body.
+    """Information about the body that the caller sent in the headers and the query.
 
-    ``content_type``: the whole header value. ``content_encoding``: its value or "". ``encoding``: what
-    ``?input=`` or ``X-Input-Encoding`` ask for. ``file_name``: as given, not yet safe.
+    Attributes:
+        content_type: the whole value of the header; "" without one.
+        content_encoding: the value of the header; "" without one.
+        encoding: the value of ``?input=`` or ``X-Input-Encoding``; None without one.
+        file_name: the file name from the caller, which may not be safe; None without one.
     """
 
     content_type: str = ""
@@ -44,7 +47,12 @@ class BodyHints:
 
 
 class _Decided(NamedTuple):
-    """How a body is read: ``reader`` returns what reads it into a file, from the byte ``skip`` on."""
+    """How a body is read.
+
+    Attributes:
+        reader: returns a reader that writes to the given file.
+        skip: the number of bytes at the start of the body that the reader does not get.
+    """
 
     encoding: str
     reader: Callable[[ByteSink], Reader]
@@ -58,13 +66,17 @@ def decide(
     media_type: str,
     new_form: Callable[[ByteSink, int, BadInput], Reader],
 ) -> _Decided:
-    """Decide how the body is read, from its first 4 KiB (or all of it).
+    """Decide how a body is read.
 
     Args:
-        new_form: returns the reader of a form, from the file, the form's offset and why the body is not base64.
+        head: the first 4 KiB of the body, or the whole body if it is shorter.
+        complete: whether ``head`` is the whole body.
+        asked: the encoding that the caller asked for; None without one.
+        new_form: returns the reader of a form. Its arguments are the file, the offset of the form in the body, and the
+            reason why the body is not base64.
 
     Raises:
-        BadInput: the body should be base64, JSON or a form, and is none of these.
+        BadInput: the body should be base64, JSON or a form, but it is none of these.
     """
     if asked in ("raw", "json"):
         return _Decided(asked, Raw)
@@ -78,33 +90,33 @@ def decide(
     skip = prefix.end() if prefix else start
     quoted = prefix is not None and prefix.re is _QUOTE
 
-    # Only reading the body shows whether it is base64. The bytes decoded here are not decoded a second time.
+    # Only decoding shows whether the body is base64. `held` keeps the result, so these bytes are decoded only once.
     held = Held()
     base64_reader = Base64Reader(held, skip, quoted)
     fault = _fault(base64_reader, head[skip:], complete)
 
-    def go_on(file: ByteSink) -> Base64Reader:
+    def continue_into(file: ByteSink) -> Base64Reader:
         held.release(file)
         return base64_reader
 
     if asked is not None:
         if fault is not None:
             raise _reason(head, fault)
-        return _Decided("base64", go_on, len(head))
-    # `true` and `null` would decode to three bytes that nobody means under a JSON type.
+        return _Decided("base64", continue_into, len(head))
+    # `true` and `null` are also valid base64, but with the content type of JSON nobody means that.
     is_literal = media_type == "application/json" and complete and head[start:].strip() in (b"true", b"null")
     if fault is None and not is_literal:
-        return _Decided("base64", go_on, len(head))
+        return _Decided("base64", continue_into, len(head))
     if media_type == "application/octet-stream":
         return _Decided("raw", Raw)
     if not _wide_characters(head):
         if media_type in _FORM_TYPES and prefix is None and _FORM_START.match(head, start):
-            assert fault is not None, "a literal has no `=`"
+            assert fault is not None, "true and null contain no `=`"
             why = fault
             return _Decided("form", lambda file: new_form(file, start, why), start)
         if media_type == "application/json" and _is_json_scalar(head[start:], complete):
             return _Decided("json", Raw)
-    assert fault is not None, "a literal is a scalar"
+    assert fault is not None, "true and null are JSON scalars"
     raise _reason(head, fault)
 
 
@@ -119,7 +131,7 @@ def _fault(reader: Base64Reader, text: bytes, complete: bool) -> BadInput | None
 
 
 def _reason(head: bytes, fault: BadInput) -> BadInput:
-    """Return the error for a body that is not base64, with what it is, if that is clear, or else its first fault."""
+    """Return the error for a body that is not base64: what the body is, if that is clear, or else its first fault."""
     if (encoding := _wide_characters(head)) is not None:
         return BadInput(
             f"the body is {encoding} text, but base64, JSON and forms are read as UTF-8; convert it first "
@@ -133,7 +145,8 @@ def _reason(head: bytes, fault: BadInput) -> BadInput:
 def _wide_characters(head: bytes) -> str | None:
     """Return ``UTF-16`` or ``UTF-32`` if a byte order mark, or NULs in the first two characters, show that encoding.
 
-    Base64, JSON and forms begin with two characters of ASCII (RFC 4627, section 3, detects JSON's encoding by that).
+    Base64, JSON and forms begin with two ASCII characters. RFC 4627, section 3, detects the encoding of JSON in this
+    way, too.
     """
     if head.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         return "UTF-32"
@@ -158,7 +171,11 @@ def _is_json_scalar(head: bytes, complete: bool) -> bool:
 
 
 def media_type_of(content_type: str) -> tuple[str, str]:
-    """Media type in lower case, and the boundary or ""."""
+    """Return the media type in lower case, and the boundary; "" if there is none.
+
+    Raises:
+        BadInput: the content type is malformed.
+    """
     if not content_type:
         return "", ""
     try:

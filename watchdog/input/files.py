@@ -12,7 +12,7 @@ BATCH_BYTES = 1024 * 1024
 
 
 class Limit:
-    """How much may be written, over all files of one call. 0 is no limit."""
+    """Limits the bytes that are written, in all files of one call together. 0 means no limit."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
@@ -23,20 +23,20 @@ class Limit:
         self.check(self.taken)
 
     def check(self, count: int) -> None:
-        """Raise InputTooLarge if so many bytes are too many."""
+        """Raise InputTooLarge if ``count`` bytes are more than the limit."""
         if self.max_bytes and count > self.max_bytes:
             raise InputTooLarge(f"the decoded input is over {self.max_bytes} bytes (max_input_size)")
 
 
 class Held:
-    """Hold what is written until the target file is known."""
+    """Keeps the written bytes in memory until the target file is known."""
 
     def __init__(self) -> None:
         self._data = b""
         self._file: ByteSink | None = None
 
     def release(self, file: ByteSink) -> None:
-        """Write what is held to ``file``, and everything from now on."""
+        """Write the kept bytes to ``file``. Later bytes go there directly."""
         self._file = file
         self._file.write(self._data)
 
@@ -52,7 +52,7 @@ class Held:
 
 
 class _File:
-    """A file that counts what is written to it."""
+    """An input file whose bytes are counted for the limit."""
 
     def __init__(self, file: HeldFile, limit: Limit) -> None:
         self._file = file
@@ -67,14 +67,14 @@ class _File:
 
 
 class Files:
-    """The files of one input, each under its own name."""
+    """The files of one input. Each file has a different name."""
 
     def __init__(self, held: HeldInput, limit: Limit) -> None:
         self._held = held
         self._limit = limit
-        # By whether they are fields: the name of the only one, "" if there are several.
+        # The name of the only field (key True) and of the only file (key False); "" if there are several.
         self._only: dict[bool, str] = {}
-        # Of names that came more than once, in bytes: how often.
+        # The number of files that came with the same name, for each name that came more than once.
         self._counts: dict[bytes, int] = {}
 
     def create(self, name: str, *, is_field: bool = False) -> _File:
@@ -86,7 +86,7 @@ class Files:
         """Return the name of the only file, or of the only field if there is no file; "" if there are several.
 
         Raises:
-            BadInput: there is none.
+            BadInput: there is neither a file nor a field.
         """
         for is_field in (False, True):
             if is_field in self._only:

@@ -1,8 +1,8 @@
 """Turn a form of ``key=value`` pairs, as ``curl -d`` and oscar-python send it, into one JSON object.
 
-The text of a form is kept until its end, because a key may come again at any place. Then it becomes JSON. Memory does
-not grow with the form: text beyond 64 KiB is in a file, a field is decoded in pieces, and only the digest of a key is
-kept.
+The text of a form is kept until its end, because a key may appear again at any place. Then it becomes JSON. Memory does
+not grow with the form: text beyond 64 KiB is in a file, a field is decoded in pieces, and of each key only a digest is
+in memory.
 """
 
 from __future__ import annotations
@@ -25,24 +25,26 @@ from ..workspace.space import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
 _WRITTEN_BYTES = 64 * 1024
-# Python makes an object for each escape: 16 KiB of them take 0.5 MiB.
+# Text is decoded in pieces of this size. Python makes an object for each escape, and needs 0.5 MiB for 16 KiB of them.
 _STEP_BYTES = 16 * 1024
 _MOST_FIELDS = 10_000
 _HEAD_BYTES = 4096
-_OVERLAP_BYTES = 100  # more than the longest armour line of PEM has, and than an escape
+_OVERLAP_BYTES = 100  # more than the longest armour line of PEM, and more than an escape
 _DIGEST_BYTES = 16
 _WHITESPACE = b" \t\n\r\x0b\x0c"
 
 _OF_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]")
-# In lower case, Capitalised, inCamelCase, or ending in CAPITALS or digits. No possessive quantifiers: in Python 3.11.2
-# they match too much. The words are matched one by one: a key of many short words would take for ever as a whole.
+# A word is in lower case, Capitalised, inCamelCase, or ends in CAPITALS or digits. There are no possessive quantifiers,
+# because in Python 3.11.2 they match too much. The words are matched one by one, because a pattern for a whole key of
+# many short words would take extremely long.
 _WORD = re.compile(r"(?:[A-Z](?![A-Z]))?[^\W_A-Z]*(?:[A-Z][^\W\d_A-Z]+)*(?:[A-Z]{2,}\d*)?")
 _BETWEEN_WORDS = re.compile(r"[ _.:/+\-\[\]]")
 _LONGEST_NAME = 64
 _FEWEST_OF_JOINED = 16
-# Whoever encodes base64 by mistake encodes no other characters than these: line ends, blanks, `=`, `+` and `/`.
+# Percent-encoded base64 has escapes only for line ends, blanks, `=`, `+` and `/`. With any other escape, a text is a
+# form.
 _ESCAPE_OF_FORM = re.compile(rb"%(?!0[9AD]|20|3D|2[BF])[0-9A-F]{2}", re.IGNORECASE)
-_WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter
+_WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter, which stand for a line end
 
 
 class FormText:
@@ -55,7 +57,7 @@ class FormText:
         self.size_bytes = 0
 
     def append(self, data: bytes) -> None:
-        """Raises NoSpace if the disk is full."""
+        """Append to the text. Raises ``NoSpace`` if the disk is full."""
         self._memory += data
         self.size_bytes += len(data)
         if self.size_bytes <= _IN_MEMORY_BYTES:
@@ -84,11 +86,12 @@ class KeyValueForm:
     """Reads the text of a form, and writes JSON to ``file`` at the end.
 
     Args:
-        text: keeps the form. Its owner closes it.
+        text: keeps the form. The caller closes it.
         file: gets the JSON.
-        check_size: is called with a number of bytes that the decoded form has at least; raises if they are too many.
-        offset: of the form in the body.
-        fault: why the body is not base64.
+        check_size: is called with the smallest possible size of the decoded form. It raises an error if this is too
+            much.
+        offset: the offset of the form in the body.
+        fault: the reason why the body is not base64.
     """
 
     def __init__(
@@ -100,18 +103,19 @@ class KeyValueForm:
         self._offset = offset
         self._fault = fault
         self._overlap = b""
-        self._start = 0  # of the form without the whitespace around it
-        self._stop = 0
+        self._start = 0  # the form without the whitespace around it begins here
+        self._stop = 0  # and ends here
         self._separators = array("Q")
         self._percent_signs = 0
         self._has_escape = False
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes.
+        """Keep the next bytes of the form.
 
         Raises:
-            BadInput: there are too many fields, or PEM.
-            InputTooLarge, NoSpace: as it says.
+            BadInput: the form has too many fields, or contains the armour of PEM.
+            InputTooLarge: the form is too large.
+            NoSpace: the disk is full.
         """
         at = self._text.size_bytes
         self._percent_signs += data.count(b"%")
@@ -123,7 +127,7 @@ class KeyValueForm:
             self._stop = at + len(stripped)
         self._find_separators(data, at)
         window = self._overlap + data
-        # As a form, the text between the armour lines would lose each `+`.
+        # In a form each `+` means a space, so the text between the armour lines would lose each `+`.
         if (armour := ARMOUR.search(window)) is not None:
             start = self._offset + at - len(self._overlap) + armour.start()
             raise armour_error(armour[0].decode("latin-1"), start)
@@ -139,11 +143,12 @@ class KeyValueForm:
             found = data.find(b"&", found + 1)
 
     def finish(self) -> None:
-        """The form is complete: write the JSON.
+        """Write the JSON of the complete form.
 
         Raises:
-            BadInput: it is meant as base64, or it is not UTF-8.
-            InputTooLarge, NoSpace: as it says.
+            BadInput: the caller probably meant base64, or the text is not UTF-8.
+            InputTooLarge: the JSON is too large.
+            NoSpace: the disk is full.
         """
         if not self._separators and not self._has_escape:
             head = self._text.read(self._start, min(self._stop, self._start + 2 * _HEAD_BYTES))
@@ -159,7 +164,7 @@ class KeyValueForm:
         self._file.close()
 
     def _json(self) -> Iterator[bytes]:
-        """The form as one JSON object, in pieces. A key that comes more than once has a list of its values."""
+        """Yield the form as one JSON object, in pieces. A key that appears more than once gets a list of its values."""
         fields: dict[bytes, list[_Field]] = {}
         for field in self._fields():
             digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -189,7 +194,7 @@ class KeyValueForm:
             start = separator + 1
 
     def _equals_sign(self, start: int, stop: int) -> int:
-        """Where a field has its first `=`, or else its end."""
+        """Return the position of the first `=` of a field, or the end of the field if it has none."""
         while start < stop:
             piece = self._text.read(start, min(start + _STEP_BYTES, stop))
             if (found := piece.find(b"=")) >= 0:
@@ -202,12 +207,15 @@ class KeyValueForm:
             yield msgspec.json.encode(text)[1:-1]
 
     def _decoded(self, start: int, stop: int) -> Iterator[str]:
-        """Text of a key or value (the URL standard's application/x-www-form-urlencoded), in pieces."""
+        """Yield the decoded text of a key or value, in pieces.
+
+        The URL standard defines this as application/x-www-form-urlencoded.
+        """
         decoder = codecs.getincrementaldecoder("utf-8")()
         at = start
         while at < stop:
             piece = self._text.read(at, min(at + _STEP_BYTES, stop))
-            # No escape may be cut in two.
+            # Do not cut an escape into two pieces.
             if at + len(piece) < stop and (escape := piece.rfind(b"%", len(piece) - 2)) > 0:
                 piece = piece[:escape]
             at += len(piece)
@@ -221,7 +229,7 @@ class KeyValueForm:
 
 
 class _Field:
-    """Where in the text a field is."""
+    """The position of a field in the text."""
 
     __slots__ = ("equals_sign", "start", "stop")
 
@@ -232,13 +240,15 @@ class _Field:
 
 
 def _is_meant_as_base64(text: bytes) -> bool:
-    """Whether a form of one field is base64 but for some characters: its key is not a name, its `=` are padding.
+    """Return whether a form of one field is probably base64 with some wrong characters.
+
+    Then its key is not a name, and its `=` are padding.
 
     Args:
-        text: the start of the form, with its key and 4 KiB of its value, without an escape that only a form has.
+        text: the start of the form: its key and 4 KiB of its value. It has no escape that only forms have.
     """
     before, _, after = text.partition(b"=")
-    # `curl --data-urlencode` leaves all before the first `=` as it is.
+    # `curl --data-urlencode` does not encode the text before the first `=`.
     key, value = unquote_to_bytes(before), unquote_to_bytes(after[:_HEAD_BYTES])
     value = _WRITTEN_LINE_END.sub(b"", value)
     has_value = _OF_BASE64.search(value) is not None
@@ -248,13 +258,13 @@ def _is_meant_as_base64(text: bytes) -> bool:
     if _is_name(key):
         # A body like `message=` may be base64; `message=?` is a form.
         return fills_groups and not has_value and (not value.strip(b"=\r\n") or not key.islower())
-    # Two texts in base64 may have been joined, with a line end between them or not.
+    # Two base64 texts may have been joined, with or without a line end between them.
     is_joined = value.startswith((b"=", b"\n", b"\r")) or (fills_groups and characters >= _FEWEST_OF_JOINED)
     return not has_value or is_joined or len(key) > _LONGEST_NAME
 
 
 def _is_name(key: bytes) -> bool:
-    """Return whether a form's key consists of words; base64 hardly ever does."""
+    """Return whether the key of a form consists of words. Base64 text almost never does."""
     try:
         return len(key) <= _LONGEST_NAME and all(map(_WORD.fullmatch, _BETWEEN_WORDS.split(key.decode())))
     except UnicodeDecodeError:

@@ -10,7 +10,7 @@ from .files import BATCH_BYTES
 
 
 class _Inflater:
-    """gzip or deflate, decoded in bounded pieces: a bomb meets ``max_input_size`` before it grows."""
+    """Decodes gzip or deflate in pieces of limited size, so ``max_input_size`` stops a decompression bomb early."""
 
     def __init__(self, coding: str) -> None:
         self._coding = coding
@@ -28,15 +28,15 @@ class _Inflater:
         while data:
             if self._decoder.eof:
                 if self._coding == "gzip" and not (data := data.lstrip(b"\0")):
-                    return  # padding, as gzip(1) ignores it
-                # gzip may have several members one after another (RFC 1952, section 2.2).
+                    return  # zeros are padding; gzip(1) ignores them, too
+                # A gzip file may have several members one after another (RFC 1952, section 2.2).
                 if self._coding != "gzip":
                     raise BadInput("bytes follow the end of the deflate stream")
                 self._decoder = self._new()
             piece = self._inflate(data)
             yield piece
             while len(piece) == BATCH_BYTES and not self._decoder.unconsumed_tail:
-                # All input is taken, but the bound may have left output in the decoder.
+                # The decoder has taken all input, but it may still hold output, because each piece is limited.
                 piece = self._inflate(b"")
                 yield piece
             data = self._decoder.unconsumed_tail or self._decoder.unused_data
@@ -53,6 +53,11 @@ class _Inflater:
 
 
 def inflater_for(content_encoding: str) -> _Inflater | None:
+    """Return the decoder for a ``Content-Encoding``; None if the body is not compressed.
+
+    Raises:
+        BadInput: the server does not support this ``Content-Encoding``.
+    """
     codings = [coding.strip().lower() for coding in content_encoding.split(",")]
     codings = [coding for coding in codings if coding not in ("", "identity")]
     if not codings:
@@ -61,4 +66,4 @@ def inflater_for(content_encoding: str) -> _Inflater | None:
         return _Inflater("gzip")
     if codings == ["deflate"]:
         return _Inflater("deflate")
-    raise BadInput(f"the Content-Encoding {quoted(content_encoding)} is not known; send one of gzip and deflate, once")
+    raise BadInput(f"the Content-Encoding {quoted(content_encoding)} is not supported; send gzip or deflate, only once")

@@ -21,7 +21,7 @@ _EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]
 
 
 class Multipart:
-    """``multipart/form-data``: each part becomes a file, named as the part's file or else as its field."""
+    """Reads ``multipart/form-data``. Each part becomes a file with the part's file name, or else its field name."""
 
     def __init__(self, files: Files, boundary: str) -> None:
         if not boundary:
@@ -36,7 +36,7 @@ class Multipart:
 
     def feed(self, data: bytes) -> None:
         try:
-            # The parser has no use for what comes after the last boundary, and refuses it.
+            # Bytes after the last boundary are ignored. The parser would raise an error for them.
             if data and not self._parser.closed:
                 for event in self._parser.parse(data):
                     self._take(event)
@@ -74,13 +74,12 @@ class Multipart:
         if transfer_encoding in ("7bit", "8bit", "binary"):
             return Raw(file)
         raise BadInput(
-            f"the part {name!r} has the transfer encoding {quoted(transfer_encoding)}; "
-            "known are binary, 8bit, 7bit, base64"
+            f"the part {name!r} has the transfer encoding {quoted(transfer_encoding)}; use binary, 8bit, 7bit or base64"
         )
 
 
 class _Base64Part:
-    """base64 in a part of a form. A byte order mark before it is skipped, as before a body."""
+    """Reads base64 in a part of a form. A byte order mark at the start is skipped, as in a body."""
 
     def __init__(self, file: ByteSink, where: str) -> None:
         self._file = file
@@ -110,7 +109,7 @@ class _Base64Part:
 
 
 class _UnlessEmpty:
-    """A file that is made only if something comes: a browser sends an empty file field where none was chosen."""
+    """Creates a file only if a byte arrives: a browser sends an empty file field if the user chose no file."""
 
     def __init__(self, make: Callable[[], Reader]) -> None:
         self._make = make
@@ -127,7 +126,10 @@ class _UnlessEmpty:
 
 
 def _extended_filename(disposition: str) -> str | None:
-    """The ``filename*`` of a part (RFC 8187), which .NET and older Python clients send for a name outside ASCII."""
+    """Return the ``filename*`` of a part (RFC 8187); None if there is none.
+
+    .NET and older Python clients send it for names that are not ASCII.
+    """
     if not (found := _EXTENDED_FILENAME.search(disposition)):
         return None
     charset, encoded = found.groups()

@@ -1,4 +1,4 @@
-"""Define what a reader of a body does, and the reader that writes the bytes unchanged."""
+"""Define the interface of a reader of a body, and the reader that writes the bytes unchanged."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from ..system.base64_reader import ByteSink
 
 
 class Reader(Protocol):
+    """Takes the bytes of a body, and writes what it reads from them into a file."""
+
     def feed(self, data: bytes) -> None: ...
     def finish(self) -> None: ...
 
 
 class Raw:
-    """The bytes as they are."""
+    """Writes the bytes unchanged."""
 
     def __init__(self, file: ByteSink) -> None:
         self._file = file

@@ -1,11 +1,11 @@
-"""Receive the body of a request as the input file.
+"""Receive the body of a request into input files.
 
-The body passes through these steps. No step waits for anything, and none needs more memory for a larger body::
+The body passes through these steps. No step waits, and no step needs more memory for a larger body::
 
     bytes -> inflater (gzip, deflate) -> decide (first 4 KiB) -> Base64Reader | Raw | KeyValueForm | Multipart -> file
 
-:class:`Receiver` consists of these steps. It gets bytes, reads nothing itself, and writes only the file.
-:func:`take_in` feeds it from a stream: small bodies in the event loop, large ones in a thread.
+:class:`Receiver` consists of these steps. It is given the bytes, and only writes files. :func:`take_in` feeds it from a
+stream: small bodies in the event loop, large ones in a thread.
 """
 
 from __future__ import annotations
@@ -29,16 +29,18 @@ from .multipart import Multipart
 from .readers import Reader
 
 _T = TypeVar("_T")
-# Below this the hand-over to a thread costs more than the work.
+# For a smaller body, a thread would cost more than the work itself.
 _INLINE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What the script gets.
+    """The input of a script.
 
-    ``name``: of the file, or "" if a form had several. ``size_bytes``: of all.
-    ``encoding``: how the body was read: ``base64``, ``raw``, ``json``, ``form`` or ``multipart``.
+    Attributes:
+        name: the name of the file; "" if a form had several files.
+        size_bytes: the size of all files.
+        encoding: how the body was read: ``base64``, ``raw``, ``json``, ``form`` or ``multipart``.
     """
 
     name: str
@@ -46,20 +48,20 @@ class Input:
     encoding: str = "raw"
 
 
-async def take_in(body: AsyncIterator[bytes], said: BodyHints, held: HeldInput, max_size_bytes: int = 0) -> Input:
+async def take_in(body: AsyncIterator[bytes], hints: BodyHints, held: HeldInput, max_size_bytes: int = 0) -> Input:
     """Read a body into the files of ``held``.
 
     Args:
-        body: pieces of any size.
-        max_size_bytes: of the decoded input; 0 is no limit.
+        body: the pieces of the body, of any size.
+        max_size_bytes: the limit for the decoded input; 0 means no limit.
 
     Raises:
-        BadInput: it cannot be decoded, or a name in it is malformed.
-        InputTooLarge: there is more than ``max_size_bytes``.
+        BadInput: the body cannot be decoded, or a name in it is malformed.
+        InputTooLarge: the decoded input has more than ``max_size_bytes``.
         NoSpace: the disk is full.
     """
-    receiver = Receiver(said, held, max_size_bytes)
-    # A few bytes of gzip may be many megabytes.
+    receiver = Receiver(hints, held, max_size_bytes)
+    # A few bytes of gzip may decode to many megabytes, so a compressed body is always decoded in a thread.
     inline_bytes = _INLINE_BYTES if receiver.is_plain else 0
     received = 0
     batch: list[bytes] = []
@@ -70,7 +72,7 @@ async def take_in(body: AsyncIterator[bytes], said: BodyHints, held: HeldInput, 
             received += len(piece)
             batch.append(piece)
             batch_bytes += len(piece)
-            # The next batch is received while the one before is decoded and written.
+            # While one batch is decoded and written, the next one is received.
             if received > inline_bytes and (job is None or job.done() or batch_bytes >= BATCH_BYTES):
                 if job is not None:
                     await to_its_end(job)
@@ -87,32 +89,35 @@ async def take_in(body: AsyncIterator[bytes], said: BodyHints, held: HeldInput, 
         job = last_job
         return await to_its_end(last_job)
     finally:
-        # Whoever ends the call may remove the directory next: nothing may still write into it.
+        # The caller may remove the directory after this, so no thread may still write into it.
         if job is not None:
             await settled(job)
         receiver.close()
 
 
 class Receiver:
-    """The way from a body's bytes to the input file, without waiting. Feed it, then finish it; always close it."""
+    """Decodes the bytes of a body and writes the input files, without waiting.
 
-    def __init__(self, said: BodyHints, held: HeldInput, max_size_bytes: int = 0) -> None:
-        self._said = said
-        self._inflater = inflater_for(said.content_encoding)
+    Call ``feed`` for each piece, then ``finish``. Always call ``close`` at the end.
+    """
+
+    def __init__(self, hints: BodyHints, held: HeldInput, max_size_bytes: int = 0) -> None:
+        self._hints = hints
+        self._inflater = inflater_for(hints.content_encoding)
         self._limit = Limit(max_size_bytes)
         self._head = bytearray()
         self._reader: Reader | None = None
         self._files = Files(held, self._limit)
         self._form_text = FormText(held.directory)
-        media_type, self._boundary = media_type_of(said.content_type)
+        media_type, self._boundary = media_type_of(hints.content_type)
         self._media_type = media_type
         self._encoding = "multipart"
-        if said.encoding is None and media_type == "multipart/form-data":
+        if hints.encoding is None and media_type == "multipart/form-data":
             self._reader = Multipart(self._files, self._boundary)
 
     @property
     def is_plain(self) -> bool:
-        """Whether the body is about as large as what it holds."""
+        """Whether the body is not compressed, so the decoded input is not much larger than the body."""
         return self._inflater is None
 
     def feed_all(self, pieces: list[bytes]) -> None:
@@ -120,7 +125,7 @@ class Receiver:
             self.feed(piece)
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes of the body. Raises as :func:`take_in` does."""
+        """Decode the next bytes of the body. Raises the same errors as :func:`take_in`."""
         if self._inflater is None:
             self._feed_decoded(data)
             return
@@ -128,7 +133,7 @@ class Receiver:
             self._feed_decoded(piece)
 
     def finish(self) -> Input:
-        """The body is complete: complete the file. Raises as :func:`take_in` does."""
+        """Complete the files after the last piece of the body. Raises the same errors as :func:`take_in`."""
         if self._inflater is not None:
             self._inflater.finish()
         if self._reader is None:
@@ -138,7 +143,7 @@ class Receiver:
         return Input(self._files.input_name(), self._limit.taken, self._encoding)
 
     def close(self) -> None:
-        """Close what is open, except the files of the input."""
+        """Close the text of a form. The caller closes the files of the input."""
         self._form_text.close()
 
     def _feed_decoded(self, data: bytes) -> None:
@@ -151,11 +156,11 @@ class Receiver:
 
     def _start(self, *, complete: bool) -> None:
         head, self._head = bytes(self._head), bytearray()
-        given = self._said.file_name
+        given = self._hints.file_name
         name = (safe_file_name(given) if given else None) or f"event-file-{uuid.uuid4()}"
-        # Not all the bytes that are there: the decision must not depend on how the network cut the body.
+        # Always the first 4 KiB, even if more bytes are there: the decision must not depend on the sizes of the pieces.
         is_all = complete and len(head) <= HEAD_BYTES
-        decided = decide(head[:HEAD_BYTES], is_all, self._said.encoding, self._media_type, self._new_form)
+        decided = decide(head[:HEAD_BYTES], is_all, self._hints.encoding, self._media_type, self._new_form)
         self._encoding = decided.encoding
         self._reader = decided.reader(self._files.create(name))
         if rest := head[decided.skip :]:
