@@ -1,15 +1,14 @@
-"""Builds the self-contained tree from this project, the locked wheels, and the Python and libraries of this machine.
+"""Build the self-contained tree from this project, the locked wheels, and the Python and libraries of this machine.
 
 ::
 
     python3 image/bundle.py --prefix /opt/watchdog [--root DIR]
 
-Needs a Debian with python3, pip, musl-gcc, binutils. The tree is made at ``DIR/opt/watchdog``; `--prefix` is the path
-under which tracebacks name its files, and it works wherever it is put. Two runs on one machine make the same files,
-byte for byte.
+This needs a Debian with python3, pip, musl-gcc and binutils. It makes the tree at ``DIR/opt/watchdog``. Tracebacks
+show paths below `--prefix`, but the tree works at any path. Two runs on one machine make the same files, byte for byte.
 
-What a library is and where it lies is asked of the system's own tools (`readelf`, `ldd`, `dpkg`): names of loaders and
-of architectures are nowhere written down.
+The system's own tools (`readelf`, `ldd`, `dpkg`) show which libraries are needed and where they are. So this program
+contains no names of loaders or architectures.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-# Of the standard library: what neither the program nor a wheel imports, and no server could use.
+# Modules of the standard library that neither the program nor a wheel imports, and that a server does not need.
 _UNUSED_MODULES = (
     "test idlelib tkinter turtledemo turtle.py lib2to3 ensurepip venv pydoc_data pydoc.py distutils curses sqlite3 dbm "
     "msilib unittest doctest.py pdb.py pickletools.py mailbox.py nntplib.py imaplib.py smtplib.py smtpd.py poplib.py "
@@ -40,15 +39,15 @@ _UNUSED_MODULES = (
     "lib-dynload/readline.* lib-dynload/_sqlite3.* lib-dynload/_dbm.* lib-dynload/_gdbm.* lib-dynload/nis.* "
     "lib-dynload/ossaudiodev.* lib-dynload/_test*.* lib-dynload/xx*.* lib-dynload/_xxtest*.* "
     "lib-dynload/_ctypes_test.* config-* LICENSE.txt EXTERNALLY-MANAGED sitecustomize.py dist-packages site-packages "
-    # For Python code in other processes or interpreters; XML other than xml.etree.
+    # For Python code in other processes or interpreters, and XML except xml.etree.
     "multiprocessing lib-dynload/_multiprocessing.* lib-dynload/_posixshmem.* concurrent/futures/process.py "
     "lib-dynload/_interp*.* xml/dom xml/sax "
-    # For interactive use, for developers, for files and systems of other kinds.
+    # For interactive use, for developers, for other kinds of files, and for other systems.
     "_pyrepl bdb.py cmd.py code.py codeop.py rlcompleter.py webbrowser.py antigravity.py this.py profile.py "
     "cProfile.py pstats.py trace.py lib-dynload/_lsprof.* pyclbr.py modulefinder.py tabnanny.py zipapp.py "
     "optparse.py ftplib.py shelve.py sched.py wave.py _aix_support.py _android_support.py _apple_support.py "
     "_ios_support.py _osx_support.py "
-    # Written in Python what this Python has in C.
+    # Modules in Python that this interpreter also has in C.
     "_pydatetime.py _pydecimal.py _pyio.py "
     # Chinese, Japanese and Korean encodings: the program reads UTF-8, ASCII and Latin 1 only.
     "lib-dynload/_codecs_*.* lib-dynload/_multibytecodec.* encodings/big5*.py encodings/cp932.py encodings/cp949.py "
@@ -56,29 +55,29 @@ _UNUSED_MODULES = (
     "encodings/shift_jis*.py "
     "**/__pycache__"
 ).split()
-# Of a wheel: what only a compiler, a type checker or an installer reads. METADATA and licences stay, for scanners.
+# Files of a wheel that only a compiler, a type checker or an installer reads. METADATA and licences stay for scanners.
 _UNUSED_OF_WHEELS = (
     "**/*.pyi **/*.pyx **/*.pxd **/*.c **/*.h bin *.dist-info/RECORD *.dist-info/REQUESTED *.dist-info/INSTALLER "
     "*.dist-info/direct_url.json"
 ).split()
-# Opened by name while the program runs, so that no ELF file lists them: glibc's for the end of a thread and for
-# names of hosts (two of the three are part of libc itself since 2.34).
+# Libraries that no ELF file lists, because glibc opens them by name while the program runs: for the end of a thread and
+# for names of hosts. Since glibc 2.34, some of them are part of libc itself.
 _OPENED_LIBRARIES = ("libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libnss_compat.so.2", "libresolv.so.2")
-_LICENCE_FIELDS = ("License-Expression", "License", "Classifier")  # of a wheel's METADATA
-_LINKED_IN = "musl-dev"  # into the launcher
-# Debian's copyright files name licences by their place here, which no other image has.
+_LICENCE_FIELDS = ("License-Expression", "License", "Classifier")  # fields in the METADATA of a wheel
+_LINKED_IN = "musl-dev"  # the package of the library that is linked into the launcher
+# Debian's copyright files refer to licence texts in this directory, which other images do not have.
 _COMMON_LICENCES = Path("/usr/share/common-licenses")
 
 
 def main() -> None:
     """Make the tree."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--prefix", type=Path, default=Path("/opt/watchdog"), help="where the tree will lie")
-    parser.add_argument("--root", type=Path, default=Path("/"), help="directory that the prefix is made in")
+    parser.add_argument("--prefix", type=Path, default=Path("/opt/watchdog"), help="the path of the tree in an image")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="the directory in which the prefix is created")
     arguments = parser.parse_args()
     tree: Path = arguments.root / arguments.prefix.relative_to("/")
     if tree.exists():
-        sys.exit(f"{tree} is there already: remove it, or name another --root")
+        sys.exit(f"{tree} exists already: remove it, or choose another --root")
 
     standard_library = tree / "lib" / f"python{sysconfig.get_python_version()}"
     site_packages = standard_library / "site-packages"
@@ -89,7 +88,7 @@ def main() -> None:
     make_launcher(tree)
     (tree / "etc/ssl").mkdir(parents=True)
     (tree / "etc/ssl/openssl.cnf").write_text(
-        "# Empty on purpose: the defaults of OpenSSL, whatever the image's say.\n"
+        "# This file is empty so that OpenSSL uses its defaults and not the settings of the image.\n"
     )
     strip_symbols(tree)
     read_no_preload_file((tree / "lib/ld.so").resolve())
@@ -100,7 +99,7 @@ def main() -> None:
 
 
 def copy_python(tree: Path, standard_library: Path) -> None:
-    """The interpreter and its library, without what no server uses."""
+    """Copy the interpreter and the standard library, without modules that a server does not need."""
     (tree / "libexec").mkdir(parents=True)
     shutil.copy(Path(sys.executable).resolve(), tree / "libexec/cpython")
     shutil.copy(PROJECT / "image/start.py", tree / "libexec/start.py")
@@ -110,7 +109,7 @@ def copy_python(tree: Path, standard_library: Path) -> None:
 
 
 def install_wheels(site_packages: Path) -> None:
-    """What the lock names, nothing else."""
+    """Install the wheels of the lock file, and nothing else."""
     run(
         *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"),
         *("--no-compile", "--no-cache-dir", "--disable-pip-version-check", "--root-user-action=ignore"),
@@ -120,7 +119,7 @@ def install_wheels(site_packages: Path) -> None:
 
 
 def remove(directory: Path, patterns: list[str]) -> None:
-    """What matches one of the patterns."""
+    """Remove files and directories that match one of the patterns."""
     for pattern in patterns:
         for path in list(directory.glob(pattern)):
             if path.is_dir() and not path.is_symlink():
@@ -130,7 +129,7 @@ def remove(directory: Path, patterns: list[str]) -> None:
 
 
 def copy_libraries(tree: Path) -> list[Path]:
-    """The loader and each shared library that a file of the tree needs; returns the originals on this machine."""
+    """Copy the loader and each shared library that a file of the tree needs. Return their paths on this machine."""
     needed: dict[str, Path] = {}
     for path in elf_files(tree):
         for line in output("ldd", str(path)).splitlines():
@@ -155,12 +154,12 @@ def copy_libraries(tree: Path) -> list[Path]:
 
 
 def directory_of_glibc(needed: dict[str, Path]) -> Path:
-    """Where its libraries lie."""
+    """Return the directory that contains glibc."""
     return next(path for name, path in needed.items() if name.startswith("libc.so")).parent
 
 
 def elf_files(tree: Path) -> Iterator[Path]:
-    """All programs and shared libraries."""
+    """Yield the paths of all programs and shared libraries in the tree."""
     for path in sorted(tree.rglob("*")):
         if path.is_file() and not path.is_symlink():
             with path.open("rb") as file:
@@ -169,7 +168,7 @@ def elf_files(tree: Path) -> Iterator[Path]:
 
 
 def make_launcher(tree: Path) -> None:
-    """The static program, and all names that it answers to."""
+    """Compile the static launcher, and make links for all its names."""
     (tree / "bin").mkdir()
     run(
         *("musl-gcc", "-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror"),
@@ -183,15 +182,18 @@ def make_launcher(tree: Path) -> None:
 
 
 def strip_symbols(tree: Path) -> None:
-    """Without what only a debugger reads."""
+    """Remove symbols that only a debugger reads."""
     for path in elf_files(tree):
         path.chmod(path.stat().st_mode | stat.S_IWUSR)
         run("strip", "--strip-unneeded", str(path))
 
 
 def read_no_preload_file(loader: Path) -> None:
-    """The loader reads the image's list of libraries for all of the image's programs, and no option forbids it: it gets
-    another path, below a file, where nothing can be."""
+    """Make the loader ignore ``/etc/ld.so.preload``, the image's list of libraries for all programs.
+
+    The loader has no option for that. So this changes the path in the loader to a path below /dev/null, where no file
+    can exist.
+    """
     file, nothing = b"/etc/ld.so.preload\0", b"/dev/null/preload_\0"
     content = loader.read_bytes()
     if content.count(file) != 1:
@@ -200,15 +202,16 @@ def read_no_preload_file(loader: Path) -> None:
 
 
 def look_in_no_default_directory(library: Path) -> None:
-    """Set DF_1_NODEFLIB of a shared library, as `ld -z nodefaultlib` does: what it opens itself lies in the tree.
+    """Set the flag DF_1_NODEFLIB of a shared library, as `ld -z nodefaultlib` does.
 
-    libc opens libraries that the image's /etc/nsswitch.conf names, to look up hosts and users: those that the tree does
-    not have would be the image's, which need the image's libc. What cannot be opened is passed over (nsswitch.conf(5)).
+    The library then opens other libraries only in the tree. To look up hosts and users, libc opens the libraries that
+    the image's /etc/nsswitch.conf names. If the tree does not have one of them, libc would open the library of the
+    image, which needs the image's libc. libc ignores a library that it cannot open (nsswitch.conf(5)).
     """
     null, flags_1, no_default_directory, dynamic = 0, 0x6FFFFFFB, 0x800, 2
     content = bytearray(library.read_bytes())
     if content[4:6] != b"\x02\x01":
-        sys.exit(f"{library} is not of a 64-bit little-endian machine")
+        sys.exit(f"{library} is not for a 64-bit little-endian machine")
     (headers,) = struct.unpack_from("<Q", content, 32)
     header_size, count = struct.unpack_from("<HH", content, 54)
     for header in range(headers, headers + header_size * count, header_size):
@@ -219,7 +222,7 @@ def look_in_no_default_directory(library: Path) -> None:
         sys.exit(f"{library} is not dynamic")
     entries = [struct.unpack_from("<QQ", content, position) for position in range(offset, offset + size, 16)]
     tags = [tag for tag, _ in entries]
-    # Linkers leave some free entries at the end, the last of which must stay.
+    # Linkers leave some free entries at the end. The last one must stay.
     place = tags.index(flags_1) if flags_1 in tags else tags.index(null)
     if place == len(tags) - 1:
         sys.exit(f"{library} has no free entry in its dynamic section")
@@ -229,28 +232,28 @@ def look_in_no_default_directory(library: Path) -> None:
 
 
 def compile_to_byte_code(directory: Path, shown_as: Path) -> None:
-    """Byte code that is never looked upon as stale: copying, other times and read-only roots change nothing."""
+    """Compile the modules to byte code that stays valid if the tree is copied and its files get other times."""
     run(
         *(sys.executable, "-m", "compileall", "-q", "-j1", "--invalidation-mode", "unchecked-hash"),
         *("-s", str(directory), "-p", str(shown_as), str(directory)),
-        # The order in sets of constants follows it.
+        # The order of constant sets in the byte code depends on this.
         environment={"PYTHONHASHSEED": "0"},
     )
 
 
 @dataclass(frozen=True)
 class Component:
-    """A part of the tree that somebody else has made."""
+    """A part of the tree that does not belong to this project."""
 
     name: str
     version: str
-    purl: str  # package URL, by which scanners know it
+    purl: str  # the package URL, which scanners use
     copyright: str
-    license_expression: str = ""  # of SPDX; Debian's copyright files are longer than one
+    license_expression: str = ""  # in the syntax of SPDX; empty for Debian packages, which have a copyright file
 
 
 def packages_of(files: list[Path]) -> list[Component]:
-    """The Debian packages that these files of this machine come from, and what is linked into the launcher."""
+    """Return the Debian packages of these files, and of the library that is linked into the launcher."""
     found = {package_of(path) for path in files} | {_LINKED_IN}
     stdlib = Path(sysconfig.get_path("stdlib"))
     found |= {
@@ -258,7 +261,7 @@ def packages_of(files: list[Path]) -> list[Component]:
         package_of(Path(sysconfig.get_path("platstdlib"), "asyncio/base_events.py")),
     }
     components = []
-    if None in found:  # an image with a Python of its own
+    if None in found:  # this machine has a Python that is not from a Debian package
         licence = next(iter(sorted(stdlib.glob("LICENSE*"))), None)
         text = licence.read_text() if licence else "see https://docs.python.org/3/license.html"
         version = platform.python_version()
@@ -274,11 +277,14 @@ def packages_of(files: list[Path]) -> list[Component]:
 
 
 def package_of(path: Path) -> str | None:
-    """The Debian package that owns a file, None if none does. /lib is a link to /usr/lib in today's Debian."""
+    """Return the Debian package of a file; None for a Python that is not from a Debian package.
+
+    In current Debian releases, /lib is a link to /usr/lib.
+    """
     resolved = str(path.resolve())
     for candidate in (str(path), resolved, resolved.removeprefix("/usr"), "/usr" + resolved):
         result = subprocess.run(["dpkg", "-S", candidate], capture_output=True, text=True, check=False)
-        # A path that a package moves out of the way is answered with "diversion by PACKAGE from: PATH".
+        # If a package has moved this path to another one, dpkg prints "diversion by PACKAGE from: PATH" first.
         owners = [line.rpartition(": ")[0] for line in result.stdout.splitlines() if not line.startswith("diversion ")]
         if owners:
             return owners[-1]
@@ -288,7 +294,7 @@ def package_of(path: Path) -> str | None:
 
 
 def wheels_in(site_packages: Path) -> list[Component]:
-    """The installed wheels."""
+    """Return the installed wheels."""
     components = []
     for wheel in importlib.metadata.distributions(path=[str(site_packages)]):
         name, version = wheel.metadata["Name"], wheel.version
@@ -310,7 +316,7 @@ def wheels_in(site_packages: Path) -> list[Component]:
 
 
 def describe(tree: Path, components: list[Component]) -> None:
-    """The licences, and a bill of materials (CycloneDX 1.5) for scanners of vulnerabilities."""
+    """Write the licences, and a bill of materials (CycloneDX 1.5) for vulnerability scanners."""
     version = re.search(r'__version__ = "(.+)"', (PROJECT / "watchdog/__init__.py").read_text())[1]  # type: ignore[index]
     own = tree / "share/doc/oscar-watchdog"
     own.mkdir(parents=True)
@@ -346,7 +352,7 @@ def describe(tree: Path, components: list[Component]) -> None:
 
 
 def settle(tree: Path) -> None:
-    """Modes and times that do not depend on when and by whom the tree was made."""
+    """Set modes and times of all files, so that they do not depend on the time and the user of the build."""
     programs = {tree / "bin/watchdog", tree / "libexec/cpython", (tree / "lib/ld.so").resolve()}
     moment = int(os.environ.get("SOURCE_DATE_EPOCH") or 0)
     for path in [*tree.rglob("*"), tree]:
@@ -356,24 +362,24 @@ def settle(tree: Path) -> None:
 
 
 def distribution() -> str:
-    """Such as ``debian-12``."""
+    """Return the name and version of this machine's distribution, such as ``debian-12``."""
     release = platform.freedesktop_os_release()
     return f"{release['ID']}-{release['VERSION_ID']}"
 
 
 def quote(version: str) -> str:
-    """As a package URL has it."""
+    """Return a version as it is written in a package URL."""
     return version.replace("+", "%2B").replace(":", "%3A")
 
 
 def output(*command: str) -> str:
-    """What the command prints. Files that are no dynamic programs make ldd fail, which is an answer, too."""
+    """Return what a command prints to stdout. Its exit code is ignored: ldd fails for files that are not dynamic."""
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {"LC_ALL": "C"})
     return result.stdout
 
 
 def run(*command: str, environment: dict[str, str] | None = None) -> None:
-    """Run it; end with its error if it fails."""
+    """Run a command. If it fails, end this program with an error."""
     if subprocess.run(command, check=False, env=os.environ | (environment or {})).returncode:
         sys.exit(f"failed: {' '.join(command)}")
 

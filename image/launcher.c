@@ -1,18 +1,19 @@
-/* Starts the program of a self-contained tree in any container, whatever libraries and settings that container has.
+/* Starts the program of a self-contained tree in any container, with any libraries and settings.
  *
  *     bin/watchdog ─► lib/ld.so ─► libexec/cpython ─► libexec/start.py
  *
- * Linked statically, against musl: it needs no library of the container and, unlike glibc's, musl's start-up code reads
- * no variable of the environment (in a static program; GLIBC_TUNABLES would bend a static glibc).
+ * The launcher is linked statically with musl, so it needs no library of the container. In a static program, the
+ * start-up code of musl reads no variable of the environment. A static glibc would obey GLIBC_TUNABLES.
  *
- * The environment belongs to the image and its script. Much in it would act on this process, too (LD_PRELOAD,
- * GLIBC_TUNABLES, MALLOC_*, LC_ALL, OPENSSL_CONF, and what a later glibc may read), so none of it is handed to the
- * interpreter: it goes, byte for byte, into a memory file whose descriptor is the start file's first argument.
+ * The environment belongs to the image and its script. Many of its variables would also change this program
+ * (LD_PRELOAD, GLIBC_TUNABLES, MALLOC_*, LC_ALL, OPENSSL_CONF, and variables that a later glibc may read). So the
+ * interpreter gets none of them. The launcher writes the whole environment unchanged into a memory file, and start.py
+ * gets the descriptor of this file as its first argument.
  *
- * Called as python3, which is sys.executable of the program it starts, it is a Python without the program and without
- * the image's environment.
+ * The program has this launcher as its sys.executable, under the name python3. Called by this name, the launcher starts
+ * a Python without the program and without the image's environment.
  *
- * It allocates no memory but on the stack, and leaves everything as it found it but for the descriptor and the blocked
+ * The launcher uses memory only on the stack. It changes nothing in the process except the descriptor and the blocked
  * signals. */
 
 #define _GNU_SOURCE
@@ -27,19 +28,19 @@
 
 extern char **environ;
 
-/* MFD_NOEXEC_SEAL, which libraries' headers of before Linux 6.3 do not have. */
+/* The value of MFD_NOEXEC_SEAL, which headers from before Linux 6.3 do not define. */
 #define NOEXEC_SEAL 0x0008U
 
 static int fail(const char *what, const char *path)
 {
     int reason = errno;
     dprintf(2, "watchdog: %s %s: %s\n", what, path, strerror(reason));
-    /* What a shell gives for a command that is there and cannot be run. */
+    /* A shell returns the same code for a command that exists and cannot be run. */
     return 126;
 }
 
-/* The tree's root, wherever it was copied or mounted: two levels above this file, or one where copying made a file of a
- * link at the top. Returns -1 on failure. */
+/* Finds the root of the tree, at any path. It is two levels above this file. It is one level above if this file is a
+ * copy of one of the links in the root. Returns -1 on failure. */
 static int find_root(char *root, size_t size)
 {
     ssize_t length = readlink("/proc/self/exe", root, size - 1);
@@ -59,7 +60,8 @@ static int find_root(char *root, size_t size)
     return 0;
 }
 
-/* As PID 1, a signal without a handler is lost: blocked ones wait for those that the program sets first of all. */
+/* Blocks signals. PID 1 does not receive a signal without a handler. A blocked signal waits until the program has set
+ * its handlers, which is the first thing that the program does. */
 static void hold_signals_back(void)
 {
     sigset_t held;
@@ -82,17 +84,17 @@ static int write_all(int fd, const char *bytes, size_t length)
     return 0;
 }
 
-/* The environment as it came, each entry with its NUL. Returns the descriptor, or -1. */
+/* Writes the unchanged environment into a memory file, with a NUL after each entry. Returns the descriptor, or -1. */
 static int keep_environment(void)
 {
-    /* Where memory files must not be executed (vm.memfd_noexec=2), Linux 6.3 to 6.5 refuse one that does not say so;
-     * older ones do not know the flag. */
+    /* If memory files must not be executable (vm.memfd_noexec=2), Linux 6.3 to 6.5 refuse to make one without this
+     * flag. Older kernels do not know the flag. */
     int made = memfd_create("image-environment", NOEXEC_SEAL);
     if (made < 0 && errno == EINVAL)
         made = memfd_create("image-environment", 0);
     if (made < 0)
         return -1;
-    /* Not in the place of a standard stream that is closed: what is printed would go into it. */
+    /* If a standard stream is closed, the file may have got its number. Then printed text would go into the file. */
     int fd = fcntl(made, F_DUPFD, 3);
     if (fd < 0)
         return -1;
@@ -108,17 +110,18 @@ int main(int argc, char **argv)
     const char *name = argc > 0 ? strrchr(argv[0], '/') : NULL;
     name = name != NULL ? name + 1 : argc > 0 ? argv[0] : "";
     int is_python = strcmp(name, "python3") == 0;
-    /* First of all: those that come before it are lost. */
+    /* As early as possible, because signals that arrive before this are lost. */
     if (!is_python)
         hold_signals_back();
 
     char root[PATH_MAX];
     if (find_root(root, sizeof root) < 0)
-        return fail("cannot find its own files by", "/proc/self/exe");
-    /* To the loader these end or begin something in a list of directories, and it would go on to those of the image. */
+        return fail("cannot find its own files through", "/proc/self/exe");
+    /* In a list of directories, the loader takes ':' and ';' for the end of a path and '$' for the start of a variable.
+     * It would not find the libraries of the tree, and would use those of the image. */
     if (strpbrk(root, ":;$") != NULL) {
         errno = EINVAL;
-        return fail("cannot run from a path with ':', ';' or '$' in it:", root);
+        return fail("cannot run from a path that contains ':', ';' or '$':", root);
     }
 
     char loader[PATH_MAX + 64], libraries[PATH_MAX + 64], interpreter[PATH_MAX + 64], executable[PATH_MAX + 64],
@@ -128,17 +131,17 @@ int main(int argc, char **argv)
     snprintf(interpreter, sizeof interpreter, "%s/libexec/cpython", root);
     snprintf(executable, sizeof executable, "%s/libexec/python3", root);
     snprintf(start, sizeof start, "%s/libexec/start.py", root);
-    /* The paths compiled into OpenSSL are the image's: another version's settings and providers. */
+    /* At the paths that are compiled into OpenSSL, the image may have settings and providers of another version. */
     snprintf(openssl, sizeof openssl, "OPENSSL_CONF=%s/etc/ssl/openssl.cnf", root);
     snprintf(modules, sizeof modules, "OPENSSL_MODULES=%s/lib/ossl-modules", root);
 
-    /* LC_ALL=C: no locale file of the image is read, and Python sets no LC_CTYPE (PEP 538). */
+    /* With LC_ALL=C, no locale file of the image is read, and Python sets no LC_CTYPE (PEP 538). */
     char *environment[] = {"LC_ALL=C", openssl, modules, NULL};
 
     char *fixed[] = {
         loader, "--inhibit-cache", "--library-path", libraries, "--argv0", executable, interpreter,
-        /* Isolated from PYTHON* and the user's packages; no site: its sitecustomize may lead into the image; no byte
-         * code written; UTF-8 whatever the locale. */
+        /* -I: ignore PYTHON* variables and the user's packages. -S: no module `site`, because its sitecustomize may
+         * lead into the image. -B: write no byte code. utf8: use UTF-8 with any locale. */
         "-I", "-S", "-B", "-X", "utf8",
     };
     size_t count = sizeof fixed / sizeof fixed[0];
@@ -157,7 +160,8 @@ int main(int argc, char **argv)
         arguments[count++] = argv[i];
     arguments[count] = NULL;
 
-    /* The loader and the interpreter would tell of each other's absence in their own words and codes. */
+    /* Check that all parts exist. Otherwise the loader and the interpreter report a missing part with other texts and
+     * exit codes. */
     const char *parts[] = {loader, interpreter, start};
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
         if (access(parts[i], R_OK) < 0)

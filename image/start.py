@@ -1,15 +1,17 @@
-"""Starts the program of the self-contained tree: ``start.py DESCRIPTOR CALLED_AS ARGUMENT…``, run by the launcher.
+"""Start the program of the self-contained tree. The launcher runs ``start.py DESCRIPTOR CALLED_AS ARGUMENT…``.
 
-The launcher has kept the image's environment away from this process: it lies, byte for byte, in a memory file. From
-here on the program works with it as if it had been started with it, and scripts get it as it came.
+The launcher has started this process without the image's environment, and has written this environment unchanged into
+a memory file. From here on the program works as if it had been started with the image's environment. Scripts get this
+environment unchanged.
 """
 
 import os
 import sys
 import time
 
-# What glibc obeys while a program runs (its own list of what a set-id program must not: sysdeps/generic/unsecvars.h,
-# and the locale), and OpenSSL. The image's values are meant for the image's libraries, not for those of the tree.
+# Variables that change glibc while a program runs (the list of variables that glibc ignores in set-user-id programs,
+# sysdeps/generic/unsecvars.h, and the locale), and variables that change OpenSSL. The image's values are for the
+# image's libraries, not for the libraries of the tree.
 _FOR_LIBRARIES = frozenset(
     "GCONV_PATH GETCONF_DIR GLIBC_TUNABLES HOSTALIASES LANG LANGUAGE LOCALDOMAIN LOCPATH NIS_PATH NLSPATH "
     "RESOLV_HOST_CONF RES_OPTIONS TZDIR CTLOG_FILE".split()
@@ -21,14 +23,15 @@ def _main() -> None:
     descriptor, called_as = int(sys.argv[1]), sys.argv[2]
     environ = _image_environment(descriptor)
     sys.argv[:] = [called_as, *sys.argv[3:]]
-    # Without `site`, nothing else is on the path: no .pth file, no package of the user or of the image.
+    # Python runs without the module `site`, so the path has no other entries: no .pth file is read, and no package of
+    # the user or of the image is found.
     sys.path.append(os.path.join(os.path.dirname(os.__file__), "site-packages"))
     for name, value in environ.items():
         if name and name not in _FOR_LIBRARIES and not name.startswith(_FOR_LIBRARIES_BY_PREFIX):
             os.environ[name] = value
-    # The interpreter has set its time zone already, without TZ.
+    # The interpreter started without the variable TZ, so the time zone must be set again.
     time.tzset()
-    _tell_name()
+    _set_process_name()
 
     from watchdog.__main__ import main
 
@@ -40,18 +43,18 @@ def _image_environment(descriptor: int) -> dict[str, str]:
     with open(descriptor, "rb") as file:
         for entry in file.read().split(b"\0"):
             name, equals, value = entry.partition(b"=")
-            # Of a name that is there twice the first counts, as for getenv(3) and in os.environ.
+            # If a name appears twice, the first value counts, as for getenv(3) and in os.environ.
             if equals:
                 environ.setdefault(os.fsdecode(name), os.fsdecode(value))
     return environ
 
 
-def _tell_name() -> None:
-    """`ps` and `top` would call this process by the name of the loader."""
+def _set_process_name() -> None:
+    """Set the name that `ps` and `top` show. Otherwise they show the name of the loader."""
     try:
         with open("/proc/self/comm", "w") as file:
             file.write("watchdog")
-    except OSError:  # /proc may be read-only, or not there
+    except OSError:  # /proc may be read-only, or may not be mounted
         pass
 
 

@@ -153,7 +153,7 @@ def test_a_path_that_the_loader_would_misread_is_named(tree: Path, tmp_path: Pat
         place = linked_copy(tree, tmp_path / name, lambda copy: None)
         result = _run(place / "bin/watchdog", "--version", check=False)
         assert (result.returncode, result.stdout) == (126, "")
-        assert f"cannot run from a path with ':', ';' or '$' in it: {place}:" in result.stderr
+        assert f"cannot run from a path that contains ':', ';' or '$': {place}:" in result.stderr
 
 
 @pytest.mark.parametrize("part", ["lib/ld.so", "libexec/cpython", "libexec/start.py"])
@@ -167,7 +167,7 @@ def test_a_part_that_is_missing_is_named(part: str, tree: Path, tmp_path: Path) 
 def test_without_proc_it_says_so(tree: Path) -> None:
     result = in_root(tree, 'umount "$root/proc"; inside "$seen_at/bin/watchdog" --version')
     assert (result.returncode, result.stdout) == (126, "")
-    assert result.stderr == "watchdog: cannot find its own files by /proc/self/exe: No such file or directory\n"
+    assert result.stderr == "watchdog: cannot find its own files through /proc/self/exe: No such file or directory\n"
 
 
 @pytest.mark.skipif(
