@@ -1,11 +1,12 @@
-"""The guards of the program, each with a way to take it out: who has no guard must fail the test of that guard.
+"""Take guards out of the program. A guard is code that prevents a fault; without it, the guard's test must fail.
 
-Run as a program, it is the server without some guards::
+Run as a program, this file starts the server without some guards::
 
     python tests/guards.py NAME[,NAME] serve --port 0
 
-Each entry of :data:`GUARDS` replaces one function or value of the program by what would be there if nobody had thought
-of the fault. The tests name them with ``@pytest.mark.guard(NAME)``, see ``conftest.py``.
+Each entry of :data:`GUARDS` replaces one function or value of the program. The replacement is what the program would
+have if nobody had thought of the fault. A test names its guard with ``@pytest.mark.guard(NAME)``, see ``conftest.py``.
+The docstring of each entry says what the program does without the guard.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ GUARDS: dict[str, Guard] = {}
 
 
 def guard(remove: Guard) -> Guard:
-    """Register a guard under its function's name; its docstring tells what the program does without it."""
+    """Register the function that takes out a guard. The guard has the name of the function, with hyphens."""
     GUARDS[remove.__name__.replace("_", "-")] = remove
     return remove
 
 
 def replace(owner: Any, name: str, new: Any) -> None:
-    """Put something in the place of what is there, which must exist: a guard that was renamed is noticed."""
+    """Replace an attribute. It must exist, so this fails if a guard was renamed."""
     if not hasattr(owner, name):
         raise SystemExit(f"guards.py: {owner!r} has no {name} any more")
     setattr(owner, name, new)
@@ -43,7 +44,7 @@ def replace(owner: Any, name: str, new: Any) -> None:
 
 @guard
 def straggler_search() -> None:
-    """The end of the script is taken for the end of its tree."""
+    """When a script ends, the server assumes that its whole process tree has ended."""
     from watchdog.process.orphans import Orphans
 
     replace(Orphans, "certainly_nothing_left", lambda self, child: True)
@@ -51,7 +52,7 @@ def straggler_search() -> None:
 
 @guard
 def linger() -> None:
-    """What a script leaves is ended as soon as the script has exited, also if it still works."""
+    """Processes that a script left are ended when the script exits, even if they still work."""
     from watchdog.process import supervisor
 
     async def not_at_all(child: Any, tree: Any, until_s: float) -> bool:
@@ -62,7 +63,7 @@ def linger() -> None:
 
 @guard
 def zombie_leader() -> None:
-    """A process is dead when its first thread is."""
+    """A process counts as dead when its first thread has ended."""
     from watchdog.system.proc import Process
 
     replace(Process, "is_alive", property(lambda self: self.state not in "ZX"))
@@ -70,7 +71,7 @@ def zombie_leader() -> None:
 
 @guard
 def schedstat() -> None:
-    """Only processor time that /proc/PID/stat can show counts as work."""
+    """Only CPU time that /proc/PID/stat can show counts as work."""
     from watchdog.process import activity
 
     replace(activity, "_schedstat", lambda pid, thread: (thread, b""))
@@ -78,7 +79,7 @@ def schedstat() -> None:
 
 @guard
 def subreaper() -> None:
-    """Whoever loses its parent goes to PID 1 of the container, and no limit shows where it came from."""
+    """Orphans become children of PID 1 of the container, and no limit shows which script they come from."""
     from watchdog.process import orphans
 
     limit_mark()
@@ -87,7 +88,7 @@ def subreaper() -> None:
 
 @guard
 def exit_not_eof() -> None:
-    """The end of a script is the end of its pipes, as with asyncio's own subprocesses."""
+    """A script counts as ended when its pipes are closed, as in asyncio's own subprocesses."""
     from watchdog.process.child import Child
     from watchdog.process.pipes import set_done
     from watchdog.system import proc
@@ -106,7 +107,7 @@ def exit_not_eof() -> None:
 
 @guard
 def stdin_left_open() -> None:
-    """What came of a classic function's body is all there is to come, also if the caller went silent."""
+    """If the caller of a classic function stops sending, the function takes the incomplete body for complete."""
     from watchdog.process.pipes import Feed
 
     real = Feed.start
@@ -119,7 +120,7 @@ def stdin_left_open() -> None:
 
 @guard
 def sigterm_first() -> None:
-    """A script is killed without a word."""
+    """A script gets SIGKILL without a SIGTERM before it."""
     from watchdog.process.child import Child
 
     real = Child.signal_group
@@ -128,7 +129,7 @@ def sigterm_first() -> None:
 
 @guard
 def sigkill() -> None:
-    """A script that does not listen is asked again and again."""
+    """A script that ignores SIGTERM never gets SIGKILL."""
     from watchdog.process.child import Child
     from watchdog.system import proc
 
@@ -139,7 +140,7 @@ def sigkill() -> None:
 
 @guard
 def as_made() -> None:
-    """A directory that is used again is not looked at: the next call finds what the last one made of it."""
+    """A directory is used again without a check, so the next call gets the changes that the last script made to it."""
     from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "is_as_made", lambda self: True)
@@ -147,7 +148,7 @@ def as_made() -> None:
 
 @guard
 def root_as_made() -> None:
-    """The directory in which all calls have theirs is used for as long as it is there."""
+    """The server's directory is used as long as it exists, even if a script has changed it."""
     from watchdog.workspace import workspaces
 
     replace(workspaces._Root, "is_as_made", lambda self: os.path.exists(self.path))
@@ -155,7 +156,7 @@ def root_as_made() -> None:
 
 @guard
 def fresh_pipes() -> None:
-    """A pipe is used again as the last command left it."""
+    """A pipe is used again with the changes that the last command made to it."""
     from unittest import mock
 
     from watchdog.process import pipes, spawn
@@ -176,7 +177,7 @@ def fresh_pipes() -> None:
 
 @guard
 def ownership() -> None:
-    """Every process that loses its parent is taken for the one's who ends first."""
+    """An orphan counts as a process of the script that ends first."""
     from watchdog.process.ownership import Ownership
 
     def belongs_to(self: Any, child: Any, process: Any, commands: Any, owners: Any = None) -> bool:
@@ -188,7 +189,7 @@ def ownership() -> None:
 
 @guard
 def limit_mark() -> None:
-    """Scripts can take off the limit by which the server knows their processes."""
+    """Scripts can remove the limit that shows the server which processes are theirs."""
     from watchdog.process import limit_mark as limit_mark_module
 
     replace(limit_mark_module, "_lower_own_limit", lambda: (0, False))
@@ -196,7 +197,7 @@ def limit_mark() -> None:
 
 @guard
 def own_status() -> None:
-    """Whoever is dead is reaped, as PID 1 must, the script itself too."""
+    """All dead children are reaped, as PID 1 must do, including the script itself."""
     from watchdog.process import orphans, supervisor
 
     def reap(self: Any) -> None:
@@ -210,7 +211,7 @@ def own_status() -> None:
 
 @guard
 def reap_timer() -> None:
-    """Orphans are reaped when a script ends."""
+    """Orphans are reaped only when a script ends."""
     from watchdog.process.supervisor import Supervisor
 
     replace(Supervisor, "_reap_again", lambda self: None)
@@ -218,7 +219,7 @@ def reap_timer() -> None:
 
 @guard
 def oom_preference() -> None:
-    """When memory ends, the kernel takes the largest."""
+    """When memory runs out, the kernel kills the largest process."""
     from watchdog.process import oom_preference as oom_preference_module
 
     replace(oom_preference_module, "OOM_SCORE_ADJ_OF_SCRIPTS", 0)
@@ -226,7 +227,7 @@ def oom_preference() -> None:
 
 @guard
 def decoy() -> None:
-    """When memory ends and no script can be preferred, the kernel takes the largest."""
+    """When memory runs out and scripts cannot have a higher oom_score_adj, the kernel kills the largest process."""
     from watchdog.process.decoy_keeper import DecoyKeeper
 
     replace(DecoyKeeper, "start", lambda self: None)
@@ -234,7 +235,7 @@ def decoy() -> None:
 
 @guard
 def own_peak() -> None:
-    """The server's own peak memory includes that of the program that the process executed before."""
+    """The server's own peak memory includes the peak of the program that the process executed before."""
     import resource
 
     from watchdog.system import proc
@@ -244,7 +245,7 @@ def own_peak() -> None:
 
 @guard
 def guardian() -> None:
-    """A server that is killed leaves its scripts."""
+    """When the server is killed, its scripts continue to run."""
     from watchdog.process.guardian_keeper import GuardianKeeper
 
     replace(GuardianKeeper, "start", lambda self: None)
@@ -252,7 +253,7 @@ def guardian() -> None:
 
 @guard
 def guardian_limit() -> None:
-    """The guardian does not look at the limits of processes."""
+    """The guardian does not check the limits of processes."""
     from watchdog.process.guardian import Guardian
 
     real = Guardian.__init__
@@ -261,7 +262,7 @@ def guardian_limit() -> None:
 
 @guard
 def guardian_restart() -> None:
-    """A guardian that died is not missed."""
+    """A dead guardian is not replaced."""
     from watchdog.process import guardian_keeper
 
     replace(guardian_keeper, "_PAUSE_S", float("inf"))
@@ -269,7 +270,7 @@ def guardian_restart() -> None:
 
 @guard
 def guardian_resumption() -> None:
-    """A guardian that was stopped by a signal does not go on."""
+    """A guardian that was stopped by a signal stays stopped."""
     from watchdog.process.guardian import Guardian
 
     replace(Guardian, "resume", lambda self: False)
@@ -280,7 +281,7 @@ def guardian_resumption() -> None:
 
 @guard
 def finished_work() -> None:
-    """Threads remember each piece of their work for ever."""
+    """Threads keep each piece of finished work in memory forever."""
     from watchdog.system.threads import Threads
 
     replace(Threads, "_finished", lambda self, job: None)
@@ -291,7 +292,7 @@ def finished_work() -> None:
 
 @guard
 def monotonic_clock() -> None:
-    """Timeouts go by the time of day."""
+    """Timeouts depend on the time of day, which may be changed."""
     import time
 
     replace(asyncio.BaseEventLoop, "time", lambda self: time.time())
@@ -302,7 +303,7 @@ def monotonic_clock() -> None:
 
 @guard
 def no_space() -> None:
-    """A full disk is an error like any other."""
+    """A full disk is reported like any other error."""
     from watchdog.input import form
     from watchdog.invocation import found_outputs, functions, inputs
     from watchdog.workspace import held_input, workspaces
@@ -313,7 +314,7 @@ def no_space() -> None:
 
 @guard
 def small_files_of_forms() -> None:
-    """Each file of a form has an object until the form is forgotten."""
+    """Each file of a form has a Python object until the end of the call."""
     from watchdog.workspace.held_input import HeldInput
 
     create = HeldInput.create
@@ -328,14 +329,14 @@ def small_files_of_forms() -> None:
 
 @guard
 def full_disk_look() -> None:
-    """Why a script failed is the script's affair."""
+    """When a script fails, the server does not check whether the disk is full."""
     from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "is_full", lambda self: False)
 
 
 def _list_all_that_opens(self: Any, listing: Any) -> Any:
-    """List what ``os.walk`` finds; it leaves out what it cannot look at."""
+    """List the files that ``os.walk`` finds. It skips entries that it cannot read."""
     from watchdog.workspace.outputs import Output
 
     for directory, _, names in os.walk(self.output_dir, followlinks=True):
@@ -350,7 +351,7 @@ def _list_all_that_opens(self: Any, listing: Any) -> Any:
 
 @guard
 def output_checks() -> None:
-    """Whatever lies in the output directory is opened and read, links and devices too."""
+    """Everything in the output directory is opened and read, including links and devices."""
     from watchdog.output import answer, encode
     from watchdog.workspace.workspace import Workspace
 
@@ -362,7 +363,7 @@ def output_checks() -> None:
 
 @guard
 def sparse_look() -> None:
-    """A file of a tebibyte is sent."""
+    """A sparse file of a tebibyte is sent."""
     from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "_raise_if_impossible", lambda self, name, size_bytes: None)
@@ -370,7 +371,7 @@ def sparse_look() -> None:
 
 @guard
 def output_dir_look() -> None:
-    """What is no directory has no outputs in it."""
+    """If a script replaces the output directory with a file, the call has no outputs and succeeds."""
     from watchdog.workspace.workspace import Workspace
 
     real = Workspace.listing
@@ -383,7 +384,7 @@ def output_dir_look() -> None:
 
 @guard
 def change_look() -> None:
-    """A file stays what it was when it was listed."""
+    """The server does not check whether an output has changed after it was listed."""
     from watchdog.output import encode
     from watchdog.workspace import outputs
 
@@ -393,7 +394,7 @@ def change_look() -> None:
 
 @guard
 def sweep() -> None:
-    """What a crash left stays."""
+    """Directories of a killed server are never removed."""
     from watchdog.workspace.workspaces import Workspaces
 
     replace(Workspaces, "sweep", lambda self: ([], []))
@@ -401,7 +402,7 @@ def sweep() -> None:
 
 @guard
 def sweep_lock() -> None:
-    """Whatever is called like a server's directory is taken for a dead one's."""
+    """Every directory with the name of a server's directory counts as the directory of a dead server."""
     from watchdog.workspace.workspaces import Workspaces
 
     def abandoned(self: Any) -> list[str]:
@@ -412,7 +413,7 @@ def sweep_lock() -> None:
 
 @guard
 def lock_file_made_anew() -> None:
-    """What is in the place of the lock file is opened and emptied."""
+    """The file in the place of the lock file is opened and truncated."""
     from watchdog.http.lock_file import LockFile
 
     def open_it(self: Any) -> None:
@@ -423,7 +424,7 @@ def lock_file_made_anew() -> None:
 
 @guard
 def lock_file_kept() -> None:
-    """A lock file that is gone stays away, and anything in its place is taken for it."""
+    """A missing lock file is not made again, and any file in its place counts as the lock file."""
     from watchdog.http.lock_file import LockFile
 
     replace(LockFile, "restore", lambda self: self._is_written and os.path.exists(self.path))
@@ -431,7 +432,7 @@ def lock_file_kept() -> None:
 
 @guard
 def regular_files_only() -> None:
-    """A file that the server reads may be a FIFO, for which open waits."""
+    """The server opens a FIFO in the place of a file, and waits."""
     from watchdog.invocation import functions
 
     replace(functions, "open_regular", lambda path: os.open(path, os.O_RDONLY | os.O_CLOEXEC))
@@ -442,7 +443,7 @@ def regular_files_only() -> None:
 
 @guard
 def drain() -> None:
-    """The first signal is the end."""
+    """The process ends at the first signal."""
     from watchdog.http.drain import Drain
 
     async def end(self: Any, signal_name: str) -> None:
@@ -462,7 +463,7 @@ def polite_end() -> None:
 
 @guard
 def second_signal() -> None:
-    """A drain takes its time, however often it is asked."""
+    """A second signal does not end the drain."""
     from watchdog.http.drain import Drain
 
     real = Drain.run_at_signal
@@ -477,7 +478,7 @@ def second_signal() -> None:
 
 @guard
 def deaf_listener() -> None:
-    """Connections can be made until the listening socket is closed."""
+    """The server accepts connections until the listening socket is closed."""
     from watchdog.http import listener
 
     replace(listener, "ignore_new_connections", lambda sock: None)
@@ -485,7 +486,7 @@ def deaf_listener() -> None:
 
 @guard
 def late_accept() -> None:
-    """A caller that connects just before the listening socket is closed is not let in."""
+    """A connection that is made just before the listening socket is closed is not accepted."""
     from watchdog.http.listener import Listener
 
     async def nobody(self: Any, listening: Any) -> list[Any]:
@@ -496,7 +497,7 @@ def late_accept() -> None:
 
 @guard
 def half_open() -> None:
-    """A stop does not wait for handshakes that have begun."""
+    """The stop does not wait for TCP handshakes that have begun."""
     from watchdog.http import listener
 
     replace(listener, "has_half_open", lambda port: False)
@@ -504,7 +505,7 @@ def half_open() -> None:
 
 @guard
 def last_words() -> None:
-    """Who is refused is closed at once."""
+    """The connection of a refused call is closed at once."""
     from watchdog.http import body, connection, http_server, problems
 
     for module in (body, connection, http_server, problems):
@@ -513,7 +514,7 @@ def last_words() -> None:
 
 @guard
 def answers_sent() -> None:
-    """A call is over when its script is."""
+    """A drain waits for the end of scripts, but not for their answers."""
     from watchdog.http.calls import Calls
     from watchdog.http.http_server import HttpServer
 
@@ -525,7 +526,7 @@ def answers_sent() -> None:
 
 @guard
 def half_close() -> None:
-    """An idle connection is closed, with what comes over it just then unread."""
+    """An idle connection is closed although a request may just be arriving on it."""
     from watchdog.http.connection import Connection
 
     replace(Connection, "half_close", lambda self: self.force_close())
@@ -533,7 +534,7 @@ def half_close() -> None:
 
 @guard
 def drain_bound() -> None:
-    """A drain waits for as long as scripts run."""
+    """A drain waits as long as scripts run, without a limit."""
     from watchdog.http import drain, server
 
     async def wait(limit_s: float, *steps: Any) -> bool:
@@ -546,7 +547,7 @@ def drain_bound() -> None:
 
 @guard
 def routed_wait() -> None:
-    """Only somebody that has probed over HTTP just before is given time to see that the server is not ready."""
+    """A stopping server accepts calls for a while only if a readiness probe came over HTTP shortly before."""
     from watchdog.http.health import Health
 
     replace(Health, "may_get_calls", Health.is_probed)
@@ -554,7 +555,7 @@ def routed_wait() -> None:
 
 @guard
 def refuse_senders() -> None:
-    """Whoever has begun to send may go on."""
+    """Callers that have begun to send a body may continue during a drain."""
     from watchdog.http.drain import Drain
 
     replace(Drain, "refuse_all", lambda self: self._admission.close())
@@ -565,7 +566,7 @@ def refuse_senders() -> None:
 
 @guard
 def hidden_memory() -> None:
-    """The memory of the server and of the guardian is as open to scripts as any process's to its user."""
+    """Scripts, which run as the same user, can read the memory of the server and the guardian."""
     from watchdog.system import proc
 
     replace(proc, "hide_memory", lambda: True)
@@ -573,7 +574,7 @@ def hidden_memory() -> None:
 
 @guard
 def hidden_decoy() -> None:
-    """The memory of the decoy is open to scripts."""
+    """Scripts can read and change the memory of the decoy."""
     from watchdog.process import decoy as decoy_module
 
     without = "from watchdog.process import decoy; decoy.hide_memory = bool; from watchdog.process.decoy"
@@ -582,7 +583,7 @@ def hidden_decoy() -> None:
 
 @guard
 def hidden_guardian() -> None:
-    """The guardian's memory is open to scripts, as ``exec`` would leave it."""
+    """Scripts can read and change the memory of the guardian, as they could after an ``exec``."""
     from watchdog.process import guardian as guardian_module
     from watchdog.system import proc
 
@@ -619,7 +620,7 @@ def private_headers() -> None:
 
 @guard
 def masked_values() -> None:
-    """Every value is shown as it is."""
+    """The values of secret settings are shown."""
     from watchdog.settings import declarations, reading, report
 
     shown = {name: each._replace(secret=False) for name, each in declarations.SETTINGS.items()}
@@ -632,13 +633,13 @@ def masked_values() -> None:
 
 @guard
 def disconnect() -> None:
-    """Nobody tells a call that its caller has gone, as with aiohttp unless it is asked to."""
+    """A call continues after its caller has disconnected, as with the defaults of aiohttp."""
     _serve_with(handler_cancellation=False)
 
 
 @guard
 def unread_end() -> None:
-    """A caller that hangs up is noticed by reading alone."""
+    """The end of a connection is noticed only when the server reads from it."""
     from watchdog.http.connection import Connection
 
     replace(Connection, "_look_for_end", lambda self: None)
@@ -646,7 +647,7 @@ def unread_end() -> None:
 
 @guard
 def header_timer() -> None:
-    """Headers may take for ever."""
+    """A caller may send its headers without a time limit."""
     from watchdog.http.connection import Connection
 
     replace(Connection, "_start_headers_timer", lambda self: None)
@@ -654,14 +655,14 @@ def header_timer() -> None:
 
 @guard
 def traced_command() -> None:
-    """A wait for the status of a command holds up the server."""
+    """A wait for the status of a command blocks the server."""
     wait4 = os.wait4
     replace(os, "wait4", lambda pid, options: wait4(pid, 0))
 
 
 @guard
 def own_limits() -> None:
-    """Nobody looks at the limits of the server."""
+    """The server does not check its own limits."""
     from watchdog.process.own_limits import OwnLimits
 
     replace(OwnLimits, "restored", lambda self: [])
@@ -669,7 +670,7 @@ def own_limits() -> None:
 
 @guard
 def place_of_slow_callers() -> None:
-    """A caller keeps its place, however slow it is."""
+    """A slow caller keeps its place in the queue."""
     from watchdog.invocation.admission import Admission
 
     replace(Admission, "_look_for_slow", lambda self, waiter: None)
@@ -677,7 +678,7 @@ def place_of_slow_callers() -> None:
 
 @guard
 def place_of_long_lists() -> None:
-    """A call gives its place back before its answer is sent, however many outputs it has."""
+    """A call releases its place before its answer is sent, even if it has very many outputs."""
     from watchdog.invocation import invocation
 
     replace(invocation, "_MOST_WITHOUT_PLACE", 1 << 60)
@@ -685,7 +686,7 @@ def place_of_long_lists() -> None:
 
 @guard
 def outputs_of_all_runs() -> None:
-    """Each run of a call may have 100,000 outputs, however many runs there are."""
+    """Each run of a call may have 100,000 outputs, even if the call has many runs."""
     from watchdog.invocation import found_outputs
 
     replace(found_outputs, "MOST_OUTPUTS", 1 << 60)
@@ -693,7 +694,7 @@ def outputs_of_all_runs() -> None:
 
 @guard
 def room_of_slow_callers() -> None:
-    """A caller that has come in keeps its room, however slow it is."""
+    """A slow caller never has to make room for a new call."""
     from watchdog.invocation.pace import Paces
 
     replace(Paces, "slowest", lambda self: None)
@@ -701,7 +702,7 @@ def room_of_slow_callers() -> None:
 
 @guard
 def min_data_rate() -> None:
-    """A caller that sends or takes one byte now and then may go on without end."""
+    """A caller that sends or reads one byte from time to time may continue without end."""
     from watchdog.invocation import pace
 
     replace(pace, "_SHORTEST_WINDOW_S", float("inf"))
@@ -709,7 +710,7 @@ def min_data_rate() -> None:
 
 @guard
 def idle_connections() -> None:
-    """A connection without a request may have the last descriptor."""
+    """Idle connections may use the last descriptor."""
     from watchdog.http.idle_connections import IdleConnections
 
     replace(IdleConnections, "close_oldest", lambda self, count=1: None)
@@ -717,7 +718,7 @@ def idle_connections() -> None:
 
 @guard
 def answer_bytes() -> None:
-    """However large the answers are that are being sent, there is room for the next call."""
+    """The size of the answers that are being sent does not limit new calls."""
     from watchdog.invocation import admission
 
     replace(admission, "_SMALL_ANSWERS_BYTES", float("inf"))
@@ -725,7 +726,7 @@ def answer_bytes() -> None:
 
 @guard
 def answers_counted() -> None:
-    """A call whose script has ended counts no more, although its answer is still being sent."""
+    """A call is not counted after the end of its script, although its answer is still being sent."""
     from watchdog.invocation.admission import Ticket
 
     replace(Ticket, "hand_over", lambda self: self._leave())
@@ -736,13 +737,13 @@ def answers_counted() -> None:
 
 @guard
 def lingering() -> None:
-    """What a caller still sends after an early answer is not read: the kernel resets the connection."""
+    """After an early answer the rest of the body is not read, so the kernel resets the connection."""
     _serve_with(lingering_time=0.0)
 
 
 @guard
 def request_checks() -> None:
-    """What the parser lets pass is a request."""
+    """Every message that the parser accepts counts as a valid request."""
     from watchdog.http import connection
 
     replace(connection, "why_refused", lambda message: None)
@@ -750,7 +751,7 @@ def request_checks() -> None:
 
 @guard
 def distrust() -> None:
-    """What the parser finds after a body is the next request."""
+    """Bytes after a body always count as the next request."""
     from watchdog.http.connection import Connection
 
     replace(Connection, "_distrust", lambda self, new: None)
@@ -758,7 +759,7 @@ def distrust() -> None:
 
 @guard
 def closing_requests() -> None:
-    """A connection is kept after a CONNECT or an Upgrade."""
+    """A connection is kept open after a CONNECT or an Upgrade."""
     from aiohttp import web
 
     from watchdog.http import http_server
@@ -771,7 +772,7 @@ def closing_requests() -> None:
 
 @guard
 def header_limits() -> None:
-    """First lines, headers and trailers are not bounded."""
+    """The size of request lines, headers and trailers is not limited."""
     from watchdog.http import connection, request_head
 
     for module in (connection, request_head):
@@ -789,7 +790,7 @@ def header_count() -> None:
 
 @guard
 def head_memory() -> None:
-    """The headers of idle connections are not bounded together."""
+    """The memory for the headers of all idle connections together is not limited."""
     from watchdog.http import idle_connections as idle_connections_module
 
     replace(idle_connections_module, "_MOST_HEAD_MEMORY_BYTES", 1 << 40)
@@ -808,7 +809,7 @@ def _serve_with(**options: float) -> None:
 
 @guard
 def body_timer() -> None:
-    """A body may take for ever."""
+    """A caller may send its body without a time limit."""
     from watchdog.http.body import Bodies
 
     async def read(self: Any, request: Any) -> Any:
@@ -820,7 +821,7 @@ def body_timer() -> None:
 
 @guard
 def write_timer() -> None:
-    """An answer may take for ever."""
+    """A caller may read its answer without a time limit."""
     from watchdog.http.response import Sender
 
     async def send(self: Any, request: Any, sending: Any, readers: Any = None) -> None:
@@ -832,7 +833,7 @@ def write_timer() -> None:
 
 @guard
 def late_continue() -> None:
-    """The body is asked for before it is known whether the call is wanted."""
+    """The server asks for the body (100 Continue) before it checks the token."""
     from watchdog.http.authorization import Authorization
 
     check = Authorization.check
@@ -846,7 +847,7 @@ def late_continue() -> None:
 
 @guard
 def end_of_malformed_body() -> None:
-    """A body has ended well when its reader sees an end."""
+    """A malformed body counts as complete when its reader sees an end."""
     from aiohttp import StreamReader
 
     replace(StreamReader, "exception", lambda self: None)
@@ -854,7 +855,7 @@ def end_of_malformed_body() -> None:
 
 @guard
 def input_limit() -> None:
-    """max_input_size is not looked at."""
+    """max_input_size is ignored."""
     from watchdog.input.files import Limit
 
     def count(self: Any, count: int) -> None:
@@ -865,7 +866,7 @@ def input_limit() -> None:
 
 @guard
 def inflate_bound() -> None:
-    """What a piece of gzip or deflate holds is decoded at once, into memory."""
+    """A piece of gzip or deflate is decoded at once into memory, of any size."""
     from watchdog.input.inflate import _Inflater
 
     replace(_Inflater, "_inflate", lambda self, data: self._decoder.decompress(data))
@@ -873,7 +874,7 @@ def inflate_bound() -> None:
 
 @guard
 def blanks_inside_base64() -> None:
-    """Blanks are removed from base64, wherever they stand."""
+    """Blanks are removed from base64 at any position."""
     from watchdog.system.base64_reader import Base64Reader
 
     replace(Base64Reader, "_without_blanks", lambda self, data: self._carry + data.translate(None, b" \t\r\n"))
@@ -881,7 +882,7 @@ def blanks_inside_base64() -> None:
 
 @guard
 def one_alphabet() -> None:
-    """The characters of both alphabets of base64 are decoded, side by side."""
+    """A base64 text may contain characters of both alphabets."""
     from watchdog.system.base64_reader import Base64Reader
 
     decoded = Base64Reader._decoded
@@ -894,7 +895,7 @@ def one_alphabet() -> None:
 
 @guard
 def last_bits() -> None:
-    """The bits behind the last byte of base64 are not looked at."""
+    """The unused bits of the last base64 character are ignored."""
     from watchdog.system import base64_reader
 
     replace(base64_reader, "_UNUSED_BITS", {2: 0, 3: 0})
@@ -902,7 +903,7 @@ def last_bits() -> None:
 
 @guard
 def types_that_say_what_the_body_is() -> None:
-    """Every text/* may be base64."""
+    """A body with any content type text/* may be base64."""
     from watchdog.input import detect
 
     class Types(frozenset[str]):
@@ -914,7 +915,7 @@ def types_that_say_what_the_body_is() -> None:
 
 @guard
 def base64_is_not_a_form() -> None:
-    """Any text with a `=` is a form."""
+    """Any text that contains a `=` is a form."""
     from watchdog.input import form
 
     replace(form, "_is_meant_as_base64", lambda text: False)
@@ -922,7 +923,7 @@ def base64_is_not_a_form() -> None:
 
 @guard
 def armour_is_not_a_form() -> None:
-    """A form may hold the armour of PEM."""
+    """A form may contain the armour of PEM."""
     from watchdog.input import form
 
     replace(form, "ARMOUR", re.compile(rb"(?!)"))
@@ -930,7 +931,7 @@ def armour_is_not_a_form() -> None:
 
 @guard
 def markup_is_not_a_form() -> None:
-    """Any text with a `=` in its first line is a form."""
+    """Markup and scripts that contain a `=` are forms."""
     from watchdog.input import detect
 
     replace(detect, "_FORM_START", re.compile(rb"[^=]+="))
@@ -938,7 +939,7 @@ def markup_is_not_a_form() -> None:
 
 @guard
 def byte_order_mark() -> None:
-    """A byte order mark is part of what follows it."""
+    """A byte order mark is not skipped, so it is part of the base64 or the form."""
     from watchdog.input import detect, multipart
 
     for module in (detect, multipart):
@@ -947,7 +948,7 @@ def byte_order_mark() -> None:
 
 @guard
 def utf_16() -> None:
-    """All text is taken for UTF-8."""
+    """UTF-16 and UTF-32 are read as UTF-8."""
     from watchdog.input import detect
 
     replace(detect, "_wide_characters", lambda head: None)
@@ -955,7 +956,7 @@ def utf_16() -> None:
 
 @guard
 def every_content_encoding() -> None:
-    """Only the first Content-Encoding is looked at."""
+    """Only the first Content-Encoding is checked."""
     from watchdog.input import inflate, receive
 
     inflater = inflate.inflater_for
@@ -964,7 +965,7 @@ def every_content_encoding() -> None:
 
 @guard
 def file_names() -> None:
-    """A file gets the name that the caller gave."""
+    """A file gets the caller's name without any change."""
     from watchdog.input import multipart, receive
 
     for module in (multipart, receive):
@@ -973,7 +974,7 @@ def file_names() -> None:
 
 @guard
 def response_file_checks() -> None:
-    """What a script writes into $HTTP_RESPONSE_FILE is taken as it is, whatever that file is."""
+    """The content of $HTTP_RESPONSE_FILE is used without checks, and the file may be of any kind."""
     from watchdog.invocation import runner
     from watchdog.workspace.response_file import ResponseOverrides
 
@@ -991,12 +992,12 @@ def response_file_checks() -> None:
     replace(runner, "read_response_file", read)
 
 
-# ---- success that is none
+# ---- scripts that seem to succeed
 
 
 @guard
 def binary_data_left_out() -> None:
-    """Whatever a script prints is logged as lines."""
+    """Binary data that a script prints is logged as lines."""
     from watchdog.output.printed import Printed
 
     real = Printed.take
@@ -1010,7 +1011,7 @@ def binary_data_left_out() -> None:
 
 @guard
 def empty_answer() -> None:
-    """A script that leaves nothing and prints nothing has done its work."""
+    """A script that leaves no file and prints nothing gets no warning."""
     from watchdog.invocation.doubts import Doubts
 
     async def nothing(self: Any, workspace: Any, since_ns: int) -> list[Any]:
@@ -1021,7 +1022,7 @@ def empty_answer() -> None:
 
 @guard
 def oom_count() -> None:
-    """The control group is not asked whether the kernel killed a process."""
+    """The server does not read from the control group whether the kernel killed a process."""
     from watchdog.system.cgroup import Cgroup
 
     replace(Cgroup, "oom_kills", lambda self: None)
@@ -1029,7 +1030,7 @@ def oom_count() -> None:
 
 @guard
 def line_ends() -> None:
-    """The line ends of a script are not looked at."""
+    """The line ends of a script are not checked."""
     from watchdog.invocation import functions
     from watchdog.process import command
 
@@ -1042,7 +1043,7 @@ def line_ends() -> None:
 
 @guard
 def only_creations() -> None:
-    """Each record of an event is taken for a new object, whatever has happened to it."""
+    """Each record of an event counts as a new object, even if it reports a removal."""
     from watchdog.storage.stored_object import StoredObject
 
     replace(StoredObject, "why_not_new", "")
@@ -1050,7 +1051,7 @@ def only_creations() -> None:
 
 @guard
 def uncovered_is_not_data() -> None:
-    """The event of an object that no input covers is the input itself."""
+    """If no configured input covers the object of an event, the event itself becomes the input."""
     from watchdog.invocation.inputs import Inputs
     from watchdog.storage.transfer import Transfers
 
@@ -1069,7 +1070,7 @@ def uncovered_is_not_data() -> None:
 
 @guard
 def version_of_event() -> None:
-    """The latest version of an object is fetched, whichever the event reports."""
+    """The latest version of an object is fetched, even if the event names another version."""
     from watchdog.storage.s3 import S3
 
     real = S3.fetch
@@ -1082,7 +1083,7 @@ def version_of_event() -> None:
 
 @guard
 def whole_location() -> None:
-    """A bucket's name may be a path, and lead out of the folder of the input."""
+    """A bucket's name may be a path that leads out of the folder of the input."""
     from watchdog.storage import locator
 
     replace(locator, "_why_leads_elsewhere", lambda stored, *, is_trusted: "")
@@ -1090,7 +1091,7 @@ def whole_location() -> None:
 
 @guard
 def kubernetes_probe() -> None:
-    """The kubelet's probe at the path of calls is a call."""
+    """A probe of the kubelet at the path of calls runs the script."""
     from watchdog.http import routes
 
     replace(routes, "is_probe", lambda request: request.method == "HEAD")
@@ -1098,7 +1099,7 @@ def kubernetes_probe() -> None:
 
 @guard
 def head_is_a_probe() -> None:
-    """HEAD of the path of a call runs the script."""
+    """A HEAD request at the path of calls runs the script."""
     from watchdog.http import routes
 
     replace(routes, "is_probe", lambda request: False)
@@ -1106,7 +1107,7 @@ def head_is_a_probe() -> None:
 
 @guard
 def base_path() -> None:
-    """The path below which OSCAR exposes the service stays in each request's path."""
+    """The path prefix under which OSCAR exposes the service is not removed from requests."""
     from watchdog.http import request, routes
 
     for module in (request, routes):
@@ -1123,7 +1124,7 @@ def script_byte_order_mark() -> None:
 
 @guard
 def script_utf16() -> None:
-    """A script in UTF-16 is given to /bin/sh."""
+    """/bin/sh runs a script that is UTF-16 text."""
     from watchdog.process import command
 
     replace(command, "refuse_utf16", lambda start, name: None)
@@ -1131,7 +1132,7 @@ def script_utf16() -> None:
 
 @guard
 def hyphens_before_underscores() -> None:
-    """Of two headers with the same variable the first one counts."""
+    """If two headers have the same variable, the first one counts."""
     from watchdog.http import calls
 
     def variables(request: Any, base_path: str) -> dict[str, str]:
@@ -1145,7 +1146,7 @@ def hyphens_before_underscores() -> None:
 
 @guard
 def no_sniffing() -> None:
-    """A browser may take the content of an answer for another type than its content type."""
+    """A browser may guess another type for an answer than its content type."""
     from aiohttp import web
 
     from watchdog.http.connection import Request
@@ -1163,7 +1164,7 @@ def wrong_token_rate() -> None:
 
 @guard
 def linear_duration() -> None:
-    """A search for a duration goes back over each digit."""
+    """The time to parse a duration grows with the square of its length."""
     from watchdog.settings import kinds
 
     number = r"(?:[0-9]+\.?[0-9]*|\.[0-9]+)"
@@ -1173,7 +1174,7 @@ def linear_duration() -> None:
 
 @guard
 def form_size() -> None:
-    """A form is only measured when it is complete."""
+    """The size of a form is checked only when the form is complete."""
     from watchdog.input.files import Limit
 
     def take(self: Any, count: int) -> None:
@@ -1187,7 +1188,7 @@ def form_size() -> None:
 
 @guard
 def kept_warnings() -> None:
-    """Libraries warn, and the interpreter keeps each text."""
+    """Libraries issue Python warnings, and the interpreter keeps each text in memory."""
     import warnings
 
     from aiohttp.multipart import parse_content_disposition
@@ -1208,7 +1209,7 @@ def kept_warnings() -> None:
 
 @guard
 def log_rate() -> None:
-    """A call may log as much as it likes."""
+    """A call may log any number of lines."""
     from watchdog.logs.log_rate import LogRate
 
     replace(LogRate, "has_room", lambda self: True)
@@ -1227,7 +1228,7 @@ def directories_once() -> None:
 
 @guard
 def unreadable_outputs() -> None:
-    """What cannot be looked at is left out, as if it were a symbolic link to nothing."""
+    """Outputs that cannot be read are skipped, like a symbolic link to nothing."""
     from watchdog.workspace.workspace import Workspace
 
     replace(Workspace, "listing", _list_all_that_opens)
@@ -1235,7 +1236,7 @@ def unreadable_outputs() -> None:
 
 @guard
 def safe_output_names() -> None:
-    """Outputs keep their names, whatever these mean on other systems."""
+    """Outputs keep names that lead to another directory on other systems."""
     from watchdog.workspace import workspace as workspace_module
 
     replace(workspace_module, "replacements", lambda names: {})
@@ -1243,7 +1244,7 @@ def safe_output_names() -> None:
 
 @guard
 def short_look() -> None:
-    """A call waits for the look into the working directory, however long it takes."""
+    """A call waits without a limit for the search of the working directory."""
     from watchdog.invocation import doubts
 
     replace(doubts, "_LOOK_ELSEWHERE_S", None)
@@ -1251,7 +1252,7 @@ def short_look() -> None:
 
 @guard
 def listing_limit() -> None:
-    """The list of outputs is waited for, however long it takes."""
+    """A call waits without a limit for the list of its outputs."""
     from watchdog.invocation import found_outputs
 
     async def to_the_end(steps: Any, threads: Any) -> None:
@@ -1265,7 +1266,7 @@ def listing_limit() -> None:
 
 @guard
 def threads_for_outputs() -> None:
-    """All work on files is done by the same few threads."""
+    """The same few threads do all work on files."""
     from watchdog.invocation import doubts, found_outputs
 
     for module in (doubts, found_outputs):
@@ -1274,7 +1275,7 @@ def threads_for_outputs() -> None:
 
 @guard
 def daemon_threads() -> None:
-    """Work on files is done by threads of concurrent.futures, for which the process waits at its end."""
+    """Threads of concurrent.futures do the work on files, and the process waits for them at its end."""
     from concurrent.futures import ThreadPoolExecutor
 
     from watchdog.invocation import doubts, found_outputs
@@ -1287,12 +1288,12 @@ def daemon_threads() -> None:
         replace(module, "OUTPUTS", None)
 
 
-# ---- doubtful success
+# ---- files of waiting calls, and directories that are used again
 
 
 @guard
 def nameless_files() -> None:
-    """What is held for a call has a name."""
+    """The files that the server keeps for a call have names."""
     import tempfile
 
     from watchdog.input import form
@@ -1307,7 +1308,7 @@ def nameless_files() -> None:
 
 @guard
 def late_workspace() -> None:
-    """A call has its directories and its input while it waits for its place."""
+    """A call that waits for its place already has its directories and its input files."""
     from watchdog.invocation.inputs import Inputs
     from watchdog.workspace.workspaces import Workspaces
 
@@ -1327,7 +1328,7 @@ def late_workspace() -> None:
 
 @guard
 def held_outputs() -> None:
-    """The next script starts while the outputs of the one before have their names."""
+    """The next script starts while the outputs of an earlier call still have their names."""
     from watchdog.invocation.invocation import Invocations
 
     replace(Invocations, "_put_out_of_reach", lambda self, outputs, *rest: outputs)
@@ -1335,7 +1336,7 @@ def held_outputs() -> None:
 
 @guard
 def clean_place() -> None:
-    """The next script starts while the directories of calls that have ended are still there."""
+    """The next script starts while the directories of ended calls still exist."""
     from watchdog.workspace.disposal import Disposal
 
     async def go_on(self: Any) -> None:
@@ -1352,7 +1353,7 @@ def clean_place() -> None:
 
 @guard
 def loans() -> None:
-    """A call gives up its directories once more at its end, although another call has them."""
+    """At its end, a call gives up its directories a second time, although another call has them now."""
     from watchdog.workspace.workspaces import Workspaces
 
     real = Workspaces.make
@@ -1366,13 +1367,13 @@ def loans() -> None:
 
 
 def take_out(names: str) -> None:
-    """Take these guards, with commas between them, out of this process."""
+    """Take guards out of this process. ``names``: the names, with commas between them."""
     for each in names.split(","):
         GUARDS[each]()
 
 
 def changed_program(change: str, without: str | None) -> tuple[str, str]:
-    """The arguments of a Python that runs the server with code that changes it, and without a guard."""
+    """Return the arguments for a Python that runs the server with a change, and without a guard."""
     code = f"""
 import sys
 sys.path.insert(0, "tests")
