@@ -80,7 +80,7 @@ class Child:
         set_done(self.wake_up)
 
     def terminate_listed(self, listing: asyncio.Future[list[proc.Process]]) -> None:
-        """Terminate the processes of a list that is complete. Do nothing if there is no list."""
+        """Terminate the processes that a finished task has listed. Do nothing if the task failed or was cancelled."""
         if not listing.cancelled() and listing.exception() is None:
             self.terminate(listing.result())
 

@@ -111,7 +111,8 @@ class Script:
         command = command_for(self._path, path)
         start = read_start(self._path)
         self.has_crlf, self.has_mark = has_crlf(start), has_mark(start)
-        # Two changes in the same clock tick give a file the same time. So a file that has just changed is not kept.
+        # Two changes in the same clock tick give a file the same time. So the command is not remembered if the file has
+        # just changed.
         if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_S:
             self._known = (state, command)
         return command

@@ -38,7 +38,7 @@ class DecoyKeeper:
         self._not_before_s = 0.0
 
     def start(self) -> None:
-        """Start the decoy if it is needed and not there. Call this before the first command: the start takes time."""
+        """Start the decoy if it is needed and not running. Call this before the first command: the start takes time."""
         if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._not_before_s:
             return
         try:

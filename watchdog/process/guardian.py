@@ -44,9 +44,11 @@ _SLOTS = 1024
 _SLOT = struct.Struct("=iH250s")
 _LONGEST_MARK_BYTES = 250
 _MOST_FDS = (1 << 31) - 1
+# The guardian searches for processes for so many seconds at most, with this pause between two searches.
 _PATIENCE_S = 5.0
 _PAUSE_S = 0.01
-_QUIET_LOOKS = 3
+# So many searches in a row must find no process: a search may miss processes that fork and exit all the time.
+_QUIET_SEARCHES = 3
 
 
 class Guardian:
@@ -81,7 +83,7 @@ class Guardian:
             self._table = mmap.mmap(table_fd, 0)
             self._free = list(range(_SLOTS))
             slots = []
-            # Before the fork: the server may be killed directly after it.
+            # The notes are made before the fork, because the server may be killed directly after it.
             for mark, session in running:
                 slots.append(self.note(mark))
                 self.note_session(slots[-1], session)
@@ -222,9 +224,9 @@ def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
 def _end_all(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool]) -> None:
     """Kill all processes of these commands, until several searches in a row find none."""
     held: dict[tuple[int, int], Process] = {}
-    quiet_looks = 0
+    quiet_searches = 0
     until_s = time.monotonic() + _PATIENCE_S
-    while quiet_looks < _QUIET_LOOKS and time.monotonic() < until_s:
+    while quiet_searches < _QUIET_SEARCHES and time.monotonic() < until_s:
         found = _belonging(sessions, marks, has_limit)
         new = {each.identity: each for each in found if each.identity not in held}
         # Stop all processes before the first one is killed: a process that dies makes room for forks of the others.
@@ -232,7 +234,7 @@ def _end_all(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], 
         held |= new
         if not new:
             signal_each(held.values(), signal.SIGKILL)
-            quiet_looks = quiet_looks + 1 if not found else 0
+            quiet_searches = quiet_searches + 1 if not found else 0
             time.sleep(_PAUSE_S)
     signal_each(held.values(), signal.SIGKILL)
 

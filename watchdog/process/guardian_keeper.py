@@ -23,7 +23,7 @@ _PAUSE_S = 1.0
 
 
 class GuardianKeeper:
-    """Starts the guardian, and looks after it.
+    """Starts the guardian, and keeps it running.
 
     Args:
         commands: the running commands, by pid. A new guardian knows all of them.

@@ -122,7 +122,7 @@ class Ownership:
         commands: Mapping[int, Child],
         owners: list[tuple[proc.Process, Child]] | None = None,
     ) -> bool:
-        """Return whether a process itself shows that it belongs to this command, without its ancestors."""
+        """Return whether the process itself, and not an ancestor of it, shows that it belongs to this command."""
         owner = self.owner_of(process, commands)
         is_orphan = process.parent == os.getpid()
         if owner is not None:

@@ -133,14 +133,14 @@ class Supervisor:
         end: asyncio.Future[Ended] | None = None
         try:
             await self._wait_for_wake_up(child, timeout_s)
-            if (result := self._ended_alone(child)) is not None:
+            if (result := self._result_if_nothing_left(child)) is not None:
                 return result
-            end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
+            end = asyncio.ensure_future(self._end_or_wait(child, linger_timeout_s, deadline_s))
             return await asyncio.shield(end)
         except asyncio.CancelledError:
             child.ask_to_end()
             if end is None:
-                end = asyncio.ensure_future(self._see_through(child, linger_timeout_s, deadline_s))
+                end = asyncio.ensure_future(self._end_or_wait(child, linger_timeout_s, deadline_s))
             await settled(end)
             raise
 
@@ -175,7 +175,7 @@ class Supervisor:
             if timer is not None:
                 timer.cancel()
 
-    def _ended_alone(self, child: Child) -> Ended | None:
+    def _result_if_nothing_left(self, child: Child) -> Ended | None:
         """Return how a command ended that left no process, as most do; None if there is something to wait for."""
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
             return None
@@ -196,12 +196,12 @@ class Supervisor:
         peak_rss_bytes = self._peak_memory.of_command(usage)
         return ended(status, usage, peak_rss_bytes=peak_rss_bytes, duration_s=duration_s, is_tree_gone=is_tree_gone)
 
-    async def _see_through(self, child: Child, linger_timeout_s: float, deadline_s: float) -> Ended:
+    async def _end_or_wait(self, child: Child, linger_timeout_s: float, deadline_s: float) -> Ended:
         """End a command and the processes that it left, or wait for their end. Return how the command ended."""
         tree = Tree(child, self._orphans, self._spare)
         is_tree_gone = were_working = False
         try:
-            # Both may be done: `end_all` kills the command, too, and then the exit may be noticed first.
+            # Both futures may be done: `end_all` also kills the command, and the exit may be noticed first.
             ended_early = child.asked_to_end.done() and not child.exited_by_itself
             timed_out = not ended_early and not child.exited.done()
             is_over_by_itself = child.exited.done() and child.exited_by_itself

@@ -20,9 +20,9 @@ _STRAGGLER_GRACE_S = 0.15
 _UNKILLABLE_S = 5.0
 # So many searches in a row must find no process: a list of all processes may lack processes that fork and exit all the
 # time.
-_QUIET_LOOKS = 3
+_QUIET_SEARCHES = 3
 # The smallest number of searches, because a whole machine may stand still for seconds.
-_FEWEST_LOOKS = 20
+_FEWEST_SEARCHES = 20
 
 
 class Tree:
@@ -41,7 +41,7 @@ class Tree:
     async def end_politely(self) -> None:
         """Send SIGTERM to all processes, wait for the grace, send SIGKILL. Return when the command itself is dead."""
         child = self._child
-        # The group first: a list of the tree needs a thread and descriptors, and none may be free now.
+        # The group gets the signal first: a list of the tree needs a thread and descriptors, and none may be free now.
         child.signal_group(signal.SIGTERM)
         listing = asyncio.ensure_future(self.living())
         listing.add_done_callback(child.terminate_listed)
@@ -69,10 +69,10 @@ class Tree:
         kill_at_s = max(now_s + min(child.grace_s, _STRAGGLER_GRACE_S), child.kill_at_s)
         give_up_at_s = kill_at_s + _UNKILLABLE_S
         pause_s = 0.002
-        looks = quiet_looks = 0
+        searches = quiet_searches = 0
         held: dict[tuple[int, int], proc.Process] = {}
-        while quiet_looks < _QUIET_LOOKS and (now_s < give_up_at_s or looks < _FEWEST_LOOKS):
-            looks += 1
+        while quiet_searches < _QUIET_SEARCHES and (now_s < give_up_at_s or searches < _FEWEST_SEARCHES):
+            searches += 1
             if now_s >= kill_at_s or not child.grace_s:
                 child.signal_group(signal.SIGKILL)
                 # Stop all processes before the first is killed: a process that dies makes room for forks of the others.
@@ -88,10 +88,10 @@ class Tree:
                 return 0
             left = await self.living()
             is_quiet = not left and self._orphans.chase(child)
-            quiet_looks = quiet_looks + 1 if is_quiet else 0
+            quiet_searches = quiet_searches + 1 if is_quiet else 0
             now_s = self._loop.time()
         proc.signal_each(held.values(), signal.SIGKILL)
-        return len(left) if quiet_looks or left else 1
+        return len(left) if quiet_searches or left else 1
 
     async def living(self) -> list[proc.Process]:
         """Return the living processes of the command, once a thread and descriptors are free to list them."""

@@ -162,7 +162,7 @@ class Base64Reader:
         self._alphabet = alphabet
         written, self._carry = decoded
         self._file.write(written)
-        self._pass(data)
+        self._advance(data)
 
     def _adapted_to(self, data: bytes) -> _Alphabet | None:
         """Note what must be removed from ``data`` and all later pieces, and return the alphabet to try."""
@@ -209,7 +209,7 @@ class Base64Reader:
         text = b"".join([self._carry, *stripped])
         return None if b" " in text or b"\t" in text else text
 
-    def _pass(self, data: bytes) -> None:
+    def _advance(self, data: bytes) -> None:
         """Update the position in the current line after ``data``, which has no fault."""
         characters = data.rstrip(_WHITE)
         if characters:
@@ -217,10 +217,10 @@ class Base64Reader:
             self._in_line, self._blank_at = True, None
             self._before = (self._before + characters[-_MOST_BEFORE_BYTES:])[-_MOST_BEFORE_BYTES:]
         if len(characters) < len(data):
-            self._pass_white(data[len(characters) :], self._offset + len(characters))
+            self._advance_over_white(data[len(characters) :], self._offset + len(characters))
         self._offset += len(data)
 
-    def _pass_white(self, white: bytes, offset: int) -> None:
+    def _advance_over_white(self, white: bytes, offset: int) -> None:
         if b"\n" in white or b"\r" in white:
             self._in_line, self._blank_at, self._before = False, None, b""
         elif self._in_line and self._blank_at is None:
@@ -234,11 +234,11 @@ class Base64Reader:
         start = 0
         for found in _NOT_WHITE.finditer(data):
             if found.start() > start:
-                self._pass_white(data[start : found.start()], self._offset + start)
+                self._advance_over_white(data[start : found.start()], self._offset + start)
             self._take_end_byte(found[0], self._offset + found.start())
             start = found.end()
         if start < len(data):
-            self._pass_white(data[start:], self._offset + start)
+            self._advance_over_white(data[start:], self._offset + start)
         self._offset += len(data)
 
     def _take_end_byte(self, byte: bytes, offset: int) -> None:
@@ -266,7 +266,7 @@ class Base64Reader:
         for run in _RUN.finditer(data):
             offset = self._offset + run.start()
             if run[0][0] in _WHITE:
-                self._pass_white(run[0], offset)
+                self._advance_over_white(run[0], offset)
                 continue
             if self._blank_at is not None:
                 return self._blank_inside(data[: run.start()])
@@ -283,7 +283,7 @@ class Base64Reader:
         raise AssertionError("only a fault makes the decoder fail")
 
     def _blank_inside(self, before: bytes) -> BadInput:
-        """Return the error for a blank inside a line. ``before``: the piece up to the next character."""
+        """Return the error for a blank inside a line. ``before``: the piece up to the first byte after the blank."""
         assert self._blank_at is not None
         line = self._before + before.rstrip(_BLANKS)
         armour = next((start for start in _ARMOUR_BEFORE_BLANK if line.endswith(start)), None)

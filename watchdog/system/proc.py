@@ -91,8 +91,8 @@ def environment_of(pid: int) -> bytes:
 
     The result is empty if it cannot be read.
     """
-    for place in _places(pid):
-        with contextlib.suppress(OSError), open(f"{place}/environ", "rb") as file:
+    for path in _proc_paths(pid):
+        with contextlib.suppress(OSError), open(f"{path}/environ", "rb") as file:
             if environment := file.read():
                 return environment
     return b""
@@ -113,8 +113,8 @@ def own_peak_rss_bytes() -> int:
 
 def is_starting(pid: int) -> bool:
     """Return whether ``exec`` is replacing the memory of a process, which then shows no arguments or environment."""
-    for place in _places(pid):
-        with contextlib.suppress(OSError), open(f"{place}/cmdline", "rb") as file:
+    for path in _proc_paths(pid):
+        with contextlib.suppress(OSError), open(f"{path}/cmdline", "rb") as file:
             if file.read(1):
                 return False
     return True
@@ -125,9 +125,9 @@ def open_files_of(pid: int) -> set[str]:
 
     The set is empty if they cannot be read.
     """
-    for place in _places(pid):
+    for path in _proc_paths(pid):
         found = set()
-        with contextlib.suppress(OSError), os.scandir(f"{place}/fd") as entries:
+        with contextlib.suppress(OSError), os.scandir(f"{path}/fd") as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
                     found.add(os.readlink(entry.path))
@@ -136,7 +136,7 @@ def open_files_of(pid: int) -> set[str]:
     return set()
 
 
-def _places(pid: int) -> Iterator[str]:
+def _proc_paths(pid: int) -> Iterator[str]:
     """Yield the /proc paths of a process and its threads: if the first thread ended, only the others show files."""
     yield f"/proc/{pid}"
     with contextlib.suppress(OSError):

@@ -33,22 +33,22 @@ def remove_tree(root: str) -> None:
     while entries := entries_to_remove(root):
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False):
-                _forced(os.unlink, entry.path)
+                _remove_with_permission(os.unlink, entry.path)
                 continue
             path = entry.path
             if not entry.name.startswith(tag):
                 # A directory on which a script has mounted something cannot be moved, so it is not emptied.
                 path = f"{root}/{tag}{next(serial)}"
-                _forced(functools.partial(_move, path), entry.path)
+                _remove_with_permission(functools.partial(_move, path), entry.path)
             while some := entries_to_remove(path):
                 for below in some:
                     if below.is_dir(follow_symlinks=False):
                         target = f"{root}/{tag}{next(serial)}"
-                        _forced(functools.partial(_move, target), below.path)
+                        _remove_with_permission(functools.partial(_move, target), below.path)
                     else:
-                        _forced(os.unlink, below.path)
-            _forced(os.rmdir, path)
-    _forced(os.rmdir, root)
+                        _remove_with_permission(os.unlink, below.path)
+            _remove_with_permission(os.rmdir, path)
+    _remove_with_permission(os.rmdir, root)
 
 
 def _move(target: str, path: str) -> None:
@@ -74,7 +74,8 @@ def _some_entries(directory: str) -> list[os.DirEntry[str]]:
         return list(itertools.islice(entries, _REMOVED_AT_ONCE))
 
 
-def _forced(remove: Callable[[str], None], path: str) -> None:
+def _remove_with_permission(remove: Callable[[str], None], path: str) -> None:
+    """Remove or move a file or directory. If permissions forbid this, set them first."""
     try:
         remove(path)
     except FileNotFoundError:
