@@ -91,7 +91,7 @@ def test_run_copies_several_outputs_to_a_directory(environ: dict[str, str], tmp_
     assert (tmp_path / "out" / "d" / "b").read_text() == "2\n"
     done = watchdog(environ, "run", "/dev/null")
     assert done.stdout.split() == ["2", "a", "2", "d/b"]
-    assert "-o PATH keeps them" in done.stderr
+    assert "use -o PATH to keep them" in done.stderr
 
 
 def test_run_prints_stdout_where_there_is_no_output(environ: dict[str, str], tmp_path: Path) -> None:

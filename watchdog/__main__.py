@@ -1,4 +1,4 @@
-"""Start the program: ``python -m watchdog``, and the entry point of the console scripts."""
+"""Start the program. This is the entry point of ``python -m watchdog`` and of the console scripts."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from types import FrameType
 
 
 def main(environ: Mapping[str, str] | None = None) -> int:
-    """Run the command, with an end to signals from the very start.
+    """Run the command. From the first moment on, a signal ends the program.
 
     Args:
-        environ: the image's environment, where it is not that of this process (``image/start.py``).
+        environ: the image's environment, if it is not the environment of this process (``image/start.py``).
     """
-    # As PID 1, a signal without a handler is lost: `docker stop` while the program is imported would wait in vain.
-    # Nothing has begun then that would have to be ended; the commands set handlers of their own.
+    # If this process is PID 1, the kernel discards a signal without a handler. `docker stop` during the imports would
+    # then have no effect. At this time nothing runs that has to be ended. The commands set handlers of their own.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _exit)
-    # The self-contained tree's launcher has blocked them until here, and whoever started us may have blocked others.
+    # The launcher of the self-contained tree has blocked these signals until now. The process that started this one may
+    # have blocked other signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     from .cli import main as run_command
 

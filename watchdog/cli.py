@@ -1,6 +1,6 @@
 """Run the commands, and map each error to an exit code.
 
-Modules that not every command needs are imported where they are used. The time to import is the time to start, and a
+A module that only some commands need is imported where it is used. Imports take most of the time of a start, and a
 container's HEALTHCHECK starts a command every few seconds.
 """
 
@@ -35,13 +35,13 @@ from .settings.load import Configuration, load, require_valid, without_outputs
 from .settings.report import flag_specs
 from .system import proc, standard_output
 
-# The one table from error to exit code, the first type that fits; ScriptFailed gives the script's own. 124 and 127
-# are what timeout(1) and a shell give; 65, 66, 73 and 74 are EX_DATAERR, EX_NOINPUT, EX_CANTCREAT and EX_IOERR of
-# sysexits.h.
+# The exit code of each error: the first type that fits counts. ScriptFailed is not in the table, because the exit code
+# of the script is used. 124 is from timeout(1), 127 from shells. 65, 66, 73 and 74 are EX_DATAERR, EX_NOINPUT,
+# EX_CANTCREAT and EX_IOERR of sysexits.h.
 _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (ConfigError, 2),
     (ListenError, 1),
-    (StdoutClosed, 128 + signal.SIGPIPE),  # the exit code that a shell reports for `cat` in this case
+    (StdoutClosed, 128 + signal.SIGPIPE),  # as a shell reports it for `cat`
     (InputError, 65),
     (ScriptTimedOut, 124),
     (ScriptUnavailable, 127),
@@ -55,12 +55,12 @@ _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
 def main(
     argv: Sequence[str] | None = None, called_as: str | None = None, environ: Mapping[str, str] | None = None
 ) -> int:
-    """Run the command that the arguments name; return the exit code.
+    """Run the command that the arguments name, and return the exit code.
 
     Args:
-        argv: the arguments, of this process by default.
-        called_as: the program's name, which may choose the command.
-        environ: the image's environment, that of this process by default.
+        argv: the arguments; by default, those of this process.
+        called_as: the name under which the program was started. The name ``supervisor`` chooses the command ``job``.
+        environ: the image's environment; by default, the environment of this process.
     """
     _open_standard_streams()
     called_as = os.path.basename(called_as or sys.argv[0])
@@ -77,10 +77,10 @@ def main(
         raise
     environ = _image_environment() if environ is None else environ
     proc.hide_memory()
-    # Python's ssl would write the keys of our connections to this file, or end with an error if it cannot. No thread
-    # runs yet that could read the environment meanwhile, and scripts have it still.
-    # aiohttp reads the file of SSL_CERT_FILE when it is imported, and would wait for ever for a FIFO. Only connections
-    # to storages need the file; they make sure that it is a regular file.
+    # SSLKEYLOGFILE: Python's ssl would write the keys of the server's connections to this file, or raise an error if it
+    # cannot. SSL_CERT_FILE: aiohttp reads this file at import, and would wait forever if it is a FIFO. Only connections
+    # to storages need it, and they check first that it is a regular file. Both variables are removed from this process
+    # only: scripts still get them. No other thread runs yet, so none can read the environment during the change.
     for name in ("SSLKEYLOGFILE", "SSL_CERT_FILE"):
         os.environ.pop(name, None)
     flags = {name: value for name, _, _, _ in flag_specs() if (value := getattr(arguments, name, None)) is not None}
@@ -111,7 +111,7 @@ def main(
 
 
 def exit_code_of(error: WatchdogError) -> int:
-    """The exit code that tells of this error."""
+    """Return the exit code for this error."""
     if isinstance(error, ScriptFailed):
         return error.exit_code
     if isinstance(error, ScriptKilled):
@@ -120,7 +120,10 @@ def exit_code_of(error: WatchdogError) -> int:
 
 
 def _make_tmp_dir(path: str) -> None:
-    """The default one, where the image has none; of any other that is missing the configuration has complained."""
+    """Create ``tmp_dir`` if it is the default directory and the image does not have it.
+
+    If any other ``tmp_dir`` is missing, the configuration has already reported that.
+    """
     with contextlib.suppress(FileExistsError):
         os.mkdir(path)
         os.chmod(path, 0o1777)
@@ -197,9 +200,9 @@ def _start_logs(configuration: Configuration) -> LogWriter:
 
 
 def _image_environment() -> dict[str, str]:
-    """The environment as the image gave it.
+    """Return the environment as the image defines it.
 
-    Python itself sets LC_CTYPE when it finds the C locale (PEP 538); a script must not see that.
+    In the C locale, Python itself sets LC_CTYPE (PEP 538). Scripts must not get this variable.
     """
     environ = dict(os.environ)
     if "LC_CTYPE" in environ:
@@ -210,7 +213,11 @@ def _image_environment() -> dict[str, str]:
 
 
 def _open_standard_streams() -> None:
-    """Without them, a pipe to a script could get one of their numbers and lose itself in the duplication."""
+    """Open ``/dev/null`` in place of each standard stream that is closed.
+
+    Otherwise a pipe to a script could get the number 0, 1 or 2. It would then be overwritten when the script's own
+    streams are set up.
+    """
     while True:
         try:
             fd = os.open(os.devnull, os.O_RDWR)
@@ -220,10 +227,10 @@ def _open_standard_streams() -> None:
             os.close(fd)
             break
         if fd == 1:
-            # Not writable: output must not be lost without an error.
+            # Not writable, so that output is not lost without an error.
             read_only = os.open(os.devnull, os.O_RDONLY)
             os.dup2(read_only, fd)
             os.close(read_only)
-    # Python has none where the descriptor was closed at its start.
+    # Python sets these to None if the descriptor was closed when Python started.
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115

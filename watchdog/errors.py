@@ -1,60 +1,61 @@
-"""Name everything that can go wrong, as one tree of types.
+"""The types of all errors, as one tree.
 
 ::
 
     WatchdogError
-    ├── ConfigError                  settings, service definition or script are wrong at start
-    ├── ListenError                  the server's address cannot be bound
+    ├── ConfigError                  a setting, the service definition or the script is wrong at start
+    ├── ListenError                  the server cannot listen on its address
     ├── InputError                   the caller sent something wrong
-    │   ├── BadInput                 body, name, form or header malformed
-    │   ├── InputTooLarge            over ``max_input_size``
-    │   ├── CallerSilent             nothing came for ``read_timeout``, or less than ``min_data_rate``
-    │   └── CallerGone               the connection ended while the body was sent
-    │       └── StdoutClosed         nobody reads this process's stdout any more
+    │   ├── BadInput                 the body, a name, a form or a header is malformed
+    │   ├── InputTooLarge            the input is larger than ``max_input_size``
+    │   ├── CallerSilent             no byte arrived for ``read_timeout``, or fewer than ``min_data_rate``
+    │   └── CallerGone               the connection ended before the body was complete
+    │       └── StdoutClosed         the reader of this process's stdout has closed it
     ├── Unauthorized                 the token is missing or wrong
-    │   └── TooManyWrongTokens       and too many wrong ones came before it
-    ├── AnswerNotAvailable           the form of answer that the caller wants cannot be given
-    ├── NotAdmitted
-    │   ├── Overloaded               there is no room, ``queue_timeout`` passed, or a slow caller had to make room
-    │   └── Draining                 the server is ending
-    ├── ScriptError
-    │   ├── ScriptUnavailable        no script, not readable, no interpreter
-    │   ├── ScriptFailed             exit code other than 0
-    │   │   └── ScriptOutOfSpace     and ``tmp_dir`` is full
-    │   ├── ScriptKilled             ended by a signal
-    │   │   └── ScriptOutOfMemory    because the container had no memory left
+    │   └── TooManyWrongTokens       the token is wrong, and many other calls had a wrong token, too
+    ├── AnswerNotAvailable           the outputs cannot be sent in the form that the caller wants
+    ├── NotAdmitted                  the call may not start now
+    │   ├── Overloaded               the queue is full, ``queue_timeout`` passed, or the caller was too slow
+    │   └── Draining                 the server is stopping
+    ├── ScriptError                  the script could not be run, or it failed
+    │   ├── ScriptUnavailable        the script or its interpreter is missing, or the script cannot be read
+    │   ├── ScriptFailed             the exit code is not 0
+    │   │   └── ScriptOutOfSpace     the script failed, and ``tmp_dir`` is full
+    │   ├── ScriptKilled             a signal ended the script
+    │   │   └── ScriptOutOfMemory    the kernel killed the script because the container had no memory left
     │   ├── ScriptTimedOut           ``exec_timeout`` or ``X-Timeout`` passed
     │   └── BadScriptResponse        ``$HTTP_RESPONSE_FILE`` is malformed
-    ├── OutputError
-    │   ├── OutputTooLarge           over ``max_output_size``
+    ├── OutputError                  the outputs cannot be sent
+    │   ├── StdoutUnwritable         this process cannot write to its stdout
+    │   ├── OutputTooLarge           the outputs are larger than ``max_output_size``
     │   └── OutputUnreadable         an output changed or could not be read
-    ├── StorageError                 a storage cannot be reached, refuses, is silent or breaks off
-    │   ├── ObjectMissing            there is no such object, bucket or space
-    │   └── StoreFailed              outputs could not be stored
+    ├── StorageError                 a storage could not be reached, refused a request, or did not finish it
+    │   ├── ObjectMissing            the object, bucket or space does not exist
+    │   └── StoreFailed              some outputs could not be stored
     ├── NoSpace                      ``tmp_dir`` is full
-    └── OutOfResources               the system refuses something else: descriptors, memory, a directory
+    └── OutOfResources               the system refused something else: a descriptor, memory, a directory
 
-No type contains a status or an exit code: ``http/problems.py`` and ``cli.py`` each have one table for that.
-The text of an error says what happened, to what, and what to do.
+No type contains a status or an exit code. ``http/problems.py`` has the table of statuses, ``cli.py`` the table of exit
+codes. The text of an error says what happened, to what, and what to do.
 """
 
 from __future__ import annotations
 
-# A header may have 64 KiB. The log keeps the reason of each refused call.
+# In characters. A header may have 64 KiB, and the log keeps the reason of each rejected call.
 _MOST_QUOTED = 100
 
 
 def quoted(text: str) -> str:
-    """Return a foreign text as an error shows it: in quotes, at most 100 characters of it."""
+    """Return a text from outside in the form in which errors show it: in quotes, at most 100 characters."""
     return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}..."
 
 
 class WatchdogError(Exception):
-    """Root of the tree."""
+    """The root of the tree."""
 
 
 class ConfigError(WatchdogError):
-    """The start is refused. ``problems``: one line of text for each thing that is wrong."""
+    """The program cannot start with this configuration. ``problems``: one line of text for each fault."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
@@ -62,7 +63,7 @@ class ConfigError(WatchdogError):
 
 
 class ListenError(WatchdogError):
-    """The address cannot be listened on."""
+    """The server cannot listen on its address, or cannot write its lock file."""
 
 
 class InputError(WatchdogError):
@@ -70,19 +71,19 @@ class InputError(WatchdogError):
 
 
 class BadInput(InputError):
-    """Body, form, name or header malformed."""
+    """The body, a form, a name or a header is malformed."""
 
 
 class InputTooLarge(InputError):
-    """The decoded input is over ``max_input_size``."""
+    """The decoded input is larger than ``max_input_size``."""
 
 
 class CallerSilent(InputError):
-    """Nothing came from the caller for ``read_timeout``, or less than ``min_data_rate``."""
+    """No byte arrived from the caller for ``read_timeout``, or fewer than ``min_data_rate``."""
 
 
 class CallerGone(InputError):
-    """The caller's connection ended before the body did."""
+    """The caller's connection ended before the body was complete."""
 
 
 class StdoutClosed(CallerGone):
@@ -94,15 +95,15 @@ class Unauthorized(WatchdogError):
 
 
 class TooManyWrongTokens(Unauthorized):
-    """The bearer token is wrong, and the answers to many others that are wrong wait already."""
+    """The bearer token is wrong, and the answers to many other wrong tokens are already being delayed."""
 
 
 class AnswerNotAvailable(WatchdogError):
-    """The outputs cannot be given in the form that the caller accepts."""
+    """The outputs cannot be sent in the form that the caller accepts."""
 
 
 class NotAdmitted(WatchdogError):
-    """The call may not start now. ``retry_after_s``: whole seconds after which to try again."""
+    """The call may not start now. ``retry_after_s``: the caller may try again after this many seconds."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -110,15 +111,15 @@ class NotAdmitted(WatchdogError):
 
 
 class Overloaded(NotAdmitted):
-    """There is no room, the call waited for ``queue_timeout``, or it was slow and had to make room for another."""
+    """The queue is full, ``queue_timeout`` passed, or the caller was so slow that its place went to another call."""
 
 
 class Draining(NotAdmitted):
-    """The server is ending and starts nothing new."""
+    """The server is stopping and starts no more calls."""
 
 
 class ScriptError(WatchdogError):
-    """The script did not do its work. ``stderr``: its last 4 KiB, as text."""
+    """The script could not be run, or it failed. ``stderr``: the last 4 KiB of its stderr, as text."""
 
     def __init__(self, message: str, *, stderr: str = "") -> None:
         super().__init__(message)
@@ -126,11 +127,11 @@ class ScriptError(WatchdogError):
 
 
 class ScriptUnavailable(ScriptError):
-    """There is no script, it cannot be read, or its interpreter is not in the image."""
+    """The script is missing or cannot be read, or its interpreter is not in the image."""
 
 
 class ScriptFailed(ScriptError):
-    """The script ended with an exit code other than 0."""
+    """The script exited with a code other than 0."""
 
     def __init__(self, message: str, *, exit_code: int, stderr: str = "") -> None:
         super().__init__(message, stderr=stderr)
@@ -138,11 +139,11 @@ class ScriptFailed(ScriptError):
 
 
 class ScriptOutOfSpace(ScriptFailed):
-    """The script failed, and nothing more can be written to ``tmp_dir``."""
+    """The script failed, and ``tmp_dir`` has no space left."""
 
 
 class ScriptKilled(ScriptError):
-    """The script was ended by a signal. ``signal``: its name, ``SIGSEGV``."""
+    """A signal ended the script. ``signal``: the name of the signal, such as ``SIGSEGV``."""
 
     def __init__(self, message: str, *, signal: str, stderr: str = "") -> None:
         super().__init__(message, stderr=stderr)
@@ -150,46 +151,49 @@ class ScriptKilled(ScriptError):
 
 
 class ScriptOutOfMemory(ScriptKilled):
-    """The kernel ended the script because the memory of its control group had ended."""
+    """The kernel killed the script because no memory was left in its control group."""
 
 
 class ScriptTimedOut(ScriptError):
-    """The script ran for longer than ``exec_timeout`` or ``X-Timeout`` and was ended."""
+    """The script ran for longer than ``exec_timeout`` or ``X-Timeout``, and the server ended it."""
 
 
 class BadScriptResponse(ScriptError):
-    """A line of ``$HTTP_RESPONSE_FILE`` is not ``Name: value`` or may not be set by a script."""
+    """A line of ``$HTTP_RESPONSE_FILE`` is not ``Name: value``, or a script may not set this header."""
 
 
 class OutputError(WatchdogError):
-    """What the script left cannot be sent."""
+    """The outputs of the script cannot be sent."""
 
 
 class StdoutUnwritable(OutputError):
-    """This process's stdout cannot be written."""
+    """This process cannot write to its stdout."""
 
 
 class OutputTooLarge(OutputError):
-    """The outputs are over ``max_output_size``."""
+    """The outputs are larger than ``max_output_size``, or there are too many."""
 
 
 class OutputUnreadable(OutputError):
-    """An output could not be read, or changed while it was sent."""
+    """An output could not be read, or it changed while it was sent."""
 
 
 class StorageError(WatchdogError):
-    """A storage could not be reached, refused, was silent or broke off. No text of it holds a credential."""
+    """A storage could not be reached, refused a request, or did not finish it.
+
+    The text of this error never contains a credential.
+    """
 
 
 class ObjectMissing(StorageError):
-    """There is no such object, bucket or space."""
+    """The object, bucket or space does not exist."""
 
 
 class StoreFailed(StorageError):
-    """Not every output could be stored.
+    """Some outputs could not be stored.
 
-    ``stored``: what is where it should be, as ``provider:location``. ``not_stored``: the same of what is not, with the
-    reason.
+    ``stored``: the outputs that were stored, as ``provider:location``. ``not_stored``: the other outputs, in the same
+    form, each with the reason.
     """
 
     def __init__(self, message: str, *, stored: list[str], not_stored: dict[str, str]) -> None:
@@ -199,8 +203,8 @@ class StoreFailed(StorageError):
 
 
 class NoSpace(WatchdogError):
-    """No space is left in ``tmp_dir``."""
+    """``tmp_dir`` has no space left."""
 
 
 class OutOfResources(WatchdogError):
-    """The system refused what a call needs: a descriptor, memory, a place in ``tmp_dir``."""
+    """The system refused something that a call needs: a descriptor, memory, or a directory in ``tmp_dir``."""

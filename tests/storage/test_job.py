@@ -609,7 +609,7 @@ def test_a_job_that_is_ended_while_it_waits_for_its_event_says_so(environ: dict[
     (tmp_path / "script.sh").write_text("true")
     with subprocess.Popen([SUPERVISOR], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environ) as process:
         try:
-            _read_until(process, "waiting for the event on stdin, until it ends")
+            _read_until(process, "waiting for the event: reading stdin to its end")
             process.send_signal(signal.SIGTERM)
             ended = _read_until(process, "invocation ended")
             assert process.wait(RunningServer.patience_s) == 128 + signal.SIGTERM
@@ -625,7 +625,7 @@ def test_stdin_that_never_ends_is_told(environ: dict[str, str], tmp_path: Path) 
     try:
         assert process.stderr is not None
         told = json.loads(process.stderr.readline())
-        assert told["event"] == "waiting for the event on stdin, until it ends"
+        assert told["event"] == "waiting for the event: reading stdin to its end"
         process.send_signal(signal.SIGTERM)
         assert process.wait(RunningServer.patience_s) == 128 + signal.SIGTERM
     finally:

@@ -1,1 +1,1 @@
-"""What the commands do, except for the server."""
+"""The commands, except the server."""

@@ -13,14 +13,14 @@ _COMMANDS = ("serve", "run", "check", "health", "job")
 
 
 def parse(words: list[str], called_as: str) -> argparse.Namespace:
-    """Return the command and its arguments. Exit as argparse does: after an error, the help or the version.
+    """Return the command and its arguments. Like argparse, exit after an error, the help or the version.
 
     Args:
-        called_as: the name of the program, which may choose the command.
+        called_as: the name under which the program was started. ``supervisor`` chooses the command ``job``.
     """
     if called_as == "supervisor":
         words = ["job", *words]
-    elif words[:1] in (["-run-healthcheck"], ["--run-healthcheck"]):  # as OpenFaaS's watchdogs have it
+    elif words[:1] in (["-run-healthcheck"], ["--run-healthcheck"]):  # the flag of OpenFaaS's watchdogs
         words = ["health"]
     elif words[:1] == ["-version"]:
         words = ["--version"]
@@ -29,16 +29,16 @@ def parse(words: list[str], called_as: str) -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(
         prog="watchdog",
-        description="Runs a container's script for each file that is sent over HTTP, and answers with its outputs.",
-        epilog="Without a command: serve. `watchdog COMMAND --help` lists the settings.",
+        description="Run a container's script for each file that is sent over HTTP, and answer with its outputs.",
+        epilog="The default command is serve. `watchdog COMMAND --help` lists the settings.",
     )
     version = f"oscar-watchdog {__version__}"
     parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     descriptions = {
-        "serve": "the HTTP server",
+        "serve": "run the HTTP server",
         "run": "run the script once on a local file, without HTTP",
-        "check": "print every setting, where it came from, and every problem; exit 2 if there are problems",
+        "check": "print every setting with its source, and every problem; exit 2 if there are problems",
         "health": "exit 0 if the local server is ready, else 1 (for a container's HEALTHCHECK)",
         "job": "run the script on one event from stdin or $EVENT, store the outputs, print the answer",
     }
@@ -46,15 +46,15 @@ def parse(words: list[str], called_as: str) -> argparse.Namespace:
         command = commands.add_parser(name, help=description, description=description)
         command.add_argument("--version", action="version", version=version)
         if name == "run":
-            command.add_argument("file", metavar="FILE", help="the input; - is stdin")
+            command.add_argument("file", metavar="FILE", help="the input file; - means stdin")
             command.add_argument(
                 "-o",
                 "--output",
                 metavar="PATH",
-                help="where the outputs go: a file for one, a directory for several",
+                help="where to write the outputs: a file for one output, a directory for several",
             )
             command.add_argument(
-                "--no-store", action="store_true", help="store nothing, whatever the service definition says"
+                "--no-store", action="store_true", help="store no outputs, even if the service definition says to"
             )
         settings = command.add_argument_group(
             "settings", "each is also an environment variable: docs/reference/settings.md"
@@ -70,18 +70,21 @@ def parse(words: list[str], called_as: str) -> argparse.Namespace:
             command.add_argument("--" + setting.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
     if words[0] not in _COMMANDS and not words[0].startswith("-"):
         parser.error(
-            f"there is no command {words[0]!r}, but {', '.join(_COMMANDS)}; another program of an image is started by "
-            f"docker run --entrypoint {shlex.quote(words[0])} IMAGE"
+            f"there is no command {words[0]!r}; the commands are {', '.join(_COMMANDS)}; to start another program of "
+            f"the image, use docker run --entrypoint {shlex.quote(words[0])} IMAGE"
         )
     return parser.parse_args(words)
 
 
 class _Secret(argparse.Action):
-    """Refuses a secret on the command line. Without it, argparse would take it for short of --auth-token-file."""
+    """A flag for a secret, which is always an error.
+
+    Without it, argparse would read ``--auth-token`` as an abbreviation of ``--auth-token-file``.
+    """
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
         variable = f"WATCHDOG_{self.dest.upper()}"
         parser.error(
-            f"a secret on the command line can be read by every process (ps); set the environment variable {variable} "
+            f"every process can read a secret on the command line (ps); set the environment variable {variable} "
             f"or --{self.dest.replace('_', '-')}-file"
         )

@@ -16,7 +16,7 @@ from ..system import standard_output
 
 
 def check(configuration: Configuration, environ: Mapping[str, str]) -> int:
-    """Print the report; return the exit code: 2 if there are problems."""
+    """Print the report, and return the exit code: 2 if there are problems, else 0."""
     problems = [*configuration.problems, *script_problems(configuration)]
     fprocess = configuration.settings.fprocess
     path = environ.get("PATH", os.defpath)

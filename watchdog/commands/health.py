@@ -10,7 +10,7 @@ from ..settings.load import Configuration
 
 
 def health(configuration: Configuration) -> int:
-    """Return 0 if the server is ready, else print the reason and return 1."""
+    """Return 0 if the server is ready. Otherwise print the reason and return 1."""
     settings = configuration.settings
     host = settings.bind if settings.bind not in (None, "", "0.0.0.0", "::") else "127.0.0.1"
     connection = http.client.HTTPConnection(host, settings.port, timeout=5)
@@ -23,7 +23,7 @@ def health(configuration: Configuration) -> int:
         return 1
     finally:
         connection.close()
-    # 429: all places are taken, which is what a healthy busy server looks like.
+    # 429 means that all places are taken. The server is healthy, but busy.
     if response.status in (200, 429):
         return 0
     print(f"the server at {host}:{settings.port} is not ready: {text}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`watchdog job`: run the script on an event from the platform."""
+"""`watchdog job`: run the script for one event from the platform."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from .run_once import run_once
 log = get_logger("job")
 
 _READ_BYTES = 256 * 1024
-_PATIENCE_S = 5.0
+# After this time without a byte on stdin, the log says what the job waits for.
+_LOG_WAIT_AFTER_S = 5.0
 
 
 async def run_job(configuration: Configuration, environ: Mapping[str, str], sink: LogWriter, record: Record) -> int:
-    """Run the script on the event from stdin or ``EVENT``, and print the answer; return the exit code.
+    """Run the script for the event from stdin or ``EVENT``, print the answer, and return the exit code.
 
-    What is printed is what a caller would get; but for an object of a storage, whose outputs are stored, it is what
-    the script printed.
+    The answer is the same that a caller would get over HTTP, with one exception. If the event reports an object of a
+    storage and the outputs are stored, the answer is what the script printed.
 
     Raises:
-        BadInput: there is no event, or it is broken.
+        BadInput: there is no event, or it is malformed.
         WatchdogError: as :meth:`Invocations.invoke`.
     """
 
@@ -52,7 +53,7 @@ async def run_job(configuration: Configuration, environ: Mapping[str, str], sink
 
 
 async def _event_body(environ: Mapping[str, str]) -> AsyncIterator[bytes]:
-    """The event; what is too long for one is passed on as it comes."""
+    """Yield the event as one piece. Input that is too long for an event is yielded in pieces as it arrives."""
     pieces: list[bytes] = []
     size_bytes = 0
     rest = pieces_of_stdin()
@@ -71,12 +72,12 @@ async def _event_body(environ: Mapping[str, str]) -> AsyncIterator[bytes]:
 
 
 async def pieces_of_stdin() -> AsyncIterator[bytes]:
-    """What comes, as it comes; nothing if stdin is a terminal: nobody types an event."""
+    """Yield the bytes of stdin as they arrive. Yield nothing if stdin is a terminal, because nobody types an event."""
     if sys.stdin is None or sys.stdin.isatty():
         return
     fd = sys.stdin.fileno()
     loop = asyncio.get_running_loop()
-    waiting = loop.call_later(_PATIENCE_S, lambda: log.info("waiting for the event on stdin, until it ends"))
+    waiting = loop.call_later(_LOG_WAIT_AFTER_S, lambda: log.info("waiting for the event: reading stdin to its end"))
     try:
         while piece := await read_some(fd):
             waiting.cancel()

@@ -1,4 +1,4 @@
-"""`watchdog run`: run the script once on a local file, and copy the outputs to where the user wants them."""
+"""`watchdog run`: run the script once on a local file, and copy the outputs to the place that the user names."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ async def run_file(
     name: str | None,
     target: str | None,
 ) -> int:
-    """Run the script on what can be read from ``source``; return the exit code.
+    """Run the script on the content of ``source``, and return the exit code.
 
     Args:
         name: the name of the input file, if it has one.
-        target: the file for one output, or the directory for several. None: stdout.
+        target: the file for one output, or the directory for several outputs; None means stdout.
 
     Raises:
-        WatchdogError: as :meth:`Invocations.invoke`; or an output cannot be written.
+        WatchdogError: see :meth:`Invocations.invoke`. It is also raised if an output cannot be written.
     """
 
     async def body() -> AsyncIterator[bytes]:
@@ -55,7 +55,7 @@ async def run_file(
 
 
 def _hand_over(result: Result, target: str | None, is_stored: bool) -> None:
-    """Copy the outputs, or stdout if there are none, to where the user wants them."""
+    """Copy the outputs to the target. If there are none, copy what the script printed to stdout."""
     if not result.outputs:
         with contextlib.ExitStack() as stack:
             write = standard_output.write if target is None else stack.enter_context(_created(target)).write
@@ -67,7 +67,7 @@ def _hand_over(result: Result, target: str | None, is_stored: bool) -> None:
         for output in result.outputs:
             standard_output.write_line(f"{output.size_bytes:>12}  {printable(output.name)}")
         if not is_stored:
-            print("these outputs are removed now; -o PATH keeps them", file=sys.stderr)
+            print("these outputs are removed now; use -o PATH to keep them", file=sys.stderr)
     elif len(result.outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
         with _created(target) as file:
             _copy(result.outputs[0], file.write)

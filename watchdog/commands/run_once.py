@@ -1,4 +1,4 @@
-"""One invocation without HTTP."""
+"""Run one invocation without HTTP, for `watchdog run` and `watchdog job`."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ async def run_once(
     record: Record,
     hand_over: Callable[[Result, bool], Awaitable[None]],
 ) -> int:
-    """Run the script once and return the exit code: the script's own, or 128 and the number of a signal that came.
+    """Run the script once, and return its exit code. If a signal stops this process, return 128 plus its number.
 
-    SIGTERM and SIGHUP end the script as a drain does: SIGTERM, ``kill_grace``, SIGKILL. SIGINT and a second signal kill
-    it at once.
+    SIGTERM and SIGHUP end the script in the same way as a graceful stop of the server: the script gets SIGTERM and,
+    after ``kill_grace``, SIGKILL. SIGINT or a second signal kills the script at once.
 
     Args:
-        hand_over: takes the result; the second argument tells whether its outputs are stored.
+        hand_over: takes the result; the second argument says whether its outputs are stored.
 
     Raises:
-        WatchdogError: as :meth:`Invocations.invoke`.
+        WatchdogError: see :meth:`Invocations.invoke`.
     """
     supervisor = Supervisor()
     workspaces = Workspaces(configuration.settings.tmp_dir)
@@ -65,10 +65,11 @@ async def run_once(
     def stop(number: int) -> None:
         caught.append(number)
         record.stopped_by = signal.Signals(caught[0]).name
-        # A platform gives the script kill_grace to end by itself. A user at a terminal does not want to wait.
+        # If a platform stops the job, the script has kill_grace to end by itself. A user at a terminal does not want to
+        # wait.
         supervisor.end_all(at_once=number == signal.SIGINT or len(caught) > 1)
         invocations.end_transfers(of_all=True)
-        # If a script runs, its end is the end of the job, and the log event has its exit code or signal.
+        # If the script runs, the job ends when the script has ended. The log event then has its exit code or signal.
         if not supervisor.running:
             task.cancel()
 
