@@ -330,7 +330,7 @@ def test_exec_timeout_ends_what_is_at_work(start_server: StartServer, lifeline: 
     server = start_server(AT_WORK.format(line=lifeline.script_line, pid=tmp_path / "pid"), **PATIENT)
     document = problem(server.call(b"", headers={"X-Timeout": "2s"}), 504)
     assert document["exit_code"] == 0
-    assert document["detail"] == "what the script left at work when it exited ran for longer than 2 s and was ended"
+    assert document["detail"] == "a process that the script left ran for longer than 2 s, so the server ended it"
     assert not lifeline.is_held()
 
 

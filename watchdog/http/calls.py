@@ -175,7 +175,7 @@ class Calls:
             call_id=call_id,
             body=self._bodies.read(request),
             # Only the Http_* variables describe its input to a classic function.
-            said=BodyHints() if self._is_classic else body_hints(request),
+            hints=BodyHints() if self._is_classic else body_hints(request),
             variables=cgi_variables(request, self._base_path) if self._settings.cgi_headers else {},
             timeout_s=timeout_s,
             trace=trace,
@@ -214,5 +214,5 @@ class Calls:
 
 def _skipped(call: Call, record: Record, preference: AnswerPreference) -> Answer:
     """Return the answer to an event that has nothing to process."""
-    is_cloud_event = call.event or is_structured(call.said.content_type)
+    is_cloud_event = call.event or is_structured(call.hints.content_type)
     return prepare_skipped(record.reason or "", None if is_cloud_event else preference)

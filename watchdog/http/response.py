@@ -137,7 +137,7 @@ class Sender:
             timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
 
         try:
-            async with pace.waiting(readers, is_looked_at=True) as bound:
+            async with pace.waiting(readers, is_watched=True) as bound:
                 if limit_s:
                     timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
                 try:

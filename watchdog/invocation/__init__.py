@@ -1,1 +1,1 @@
-"""Run one call, from its arrival to its end. Nothing here knows of HTTP."""
+"""Run one call, from its arrival to its end. This package does not depend on HTTP."""

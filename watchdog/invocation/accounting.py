@@ -1,4 +1,4 @@
-"""What is recorded of each call at its end: one log event, and the metrics."""
+"""Record each call at its end: one log event, and the metrics."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .outcome import SKIPPED, outcome_of
 log = get_logger("invocation")
 _LOGGED_EVENT_ATTRIBUTES = ("id", "source", "type")
 _OUTCOMES_WITHOUT_FAULT = frozenset({"ok", SKIPPED})
-# The caller, or a stop of the server, was the reason.
+# The caller or a stop of the server caused these outcomes, not the script.
 _OUTCOMES_FOR_A_WARNING = frozenset(
     {"caller_gone", "caller_silent", "bad_input", "not_available", "overloaded", "drained"}
 )
@@ -26,7 +26,7 @@ class Accounting:
     """Logs and counts calls.
 
     Args:
-        noun: what a call runs, in messages.
+        noun: the word for the function in messages: "script" or "function".
     """
 
     def __init__(self, noun: str, metrics: Metrics) -> None:
@@ -36,7 +36,7 @@ class Accounting:
 
     @contextlib.contextmanager
     def of(self, call: Call, record: Record) -> Iterator[None]:
-        """Log one event for the call and count it when the context ends, however it ends."""
+        """Log one event for the call, and count the call, when the context ends, with or without an error."""
         record.is_logged = True
         started_s = time.monotonic()
         try:
@@ -46,7 +46,7 @@ class Accounting:
                 record.outcome, record.reason = outcome_of(error), str(error) or None
             if record.stopped_by is not None and isinstance(error, (asyncio.CancelledError, Draining)):
                 record.outcome = "drained"
-                record.reason = f"{record.stopped_by} came before the {self._noun} and its transfers were over"
+                record.reason = f"{record.stopped_by} came before the {self._noun} and its transfers had finished"
             raise
         finally:
             duration_s = record.duration_s

@@ -1,17 +1,18 @@
 """Give places to invocations, and bound the queue before them.
 
-- A call *enters* before its body is read. So calls over the limit are refused before they fill the disk.
-- It gets its *place* when its input is complete, in the order in which inputs were complete. So no other call waits for
-  a slow sender.
-- It *leaves* when its script's processes are gone. So no other call waits for a slow reader.
+- A call *enters* before its body is read. So calls over the limit are rejected before they fill the disk.
+- It gets its *place* when its input is complete. Calls get places in the order in which their inputs were complete. So
+  no other call waits for a slow sender.
+- It *leaves* when the processes of its script are gone. So no other call waits for a slow reader.
 - From then on it counts as an *answer* that is being sent. The number of calls inside and answers together is bounded,
-  and so are the bytes of the answers, because each has files in ``tmp_dir``.
+  because each of them has files in ``tmp_dir``. The bytes of the answers are bounded for the same reason.
 
-When a new call finds no room, the server gives up the slowest caller that it waits for.
+If a new call exceeds one of these bounds, the server gives up its slowest caller: it stops waiting for this caller, and
+the new call may enter. A sender that is given up is answered 429. A reader that is given up is disconnected.
 
-Some calls keep their place while the server waits for their callers: the caller sends its body to a classic function,
-or it reads an answer whose outputs other scripts must not see. When another call has waited for a place for some
-seconds, the server gives up the slowest of these callers.
+Some calls keep their place while the server waits for their callers: a caller sends its body to a classic function, or
+it reads an answer whose outputs other scripts must not see. If another call has waited for a place for some seconds,
+the server gives up the slowest of these callers.
 """
 
 from __future__ import annotations
@@ -29,23 +30,25 @@ from .pace import Paces
 
 _LONGEST_RETRY_AFTER_S = 300
 DRAINING_RETRY_AFTER_S = 5
-# The free space of a disk is asked for only if the answers that are being sent have more than this.
+# If the answers that are being sent have fewer bytes than this, the server does not compare them with the free space of
+# the disk. This saves a system call.
 _SMALL_ANSWERS_BYTES = 16 << 20
-# A call waits this long for a place before a slow caller with a place is given up for it. A slow caller may be honest,
-# and most places become free sooner. If queue_timeout is short, a call waits for half of it.
+# A call waits for a place for this time before the server gives up a slow caller that has a place. A slow caller may be
+# honest, and most places become free sooner. If queue_timeout is short, the call waits for half of it.
 _WAIT_FOR_SLOW_S = 5.0
+# If there is no slow caller then, the server looks for one again after this time.
 _LOOK_AGAIN_S = 1.0
 
 
 class Admission:
-    """Who may come in and who may run.
+    """Decides which calls may enter and which may run.
 
     Args:
-        max_inflight: invocations at once; 0 is no limit.
-        max_queue: calls that may be inside beyond those.
+        max_inflight: the largest number of invocations at a time; 0 means no limit.
+        max_queue: the number of calls that may be inside in addition to these.
         queue_timeout_s: the longest wait for a place.
         free_bytes: returns the free space of the disk that holds the answers.
-        do_senders_have_places: bodies are read while the function runs, so their callers have places.
+        do_senders_have_places: a call has a place while its body is read, because the function reads the body.
     """
 
     def __init__(
@@ -66,10 +69,10 @@ class Admission:
         self.answer_bytes = 0
         self.senders = Paces()
         self.readers = Paces()
-        # Readers whose calls keep their places until they are answered.
+        # The readers whose calls keep their places until their answers are sent.
         self.readers_with_place = Paces()
         self._senders_with_place = self.senders if do_senders_have_places else Paces()
-        # How many slow callers had to make room, by what they did: send a body, or take an answer.
+        # How many slow callers were given up while they sent a body, or while they read an answer.
         self.given_up = {"body": 0, "answer": 0}
         self._free_bytes = free_bytes
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -80,7 +83,7 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a place now."""
+        """The number of calls that wait for a place now."""
         return len(self._waiting)
 
     @property
@@ -94,12 +97,12 @@ class Admission:
 
     @property
     def is_full(self) -> bool:
-        """Whether a call that came now would be refused."""
-        slow, reason = self._lack()
-        return bool(reason) and slow.slowest() is None
+        """Whether a call that came now would be rejected."""
+        callers, reason = self._exceeded_bound()
+        return bool(reason) and callers.slowest() is None
 
     def enter(self) -> Ticket:
-        """Come in, or be refused at once.
+        """Let a call enter, or reject it at once.
 
         Raises:
             Overloaded: all places and the whole queue are taken, or too many answers are still being sent.
@@ -107,19 +110,23 @@ class Admission:
         """
         if self._draining:
             raise self.refusal()
-        slow, reason = self._lack()
+        callers, reason = self._exceeded_bound()
         if reason:
-            slowest = slow.slowest()
+            slowest = callers.slowest()
             if slowest is None:
                 raise Overloaded(reason, self.retry_after_s())
-            self.given_up["body" if slow is self.senders else "answer"] += 1
+            self.given_up["body" if callers is self.senders else "answer"] += 1
             slowest.give_up()
         self.inside += 1
         self._idle.clear()
         return Ticket(self)
 
-    def _lack(self) -> tuple[Paces, str]:
-        """Return which callers could make room for one more call, and why there is none; an empty text if there is."""
+    def _exceeded_bound(self) -> tuple[Paces, str]:
+        """Return the bound that one more call would exceed.
+
+        The first value has the callers of which the slowest may be given up for the new call. The second value is the
+        reason, as text. It is empty if the call may enter.
+        """
         most = self.max_inflight + self.max_queue
         if self.max_inflight and self.inside >= most:
             return self.senders, (
@@ -128,7 +135,7 @@ class Admission:
             )
         if self.max_inflight and self.inside + self.answers >= 2 * most:
             return self.readers, (
-                f"{self.answers} answers are still being sent to callers that take them slowly; try again later"
+                f"{self.answers} answers are still being sent to callers that read them slowly; try again later"
             )
         if self.answer_bytes > _SMALL_ANSWERS_BYTES and self.answer_bytes > self._free_bytes():
             return self.readers, (
@@ -138,7 +145,7 @@ class Admission:
         return self.senders, ""
 
     def close(self) -> None:
-        """Let nobody in any more and refuse those who wait; who runs goes on."""
+        """Let no more calls enter, and reject the calls that wait for a place. Calls that have a place continue."""
         self._draining = True
         while self._waiting:
             waiter = self._waiting.popleft()
@@ -146,7 +153,7 @@ class Admission:
                 waiter.set_exception(self.refusal())
 
     async def empty(self) -> None:
-        """Return once nobody is inside."""
+        """Return when no call is inside any more."""
         await self._idle.wait()
 
     async def _take_place(self) -> None:
@@ -163,7 +170,7 @@ class Admission:
             async with asyncio.timeout(self.queue_timeout_s):
                 await waiter
         except BaseException as error:
-            # Race: the place may have been handed over in the very moment in which the wait ended.
+            # Race: this call may have got a place at the same moment at which its wait ended.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._give_place_back()
             elif waiter in self._waiting:
@@ -178,7 +185,10 @@ class Admission:
             look.cancel()
 
     def _look_for_slow(self, waiter: asyncio.Future[None]) -> None:
-        """Give up the slowest caller that has a place, if there is a slow one, for a call that waits for a place."""
+        """Give up the slowest caller that has a place, so that a call that waits gets one.
+
+        Do nothing if all callers are fast, and look again later.
+        """
         if waiter.done():
             return
         pause_s = _LOOK_AGAIN_S
@@ -186,7 +196,7 @@ class Admission:
             if (slowest := callers.slowest()) is not None:
                 self.given_up[direction] += 1
                 slowest.give_up()
-                # The place becomes free when the script has ended.
+                # The place becomes free only when the script has ended, so allow some time for that.
                 pause_s = _WAIT_FOR_SLOW_S
                 break
         asyncio.get_running_loop().call_later(pause_s, self._look_for_slow, waiter)
@@ -195,7 +205,7 @@ class Admission:
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
-                # The place changes hands without becoming free: nobody can slip in between.
+                # The place passes directly to the waiting call, so that no other call can take it first.
                 waiter.set_result(None)
                 return
         self.running -= 1
@@ -210,17 +220,17 @@ class Admission:
             self._idle.set()
 
     def refusal(self) -> Draining:
-        """What a call is told that comes when it is too late."""
-        return Draining("the server is stopping; send the call again to another one", DRAINING_RETRY_AFTER_S)
+        """Return the error of a call that is rejected because the server is stopping."""
+        return Draining("the server is stopping; send the call again to another server", DRAINING_RETRY_AFTER_S)
 
     def retry_after_s(self) -> int:
-        """Return after how many seconds a refused call may try again."""
+        """Return the number of seconds after which a rejected call may try again."""
         rounds = (len(self._waiting) + 1) / (self.max_inflight or 1)
         return max(1, min(_LONGEST_RETRY_AFTER_S, math.ceil(rounds * self._usual_run_s)))
 
 
 class Ticket:
-    """One call that is inside. Use as a context manager: leaving it gives everything back."""
+    """A call that has entered. Use it as a context manager: the call leaves when the context ends."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
@@ -231,11 +241,11 @@ class Ticket:
         self._since_s = 0.0
 
     async def place(self) -> float:
-        """Wait for a place and return the seconds waited.
+        """Wait for a place, and return the length of the wait in seconds.
 
         Raises:
             Overloaded: ``queue_timeout_s`` passed.
-            Draining: the server is ending.
+            Draining: the server is stopping.
         """
         asked_s = time.monotonic()
         await self._admission._take_place()
@@ -244,25 +254,25 @@ class Ticket:
         return self._since_s - asked_s
 
     def leave_place(self) -> None:
-        """Give the place back, but stay inside: who comes in is still refused if too many are."""
+        """Give the place back, but stay inside. The call still counts when a new call asks to enter."""
         if self._has_place:
             self._has_place = False
             self._admission._leave_place(time.monotonic() - self._since_s)
 
     def hand_over(self) -> None:
-        """Give the place back and leave, and count among the answers from now on; a second time does nothing."""
+        """Give the place back and leave. From now on the call counts as an answer. A second call does nothing."""
         if self._inside:
             self._is_answer = True
             self._admission.answers += 1
             self._leave()
 
     def holds(self, count: int) -> None:
-        """Count so many more bytes in ``tmp_dir`` until the answer is sent."""
+        """Add to the number of bytes that this call has in ``tmp_dir`` until its answer is sent."""
         self._answer_bytes += count
         self._admission.answer_bytes += count
 
     def leave(self) -> None:
-        """Give everything back; a second time does nothing."""
+        """Give back the place, and count neither as inside nor as an answer. A second call does nothing."""
         self._leave()
         if self._is_answer:
             self._is_answer = False

@@ -1,4 +1,4 @@
-"""Describe a call, and record what became of it."""
+"""Describe a call, and record its outcome."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .run import Run
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one caller asks for.
+    """What one caller requests.
 
-    ``call_id``: safe to log and to send. ``variables``: for the script's environment, beside the contract's.
-    ``timeout_s``: what the caller asks for; 0 is none of its own.
-    ``event``: attributes of the CloudEvent that the call is; empty if it is none.
-    ``is_job``: the body is an event that the platform sent, and all its kinds are known.
+    ``call_id``: safe to log and to send. ``hints``: what the headers say about the body. ``variables``: variables for
+    the script's environment, in addition to those that every script gets. ``timeout_s``: the caller's own limit; 0
+    means that it has none. ``event``: the attributes of the CloudEvent, if the call is one; otherwise empty.
+    ``is_job``: the body is an event that the platform sent. So every kind of event is read as an event.
     """
 
     call_id: str
     body: AsyncIterator[bytes]
-    said: BodyHints = field(default_factory=BodyHints)
+    hints: BodyHints = field(default_factory=BodyHints)
     variables: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 0.0
     trace: Trace = NO_TRACE
@@ -40,11 +40,12 @@ class Call:
 
 @dataclass(slots=True)
 class Task:
-    """One run of the script for a call. Only events of storage ask for more than one.
+    """One run of the script for a call. A call has several runs only if it is an event with several objects.
 
-    ``taken``: the input, once it is there; a classic function has none. ``held``: its files until the script starts.
-    ``source``: where it is to be fetched.
-    ``stored``: the object that the event tells of. ``failure``: why it could not be fetched before there was a place.
+    ``taken``: the input, when it is complete; a classic function has none. ``held``: holds the files of the input until
+    the script starts. ``source``: the place in a storage from which the input is fetched.
+    ``stored``: the object that the event reports. ``failure``: the error, if this object could not be fetched before
+    the call asked for a place.
     """
 
     held: HeldInput | None = None
@@ -57,7 +58,10 @@ class Task:
 
 @dataclass(slots=True)
 class Record:
-    """What became of one call, filled in as it goes: for the answer's headers, the log and the metrics."""
+    """The outcome of one call, for the headers of the answer, the log and the metrics.
+
+    Each step of the call sets the values that it knows.
+    """
 
     outcome: str = "ok"
     reason: str | None = None
@@ -66,23 +70,28 @@ class Record:
     duration_s: float | None = None
     queue_wait_s: float | None = None
     input_bytes: int = 0
-    input_encoding: str | None = None  # how the body was read, once it is known
+    input_encoding: str | None = None  # how the body was read; None as long as this is not known
     output_bytes: int = 0
     cpu_s: float = 0.0
     peak_rss_bytes: int | None = None
     chosen: ResponseOverrides = field(default_factory=ResponseOverrides)
-    status: int | None = None  # of the answer, once it is being sent
-    is_begun: bool = False  # the first byte of a long answer is sent: its status can no longer change
-    is_handed_over: bool = False  # the last byte of the answer is with the system: a caller may hang up now
+    status: int | None = None  # the status of the answer; None until the answer is sent
+    is_begun: bool = False  # the first byte of a long answer is sent, so its status cannot change any more
+    is_handed_over: bool = False  # the kernel has the last byte of the answer; the caller may disconnect now
     is_logged: bool = False
-    outputs: int = 0  # number of the outputs that all runs so far left
-    keeps_place: bool = False  # until it is answered: other scripts could reach its outputs, or they are very many
-    is_of_storage: bool = False  # the input is an object that an event told of
-    stopped_by: str | None = None  # the name of the signal that ends a job or a local run
+    outputs: int = 0  # number of the outputs of all runs so far
+    # The call keeps its place until its answer is sent: other scripts could reach its outputs, or it has very many.
+    keeps_place: bool = False
+    is_of_storage: bool = False  # the input is an object that an event reported
+    stopped_by: str | None = None  # the name of the signal that stopped a job or a local run
 
 
 def add_run(record: Record, run: Run) -> None:
-    """Note one run of the script: of several, the first that failed, the whole time, the highest peak."""
+    """Add one run of the script to the record.
+
+    If a call has several runs, the exit code and the signal are those of the first run that failed. Times are added.
+    The peak of the memory is the highest of all runs.
+    """
     ended = run.ended
     if not record.exit_code and record.signal is None:
         record.exit_code = ended.exit_code

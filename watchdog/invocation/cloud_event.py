@@ -1,7 +1,7 @@
-"""Read CloudEvents over HTTP in binary mode: the attributes are headers, the data is the body.
+"""Read and write CloudEvents over HTTP in binary mode: the attributes are headers, the data is the body.
 
-Version 1.0.2 of the "HTTP Protocol Binding for CloudEvents", section 3.1. In structured mode (the whole event is a JSON
-body) the event is data like any other.
+This follows version 1.0.2 of the "HTTP Protocol Binding for CloudEvents", section 3.1. In structured mode, the whole
+event is a JSON body. Such a body is treated as ordinary data.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from ..errors import BadInput, quoted
 _HEADER = re.compile(r"ce-([a-z0-9]+)", re.IGNORECASE)
 REQUIRED_ATTRIBUTES = ("specversion", "id", "source", "type")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
-# Space, `"` and `%` are encoded in a header, and all that is not printable ASCII.
+# These characters need no percent-encoding in a header. The space, `"`, `%` and all other characters need it.
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 def event_of(headers: Mapping[str, str]) -> dict[str, str]:
-    """The attributes of an event by their names; empty if the headers are not those of an event of version 1.
+    """Return the attributes of an event by their names. They are empty if the headers have no event of version 1.
 
     Args:
-        headers: with names in any case; of several with one name, the first counts.
+        headers: the case of names does not matter; if a name occurs several times, the first header counts.
 
     Raises:
         BadInput: an attribute is not percent-encoded UTF-8, or has a control character.
     """
-    # First what nearly every call lacks.
+    # This check comes first because nearly every call ends here.
     if not all(headers.get(f"ce-{name}") for name in REQUIRED_ATTRIBUTES):
         return {}
     if not headers["ce-specversion"].startswith("1."):
@@ -41,19 +41,19 @@ def event_of(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def is_structured(content_type: str) -> bool:
-    """Whether a body of this type is an event in structured mode, or several (section 3 of the binding)."""
+    """Return whether a body of this type has one or more events in structured mode (section 3 of the binding)."""
     return content_type.lower().startswith("application/cloudevents")
 
 
 def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, str]:
-    """What makes an answer an event, too: Knative's brokers take no other answer that has a body.
+    """Return the headers with which an answer is an event, too. Knative's brokers reject other answers with a body.
 
-    It has the id of the event that it answers: sent twice, it is one event still.
+    The answer has the id of the event that it answers. So two answers to the same event count as one event.
     """
     return {
         "Ce-Specversion": "1.0",
         "Ce-Id": quote(event["id"], safe=_PLAIN),
-        # A URI, of which the binding encodes each "%" once more.
+        # This attribute is a URI. In a header, each "%" of the URI is percent-encoded again.
         "Ce-Source": quote("/" + quote(service_name, safe=""), safe=_PLAIN),
         "Ce-Type": quote(event["type"], safe=_PLAIN) + ".answer",
     }

@@ -1,4 +1,4 @@
-"""The warnings of a call whose function ended well, although its result may be wrong (``output/call_warning.py``)."""
+"""Find the warnings of a call: its function succeeded, but its result may be wrong (``output/call_warning.py``)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..workspace.workspace import Workspace
 from .run import Run
 
 log = get_logger("invocation")
-# Seconds that a call waits for the warning of files in other directories.
+# The longest time for which a call waits for the search for files in other directories.
 _LOOK_ELSEWHERE_S = 5.0
 
 
 class Doubts:
-    """Finds and logs reasons to doubt the result of a run.
+    """Finds reasons to doubt the result of a run, and logs them.
 
     Args:
-        tmp_dir: where the workspaces are.
+        tmp_dir: the directory of the workspaces.
     """
 
     def __init__(self, tmp_dir: str) -> None:
         self._tmp_dir = tmp_dir
         self._loop = asyncio.get_running_loop()
-        # The look into other directories that takes too long now, if there is one.
-        self._long_look: asyncio.Future[CallWarning | None] | None = None
+        # The last search in other directories that took too long. It may still run.
+        self._slow_search: asyncio.Future[CallWarning | None] | None = None
 
     async def warnings_of(
         self, run: Run, workspace: Workspace, call_id: str, *, has_failed: bool, skipped: int, is_empty: bool
@@ -36,9 +36,9 @@ class Doubts:
         """Return the warnings of one run.
 
         Args:
-            has_failed: the run failed, and what the function printed is the answer nevertheless.
-            skipped: entries of ``TMP_OUTPUT_DIR`` that are not outputs.
-            is_empty: the script left no output and printed nothing.
+            has_failed: the run failed, but what the function printed is sent as the answer.
+            skipped: the number of entries of ``TMP_OUTPUT_DIR`` that are not outputs.
+            is_empty: the script wrote no output and printed nothing.
         """
         warnings: list[CallWarning] = []
         has_exited_well = run.ended.exit_code == 0
@@ -52,39 +52,39 @@ class Doubts:
             warnings.append(call_warning.CRLF)
         if run.has_mark and has_exited_well:
             warnings.append(call_warning.BYTE_ORDER_MARK)
-        # A script that chose a status or a header has answered.
+        # A script that chose a status or a header has given an answer, so an empty result is not suspicious.
         if is_empty and has_exited_well and run.chosen == ResponseOverrides():
             warnings += await self._warnings_of_no_output(workspace, run.started_ns)
         for warning in warnings:
             log.warning("doubtful success", call_id=call_id, warning=warning.name, reason=warning.detail)
-        if run.ended.were_working:  # logged already, with their names
+        if run.ended.were_working:  # the runner has already logged this, with the names of the processes
             warnings.append(call_warning.STILL_WORKING)
         return warnings
 
     async def _warnings_of_no_output(self, workspace: Workspace, since_ns: int) -> list[CallWarning]:
-        """Return the warnings of a call that left nothing, with the files that its script wrote to another place.
+        """Return the warnings of a call without a result. They name files that the script wrote to other directories.
 
-        The working directory may lie on a file system that hangs. After one look that has taken too long there is no
-        other until it ends, so that few threads wait for such a file system.
+        The script's working directory may be on a file system that hangs. If a search has taken too long, no other
+        search begins before it ends. So at most a few threads wait for such a file system.
         """
-        look = call_warning.files_elsewhere
+        search = call_warning.files_elsewhere
         elsewhere = None
-        if self._long_look is None or self._long_look.done():
+        if self._slow_search is None or self._slow_search.done():
             try:
-                job = self._loop.run_in_executor(OUTPUTS, look, workspace.input_dir, since_ns)
+                job = self._loop.run_in_executor(OUTPUTS, search, workspace.input_dir, since_ns)
             except RuntimeError:  # no thread can be started now
-                elsewhere = look(workspace.input_dir, since_ns)
+                elsewhere = search(workspace.input_dir, since_ns)
             else:
                 job.add_done_callback(_take_error)
                 if (await asyncio.wait((job,), timeout=_LOOK_ELSEWHERE_S))[0]:
                     elsewhere = job.result()
                 else:
-                    self._long_look = job
+                    self._slow_search = job
                     log.warning("no files are looked for in other directories", reason="a directory does not answer")
         return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]
 
 
-def _take_error(look: asyncio.Future[CallWarning | None]) -> None:
-    """Take the error of a look, so that asyncio does not report it: only an abandoned look has one."""
-    if not look.cancelled():
-        look.exception()
+def _take_error(search: asyncio.Future[CallWarning | None]) -> None:
+    """Read the error of a search, so that asyncio does not log it. Nobody else reads it if the search took too long."""
+    if not search.cancelled():
+        search.exception()

@@ -1,4 +1,4 @@
-"""Waits that a stop of the server ends: the calls behind them are rejected."""
+"""Waits that end when the server stops. The calls that wait are then rejected."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..errors import Draining
 
 
 class DrainableWaits:
-    """Waits of one kind, ended all at once. ``are_ended``: no wait may begin any more.
+    """Waits of one kind that can all be ended together. ``are_ended``: no wait may begin any more.
 
     Args:
         refusal: returns the error of a call whose wait is ended.
@@ -22,7 +22,7 @@ class DrainableWaits:
         self.are_ended = False
 
     def end(self) -> None:
-        """End all waits, and let no other begin."""
+        """End all waits, and do not let any other wait begin."""
         self.are_ended = True
         now_s = asyncio.get_running_loop().time()
         for bound in self._bounds:
@@ -34,7 +34,7 @@ class DrainableWaits:
         """Wait inside this context.
 
         Raises:
-            Draining: :meth:`end` was called before or meanwhile.
+            Draining: :meth:`end` was called before or during the wait.
         """
         if self.are_ended:
             raise self._refusal()

@@ -1,4 +1,4 @@
-"""The environment of the function: the image's, the service's, and what this call adds."""
+"""Make the environment of the function from the variables of the image, of the service and of this call."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .call import Call, Task
 from .cloud_event import REQUIRED_ATTRIBUTES
 
 log = get_logger("invocation")
-# MAX_ARG_STRLEN of the kernel (execve(2)), less the name, `=` and the NUL at the end.
+# MAX_ARG_STRLEN of the kernel (execve(2)), minus the name, `=` and the NUL at the end.
 _LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
 
 
 def environment_of_all_calls(configuration: Configuration, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the image's variables without the server's secrets, and the variables of the service definition."""
+    """Return the variables of the image, except the server's secrets, and those of the service definition."""
     environment = {k: v for k, v in environ.items() if k not in configuration.secret_names}
     if configuration.service is not None:
         environment.update(configuration.service.variables)
@@ -44,14 +44,14 @@ def environment_of(
         environment |= _variables_of(task.stored, call.call_id)
     for name, value in call.event.items():
         variable = "CE_" + name.upper()
-        # A caller may invent attributes: those change nothing that the image or the service has set.
+        # A caller may invent attributes. Such an attribute must not replace a variable of the image or the service.
         if name in REQUIRED_ATTRIBUTES or variable not in of_all_calls:
             environment[variable] = value
     return environment | call.trace.variables
 
 
 def _variables_of(stored: StoredObject, call_id: str) -> dict[str, str]:
-    """Return the variables that describe the object of the input; names and values are those of faas-supervisor."""
+    """Return the variables that describe the input's object, with the names and values of faas-supervisor."""
     key = f"/{stored.container}/{stored.key}" if stored.kind == "onedata" else stored.key
     variables = {"STORAGE_OBJECT_KEY": key, "EVENT_TIME": stored.time, "EVENT": ""}
     if len(stored.text) <= _LONGEST_EVENT_BYTES:

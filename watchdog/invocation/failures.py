@@ -1,4 +1,4 @@
-"""The error that a caller gets for a run that did not end well, with a hint for the author of the script."""
+"""Find the error that a caller gets for a run that failed, with a hint for the author of the script."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .run import Run
 
 
 class Failures:
-    """Turns the end of a run into an error."""
+    """Converts the end of a run into an error."""
 
     def __init__(self, settings: Settings, function: Function, cgroup: Cgroup) -> None:
         self._settings = settings
@@ -27,12 +27,12 @@ class Failures:
         self._cgroup = cgroup
 
     def raise_for(self, run: Run) -> None:
-        """Raise the error of a run; do nothing if the run ended well.
+        """Raise the error of a run. Do nothing if the run succeeded.
 
         Raises:
-            BadScriptResponse: the script's response file is bad.
-            Draining: the server ended the run because it stops.
-            ScriptTimedOut: the time of the run was over.
+            BadScriptResponse: the script's response file is malformed.
+            Draining: the server is stopping and ended the run.
+            ScriptTimedOut: the run took longer than its limit.
             ScriptFailed: the exit code is not 0.
             ScriptKilled: a signal ended the run.
         """
@@ -43,13 +43,15 @@ class Failures:
             return
         if ended.ended_early:
             raise Draining(
-                f"the server is stopping and ended the {noun}; send the call again to another one",
+                f"the server is stopping and ended the {noun}; send the call again to another server",
                 DRAINING_RETRY_AFTER_S,
             )
         if ended.timed_out:
-            # What it left is listed only if it exited by itself.
-            who = f"what the {noun} left at work when it exited" if ended.left else f"the {noun}"
-            raise ScriptTimedOut(f"{who} ran for longer than {run.timeout_s:g} s and was ended", stderr=stderr)
+            # Processes are listed as left only if the script exited by itself.
+            process = f"a process that the {noun} left" if ended.left else f"the {noun}"
+            raise ScriptTimedOut(
+                f"{process} ran for longer than {run.timeout_s:g} s, so the server ended it", stderr=stderr
+            )
         if run.is_out_of_memory:
             limit = self._cgroup.memory_limit_bytes()
             known = f", limit {_readable_size(limit)}" if limit else ""

@@ -1,4 +1,4 @@
-"""Find the outputs of a run, log what is not in the answer, and refuse outputs that are too large."""
+"""Find the outputs of a run, log skipped and renamed files, and reject outputs that are too large."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _MOST_WARNINGS = 100
 async def found_outputs(workspace: Workspace, run: Run, call_id: str) -> tuple[list[Output], int]:
     """Return the outputs, and the number of entries of ``TMP_OUTPUT_DIR`` that are not outputs.
 
-    The listing of many outputs may take as long as the script may run. It ends early if the caller leaves or the
-    server stops: then this coroutine is cancelled.
+    The listing of the outputs has the same time limit as the script. If the caller disconnects or the server stops,
+    this coroutine is cancelled, which ends the listing early.
 
     Raises:
-        OutputUnreadable: something cannot be listed.
-        ScriptTimedOut: the listing took longer than the script was allowed to run.
+        OutputUnreadable: a directory or file cannot be listed.
+        ScriptTimedOut: the listing took longer than this limit.
     """
     listing = Listing()
     steps = workspace.listing(listing)
@@ -39,8 +39,8 @@ async def found_outputs(workspace: Workspace, run: Run, call_id: str) -> tuple[l
             if not bound.expired():
                 raise
             raise ScriptTimedOut(
-                f"the {len(listing.outputs)} outputs found in {run.timeout_s:g} s (exec_timeout, X-Timeout) are not "
-                "all; write fewer files, pack them into one (tar, zip), or give the call more time",
+                f"only {len(listing.outputs)} outputs could be listed in {run.timeout_s:g} s (exec_timeout, X-Timeout);"
+                " write fewer files, pack them into one (tar, zip), or give the call more time",
                 stderr=run.stderr_tail,
             ) from None
     if not listing.skipped and not listing.renamed:
@@ -51,17 +51,17 @@ async def found_outputs(workspace: Workspace, run: Run, call_id: str) -> tuple[l
 
 
 def check_size(outputs: Sequence[Output], earlier: int, stdout: Spool, limit_bytes: int, noun: str) -> None:
-    """Raise an error if the answer of a run would be too large, or if its stdout could not be kept.
+    """Raise an error if the answer of a run would be too large, or if its stdout could not be saved.
 
     Args:
-        earlier: number of the outputs that earlier runs of the call left.
-        limit_bytes: 0 is no limit.
-        noun: what ran, in messages.
+        earlier: the number of outputs of earlier runs of the same call.
+        limit_bytes: the largest size of the outputs, or of stdout if there are no outputs; 0 means no limit.
+        noun: the word for the function in messages.
 
     Raises:
-        OutputTooLarge: the outputs, or stdout if there are no outputs, are over the limit; or there are too many.
+        OutputTooLarge: the outputs or stdout are larger than the limit, or there are too many outputs.
         NoSpace: the disk was full before the end of stdout.
-        OutputError: stdout could not be kept for another reason.
+        OutputError: stdout could not be saved for another reason.
     """
     if (count := earlier + len(outputs)) > MOST_OUTPUTS:
         raise OutputTooLarge(
@@ -73,7 +73,7 @@ def check_size(outputs: Sequence[Output], earlier: int, stdout: Spool, limit_byt
         raise OutputTooLarge(f"{what}, over {limit_bytes} bytes (max_output_size)")
     if not outputs and stdout.error is not None:
         raise_if_no_space(stdout.error, f"the {noun}'s stdout")
-        raise OutputError(f"the {noun}'s stdout could not be kept: {stdout.error.strerror}")
+        raise OutputError(f"the {noun}'s stdout could not be saved: {stdout.error.strerror}")
 
 
 def _log(listing: Listing, call_id: str) -> None:

@@ -1,7 +1,7 @@
-"""The two kinds of function, of which one is chosen at the start: a script, or the command of ``fprocess``.
+"""The two kinds of function: a script, or the command of ``fprocess``. The settings choose one of them at the start.
 
-A script gets its input as a file and leaves files. A classic function reads the body from its stdin while the body
-comes, so it has its place before the body is complete. Its answer is what it prints.
+A script gets its input as a file and writes its outputs as files. A classic function reads the body from its stdin
+while the body arrives. So it gets its place before the body is complete. Its answer is what it prints.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from ..workspace.workspace import Workspace
 from .call import Record
 from .refusal import refused_by_system
 
-# Enough of a script to explain its failure.
+# The first bytes of a script, which are enough to find the reason for its failure.
 _READ_FOR_HINT_BYTES = 64 * 1024
 
 
 class Function(ABC):
-    """What a call runs.
+    """The program that a call runs.
 
-    ``noun``: its name in messages. ``works_with_files``: its input is a file, and so are its outputs.
-    ``has_crlf``, ``has_mark``: whether the script of the last :meth:`command` was a shell script with line ends of
-    Windows, and whether it began with a byte order mark.
+    ``noun``: the word for it in messages. ``works_with_files``: its input and its outputs are files.
+    ``has_crlf``: at the last :meth:`command`, it was a shell script with Windows line ends. ``has_mark``: it began with
+    a byte order mark.
     """
 
     noun: str
@@ -47,23 +47,23 @@ class Function(ABC):
 
     @abstractmethod
     def command(self, workspace: Workspace | None) -> list[str]:
-        """Return the command to run; without a workspace only find out whether it could be run.
+        """Return the command to run. Without a workspace, only check that it could be run.
 
         Raises:
-            ScriptUnavailable: there is none that could be run.
+            ScriptUnavailable: it could not be run.
         """
 
     @abstractmethod
     def stdin(self, body: AsyncIterator[bytes], record: Record) -> AsyncIterator[bytes] | None:
-        """Return what the function reads from its stdin; None is the end of file."""
+        """Return the bytes for the function's stdin; None means that stdin is empty."""
 
     @abstractmethod
     def answers_with(self, failure: ScriptFailed | ScriptKilled) -> bool:
-        """Return whether what the function printed is the answer although it failed like this."""
+        """Return whether the function's stdout is sent as the answer after this failure."""
 
     @property
     def problem(self) -> str | None:
-        """Why no call could be served now, or None."""
+        """The reason why no call could be answered now, or None."""
         try:
             self.command(None)
         except ScriptUnavailable as error:
@@ -71,16 +71,16 @@ class Function(ABC):
         return None
 
     def hint(self, exit_code: int) -> str:
-        """Return a likely reason for this exit code, as the rest of a sentence; empty if there is none."""
-        return ", which a shell gives when a command is not found in the image" if exit_code == 127 else ""
+        """Return a likely reason for this exit code, as the end of a sentence. The text is empty if none is known."""
+        return ", which a shell returns if it does not find a command in the image" if exit_code == 127 else ""
 
 
 class ScriptFunction(Function):
-    """A script: the file ``script_path``, or the text given in ``SCRIPT``.
+    """A script: the file ``script_path``, or the text in the variable ``SCRIPT``.
 
     Args:
-        path: of the file; it may not exist yet.
-        text: of the script, in place of the file.
+        path: the path of the file, which may not exist yet.
+        text: the text of the script, if it replaces the file.
         search_path: the script's ``PATH``.
     """
 
@@ -96,7 +96,7 @@ class ScriptFunction(Function):
             self.has_crlf, self.has_mark = has_crlf(text), has_mark(text)
 
     def command(self, workspace: Workspace | None) -> list[str]:
-        """See :meth:`Function.command`; ``workspace`` takes the file made of ``SCRIPT``."""
+        """Return the command to run (:meth:`Function.command`). Write the text of ``SCRIPT`` into the workspace."""
         if self._text is None:
             command = self._script.command(self._search_path)
             self.has_crlf, self.has_mark = self._script.has_crlf, self._script.has_mark
@@ -135,9 +135,9 @@ class ClassicFunction(Function):
     """The command of ``fprocess``.
 
     Args:
-        command: its words.
+        command: the words of the command.
         search_path: the function's ``PATH``.
-        max_input_size_bytes: of the body; 0 is no limit.
+        max_input_size_bytes: the largest size of the body; 0 means no limit.
     """
 
     noun = "function"
@@ -152,10 +152,10 @@ class ClassicFunction(Function):
         return found_command(self._command, self._search_path)
 
     async def stdin(self, body: AsyncIterator[bytes], record: Record) -> AsyncIterator[bytes]:
-        """Yield the body as it comes, and count it in ``record``.
+        """Yield the pieces of the body as they arrive, and count the bytes in ``record``.
 
         Raises:
-            InputTooLarge: the body is over ``max_input_size_bytes``.
+            InputTooLarge: the body is larger than ``max_input_size_bytes``.
         """
         limit_bytes = self._max_input_size_bytes
         async for piece in body:
@@ -165,7 +165,7 @@ class ClassicFunction(Function):
             yield piece
 
     def answers_with(self, failure: ScriptFailed | ScriptKilled) -> bool:
-        # What a container lacks is for its operator to know, not only for the caller.
+        # If memory or disk space ran out, the call must fail with that error, so that the operator notices it, too.
         return not isinstance(failure, (ScriptOutOfMemory, ScriptOutOfSpace))
 
 

@@ -1,4 +1,4 @@
-"""From the body of a call to the inputs of its runs: the body itself, the data of an event, or objects of a storage."""
+"""Get the input of each run of a call: the body itself, the data of an event, or an object of a storage."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ from .functions import Function
 from .outcome import SKIPPED
 from .refusal import refused_by_system
 
-# How the data of an event is read: an octet stream may be base64 or the bytes themselves.
-_SAID_OF_DATA = {
+# How the data of an event is read, by its kind. "text" is read like an octet stream: as base64 if it is valid base64,
+# otherwise as raw bytes.
+_HINTS_OF_DATA = {
     "bytes": BodyHints(encoding="raw"),
     "text": BodyHints(content_type="application/octet-stream"),
     "body": BodyHints(),
 }
-# Read in the event loop; more in a thread.
+# An event of at most this size is read in the event loop, a larger one in a thread.
 _SMALL_EVENT_BYTES = 64 * 1024
 
 
 class Inputs:
-    """Takes in what calls bring, and fetches what their events name.
+    """Receives the bodies of calls, and fetches the objects that their events name.
 
     Args:
-        before_place: the waits for the first object of an event, during which a call has no place yet.
+        before_place: the waits for the first object of an event. During such a wait the call has no place yet.
     """
 
     def __init__(
@@ -50,23 +51,24 @@ class Inputs:
         self._before_place = before_place
         self._stages_in = configuration.service is None or not configuration.service.file_stage_in
         self._loop = asyncio.get_running_loop()
-        # Whether a body could be an event of a storage that the service definition names. Otherwise it is data.
+        # Whether a body may be an event of a storage of the service definition. If not, each body is data.
         self.may_be_events = transfers.locator.has_providers and function.works_with_files
 
     async def tasks(self, call: Call, record: Record, stack: contextlib.ExitStack) -> list[Task]:
-        """Read the body and return the tasks; for an event, fetch the first object. The first task's input is held.
+        """Read the body and return the tasks of the call. If the body is an event, fetch its first object.
 
-        There is no task if the body is an event without an object to process.
+        The input of the first task is complete then. There is no task if the body is an event without an object to
+        process.
 
         Args:
             stack: closes the inputs at the end of the call.
         """
-        if not self._function.works_with_files:  # it reads the body itself
+        if not self._function.works_with_files:  # a classic function reads the body itself
             record.input_encoding = "raw"
             return [Task()]
         held = self._held(stack)
         with call.trace.phase("take in input"):
-            taken = await self._take_in(call.body, call.said, held)
+            taken = await self._take_in(call.body, call.hints, held)
         record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
         event = await self._event(call, taken, held)
         if event is None:
@@ -75,7 +77,7 @@ class Inputs:
         held.clear()
         record.input_bytes = 0
         if event.data is not None:
-            taken = await self._take_in(_once(event.data), _SAID_OF_DATA[event.data_is], held)
+            taken = await self._take_in(_once(event.data), _HINTS_OF_DATA[event.data_is], held)
             record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
             return [Task(held, taken, variables=event.variables)]
         tasks = self._tasks_of(event, call, record)
@@ -95,10 +97,10 @@ class Inputs:
     async def fetch(
         self, call: Call, task: Task, record: Record, waits: DrainableWaits, stack: contextlib.ExitStack
     ) -> None:
-        """Fetch the object of a task, if it has one and the script does not fetch it itself.
+        """Fetch the object of a task, if the task has one and the script does not fetch it itself.
 
         Raises:
-            Draining: the server stops, and so ended ``waits``.
+            Draining: the server is stopping and ended ``waits``.
             StorageError: the object cannot be fetched.
         """
         if task.source is None or not self._stages_in:
@@ -120,7 +122,7 @@ class Inputs:
         record.input_bytes += size_bytes
 
     async def give_names(self, held: HeldInput, workspace: Workspace) -> None:
-        """Make an input appear in ``TMP_INPUT_DIR``, and close what held it."""
+        """Give the files of an input their names in ``TMP_INPUT_DIR``, and close ``held``."""
         try:
             if not held.give_names(workspace.input_dir, only_quickly=True):
                 await to_its_end(self._loop.run_in_executor(None, held.give_names, workspace.input_dir))
@@ -133,35 +135,35 @@ class Inputs:
         stack.callback(held.close)
         return held
 
-    async def _take_in(self, body: AsyncIterator[bytes], said: BodyHints, held: HeldInput) -> Input:
+    async def _take_in(self, body: AsyncIterator[bytes], hints: BodyHints, held: HeldInput) -> Input:
         try:
-            return await take_in(body, said, held, self._settings.max_input_size_bytes)
+            return await take_in(body, hints, held, self._settings.max_input_size_bytes)
         except ConnectionError:
             raise
         except OSError as error:
             raise refused_by_system("the input file", error) from error
 
     async def _event(self, call: Call, taken: Input, held: HeldInput) -> Event | None:
-        """Return the event that the input is, if this service could have to do with it."""
-        if not (call.is_job or self.may_be_events) or call.said.encoding == "raw":
+        """Return the input as an event, or None if it is not an event that this service could process."""
+        if not (call.is_job or self.may_be_events) or call.hints.encoding == "raw":
             return None
         if taken.size_bytes > storage_event.MOST_BYTES or not taken.name:
             return None
         text = await _content(taken, held)
         event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
-        # A message in an envelope that reports no object is an event only for a job. And a caller's body stays data
-        # if no storage of this service could hold any of the objects.
+        # Some bodies are events only for a job: a message in an envelope that reports no object, and an event whose
+        # objects cannot be in any storage of this service. From a caller, such a body is data.
         if event is not None and not call.is_job and not any(map(self._transfers.locator.knows, event.kinds)):
             return None
         return event
 
     def _tasks_of(self, event: Event, call: Call, record: Record) -> list[Task]:
-        """Return a task for each object of an event that is to be processed, and log the other objects.
+        """Return a task for each object of an event that the script must process, and log the other objects.
 
-        If there is no task, ``record`` gets the reason.
+        If there is no task, write the reason into ``record``.
 
         Raises:
-            StorageError: no object is left, and a job's event has a record that cannot be processed.
+            StorageError: there is no task for the event of a job, and at least one of its objects cannot be processed.
         """
         tasks, skipped = [], Skipped(call.call_id, is_job=call.is_job)
         skipped.notices(event.notices)

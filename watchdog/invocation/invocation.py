@@ -1,6 +1,6 @@
-"""Tell the story of one call: admit, take the input, wait for a place, run, store, hand over, clean up.
+"""Run one call, step by step: admit it, read its input, wait for a place, run, store, lend the result, clean up.
 
-Nothing here knows of HTTP: the server, ``watchdog run``, jobs and tests use the same steps.
+These steps do not depend on HTTP. The server, ``watchdog run``, jobs and tests use them.
 """
 
 from __future__ import annotations
@@ -46,8 +46,9 @@ from .run import Run
 from .runner import Runner
 
 log = get_logger("invocation")
-_MOMENT_FOR_ROOM_S = 1.0
-# The list of more outputs takes so much memory (0.4 MiB for 1,000) that only calls with a place may have one.
+_LONGEST_WAIT_FOR_SPACE_S = 1.0
+# Number of outputs. A list of 1,000 outputs takes 0.4 MiB of memory. Only calls with a place may have longer lists, so
+# that there are few of them.
 _MOST_WITHOUT_PLACE = 1_000
 
 
@@ -56,8 +57,8 @@ class Invocations:
 
     Args:
         environ: the environment of the image. The function gets all of it except the server's secrets.
-        sink: takes the lines that the function prints.
-        watcher: looks on at transfers from and to storage.
+        sink: receives the lines that the function prints.
+        watcher: is informed of the progress of transfers from and to storages.
     """
 
     def __init__(
@@ -84,7 +85,7 @@ class Invocations:
             metrics=metrics,
             watcher=watcher,
         )
-        # Transfers of calls without a place, and of calls that have or had one.
+        # The transfers of calls that have no place yet, and those of calls that have or had a place.
         self._before_place = DrainableWaits(admission.refusal)
         self._after_place = DrainableWaits(admission.refusal)
         self._inputs = Inputs(configuration, self._function, self._transfers, self._before_place)
@@ -100,21 +101,21 @@ class Invocations:
         self._held_outputs = HeldOutputs(self._disposal.in_thread)
         self._accounting = Accounting(self._function.noun, metrics)
         self._handing_over = 0
-        # Whether outputs go to a storage.
+        # Whether outputs are stored in a storage.
         self.stores = self._transfers.stores and self._function.works_with_files
-        # Whether a body could be an event of a storage that the service definition names. Otherwise it is data.
+        # Whether a body may be an event of a storage of the service definition. If not, each body is data.
         self.takes_events = self._inputs.may_be_events
 
     @contextlib.asynccontextmanager
     async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
-        """Run the function on the call's body and lend what it left, until the context ends.
+        """Run the function on the body of the call, and lend its result until the context ends.
 
-        An event of which no object is to be processed does not run the script and does not wait for a place: the result
-        is empty, ``record.outcome`` is ``SKIPPED``, and ``record.reason`` says why.
+        If the body is an event without an object to process, the script does not run and the call does not wait for a
+        place. Then the result is empty, ``record.outcome`` is ``SKIPPED``, and ``record.reason`` has the reason.
 
         Raises:
-            WatchdogError: any leaf of the tree in ``errors.py``; ``record`` shows how far the call came. The failure of
-                a classic function is not raised: the result has it, beside what the function printed.
+            WatchdogError: any type of ``errors.py``. ``record`` has the values of all steps before the error. The
+                failure of a classic function is usually not raised: it is a part of the result, together with stdout.
         """
         with self._accounting.of(call, record), self._admission.enter() as ticket, contextlib.ExitStack() as stack:
             await self._wait_for_disk_space()
@@ -136,11 +137,12 @@ class Invocations:
                 self._handing_over -= 1
 
     async def _wait_for_disk_space(self) -> None:
-        """On a full disk, give the calls that are about to finish a moment to make room.
+        """If the disk is full, wait a moment for the calls that are about to finish, because they free space.
 
-        A caller has its whole answer a little before the answer's files begin to be removed.
+        The files of an answer are removed only after the caller has the whole answer. So a caller may send its next
+        call before the disk has space again.
         """
-        until_s = time.monotonic() + _MOMENT_FOR_ROOM_S
+        until_s = time.monotonic() + _LONGEST_WAIT_FOR_SPACE_S
         while (self._disposal.has_work or self._handing_over) and is_full(self._settings.tmp_dir):
             if time.monotonic() > until_s:
                 return
@@ -151,13 +153,13 @@ class Invocations:
         try:
             with call.trace.phase("wait for a place"):
                 await ticket.place()
-        finally:  # a call that waited in vain has waited, too
+        finally:  # also for a call that got no place
             record.queue_wait_s = time.monotonic() - asked_s
 
     async def _run_all(
         self, call: Call, tasks: Sequence[Task], ticket: Ticket, record: Record, stack: contextlib.ExitStack
     ) -> Result:
-        """Run the function for each task, one after the other. One that fails does not keep the others from running."""
+        """Run the function for each task, one after the other. After a failure, the next tasks still run."""
         if len(tasks) == 1:
             return await self._run(call, tasks[0], ticket, record, stack)
         results, failures = [], []
@@ -184,10 +186,12 @@ class Invocations:
     async def _run(
         self, call: Call, task: Task, ticket: Ticket | None, record: Record, stack: contextlib.ExitStack
     ) -> Result:
-        """Run the function once, and store what it left.
+        """Run the function once, and store its outputs.
 
-        The place of ``ticket`` is given on when the function has ended and its files are out of reach of the next
-        script.
+        The call gives its place back when the function has ended and the next script cannot reach its files any more.
+
+        Args:
+            ticket: None if another run of the same call follows. Then the call keeps its place.
         """
         settings, function = self._settings, self._function
         if self._after_place.are_ended:
@@ -213,7 +217,8 @@ class Invocations:
         )
         outputs = self._put_out_of_reach(outputs, workspace, call, record, stack)
         if ticket is not None and not record.keeps_place:
-            # A call that stores still has files: a slow storage must not let their number grow.
+            # A call that stores its outputs stays inside, because it still has files in tmp_dir. Otherwise a slow
+            # storage could let the number of such files grow without bound.
             (ticket.leave_place if self.stores else ticket.hand_over)()
         if self.stores:
             with call.trace.phase("store outputs"):
@@ -240,7 +245,7 @@ class Invocations:
         return workspace
 
     def _failure_of(self, run: Run, record: Record) -> ScriptFailed | ScriptKilled | None:
-        """Raise the error of a run, or return it if what the function printed is the answer all the same."""
+        """Raise the error of a run. Return the error instead if stdout is the answer although the run failed."""
         try:
             self._failures.raise_for(run)
         except (ScriptFailed, ScriptKilled) as error:
@@ -255,11 +260,11 @@ class Invocations:
     def _put_out_of_reach(
         self, outputs: list[Output], workspace: Workspace, call: Call, record: Record, stack: contextlib.ExitStack
     ) -> list[Output]:
-        """Give up all names of what a script got and left; return the outputs as they are to be read.
+        """Make the files of a run unreachable for the next script, and return the outputs in the form to be read.
 
-        All scripts run as the same user. So outputs lose their names, if they are few. If they are many and there is
-        only one place, the call keeps it until it is answered. A call with very many outputs always keeps its place,
-        because their list takes memory.
+        All scripts run as the same user. If there are few outputs, the server opens them and removes their names. If
+        there are many and the server has only one place, the call keeps this place until its answer is sent. A call
+        with very many outputs always keeps its place, because their list takes memory.
         """
         record.outputs += len(outputs)
         record.keeps_place |= record.outputs > _MOST_WITHOUT_PLACE
@@ -274,30 +279,32 @@ class Invocations:
 
     @property
     def script_problem(self) -> str | None:
-        """Why no call could be served now, or None."""
+        """The reason why no call could be answered now, or None."""
         return self._function.problem
 
     @property
     def script_has_crlf(self) -> bool:
-        """Whether the script, at its last lookup, was a shell script with line ends of Windows."""
+        """Whether the script was a shell script with Windows line ends when it was last read."""
         return self._function.has_crlf
 
     @property
     def script_has_mark(self) -> bool:
-        """Whether the script, at its last lookup, began with a byte order mark."""
+        """Whether the script began with a byte order mark when it was last read."""
         return self._function.has_mark
 
     def end_transfers(self, *, of_all: bool) -> None:
-        """Reject the calls that wait for their first input now; ``of_all``: also calls that run and fetch or store.
+        """Reject the calls that fetch their first input now.
 
-        After ``of_all``, no script and no transfer begins, not even a later one of a call that runs.
+        Args:
+            of_all: also reject calls that have or had a place and fetch an input or store outputs now. From then on no
+                script and no transfer starts, not even for a call that is running.
         """
         self._before_place.end()
         if of_all:
             self._after_place.end()
 
     async def close(self) -> None:
-        """Return once all is removed and no connection to a storage is left. No invocation may be under way."""
+        """Remove all files, and close all connections to storages. Call this only when no invocation runs any more."""
         await self._disposal.finish()
         await self._transfers.close()
         self._cgroup.close()

@@ -1,4 +1,4 @@
-"""Name how a call ended, in one word."""
+"""Name the outcome of a call in one word."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..errors import (
     StoreFailed,
 )
 
-# What a log event and the metrics call the end of an invocation; the first type that fits.
+# The outcome in log events and metrics for each error: the first type that fits counts.
 _OUTCOME_OF_ERROR: tuple[tuple[type[BaseException], str], ...] = (
     (asyncio.CancelledError, "caller_gone"),
     (CallerGone, "caller_gone"),
@@ -53,7 +53,7 @@ _OUTCOME_OF_ERROR: tuple[tuple[type[BaseException], str], ...] = (
     (NoSpace, "no_space"),
     (OutOfResources, "no_resources"),
 )
-# The outcome of a call that had nothing to do: an event without an object to process.
+# The outcome of an event without an object to process: the script did not run.
 SKIPPED = "skipped"
 # The cause and the meaning of each outcome, for the docs (`make docs`).
 MEANINGS: Mapping[str, tuple[str, str]] = {

@@ -1,4 +1,4 @@
-"""The result of a call that has no run, or several."""
+"""The result of a call without a run, or with several runs."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..output.answer import Result
 from ..output.printed import joined_type
 from ..workspace.spool import Joined
 
-# The result of a call that had nothing to do.
+# The result of a call without a run: an event without an object to process.
 NOTHING = Result(outputs=(), stdout=Joined(()), exit_code=None, duration_s=0.0)
 
 
 def joined(results: Sequence[Result]) -> Result:
-    """Return the results of several runs as one: the outputs of the first are below ``1/``."""
+    """Return the results of several runs as one. The outputs of the first run are in the folder ``1/``, and so on."""
     return Result(
         outputs=[
             replace(output, name=f"{number}/{output.name}")

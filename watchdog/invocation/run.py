@@ -1,4 +1,4 @@
-"""Describe how one run of the function went."""
+"""The facts about one finished run of the function."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from ..workspace.response_file import ResponseOverrides
 
 @dataclass(slots=True, frozen=True)
 class Run:
-    """One run of the function, after its end and that of its process tree.
+    """One run of the function, after the end of all its processes.
 
-    ``timeout_s``: how long it was allowed to run; 0 is no limit. ``started_ns``: in nanoseconds since 1970.
-    ``chosen``: the status and headers that the script chose; None if the file was not read or is bad.
-    ``bad_choice``: what is wrong with that file, which made the run fail.
-    ``has_oom_kill``: the kernel ended a process of this container for want of memory meanwhile, and it may have been
-    one of this run. ``is_out_of_memory``: that was the script, or a process whose end was the script's end.
-    ``has_no_space``: nothing more could be written to ``tmp_dir`` at its end.
-    ``has_crlf``, ``has_mark``: the script that ran had line ends of Windows, or a byte order mark.
+    ``timeout_s``: the time limit of the run; 0 means no limit. ``started_ns``: nanoseconds since 1970.
+    ``chosen``: the status and headers in the script's response file; None if the file was not read or is malformed.
+    ``bad_choice``: the reason why the response file is malformed and the run failed, or None.
+    ``has_oom_kill``: during the run, the kernel killed a process of this container because memory ran out. It may have
+    been a process of this run. ``is_out_of_memory``: the killed process was the script, or the script ended because of
+    it. ``has_no_space``: ``tmp_dir`` was full at the end of the run.
+    ``has_crlf``: the script had Windows line ends. ``has_mark``: the script began with a byte order mark.
     ``stdout_tail``, ``stderr_tail``: the ends of both streams, as text. ``printed_type``: the media type of stdout.
     """
 

@@ -1,4 +1,4 @@
-"""Run the function once, with its environment and its log, and note everything that its end shows."""
+"""Run the function once, with its environment and its log, and collect the facts about its end."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from .run import Run
 
 log = get_logger("invocation")
 _MOST_NAMES = 10  # names of processes in one log event
-_KILLED_CHILD = 128 + signal.SIGKILL  # how a shell reports that its child was killed
+_KILLED_CHILD = 128 + signal.SIGKILL  # the exit code of a shell whose last child was killed
 
 
 class Runner:
     """Runs the function.
 
     Args:
-        environment: of all calls; see :mod:`environment`.
-        sink: takes the lines that the function prints.
+        environment: the variables that are the same for all calls; see :mod:`environment`.
+        sink: receives the lines that the function prints.
     """
 
     def __init__(
@@ -61,18 +61,18 @@ class Runner:
     async def run(
         self, call: Call, task: Task, workspace: Workspace, stdout: Spool, stdin: AsyncIterator[bytes] | None
     ) -> Run:
-        """Run the function in a workspace that has its input, to the end of its process tree.
+        """Run the function in a workspace that has its input, and return when all its processes are gone.
 
-        However the function ends, this returns.
+        A function that fails does not raise an error: the result says how it ended.
 
         Args:
-            stdout: takes what the function prints.
-            stdin: what the function reads; None is the end of file.
+            stdout: receives what the function prints.
+            stdin: the bytes for the function's stdin; None means that stdin is empty.
 
         Raises:
-            ScriptUnavailable: it cannot be started.
-            asyncio.CancelledError: the process tree is gone by then as well.
-            Exception: what ``stdin`` raised; the process tree is gone by then as well.
+            ScriptUnavailable: the function cannot be started.
+            asyncio.CancelledError: this call was cancelled. All processes are gone then, too.
+            Exception: the error that ``stdin`` raised. All processes are gone then, too.
         """
         function, settings = self._function, self._settings
         command = function.command(workspace)
@@ -86,7 +86,7 @@ class Runner:
         stderr_log = ScriptLog(self._sink, stream="stderr", call_id=call.call_id, rate=rate, call_later=later)
 
         def take_stdout(data: bytes) -> asyncio.Future[None] | None:
-            if is_data:  # the answer's body, which may have gigabytes
+            if is_data:  # the body of the answer, which may have gigabytes and is not logged
                 pass
             elif printed.take(data):
                 stdout_log.leave_out(data)
@@ -109,7 +109,8 @@ class Runner:
                     environment_of(
                         call, task, workspace, self._environment, works_with_files=function.works_with_files
                     ),
-                    mark=workspace.path + "/",  # not a prefix of another: 1 and 10
+                    # With the slash, the mark of workspace 1 is not a prefix of the mark of workspace 10.
+                    mark=workspace.path + "/",
                     stdout=take_stdout,
                     stderr=None if settings.combine_output else take_stderr,
                     stdin=stdin,
@@ -124,7 +125,7 @@ class Runner:
         workspace.is_tree_gone = ended.is_tree_gone
         if ended.left or ended.survivors:
             self._report_left(call, ended)
-        # The killed process may be the script, a part of it, or a part of a call that runs at the same time.
+        # The killed process may be the script, one of its children, or a process of another call.
         was_killed = _was_killed(ended)
         has_oom_kill = (was_killed or ended.exit_code == 0) and self._cgroup.oom_kills() != oom_kills
         chosen: ResponseOverrides | None = None
@@ -135,7 +136,7 @@ class Runner:
             except BadScriptResponse as error:
                 bad_choice = str(error)
         if bad_choice is not None and ended.exit_code != 0:
-            # How the script failed matters more than its response file.
+            # The failure of the script is more important than its response file, so it decides the error.
             log.warning("response file ignored", call_id=call.call_id, reason=bad_choice)
             bad_choice = None
         return Run(
@@ -155,7 +156,7 @@ class Runner:
         )
 
     def _report_left(self, call: Call, ended: Ended) -> None:
-        """Log which processes had to be ended although the script had exited by itself, and which still live."""
+        """Log the processes that the server had to end after the script's exit, and those that even survived that."""
         if ended.left:
             event = f"processes that the {self._function.noun} left were ended"
             if ended.were_working:
@@ -177,5 +178,5 @@ def _was_killed(ended: Ended) -> bool:
 
 
 def _shorter(limit_s: float, asked_s: float) -> float:
-    """Return the shorter of two times, of which 0 means no limit."""
+    """Return the shorter of two time limits. 0 means no limit."""
     return min(limit_s, asked_s) if limit_s and asked_s else limit_s or asked_s
