@@ -509,7 +509,7 @@ def last_words() -> None:
     from watchdog.http import body, connection, http_server, problems
 
     for module in (body, connection, http_server, problems):
-        replace(module, "LAST_WORDS_S", 0.0)
+        replace(module, "SHORT_LINGER_S", 0.0)
 
 
 @guard
@@ -521,7 +521,7 @@ def answers_sent() -> None:
     async def nothing(self: Any, *_: Any) -> None: ...
 
     replace(Calls, "all_answered", nothing)
-    replace(HttpServer, "say_goodbye", nothing)
+    replace(HttpServer, "close_gracefully", nothing)
 
 
 @guard
@@ -642,7 +642,7 @@ def unread_end() -> None:
     """The end of a connection is noticed only when the server reads from it."""
     from watchdog.http.connection import Connection
 
-    replace(Connection, "_look_for_end", lambda self: None)
+    replace(Connection, "_check_for_end", lambda self: None)
 
 
 @guard
@@ -754,7 +754,7 @@ def distrust() -> None:
     """Bytes after a body always count as the next request."""
     from watchdog.http.connection import Connection
 
-    replace(Connection, "_distrust", lambda self, new: None)
+    replace(Connection, "_check_ends", lambda self, new: None)
 
 
 @guard
@@ -827,7 +827,7 @@ def write_timer() -> None:
     async def send(self: Any, request: Any, sending: Any, readers: Any = None) -> None:
         await sending
 
-    replace(Sender, "_patiently", send)
+    replace(Sender, "_send_in_time", send)
     _serve_with(write_timeout_s=0.0)
 
 

@@ -71,7 +71,7 @@ def test_a_failure_of_a_marked_script_has_the_hint(start_server: StartServer, so
 
 def test_a_byte_order_mark_is_in_the_log_before_the_first_call(start_server: StartServer) -> None:
     server = start_server(None, SCRIPT=base64.b64encode(MARKED).decode())
-    assert "begins with a byte order mark" in server.event("the script may not work as meant")["reason"]
+    assert "begins with a byte order mark" in server.event("the script may not work as intended")["reason"]
 
 
 @SOURCES

@@ -223,16 +223,16 @@ def test_what_is_known_of_a_script_is_known_of_its_line_ends_too(start_server: S
 
 def test_crlf_in_the_variable_script_is_warned_of(start_server: StartServer) -> None:
     server = start_server(None, SCRIPT="IyEvYmluL3NoDQplY2hvIGENCg==")  # "#!/bin/sh\r\necho a\r\n"
-    server.event("the script will not work as meant", level="warning")
+    server.event("the script will not work as intended", level="warning")
     warned(server, server.call(b""), "crlf")
 
 
-@pytest.mark.guard("line-ends", never="the event 'the script will not work as meant'")
+@pytest.mark.guard("line-ends", never="the event 'the script will not work as intended'")
 def test_crlf_is_in_the_log_before_the_first_call(start_server: StartServer, tmp_path: Path) -> None:
     script = tmp_path / "crlf.sh"
     script.write_text(CRLF_SCRIPT, newline="")
     server = start_server(None, WATCHDOG_SCRIPT_PATH=str(script))
-    event = server.event("the script will not work as meant", level="warning")
+    event = server.event("the script will not work as intended", level="warning")
     assert "CRLF" in event["reason"]
 
 

@@ -45,7 +45,7 @@ def test_server_starts_over_what_is_in_the_place_of_its_lock_file(
     plant(lock)
     server = start_server("echo hi", TMPDIR=str(tmp_path))
     assert is_lock_file(lock)
-    assert any("something else was in the place of the lock file" in each["event"] for each in server.logs)
+    assert any("the lock file was not a readable regular file" in each["event"] for each in server.logs)
     assert server.call(b"").body == b"hi\n"
     assert server.stop() == 0
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".lock")] == []

@@ -594,7 +594,7 @@ def test_headers_without_end_are_refused_in_little_memory(start_server: StartSer
     assert reply.status == ENDLESS_STATUS.get(name, 431)
     if reply.status == 400:
         detail = json.loads(reply.body)["detail"]
-        assert detail == "the body is malformed: more than 65536 bytes came that carry no data"
+        assert detail == "the body is malformed: more than 65536 bytes arrived that carry no data"
     # Two thirds of what was sent: what a server takes anyhow, and what differs from run to run, is far less.
     assert server.memory_mib("VmHWM") < before + 16
     assert server.call(b"YQ==").body == b"[/::a]"

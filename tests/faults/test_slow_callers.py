@@ -54,7 +54,7 @@ def test_the_slowest_sender_makes_room_for_a_call(start_server: StartServer) -> 
         until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
         assert server.call(b"aGk=").body == b"hi"
         refused = server.event("invocation ended", outcome="overloaded")
-        assert "while another call needed the room" in refused["reason"]
+        assert "while another call needed its place" in refused["reason"]
         assert server.metric('watchdog_callers_given_up_total{direction="body"}') == 1
         # The slowest of them is the first that came. The others are still wanted: there is room again.
         answer = read_answer(senders[0])
@@ -121,7 +121,7 @@ def test_a_slow_reader_does_not_keep_the_only_place(start_server: StartServer) -
     with connect_slow_reader(server, request) as sock, steadily(lambda: sock.recv(200)):
         assert server.call(b"").status == 200
         gone = server.event("invocation ended", outcome="caller_gone")
-        assert "while another call needed the room" in gone["reason"]
+        assert "while another call needed its place" in gone["reason"]
         assert server.metric('watchdog_callers_given_up_total{direction="answer"}') == 1
     server.stop()
     assert server.leftovers() == []
@@ -154,7 +154,7 @@ def test_a_slow_sender_to_a_classic_function_does_not_keep_the_only_place(start_
     with slow_senders(server, 1) as (sock,), steadily(lambda: sock.sendall(b"x" * 100)):
         assert server.call(b"hi").body == b"hi"
         refused = server.event("invocation ended", outcome="overloaded")
-        assert "while another call needed the room" in refused["reason"]
+        assert "while another call needed its place" in refused["reason"]
         assert read_answer(sock).startswith(b"HTTP/1.1 429 ")
         assert server.metric('watchdog_callers_given_up_total{direction="body"}') == 1
 
@@ -187,7 +187,7 @@ def test_a_body_below_the_minimum_rate_is_answered_408(start_server: StartServer
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"min_data_rate" in answer
     event = server.event("invocation ended", outcome="caller_silent")
-    assert "bytes of the body came in 5 s, less than 240 a second" in event["reason"]
+    assert "bytes of the body arrived in 5 s, less than 240 a second" in event["reason"]
 
 
 @pytest.mark.guard("min-data-rate")
@@ -218,7 +218,7 @@ def test_answers_to_slow_readers_are_bounded_and_the_slowest_makes_room(start_se
         until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
         assert is_whole(server.raw(EMPTY_CALL.replace(b"Host", b"Connection: close\r\nHost")))
         gone = server.event("invocation ended", outcome="caller_gone")
-        assert "while another call needed the room" in gone["reason"]
+        assert "while another call needed its place" in gone["reason"]
         assert server.metric('watchdog_callers_given_up_total{direction="answer"}') == 1
     server.stop()
     assert server.leftovers() == []

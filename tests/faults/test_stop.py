@@ -182,7 +182,7 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
 # The server, with more time to let callers in than a slow machine needs.
 PATIENT_LISTENER = """
 from watchdog.http import listener
-replace(listener, "_LETTING_IN_S", 60.0)
+replace(listener, "_LONGEST_ACCEPT_S", 60.0)
 """
 
 

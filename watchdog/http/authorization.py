@@ -1,4 +1,4 @@
-"""The token that calls must carry, if there is one."""
+"""Check the token of calls, if the server has a token."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Authorization:
     """Checks the token of requests.
 
     Args:
-        health: while the server drains, no answer is delayed.
+        health: says whether the server drains. During a drain no answer is delayed.
     """
 
     def __init__(self, settings: Settings, health: Health) -> None:
@@ -27,10 +27,11 @@ class Authorization:
         self._wrong_tokens = WrongTokens()
 
     async def check(self, request: web.BaseRequest) -> None:
-        """Check the token of a call, if calls must carry one.
+        """Check the token of a call, if the server has a token. The answer to a wrong token may be delayed.
 
         Raises:
-            Unauthorized: it is missing or wrong. Callers learn that a token is wrong at a limited rate.
+            Unauthorized: the token is missing or wrong.
+            TooManyWrongTokens: the token is wrong, and the answers to many other wrong tokens are being delayed.
         """
         if self._token is None:
             return
@@ -40,16 +41,16 @@ class Authorization:
                 return
             wait_s = 0.0 if self._health.is_draining else self._wrong_tokens.wait_s(asyncio.get_running_loop().time())
             if wait_s is None:
-                raise TooManyWrongTokens("the token is wrong, as those of many other calls; send the right token")
+                raise TooManyWrongTokens("the token is wrong, and so are those of many other calls; use the right one")
             if wait_s:
                 await asyncio.sleep(wait_s)
-        raise Unauthorized("this server wants its token: Authorization: Bearer TOKEN")
+        raise Unauthorized("the token is missing or wrong; send the header Authorization: Bearer TOKEN")
 
     async def check_reader(self, request: web.BaseRequest) -> None:
-        """Check the token of a request for the description or the metrics, if these need it.
+        """Check the token of a request for the description or the metrics, if ``auth_all`` is set.
 
         Raises:
-            Unauthorized: it is missing or wrong.
+            Unauthorized: the token is missing or wrong.
         """
         if self._is_for_all:
             await self.check(request)

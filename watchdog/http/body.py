@@ -1,4 +1,4 @@
-"""The body of a request, on its way from the caller, in a bounded time."""
+"""Read the body of a request from the caller, in a bounded time."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from ..errors import BadInput, CallerGone, CallerSilent, Overloaded, WatchdogErr
 from ..invocation.admission import Admission
 from ..invocation.pace import Pace
 from ..settings.declarations import Settings
-from .connection import LAST_WORDS_S, say_continue
+from .connection import SHORT_LINGER_S, send_continue
 
+# The longest time in which the server discards the rest of a body that a classic function did not read.
 _REST_OF_BODY_S = 30.0
-# The server judges a caller as slow only after it has waited for this time. A round trip to the other side of the world
-# takes less.
+# The server waits for a caller for at least this time before it judges the caller slow. A round trip to the other side
+# of the world takes less.
 _JUDGED_AFTER_S = 0.5
 
 
@@ -26,7 +27,7 @@ class Bodies:
     """Reads the bodies of calls.
 
     Args:
-        admission: has the callers that the server waits for now, and is closed when the server drains.
+        admission: knows the callers that the server waits for now. It is closed when the server stops.
     """
 
     def __init__(self, settings: Settings, admission: Admission) -> None:
@@ -35,32 +36,35 @@ class Bodies:
         self._write_timeout_s = settings.write_timeout_s
         self._least_rate = settings.min_data_rate_bytes
         self._is_classic = settings.fprocess is not None
-        self._rests = _Rests()
+        self._discard_waits = _DiscardWaits()
 
     async def read(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
-        """Yield the pieces of the body as they come.
+        """Yield the pieces of the body as they arrive.
 
         Raises:
-            BadInput, CallerGone: the body is malformed or was cut off.
-            CallerSilent, Overloaded: it came too slowly.
-            Draining: the server ends and does not wait for the rest.
+            BadInput: the body is malformed.
+            CallerGone: the connection ended before the body was complete.
+            CallerSilent: the body arrived too slowly.
+            Overloaded: the body arrived slowly, and another call needed this call's place.
+            Draining: the server is stopping and does not wait for the rest of the body.
         """
         pace: Pace | None = None
-        # Only now, when the call is admitted: a caller that waits for "100 Continue" need not send what is refused.
-        await say_continue(request)
+        # This is done only after the call has entered. A caller that waits for "100 Continue" does not send its body if
+        # its call is rejected.
+        await send_continue(request)
         try:
             while True:
                 if self._are_refused:
                     raise self._admission.refusal()
-                # A small body is there already: no need of a timer for each of its pieces and its end.
+                # A small body has usually arrived already, so it needs no timer for each piece and for its end.
                 piece = request.content.read_nowait()
                 if not piece and not request.content.at_eof():
                     pace = pace or self._pace(request)
                     async with pace.waiting(self._admission.senders):
                         piece = await request.content.readany()
                 if not piece:
-                    # Race: the end of a chunk wakes the reader, which then sees the end of the body. It does not see
-                    # that what came after the chunk is malformed.
+                    # Race: the end of a chunk wakes this reader, which then finds the end of the body. It must check
+                    # whether the bytes after that chunk were malformed.
                     if (malformed := request.content.exception()) is not None:
                         raise malformed
                     return
@@ -75,29 +79,33 @@ class Bodies:
             reason = error.message if isinstance(error, HttpProcessingError) else str(error)
             raise BadInput(f"the body is malformed: {' '.join(reason.split())}") from None
         except ConnectionError as error:
-            raise CallerGone("the connection ended before the body did") from error
+            raise CallerGone("the connection ended before the body was complete") from error
 
     async def discard_rest(self, request: web.BaseRequest) -> None:
-        """Read what a classic function did not read: proxies written in Go break a call that is answered before."""
+        """Read and discard the rest of a body that a classic function did not read.
+
+        Proxies written in Go abort a call that is answered before its body is complete.
+        """
         with contextlib.suppress(TimeoutError, ClientError, HttpProcessingError, ConnectionError):
-            async with self._rests.wait():
+            async with self._discard_waits.wait():
                 while await request.content.readany():
                     pass
 
     def refuse(self, *, at_once: bool) -> None:
-        """Wait no longer for bodies, except for those that a classic function reads. Admission is closed already.
+        """Stop waiting for bodies, except for bodies that a classic function reads. Close the admission first.
 
-        A caller that still sends what a classic function did not read is answered in good time before the end of the
-        drain, or, ``at_once``, without delay.
+        Args:
+            at_once: do not wait any more for the rests of bodies that classic functions did not read. Otherwise, these
+                waits end early enough for the answers to be sent before the end of the stop.
         """
         for pace in self._admission.senders if self._are_refused else ():
             pace.end()
         half_s = self._write_timeout_s / 2
-        self._rests.cut_short(0.0 if at_once else min(LAST_WORDS_S, half_s or LAST_WORDS_S))
+        self._discard_waits.shorten(0.0 if at_once else min(SHORT_LINGER_S, half_s or SHORT_LINGER_S))
 
     @property
     def _are_refused(self) -> bool:
-        """Whether callers that still send are refused. A classic function that reads its body runs: it may finish."""
+        """Whether calls with an incomplete body are rejected. A classic function already runs, so it may finish."""
         return self._admission.is_closed and not self._is_classic
 
     def _pace(self, request: web.BaseRequest) -> Pace:
@@ -110,23 +118,23 @@ class Bodies:
         )
 
     def _too_slow(self, pace: Pace) -> WatchdogError:
-        """Return why the server does not wait any more for the rest of a body."""
+        """Return the reason why the server stopped waiting for the rest of a body."""
         if pace.is_given_up:
             return Overloaded(
-                f"the body came at {pace.rate:.0f} bytes a second while another call needed the room; "
+                f"the body arrived at {pace.rate:.0f} bytes a second while another call needed its place; "
                 "try again later, or send it faster",
                 self._admission.retry_after_s(),
             )
         if pace.is_too_slow:
             return CallerSilent(
-                f"only {pace.moved_bytes} bytes of the body came in {pace.waited_s:.0f} s, less than "
+                f"only {pace.moved_bytes} bytes of the body arrived in {pace.waited_s:.0f} s, less than "
                 f"{self._least_rate} a second (min_data_rate); send it faster"
             )
-        return CallerSilent(f"nothing of the body came for {self._read_timeout_s:g} s (read_timeout)")
+        return CallerSilent(f"no byte of the body arrived for {self._read_timeout_s:g} s (read_timeout)")
 
 
-class _Rests:
-    """The waits for the end of bodies that classic functions did not read. A drain cuts them short."""
+class _DiscardWaits:
+    """The waits for the end of bodies that classic functions did not read. A stop of the server shortens them."""
 
     def __init__(self) -> None:
         self._limit_s = _REST_OF_BODY_S
@@ -137,7 +145,7 @@ class _Rests:
         """Wait inside this context.
 
         Raises:
-            TimeoutError: the wait took too long, or a drain ended it.
+            TimeoutError: the wait took too long, or a stop of the server ended it.
         """
         async with asyncio.timeout(self._limit_s) as bound:
             self._bounds.add(bound)
@@ -146,8 +154,8 @@ class _Rests:
             finally:
                 self._bounds.discard(bound)
 
-    def cut_short(self, limit_s: float) -> None:
-        """End all waits after at most this time, which is also the limit of waits that begin later."""
+    def shorten(self, limit_s: float) -> None:
+        """End all current waits after at most ``limit_s``. This is also the limit of later waits."""
         self._limit_s = limit_s
         until_s = asyncio.get_running_loop().time() + limit_s
         for bound in self._bounds:

@@ -1,4 +1,4 @@
-"""One call: from a request to the invocation, and from its result to the answer."""
+"""Answer calls: make an invocation from a request, and an answer from its result."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ from .request import body_hints, call_id_of, cgi_variables, preference_of
 from .response import Sender, headers_of
 
 log = get_logger("server")
-_CALLER_GONE = 499  # nginx's number for a caller that went away; no answer has it
+# The status in the metrics and the trace if the caller disconnected. nginx uses it, too. It is never sent.
+_CALLER_GONE = 499
 
 
 class Calls:
     """Answers calls.
 
     Args:
-        base_path: the part of each request's path that the function does not see.
+        base_path: the prefix that the server removes from the path of each request.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class Calls:
             await self._none_in_flight.wait()
 
     async def _answer(self, request: web.BaseRequest, record: Record, trace: Trace) -> web.StreamResponse:
-        """Return the answer, which is sent already, or the problem document, which is not."""
+        """Send the answer of the function and return it, or return a problem document, which is not sent yet."""
         call_id = os.urandom(16).hex()
         try:
             call_id = call_id_of(request, call_id)
@@ -135,7 +136,7 @@ class Calls:
         except Exception as error:
             trace.failed(error)
             if record.is_begun:
-                # The status is sent already: only a connection that is reset shows the caller that bytes are missing.
+                # The status is already sent. So only a reset of the connection shows the caller that bytes are missing.
                 if not isinstance(error, (WatchdogError, ConnectionError)):
                     log.error("internal error", reason=repr(error), exc_info=error)
                 abort(request)
@@ -145,11 +146,11 @@ class Calls:
             return problem(request, call_id, record, error, is_draining=self._health.is_draining)
 
     def _refuse_early(self, request: web.BaseRequest) -> None:
-        """Refuse what the headers alone show to be wrong, before anything is spent on the call.
+        """Reject calls that can be rejected because of the server's state or the headers alone.
 
         Raises:
-            Draining, OutOfResources: the server takes no calls now.
-            InputTooLarge, BadInput: the call cannot be taken.
+            Draining, OutOfResources: the server accepts no calls now.
+            InputTooLarge, BadInput: the headers show that the call cannot be answered.
         """
         if self._admission.is_closed:
             raise self._admission.refusal()
@@ -160,7 +161,7 @@ class Calls:
             raise InputTooLarge(f"the input has {request.content_length} bytes, over {limit_bytes} (max_input_size)")
         for expect in request.headers.getall("Expect", []):
             if expect.lower() != "100-continue":
-                raise BadInput(f"Expect: {quoted(expect)} is not known; known is 100-continue")
+                raise BadInput(f"Expect: {quoted(expect)} is not supported; use 100-continue")
 
     def _call(self, request: web.BaseRequest, call_id: str, trace: Trace) -> Call:
         headers = request.headers
@@ -170,11 +171,11 @@ class Calls:
         except ValueError as error:
             raise BadInput(f"X-Timeout: {error}") from None
         if timeout is not None and not timeout_s:
-            raise BadInput("X-Timeout: 0 leaves the script no time; leave the header out for no limit of your own")
+            raise BadInput("X-Timeout: 0 gives the script no time; omit the header if you want no limit of your own")
         return Call(
             call_id=call_id,
             body=self._bodies.read(request),
-            # Only the Http_* variables describe its input to a classic function.
+            # A classic function gets the body as it is. Only the Http_* variables describe it.
             hints=BodyHints() if self._is_classic else body_hints(request),
             variables=cgi_variables(request, self._base_path) if self._settings.cgi_headers else {},
             timeout_s=timeout_s,
@@ -186,7 +187,7 @@ class Calls:
         """Return the answer of a classic function.
 
         Raises:
-            ScriptFailed, ScriptKilled: it failed, and the caller wants to be told so in JSON.
+            ScriptFailed, ScriptKilled: the function failed, and the caller accepts JSON. So the error is sent as JSON.
         """
         if result.failure is None:
             type_of_caller = request.headers.get("Content-Type") or "application/octet-stream"
@@ -197,13 +198,14 @@ class Calls:
         return prepare_printed(result, "text/plain; charset=utf-8")
 
     def _headers(self, call: Call, record: Record, answer: Answer, status: int) -> CIMultiDict[str]:
-        """Return the headers of an answer that the script made."""
+        """Return the headers of an answer from the script."""
         headers = headers_of(call.call_id, record)
         headers.update(answer.headers)
         if call.event and status < 400 and record.outcome != SKIPPED:
             headers.update(headers_of_answer(call.event, self._service_name))
         headers["Content-Type"] = answer.content_type
-        # A header that the script chose takes the place of ours; its own may come more than once (Link, Set-Cookie).
+        # A header that the script chose replaces the server's header of this name. The script may choose a header
+        # several times (Link, Set-Cookie).
         for name in {name.lower() for name, _ in record.chosen.headers}:
             headers.popall(name, None)
         headers.extend(record.chosen.headers)
@@ -213,6 +215,6 @@ class Calls:
 
 
 def _skipped(call: Call, record: Record, preference: AnswerPreference) -> Answer:
-    """Return the answer to an event that has nothing to process."""
+    """Return the answer to an event without an object to process."""
     is_cloud_event = call.event or is_structured(call.hints.content_type)
     return prepare_skipped(record.reason or "", None if is_cloud_event else preference)

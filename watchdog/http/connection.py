@@ -1,13 +1,13 @@
-"""Make aiohttp's low-level server strict: bounds for callers, and connections that end without a reset.
+"""Add strict bounds to aiohttp's low-level server, and close connections without a reset.
 
 This module adds what aiohttp (3.14) does not do:
 
-- It bounds the time that headers may take, and the time for which a caller may read nothing of its answer.
+- It bounds the time until the headers are complete, and the time for which a caller may read nothing of its answer.
 - It bounds the size of a request's first line and headers together. aiohttp limits only each line and their number.
-- It finds where a request ends. aiohttp's parser takes the last trailer of a chunked body for a header of the next
-  request. It loses bytes that arrive in one segment with a request for an upgrade. It ignores the length of a CONNECT
-  and unknown transfer codings. It does not report to a reader that a body is malformed. If the end of a request is not
-  certain, the connection is closed after the answer.
+- It checks where a request ends, because aiohttp's parser has several faults. The parser reads the last trailer of a
+  chunked body as a header of the next request. It loses bytes that arrive in one segment with a request for an upgrade.
+  It ignores the length of a CONNECT and unknown transfer codings. It does not report a malformed body to the reader of
+  the body. If the end of a request is not certain, the connection is closed after the answer.
 - It sends errors as ``application/problem+json`` (RFC 9457).
 """
 
@@ -40,26 +40,28 @@ from .request_head import (
 from .tcp import acknowledged_bytes, has_ended, reset, unacknowledged_bytes
 
 log = get_logger("server")
-# Else a browser may run what a script printed as text (WHATWG Fetch, section 3.6).
+# Without this header, a browser may run text that a script printed (WHATWG Fetch, section 3.6).
 NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
-_END_LOOK_S = 0.5
-# After the last answer, for the rest of a body that is refused.
-LAST_WORDS_S = 3.0
+# The time between two checks whether a caller has closed its side, while the server does not read its bytes.
+_END_CHECK_S = 0.5
+# If the head of a request is too large or the server drains, the server reads and discards the rest of the request for
+# at most this time after the answer. A reset could make the caller lose the answer.
+SHORT_LINGER_S = 3.0
 _HEAD_METHOD = b"HEAD "
 _END_OF_CHUNKS = b"\r\n0\r\n\r\n"  # without trailers
 
 
 class Request(web.BaseRequest):
-    """A request whose answer tells browsers to trust its content type, unless the answer says so itself."""
+    """A request. Its answer gets the header that makes browsers trust the content type (:data:`NO_SNIFFING`)."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         response.headers.setdefault(*NO_SNIFFING)
 
 
 def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> web.BaseRequest:
-    """A request after which the connection is not kept if it is not sure where it ends or what follows it."""
+    """Return a request. If the end of the request is not certain, the connection is closed after the answer."""
     reason = why_refused(message)
-    # aiohttp loses what came in one segment with a request that asks for an upgrade, and ignores the length of CONNECT.
+    # aiohttp loses bytes that arrive in one segment with a request for an upgrade, and ignores the length of a CONNECT.
     if reason or message.upgrade or message.method == "CONNECT":
         message = message._replace(should_close=True)
     if message.version not in (HttpVersion10, HttpVersion11):
@@ -73,7 +75,7 @@ def make_request(message: Any, payload: Any, protocol: Any, writer: Any, task: A
 
 
 def refusal_of(request: web.BaseRequest) -> web.Response | None:
-    """The answer to a request that the parser let pass although it is malformed, or None."""
+    """Return the error for a malformed request that aiohttp's parser has accepted. Otherwise return None."""
     if (reason := request.get("refused")) is None:
         return None
     body = problem_document(400, "Bad request", f"the request is malformed: {reason}")
@@ -81,7 +83,7 @@ def refusal_of(request: web.BaseRequest) -> web.Response | None:
 
 
 class Connection(RequestHandler):
-    """One connection: bounded in time, trusted only as far as it is certain where its requests end."""
+    """A connection with bounds for slow callers. It is closed as soon as the end of a request is not certain."""
 
     def __init__(
         self,
@@ -97,69 +99,74 @@ class Connection(RequestHandler):
         self._headers_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
         self._headers_timer: asyncio.TimerHandle | None = None
-        self._look_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
         self._end_timer: asyncio.TimerHandle | None = None
         self._has_part_of_headers = False
-        # aiohttp calls the handler in a task of its own, a turn of the loop after it has made the request.
+        # aiohttp calls the handler in another task, one turn of the event loop after it has created the request.
         self.is_about_to_handle = False
         self._is_half_closed = False
         self._newest: tuple[Any, Any] | None = None
         self._last_bytes = b""
-        # Since the last whole head or byte of a body: bytes that came, whether a line ended in them, and how many bytes
-        # came together with the end of what was before.
+        # The bytes since the last complete head or the last byte of a body: their number, their start, and the number
+        # of line ends.
         self._head_bytes = 0
         self._head_start = b""
         self._head_lines = 0
+        # The size of the segment in which that head or byte arrived. Its end may belong to the next head.
         self._shared_bytes = 0
         self._body_bytes = 0
         self._is_refusing = False
-        # Of the newest head, whole or not. aiohttp keeps it until the next request.
+        # The memory of the newest head, complete or not. aiohttp keeps the head until the next request.
         self._head_memory_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         assert isinstance(transport, asyncio.Transport)
-        # What is written waits until the system has it, so that write_timeout bounds the last bytes, too.
+        # With this, a write waits until the kernel has all its bytes. So write_timeout applies to the last bytes, too.
         transport.set_write_buffer_limits(0)
         if self._write_timeout_s:
-            self._look(transport, 0, self._loop.time())
+            self._reset_if_stalled(transport, 0, self._loop.time())
         self._start_headers_timer()
-        self._idle.look_at(transport.get_extra_info("socket").fileno())
+        self._idle.note_new(transport.get_extra_info("socket").fileno())
         self._idle.add(self)
 
-    def _look(self, transport: asyncio.Transport, taken_bytes: int, since_s: float) -> None:
-        """Now and then, reset a caller that takes nothing of what the system holds for it, even if we are done with it.
+    def _reset_if_stalled(self, transport: asyncio.Transport, read_bytes: int, since_s: float) -> None:
+        """Check regularly whether the caller reads the bytes that the kernel has for it, or reset it.
 
-        Not with TCP_USER_TIMEOUT: the kernel counts on through the moments in which a slow reader does take something.
+        This also ends connections for which aiohttp has finished its work. TCP_USER_TIMEOUT cannot be used: the kernel
+        does not restart that timeout when a slow reader reads a few bytes.
 
         Args:
-            taken_bytes, since_s: how much it had taken at the last look at which that was more, and when that was.
+            read_bytes: the number of bytes that the caller had read at the last check that showed progress.
+            since_s: the time of that check.
         """
         sock = transport.get_extra_info("socket")
         with contextlib.suppress(OSError, ValueError):
-            taken = acknowledged_bytes(sock)
-            if taken != taken_bytes or not unacknowledged_bytes(sock):
-                taken_bytes, since_s = taken, self._loop.time()
+            now_read_bytes = acknowledged_bytes(sock)
+            if now_read_bytes != read_bytes or not unacknowledged_bytes(sock):
+                read_bytes, since_s = now_read_bytes, self._loop.time()
             elif self._loop.time() - since_s > self._write_timeout_s:
                 reset(sock, transport)
                 return
-        self._look_timer = self._loop.call_later(self._write_timeout_s / 4, self._look, transport, taken_bytes, since_s)
+        self._stall_timer = self._loop.call_later(
+            self._write_timeout_s / 4, self._reset_if_stalled, transport, read_bytes, since_s
+        )
 
     def data_received(self, data: bytes) -> None:
         if self._is_half_closed or self._is_refusing:
-            # A request that crossed with the close: it cannot be answered, so it must not be begun. Or the rest of one
-            # whose headers are too large.
+            # Discard a request that arrives after the server has closed its side: it cannot be answered, so its script
+            # must not run. Also discard the rest of a request whose head is too large.
             return
-        # After an early answer (413, 429) the rest of its body still comes: that is no next request.
+        # After an early answer (413, 429), the rest of the body still arrives. It is not the start of a new request.
         is_rest_of_body = self.is_lingering
         known = len(self._messages)
         body = None if self._newest is None else self._newest[1]
         super().data_received(data)
-        # Also of a body that these bytes have ended.
+        # A body whose last bytes have just arrived has grown, too.
         has_body_grown = body is not None and body.total_bytes != self._body_bytes
         self._last_bytes = (self._last_bytes + data[-len(_END_OF_CHUNKS) :])[-len(_END_OF_CHUNKS) :]
         new = list(itertools.islice(self._messages, known, None))
-        self._distrust(new)
+        self._check_ends(new)
         self._bound_heads(data, new, has_body_grown)
         if self._messages or self._is_handling:
             self._stop_headers_timer()
@@ -170,7 +177,7 @@ class Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         self._idle.discard(self)
         self._stop_headers_timer()
-        for timer in (self._look_timer, self._end_timer):
+        for timer in (self._stall_timer, self._end_timer):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -178,28 +185,32 @@ class Connection(RequestHandler):
     def _pause_transport_reading(self) -> None:
         super()._pause_transport_reading()
         if self._end_timer is None:
-            self._end_timer = self._loop.call_later(_END_LOOK_S, self._look_for_end)
+            self._end_timer = self._loop.call_later(_END_CHECK_S, self._check_for_end)
 
-    def _look_for_end(self) -> None:
-        """Now and then, see whether the caller has hung up: what is not read for a time does not tell its end.
+    def _check_for_end(self) -> None:
+        """Check regularly whether the caller has closed its side, while the server does not read from the connection.
 
-        So it is with a classic function that leaves a large body unread, and with a call that waits for its place.
+        In this state asyncio does not notice the end of the connection. It occurs if a classic function does not read a
+        large body, and if a call waits for its place.
         """
         self._end_timer = None
         if self.transport is None or self.transport.is_closing() or self.transport.is_reading():
             return
         if has_ended(self.transport.get_extra_info("socket")):
-            self.transport.close()  # as when its end is read
+            self.transport.close()  # as asyncio does when it reads the end
         else:
-            self._end_timer = self._loop.call_later(_END_LOOK_S, self._look_for_end)
+            self._end_timer = self._loop.call_later(_END_CHECK_S, self._check_for_end)
 
-    def _distrust(self, new: list[tuple[Any, Any]]) -> None:
-        """Two faults of aiohttp's parser: it tells no reader that a body is malformed, and it takes the last trailer of
-        a request for a header of the next one, which behind a proxy is another caller's."""
+    def _check_ends(self, new: list[tuple[Any, Any]]) -> None:
+        """Work around two faults of aiohttp's parser.
+
+        The parser does not report a malformed body to the reader of the body. And it reads the last trailer of a
+        request as a header of the next request, which may be from another caller if there is a proxy.
+        """
         if new and isinstance(new[-1][0], _ErrInfo):
             if self._newest is not None and not self._newest[1].is_eof():
                 self._messages.pop()
-                if not self.is_lingering:  # then nobody reads it but to throw it away
+                if not self.is_lingering:  # a lingering body is only discarded, so its reader needs no error
                     self._newest[1].set_exception(new[-1][0].exc)
                 self._newest[1].feed_eof()
                 self.close()
@@ -214,11 +225,14 @@ class Connection(RequestHandler):
                     self._messages.pop()
                 self.close()
                 break
-        # What was found well ended is not looked at again.
+        # A request whose end has been checked is not checked again.
         self._newest = parsed[-1] if parsed and not parsed[-1][1].is_eof() else None
 
     def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]], has_body_grown: bool) -> None:
-        """Refuse first lines and headers that are over the limit, whole or not, and trailers and the like."""
+        """Reject heads that exceed a limit, complete or not, and bodies with too many bytes that carry no data.
+
+        Such bytes are trailers, for example.
+        """
         count = len(data)
         has_many_headers = False
         for message, _ in new:
@@ -232,7 +246,7 @@ class Connection(RequestHandler):
                     return
         body = None if self._newest is None else self._newest[1]
         self._body_bytes = 0 if body is None else body.total_bytes
-        # A parser that pauses has not read all the bytes that came.
+        # If the parser pauses, it has not read all bytes that have arrived.
         if new or has_body_grown or self._reading_paused or self._buffer_paused or self._upgraded:
             self._shared_bytes = count or self._shared_bytes
             self._head_bytes = 0
@@ -249,33 +263,35 @@ class Connection(RequestHandler):
         if self._head_bytes <= MOST_HEAD_BYTES:
             return
         if not self.is_lingering:
-            body.set_exception(PayloadEncodingError(f"more than {MOST_HEAD_BYTES} bytes came that carry no data"))
+            body.set_exception(PayloadEncodingError(f"more than {MOST_HEAD_BYTES} bytes arrived that carry no data"))
         body.feed_eof()
         self.close()
 
     def _bound_part_of_head(self) -> None:
         self._head_memory_bytes = self._head_bytes + self._head_lines * HEADER_MEMORY_BYTES
-        has_many_headers = self._head_lines > MOST_HEADERS + 1  # with the first line
+        has_many_headers = self._head_lines > MOST_HEADERS + 1  # one more for the first line
         if has_many_headers or self._head_bytes > MOST_HEAD_BYTES:
             is_head = self._head_start == _HEAD_METHOD
             is_first_line = not self._head_lines
             error = HeadTooLarge(is_first_line=is_first_line, is_head=is_head, has_many_headers=has_many_headers)
             self._refuse(error, unread=0)
             return
-        self._idle.weigh(self, self._head_memory_bytes)
+        self._idle.note_head_memory(self, self._head_memory_bytes)
 
     def _refuse(self, error: HeadTooLarge, *, unread: int) -> None:
-        """Answer the newest requests with this error; discard what still comes, so that no reset loses the answer.
+        """Answer the newest request with this error, and discard all later bytes.
+
+        The bytes are read so that the caller does not lose the answer because of a reset.
 
         Args:
-            unread: how many of the waiting requests are to get no answer.
+            unread: the number of waiting requests that are replaced by this error.
         """
         for _ in range(unread):
             self._messages.pop()
         self._is_refusing = True
         self._newest = None
-        self.linger(LAST_WORDS_S)
-        # A body without end: aiohttp reads it after the answer, until the caller closes or the time is over.
+        self.linger(SHORT_LINGER_S)
+        # This body never ends. After the answer, aiohttp reads it until the caller closes its side or the time is over.
         rest = StreamReader(self, 0, loop=self._loop)
         self._messages.append((_ErrInfo(status=error.code, exc=error, message=error.message), rest))
         self._request_count += 1
@@ -291,18 +307,19 @@ class Connection(RequestHandler):
         try:
             return await super()._handle_request(*arguments)
         finally:
-            # Also if the rest of a body is still awaited: that may take long, and nobody needs it.
+            # The connection counts as idle even if the rest of a body is still arriving. That may take long, and the
+            # rest is only discarded.
             if self.transport is not None:
                 self._idle.add(self)
-                self._idle.weigh(self, self._head_memory_bytes)
+                self._idle.note_head_memory(self, self._head_memory_bytes)
 
     def linger(self, limit_s: float) -> None:
-        """After the answer, wait no longer than this for the rest of the body."""
+        """Wait at most ``limit_s`` for the rest of the body after the answer."""
         self._lingering_time = limit_s
 
     @property
     def is_lingering(self) -> bool:
-        """Whether its answer is sent and the rest of its body is still awaited."""
+        """Whether the answer is sent and the rest of the body is still being read and discarded."""
         return not self._is_handling and self._waiter is None and self._request_count > 0
 
     @property
@@ -311,39 +328,42 @@ class Connection(RequestHandler):
 
     @property
     def has_unsent_bytes(self) -> bool:
-        """Whether a part of an answer is still with this process: it would be lost with it."""
+        """Whether a part of an answer is still in this process. It would be lost if the process ended now."""
         return self.transport is not None and self.transport.get_write_buffer_size() > 0
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it is open and has sent no request yet."""
+        """Whether the connection is open and no request has arrived on it yet."""
         return self._request_count == 0 and self.transport is not None and not self.transport.is_closing()
 
     def close_if_idle(self) -> None:
-        # A waiter that is done: its request is there, and handled in the next turn of the loop.
+        # If the waiter is done, a request has arrived. It is handled in the next turn of the event loop.
         is_waiting = self._waiter is not None and not self._waiter.done()
         if is_waiting and self._request_count:
             self.half_close()
 
     def close_if_unused(self, *, also_unread: bool = False) -> bool:
-        """Close it at once, because what it takes is needed, unless a request is being answered or is there.
+        """Close the connection at once, unless it has a request. Return whether it was closed.
+
+        This frees its descriptor and its memory for other calls.
 
         Args:
-            also_unread: also if bytes have come that were not read yet.
+            also_unread: close the connection even if bytes have arrived that the server has not read yet.
         """
         is_used = self._is_handling or bool(self._messages)
         is_used |= not also_unread and not self.is_lingering and self._has_unread_bytes()
         if is_used:
             return False
         if self._has_part_of_headers:
-            self._answer_408("the headers were not complete when the server needed the connection for another call")
+            self._answer_408("the headers were not complete when the server needed the resources for another call")
         self.force_close()
         return True
 
     def half_close(self) -> None:
-        """Send no more, and read until the caller ends too: to close with bytes unread would be a reset.
+        """Close the server's side, and read until the caller closes its side, too.
 
-        Does nothing as long as a request is being answered, or is there to be read.
+        If the server closed a connection with unread bytes, the kernel would reset it. Do nothing as long as a request
+        is being answered or has arrived.
         """
         is_busy = self._is_handling or bool(self._messages) or self._has_unread_bytes()
         if self._is_half_closed or is_busy or self.is_lingering:
@@ -365,19 +385,19 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer to what is no HTTP, and to a defect of this program."""
+        """Return the answer to malformed HTTP, and the answer if this program has a defect."""
         title = "Bad request" if status < 500 else "Internal error"
         if isinstance(exc, HeadTooLarge):
             title = "Request line too long" if status == 414 else "Request headers too large"
             detail = exc.message
-            # Nothing of the headers: they may hold secrets.
+            # The log must not have any headers, because they may have secrets.
             log.warning("request refused", status=status, reason=detail)
         elif isinstance(exc, ConnectionError):
-            # The caller is gone, as the end of its invocation tells: nobody is left to be answered.
+            # The caller has disconnected, and the event at the end of its invocation says so. No answer can be sent.
             detail = "the connection ended"
         elif status >= 500:
             log.error("internal error", reason=repr(exc), exc_info=exc)
-            detail = "the server failed to answer this call; its log tells more"
+            detail = "the server failed to answer this call; see its log for the reason"
         else:
             detail = f"the request is malformed: {(message or str(exc)).splitlines()[0]}"
         body = problem_document(status, title, detail)
@@ -412,16 +432,19 @@ class Connection(RequestHandler):
             )
 
 
-async def say_continue(request: web.BaseRequest) -> None:
-    """Ask a caller who waits for it to send the body (RFC 9110, section 10.1.1)."""
+async def send_continue(request: web.BaseRequest) -> None:
+    """Send "100 Continue" if the caller waits for it before it sends the body (RFC 9110, section 10.1.1)."""
     if request.headers.get("Expect") and request.version >= (1, 1):
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        # The interim answer does not count as a part of the answer to come.
+        # The interim answer does not count as a part of the final answer.
         request.writer.output_size = 0
 
 
-def untaken_bytes(request: web.BaseRequest) -> int:
-    """How much of what was sent is with us or in the kernel, not yet acknowledged by the caller."""
+def unread_bytes(request: web.BaseRequest) -> int:
+    """Return the number of bytes that were sent to the caller, but that the caller has not acknowledged yet.
+
+    They are in this process or in the kernel.
+    """
     transport = request.transport
     if transport is None:
         return 0
@@ -432,6 +455,6 @@ def untaken_bytes(request: web.BaseRequest) -> int:
 
 
 def abort(request: web.BaseRequest) -> None:
-    """Reset the connection: a mere close would still deliver what the kernel holds, as if all were well."""
+    """Reset the connection. A normal close would still deliver the bytes in the kernel, as if nothing had failed."""
     if request.transport is not None:
         reset(request.transport.get_extra_info("socket"), request.transport)

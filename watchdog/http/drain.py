@@ -1,13 +1,13 @@
-"""A graceful stop, as a sequence. Each step has its own configured time (``Drain._run`` reads like this)::
+"""Stop the server gracefully (drain). ``Drain._run`` does these steps, each with its own configured time::
 
-    not ready, lock file removed
-    -> still reachable for healthcheck_interval, if a platform may still send calls
-    -> nothing new is accepted, calls in the queue are answered 503
+    probes are answered 503, and the lock file is removed
+    -> the server stays reachable for healthcheck_interval, if a platform may still send calls
+    -> no new connection is accepted, and calls in the queue are answered 503
     -> running invocations finish, for write_timeout at most
     -> scripts that still run are ended, with kill_grace, and their calls are answered 503
-    -> callers take the last answers
+    -> callers read the last answers
 
-A drain as a whole has a bound (``_longest_s``). The log says at the start by when the drain is over.
+The whole drain has a bound (``_longest_s``). At the start, the log says when the drain will be over at the latest.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from .http_server import HttpServer
 from .listener import Listener
 
 log = get_logger("server")
-# Seconds of a drain beside its configured times: to close the listening socket (listener.py), and for callers to take
-# the last answers, such as the 503 of a script that was ended.
+# A drain takes this time in addition to its configured times: to close the listening socket (listener.py), and to let
+# callers read the last answers, such as the 503 of a script that was ended.
 _CLOSING_S = 1.0
 _LAST_ANSWERS_S = 2.0
-UNKILLABLE_S = 10.0  # more than the supervisor gives a process that SIGKILL does not end
+UNKILLABLE_S = 10.0  # longer than the supervisor waits for a process that SIGKILL does not end
 
 
 class Drain:
-    """Ends the work of one server.
+    """Stops one server gracefully.
 
     Args:
-        http: has the connections.
+        http: the server that has the connections.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Drain:
         self._loop = asyncio.get_running_loop()
 
     async def run_at_signal(self, signals: asyncio.Queue[int]) -> None:
-        """Wait for SIGTERM, SIGHUP or SIGINT, then drain. Another signal ends the drain at once."""
+        """Wait for SIGTERM, SIGHUP or SIGINT, then drain. A second signal stops the server at once."""
         first = await signals.get()
         name = signal.Signals(first).name
         drain = asyncio.ensure_future(self._run(name))
@@ -87,7 +87,7 @@ class Drain:
                 await drain
             self.refuse_all(at_once=True)
             self._supervisor.end_all(at_once=True)
-            # What was running is dead; a moment for its answers, a bound for callers that do not take them.
+            # All scripts are killed now. Wait a moment for the answers, but not longer for callers that do not read.
             await within(1.0, self._admission.empty(), self._calls.all_answered())
 
     async def _run(self, signal_name: str) -> None:
@@ -111,24 +111,28 @@ class Drain:
             self._supervisor.end_all(at_once=False)
             self._invocations.end_transfers(of_all=True)
             await within(self._settings.kill_grace_s + UNKILLABLE_S, self._admission.empty())
-        # Callers have the rest of the drain to take their answers. They have a moment, too, after a script that even
-        # SIGKILL did not end in time.
+        # Callers have the rest of the drain to read their answers. This time may be over if a script did not end soon
+        # after SIGKILL. Then callers get some more time.
         until_s = max(began_s + longest_s, self._loop.time() + _LAST_ANSWERS_S)
         await within(until_s - self._loop.time(), self._calls.all_answered())
-        await self._http.say_goodbye(until_s - self._loop.time())
+        await self._http.close_gracefully(until_s - self._loop.time())
 
     def _longest_s(self, stays_s: float) -> float:
-        """Return the bound of a drain that stays reachable for ``stays_s``; infinite without ``write_timeout``."""
+        """Return the bound of the whole drain. It is infinite without ``write_timeout``.
+
+        Args:
+            stays_s: the time for which the server stays reachable.
+        """
         if not self._settings.write_timeout_s:
             return math.inf
         waits_s = stays_s + self._settings.write_timeout_s + self._settings.kill_grace_s
         return waits_s + _CLOSING_S + _LAST_ANSWERS_S
 
     def refuse_all(self, *, at_once: bool = False) -> None:
-        """Start nothing any more: calls that wait for a place, and those whose body is not complete, are answered 503.
+        """Start no more calls. Answer 503 to calls that wait for a place, and to calls whose body is not complete.
 
         Args:
-            at_once: end all transfers from and to storages, and wait for no rest of a body.
+            at_once: also end all transfers from and to storages, and do not wait for the rest of any body.
         """
         self._admission.close()
         self._invocations.end_transfers(of_all=at_once)
@@ -136,7 +140,7 @@ class Drain:
 
 
 async def within(limit_s: float, *steps: Awaitable[None]) -> bool:
-    """Do steps, for a time at most (0 is no limit); return whether they were done."""
+    """Run all steps at the same time, and return whether they ended within ``limit_s`` (0 means no limit)."""
     try:
         async with asyncio.timeout(limit_s or None):
             await asyncio.gather(*steps)

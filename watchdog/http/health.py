@@ -1,4 +1,4 @@
-"""Whether the server is healthy, as probes and the lock file report it, and whether anybody probes it."""
+"""Decide whether the server is healthy, for probes and the lock file, and note whether a platform probes it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from ..settings.load import Configuration
 from .lock_file import LockFile
 
 log = get_logger("server")
-# In seconds: health checks of OpenFaaS and Kubernetes come less often, and give up after some that fail.
+# The health checks of OpenFaaS and Kubernetes are less frequent, and only several failures in a row count.
 _LOCK_FILE_INTERVAL_S = 1.0
-_LIMITS_INTERVAL_S = 1.0  # for so long scripts may run with limits that another script has lowered
+# If a script lowers limits of the server, other scripts run with these limits for at most this time.
+_LIMITS_INTERVAL_S = 1.0
 
 
 class Health:
     """The state of one server: healthy, draining, or in need of a restart.
 
-    ``is_draining``: true from the beginning of a drain until the end. ``lowered_limits``: the names of this process's
-    own limits that a script has lowered and that cannot be restored.
+    ``is_draining``: true as soon as a drain has started. ``lowered_limits``: the names of this process's own limits
+    that a script has lowered and that the server cannot restore.
     """
 
     def __init__(self, configuration: Configuration, environ: Mapping[str, str]) -> None:
@@ -35,7 +36,7 @@ class Health:
         self.lowered_limits: list[str] = []
 
     def start(self) -> None:
-        """Write the lock file, and look again and again at it and at the limits of this process.
+        """Write the lock file. From now on, regularly check the lock file and the limits of this process.
 
         Raises:
             ListenError: the lock file cannot be written.
@@ -46,13 +47,13 @@ class Health:
             self._keep_lock_file(self._lock_file)
 
     def drain(self) -> None:
-        """Be unhealthy from now on, and remove the lock file."""
+        """Report the server as not healthy from now on, and remove the lock file."""
         self.is_draining = True
         if self._lock_file is not None:
             self._lock_file.remove()
 
     def status(self) -> tuple[int, str]:
-        """Return the status and the text that answer a probe."""
+        """Return the status and the text of the answer to a probe."""
         if self.is_draining:
             return 503, "draining"
         if self.lowered_limits:
@@ -64,37 +65,37 @@ class Health:
     @property
     def about_limits(self) -> str:
         names = ", ".join(self.lowered_limits)
-        return f"a script has lowered limits of the server ({names}), which later scripts would have; restart it"
+        return f"a script has lowered limits of the server ({names}), and later scripts would get them; restart it"
 
     def note_probe(self) -> None:
         """Note that a platform has probed the server just now."""
         self._last_probe_s = self._loop.time()
 
     def may_get_calls(self) -> bool:
-        """Return whether a platform may go on sending calls for a moment after SIGTERM.
+        """Return whether a platform may continue to send calls for a moment after SIGTERM.
 
-        Kubernetes does, also if it probes by a command or by TCP, which the server does not see.
+        Kubernetes does that. If it probes with a command or over TCP, the server does not notice its probes.
         """
         return self._is_interval_set or self._is_on_kubernetes or self.is_probed()
 
     def is_probed(self) -> bool:
-        """Return whether a probe came in the last two intervals."""
+        """Return whether a probe arrived in the last two intervals."""
         if self._last_probe_s is None:
             return False
         return self._loop.time() - self._last_probe_s <= 2 * self._healthcheck_interval_s
 
     def _keep_lock_file(self, lock_file: LockFile) -> None:
-        """Look for the lock file at once and then again and again, until the server drains.
+        """Check the lock file, now and at regular intervals, until the server drains.
 
-        A health check that runs ``cat`` on the file does not ask the server for it.
+        A health check such as ``cat`` reads the file without the server. So the server cannot wait for a probe.
         """
         if not self.is_draining:
-            # First, so that an error in this look does not prevent the next one.
+            # This comes first, so that an error in this check does not prevent the next check.
             self._loop.call_later(_LOCK_FILE_INTERVAL_S, self._keep_lock_file, lock_file)
             lock_file.restore()
 
     def _keep_limits(self) -> None:
-        """Look again and again whether a script has lowered the limits of this process."""
+        """Check, now and at regular intervals, whether a script has lowered the limits of this process."""
         if changed := self._limits.restored():
             lowered = self._limits.lowered()
             if lowered != self.lowered_limits:

@@ -1,4 +1,4 @@
-"""All connections of one port: how they are made, and how they end."""
+"""Create and close all connections of one port."""
 
 from __future__ import annotations
 
@@ -9,31 +9,33 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
-from .connection import LAST_WORDS_S, Connection, make_request
+from .connection import SHORT_LINGER_S, Connection, make_request
 from .idle_connections import IdleConnections
 
-_NO_LIMIT = 1 << 31  # limits of aiohttp's parser: ``Connection`` limits the sum
-# A new connection may have its first request on its way.
+_NO_LIMIT = 1 << 31  # turns off the limits of aiohttp's parser, because ``Connection`` limits the sum
+# At a stop, a new connection gets this time, because its first request may be on its way.
 _FRESH_S = 0.1
-# After the last answer, for a caller's own end, or for the rest of a body that is refused.
-_GOODBYE_S = 0.1
-# On a machine that stands still at times, seconds say little: a turn of the loop reads what has come.
-_FEWEST_LOOKS = 10
-# A caller that is answered early (401, 413, 429) may send the rest for so long: a reset could take the answer from it.
+# At a stop, a caller that has its whole answer gets this time to close its connection.
+_CLOSE_S = 0.1
+# Each of these two waits has at least this number of checks. Each check lets the event loop read the bytes that have
+# arrived. So no caller is cut off if the machine pauses for seconds.
+_FEWEST_CHECKS = 10
+# If a caller is answered before its body is complete (401, 413, 429), the server reads and discards the rest for this
+# time. A reset could make the caller lose the answer.
 _LINGER_S = 30.0
-# Much longer than any proxy keeps an idle connection (Knative's queue-proxy: 90 s): a POST that meets its end on its
-# way is not sent again.
+# Much longer than any proxy keeps an idle connection (Knative's queue-proxy: 90 s). If the server closes a connection
+# while a POST is on its way, the proxy does not send this POST again.
 _KEEP_ALIVE_S = 3600.0
 
 
 class HttpServer(web.Server):
-    """A server of one handler. A caller that disconnects cancels it.
+    """A server with one handler for all requests. If the caller disconnects, the handler is cancelled.
 
     Args:
-        read_timeout_s: the longest time for a request's headers; 0 is no limit.
-        write_timeout_s: the longest time for which a caller takes nothing; 0 is no limit.
-        idle: the connections of all servers of this process that have no request.
-        options: of aiohttp's ``RequestHandler``, in the place of those chosen here.
+        read_timeout_s: the longest time until the headers of a request are complete; 0 means no limit.
+        write_timeout_s: the longest time for which a caller reads nothing of its answer; 0 means no limit.
+        idle: the idle connections of all servers of this process.
+        options: options of aiohttp's ``RequestHandler``, which replace those chosen here.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class HttpServer(web.Server):
             "lingering_time": _LINGER_S,
             "keepalive_timeout": _KEEP_ALIVE_S,
             "access_log": None,
-            # `input/inflate.py` decodes: it bounds a bomb and notices a gzip stream that is cut off.
+            # `input/inflate.py` decodes bodies. It also limits their decoded size and detects a truncated gzip stream.
             "auto_decompress": False,
             "max_line_size": _NO_LIMIT,
             "max_field_size": _NO_LIMIT,
@@ -73,40 +75,43 @@ class HttpServer(web.Server):
         )
 
     async def close_idle(self) -> None:
-        """Close the connections that wait for a next request; those new ones whose first is on its way get a moment."""
+        """Close the connections that wait for their next request.
+
+        A new connection gets a moment to send its first request.
+        """
         until_s = self._loop.time() + _FRESH_S
-        looks = 0
-        while self._loop.time() < until_s or looks < _FEWEST_LOOKS:
-            looks += 1
-            for connection in self._ours():
+        checks = 0
+        while self._loop.time() < until_s or checks < _FEWEST_CHECKS:
+            checks += 1
+            for connection in self._open_connections():
                 connection.close_if_idle()
-            if not any(connection.is_fresh for connection in self._ours()):
+            if not any(connection.is_fresh for connection in self._open_connections()):
                 return
             await asyncio.sleep(0.01)
 
-    async def say_goodbye(self, limit_s: float) -> None:
-        """Close all connections, each in a way that does not reset it, as far as the callers do their part in time.
+    async def close_gracefully(self, limit_s: float) -> None:
+        """Close all connections. A connection is not reset if its caller closes its side in time.
 
         Args:
-            limit_s: for callers that have not taken all of their answer yet; 0 is no limit.
+            limit_s: the time for callers that have not read their whole answer yet; 0 means no limit.
         """
         started_s = self._loop.time()
-        looks = 0
-        while ours := self._ours():
-            looks += 1
-            for connection in ours:
+        checks = 0
+        while connections := self._open_connections():
+            checks += 1
+            for connection in connections:
                 connection.half_close()
-            patience_s = _GOODBYE_S
-            if any(connection.is_lingering for connection in ours):
-                patience_s = LAST_WORDS_S
-            if any(connection.has_unsent_bytes for connection in ours):
-                patience_s = limit_s or math.inf
-            if self._loop.time() > started_s + patience_s and looks >= _FEWEST_LOOKS:
+            wait_s = _CLOSE_S
+            if any(connection.is_lingering for connection in connections):
+                wait_s = SHORT_LINGER_S
+            if any(connection.has_unsent_bytes for connection in connections):
+                wait_s = limit_s or math.inf
+            if self._loop.time() > started_s + wait_s and checks >= _FEWEST_CHECKS:
                 break
             await asyncio.sleep(0.005)
-        for connection in self._ours():
+        for connection in self._open_connections():
             # aiohttp's own shutdown would wait for the callers' next requests.
             connection.force_close()
 
-    def _ours(self) -> list[Connection]:
+    def _open_connections(self) -> list[Connection]:
         return [connection for connection in self.connections if isinstance(connection, Connection)]

@@ -1,11 +1,12 @@
-"""Choose which connections without a request are closed when few descriptors are free.
+"""Close idle connections, which have no request, when few descriptors are free or their headers take much memory.
 
-Anybody who reaches the port can open connections and leave them idle. So idle connections may have half of the
-descriptors (``ulimit -n``) at most: beyond that, each new connection closes the one that has been idle for the longest
-time. A quarter of the descriptors is kept for the calls that have begun, with the pipes and files of their scripts.
+Every client that reaches the port can open connections and leave them idle. So idle connections may have at most half
+of the descriptors (``ulimit -n``). If there are more, each new connection closes the connection that has been idle for
+the longest time. A quarter of the descriptors is kept for running calls, with the pipes and files of their scripts.
 
-Idle connections also hold memory: the first line and headers of a whole or unfinished request. A header of four bytes
-takes a hundred times as much memory. So the sum is bounded. Beyond it, the connection that holds the most is closed.
+An idle connection also holds memory: the first line and headers of its last request, or of an incomplete one. A header
+of four bytes takes a hundred times as much memory. So the sum of this memory is bounded. If it exceeds the bound, the
+connection with the most memory is closed.
 """
 
 from __future__ import annotations
@@ -17,31 +18,33 @@ from typing import Protocol
 
 from ..system import proc
 
-# A new connection may have its first request on its way.
+# A new connection is not closed during this time, because its first request may be on its way.
 _FRESH_S = 0.1
-# Each takes about 20 KiB of memory. More than proxies keep (nginx: 32 of each worker; Envoy: 1024 to each server).
+# Number of idle connections. Each takes about 20 KiB of memory. Proxies keep at most as many (nginx: 32 per worker,
+# Envoy: 1024 per server).
 _MOST_IDLE = 1024
-# Of first lines and headers. Usual ones take 5 to 15 KiB, so this is enough for all that may be idle.
+# Memory of the first lines and headers of all idle connections. 5 to 15 KiB for one connection is usual, so this is
+# enough for all of them.
 _MOST_HEAD_MEMORY_BYTES = 24 << 20
 
 
 class Connection(Protocol):
     def close_if_unused(self, *, also_unread: bool = False) -> bool:
-        """Close it, unless a request has come meanwhile; return whether it was closed."""
+        """Close the connection, unless a request has arrived. Return whether the connection was closed."""
 
 
 class IdleConnections:
-    """The connections of one process that have no request, the one first that has been idle for the longest time.
+    """The idle connections of one process, in the order in which they became idle.
 
     Args:
-        give_up: called when no idle connection is left to be closed; gives up a slow caller of another kind.
+        give_up: called if there is no idle connection that could be closed; it disconnects another slow caller.
     """
 
     def __init__(self, give_up: Callable[[], object] = lambda: None) -> None:
         self._give_up = give_up
         self._since_s: dict[Connection, float] = {}
         self._head_memory: dict[Connection, int] = {}
-        self._head_memory_bytes = 0  # of all
+        self._head_memory_bytes = 0  # the sum for all connections
         self._to_close = 0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = 0
@@ -50,17 +53,17 @@ class IdleConnections:
         return len(self._since_s)
 
     def add(self, connection: Connection) -> None:
-        """Count a connection that is idle from now on."""
+        """Add a connection that has just become idle."""
         self._since_s.pop(connection, None)
         self._since_s[connection] = time.monotonic()
 
     def discard(self, connection: Connection) -> None:
-        """Forget a connection that has a request now, or has ended."""
+        """Remove a connection that has got a request or has ended."""
         self._since_s.pop(connection, None)
         self._head_memory_bytes -= self._head_memory.pop(connection, 0)
 
-    def weigh(self, connection: Connection, head_memory_bytes: int) -> None:
-        """Note how much memory the first line and headers of a connection take; if all take too much, close some."""
+    def note_head_memory(self, connection: Connection, head_memory_bytes: int) -> None:
+        """Note the memory of a connection's first line and headers. If the sum is too large, close connections."""
         if connection not in self._since_s:
             return
         self._head_memory_bytes += head_memory_bytes - self._head_memory.get(connection, 0)
@@ -70,17 +73,19 @@ class IdleConnections:
             self.closed += heaviest.close_if_unused(also_unread=True)
             self.discard(heaviest)
 
-    def look_at(self, descriptor: int) -> None:
-        """Close the oldest connection if a new one, with this descriptor, is one too many.
+    def note_new(self, descriptor: int) -> None:
+        """Close the oldest idle connection if there are too many connections, now that there is a new one.
 
-        The system gives the lowest number that is free. So all numbers below it are in use.
+        Args:
+            descriptor: of the new connection. The system always gives the lowest free number, so this number shows how
+                many descriptors are in use.
         """
         limit = proc.descriptor_limit()
         if len(self._since_s) >= min(limit // 2, _MOST_IDLE) or descriptor >= limit * 3 // 4:
             self.close_oldest()
 
     def close_oldest(self, count: int = 1) -> None:
-        """Close the connections that have been idle for the longest time, as soon as they are not fresh any more."""
+        """Close the connections that have been idle for the longest time. A new connection is closed a moment later."""
         if not self._since_s:
             for _ in range(count):
                 self._give_up()
@@ -90,7 +95,7 @@ class IdleConnections:
             self._close()
 
     def out_of_descriptors(self) -> None:
-        """Free a quarter of the descriptors, after there was none for a new connection."""
+        """Free a quarter of the descriptors. Call this if there was no descriptor for a new connection."""
         self.close_oldest(proc.descriptor_limit() // 4)
 
     def _close(self) -> None:

@@ -1,4 +1,4 @@
-"""Open the socket that the server listens on, and close it without a reset of any connection."""
+"""Open the listening socket of the server, and close it without resetting connections."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from ..errors import ListenError
 BACKLOG = 1024
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
 _SYN_RECV = b"03"  # net/tcp_states.h
-_HANDSHAKE_S = 0.05  # a handshake may be half done
-_HANDSHAKE_LOOK_S = 0.01
-_LETTING_IN_S = 1.0
-_TURNS_TO_CONNECTION = 3  # of the event loop, from accept(2) on
+# The server waits at least this time for callers that have begun their TCP handshake.
+_HANDSHAKE_S = 0.05
+_HANDSHAKE_CHECK_S = 0.01
+# The longest time for which a stop accepts callers that have begun to connect.
+_LONGEST_ACCEPT_S = 1.0
+_TURNS_TO_CONNECTION = 3  # turns of the event loop from accept(2) until asyncio has made the connection
 
 
 class Listener:
@@ -41,13 +43,13 @@ class Listener:
         """Listen from now on.
 
         Args:
-            setting: the name of the setting that has the port, for the error.
+            setting: the name of the setting for the port, which the error names.
 
         Raises:
-            ListenError: the address cannot be listened on.
+            ListenError: the server cannot listen on this address.
         """
         self._socket = sock = listening_socket(bind, port, setting)
-        # asyncio tries to accept as many at once as its backlog is, and logs as many errors without descriptors.
+        # asyncio accepts up to `backlog` connections in a row. If no descriptor is free, it logs an error for each.
         self._server = await self._loop.create_server(self._make_protocol, sock=sock, backlog=1)
         sock.listen(BACKLOG)
 
@@ -59,10 +61,11 @@ class Listener:
         return host, port
 
     async def drain(self) -> None:
-        """Let in all callers that are connected or about to be, and then close.
+        """Accept all callers that have connected or begun to connect, and then close the listening socket.
 
-        A listening socket that is closed resets the connections that wait in it, and those whose handshake is not over.
-        So it is made deaf to new ones first, which then find it closed, and closed once those before them are let in.
+        When a listening socket is closed, the kernel resets the connections that wait in it, and those whose handshake
+        is not complete. So the socket first ignores new handshakes. It is closed when all earlier connections are
+        accepted. Later callers then find a closed port.
         """
         if self._server is None or self._socket is None:
             return
@@ -70,16 +73,17 @@ class Listener:
         for sock in sockets:
             ignore_new_connections(sock)
         await asyncio.sleep(_HANDSHAKE_S)
-        until_s = self._loop.time() + _LETTING_IN_S
+        until_s = self._loop.time() + _LONGEST_ACCEPT_S
         quiet_turns = 0
-        # One is accepted in each turn of the loop, and is a connection a turn later: asyncio drops what is not one yet.
+        # asyncio accepts one connection in each turn of the loop, and completes it some turns later. If the listening
+        # socket is closed before that, asyncio drops the connection.
         ports = {sock.getsockname()[1] for sock in sockets}
         while quiet_turns < _TURNS_TO_CONNECTION and self._loop.time() < until_s:
             if not any(map(is_readable, sockets)) and any(map(has_half_open, ports)):
                 quiet_turns = 0
-                await asyncio.sleep(_HANDSHAKE_LOOK_S)
+                await asyncio.sleep(_HANDSHAKE_CHECK_S)
                 continue
-            # A handshake may have ended meanwhile: look again.
+            # A handshake may have been completed since the last check, so check again.
             quiet_turns = 0 if any(map(is_readable, sockets)) else quiet_turns + 1
             await asyncio.sleep(0)
         late = await self._accept_late(self._socket)
@@ -88,30 +92,31 @@ class Listener:
             await self._loop.connect_accepted_socket(self._make_protocol, sock)
 
     async def _accept_late(self, listening: socket.socket) -> list[socket.socket]:
-        """Return the connections of the last moment, after which the listening socket must be closed at once.
+        """Return the connections of the last moment. The listening socket must be closed immediately after this.
 
-        Where it cannot be made deaf, as for an ordinary user on some systems, callers connect until it is closed.
+        On some systems the socket of an ordinary user cannot ignore new handshakes. There, callers connect until the
+        socket is closed.
         """
         self._loop.remove_reader(listening.fileno())
         for _ in range(_TURNS_TO_CONNECTION):
             await asyncio.sleep(0)
         late = []
-        with contextlib.suppress(OSError):  # there is none, or no descriptor for it
+        with contextlib.suppress(OSError):  # no connection waits, or no descriptor is free for it
             while True:
                 late.append(listening.accept()[0])
         return late
 
     def close(self) -> None:
-        """Close at once."""
+        """Close the listening socket at once."""
         if self._server is not None:
             self._server.close()
 
 
 def listening_socket(bind: str | None, port: int, setting: str) -> socket.socket:
-    """A socket that listens; on all interfaces, IPv4 and IPv6, if ``bind`` is None.
+    """Return a listening socket. If ``bind`` is None, it listens on all interfaces, for IPv4 and IPv6.
 
     Raises:
-        ListenError: it cannot be had.
+        ListenError: the socket cannot listen on this address.
     """
     try:
         if bind is None and socket.has_dualstack_ipv6():
@@ -133,38 +138,38 @@ def listening_socket(bind: str | None, port: int, setting: str) -> socket.socket
 
 
 def ignore_new_connections(sock: socket.socket) -> None:
-    """Have the kernel drop each packet that asks a listening socket for a connection, and no other (socket(7))."""
-    flags, syn, syn_or_ack = 13, 0x02, 0x12  # where a TCP header has its flags, and two of them (RFC 9293, 3.1)
+    """Let the kernel drop all packets that ask a listening socket for a new connection, and no others (socket(7))."""
+    flags, syn, syn_or_ack = 13, 0x02, 0x12  # the offset of the flags in a TCP header, and two masks (RFC 9293, 3.1)
     program = b"".join(
         struct.pack("HBBI", *instruction)
         for instruction in (
-            (0x30, 0, 0, flags),  # load that byte (linux/bpf_common.h)
-            (0x54, 0, 0, syn_or_ack),  # keep these bits of it
-            (0x15, 0, 1, syn),  # only SYN: the next instruction, else the one after
-            (0x06, 0, 0, 0),  # drop
-            (0x06, 0, 0, 0xFFFFFFFF),  # take
+            (0x30, 0, 0, flags),  # load the byte with the flags (linux/bpf_common.h)
+            (0x54, 0, 0, syn_or_ack),  # keep the bits SYN and ACK
+            (0x15, 0, 1, syn),  # if only SYN is set, continue with the next instruction; otherwise skip it
+            (0x06, 0, 0, 0),  # drop the packet
+            (0x06, 0, 0, 0xFFFFFFFF),  # accept the packet
         )
     )
     buffer = ctypes.create_string_buffer(program)
-    with contextlib.suppress(OSError):  # a kernel without it: a connection made in this very moment may be reset
+    with contextlib.suppress(OSError):  # on a kernel without filters, a connection made at this moment may be reset
         sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", 5, ctypes.addressof(buffer)))
 
 
 def is_out_of_descriptors(context: dict[str, Any]) -> bool:
-    """Return whether an error that the event loop reports is that there was no descriptor for a new connection."""
+    """Return whether the event loop reports that no descriptor was free for a new connection."""
     error = context.get("exception")
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context
 
 
 def is_readable(sock: socket.socket) -> bool:
-    """Whether bytes, or connections, wait in a socket."""
+    """Return whether bytes or connections wait in a socket."""
     poll = select.poll()
     poll.register(sock.fileno(), select.POLLIN)
     return bool(poll.poll(0))
 
 
 def has_half_open(port: int) -> bool:
-    """Return whether a caller's handshake with a port of this machine has begun and is not over (proc(5), net/tcp)."""
+    """Return whether a handshake with a port of this machine has begun and is not complete (proc(5), net/tcp)."""
     end = b":%04X" % port
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/self/net/{name}", "rb") as table:

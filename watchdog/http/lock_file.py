@@ -1,9 +1,9 @@
-"""Keep the file by which OpenFaaS sees that the server is healthy: ``$TMPDIR/.lock``.
+"""Keep the lock file ``$TMPDIR/.lock``, which shows OpenFaaS that the server is healthy.
 
-Every script may write to its directory. So a script can remove the file, or put something else in its place: a FIFO
-that blocks the process that opens it, or a link to a file that the server would empty. The server therefore never
-opens what is there. It makes a new file beside it and renames that file to ``.lock``, which replaces anything but a
-directory.
+Every script may write to the directory of the file. So a script can remove the file, or replace it with something else:
+with a FIFO, which blocks a process that opens it, or with a link to a file that the server would then empty. Therefore
+the server never opens an existing ``.lock``. It creates a new file in the same directory and renames it to ``.lock``.
+The rename replaces everything except a directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class LockFile:
     """The lock file of one server.
 
     Args:
-        environ: the environment of the image, of which ``TMPDIR`` counts.
+        environ: the environment of the image, for its variable ``TMPDIR``.
     """
 
     def __init__(self, environ: Mapping[str, str]) -> None:
@@ -32,10 +32,10 @@ class LockFile:
         self._is_reported = False
 
     def write(self) -> None:
-        """Write the file; replace what is there.
+        """Write the file. Replace an existing file.
 
         Raises:
-            ListenError: it cannot be written.
+            ListenError: the file cannot be written.
         """
         found = self._found()
         try:
@@ -46,11 +46,11 @@ class LockFile:
                 "or set suppress_lock=true"
             ) from error
         if found is not None and not _is_lock_file(found):
-            log.warning("something else was in the place of the lock file and is replaced", path=self.path)
+            log.warning("the lock file was not a readable regular file and is replaced", path=self.path)
         self._is_written = True
 
     def restore(self) -> bool:
-        """Write the file again if it was removed or replaced; return whether it is there now."""
+        """Write the file again if it was removed or replaced. Return whether the file exists now."""
         if not self._is_written:
             return False
         found = self._found()
@@ -74,7 +74,7 @@ class LockFile:
         return True
 
     def remove(self) -> None:
-        """Remove the file, if it was written; :meth:`restore` does not write it again after this."""
+        """Remove the file, if it was written. After this, :meth:`restore` does not write it again."""
         if self._is_written:
             self._is_written = False
             with contextlib.suppress(OSError):
@@ -98,5 +98,5 @@ class LockFile:
 
 
 def _is_lock_file(status: os.stat_result) -> bool:
-    """Return whether a health check that reads the file, as ``cat``, can do so without waiting."""
+    """Return whether a health check such as ``cat`` can read the file without waiting."""
     return stat.S_ISREG(status.st_mode) and bool(status.st_mode & stat.S_IRUSR)

@@ -2,13 +2,13 @@
 
 ::
 
-    Interface -> document -> paths       "/" and "/{path}": the function; "/_/…": the server's own; "/metrics"
+    Interface -> document -> paths       "/" and "/{path}" (the function), "/_/…" (the server's own), "/metrics"
                           -> components  schemas, parameters, responses and bodies, each written once
 
-The document is made on request, from the settings of this server. Other modules pass in what they decide (statuses,
-methods, names of forms), so the document cannot contradict them. OpenAPI cannot express three things, so descriptions
-contain them: a path of any depth, a status and headers that the script chooses, and the form of an answer that
-``Accept`` chooses (OpenAPI ignores a parameter of that name).
+The document is made on request, from the settings of this server. Statuses, methods and names of forms come from the
+modules that define them, so the document cannot contradict these modules. OpenAPI cannot express three things, so the
+descriptions contain them: a path of any depth, a status and headers that the script chooses, and the form of the answer
+that ``Accept`` chooses (OpenAPI ignores a parameter of that name).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Json = dict[str, Any]
 _PROBLEM = "application/problem+json"
 _ANY_TYPE = "*/*"
 _TEXT = "text/plain"
-# OpenAPI 3.0's word for bytes as they are: 3.1 needs none, but makers of clients go by it.
+# The format "binary" is from OpenAPI 3.0. OpenAPI 3.1 does not need it, but generators of clients use it.
 _BYTES: _Json = {"type": "string", "format": "binary"}
 # What each status of an error means, also for the docs (`make docs`).
 MEANINGS: Mapping[int, str] = {
@@ -53,7 +53,7 @@ _OF_STORAGE = frozenset({422, 502})
 # The status and the title of requests that are answered before they are a call.
 ANSWERED_BEFORE_A_CALL = ((414, "Request line too long"), (431, "Request headers too large"))
 
-# Bounds that callers meet, by the attributes of the settings; and those of them that 0 turns off.
+# The settings whose values the document contains. For those in the second set, 0 means no limit.
 LIMITS = (
     "max_inflight",
     "max_queue",
@@ -66,9 +66,10 @@ LIMITS = (
 )
 _NONE_IF_0 = frozenset(LIMITS) - {"max_queue", "queue_timeout_s"}
 
-# What base64_reader.py accepts, in the regular expressions of ECMA-262: one alphabet, line ends anywhere, blanks at the
-# start and the end of a line, padding complete or left out, no bits set behind the last byte; as a data URL, or in the
-# quotes of OSCAR's curl example. Or JSON, known by its first byte.
+# The texts that base64_reader.py accepts, as regular expressions of ECMA-262. A text has one alphabet, line ends
+# anywhere, blanks at the start and the end of a line, complete padding or none, and no unused bits that are set. It may
+# also be a data URL, or have the quotes of OSCAR's curl example. JSON is accepted, too, and is recognized by its first
+# byte.
 _WHITE = r"[ \t\r\n]*"
 _GAP = r"(?:[ \t]*[\r\n][ \t\r\n]*)?"
 
@@ -85,7 +86,7 @@ _BASE64_PATTERNS = (
     *(rf"^{_WHITE}=\"{_WHITE}{each}{_WHITE}\"{_WHITE}$" for each in _ALPHABETS),
     rf"^{_WHITE}[{{\[]",
 )
-# As settings/kinds.py reads it. The first group refuses a zero, which would leave the function no time.
+# A duration, as settings/kinds.py reads it. The first group rejects zero, because then the function would have no time.
 _NUMBER = r"(?:[0-9]{1,9}(?:\.[0-9]*)?|\.[0-9]+)"
 _DURATION_PATTERN = rf"^(?=.*[1-9])\+?(?:{_NUMBER}|(?:{_NUMBER}(?:ns|us|ms|s|m|h))+)$"
 _NAME_PATTERN = r"^[^\u0000-\u001f\u007f]*$"
@@ -94,21 +95,21 @@ _ENCODED_NAME_PATTERN = r"^(?:(?!%(?:[01]|7[Ff]))[^\u0000-\u001f\u007f])*$"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Interface:
-    """What a server offers.
+    """The facts about a server that its document describes.
 
     Args:
-        service_name: what its platform or its service definition calls it.
-        is_classic: the function is a command with the body on its stdin, not a script with files.
-        has_token: calls must carry a bearer token.
-        is_token_for_all: readers of this document and of the metrics must carry it, too.
-        has_storage: objects of storage events are fetched, or outputs stored.
-        methods: those that call the function.
+        service_name: the name of the service on its platform or in its service definition.
+        is_classic: the function is a command that reads the body from stdin, not a script with files.
+        has_token: calls must have a bearer token.
+        is_token_for_all: requests for this document and for the metrics must have the token, too.
+        has_storage: the server fetches the objects of storage events, or stores outputs.
+        methods: the methods that call the function.
         errors: the status and the title of each problem.
         encodings: the values of ``?input=``.
         forms: the values of ``?output=``.
-        content_type: of a classic function's answers, if it is always the same.
-        metrics_port: where the metrics are, or None if they are off.
-        limits: the value in force for each of ``LIMITS``.
+        content_type: the content type of a classic function's answers, if it is always the same.
+        metrics_port: the port of the metrics, or None if they are off.
+        limits: the current value of each limit in ``LIMITS``.
     """
 
     service_name: str
@@ -126,7 +127,7 @@ class Interface:
 
 
 def document(interface: Interface) -> _Json:
-    """The document, as plain data."""
+    """Return the document as plain data."""
     paths: _Json = {
         "/": _function(interface, "Root", []),
         "/{path}": _function(interface, "Path", [_ref("parameters", "path")]),
@@ -153,11 +154,11 @@ def document(interface: Interface) -> _Json:
             "description": _description(interface),
             "version": __version__,
         },
-        # The parent of the place that this document was had from, be it behind a gateway's prefix.
+        # Relative to the URL of this document, so that it is also right behind a gateway that adds a prefix.
         "servers": [{"url": ".."}],
         "tags": [
             {"name": "function", "description": "Calls of the function"},
-            {"name": "operation", "description": "What platforms and operators ask for"},
+            {"name": "operation", "description": "Requests of platforms and operators"},
         ],
         "paths": paths,
         "components": components,
@@ -167,9 +168,10 @@ def document(interface: Interface) -> _Json:
 def _description(interface: Interface) -> str:
     limits = "\n".join(f"- {_limit(interface, name)}" for name in LIMITS)
     return (
-        f"Served by oscar-watchdog {__version__}. The limits in force:\n\n{limits}\n\n"
-        "All paths but those under `/_/` named here are the same function, which may look at the path itself."
-        "\n\nHEAD, and GET with the `User-Agent` `kube-probe/…` (Kubernetes), is answered like `/_/health` there."
+        f"Served by oscar-watchdog {__version__}. The current limits:\n\n{limits}\n\n"
+        "Every path except those under `/_/` in this document calls the same function. The function may read the path."
+        "\n\nRequests with HEAD, or with GET and the `User-Agent` `kube-probe/…` (Kubernetes), do not call it. They "
+        "are answered like `/_/health`."
     )
 
 
@@ -195,10 +197,10 @@ def _function(interface: Interface, suffix: str, parameters: list[_Json]) -> _Js
     for method in interface.methods:
         if method == "HEAD":
             item["head"] = {**_health(), "operationId": f"probe{suffix}", "parameters": parameters}
-            item["head"]["summary"] = "Whether the server lives; the function does not run"
+            item["head"]["summary"] = "Check that the server is alive; the function does not run"
             continue
         item[method.lower()] = {**operation, "operationId": f"call{suffix}With{method.capitalize()}"}
-        # HTTP gives these a body without meaning (RFC 9110, 9.3), and OpenAPI advises not to declare one.
+        # In HTTP, a body has no meaning for these methods (RFC 9110, 9.3), and OpenAPI advises not to declare one.
         if method not in ("GET", "DELETE"):
             item[method.lower()]["requestBody"] = _ref("requestBodies", "input")
     return item
@@ -207,26 +209,27 @@ def _function(interface: Interface, suffix: str, parameters: list[_Json]) -> _Js
 def _of_a_call(interface: Interface) -> str:
     if interface.is_classic:
         return (
-            "The body goes to the function's stdin as it comes, and what the function prints is the answer. "
+            "The function reads the body from stdin while the body arrives. What the function prints is the answer. "
             "All methods do the same, except HEAD, which is answered like `/_/health`. "
-            "A GET or DELETE may have a body, too, if all on its way let it pass. "
-            "The headers of a CloudEvent (binary mode, `ce-…`) make the answer one, too."
+            "A GET or DELETE may have a body, too, but some clients and proxies do not send it. "
+            "If the request is a CloudEvent (binary mode, headers `ce-…`), the answer is also a CloudEvent."
         )
     return (
-        "The body becomes the function's input file, and what the function leaves is the answer: base64 of one file, "
-        "base64 of a ZIP of several, or what it printed if it left none. `?output=` or `Accept` ask for another form: "
-        "`application/zip`, `application/json`, or the one file's own type for its own bytes. "
+        "The body becomes the function's input file. The output files are the answer: base64 of one file, or base64 of "
+        "a ZIP of several files. If there is no output file, the answer is what the function printed. `?output=` or "
+        "`Accept` selects another form: `application/zip`, `application/json`, or the type of the only file for the "
+        "bytes of that file. "
         "All methods do the same, except HEAD, which is answered like `/_/health`. "
-        "A GET or DELETE may have a body, too, if all on its way let it pass. "
-        "The headers of a CloudEvent (binary mode, `ce-…`) make the answer one, too."
+        "A GET or DELETE may have a body, too, but some clients and proxies do not send it. "
+        "If the request is a CloudEvent (binary mode, headers `ce-…`), the answer is also a CloudEvent."
     )
 
 
 def _readable(operation: _Json, behind_token: Interface | None) -> _Json:
-    """GET, and HEAD for its headers alone.
+    """Return the operations GET, and HEAD for the headers alone.
 
     Args:
-        behind_token: the server, if it may want its token here.
+        behind_token: the interface of the server, if this path may need the token.
     """
     if behind_token is not None and behind_token.is_token_for_all:
         refusals = {code: _ref("responses", code) for code in ("401", "429")}
@@ -238,11 +241,14 @@ def _health() -> _Json:
     return {
         "tags": ["operation"],
         "operationId": "health",
-        "summary": "Whether the server lives",
+        "summary": "Check that the server is alive",
         "responses": {
-            "200": _text_response("It does.", "OK"),
+            "200": _text_response("The server is healthy.", "OK"),
             "503": _text_response(
-                "It is stopping, or its lock file is gone and cannot be written again.", "draining", retry_after=True
+                "The server is stopping, its lock file is gone and cannot be written again, or a script has lowered "
+                "limits of the server.",
+                "draining",
+                retry_after=True,
             ),
         },
     }
@@ -252,12 +258,12 @@ def _ready() -> _Json:
     return {
         "tags": ["operation"],
         "operationId": "ready",
-        "summary": "Whether a call would be run now",
+        "summary": "Check that a new call would run at once",
         "responses": {
-            "200": _text_response("It would.", "OK"),
-            "429": _text_response("It would wait: no place is free.", "no place is free"),
+            "200": _text_response("A new call would run at once.", "OK"),
+            "429": _text_response("A new call would wait or be rejected: no place is free.", "no place is free"),
             "503": _text_response(
-                "The server is stopping, or the function is not there.", "draining", retry_after=True
+                "The server is stopping or not healthy, or the function does not exist.", "draining", retry_after=True
             ),
         },
     }
@@ -284,12 +290,14 @@ def _metrics() -> _Json:
         "tags": ["operation"],
         "operationId": "metrics",
         "summary": "Metrics for Prometheus",
-        "responses": {"200": _text_response("Prometheus's text format.", "http_requests_in_flight 0.0\n")},
+        "responses": {
+            "200": _text_response("The metrics in Prometheus's text format.", "http_requests_in_flight 0.0\n")
+        },
     }
 
 
 def _metrics_server(port: int) -> _Json:
-    host = {"default": "localhost", "description": "The container's own address: no gateway leads to this port."}
+    host = {"default": "localhost", "description": "The address of the container; gateways do not forward this port."}
     return {"url": f"http://{{host}}:{port}", "variables": {"host": host}}
 
 
@@ -299,24 +307,25 @@ def _metrics_server(port: int) -> _Json:
 def _request_body(interface: Interface) -> _Json:
     limit = _limit(interface, "max_input_size_bytes")
     if interface.is_classic:
-        description = f"Any bytes, with any content type; they are not decoded. {limit}."
+        description = f"Any bytes, with any content type. They are not decoded. {limit}."
         return {"description": description, "content": {_ANY_TYPE: {"schema": dict(_BYTES)}}}
     content: _Json = {
         _TEXT: {"schema": {"$ref": "#/components/schemas/Base64"}, "example": "aGVsbG8K"},
         "application/octet-stream": {"schema": dict(_BYTES)},
-        "application/json": {"schema": {"description": "Any JSON, kept byte for byte; or bare base64."}},
+        "application/json": {"schema": {"description": "Any JSON, which is kept byte for byte; or base64."}},
         "application/x-www-form-urlencoded": {
             "schema": {
                 "description": "Fields, which become a JSON object; or base64, as `curl -d` sends it. "
-                "A single field without a value may look like base64 with its padding: end it with `&`.",
+                "A single field without a value may look like base64 with padding; to send such a field, end it with "
+                "`&`.",
                 "type": "object",
                 "propertyNames": {"minLength": 1},
             }
         },
         "multipart/form-data": {
             "schema": {
-                "description": "Each part becomes a file of its own. With one file, that is the input; fields only "
-                "count if there is no file.",
+                "description": "Each part becomes a file. If one part is a file, that file is the input. Fields count "
+                "only if no part is a file.",
                 "type": "object",
                 "properties": {"file": dict(_BYTES)},
                 "minProperties": 1,
@@ -327,11 +336,12 @@ def _request_body(interface: Interface) -> _Json:
     }
     return {
         "description": (
-            "The input file. A form's parts, JSON and base64 are known by their content type and their first bytes; "
-            "an `application/octet-stream` may be base64 or raw, any other type, as `text/csv`, means the bytes "
-            "themselves. `?input=` or `X-Input-Encoding` settle it; `X-Input-Encoding` of the answer says how the body "
-            "was read. `Content-Encoding: gzip` and `deflate` are decoded; offsets in errors count the decoded bytes. "
-            f"No body is an empty file. {limit}."
+            "The input file. The server detects forms, JSON and base64 by the content type and the first bytes. "
+            "A body of the type `application/octet-stream` is read as base64 or raw. Any other type, such as "
+            "`text/csv`, means raw bytes. `?input=` or `X-Input-Encoding` overrides this detection. "
+            "`X-Input-Encoding` of the answer says how the body was read. `Content-Encoding: gzip` and `deflate` are "
+            "decoded. Offsets in errors count the decoded bytes. An empty body is an empty file. "
+            f"{limit}."
         ),
         "content": content,
     }
@@ -352,38 +362,50 @@ def _parameters(interface: Interface) -> _Json:
             "in": "path",
             "required": True,
             "description": (
-                "Any path, which the function sees as `Http_Path`. It may have slashes, which OpenAPI cannot say: "
-                "a client made from this document may send them as `%2F`, which is as good."
+                "Any path. The function gets it as `Http_Path`. It may have slashes, which OpenAPI cannot express. "
+                "A client that is generated from this document may send them as `%2F`, which works, too."
             ),
             "schema": {"type": "string", "minLength": 1},
         },
         "X-Call-Id": header(
             "X-Call-Id",
-            "Names the call in answer and logs; one is made if there is none. Visible ASCII without spaces.",
+            "The id of the call in its answer and its logs: visible ASCII without spaces. Without it, the server makes "
+            "an id.",
             {"type": "string", "pattern": "^[!-~]{1,256}$"},
         ),
         "X-Timeout": header(
             "X-Timeout",
-            f"The longest run, in seconds or like `1m30s`; it can only shorten {_limit(interface, 'exec_timeout_s')}.",
+            "The time limit of the function, in seconds or like `1m30s`. It can only shorten "
+            f"{_limit(interface, 'exec_timeout_s')}.",
             {"type": "string", "pattern": _DURATION_PATTERN},
             example="30s",
         ),
-        "traceparent": header("traceparent", "W3C Trace Context, for function and log; ignored if malformed.", text),
-        "tracestate": header("tracestate", "W3C Trace Context; goes with `traceparent`.", text),
+        "traceparent": header(
+            "traceparent", "W3C Trace Context, for the function and the log. It is ignored if it is malformed.", text
+        ),
+        "tracestate": header("tracestate", "W3C Trace Context, used together with `traceparent`.", text),
     }
     if interface.is_classic:
         return of_any
     return {
         **of_any,
-        "input": query("input", "How the body is to be read. Without it, its type and first bytes tell.", encoding),
-        "output": query("output", "The form of the answer; wins over `Accept`.", {**text, "enum": [*interface.forms]}),
-        "filename": query(
-            "filename", "The input file's name, made safe. `X-Filename` wins.", {**text, "pattern": _NAME_PATTERN}
+        "input": query(
+            "input", "How to read the body. Without it, the content type and the first bytes decide.", encoding
         ),
-        "X-Input-Encoding": header("X-Input-Encoding", "As `?input=`, which wins.", encoding),
+        "output": query(
+            "output", "The form of the answer. It overrides `Accept`.", {**text, "enum": [*interface.forms]}
+        ),
+        "filename": query(
+            "filename",
+            "The name of the input file. The server replaces unsafe characters. `X-Filename` overrides it.",
+            {**text, "pattern": _NAME_PATTERN},
+        ),
+        "X-Input-Encoding": header(
+            "X-Input-Encoding", "How to read the body, like `?input=`. If both are given, `?input=` counts.", encoding
+        ),
         "X-Filename": header(
             "X-Filename",
-            "The input file's name, percent-encoded UTF-8, made safe.",
+            "The name of the input file, as percent-encoded UTF-8. The server replaces unsafe characters.",
             {**text, "pattern": _ENCODED_NAME_PATTERN},
         ),
     }
@@ -407,7 +429,7 @@ def _responses(interface: Interface) -> _Json:
         if status == 401:
             response["headers"] |= _refs_to_headers("WWW-Authenticate")
         if status == 500 and interface.is_classic:
-            response["description"] += " As text: how it ended, what it printed, its last words to stderr."
+            response["description"] += " As text: the exit status, stdout, and the end of stderr."
             response["content"][_TEXT] = {"schema": {"type": "string"}}
         responses[str(status)] = response
     for status, title in ANSWERED_BEFORE_A_CALL:
@@ -419,8 +441,8 @@ def _responses(interface: Interface) -> _Json:
     }
     responses["default"] = {
         "description": (
-            "A status that the function chose in `HTTP_RESPONSE_FILE`, with headers of its own choice, too. "
-            "If it failed, this is a problem document."
+            "A status that the function chose in `HTTP_RESPONSE_FILE`. It may also have chosen headers. "
+            "If the function failed, the body is a problem document."
         ),
         "headers": headers | _refs_to_headers("X-Warning"),
         "content": {**problem, _ANY_TYPE: {}},
@@ -432,16 +454,16 @@ def _success(interface: Interface, headers: _Json) -> _Json:
     if interface.is_classic:
         content: _Json = {interface.content_type or _ANY_TYPE: {}}
         return {
-            "description": "What the function printed to stdout.",
+            "description": "The function's stdout.",
             "headers": headers | _refs_to_headers("X-Warning"),
             "content": content,
         }
     return {
         "description": (
-            "What the function left. As text: base64 and a line end, or what it printed if it left no file; "
-            "or why a storage event did not run it. Printed "
-            "binary data has the type that its first bytes show, or `application/octet-stream`. "
-            "With `?output=raw` or its type in `Accept`, a file that is JSON comes as `application/json` of its own."
+            "The output of the function. `text/plain` is base64 and a line end; or what the function printed, if there "
+            "is no output file; or the reason why a storage event did not run the function. Binary data that the "
+            "function printed has the type that its first bytes show, or `application/octet-stream`. "
+            "With `?output=raw`, an output file that is JSON is sent unchanged as `application/json`."
         ),
         "headers": headers
         | _refs_to_headers("X-Output-Name", "X-Output-Content-Type", "Content-Disposition", "X-Warning"),
@@ -460,14 +482,14 @@ def _schemas() -> _Json:
     count: _Json = {"type": "integer", "minimum": 0}
     return {
         "Base64": {
-            "description": "base64 of one alphabet, with or without padding and line ends; also as `data:…;base64,`.",
+            "description": "Base64 in one alphabet, with or without padding and line ends; also as `data:…;base64,`.",
             "type": "string",
             "contentEncoding": "base64",
             "contentMediaType": "application/octet-stream",
             "anyOf": [{"pattern": pattern} for pattern in _BASE64_PATTERNS],
         },
         "Problem": {
-            "description": "What went wrong (RFC 9457).",
+            "description": "An error (RFC 9457).",
             "type": "object",
             "required": ["type", "title", "status", "detail"],
             "properties": {
@@ -476,58 +498,59 @@ def _schemas() -> _Json:
                 "status": {"type": "integer", "minimum": 400, "maximum": 599},
                 "detail": {"description": "What happened, to what, and what to do.", **text},
                 "call_id": {
-                    "description": "As X-Call-Id; missing if the request was not a call (405, or malformed HTTP).",
+                    "description": "The same as X-Call-Id. It is missing if the request was not a call (405, or "
+                    "malformed HTTP).",
                     **text,
                 },
-                "exit_code": {"description": "Of the function, if it ended by itself.", "type": "integer"},
-                "signal": {"description": "That ended the function, as SIGSEGV.", **text},
-                "out_of_memory": {"description": "Whether memory had ended.", "type": "boolean"},
+                "exit_code": {"description": "The function's exit code, if it ended by itself.", "type": "integer"},
+                "signal": {"description": "The signal that ended the function, such as SIGSEGV.", **text},
+                "out_of_memory": {"description": "Whether memory had run out.", "type": "boolean"},
                 "stderr": {"description": "The last 4 KiB of the function's stderr.", **text},
                 "stored": {
-                    "description": "The outputs that are where they should be, as provider:location.",
+                    "description": "The outputs that were stored, as provider:location.",
                     "type": "array",
                     "items": text,
                 },
                 "not_stored": {
-                    "description": "The outputs that are not, each with the reason.",
+                    "description": "The outputs that were not stored, as provider:location, each with the reason.",
                     "type": "object",
                     "additionalProperties": text,
                 },
             },
         },
         "Outcome": {
-            "description": "All that is known of a call, with `?output=json` or `Accept: application/json`.",
+            "description": "The whole result of a call, for `?output=json` or `Accept: application/json`.",
             "type": "object",
             "required": ["exit_code", "duration_s", "outputs", "stdout", "stderr", "warnings"],
             "properties": {
                 "exit_code": {"type": ["integer", "null"]},
                 "duration_s": {"type": "number", "minimum": 0},
                 "outputs": {"type": "array", "items": {"$ref": "#/components/schemas/Output"}},
-                "stdout": {"description": "The end of it.", **text},
-                "stderr": {"description": "The end of it.", **text},
+                "stdout": {"description": "The end of the function's stdout.", **text},
+                "stderr": {"description": "The end of the function's stderr.", **text},
                 "warnings": {
-                    "description": "Why the result may be wrong or incomplete though the function did not fail.",
+                    "description": "Why the result may be wrong or incomplete although the function did not fail.",
                     "type": "array",
                     "items": {
                         "type": "object",
                         "required": ["name", "detail"],
                         "properties": {
-                            "name": {"description": "As in X-Warning.", **text},
+                            "name": {"description": "The same name as in X-Warning.", **text},
                             "detail": {"description": "What happened and what to do.", **text},
                         },
                     },
                 },
-                "skipped": {"description": "Why a storage event did not run the function.", **text},
+                "skipped": {"description": "The reason why a storage event did not run the function.", **text},
             },
         },
         "Output": {
-            "description": "A file that the function left.",
+            "description": "An output file of the function.",
             "type": "object",
             "required": ["name", "size", "content_type", "sha256", "data"],
             "properties": {
-                "name": {"description": "With the folders in which it is.", **text},
-                "size": {"description": "In bytes.", **count},
-                "content_type": {"description": "Guessed from the name.", **text},
+                "name": {"description": "The name of the file, with its folders.", **text},
+                "size": {"description": "The size in bytes.", **count},
+                "content_type": {"description": "The content type, guessed from the name.", **text},
                 "sha256": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
                 "data": {"type": "string", "contentEncoding": "base64", "contentMediaType": "application/octet-stream"},
             },
@@ -541,24 +564,27 @@ def _headers() -> _Json:
 
     text: _Json = {"type": "string"}
     return {
-        "X-Call-Id": header("The call's name, the caller's own if it gave one.", text),
-        "X-Exit-Code": header("The function's, if it ended by itself.", {"type": "integer"}),
-        "X-Duration-Seconds": header("How long the function ran.", {"type": "number", "minimum": 0}),
+        "X-Call-Id": header("The id of the call: the caller's X-Call-Id, or an id made by the server.", text),
+        "X-Exit-Code": header("The function's exit code, if it ended by itself.", {"type": "integer"}),
+        "X-Duration-Seconds": header("The time for which the function ran.", {"type": "number", "minimum": 0}),
         "X-Input-Encoding": header(
-            "How the body was read, once that is known. A classic function's body is raw, as is an empty one.",
+            "How the body was read. It is missing if the call ended before this was known. An empty body and a classic "
+            "function's body are `raw`.",
             {"type": "string", "enum": ["base64", "raw", "json", "form", "multipart"]},
         ),
-        "X-Output-Name": header("The one file's name, percent-encoded.", text),
-        "X-Output-Content-Type": header("The one file's type, guessed from its name.", text),
+        "X-Output-Name": header("The name of the only output file, percent-encoded.", text),
+        "X-Output-Content-Type": header("The content type of the only output file, guessed from its name.", text),
         "X-Warning": header(
-            "Why the result may be wrong or incomplete though the function did not fail: names such as `no-output`, "
+            "Why the result may be wrong or incomplete although the function did not fail: names such as `no-output`, "
             "separated by commas.",
             text,
         ),
-        "Content-Disposition": header("A name for raw bytes and ZIPs.", text),
-        "Retry-After": header("Seconds.", {"type": "integer", "minimum": 0}),
-        "WWW-Authenticate": header("Bearer", text, required=True),
-        "Allow": header("The methods that are answered.", text, required=True),
+        "Content-Disposition": header("A file name for raw bytes and ZIPs.", text),
+        "Retry-After": header(
+            "The caller may try again after this number of seconds.", {"type": "integer", "minimum": 0}
+        ),
+        "WWW-Authenticate": header("Always Bearer.", text, required=True),
+        "Allow": header("The methods that the server answers at this path.", text, required=True),
     }
 
 

@@ -32,14 +32,14 @@ from ..errors import (
 )
 from ..invocation.call import Record
 from ..logs.setup import get_logger
-from .connection import LAST_WORDS_S, Connection
+from .connection import SHORT_LINGER_S, Connection
 from .problem_document import PROBLEM_TYPE, problem_document
 from .response import headers_of
 from .wrong_tokens import RETRY_AFTER_S
 
 log = get_logger("server")
 MOST_NAMED_FILES = 1000
-# The one table from error to status; the first type that fits.
+# The status and the title of each error: the first type that fits counts.
 STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (BadInput, 400, "Bad input"),
     (CallerGone, 400, "Request cut off"),
@@ -67,11 +67,11 @@ STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
 def problem(
     request: web.BaseRequest, call_id: str, record: Record, error: WatchdogError, *, is_draining: bool
 ) -> web.Response:
-    """Return the answer to a call that went wrong, and log a call that was refused."""
+    """Return the answer to a call that failed. If the call was rejected before it entered, log this, too."""
     status, title = next((code, text) for kind, code, text in STATUS_OF_ERROR if isinstance(error, kind))
     headers = headers_of(call_id, record)
     if isinstance(error, ScriptFailed) and (record.chosen.status or 0) >= 400:
-        # The script says itself what its failure means to the caller.
+        # The script has chosen the status for its failure.
         status = record.chosen.status or status
         headers.extend(record.chosen.headers)
     _add_headers(headers, error)
@@ -83,12 +83,12 @@ def problem(
     body = problem_document(status, title, str(error), **_members(call_id, record, error))
     response = web.Response(status=status, headers=headers, body=body)
     if isinstance(error, TooManyWrongTokens):
-        response.force_close()  # the next guess needs another connection
+        response.force_close()  # the next guess then needs a new connection
     return response
 
 
 def not_allowed(request: web.BaseRequest, methods: Sequence[str]) -> web.Response:
-    """Return the answer to a request whose method is not one of these."""
+    """Return the answer to a request whose method is not one of ``methods``."""
     allowed = ", ".join(methods)
     detail = f"the method {request.method} is not answered at {request.path}; use one of {allowed}"
     body = problem_document(405, "Method not allowed", detail)
@@ -96,7 +96,7 @@ def not_allowed(request: web.BaseRequest, methods: Sequence[str]) -> web.Respons
 
 
 def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, object]:
-    """Return the members of the document that only some errors have."""
+    """Return the members of the document that are not in the standard. Some of them exist only for some errors."""
     members: dict[str, object] = {"call_id": call_id}
     if record.exit_code is not None:
         members["exit_code"] = record.exit_code
@@ -112,10 +112,11 @@ def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, ob
 
 
 def _add_headers(headers: CIMultiDict[str], error: WatchdogError) -> None:
-    """Say when to try again, or how to authenticate."""
+    """Add the headers that say when to try again, or how to authenticate."""
     if isinstance(error, NotAdmitted):
         headers["Retry-After"] = str(error.retry_after_s)
-        # OpenFaaS's queue-worker then sends the call again, whatever its list of statuses is: 503 is not in it.
+        # With this header, OpenFaaS's queue-worker sends the call again for every status. Its own list of statuses does
+        # not contain 503.
         headers["X-OpenFaaS-Internal"] = "oscar-watchdog"
     if isinstance(error, TooManyWrongTokens):
         headers["Retry-After"] = str(RETRY_AFTER_S)
@@ -127,7 +128,8 @@ def _decide_on_connection(
     request: web.BaseRequest, headers: CIMultiDict[str], error: WatchdogError, *, is_draining: bool
 ) -> None:
     """Decide whether the connection is closed after the answer, and how long to wait for the rest of the body."""
-    # A caller that waits for "100 Continue" and does not get it must not send its next request on this connection.
+    # A caller that waits for "100 Continue" and gets another answer may or may not send its body. So the server cannot
+    # know where the next request on this connection would begin.
     may_wait_for_continue = "Expect" in request.headers and not request.content.is_eof()
     if isinstance(error, (Draining, CallerSilent, CallerGone)) or is_draining or may_wait_for_continue:
         headers["Connection"] = "close"
@@ -135,4 +137,4 @@ def _decide_on_connection(
         if isinstance(error, CallerSilent):
             request.protocol.linger(0.0)
         elif is_draining:
-            request.protocol.linger(LAST_WORDS_S)
+            request.protocol.linger(SHORT_LINGER_S)

@@ -1,4 +1,4 @@
-"""Read what the headers of a request ask for."""
+"""Read the headers of a request: its options, its call id, its token, and the variables for the script."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from ..input.detect import ENCODINGS, BodyHints
 from ..output.accept import AnswerPreference, choose_form
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-READING_METHODS = ("GET", "HEAD")  # of the server's own paths
-# The User-Agent of the kubelet's probes, whatever their path (Kubernetes, pkg/probe/http).
+READING_METHODS = ("GET", "HEAD")  # for the server's own paths
+# The User-Agent of the kubelet's probes begins with this text, for every path (Kubernetes, pkg/probe/http).
 _KUBERNETES_PROBE = "kube-probe/"
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
 _CALL_ID = re.compile(r"[!-~]{1,256}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
-_LONGEST_KEPT = 256  # characters of a header's name whose variable is kept for the next call
+# Characters. The variable for a header is cached if the header's name is not longer than this.
+_LONGEST_CACHED = 256
 
 
 def preference_of(request: web.BaseRequest) -> AnswerPreference:
@@ -34,7 +35,7 @@ def body_hints(request: web.BaseRequest) -> BodyHints:
     headers = request.headers
     encoding = request.query.get("input", headers.get("X-Input-Encoding"))
     if encoding is not None and encoding.lower() not in ENCODINGS:
-        raise BadInput(f"the input encoding {quoted(encoding)} is not known; known are {', '.join(ENCODINGS)}")
+        raise BadInput(f"the input encoding {quoted(encoding)} is not known; use one of {', '.join(ENCODINGS)}")
     return BodyHints(
         content_type=headers.get("Content-Type", ""),
         content_encoding=", ".join(headers.getall("Content-Encoding", ())),
@@ -44,7 +45,7 @@ def body_hints(request: web.BaseRequest) -> BodyHints:
 
 
 def is_token(authorization: str, token: str) -> bool:
-    """Whether a header holds the token, in a time that does not tell how much of it is right."""
+    """Return whether a header has the token. The time of this check does not depend on how much of it is right."""
     scheme, _, given = authorization.partition(" ")
     is_right = compare_digest(os.fsencode(given.strip()), os.fsencode(token))
     return is_right and scheme.lower() == "bearer"
@@ -76,26 +77,26 @@ def _percent_decoded(text: str, what: str) -> str:
 
 
 def base_path_of(environ: Mapping[str, str]) -> str:
-    """Return the path below which OSCAR exposes the service, or the empty string: `/system/services/NAME/exposed`.
+    """Return the path at which OSCAR exposes the service (`/system/services/NAME/exposed`), or an empty string.
 
-    OSCAR's ingress removes it from a request's path, except with `rewrite_target: true`; its probes always keep it
-    (`pkg/backends/resources/expose.go`).
+    OSCAR's ingress removes this prefix from the path of a request, except with `rewrite_target: true`. Probes always
+    have the prefix (`pkg/backends/resources/expose.go`).
     """
     path = environ.get("OSCAR_SERVICE_BASE_PATH", "").strip("/")
     return "/" + path if path else ""
 
 
-def below(base_path: str, path: str) -> str:
-    """Return the path without the base path before it."""
+def without_base_path(base_path: str, path: str) -> str:
+    """Return the path without the base path at its start."""
     if not base_path or not path.startswith(base_path) or path[len(base_path) :][:1] not in ("", "/"):
         return path
     return path[len(base_path) :] or "/"
 
 
 def is_probe(request: web.BaseRequest) -> bool:
-    """Return whether the sender only asks if the server lives.
+    """Return whether a request only checks that the server is alive.
 
-    MinIO sends HEAD to see whether a webhook is there, and link checkers do so. Neither wants the script to run.
+    MinIO sends HEAD to check that a webhook exists, and link checkers send HEAD, too. The script must not run for it.
     """
     if request.method == "HEAD":
         return True
@@ -103,18 +104,18 @@ def is_probe(request: web.BaseRequest) -> bool:
 
 
 def cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
-    """Method, path, query and headers under the names of OpenFaaS's classic watchdog.
+    """Return the method, path, query and headers as variables, with the names of OpenFaaS's classic watchdog.
 
-    It is a Go program, and Go writes `X-Api-Key` however a header's name was sent (net/textproto).
+    That watchdog is a Go program. Go always changes the name of a header to the form `X-Api-Key` (net/textproto).
     """
     length = "-1" if request.content_length is None else str(request.content_length)
     if request.content_length is None and not request.body_exists:
         length = "0"
-    # A request through a proxy may have the whole URL for its target (RFC 9112, section 3.2.2).
+    # The target of a request through a proxy may be a whole URL (RFC 9112, section 3.2.2).
     target = request.raw_path if request.raw_path.startswith("/") else request.url.raw_path_qs
     variables = {
         "Http_Method": request.method,
-        "Http_Path": below(base_path, target.partition("?")[0]),
+        "Http_Path": without_base_path(base_path, target.partition("?")[0]),
         "Http_Query": target.partition("?")[2],
         "Http_Host": request.headers.get("Host", ""),
         "Http_ContentLength": length,
@@ -122,14 +123,15 @@ def cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
     }
     with_underscores = []
     for name, value in request.headers.items():
-        kept = _variable_of if len(name) <= _LONGEST_KEPT else _variable_of.__wrapped__
-        if (variable := kept(name)) is None:
+        variable_of = _variable_of if len(name) <= _LONGEST_CACHED else _variable_of.__wrapped__
+        if (variable := variable_of(name)) is None:
             continue
         if "_" in name:
             with_underscores.append((variable, value))
         else:
             variables.setdefault(variable, value)
-    # A proxy that vouches for `X-1` may let the caller's `X_1` through, before it or after it.
+    # A proxy may set the header `X-1`, which scripts trust, and pass on the caller's own header `X_1`. Both have the
+    # same variable. So `X-1` counts, whatever their order.
     if with_underscores:
         taken = {variable.lower() for variable in variables}
         for variable, value in with_underscores:
@@ -140,7 +142,7 @@ def cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
 
 @functools.lru_cache(maxsize=128)
 def _variable_of(name: str) -> str | None:
-    """The variable of a header; None if it has none."""
+    """Return the name of the variable for a header, or None if scripts do not get this header."""
     if name.lower() in _NOT_FOR_SCRIPTS or not _HEADER_NAME.fullmatch(name):
         return None
     return "Http_" + "_".join(map(str.capitalize, name.split("-")))

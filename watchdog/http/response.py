@@ -1,4 +1,4 @@
-"""Responses on their way to callers, which may take them slowly or not at all."""
+"""Send responses to callers, also to callers that read slowly or not at all."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from ..invocation.call import Record
 from ..invocation.pace import Pace, Paces
 from ..output.answer import Answer
 from ..settings.declarations import Settings
-from .connection import abort, untaken_bytes
+from .connection import abort, unread_bytes
 
-# Pieces of a long answer that are read and not yet sent: at most two times four pieces of 512 KiB. If many long answers
-# are sent at once, each has fewer.
+# Number of pieces of 512 KiB that are read from a long answer at a time, before they are sent. If many long answers are
+# sent at the same time, each has fewer pieces. The second value bounds their sum.
 _MOST_PIECES_AHEAD = 4
 _PIECES_AHEAD_OF_ALL = 32
-# The server judges a caller as slow only after it has waited for this time. A lost answer costs more than a lost body,
-# so callers have more time here than in body.py.
+# The server waits for a caller for at least this time before it judges the caller slow. A lost answer costs more than a
+# lost body, so callers have more time here than in body.py.
 _JUDGED_AFTER_S = 5.0
 _STATUS_WITHOUT_BODY = (204, 205, 304)
 
 
 def headers_of(call_id: str, record: Record) -> CIMultiDict[str]:
-    """Return the headers that each answer to a call has."""
+    """Return the headers that every answer to a call has."""
     headers = CIMultiDict({"X-Call-Id": call_id})
     if record.exit_code is not None:
         headers["X-Exit-Code"] = str(record.exit_code)
@@ -39,25 +39,25 @@ def headers_of(call_id: str, record: Record) -> CIMultiDict[str]:
 
 
 class Sender:
-    """Sends responses. A caller that takes nothing for ``write_timeout``, or too little, is disconnected."""
+    """Sends responses. A caller that reads nothing for ``write_timeout``, or reads too slowly, is disconnected."""
 
     def __init__(self, settings: Settings) -> None:
         self._loop = asyncio.get_running_loop()
         self._write_timeout_s = settings.write_timeout_s
         self._least_rate = settings.min_data_rate_bytes
         self._long_answers = 0
-        # Callers that take the answers to probes and the texts of errors. These hold nothing but a connection.
+        # The callers that read answers to probes, and errors. Such a caller occupies only a connection.
         self._other_readers = Paces()
 
     def give_up_other_reader(self) -> None:
-        """Disconnect the slowest caller that takes something else than the answer of a script, if there is one."""
+        """Disconnect the slowest caller that reads anything except the answer of a script, if there is one."""
         if (slowest := self._other_readers.slowest()) is not None:
             slowest.give_up()
 
     async def send(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
-        """Send a response that is not the answer of a script: aiohttp itself would wait without end for the caller."""
-        await self._patiently(request, response.prepare(request), self._other_readers)
-        await self._patiently(request, response.write_eof(), self._other_readers)
+        """Send a response that is not the answer of a script. aiohttp itself has no time limit for this."""
+        await self._send_in_time(request, response.prepare(request), self._other_readers)
+        await self._send_in_time(request, response.write_eof(), self._other_readers)
         return response
 
     async def send_answer(
@@ -70,10 +70,10 @@ class Sender:
         record: Record,
         readers: Paces,
     ) -> web.StreamResponse:
-        """Send the answer of a script, and note in ``record`` how far it came.
+        """Send the answer of a script, and note in ``record`` how much of it is sent.
 
         Args:
-            readers: the caller is one of these while the server waits for it.
+            readers: contains the caller while the server waits for it.
         """
         if answer.body is not None or status in _STATUS_WITHOUT_BODY:
             body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
@@ -85,11 +85,11 @@ class Sender:
                 record.is_handed_over = True
                 await small.write_eof()
 
-            await self._patiently(request, send(), readers)
+            await self._send_in_time(request, send(), readers)
             return small
         response = web.StreamResponse(status=status, headers=headers)
         response.content_length = answer.length
-        await self._patiently(request, response.prepare(request), readers)
+        await self._send_in_time(request, response.prepare(request), readers)
         record.is_begun = True
         self._long_answers += 1
         try:
@@ -97,22 +97,26 @@ class Sender:
                 async for piece in chunks:
                     record.output_bytes += len(piece)
                     record.is_handed_over = record.output_bytes == answer.length
-                    await self._patiently(request, response.write(piece), readers)
+                    await self._send_in_time(request, response.write(piece), readers)
         finally:
             self._long_answers -= 1
-        await self._patiently(request, response.write_eof(), readers)
+        await self._send_in_time(request, response.write_eof(), readers)
         return response
 
     def _pieces_ahead(self) -> int:
-        """Return how much of a long answer is read at once: the fewer long answers there are, the more."""
+        """Return how many pieces of a long answer are read at a time. The fewer long answers, the more pieces."""
         return max(1, min(_MOST_PIECES_AHEAD, _PIECES_AHEAD_OF_ALL // max(1, self._long_answers)))
 
-    async def _patiently(self, request: web.BaseRequest, sending: Awaitable[object], readers: Paces) -> None:
-        """Send, unless the caller takes nothing for ``write_timeout``, or too little. It is one of ``readers``.
+    async def _send_in_time(self, request: web.BaseRequest, sending: Awaitable[object], readers: Paces) -> None:
+        """Send, and disconnect a caller that reads nothing for ``write_timeout``, or reads too slowly.
 
-        One write may be megabytes on their way through a slow line: what counts is whether they get fewer.
+        One write may have megabytes, which take long on a slow line. So what counts is whether the caller has
+        acknowledged any of these bytes.
+
+        Args:
+            readers: contains the caller while the server waits for it.
         """
-        # Most of what is sent is taken at once: no need of a timer for that.
+        # The kernel accepts most writes at once. They need no timer.
         steps = sending.__await__()
         try:
             waits_for = next(steps)
@@ -121,61 +125,61 @@ class Sender:
         pace: Pace = request.get("pace") or self._pace(request)
         request["pace"] = pace
         limit_s = self._write_timeout_s
-        untaken: int | None = None
+        unread: int | None = None
         timer: asyncio.TimerHandle | None = None
 
-        def look() -> None:
-            nonlocal untaken, timer
+        def check() -> None:
+            nonlocal unread, timer
             if not pace.left_s:
                 pace.is_too_slow = True
                 pace.end()
                 return
-            before, untaken = untaken, untaken_bytes(request)
-            if (before is None or untaken < before) and not bound.expired():
-                # What is taken is seen at the next look only, so it is waited for one look longer.
+            before, unread = unread, unread_bytes(request)
+            if (before is None or unread < before) and not bound.expired():
+                # Progress shows only at the next check, so the limit is longer by the time between two checks.
                 bound.reschedule(self._loop.time() + limit_s * 1.25)
-            timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
+            timer = self._loop.call_later(min(limit_s / 4, pace.left_s), check)
 
         try:
             async with pace.waiting(readers, is_watched=True) as bound:
                 if limit_s:
-                    timer = self._loop.call_later(min(limit_s / 4, pace.left_s), look)
+                    timer = self._loop.call_later(min(limit_s / 4, pace.left_s), check)
                 try:
-                    await _Begun(steps, waits_for)
+                    await _StartedAwaitable(steps, waits_for)
                 finally:
                     if timer is not None:
                         timer.cancel()
         except TimeoutError:
             abort(request)
-            raise ConnectionResetError(self._why_given_up(pace)) from None
+            raise ConnectionResetError(self._reason_for_disconnect(pace)) from None
 
     def _pace(self, request: web.BaseRequest) -> Pace:
         writer = request.writer
         return Pace(
-            lambda: writer.output_size - untaken_bytes(request),
+            lambda: writer.output_size - unread_bytes(request),
             silence_s=self._write_timeout_s,
             least_rate=self._least_rate,
             judged_after_s=_JUDGED_AFTER_S,
         )
 
-    def _why_given_up(self, pace: Pace) -> str:
-        """Return why the server does not wait any more until the caller takes the rest of its answer."""
+    def _reason_for_disconnect(self, pace: Pace) -> str:
+        """Return the reason why the server stopped waiting for a caller to read the rest of its answer."""
         if pace.is_given_up:
-            return f"the caller took {pace.rate:.0f} bytes a second while another call needed the room"
+            return f"the caller read {pace.rate:.0f} bytes a second while another call needed its place"
         if pace.is_too_slow:
             return (
-                f"the caller took only {pace.moved_bytes} bytes in {pace.waited_s:.0f} s, less than "
+                f"the caller read only {pace.moved_bytes} bytes in {pace.waited_s:.0f} s, less than "
                 f"{self._least_rate} a second (min_data_rate)"
             )
-        return f"the caller took nothing for {self._write_timeout_s:g} s (write_timeout)"
+        return f"the caller read nothing for {self._write_timeout_s:g} s (write_timeout)"
 
 
-class _Begun:
-    """An awaitable that has run to where it waits for the first time.
+class _StartedAwaitable:
+    """The rest of an awaitable that has already run until its first wait.
 
     Args:
-        steps: what its ``__await__`` gave.
-        waits_for: what the first step yielded.
+        steps: the iterator that ``__await__`` of the awaitable returned.
+        waits_for: the object that the first step yielded.
     """
 
     def __init__(self, steps: Generator[Any, Any, object], waits_for: object) -> None:

@@ -1,4 +1,4 @@
-"""The paths of the server: probes, its description, metrics. Any other path is the function."""
+"""The paths of the server: probes, its description, metrics. A request to any other path calls the function."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .calls import Calls
 from .connection import refusal_of
 from .health import Health
 from .problems import STATUS_OF_ERROR, not_allowed, problem
-from .request import METHODS, READING_METHODS, below, is_probe
+from .request import METHODS, READING_METHODS, is_probe, without_base_path
 from .response import Sender
 
 
 class Routes:
-    """Gives each request to the part of the server that answers it.
+    """Passes each request to the part of the server that answers it.
 
     Args:
-        base_path: the part of each request's path before the paths of the server.
+        base_path: the prefix that the server removes from the path of each request.
     """
 
     def __init__(
@@ -61,10 +61,10 @@ class Routes:
         self.metrics_port: int | None = None
 
     def answer(self, request: web.BaseRequest) -> Coroutine[Any, Any, web.StreamResponse]:
-        """Return the coroutine that answers a request. This function is not a coroutine: that would cost each call."""
+        """Return the coroutine that answers a request. This function is not a coroutine, which would slow each call."""
         if (refusal := refusal_of(request)) is not None:
             return self._sender.send(request, refusal)
-        path = below(self._base_path, request.path)
+        path = without_base_path(self._base_path, request.path)
         if path == "/_/ready":
             return self._sender.send(request, self._probe(request, is_ready=True))
         if path == "/_/openapi.json":
@@ -109,7 +109,7 @@ class Routes:
         return await self._sender.send(request, self._description() if refusal is None else refusal)
 
     async def _refusal_of_reader(self, request: web.BaseRequest) -> web.Response | None:
-        """Return the answer to a request for the description or the metrics that is refused; None if it is not."""
+        """Return the error for a rejected request for the description or the metrics. None means that it is allowed."""
         if request.method not in READING_METHODS:
             return not_allowed(request, READING_METHODS)
         try:

@@ -1,15 +1,15 @@
-"""The HTTP server: what it is made of, and how it starts and stops.
+"""The HTTP server: its parts, its start and its stop.
 
 ========================  ===========================================================
-``listener``              the socket, and how it is closed without a reset
-``connection``            aiohttp made strict: heads, idle connections, slow callers
-``routes``                which part of the server answers a request
-``calls``                 one call: request -> invocation -> answer
-``request``, ``body``     what a request asks for, and its bytes
-``response``              answers on their way to callers
-``problems``              error -> status and document
-``health``                what probes see
-``drain``                 the steps of a graceful stop
+``listener``              opens the listening socket, and closes it without a reset
+``connection``            adds strict bounds to aiohttp's connections
+``routes``                passes each request to the part that answers it
+``calls``                 answers one call: request -> invocation -> answer
+``request``, ``body``     read the headers and the body of a request
+``response``              sends answers, also to slow callers
+``problems``              maps an error to its status and document
+``health``                answers probes
+``drain``                 stops the server gracefully, step by step
 ========================  ===========================================================
 """
 
@@ -53,21 +53,22 @@ from .routes import Routes
 
 log = get_logger("server")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# What the event loop waits for the interpreter's lock, at most, each time that a thread has it: 5 ms by default.
+# The longest wait of the event loop for the interpreter's lock while a thread runs Python code; 5 ms by default.
 _SWITCH_INTERVAL_S = 0.001
-_REMOVAL_S = 30.0  # for the files of all calls at a stop; a file system that hangs must not keep the process
+# A stop waits for at most this time until the files of all calls are removed, because a file system may hang.
+_REMOVAL_S = 30.0
 
 
 async def serve(configuration: Configuration, environ: Mapping[str, str], sink: LogWriter) -> int:
-    """Serve until a signal ends it; return the exit code.
+    """Serve until a signal stops the server, and return the exit code.
 
     Raises:
-        ListenError: an address cannot be listened on.
+        ListenError: the server cannot listen on an address, or cannot write its lock file.
     """
     keep_freed_memory()
     _ignore_warnings()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    # From here on a signal drains, even one that comes while the server still starts.
+    # From now on a signal starts a drain, even if the server is still starting.
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads.Threads("files"))
     signals: asyncio.Queue[int] = asyncio.Queue()
@@ -76,7 +77,8 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
     server = Server(configuration, environ, sink)
     try:
         await server.start()
-        # These objects stay, so the garbage collector need not visit them again: docs/explanation/performance.md.
+        # The objects that exist now are never freed. Without this, each garbage collection examines them and stops the
+        # event loop for that time (docs/performance.md).
         gc.freeze()
         await server.drain.run_at_signal(signals)
     finally:
@@ -87,21 +89,21 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
 def _ignore_warnings() -> None:
     """Ignore Python's warnings, which are for programmers.
 
-    Libraries put texts of callers and storages into them. The interpreter would keep each distinct text for ever and
-    print it into the log.
+    Libraries put texts from callers and storages into warnings. The interpreter would keep every distinct text for
+    ever, and write it to the log.
     """
     warnings.simplefilter("ignore")
 
 
 class Server:
-    """One server of one script."""
+    """A server for one function."""
 
     def __init__(self, configuration: Configuration, environ: Mapping[str, str], sink: LogWriter) -> None:
         self._configuration = configuration
         self._settings = settings = configuration.settings
         self._tracing = otel.start(environ, configuration.service_name)
 
-        # What runs the function.
+        # The parts that run the function.
         self._supervisor = Supervisor()
         self._workspaces = Workspaces(settings.tmp_dir)
         self._admission = Admission(
@@ -127,7 +129,7 @@ class Server:
             metrics=metrics,
         )
 
-        # What answers requests.
+        # The parts that answer requests.
         base_path = base_path_of(environ)
         self._health = Health(configuration, environ)
         authorization = Authorization(settings, self._health)
@@ -157,7 +159,7 @@ class Server:
             sender=sender,
         )
 
-        # What accepts connections, and what ends them.
+        # The parts that accept and close connections.
         self._idle = IdleConnections(give_up=sender.give_up_other_reader)
         self._http = self._http_server(self._routes.answer)
         self._listener = Listener(self._http)
@@ -176,10 +178,10 @@ class Server:
         )
 
     async def start(self) -> None:
-        """Listen, write the lock file, and log that the server is there.
+        """Listen, write the lock file, and log that the server is listening.
 
         Raises:
-            ListenError: the address cannot be listened on.
+            ListenError: the server cannot listen on an address, or cannot write its lock file.
         """
         await self._sweep()
         asyncio.get_running_loop().set_exception_handler(self._notice_error)
@@ -189,7 +191,7 @@ class Server:
         self._log_start()
 
     async def stop(self) -> None:
-        """Close everything; what still runs is killed."""
+        """Close everything, and kill scripts that still run."""
         self._health.drain()
         self._listener.close()
         self.drain.refuse_all()
@@ -202,12 +204,12 @@ class Server:
         if not await within(_REMOVAL_S, self._all_removed()):
             log.error(
                 "workspaces not removed",
-                reason=f"not done within {_REMOVAL_S:g} s; the next server that has this tmp_dir removes them",
+                reason=f"not done within {_REMOVAL_S:g} s; the next server with the same tmp_dir removes them",
             )
         self._supervisor.close()
         await self._tracing.stop()
         if count := threads.abandon():
-            log.error("threads left behind", count=count, reason="their work on files does not end")
+            log.error("threads left behind", count=count, reason="their operations on files do not end")
         log.info("stopped")
 
     def _http_server(self, handler: Any) -> HttpServer:
@@ -236,13 +238,16 @@ class Server:
             log.warning("workspaces of a dead server cannot be removed", path=path)
 
     def _notice_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """Log an error of the event loop. If no connection could be accepted, close idle ones: asyncio tries again."""
+        """Log an error of the event loop. If no descriptor was free for a new connection, close idle connections.
+
+        asyncio then tries again to accept the new connection.
+        """
         if is_out_of_descriptors(context):
             self._idle.out_of_descriptors()
         loop.default_exception_handler(context)
 
     async def _start_metrics(self) -> None:
-        """Listen on the port for metrics. If that port is only the default and is taken, there are none."""
+        """Listen on the port for metrics. If the default port is in use, turn the metrics off and log a warning."""
         port = self._settings.metrics_port
         if not port:
             return
@@ -274,9 +279,9 @@ class Server:
         if problem := self._invocations.script_problem:
             log.warning("not ready", reason=problem)
         elif self._invocations.script_has_crlf:
-            log.warning("the script will not work as meant", reason=CRLF_HINT)
+            log.warning("the script will not work as intended", reason=CRLF_HINT)
         elif self._invocations.script_has_mark:
-            log.warning("the script may not work as meant", reason=MARK_HINT)
+            log.warning("the script may not work as intended", reason=MARK_HINT)
 
     async def _all_removed(self) -> None:
         await self._invocations.close()
