@@ -67,7 +67,7 @@ class ListenError(WatchdogError):
 
 
 class InputError(WatchdogError):
-    """What the caller sent cannot be used."""
+    """The caller's request or body cannot be used."""
 
 
 class BadInput(InputError):

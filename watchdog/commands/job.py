@@ -34,7 +34,7 @@ async def run_job(configuration: Configuration, environ: Mapping[str, str], sink
 
     Raises:
         BadInput: there is no event, or it is malformed.
-        WatchdogError: as :meth:`Invocations.invoke`.
+        WatchdogError: see :meth:`Invocations.invoke`.
     """
 
     async def hand_over(result: Result, is_stored: bool) -> None:

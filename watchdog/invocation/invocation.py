@@ -1,4 +1,4 @@
-"""Run one call, step by step: admit it, read its input, wait for a place, run, store, lend the result, clean up.
+"""Run one call, step by step: admit it, read its input, wait for a place, run, store, hand over, clean up.
 
 These steps do not depend on HTTP. The server, ``watchdog run``, jobs and tests use them.
 """
@@ -108,7 +108,7 @@ class Invocations:
 
     @contextlib.asynccontextmanager
     async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
-        """Run the function on the body of the call, and lend its result until the context ends.
+        """Run the function on the body of the call, and yield its result. Its files are removed when the context ends.
 
         If the body is an event without an object to process, the script does not run and the call does not wait for a
         place. Then the result is empty, ``record.outcome`` is ``SKIPPED``, and ``record.reason`` has the reason.
