@@ -48,7 +48,7 @@ def test_an_object_goes_in_and_out_over_tls(
         done = ended(engine, replace(options, environ=environ))
         if trusted_by == "nothing":
             assert done.returncode == 66, done.stderr
-            assert b"shows a certificate that is not trusted" in done.stderr
+            assert b"has a certificate that is not trusted" in done.stderr
         else:
             assert done.returncode == 0, done.stderr
             assert server.objects("bucket/out") == {"copy": b"an object\n"}

@@ -250,7 +250,7 @@ def test_a_subscription_is_left_to_the_operator(start_server: StartServer, defin
     server = started(start_server, define())
     answer = server.call(CONFIRMATION, headers={"Content-Type": "text/plain; charset=UTF-8"})
     assert answer.status == 200
-    assert f"SNS asks whether this service is to be subscribed to {TOPIC}" in answer.body.decode()
+    assert f"SNS asks to confirm the subscription of this service to {TOPIC}" in answer.body.decode()
     assert b"--token" not in answer.body
     assert server.event("invocation ended")["outcome"] == "skipped"
     (line,) = [line for line in server.logs if line["level"] == "warning"]

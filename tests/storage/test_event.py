@@ -499,7 +499,7 @@ def test_what_dash_expanded_is_mended_without_event(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [b"{", b'{"a": }', b'{"path": "C:\\new\\qable"}', b"{}{}"])
 def test_what_cannot_be_mended_is_told(text: bytes) -> None:
-    with pytest.raises(BadInput, match=r"the event is no JSON \(.+\)\. A shell changes it where \$EVENT"):
+    with pytest.raises(BadInput, match=r"the event is not valid JSON \(.+\)\. A shell changes the event if \$EVENT"):
         job_text(text, None)
 
 

@@ -314,7 +314,7 @@ def test_a_job_skips_a_record_that_cannot_be_processed_among_several(
     assert (done.logs[0]["level"], done.logs[0]["object"]) == ("warning", "../x")
     done = job("echo ran", define(), event_of(bad))
     assert (done.code, done.out) == (66, b"")
-    assert "its bucket has a name that no bucket can have" in done.logs[-1]["reason"]
+    assert "its bucket has an impossible name" in done.logs[-1]["reason"]
 
 
 def test_a_skipped_job_gets_no_advice_for_callers(job: Job, define: Define, place: str) -> None:
@@ -360,14 +360,17 @@ def test_no_event_is_65(job: Job, define: Define) -> None:
 def test_a_broken_event_is_65(job: Job, define: Define) -> None:
     done = job(COPY, define(), b'{"Records": [')
     assert done.code == 65
-    assert "the event is no JSON" in done.logs[-1]["reason"]
+    assert "the event is not valid JSON" in done.logs[-1]["reason"]
 
 
 def test_an_event_of_a_storage_that_is_not_defined_is_66(job: Job, define: Define) -> None:
     """And its JSON is no photo."""
     for body, part in (
-        (event("b/x"), "but not in which storage provider, and none of its kind is defined"),
-        (delegated(event("b/x"), "minio.other"), "names the storage provider 'minio.other', which is not among"),
+        (event("b/x"), "but does not name the storage provider, and no provider of its kind is defined"),
+        (
+            delegated(event("b/x"), "minio.other"),
+            "names the storage provider 'minio.other', which is not in storage_providers",
+        ),
     ):
         done = job(COPY, define(storage_providers=None, input=None, output=None), body)
         assert done.code == 66
@@ -465,14 +468,14 @@ def test_a_private_authority_may_come_by_ssl_cert_file(job: Job, define: Define,
         script = 'cat "$INPUT_FILE_PATH"'
         untrusted = job(script, definition, event("bucket/in/x"))
         assert untrusted.code == 66
-        assert "shows a certificate that is not trusted" in untrusted.logs[-1]["reason"]
+        assert "has a certificate that is not trusted" in untrusted.logs[-1]["reason"]
         done = job(script, definition, event("bucket/in/x"), SSL_CERT_FILE=str(certificates.authority))
         assert (done.code, done.out) == (0, b"object")
         os.mkfifo(fifo := str(tmp_path / "fifo"))
         for path in ("/no/such/file", "/etc/passwd", fifo):
             done = job(script, definition, event("bucket/in/x"), SSL_CERT_FILE=path)
             assert done.code == 66
-            assert f"the certificates of {path} cannot be read" in done.logs[-1]["reason"]
+            assert f"the certificates in {path} cannot be read" in done.logs[-1]["reason"]
 
 
 # An end from outside

@@ -97,9 +97,9 @@ async def test_keys_that_are_no_paths(moto: S3Server, tmp_path: Path, key: str) 
 
 @pytest.mark.parametrize("location", ["bucket/", "bucket", "/key"])
 async def test_what_names_no_object(moto: S3Server, tmp_path: Path, location: str) -> None:
-    with pytest.raises(StorageError, match="names no object"):
+    with pytest.raises(StorageError, match="is not the name of an object"):
         await fetched(storage(moto), tmp_path, location)
-    with pytest.raises(StorageError, match="names no object"):
+    with pytest.raises(StorageError, match="is not the name of an object"):
         await stored(storage(moto), tmp_path, location, b"x")
 
 
@@ -143,7 +143,9 @@ async def test_wrong_credentials(server: S3Server, tmp_path: Path, wrong: dict[s
 
 async def test_an_untrusted_certificate(rclone_tls: S3Server, tmp_path: Path) -> None:
     s3 = opened(S3(rclone_tls.provider(), timeout_s=2.0, ca_file=None))
-    with pytest.raises(StorageError, match=r"certificate that is not trusted \(.+\): give its authority as ca_file"):
+    with pytest.raises(
+        StorageError, match=r"certificate that is not trusted \(.+\): give the certificate of its authority as ca_file"
+    ):
         await fetched(s3, tmp_path, "bucket/x")
 
 

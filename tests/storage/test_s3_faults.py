@@ -98,7 +98,7 @@ async def test_an_upload_that_others_call_off(rclone: S3Server, tmp_path: Path) 
         return False
 
     async with through_faults(rclone, applies=call_off) as (s3, proxy):
-        with pytest.raises(ObjectMissing, match="the upload in parts is not there any more"):
+        with pytest.raises(ObjectMissing, match="the multipart upload does not exist any more"):
             await stored(s3, tmp_path, "bucket/called-off", os.urandom(SIZE_BYTES))
     assert proxy.count("HEAD") == 1
     assert rclone.client().get_object(Bucket="bucket", Key="called-off")["Body"].read() == bytes(SIZE_BYTES)

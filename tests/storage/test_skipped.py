@@ -157,7 +157,7 @@ def test_a_bucket_name_cannot_lead_into_another_bucket(
     server = started(start_server, SHOW, define())
     bad = record("bucket/secret")
     bad["s3"]["bucket"]["name"] = f"{place}/in/.."
-    assert_skipped(server, server.call(event_of(bad)), "its bucket has a name that no bucket can have")
+    assert_skipped(server, server.call(event_of(bad)), "its bucket has an impossible name")
     assert logged(server, "a record of an event cannot be processed")[0]["level"] == "warning"
 
 

@@ -103,7 +103,9 @@ def test_a_version_that_is_gone_is_422(start_server: StartServer, define: Define
     server = started(start_server, define)
     for version in (gone, marker):
         document = problem(server.call(event(KEY, versionId=version)), 422)
-        assert f"{version!r}, with 404, NoSuchVersion: there is no such version" in str(document["detail"])
+        assert f"{version!r}, with 404, NoSuchVersion: this version of the object does not exist" in str(
+            document["detail"]
+        )
         assert server.event("invocation ended")["outcome"] == "no_object"
 
 
@@ -134,7 +136,7 @@ async def test_the_id_of_a_version_may_have_any_characters(
     ("status", "code", "kind", "text"),
     [
         (405, "MethodNotAllowed", ObjectMissing, "this version is a delete marker: the object was removed"),
-        (400, "InvalidArgument", ObjectMissing, "there is no such version of the object any more"),
+        (400, "InvalidArgument", ObjectMissing, "this version of the object does not exist any more"),
         (403, "AccessDenied", StorageError, "they need s3:GetObjectVersion"),
     ],
 )

@@ -248,8 +248,8 @@ async def test_redirects_are_followed_without_credentials(
 @pytest.mark.parametrize(
     ("target", "part"),
     [
-        ("file:///etc/passwd", "redirects a GET to file, where it would not be safe"),
-        ("", "redirects a GET to no address"),
+        ("file:///etc/passwd", "redirects a GET to file, which would not be safe"),
+        ("", "redirects a GET without a valid URL"),
         ("SELF", "again and again"),
     ],
 )
@@ -285,7 +285,7 @@ async def test_tls_with_a_private_authority(tls: WebDavServer, certificates: Cer
 
 async def test_an_untrusted_certificate(tls: WebDavServer, tmp_path: Path) -> None:
     async with opened(tls) as storage:
-        with pytest.raises(StorageError, match=r"not trusted \(.+\): give its authority as ca_file"):
+        with pytest.raises(StorageError, match=r"not trusted \(.+\): give the certificate of its authority as ca_file"):
             await fetched(storage, tmp_path, "x")
 
 

@@ -10,10 +10,10 @@
     skipped.py        objects of events that are not processed          uses no network
     locator.py        the storage and the path of an event's object     uses no network
     s3.py             }
-    webdav.py         } a Storage each, imported only when it is used; all three use http_client.py
+    webdav.py         } one Storage each, imported when it is first used; all three use http_client.py
     onedata.py        }
     open_storages.py  the storages that are in use
-    transfer.py       inputs of an event in, outputs of a script out: 8 at a time, logged, all or a clear error
+    transfer.py       fetch the inputs of events, store the outputs of scripts: 8 files at a time, logged and counted
 
 ``settings/storage_providers.py`` reads the providers of the service definition, with their credentials.
 """
@@ -28,62 +28,65 @@ from typing import Any, Protocol
 
 from ..workspace.outputs import Output
 
-# Told the bytes that moved since it was told last; a negative number when a transfer begins anew.
+# Called with the number of bytes that moved since the last call. The number is negative when a transfer starts again.
 Moved = Callable[[int], None]
 
 
 class Storage(Protocol):
-    """One provider's objects. Safe to use for several transfers at once.
+    """The objects of one provider. Several transfers may use it at the same time.
 
-    ``location``: where an object is, without a slash at either end. Its first part is the bucket (S3, MinIO) or the
-    space (Onedata); for WebDAV all of it is a path below the provider's URL. Parts are text as it is, encoded for
-    nothing; ``..``, ``.`` and empty parts do not occur in what is stored.
+    ``location``: the place of an object, without a slash at either end. Its first part is the bucket (S3, MinIO) or the
+    space (Onedata). For WebDAV the whole location is a path below the provider's URL. Parts are plain text and not
+    encoded. The location of an output has no ``..``, ``.`` or empty parts.
 
-    Each verb tries again what may pass (lost connections, 429, 5xx, silence), resumes where it can, and ends in bounded
-    time: a server that is silent for ``timeout_s``, or fails for as long, is given up. Cancelled, each leaves nothing
-    behind: no part of a file under ``path``, none under ``location``, no multipart upload.
+    Each method repeats requests that failed for a reason that may pass (a lost connection, 429, 5xx, silence), and
+    resumes a transfer if it can. Its time is bounded: it gives up if the server is silent for ``timeout_s``, or fails
+    for as long. A cancelled method leaves no part of a file under ``location``, and no multipart upload.
     """
 
     async def fetch(self, location: str, fd: int, *, version: str = "", most_bytes: int, moved: Moved) -> int:
-        """Write the object to an empty file and return its size in bytes, which is what the server announced.
+        """Write the object to an empty file. Return its size in bytes, which is the size that the server announced.
 
         Args:
-            fd: of the file; stays open.
-            version: the id of one version of the object in its bucket, "" is the latest. Other storages have none.
-            most_bytes: the largest object; 0 is no limit.
+            fd: the descriptor of the file, which stays open.
+            version: the id of one version of the object in its bucket; "" is the latest. Only S3 has versions.
+            most_bytes: the size of the largest object that is fetched; 0 is no limit.
 
         Raises:
-            ObjectMissing: there is no such object, version, bucket or space.
-            InputTooLarge: it is over ``most_bytes``; nothing, or no more than that, is read.
-            StorageError: the server cannot be reached, refuses, is silent or breaks off.
+            ObjectMissing: the object, version, bucket or space does not exist.
+            InputTooLarge: the object is larger than ``most_bytes``; at most ``most_bytes`` were read.
+            StorageError: the server cannot be reached, refuses the request, is silent or closes the connection.
             NoSpace: the disk is full.
             OSError: the file cannot be written for another reason.
         """
 
     async def store(self, output: Output, location: str, *, moved: Moved) -> None:
-        """Store the file, in place of what is there. Nobody sees a part of it under ``location``.
+        """Store the file, and replace an object with the same location.
+
+        Readers of ``location`` see the old object until the new one is complete, except in Onedata (``onedata.py``).
 
         Raises:
-            ObjectMissing: there is no such bucket or space.
-            StorageError: the server cannot be reached, refuses, is silent or breaks off.
-            OutputUnreadable: the file is gone or changed since it was listed; nothing is stored, but that S3 may have a
-                small one as it was sent.
+            ObjectMissing: the bucket or space does not exist.
+            StorageError: the server cannot be reached, refuses the request, is silent or closes the connection.
+            OutputUnreadable: the file is gone or changed after it was listed. Nothing is stored, except that S3 may
+                have a small file as it was sent.
         """
 
     async def close(self) -> None:
-        """Close connections. No transfer may be under way."""
+        """Close the connections. No transfer may be running."""
 
 
-_TIDY_S = 5.0
+_CLEANUP_S = 5.0
 
 
-async def tidied(tidying: Coroutine[Any, Any, None]) -> None:
-    """Let what tidies up after a transfer come to its end, also if who waits for it is cancelled, a second time even.
+async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
+    """Run the cleanup of a transfer to its end, even if the waiting task is cancelled again and again.
 
-    A server that is silent is given up after five seconds. What goes wrong is not raised: the transfer's own end is.
+    Give up after five seconds, because the server may be silent. Raise no error of the cleanup: the caller raises the
+    error of the transfer itself.
     """
-    task = asyncio.ensure_future(tidying)
-    until_s = time.monotonic() + _TIDY_S
+    task = asyncio.ensure_future(cleanup)
+    until_s = time.monotonic() + _CLEANUP_S
     while not task.done() and (left_s := until_s - time.monotonic()) > 0:
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait({task}, timeout=left_s)

@@ -1,4 +1,4 @@
-"""Connections to one provider: its certificates, and an end that leaves nothing at the server."""
+"""Connect to one provider: the certificates that are trusted, and the reset of connections whose request failed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..settings.storage_providers import Provider
 from ..system.files import open_regular
 
 _CONNECT_S = 10.0
-# What waits here for a slow link is seen as sent: little, so that its progress shows.
+# Bytes in this buffer count as sent. A small buffer keeps the reported progress close to the real one on a slow link.
 _SEND_BUFFER_BYTES = 128 * 1024
 
 
 class Connections:
-    """Connections to one provider. ``timeout_s``: the longest time that one may take to be made."""
+    """The connections to one provider. ``timeout_s``: the longest time to establish one, which is 10 s at most."""
 
     def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
         self._provider = provider
@@ -38,7 +38,7 @@ class Connections:
             await session.close()
 
     def session(self, *, for_large: bool) -> aiohttp.ClientSession:
-        """Return the session for small requests; or, with ``for_large``, one with a new connection for each request."""
+        """Return the session for small requests. With ``for_large``, return one that opens a connection per request."""
         if for_large not in self._sessions:
             self._sessions[for_large] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket, force_close=for_large),
@@ -52,34 +52,38 @@ class Connections:
 
     @functools.cached_property
     def trust(self) -> ssl.SSLContext | bool:
-        """False: any certificate will do."""
+        """Return the TLS context that checks the server's certificate, or False to accept any certificate.
+
+        Raises:
+            StorageError: the file of certificates cannot be read.
+        """
         if not self._provider.verify:
             return False
-        # Not the default context, which goes by the environment.
+        # Not ssl.create_default_context(), which reads the names of files from the environment.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self._ca_file is not None:
             try:
-                # OpenSSL would wait for a process that writes to a FIFO.
+                # Raises if the file is a FIFO, because OpenSSL would wait for a process that writes to it.
                 os.close(open_regular(self._ca_file))
                 context.load_verify_locations(self._ca_file)
-            except OSError as error:  # of which ssl's own errors are a kind
+            except OSError as error:  # includes ssl.SSLError
                 raise StorageError(
-                    f"the certificates of {self._ca_file} cannot be read ({error.strerror}): give a file in PEM, as "
+                    f"the certificates in {self._ca_file} cannot be read ({error.strerror}): give a PEM file, as "
                     "ca_file of the storage provider or in SSL_CERT_FILE"
                 ) from None
         return context
 
 
-# Those that the request of this task has made.
+# The sockets that the current request of this task has opened.
 _sockets: contextvars.ContextVar[list[socket.socket]] = contextvars.ContextVar("sockets")
 
 
 @contextlib.contextmanager
 def aborted_on_failure() -> Iterator[None]:
-    """Reset the connections that are made here if the request fails or is cancelled.
+    """Reset the connections that were opened in this context if the request fails or is cancelled.
 
-    asyncio would keep one open until all that was written is sent, which to a server that stands still is never; and
-    the server would hold what it has of a file locked.
+    asyncio would keep a connection open until all written data is sent. If the server has stalled, that never happens,
+    and the server would keep the part of a file that it has locked.
     """
     sockets: list[socket.socket] = []
     made = _sockets.set(sockets)

@@ -1,4 +1,4 @@
-"""What makes one kind of storage differ from another, over HTTP."""
+"""Describe how the kinds of storage differ over HTTP: authorization and errors."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from ..errors import StorageError
 
 
 class Dialect(Protocol):
-    """How requests to a storage are authorized, and what its answers say beside their status."""
+    """The authorization of requests to one kind of storage, and the errors in its answers."""
 
     def headers(self, method: str, url: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """What authorizes a request with these headers; made anew for each try, for the provider's own origin alone."""
+        """Return the headers that authorize a request that has ``headers``.
+
+        They are made for each attempt, and sent only to the provider's own origin.
+        """
 
     def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
-        """Return the error for an answer that is not a success; the error knows more than the status.
+        """Return the error that the body of an answer describes; None if the body describes none.
 
-        ``what``: ``GET of a/b``; ``query``: of the request, encoded.
+        ``what``: the request in words, such as ``GET of a/b``; ``query``: the query of the request, encoded.
         """
 
 
 class WithHeaders:
-    """A dialect in which the same headers authorize each request, and answers tell no more than their status."""
+    """A dialect in which the same headers authorize each request, and only the status of an answer shows an error."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
         self._headers = headers

@@ -1,4 +1,4 @@
-"""A download: written to a file, resumed where it was cut."""
+"""Download an object to a file, and resume the download after a lost connection."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class Download:
-    """One object on its way to a file."""
+    """The download of one object to a file, in one or more attempts."""
 
     def __init__(self, requests: Requests, path: str, query: str, fd: int, most_bytes: int, moved: Moved) -> None:
         self._requests = requests
@@ -40,11 +40,11 @@ class Download:
         if asks_for_rest:
             headers = {"Range": f"bytes={self._done_bytes}-", "If-Range": self._validator}
         else:
-            self._begin_anew()
+            self._start_again()
         url = self._requests.url(self._path, self._query)
         async with self._requests.send("GET", url, self._path, progress, headers=headers) as response:
             if response.status == 416:
-                self._begin_anew()
+                self._start_again()
                 raise Transient(StorageError(f"the object {self._path} changed while it was fetched"))
             if response.status not in (200, 206):
                 await self._requests.accepted(response, f"GET of {self._path}", frozenset())
@@ -60,31 +60,38 @@ class Download:
                 progress.reached(self._done_bytes, len(piece))
         if size_bytes is not None and self._done_bytes != size_bytes:
             raise Transient(
-                StorageError(f"{self._path} came with {self._done_bytes} bytes of the {size_bytes} that were announced")
+                StorageError(
+                    f"{self._requests.provider} sent {self._done_bytes} of the {size_bytes} announced bytes of "
+                    f"{self._path}"
+                )
             )
         return self._done_bytes
 
     def _size(self, response: aiohttp.ClientResponse, asked_for_rest: bool) -> int | None:
-        """The size of the whole object, if the server tells it; where it does not go on, all begins anew."""
-        told = response.headers.get("Content-Range", "")
+        """Return the size of the whole object; None if the server does not report it.
+
+        If the answer is the whole object, empty the file first. Raise ``Transient`` if the answer is another part than
+        the part that is missing.
+        """
+        content_range = response.headers.get("Content-Range", "")
         if response.status == 206:
-            part = _CONTENT_RANGE.fullmatch(told)
-            # Many ignore If-Range (Ceph): the rest may be that of another object.
+            part = _CONTENT_RANGE.fullmatch(content_range)
+            # Many servers ignore If-Range (Ceph), so the rest may belong to another version of the object.
             is_same = response.headers.get("ETag") == self._validator
             if is_same and part is not None and int(part[1]) == self._done_bytes:
                 return None if part[2] == "*" else int(part[2])
-        elif not asked_for_rest or (not told and response.content_length == self._whole_bytes):
-            self._begin_anew()
+        elif not asked_for_rest or (not content_range and response.content_length == self._whole_bytes):
+            self._start_again()
             etag = response.headers.get("ETag", "")
-            # A weak one says that the object means the same, not that its bytes are the same (RFC 9110, 8.8.1).
+            # An equal weak ETag does not prove that the bytes are equal (RFC 9110, 8.8.1).
             self._validator = "" if etag.startswith("W/") else etag
             self._whole_bytes = response.content_length
             return self._whole_bytes
-        # Some send the rest as if it were the whole (rclone's S3, with 200).
+        # Some servers send the rest with status 200, as if it were the whole object (rclone's S3).
         self._has_ranges = False
-        raise Transient(StorageError(f"{self._requests.provider} sent another part of {self._path} than asked for"))
+        raise Transient(StorageError(f"{self._requests.provider} did not send the requested part of {self._path}"))
 
-    def _begin_anew(self) -> None:
+    def _start_again(self) -> None:
         if self._done_bytes:
             self._moved(-self._done_bytes)
             self._done_bytes = 0

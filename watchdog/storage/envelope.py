@@ -1,8 +1,8 @@
 """Take events of S3 out of the envelopes of SQS and SNS, and recognise messages that report no object.
 
 The shapes are from Amazon's documentation: the event that Lambda gets from SQS and from SNS, the body that SNS posts to
-an HTTP endpoint, and the test message that S3 sends when a notification is set up. In a queue that is subscribed to a
-topic, the message of SNS is inside that of SQS.
+an HTTP endpoint, and the test message that S3 sends when a notification is set up. If a queue is subscribed to a topic,
+each message of SQS contains a message of SNS.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-# Both the topic and the token may end up in a command that an operator copies from the log.
+# The log shows a command with the topic and the token, which an operator may copy into a shell.
 _TOPIC = re.compile(r"arn:[\w-]{1,64}:sns:[\w-]{,64}:[\w-]{,64}:[\w.-]{1,256}", re.ASCII)
 _TOKEN = re.compile(r"\w{1,1024}", re.ASCII)
 
@@ -55,7 +55,7 @@ class _Test(msgspec.Struct, rename="pascal"):
 
 
 def messages(fields: Mapping[str, msgspec.Raw]) -> list[bytes]:
-    """Return the texts that SQS or SNS has wrapped; none if this is not complete as one of their events."""
+    """Return the messages that an event of SQS or SNS contains; none if a part of the event is missing."""
     if "Records" in fields:
         texts = [_message_of_record(raw) for raw in decoded(fields["Records"], list[msgspec.Raw]) or ()]
     else:
@@ -73,7 +73,7 @@ def _message_of_record(raw: msgspec.Raw) -> str | None:
 
 
 def notice(fields: Mapping[str, msgspec.Raw]) -> Notice | None:
-    """Return the message of S3 or SNS in this text; None if the text is not such a message."""
+    """Return the notice that S3 or SNS sent; None if this is another text."""
     if "Event" in fields:
         test = decoded(msgspec.json.encode(fields), _Test)
         if test is not None and test.event == "s3:TestEvent":
@@ -85,8 +85,8 @@ def notice(fields: Mapping[str, msgspec.Raw]) -> Notice | None:
         return None
     if posted.type == "SubscriptionConfirmation":
         return Notice(
-            f"SNS asks whether this service is to be subscribed to {posted.topic_arn}",
-            "if you want that, confirm it: "
+            f"SNS asks to confirm the subscription of this service to {posted.topic_arn}",
+            "if you want the subscription, confirm it: "
             f"aws sns confirm-subscription --topic-arn {posted.topic_arn} --token {posted.token}",
         )
     if posted.type == "UnsubscribeConfirmation":

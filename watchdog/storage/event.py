@@ -20,22 +20,23 @@ from .envelope import Notice, decoded, messages, notice
 from .records import MOST_TEXT_BYTES, objects_of, objects_of_record
 from .stored_object import StoredObject
 
-# What is longer is data. A queue's message has 256 KiB at most, a variable 128 KiB.
+# A longer text is data. A message of SQS has at most 256 KiB, an environment variable at most 128 KiB.
 MOST_BYTES = 1 << 20
 _MOST_ENVELOPES = 3
-# The types of the CloudEvents project's adapter and of TriggerMesh's, which end in the event's name, and of Knative's.
+# Types of CloudEvents: those of the CloudEvents project's adapter and of TriggerMesh's end with the event's name, those
+# of Knative's do not.
 _CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a text reports.
+    """The content of a text that is an event.
 
-    ``objects``: the reported ones, new or not. ``notices``: messages of the sender that report no object. Without both,
-    ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
+    ``objects``: the reported objects, new or not. ``notices``: messages of the sender that report no object. If both
+    are empty, ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
     ``variables``: ``CONT_VAR_NAME`` for each query parameter of an API gateway.
-    ``data_is``: ``bytes``, which are the input, ``text``, which is the input unless it is base64, or else a ``body`` as
-    of any call.
+    ``data_is``: how to read ``data``. ``bytes`` are the input. ``text`` is the input, or base64 of it. A ``body`` is
+    read like the body of any call.
     """
 
     objects: tuple[StoredObject, ...] = ()
@@ -47,17 +48,20 @@ class Event:
 
     @property
     def kinds(self) -> set[str]:
-        """The kinds of its objects and of its notices."""
+        """Return the kinds of its objects; a notice counts as ``s3``."""
         return {stored.kind for stored in self.objects} | ({"s3"} if self.notices else set())
 
 
 def read(text: bytes) -> Event | None:
-    """The event that a text is; None if it is data. Raises nothing."""
+    """Return the event that a text is; None if the text is data. Raise nothing."""
     return _read(text, _MOST_ENVELOPES)
 
 
 def read_data(event_type: str, data: bytes) -> Event | None:
-    """The event whose data this is, of a CloudEvent in binary mode, where ``type`` is a header; None: it is data."""
+    """Return the event in the data of a CloudEvent; None if the data is not an event.
+
+    ``event_type``: the type of the CloudEvent. In binary mode a header of the request has it.
+    """
     data = data.removeprefix(BOM_UTF8)
     fields = _fields(data)
     if fields is None:
@@ -86,22 +90,22 @@ def _read(text: bytes, envelopes: int) -> Event | None:
 
 
 def _read_bare(fields: Mapping[str, msgspec.Raw], text: bytes, envelopes: int) -> Event | None:
-    """An event of objects, a notice, or several of them that SQS or SNS has wrapped; None if one is not complete."""
+    """Return an event of objects, a notice, or the events that SQS or SNS has wrapped; None if one is incomplete."""
     if objects := objects_of(fields, text):
         return Event(objects)
     if (received := notice(fields)) is not None:
         return Event(notices=(received,))
     wrapped = messages(fields) if envelopes else []
     events: list[Event] = []
-    told_bytes = 0
+    text_bytes = 0
     for message in wrapped:
         message = message.removeprefix(BOM_UTF8)
         inner = _fields(message)
         event = None if inner is None else _read_bare(inner, message, envelopes - 1)
         if event is None:
             return None
-        told_bytes += sum(len(stored.text) for stored in event.objects)
-        if told_bytes > MOST_TEXT_BYTES:
+        text_bytes += sum(len(stored.text) for stored in event.objects)
+        if text_bytes > MOST_TEXT_BYTES:
             return None
         events.append(event)
     if not events:
@@ -116,14 +120,14 @@ def _fields(text: bytes) -> dict[str, msgspec.Raw] | None:
     if len(text) > MOST_BYTES or not text.lstrip().startswith(b"{"):
         return None
     try:
-        text.decode()  # msgspec looks only at the texts that it is asked for
+        text.decode()  # msgspec checks only the encoding of strings that it decodes
         return msgspec.json.decode(text, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 
 
 def _read_cloud_event(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
-    """A CloudEvent in structured mode. One whose data tells of no object is data as a whole."""
+    """Read a CloudEvent in structured mode. If its data reports no object, the whole text is data."""
     event_type = decoded(fields.get("type"), str)
     if decoded(fields.get("specversion"), str) is None or event_type is None:
         return None
@@ -136,7 +140,10 @@ def _read_cloud_event(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Even
 
 
 def _read_delegated(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
-    """OSCAR's, of another cluster (`pkg/resourcemanager/delegate.go`): the inner event is a text, or an object."""
+    """Read an event that OSCAR delegated from another cluster (`pkg/resourcemanager/delegate.go`).
+
+    The inner event is a string or an object.
+    """
     provider = decoded(fields.get("storage_provider"), str)
     if provider is None or "event" not in fields:
         return None
@@ -148,7 +155,7 @@ def _read_delegated(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event 
 
 
 def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
-    """Amazon's proxy integration of an API gateway."""
+    """Read an event of Amazon's API gateway with proxy integration."""
     others = {"requestContext", "headers", "queryStringParameters"}
     if decoded(fields.get("httpMethod"), str) is None or "body" not in fields or others.isdisjoint(fields):
         return None
@@ -171,7 +178,7 @@ def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Even
 
 
 def _inner(raw: msgspec.Raw) -> bytes | None:
-    """An object as it is; a text's bytes, decoded if they are base64 of an object."""
+    """Return the bytes of an object, or of a string. Decode a string that is base64 of an object."""
     if bytes(raw).startswith(b"{"):
         return bytes(raw)
     text = decoded(raw, str)

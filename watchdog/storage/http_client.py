@@ -1,14 +1,14 @@
-"""Send requests to storages: tried again, resumed, and bounded in time.
+"""Send requests to storages: repeat failed requests, resume transfers, and bound the time.
 
-aiohttp is the client. This module follows redirects itself, uses no cookies, and no proxy or ``.netrc`` of the
-environment. Names are encoded only here.
+aiohttp is the client. These modules follow redirects themselves. They use no cookies, and no proxy or ``.netrc`` of
+the environment. Names are encoded only in ``http_request.py``.
 
 ::
 
     http_client.py   the verbs: ask, remove, download, upload
     download.py      }
     upload.py        } one transfer, which may take several attempts
-    retry.py         which failures are tried again, and for how long
+    retry.py         which failed attempts are repeated, and for how long
     http_request.py  one request, its redirects and its answer
     dialect.py       what differs between storages: authorization, errors
     connections.py   sockets and certificates
@@ -24,14 +24,14 @@ from yarl import URL
 from ..settings.storage_providers import Provider
 from ..workspace.outputs import Output, raise_if_changed
 from ..workspace.space import raise_if_no_space
-from .base import Moved, tidied
+from .base import Moved, finished
 from .dialect import Dialect
 from .download import Download
 from .http_request import Answered, Requests
 from .retry import Progress, Transient, with_retries
 from .upload import Upload
 
-# A large body is not sent before the server has said that it wants it: dCache sends clients elsewhere.
+# A larger body is sent after the server's 100 Continue, because dCache redirects clients to another server.
 _ASK_FIRST_BYTES = 1 << 20
 _REMOVED = frozenset({200, 202, 204, 404})
 _REMOVE_PAUSES_S = (0.1, 0.3, 0.6)
@@ -41,18 +41,18 @@ class HttpClient:
     """Requests to one provider.
 
     Args:
-        timeout_s: the longest silence, and how long failures are tried again without any progress. Less than 240
-            bytes a second are no progress.
+        timeout_s: the longest silence of the server, and how long failed requests are repeated without progress. Less
+            than 240 bytes a second do not count as progress.
     """
 
     def __init__(self, provider: Provider, dialect: Dialect, *, timeout_s: float, ca_file: str | None) -> None:
         self._requests = Requests(provider, dialect, timeout_s=timeout_s, ca_file=ca_file)
         self._timeout_s = timeout_s
-        # False once the server did not say that it wants a large body: it is not asked again.
-        self._says_continue = True
+        # False after the server once sent no 100 Continue: it is not asked again.
+        self._sends_continue = True
 
     def url(self, path: str, query: str = "") -> URL:
-        """Return the address of a path, as :meth:`Requests.url`."""
+        """Return the URL of a path; see :meth:`Requests.url`."""
         return self._requests.url(path, query)
 
     async def close(self) -> None:
@@ -68,11 +68,11 @@ class HttpClient:
         headers: Mapping[str, str] = {},
         body: bytes = b"",
     ) -> Answered:
-        """Send a small request until it is accepted; return the answer, of whose body 64 KiB are read at most.
+        """Send a small request until the server accepts it, and return the answer with at most 64 KiB of its body.
 
         Raises:
-            ObjectMissing: 404 or 410, if that is not accepted.
-            StorageError: another status than those accepted; the server fails or is silent for too long.
+            ObjectMissing: the status is 404 or 410, and not in ``accepted``.
+            StorageError: another status is not in ``accepted``, or the server fails or is silent for too long.
         """
         url = self._requests.url(path, query)
 
@@ -90,13 +90,13 @@ class HttpClient:
                 answer = await self.ask("DELETE", path, query=query, accepted=_REMOVED)
                 if answer.status != 404:
                     return
-                # A server may still be about to make a file of what it got before the connection ended.
+                # The server may still be making a file of the bytes that it got before the connection ended.
                 await asyncio.sleep(pause_s)
 
-        await tidied(remove())
+        await finished(remove())
 
     async def download(self, path: str, fd: int, *, most_bytes: int, moved: Moved, query: str = "") -> int:
-        """Write what GET answers to an empty file, resumed where it was cut; return its size.
+        """Write the body of a GET to an empty file, and resume it after a lost connection. Return its size in bytes.
 
         Raises: as :meth:`Storage.fetch`.
         """
@@ -121,9 +121,9 @@ class HttpClient:
         size_bytes: int | None = None,
         final: frozenset[int] = frozenset(),
     ) -> Answered:
-        """PUT a file, or a part of it, from its begin at each try. ``final``: statuses not to be tried again.
+        """PUT a file, or a part of it. Each attempt sends it from its beginning. ``final``: statuses without a retry.
 
-        Raises: as :meth:`Storage.store`; a file that changed may be there then.
+        Raises: as :meth:`Storage.store`. If the file changed, the server may have stored the changed file.
         """
         whole_bytes = output.size_bytes if size_bytes is None else size_bytes
         transfer = Upload(
@@ -140,12 +140,12 @@ class HttpClient:
         )
 
         async def attempt(progress: Progress) -> Answered:
-            asks_first = whole_bytes > _ASK_FIRST_BYTES and self._says_continue
+            asks_first = whole_bytes > _ASK_FIRST_BYTES and self._sends_continue
             try:
                 return await transfer.attempt(progress, asks_first=asks_first)
             except Transient as failure:
                 if failure.is_silence and asks_first and not transfer.has_sent:
-                    self._says_continue = False
+                    self._sends_continue = False
                 raise
 
         answer = await with_retries(attempt, self._timeout_s)

@@ -1,4 +1,4 @@
-"""One HTTP request to a storage: where it goes, what authorizes it, what its answer means."""
+"""Send one HTTP request to a storage: its URL, redirects, authorization, and the meaning of the answer."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from .connections import Connections, aborted_on_failure
 from .dialect import Dialect
 from .retry import Progress, Transient
 
-# Some never say that they want it; they are not asked again.
-_WORD_S = 3.0
+# The longest wait for 100 Continue, which some servers never send.
+_CONTINUE_S = 3.0
 _BODY_MOST_BYTES = 64 * 1024
 _MOST_REDIRECTS = 5
-_PASSING = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
+# The server may answer these once and accept the same request later.
+_TEMPORARY = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A small answer, whole. ``headers``: names in any case."""
+    """A small answer. The case of the names in ``headers`` has no meaning. ``body``: 64 KiB at most."""
 
     status: int
     headers: Mapping[str, str]
@@ -36,7 +37,7 @@ class Answered:
 
 
 class Requests:
-    """Requests to one provider. ``timeout_s``: the longest silence."""
+    """Requests to one provider. ``timeout_s``: the longest silence of the server."""
 
     def __init__(self, provider: Provider, dialect: Dialect, *, timeout_s: float, ca_file: str | None) -> None:
         self.provider = provider
@@ -45,7 +46,7 @@ class Requests:
         self._connections = Connections(provider, timeout_s=timeout_s, ca_file=ca_file)
 
     def url(self, path: str, query: str = "") -> URL:
-        """The address of a path, whose parts are text as it is; ``query``: encoded."""
+        """Return the URL of a path. The path is plain text, and ``query`` is encoded already."""
         encoded = quote(path, safe="/~")
         return URL(f"{self.provider.endpoint}/{encoded}{'?' + query if query else ''}", encoded=True)
 
@@ -64,15 +65,16 @@ class Requests:
         body: bytes | Callable[[], AsyncIterator[bytes]] | None = None,
         asks_first: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send one request, follow redirects, and lend the answer.
+        """Send one request, follow redirects, and yield the answer.
 
         Raises:
             Transient: the connection was lost, or the server was silent.
-            StorageError: the server redirects to nowhere, or its certificate is not trusted.
+            StorageError: the server redirects too often or to an unusable URL, or its certificate is not trusted.
         """
+        first_wait_s = min(self._timeout_s, _CONTINUE_S) if asks_first else self._timeout_s
         try:
             with aborted_on_failure():
-                async with asyncio.timeout(min(self._timeout_s, _WORD_S) if asks_first else self._timeout_s) as bound:
+                async with asyncio.timeout(first_wait_s) as bound:
                     progress.bounded_by(bound, self._timeout_s)
                     for _ in range(_MOST_REDIRECTS + 1):
                         async with self._connections.session(for_large=callable(body)).request(
@@ -91,12 +93,17 @@ class Requests:
                             url = self._redirected(url, response, method)
                     raise StorageError(f"{self.provider} redirects the {method} of {path} again and again")
         except BaseException as error:
-            raise self._as_ours(error, method, path, progress) from None
+            raise self._translated(error, method, path, progress) from None
 
     async def accepted(
         self, response: aiohttp.ClientResponse, what: str, accepted: frozenset[int], final: frozenset[int] = frozenset()
     ) -> Answered:
-        """An answer of a status that is wanted. Raises ``Transient`` for others that may pass and are not ``final``."""
+        """Return the answer if its status is in ``accepted``.
+
+        Raises:
+            Transient: the status is another one, a later request may succeed, and the status is not in ``final``.
+            StorageError: the status is another one, and a later request would fail, too.
+        """
         body = await response.content.read(_BODY_MOST_BYTES)
         while len(body) < _BODY_MOST_BYTES and (more := await response.content.read(_BODY_MOST_BYTES - len(body))):
             body += more
@@ -105,12 +112,12 @@ class Requests:
         if error is None and status in accepted:
             return Answered(status, response.headers, body)
         error = error or self._error(status, response.reason, what)
-        if status in _PASSING - final or (status < 400 and status in accepted):
+        if status in _TEMPORARY - final or (status < 400 and status in accepted):
             raise Transient(error, _retry_after_s(response))
         raise error
 
-    def _as_ours(self, error: BaseException, method: str, path: str, progress: Progress) -> BaseException:
-        """What aiohttp and the system raise, as something that may pass or not; all else as it is."""
+    def _translated(self, error: BaseException, method: str, path: str, progress: Progress) -> BaseException:
+        """Return an error of aiohttp or the system as ``Transient`` or ``StorageError``; return any other unchanged."""
         what = f"the {method} of {path}"
         if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
             return self._untrusted(error)
@@ -122,15 +129,15 @@ class Requests:
             text = f"{self.provider} cannot be reached for {what}: {_reason(error.os_error)}"
             return Transient(StorageError(f"{text}; check its address, and that it runs"))
         if isinstance(error, (aiohttp.ClientError, ConnectionError)):
-            return Transient(StorageError(f"{self.provider} broke the connection off during {what}"))
+            return Transient(StorageError(f"{self.provider} closed the connection during {what}"))
         return error
 
     def _untrusted(self, error: aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError) -> StorageError:
         cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
         why = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "TLS fails"
         return StorageError(
-            f"{self.provider} shows a certificate that is not trusted ({why}): give its authority as ca_file (PEM) of "
-            "the storage provider, or set its verify to false"
+            f"{self.provider} has a certificate that is not trusted ({why}): give the certificate of its authority as "
+            "ca_file (PEM) of the storage provider, or set its verify to false"
         )
 
     def _error(self, status: int, reason: str | None, what: str) -> StorageError:
@@ -140,19 +147,19 @@ class Requests:
             )
         if status in (401, 403):
             return StorageError(
-                f"{self.provider} refuses the {what} ({status}): check login, password or token, and rights"
+                f"{self.provider} refuses the {what} ({status}): check login, password or token, and permissions"
             )
         if status in (413, 507):
-            return StorageError(f"{self.provider} has no room for the {what} ({status}): make room there")
+            return StorageError(f"{self.provider} has no space for the {what} ({status}): free some space there")
         return StorageError(f"{self.provider} answers the {what} with {status} ({_printable(reason)})")
 
     def _redirected(self, url: URL, response: aiohttp.ClientResponse, method: str) -> URL:
         try:
             target = url.join(URL(response.headers["Location"], encoded=True))
         except (KeyError, ValueError):
-            raise StorageError(f"{self.provider} redirects a {method} to no address") from None
+            raise StorageError(f"{self.provider} redirects a {method} without a valid URL") from None
         if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
-            raise StorageError(f"{self.provider} redirects a {method} to {target.scheme}, where it would not be safe")
+            raise StorageError(f"{self.provider} redirects a {method} to {target.scheme}, which would not be safe")
         return target
 
     def _headers_for(self, method: str, url: URL, headers: Mapping[str, str]) -> dict[str, str]:
@@ -162,12 +169,12 @@ class Requests:
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:
-    told = response.headers.get("Retry-After", "")
-    return float(told) if told.isdecimal() and len(told) < 6 else 0.0
+    value = response.headers.get("Retry-After", "")
+    return float(value) if value.isdecimal() and len(value) < 6 else 0.0
 
 
 def _reason(error: OSError) -> str:
-    # asyncio puts a text of its own into strerror.
+    # asyncio replaces strerror by a text of its own.
     return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or type(error).__name__
 
 

@@ -1,4 +1,4 @@
-"""The event of a job, put together again from what a shell made of it."""
+"""Restore the event of a job from the text that a shell made of it."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _OF_STRINGS = re.compile(rb'\\.|["\x00-\x1f]', re.DOTALL)
 
 
 def job_text(stdin: bytes, variable: str | None) -> bytes:
-    """The event of a job.
+    """Return the event of a job.
 
-    OSCAR starts ``echo $EVENT | supervisor``, without quotes: the shell joins white space, expands patterns, and dash's
-    echo expands backslashes. ``EVENT`` itself is whole, and counts if stdin is what a shell makes of it, or what it
-    holds in base64 (InterLink decodes it in the pipe).
+    OSCAR starts ``echo $EVENT | supervisor`` without quotes. So the shell joins white space and expands patterns, and
+    dash's echo expands backslashes. The variable ``EVENT`` has the event unchanged. It is used if stdin is what a shell
+    makes of it, or if it is base64 of stdin (InterLink decodes it in the pipe).
 
     Args:
-        stdin: all of it.
-        variable: ``EVENT``, if it is set.
+        stdin: everything that stdin had.
+        variable: the value of ``EVENT``; None if it is not set.
 
     Raises:
-        BadInput: there is no event, or it is an object broken beyond repair.
+        BadInput: there is no event, or it is an object that cannot be repaired.
     """
     whole = (variable or "").encode("utf-8", "surrogateescape")
     if not stdin.strip():
@@ -51,26 +51,26 @@ def _is_object(text: bytes) -> bool:
 
 
 def _is_echo_of(stdin: bytes, variable: bytes) -> bool:
-    """Is this what `echo $VARIABLE` prints, in dash or in bash, in this working directory?"""
+    """Return whether `echo $VARIABLE` prints this text, in dash or in bash, in this working directory."""
     words = [(word, _files_of(word)) for word in variable.split()]
     text = b" ".join(b" ".join(files) or word for word, files in words)
     printed = stdin.rstrip(b"\n")
     for echoed in (text, _as_dash_echoes(text)):
         if printed == echoed.rstrip(b"\n"):
             return True
-        # The order of files is that of the shell's locale.
+        # The shell sorts the files by its locale, which is not known here.
         if any(files for _, files in words) and sorted(printed.split()) == sorted(echoed.split()):
             return True
     return False
 
 
 def _files_of(word: bytes) -> list[bytes]:
-    """The files whose names a pattern becomes; none: the word stays as it is, as one without `*`, `?` or `[` does."""
+    """Return the files that match a pattern. A shell does not change a word that matches none or is not a pattern."""
     return sorted(glob.glob(word)) if glob.has_magic(word) else []
 
 
 def _as_dash_echoes(text: bytes) -> bytes:
-    """What dash's echo makes of backslashes; it prints nothing after `\\c`."""
+    """Return what dash's echo prints for a text: backslashes are expanded, and nothing after `\\c` is printed."""
 
     def expanded(match: re.Match[bytes]) -> bytes:
         if match[1]:
@@ -82,7 +82,7 @@ def _as_dash_echoes(text: bytes) -> bytes:
 
 
 def _repaired(text: bytes) -> bytes:
-    """An object whose strings hold raw control characters, with those escaped: dash has expanded `\\n` in it."""
+    """Return an object as valid JSON. Control characters in its strings are escaped: dash may have expanded `\\n`."""
     mark = BOM_UTF8 if text.startswith(BOM_UTF8) else b""
     text = text.removeprefix(BOM_UTF8)
     try:
@@ -95,14 +95,17 @@ def _repaired(text: bytes) -> bytes:
         msgspec.json.decode(repaired, type=msgspec.Raw)
     except (msgspec.DecodeError, RecursionError):
         raise BadInput(
-            f"the event is no JSON ({reason}). A shell changes it where $EVENT stands without quotes: set the variable "
-            "EVENT for this command, too, or use printf '%s' \"$EVENT\" | watchdog job"
+            f"the event is not valid JSON ({reason}). A shell changes the event if $EVENT is not in quotes: set the "
+            "variable EVENT for this command, too, or use printf '%s' \"$EVENT\" | watchdog job"
         ) from None
     return mark + repaired
 
 
 def _with_escapes(text: bytes) -> bytes:
-    """With the control characters in strings escaped, in one pass: a text may be broken anywhere, and long."""
+    """Return the text with the control characters in its strings escaped.
+
+    The text is read only once, because it may be long and have faults in many places.
+    """
     is_inside = False
 
     def escaped(match: re.Match[bytes]) -> bytes:

@@ -7,7 +7,7 @@ MOST_KNOWN = 1000
 
 
 class KnownDirectories:
-    """The names of directories that are there. When there are too many names, all are forgotten and asked for again."""
+    """The names of directories that exist. When there are too many, it forgets all, and the storage is asked again."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()

@@ -1,4 +1,4 @@
-"""Where the object of an event is: which storage provider, and which input of the service covers it."""
+"""Find the storage provider of an event's object, and the input of the service that covers the object."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from ..logs.text import printable
 from ..settings.storage_providers import Place, Storages
 from .stored_object import StoredObject
 
-_VERSION_SHOWN = 100  # characters; the sender of an event writes it
-# An event's source and the kinds of provider that may hold its object, the likeliest first: other servers than Amazon's
-# send `aws:s3` too, and Ceph can be defined as either.
+_VERSION_SHOWN = 100  # characters; the sender of an event may write any id
+# The kinds of provider that may have the object of an event, by the source of the event; the most likely kind is first.
+# Servers other than Amazon's also send `aws:s3`, and a definition may call Ceph either `s3` or `minio`.
 _KINDS = {
     "minio": ("minio", "s3"),
     "s3": ("s3", "minio"),
@@ -43,43 +43,44 @@ class Locator:
 
     @property
     def has_providers(self) -> bool:
-        """Does the service definition name any storage provider?"""
+        """Return whether the service definition names any storage provider."""
         return bool(self._storages.providers or self._storages.unusable)
 
     def knows(self, kind: str) -> bool:
-        """Does the service definition name a storage provider that could hold an object of this kind?"""
+        """Return whether the service definition names a storage provider that could have an object of this kind."""
         return bool(self._of_kinds(_KINDS[kind]))
 
     def why_unusable(self, stored: StoredObject, *, is_trusted: bool) -> str:
-        """Return why an event's record cannot be processed, whatever the service is; "" if it can.
+        """Return why no service can process this record of an event; "" if a service can.
 
         Args:
-            is_trusted: the event comes from the platform, as a job's.
+            is_trusted: whether the event comes from the platform, like the event of a job.
         """
         return stored.fault or _why_leads_elsewhere(stored, is_trusted=is_trusted)
 
     def source_of(self, stored: StoredObject, named: str, *, is_trusted: bool) -> Source | None:
-        """Return the place of an event's object that is usable; None if no ``input`` of the service covers it.
+        """Return where the object of a usable record is; None if no ``input`` of the service covers the object.
 
         An object that no input covers is not fetched. Otherwise, with a notification for a whole bucket, the service
-        would process its own outputs for ever, and callers could read all that the function's credentials can.
+        would process its own outputs for ever, and callers could read everything that the function's credentials can
+        read. The object of a trusted event is also fetched if the event names its provider, or if the service has no
+        input at all. In the second case it is fetched from the most likely provider.
 
         Args:
             named: the provider that a delegated event names, or "".
-            is_trusted: the event comes from the platform, as a job's. It is fetched from the provider that it names,
-                and from the likeliest one if the service has no input at all.
+            is_trusted: whether the event comes from the platform, like the event of a job.
 
         Raises:
-            StorageError: the provider that the event names is not defined; a trusted event is in a storage that is not
-                defined.
+            StorageError: the provider that the event names is not defined, or the provider of a trusted event is not
+                defined or not clear.
         """
         kinds = _KINDS[stored.kind]
         provider = self._resolved(named, kinds) if named else None
         if named and provider is None:
             known = ", ".join(self._of_kinds(kinds)) or "none"
             raise StorageError(
-                f"the event names the storage provider {named[:100]!r}, which is not among storage_providers of the "
-                f"service definition; of its kind are defined: {known}"
+                f"the event names the storage provider {named[:100]!r}, which is not in storage_providers of the "
+                f"service definition; providers for this kind of event: {known}"
             )
         covering = [
             place
@@ -99,7 +100,7 @@ class Locator:
         if kind not in kinds:
             return False
         if kind == "webdav":
-            # dCache tells the name alone; the path is the input's.
+            # dCache sends only the name of the file, whose directory is the path of the input.
             return True
         if kind == "onedata":
             known = self._storages.providers.get(place.provider)
@@ -113,7 +114,7 @@ class Locator:
         return [name for kind in kinds for name in names if name.partition(".")[0] == kind]
 
     def _resolved(self, named: str, kinds: Sequence[str]) -> str | None:
-        """The provider of a name: ``minio.default``, ``default``, or ``minio``, whose id is ``default`` then."""
+        """Return the provider that a name means: ``minio.default``, its id ``default``, or ``minio`` for the first."""
         for name in self._of_kinds(kinds):
             if named in (name, name.partition(".")[2]) or f"{named}.default" == name:
                 return name
@@ -126,10 +127,10 @@ class Locator:
                 return name
         if len(known) == 1:
             return known[0]
-        found = f"several could be meant: {', '.join(known)}" if known else "none of its kind is defined"
+        found = f"several are possible: {', '.join(known)}" if known else "no provider of its kind is defined"
         raise StorageError(
-            f"the event tells of {_object_name(stored)}, but not in which storage provider, and {found}; "
-            "name it in an input of the service definition"
+            f"the event reports {_object_name(stored)}, but does not name the storage provider, and {found}; "
+            "name the provider in an input of the service definition"
         )
 
     def _location(self, provider: str, stored: StoredObject, covering: Sequence[Place]) -> str:
@@ -140,10 +141,10 @@ class Locator:
 
 
 def _why_leads_elsewhere(stored: StoredObject, *, is_trusted: bool) -> str:
-    """Return why a server could look for the object outside of the folder that it seems to be in, or ""."""
+    """Return why a server could look for the object outside its folder; "" if no server could."""
     if "/" in stored.container or stored.container in (".", ".."):
-        return "its bucket has a name that no bucket can have"
-    # To S3 a key is no path, but a server behind a proxy may walk it up.
+        return "its bucket has an impossible name"
+    # For S3 a key is not a path, but a server behind a proxy may resolve the `..` in it.
     if ".." in stored.key.split("/") and (not is_trusted or stored.kind in ("onedata", "webdav")):
         return "its key has a .. that leads out of its folder"
     return ""

@@ -1,10 +1,11 @@
 """Use Onedata, through the CDMI interface of a Oneprovider.
 
-Written after op-worker's public source, and never run against a real Onedata. Raw reads and writes have no version
-header of CDMI: with it the answer would be JSON. POSIX errors come as 400 with an id in a JSON body.
+This module follows op-worker's public source. It was never run against a real Onedata. Requests that read or write
+bytes do not have CDMI's version header, because with that header Onedata would answer JSON. Onedata reports POSIX
+errors with status 400 and an id in a JSON body.
 
-CDMI has no certain way to rename a file, so a file is sent under its own name. A program that reads it meanwhile sees
-only a part. If an upload fails or is cancelled, the file is removed.
+CDMI has no reliable way to rename a file, so a file is sent under its own name. A program that reads it during the
+upload sees only a part. If an upload fails or is cancelled, the file is removed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _MADE = frozenset({200, 201, 202, 204})
 
 
 class Onedata:
-    """A :class:`Storage` on one Oneprovider; the first part of a location is the space."""
+    """A :class:`Storage` on one Oneprovider. The first part of a location is the space."""
 
     def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
         headers = {"X-Auth-Token": provider.secret}
@@ -49,7 +50,7 @@ class Onedata:
         await self._client.close()
 
     async def _make_parents(self, location: str) -> None:
-        """Make the directories of a location below its space. To make one that is there does nothing."""
+        """Make the directories of a location below its space. The request for a directory that exists has no effect."""
         space, *folders = location.split("/")[:-1]
         directory = space
         for folder in folders:

@@ -1,4 +1,4 @@
-"""The storages of a service definition, each opened when it is first used."""
+"""Open the storages of a service definition, each one when it is first used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import StorageError
 from ..settings.storage_providers import Provider, Storages
 from .base import Storage
 
-# The certificates that a system trusts: Debian, Alpine; Fedora; openSUSE; Alpine, BSD.
+# Files of the certificates that a system trusts. The first is for Debian and Alpine, then Fedora, openSUSE, and BSD.
 _SYSTEM_BUNDLES = (
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
@@ -19,11 +19,11 @@ _SYSTEM_BUNDLES = (
 
 
 class OpenStorages:
-    """Nothing of a storage is imported, and nobody connected to, before its first transfer.
+    """The storages that are in use. The code of a storage is imported, and connects, only for its first transfer.
 
     Args:
-        timeout_s: the longest silence of a storage, and how long its failures are tried again.
-        environ: the image's; of it ``SSL_CERT_FILE`` is read.
+        timeout_s: the longest silence of a storage, and how long failed requests are repeated.
+        environ: the environment of the image. Only ``SSL_CERT_FILE`` is read from it.
     """
 
     def __init__(self, storages: Storages, *, timeout_s: float, environ: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ class OpenStorages:
         return self._opened[name]
 
     async def close(self) -> None:
-        """Close connections to storages. No transfer may be under way."""
+        """Close the connections to storages. No transfer may be running."""
         while self._opened:
             _, storage = self._opened.popitem()
             await storage.close()
@@ -64,7 +64,7 @@ def _open(provider: Provider, timeout_s: float, ca_file: str | None) -> Storage:
 
 
 def _system_bundle() -> str | None:
-    """The certificates that the image trusts, else those that this program brings along."""
+    """Return the file of certificates that the image trusts, or this program's own file if the image has none."""
     for path in _SYSTEM_BUNDLES:
         if os.access(path, os.R_OK):
             return path

@@ -1,4 +1,4 @@
-"""The objects that one event reports: the shapes of MinIO, Amazon, Ceph, EventBridge, OneTrigger and dCache."""
+"""Read the objects that one event reports, in the shapes of MinIO, Amazon, Ceph, EventBridge, OneTrigger and dCache."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ import msgspec
 from .envelope import decoded
 from .stored_object import StoredObject
 
-# Bytes of the texts of all objects that one event reports: eight times the longest event. Each text holds what stands
-# beside the records, so many short records could otherwise fill the memory.
+# The most bytes in the texts of all objects of one event: eight times the longest event. Each text repeats what the
+# event has beside its records, so an event with many short records could fill the memory.
 MOST_TEXT_BYTES = 8 << 20
 _SOURCES = {"minio:s3": "minio", "aws:s3": "s3", "ceph:s3": "ceph"}
-# MinIO before the middle of 2020 sends this id for every object of a bucket that keeps no versions, and answers a GET
-# with it with an error. Ids of real versions in MinIO are UUIDs.
+# The id that MinIO before the middle of 2020 sends for objects in a bucket without versions. A GET with it fails.
+# Ids of real versions in MinIO are UUIDs.
 _NO_VERSION_OF_MINIO = "1"
 
 
 def objects_of(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredObject, ...]:
-    """Those of an event that is no envelope; all its records are complete, or there are none."""
+    """Return the objects of an event without an envelope; none if one of its records is incomplete."""
     if "Records" in fields:
         records = decoded(fields["Records"], list[msgspec.Raw]) or []
-        # Each record is told with all that stands beside them: a little, of whoever sends such events.
+        # The text of each object repeats what the event has beside its records. Real senders write only a little there.
         if len(records) * (len(text) - len(bytes(fields["Records"]))) > MOST_TEXT_BYTES:
             return ()
         objects: list[StoredObject] = []
         for record in records:
             name_of_all = (decoded(fields.get("EventName"), str) or "") if "EventName" in fields else ""
-            # Scripts look at the first record.
+            # Scripts read only the first record, so the text of an object has only its own record.
             alone = text if len(records) == 1 else msgspec.json.encode({**fields, "Records": [record]})
             found = objects_of_record(record, alone) or _objects_of_onedata(fields, record, alone)
             if not found:
                 return ()
-            # MinIO has the name also beside the records.
+            # MinIO also writes the event's name beside the records.
             objects += (each if each.name else replace(each, name=name_of_all) for each in found)
         return tuple(objects)
     if "subscription" in fields and "event" in fields:
@@ -52,7 +52,7 @@ def objects_of_record(raw: msgspec.Raw, text: bytes) -> tuple[StoredObject, ...]
         return ()
     kind = _SOURCES[record.event_source]
     key, fault = record.s3.object.key, ""
-    if kind != "ceph":  # radosgw sends keys as they are
+    if kind != "ceph":  # radosgw does not encode keys
         try:
             key = unquote_plus(key, errors="strict")
         except UnicodeDecodeError:
@@ -90,7 +90,7 @@ def _objects_of_event_bridge(fields: Mapping[str, msgspec.Raw], text: bytes) -> 
         return ()
     time = decoded(fields.get("time"), str) or ""
     size, version = detail.object.size, detail.object.version_id
-    # Keys are not encoded here.
+    # EventBridge does not encode keys.
     return _object("s3", detail.bucket.name, detail.object.key, time, name, text, size, version)
 
 
@@ -120,7 +120,7 @@ class _Named(msgspec.Struct):
 
 class _Keyed(msgspec.Struct, rename="camel"):
     key: str
-    # Other values here do not change which event this is.
+    # Values of unexpected types are ignored. They do not make the record another kind of event.
     size: Any = None
     version_id: Any = None
 

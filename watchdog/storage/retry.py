@@ -1,4 +1,4 @@
-"""Attempts at one transfer: which failures are tried again, for how long, and how far the attempts have come."""
+"""Repeat the attempts of one transfer, and measure their progress."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..errors import StorageError
 _T = TypeVar("_T")
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-# Of a transfer, on average over ``timeout_s``: as much as a caller must send (min_data_rate).
+# The lowest rate of a transfer, on average over ``timeout_s``. Callers have the same lowest rate (min_data_rate).
 _LEAST_BYTES_PER_S = 240
 
 
 class Transient(Exception):
-    """A failure that may be over at the next attempt.
+    """A failure that may not happen again at the next attempt.
 
-    ``after_s``: how long the server asks to wait; ``is_silence``: the server sent nothing for too long.
+    ``after_s``: the pause that the server asks for; ``is_silence``: the server sent nothing for too long.
     """
 
     def __init__(self, error: StorageError, after_s: float = 0.0, *, is_silence: bool = False) -> None:
@@ -31,9 +31,9 @@ class Transient(Exception):
 
 
 async def with_retries(attempt: Callable[[Progress], Awaitable[_T]], timeout_s: float) -> _T:
-    """Try again what may pass, until it has failed for ``timeout_s`` without getting any further.
+    """Repeat an attempt that raises ``Transient``, until attempts have failed for ``timeout_s`` without progress.
 
-    A server that is silent is so given up after twice that time.
+    So a silent server is given up after twice that time.
     """
     progress = Progress()
     pause_s, failing_since_s = _FIRST_PAUSE_S, 0.0
@@ -52,9 +52,9 @@ async def with_retries(attempt: Callable[[Progress], Awaitable[_T]], timeout_s: 
 
 
 class Progress:
-    """How far the tries of one transfer have come.
+    """The progress of one transfer over all its attempts.
 
-    ``window_bytes``: how many bytes have moved since the bound of this try was set.
+    ``window_bytes``: the bytes that have moved since the deadline of this attempt was last set.
     """
 
     def __init__(self) -> None:
@@ -71,13 +71,13 @@ class Progress:
         self.window_bytes = 0
 
     def alive(self) -> None:
-        """The server does something: its silence begins anew."""
+        """Set the deadline again, because the server has shown that it works."""
         self.window_bytes = 0
         if self._bound is not None and not self._bound.expired():
             self._bound.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
     def reached(self, count: int, step_bytes: int) -> None:
-        """So many bytes of the whole are there, with those of this step. Enough of them move the bound on."""
+        """Note that ``count`` bytes of the whole have moved, including this step. Enough bytes move the deadline."""
         if not self._has_begun or self.window_bytes + step_bytes >= _LEAST_BYTES_PER_S * self._timeout_s:
             self._has_begun = True
             self.alive()
@@ -87,8 +87,10 @@ class Progress:
         self._reached_bytes = max(count, self._reached_bytes)
 
     def is_enough(self, now_s: float) -> bool:
-        """Return whether the transfer got on fast enough since this was last true. Only bytes that no try before has
-        reached count."""
+        """Return whether the transfer was fast enough since this last returned True.
+
+        Bytes that an earlier attempt had already moved do not count.
+        """
         wanted_bytes = _LEAST_BYTES_PER_S * (now_s - self._gained_since_s)
         if not self._gained_bytes or self._gained_bytes < wanted_bytes:
             return False

@@ -28,12 +28,13 @@ from yarl import URL
 from ..errors import ObjectMissing, StorageError
 from ..settings.storage_providers import Provider
 from ..workspace.outputs import Output, open_output
-from .base import Moved, tidied
+from .base import Moved, finished
 from .http_client import HttpClient
 from .http_request import Answered
 
 _MIB = 1 << 20
-# A file up to this size goes in one request, a larger one in parts of at least this: S3 takes none below 5 MiB.
+# A file up to this size is sent in one request, and a larger file in parts of at least this size. S3 refuses parts
+# below 5 MiB.
 _PART_BYTES = 8 * _MIB
 _MOST_PARTS = 10_000
 _OK = frozenset({200})
@@ -43,7 +44,7 @@ _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _HASH_BYTES = 1 * _MIB
 _OF_VERSION = "versionId="
-# Times are told in whole seconds, by machines that need not be the same.
+# The compared times are in whole seconds, and may come from different machines.
 _CLOCK_SLACK = datetime.timedelta(seconds=2)
 
 
@@ -56,7 +57,7 @@ class S3:
         if self._is_amazon:
             domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
             provider = msgspec.structs.replace(provider, endpoint=f"https://s3.{region}.{domain}")
-        # TLS keeps bodies whole; without it their hash is signed.
+        # TLS protects bodies. Without TLS the signature covers their hash.
         self._signs_bodies = not provider.endpoint.startswith("https://")
         self._client = HttpClient(provider, _Signature(provider, region), timeout_s=timeout_s, ca_file=ca_file)
 
@@ -85,12 +86,12 @@ class S3:
         try:
             answer = await asyncio.shield(begun)
         except asyncio.CancelledError:
-            # Whether there is an upload to be called off is only known once the server has answered.
-            await tidied(self._call_off_once_begun(begun, location))
+            # Only the server's answer shows whether there is an upload to abort.
+            await finished(self._abort_once_begun(begun, location))
             raise
         upload = _text_of(answer.body, "UploadId")
         if not upload:
-            raise StorageError(f"the server began no upload of {location}, though it said so")
+            raise StorageError(f"the server accepted the upload of {location}, but sent no UploadId")
         query = f"uploadId={quote(upload, safe='')}"
         try:
             tags = await self._send_parts(output, fd, location, query, moved)
@@ -99,7 +100,7 @@ class S3:
             await self._client.remove(location, query)
             raise
 
-    async def _call_off_once_begun(self, begun: asyncio.Future[Answered], location: str) -> None:
+    async def _abort_once_begun(self, begun: asyncio.Future[Answered], location: str) -> None:
         if upload := _text_of((await begun).body, "UploadId"):
             await self._client.remove(location, f"uploadId={quote(upload, safe='')}")
 
@@ -131,10 +132,10 @@ class S3:
         try:
             await self._client.ask("POST", location, query=query, headers=headers, body=body, accepted=_OK)
         except ObjectMissing:
-            # The upload may be complete, and the answer that said so lost.
+            # An earlier attempt may have completed the upload, and its answer was lost.
             there = (await self._client.ask("HEAD", location, accepted=_OK)).headers
             is_whole = there.get("Content-Length") == str(output.size_bytes)
-            # What was there before may have the same size.
+            # An older object may have the same size.
             if not is_whole or not _is_since(there.get("Last-Modified", ""), began):
                 raise
 
@@ -154,10 +155,10 @@ class S3:
 
 
 def _is_since(changed: str, began: str) -> bool:
-    """Whether an object is of an upload's time; both times are the server's."""
+    """Return whether an object changed after an upload began. Both times are from answers of the server."""
     try:
         age = parsedate_to_datetime(changed) - parsedate_to_datetime(began)
-    except (TypeError, ValueError):  # one without a zone, or no time at all
+    except (TypeError, ValueError):  # a time without a zone, or not a time
         return False
     return age >= -_CLOCK_SLACK
 
@@ -165,7 +166,7 @@ def _is_since(changed: str, began: str) -> bool:
 def _require_key(location: str) -> None:
     bucket, _, key = location.partition("/")
     if not bucket or not key:
-        raise StorageError(f"{location!r} names no object: accepted is a bucket, a slash and a key")
+        raise StorageError(f"{location!r} is not the name of an object: give a bucket, a slash and a key")
 
 
 class _Signature:
@@ -183,7 +184,7 @@ class _Signature:
         signed = {"host": host, _PAYLOAD: payload, "x-amz-date": time}
         names = ";".join(signed)
         lines = "".join(f"{name}:{value}\n" for name, value in signed.items())
-        # Our queries are sorted and encoded as the canonical form wants them.
+        # The queries of this module are already sorted and encoded as the canonical form requires.
         canonical = "\n".join([method, url.raw_path, url.raw_query_string, lines, names, payload])
         scope = f"{date}/{self._region}/s3/aws4_request"
         text = "\n".join(["AWS4-HMAC-SHA256", time, scope, hashlib.sha256(canonical.encode()).hexdigest()])
@@ -197,7 +198,10 @@ class _Signature:
         return {"Host": host, _PAYLOAD: payload, "x-amz-date": time, "Authorization": authorization}
 
     def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
-        """S3 tells errors in a document, even with status 200 where it began to answer before it was done."""
+        """Return the error that a document of S3 describes.
+
+        Its status may be 200, because S3 may begin an answer before it has finished the work.
+        """
         code, message = _text_of(body, "Code"), _text_of(body, "Message")
         if status < 400 and not (b"<Error>" in body and code):
             return None
@@ -213,8 +217,8 @@ class _Signature:
         if status in (401, 403):
             hint = "; to read a version of an object they need s3:GetObjectVersion" if is_of_version else ""
             return StorageError(
-                f"{self._provider} refuses the {what} ({reason}): check the access key, the secret key, what they may "
-                f"do there, and this machine's clock{hint}"
+                f"{self._provider} refuses the {what} ({reason}): check the access key, the secret key, their "
+                f"permissions, and this machine's clock{hint}"
             )
         more = f": {message[:200]}" if message else ""
         return StorageError(f"{self._provider} answers the {what} with {reason}{more}")
@@ -223,17 +227,17 @@ class _Signature:
 _MISSING = {
     "NoSuchBucket": "there is no such bucket",
     "NoSuchKey": "there is no such object",
-    "NoSuchVersion": "there is no such version of the object any more",
+    "NoSuchVersion": "this version of the object does not exist any more",
     "DeleteMarker": "this version is a delete marker: the object was removed",
-    "NoSuchUpload": "the upload in parts is not there any more",
+    "NoSuchUpload": "the multipart upload does not exist any more",
 }
-# Amazon's answers to the id of a delete marker, and to an id that no version can have.
+# Amazon's answers to the id of a delete marker, and to an impossible id.
 _AS_MISSING_VERSION = {(405, "MethodNotAllowed"): "DeleteMarker", (400, "InvalidArgument"): "NoSuchVersion"}
 _ANY_MISSING = "there is no such object, or no such bucket"
 
 
 def _text_of(document: bytes, element: str) -> str:
-    """The text of the first element of this name, printable; "" if there is none."""
+    """Return the text of the first element with this name, with unprintable characters escaped; "" if there is none."""
     found = re.search(f"<{element}>([^<]*)</{element}>".encode(), document)
     text = unescape(found[1].decode("utf-8", "replace")).strip() if found else ""
     return text if text.isprintable() else ascii(text)

@@ -12,7 +12,7 @@ log = get_logger("storage")
 # An event may have thousands of records; the log and the sender get the first ones and a count.
 _MOST_LOGGED = 100
 _MOST_EXPLAINED = 3
-# A sender may write anything into a name.
+# The sender chooses the names, which may have any length.
 _MOST_CHARACTERS = 300
 
 
@@ -44,7 +44,10 @@ class Skipped:
         self._notices = notices
 
     def log(self) -> None:
-        """Log each notice, object that is not new and unusable record, and one WARNING for all that is not covered."""
+        """Log each notice, each object that is not new and each unusable record.
+
+        Log one WARNING for all objects that no input covers.
+        """
         for notice in self._notices[:_MOST_LOGGED]:
             advice = {"advice": notice.advice} if notice.advice else {}
             report = log.warning if advice else log.info
@@ -84,7 +87,7 @@ class Skipped:
 
     @property
     def explanation(self) -> str:
-        """The reason why the script did not run, in one line."""
+        """Return the reasons why the script did not run, in one line."""
         reasons = [_short(notice.text) for notice in self._notices]
         reasons += [f"{_short(stored.location)}: {_short(why)}" for stored, why in self._not_new]
         reasons += [f"{_short(stored.location)}: {_short(why)}" for stored, why in self._unusable]

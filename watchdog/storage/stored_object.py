@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-# MinIO and Amazon begin some names with `s3:`; EventBridge has names of its own; a CloudEvent's type may be in lower
-# case, with a dot. MinIO also calls changes of an object's tags and locks creations: the bytes stay the same.
+# Some names of MinIO and Amazon begin with `s3:`. EventBridge has other names. In the type of a CloudEvent, a name may
+# be in lower case and have a dot in place of a colon. MinIO also reports changes of an object's tags and locks as
+# creations. They are not matched, because the bytes of the object stay the same.
 _S3_CREATION = re.compile(
     r"Object Created$|(?:s3:)?ObjectCreated(?:[:.](?!(?:Put|Delete)Tagging$|PutRetention$|PutLegalHold$)|$)",
     re.IGNORECASE,
 )
-# inotify(7): a file that was made, written to its end, or moved into the directory.
+# inotify(7): a file was made, closed after writing, or moved into the directory.
 _FILE_CREATIONS = frozenset({"IN_CREATE", "IN_CLOSE_WRITE", "IN_MOVED_TO"})
 _OF_DIRECTORY = "IN_ISDIR"
 # The kinds of servers that speak S3.
@@ -20,14 +21,13 @@ _S3_KINDS = frozenset({"minio", "s3", "ceph"})
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """One object that an event tells of.
+    """One object that an event reports.
 
     ``kind``: ``minio``, ``s3``, ``ceph``, ``onedata`` or ``webdav``. ``container``: the bucket, or the space of
     Onedata; "" for WebDAV. ``key``: decoded; for WebDAV (dCache) the name below the input's path. ``time``, ``name``:
-    when and what happened, as sent; "" if the event does not tell. ``text``: the event as it came, byte for byte, if it
-    tells of this object alone; else the same event with this record alone. ``size_bytes``: as sent, None if the event
-    does not say; ``version``: the id of the version in its bucket, or "". ``fault``: why this record cannot be
-    processed, though it is complete; "" if it can.
+    when and what happened, as the event has it, or "". ``text``: the event, byte for byte, if it reports only this
+    object; else the same event with only this record. ``size_bytes``: as the event has it, or None. ``version``: the id
+    of the version in its bucket, or "". ``fault``: why this complete record cannot be processed; "" if it can.
     """
 
     kind: str
@@ -42,22 +42,22 @@ class StoredObject:
 
     @property
     def location(self) -> str:
-        """Bucket (or space) and key, as the event has them."""
+        """Return the bucket (or space) and the key, as the event has them."""
         return "/".join(filter(None, [self.container, self.key]))
 
     @property
     def why_not_new(self) -> str:
-        """Why the event does not report a new object to process; "" if it does."""
+        """Return why the event does not report a new object to process; "" if it does."""
         if not _is_creation(self.kind, self.name):
             return f"{self.name[:100]} is not the creation of an object"
-        # MinIO leaves the size out where it is 0.
+        # MinIO sends no size if the size is 0.
         if self.kind in _S3_KINDS and self.key.endswith("/") and not self.size_bytes:
             return "it is an empty object that marks a folder"
         return ""
 
 
 def _is_creation(kind: str, name: str) -> bool:
-    """Whether an event of this name reports a new object. An event without a name does."""
+    """Return whether an event with this name reports a new object. An event without a name reports one."""
     if not name:
         return True
     if kind == "webdav":

@@ -1,4 +1,4 @@
-"""Move the inputs of events in and the outputs of scripts out: 8 at a time, logged and counted."""
+"""Fetch the inputs of events and store the outputs of scripts: 8 files at a time, logged and counted."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .transfer_progress import Moving, Watcher, reported
 log = get_logger("storage")
 
 _AT_ONCE = 8
-# As many failures one after the other, with no file stored meanwhile, are the storage's, not the files'.
+# After so many failures in a row, the storage is the cause and not a file, so no more files are tried.
 _MOST_FAILURES = 8
 _NAMED_FILES = 5
 
@@ -33,8 +33,8 @@ class Transfers:
     """All transfers of one server or job. ``locator`` finds the objects of events.
 
     Args:
-        timeout_s: the longest silence of a storage, and how long its failures are tried again.
-        environ: the image's; of it ``SSL_CERT_FILE`` is read.
+        timeout_s: the longest silence of a storage, and how long failed requests are repeated.
+        environ: the environment of the image. Only ``SSL_CERT_FILE`` is read from it.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Transfers:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def fetch(self, source: Source, held: HeldInput, *, most_bytes: int, call_id: str) -> tuple[str, int]:
-        """Fetch an object into ``held``, under the last part of its name; return the file's name and size.
+        """Fetch an object into ``held`` and return the file's name and size. The name is the last part of the object's.
 
         Raises:
             StorageError, InputTooLarge, NoSpace, OSError: as :meth:`Storage.fetch`.
@@ -86,16 +86,17 @@ class Transfers:
 
     @property
     def stores(self) -> bool:
-        """Does the service store outputs?"""
+        """Return whether the service stores outputs."""
         return any(place.provider in self._storages.providers for place in self._storages.outputs)
 
     async def store(self, outputs: Sequence[Output], *, call_id: str) -> None:
-        """Store each output where the definition wants it.
+        """Store each output in each place that the service definition gives for it.
 
-        One that fails does not keep the others from being stored; a storage that fails again and again does.
+        If one output cannot be stored, the others are still stored. If a storage has failed eight times in a row, the
+        rest of its outputs is not tried.
 
         Raises:
-            StoreFailed: not all of them could be stored; it tells which.
+            StoreFailed: some outputs could not be stored; the error names them.
         """
         work = [
             _Item(output, place, self._storages.providers[place.provider])
@@ -122,18 +123,18 @@ class Transfers:
             return
         for where, reason in list(storing.not_stored.items())[:100]:
             log.error("output not stored", call_id=call_id, target=where, reason=reason)
-        raise StoreFailed(_told(storing.not_stored, len(work)), stored=storing.stored, not_stored=storing.not_stored)
+        raise StoreFailed(_summary(storing.not_stored, len(work)), stored=storing.stored, not_stored=storing.not_stored)
 
     async def _store_some(self, storing: _Storing, moving: Moving, call_id: str) -> None:
         for item in storing.left:
             provider = item.place.provider
             where = f"{provider}:{printable(item.location)}"
             if storing.failures.get(provider, 0) >= _MOST_FAILURES:
-                storing.not_stored[where] = "not tried any more, after so many failures"
+                storing.not_stored[where] = f"not tried, after {_MOST_FAILURES} failures of this storage in a row"
                 continue
             if not _is_unicode(item.location):
                 storing.not_stored[where] = (
-                    "its name is not UTF-8, and a storage takes no other; rename it in the script"
+                    "its name is not UTF-8, which every storage requires; rename it in the script"
                 )
                 continue
             try:
@@ -153,12 +154,12 @@ class Transfers:
             moving.file_done()
 
     async def close(self) -> None:
-        """Close connections to storages. No transfer may be under way."""
+        """Close the connections to storages. No transfer may be running."""
         await self._opened.close()
 
     @contextlib.contextmanager
     def _counted(self, direction: str, provider: str) -> Iterator[Callable[[int], None]]:
-        """Count a transfer, however it ends; the function lent takes the bytes of one that ended well."""
+        """Count a transfer with its outcome. Call the yielded function with the size of a transfer that succeeded."""
         outcome = "failed"
         sizes: list[int] = []
         try:
@@ -184,7 +185,7 @@ class _Item:
 
 @dataclass(slots=True)
 class _Storing:
-    """What becomes of one invocation's outputs. ``failures``: failures in a row, by provider."""
+    """The outputs of one invocation: left, stored and not stored. ``failures``: failures in a row, by provider."""
 
     left: Iterator[_Item]
     stored: list[str] = field(default_factory=list)
@@ -200,7 +201,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _told(not_stored: Mapping[str, str], count: int) -> str:
+def _summary(not_stored: Mapping[str, str], count: int) -> str:
     named = [f"{where}: {reason}" for where, reason in list(not_stored.items())[:_NAMED_FILES]]
     more = f"; and {len(not_stored) - _NAMED_FILES} more" if len(not_stored) > _NAMED_FILES else ""
     return f"{len(not_stored)} of {count} outputs could not be stored: {'; '.join(named)}{more}"

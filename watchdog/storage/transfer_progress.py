@@ -1,4 +1,4 @@
-"""How far a transfer is: in the log now and then, and to a progress bar."""
+"""Report the progress of a transfer, every 10 s in the log, and to a progress bar."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PROGRESS_INTERVAL_S = 10.0
 
 
 class Watcher(Protocol):
-    """Somebody who looks on, such as a progress bar."""
+    """An observer of transfers, such as a progress bar."""
 
     def begin(self, verb: str, files: int, size_bytes: int | None) -> None:
-        """``verb``: ``fetching``, ``storing``. ``size_bytes``: of all files; None: not known."""
+        """Begin a transfer. ``verb``: ``fetching`` or ``storing``; ``size_bytes``: of all files, None if not known."""
 
     def moved(self, count: int) -> None: ...
     def file_done(self) -> None: ...
@@ -30,22 +30,22 @@ class Watcher(Protocol):
 async def reported(
     verb: str, files: int, size_bytes: int | None, call_id: str, watcher: Watcher | None
 ) -> AsyncIterator[Moving]:
-    """Report how far a transfer is, while it lasts."""
+    """Report the progress of a transfer until the context ends."""
     moving = Moving(verb, files, size_bytes, watcher)
     if watcher is not None:
         watcher.begin(verb, files, size_bytes)
-    telling = asyncio.create_task(_tell(moving, call_id))
+    log_task = asyncio.create_task(_log_progress(moving, call_id))
     try:
         yield moving
     finally:
-        telling.cancel()
+        log_task.cancel()
         if watcher is not None:
             watcher.end()
 
 
 @dataclass(slots=True)
 class Moving:
-    """Counts what moves in one transfer of one or more files."""
+    """The count of bytes and files that have moved in one transfer of one or more files."""
 
     verb: str
     files: int
@@ -65,8 +65,8 @@ class Moving:
             self.watcher.file_done()
 
 
-async def _tell(moving: Moving, call_id: str) -> None:
-    """Log how far a long transfer is."""
+async def _log_progress(moving: Moving, call_id: str) -> None:
+    """Log the progress of a long transfer."""
     while True:
         await asyncio.sleep(_PROGRESS_INTERVAL_S)
         fields = {"files_done": moving.files_done, "files": moving.files, "size_bytes": moving.size_bytes}

@@ -1,4 +1,4 @@
-"""An upload: a file, or a part of it, sent from its begin at each attempt."""
+"""Upload a file, or a part of it. Each attempt sends it from its beginning."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .http_request import Answered, Requests
 from .retry import Progress
 
 _PIECE_BYTES = 1 << 20
-# Sent at a time: a slow link must be seen to move.
+# Bytes that are sent at a time. Small steps show the progress on a slow link.
 _STEP_BYTES = 64 * 1024
 _STORED = frozenset({200, 201, 202, 204})
 
 
 class Upload:
-    """One file, or a part of it, on its way to a storage. ``final``: statuses that are not tried again."""
+    """The upload of one file, or of a part of it. ``final``: statuses without a retry."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class Upload:
         self._sent_bytes = 0
 
     async def attempt(self, progress: Progress, *, asks_first: bool) -> Answered:
-        """Send it once. ``asks_first``: wait until the server says that it wants the body.
+        """Send it once. ``asks_first``: send the body after the server's 100 Continue.
 
         Raises:
             OutputUnreadable: the file changed meanwhile.
@@ -55,12 +55,12 @@ class Upload:
         """
 
         async def body() -> AsyncIterator[bytes]:
-            self._begin_again()  # after a redirect, too
+            self._begin_again()  # a redirect sends the body once more
             while self._sent_bytes < self._size_bytes:
                 left_bytes = self._size_bytes - self._sent_bytes
                 at = self._offset + self._sent_bytes
                 piece = await asyncio.to_thread(os.pread, self._fd, min(_PIECE_BYTES, left_bytes), at)
-                if not piece:  # cut short: the server must not wait for the rest
+                if not piece:  # the file became shorter, so the server must not wait for the rest
                     raise ConnectionAbortedError
                 for start in range(0, len(piece), _STEP_BYTES):
                     step = piece[start : start + _STEP_BYTES]

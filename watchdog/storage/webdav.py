@@ -25,7 +25,7 @@ from .known_directories import KnownDirectories
 _FOUND = frozenset({200, 207})
 _MADE = frozenset({200, 201, 405})
 _MOVED = frozenset({200, 201, 204})
-_NO_DIRECTORY = frozenset({500})  # nginx's answer, which would not pass by itself
+_NO_DIRECTORY = frozenset({500})  # nginx's answer if the directory is missing; a retry would fail, too
 
 
 class WebDav:
@@ -49,7 +49,7 @@ class WebDav:
         try:
             was_known = directory in self._directories
             await self._make(directory)
-            # A short name of its own: the file's may be as long as names can be.
+            # Not made from the file's name, which may already have the greatest length.
             part = "/".join(filter(None, [directory, f".watchdog-{secrets.token_hex(8)}.part"]))
             try:
                 try:
@@ -58,7 +58,7 @@ class WebDav:
                 except StorageError:
                     if not was_known:
                         raise
-                    # The directory may have been removed meanwhile; each server says that in its own way.
+                    # The directory may have been removed meanwhile. Servers report that with different errors.
                     self._directories.clear()
                     await self._make(directory)
                     await self._client.upload(part, output, fd, moved=moved)
@@ -74,7 +74,7 @@ class WebDav:
         await self._client.close()
 
     async def _make(self, directory: str) -> None:
-        """Make a directory and those above it, if they are not there."""
+        """Make a directory and its parents, if they do not exist."""
         if not directory or directory in self._directories:
             return
         async with self._making.setdefault(directory, asyncio.Lock()):
@@ -85,7 +85,7 @@ class WebDav:
                 try:
                     await self._client.ask("MKCOL", directory + "/", accepted=_MADE)
                 except StorageError:
-                    # Somebody else may have made it in the same moment.
+                    # Another program may have made it at the same moment.
                     if not await self._is_there(directory):
                         raise
             self._directories.add(directory)
