@@ -24,7 +24,7 @@ _SEND_BUFFER_BYTES = 128 * 1024
 
 
 class Connections:
-    """The connections to one provider. ``timeout_s``: the longest time to establish one, which is 10 s at most."""
+    """The connections to one provider. ``timeout_s``: the longest time to establish a connection; 10 s at most."""
 
     def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
         self._provider = provider

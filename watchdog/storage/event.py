@@ -53,7 +53,7 @@ class Event:
 
 
 def read(text: bytes) -> Event | None:
-    """Return the event that a text is; None if the text is data. Raise nothing."""
+    """Read a text as an event. Return None if the text is data. Raise nothing."""
     return _read(text, _MOST_ENVELOPES)
 
 

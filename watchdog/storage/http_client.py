@@ -31,7 +31,7 @@ from .http_request import Answered, Requests
 from .retry import Progress, Transient, with_retries
 from .upload import Upload
 
-# A larger body is sent after the server's 100 Continue, because dCache redirects clients to another server.
+# A larger body is sent only after the server's 100 Continue, because dCache redirects clients to another server.
 _ASK_FIRST_BYTES = 1 << 20
 _REMOVED = frozenset({200, 202, 204, 404})
 _REMOVE_PAUSES_S = (0.1, 0.3, 0.6)
@@ -96,7 +96,7 @@ class HttpClient:
         await finished(remove())
 
     async def download(self, path: str, fd: int, *, most_bytes: int, moved: Moved, query: str = "") -> int:
-        """Write the body of a GET to an empty file, and resume it after a lost connection. Return its size in bytes.
+        """Write the body of a GET to an empty file, and resume after a lost connection. Return the size in bytes.
 
         Raises: as :meth:`Storage.fetch`.
         """

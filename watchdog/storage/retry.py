@@ -71,13 +71,13 @@ class Progress:
         self.window_bytes = 0
 
     def alive(self) -> None:
-        """Set the deadline again, because the server has shown that it works."""
+        """Move the deadline, because the server has shown that it works."""
         self.window_bytes = 0
         if self._bound is not None and not self._bound.expired():
             self._bound.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
     def reached(self, count: int, step_bytes: int) -> None:
-        """Note that ``count`` bytes of the whole have moved, including this step. Enough bytes move the deadline."""
+        """Note that ``count`` bytes of the whole have moved, including this step. Enough of them move the deadline."""
         if not self._has_begun or self.window_bytes + step_bytes >= _LEAST_BYTES_PER_S * self._timeout_s:
             self._has_begun = True
             self.alive()

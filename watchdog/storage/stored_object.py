@@ -1,4 +1,4 @@
-"""An object of a storage that an event reports, and whether the event reports it as new."""
+"""Describe an object that an event reports, and find out whether the event reports it as new."""
 
 from __future__ import annotations
 

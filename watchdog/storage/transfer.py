@@ -55,7 +55,7 @@ class Transfers:
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     async def fetch(self, source: Source, held: HeldInput, *, most_bytes: int, call_id: str) -> tuple[str, int]:
-        """Fetch an object into ``held`` and return the file's name and size. The name is the last part of the object's.
+        """Fetch an object into ``held``, with its own name but without folders. Return the name and size of the file.
 
         Raises:
             StorageError, InputTooLarge, NoSpace, OSError: as :meth:`Storage.fetch`.

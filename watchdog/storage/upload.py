@@ -47,7 +47,7 @@ class Upload:
         self._sent_bytes = 0
 
     async def attempt(self, progress: Progress, *, asks_first: bool) -> Answered:
-        """Send it once. ``asks_first``: send the body after the server's 100 Continue.
+        """Send the file once. ``asks_first``: send the body only after the server's 100 Continue.
 
         Raises:
             OutputUnreadable: the file changed meanwhile.
