@@ -262,7 +262,7 @@ def test_run_with_closed_standard_streams(environ: dict[str, str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("environ", "only"),
     [
-        ({"FUNCTION_CONFIG": base64.b64encode(b"name: [").decode()}, "is no YAML"),
+        ({"FUNCTION_CONFIG": base64.b64encode(b"name: [").decode()}, "is not YAML"),
         ({"FUNCTION_CONFIG": "!"}, "FUNCTION_CONFIG"),
         ({"WATCHDOG_SERVICE_DEFINITION": "/no/such/file"}, "there is no such file"),
         ({"SCRIPT": "!"}, "SCRIPT"),

@@ -146,7 +146,7 @@ def test_empty_variable_and_flag_are_problems(declared: declarations.Setting) ->
     # Without such a function, what belongs to it is not looked at.
     classic = {"fprocess": "cat"} if declared.name in ("content_type", "combine_output") else {}
     problem = only_problem(**classic, **{declared.variable: ""})
-    assert problem == f"{declared.name}: environment {declared.variable} is ''; accepted is {declared.kind.accepts}"
+    assert problem == f"{declared.name}: environment {declared.variable} is ''; expected {declared.kind.accepts}"
     assert only_problem({declared.name: " "}, **classic).startswith(f"{declared.name}: flag {declared.flag} is ' '; ")
 
 
@@ -174,7 +174,7 @@ def test_ten_broken_settings_are_all_named_in_one_go(tmp_path: Path) -> None:
     )
 
     expected = [
-        ("service definition", str(definition), "input is text", "accepted is a list"),
+        ("service definition", str(definition), "input is text", "expected a list"),
         ("port", "environment PORT", "'http'", "a port number from 0 to 65535"),
         ("bind", "environment WATCHDOG_BIND", "'127.0.0.1:80'", "without a port"),
         ("log_format", "environment WATCHDOG_LOG_FORMAT", "'xml'", "auto, json or console"),
@@ -183,7 +183,7 @@ def test_ten_broken_settings_are_all_named_in_one_go(tmp_path: Path) -> None:
         ("exec_timeout", "environment exec_timeout", "'1 hour'", "1m30s"),
         ("max_input_size", "environment WATCHDOG_MAX_INPUT_SIZE", "'10 MB'", "64Ki, 10Mi or 2G"),
         ("cgi_headers", "environment cgi_headers", "'perhaps'", "true, false"),
-        ("tmp_dir", "environment WATCHDOG_TMP_DIR", str(tmp_path / "nowhere"), "is no directory; make it"),
+        ("tmp_dir", "environment WATCHDOG_TMP_DIR", str(tmp_path / "nowhere"), "is not a directory; make it"),
         ("auth_token_file", "environment WATCHDOG_AUTH_TOKEN_FILE", str(tmp_path / "token"), "No such file"),
         ("SCRIPT", "environment SCRIPT", "is not base64", "base64 -w0 script.sh"),
     ]
@@ -482,7 +482,7 @@ def test_tmp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert str(configuration.sources["tmp_dir"]) == "environment TMPDIR"
     assert value("tmp_dir", TMPDIR="") == "/tmp"
     assert value("tmp_dir", TMPDIR="/nowhere", WATCHDOG_TMP_DIR=str(tmp_path)) == str(tmp_path)
-    assert "environment TMPDIR is '/nowhere', which is no directory" in only_problem(TMPDIR="/nowhere")
+    assert "environment TMPDIR is '/nowhere', which is not a directory" in only_problem(TMPDIR="/nowhere")
     monkeypatch.chdir(tmp_path)
     assert value("tmp_dir", WATCHDOG_TMP_DIR=".") == str(tmp_path)
 
@@ -532,7 +532,7 @@ def test_keys_that_the_platform_withholds_are_a_warning(tmp_path: Path) -> None:
     given = {"service_definition": str(definition), "secrets_dir": str(tmp_path / "secrets")}
     (warning,) = valid(given).warnings
     assert "output minio.default:bucket: the platform withholds the keys" in warning
-    assert "calls are answered as ever" in warning
+    assert "calls are answered as usual" in warning
     keys = tmp_path / "secrets" / "minio.default"
     keys.mkdir(parents=True)
     (keys / "accessKey").write_text("a")
@@ -548,7 +548,7 @@ def test_outputs_of_a_classic_function_are_not_stored_and_that_is_told(tmp_path:
     )
     configuration = valid({"service_definition": str(definition)}, fprocess="cat")
     (warning,) = configuration.warnings
-    assert "output has no effect beside fprocess" in warning
+    assert "output has no effect with fprocess" in warning
     assert configuration.storages.outputs == []
 
 
@@ -576,12 +576,12 @@ def test_a_command_of_its_own_is_the_function(command: str) -> None:
 
 @pytest.mark.parametrize("command", ["sh -c 'cat", '""\\'])
 def test_a_command_that_no_shell_understands_is_a_problem(command: str) -> None:
-    assert "accepted is a command and its arguments" in only_problem(fprocess=command)
+    assert "expected a command and its arguments" in only_problem(fprocess=command)
 
 
 @pytest.mark.parametrize("value", ["plain", "text/plain\nX-A: b", "text/"])
 def test_what_is_no_media_type_is_a_problem_of_classic_functions_only(value: str) -> None:
-    assert "accepted is a media type" in only_problem(fprocess="cat", content_type=value)
+    assert "expected a media type" in only_problem(fprocess="cat", content_type=value)
     assert valid(content_type=value).ignored_names == ["content_type"]
 
 
@@ -675,7 +675,7 @@ def test_auth_token_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_both_tokens(tmp_path: Path) -> None:
-    assert "give one of them" in only_problem({"auth_token_file": "/x"}, WATCHDOG_AUTH_TOKEN="a")
+    assert "set only one" in only_problem({"auth_token_file": "/x"}, WATCHDOG_AUTH_TOKEN="a")
 
 
 def test_secrets_are_never_shown(tmp_path: Path) -> None:
@@ -732,7 +732,7 @@ def test_script_problems(tmp_path: Path) -> None:
     assert "set SCRIPT to base64" in script_problem(tmp_path / "nowhere")
     assert "it is a directory" in script_problem(tmp_path)
     os.mkfifo(tmp_path / "fifo")
-    assert "no regular file" in script_problem(tmp_path / "fifo")
+    assert "not a regular file" in script_problem(tmp_path / "fifo")
     script = tmp_path / "script.sh"
     script.write_text("echo hello")
     assert report.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(script))) == []
@@ -778,7 +778,7 @@ def test_function_config_with_credentials_is_secret(tmp_path: Path, wins: str) -
 
 def test_bad_function_config() -> None:
     assert "base64 -w0 function_config.yaml" in only_problem(FUNCTION_CONFIG="name: x")
-    assert "service definition FUNCTION_CONFIG: is no YAML: line 1" in only_problem(FUNCTION_CONFIG=b64("a: b: c"))
+    assert "service definition FUNCTION_CONFIG: is not YAML: line 1" in only_problem(FUNCTION_CONFIG=b64("a: b: c"))
 
 
 def test_missing_service_definition_elsewhere_is_a_problem(tmp_path: Path) -> None:

@@ -212,26 +212,30 @@ environment:
         (b"", "", "is empty"),
         (b"- a", "", "is a list"),
         (b"just text", "", "is text"),
-        (b"name: [a]", " name ", "accepted is text"),
-        (b"name: x\nlog_level: {a: b}", " log_level ", "accepted is text"),
-        (b"name: x\nfile_stage_in: maybe", " file_stage_in ", "accepted is true or false"),
-        (b"name: x\ninput: {a: b}", " input ", "accepted is a list"),
-        (b"name: x\ninput: [text]", " input[0] ", "accepted is an object"),
+        (b"name: [a]", " name ", "expected text"),
+        (b"name: x\nlog_level: {a: b}", " log_level ", "expected text"),
+        (b"name: x\nfile_stage_in: maybe", " file_stage_in ", "expected true or false"),
+        (b"name: x\ninput: {a: b}", " input ", "expected a list"),
+        (b"name: x\ninput: [text]", " input[0] ", "expected an object"),
         (b"name: x\noutput: [{path: a}]", " output[0].storage_provider ", "is missing"),
-        (b"name: x\noutput: [{storage_provider: a, prefix: {p: q}}]", " output[0].prefix ", "accepted is a list"),
+        (b"name: x\noutput: [{storage_provider: a, prefix: {p: q}}]", " output[0].prefix ", "expected a list"),
         (b"name: x\noutput: [{storage_provider: a, suffix: [[]]}]", " output[0].suffix[0] ", "is a list"),
-        (b"name: x\nstorage_providers: [a]", " storage_providers ", "accepted is an object"),
-        (b"name: x\nenvironment: text", " environment ", "accepted is an object"),
-        (b"name: x\nenvironment: {variables: [A]}", " environment.variables ", "accepted is an object"),
-        (b"name: x\nenvironment: {variables: {A: [1]}}", " environment.variables.A ", "accepted is text"),
-        (b"name: x\nenvironment: {variables: {A=B: c}}", " environment.variables.A=B ", "no name"),
-        (b'name: x\nenvironment: {variables: {"": c}}', " environment.variables.'' ", "no name"),
-        (b'name: x\nenvironment: {variables: {"a\\0": c}}', r" environment.variables.'a\x00' ", "no name"),
+        (b"name: x\nstorage_providers: [a]", " storage_providers ", "expected an object"),
+        (b"name: x\nenvironment: text", " environment ", "expected an object"),
+        (b"name: x\nenvironment: {variables: [A]}", " environment.variables ", "expected an object"),
+        (b"name: x\nenvironment: {variables: {A: [1]}}", " environment.variables.A ", "expected text"),
+        (b"name: x\nenvironment: {variables: {A=B: c}}", " environment.variables.A=B ", "not a variable's name"),
+        (b'name: x\nenvironment: {variables: {"": c}}', " environment.variables.'' ", "not a variable's name"),
+        (
+            b'name: x\nenvironment: {variables: {"a\\0": c}}',
+            r" environment.variables.'a\x00' ",
+            "not a variable's name",
+        ),
         (b'name: x\nenvironment: {variables: {A: "\\0"}}', " environment.variables.A ", "NUL"),
-        (b"functions: text", " functions ", "accepted is an object"),
-        (b"functions: {aws: []}", " functions.oscar ", "holds 0 services"),
+        (b"functions: text", " functions ", "expected an object"),
+        (b"functions: {aws: []}", " functions.oscar ", "has 0 services"),
         (b"functions: {oscar: [{a: {name: x}}, {b: {name: y}}]}", "oscar[0].a, functions.oscar[1].b", "2 s"),
-        (b"functions: {oscar: [{a: {input: 1}}]}", " functions.oscar[0].a.input ", "accepted is a list"),
+        (b"functions: {oscar: [{a: {input: 1}}]}", " functions.oscar[0].a.input ", "expected a list"),
     ],
 )
 def test_wrong_types_name_the_field(text: bytes, field: str, says: str) -> None:
@@ -248,12 +252,12 @@ def test_wrong_types_name_the_field(text: bytes, field: str, says: str) -> None:
         (b"name: x\na: b: c\n", "line 2: "),
         (b"name: x\nb: *nowhere\n", "line 2: "),
         (b"name: x\nb: !unknown y\n", "line 2: "),
-        (b"name: \xff\n", "is no YAML"),
-        (b"name: \x01\n", "is no YAML"),
+        (b"name: \xff\n", "is not YAML"),
+        (b"name: \x01\n", "is not YAML"),
         (b"[" * 20000, "line 1: "),
-        (b"name: !!int x", "tagged value"),
-        (b"name: !!bool x", "tagged value"),
-        (b"name: !!timestamp x", "tagged value"),
+        (b"name: !!int x", "does not fit its tag"),
+        (b"name: !!bool x", "does not fit its tag"),
+        (b"name: !!timestamp x", "does not fit its tag"),
         (b"name: a\n---\nname: b\n", "line 2: "),
     ],
 )
@@ -276,10 +280,10 @@ def test_unknown_fields_are_warnings() -> None:
     assert parsed.service is not None
     assert parsed.problems == []
     assert [warning.partition(ORIGIN + ": ")[2] for warning in parsed.warnings] == [
-        "inputs is not known, ignored",
-        "7 is not known, ignored",
-        "environment.vars is not known, ignored",
-        "input[0].sufix is not known, ignored",
+        "inputs is not known, so it is ignored",
+        "7 is not known, so it is ignored",
+        "environment.vars is not known, so it is ignored",
+        "input[0].sufix is not known, so it is ignored",
     ]
 
 
@@ -306,33 +310,33 @@ def test_whatever_comes_is_read_or_named(text: bytes) -> None:
 
 
 DUPLICATES = {
-    "top": (b"name: a\nlog_level: INFO\nname: b\n", ["name stands 2 times in one object, in lines 1 and 3"]),
+    "top": (b"name: a\nlog_level: INFO\nname: b\n", ["name occurs 2 times in one object, in lines 1 and 3"]),
     "nested": (
         b"name: a\nenvironment:\n  variables:\n    A: x\n    B: y\n    A: z\n",
-        ["A stands 2 times in one object, in lines 4 and 6"],
+        ["A occurs 2 times in one object, in lines 4 and 6"],
     ),
     "in a list": (
         b"name: a\ninput:\n- path: x\n  storage_provider: minio\n  path: y\n",
-        ["path stands 2 times in one object, in lines 3 and 5"],
+        ["path occurs 2 times in one object, in lines 3 and 5"],
     ),
     "flow": (
         b"name: a\nenvironment: {variables: {A: x,\n A: y}}\n",
-        ["A stands 2 times in one object, in lines 2 and 3"],
+        ["A occurs 2 times in one object, in lines 2 and 3"],
     ),
-    "one line": (b'{"name": "a", "name": "b"}', ["name stands 2 times in one object, in line 1;"]),
-    "JSON": (b'{"name": "a",\n"name": "b",\n"name": "c"}', ["name stands 3 times in one object, in lines 1, 2 and 3"]),
-    "quoted in two ways": (b"name: a\n'name': b\n", ["name stands 2 times in one object, in lines 1 and 2"]),
+    "one line": (b'{"name": "a", "name": "b"}', ["name occurs 2 times in one object, in line 1;"]),
+    "JSON": (b'{"name": "a",\n"name": "b",\n"name": "c"}', ["name occurs 3 times in one object, in lines 1, 2 and 3"]),
+    "quoted in two ways": (b"name: a\n'name': b\n", ["name occurs 2 times in one object, in lines 1 and 2"]),
     "true": (
         b"name: a\nenvironment: {variables: {true: x,\n TRUE: y}}\n",
-        ["true stands 2 times in one object, in lines 2 and 3"],
+        ["true occurs 2 times in one object, in lines 2 and 3"],
     ),
     "several": (
         b"name: a\nenvironment:\n  variables: {A: x}\n  variables: {B: x,\n B: y}\nname: b\n",
-        ["name stands", "variables stands", "B stands"],
+        ["name occurs", "variables occurs", "B occurs"],
     ),
     "in an object that others merge": (
         b"name: a\nenvironment:\n  secrets: &base\n    A: x\n    A: y\n  variables: {<<: *base}\n",
-        ["A stands 2 times in one object, in lines 4 and 5"],
+        ["A occurs 2 times in one object, in lines 4 and 5"],
     ),
 }
 

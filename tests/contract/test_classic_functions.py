@@ -323,7 +323,7 @@ def test_a_content_type_of_two_lines_stops_the_start() -> None:
     command = [sys.executable, "-m", "watchdog", "check"]
     checked = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
     assert checked.returncode == 2
-    assert "accepted is a media type" in checked.stdout
+    assert "expected a media type" in checked.stdout
 
 
 def test_a_content_type_that_is_not_utf8_harms_nobody(functions: Functions) -> None:

@@ -70,18 +70,18 @@ def test_all_kinds() -> None:
 @pytest.mark.parametrize(
     ("fields", "part"),
     [
-        ({"access_key": None}, "access_key missing"),
-        ({"secret_key": ""}, "secret_key missing"),
-        ({"access_key": "", "secret_key": " "}, "access_key and secret_key missing"),
-        ({"endpoint": ""}, "endpoint is missing; accepted is https://host"),
-        ({"endpoint": "minio:9000"}, "no address of a server"),
-        ({"endpoint": "https://me:pw@minio"}, "no address of a server"),
-        ({"endpoint": "https://minio/path"}, "no address of a server"),
-        ({"endpoint": "https://minio:99999"}, "no URL"),
-        ({"verify": "/etc/ca.pem"}, "accepted is true or false (a file of certificates is ca_file)"),
+        ({"access_key": None}, "access_key is missing"),
+        ({"secret_key": ""}, "secret_key is missing"),
+        ({"access_key": "", "secret_key": " "}, "access_key and secret_key are missing"),
+        ({"endpoint": ""}, "endpoint is missing; expected https://host"),
+        ({"endpoint": "minio:9000"}, "not the address of a server"),
+        ({"endpoint": "https://me:pw@minio"}, "not the address of a server"),
+        ({"endpoint": "https://minio/path"}, "not the address of a server"),
+        ({"endpoint": "https://minio:99999"}, "is not a URL"),
+        ({"verify": "/etc/ca.pem"}, "expected true or false (set a file of certificates as ca_file)"),
         ({"ca_file": "/no/such/file"}, "'/no/such/file', which cannot be read: No such file"),
-        ({"ca_file": "/etc/passwd"}, "which holds no certificate"),
-        ({"secret_key": {"a": "b"}}, "is no text"),
+        ({"ca_file": "/etc/passwd"}, "which has no certificate"),
+        ({"secret_key": {"a": "b"}}, "is not text"),
     ],
 )
 def test_incomplete_providers_are_problems_where_they_are_used(fields: dict[str, Any], part: str) -> None:
@@ -102,9 +102,9 @@ def test_nobody_need_complete_what_is_not_used() -> None:
 @pytest.mark.parametrize(
     ("named", "part"),
     [
-        ("minio.other", "storage_providers.minio has no 'other'; defined are: minio.default"),
-        ("s3.default", "storage_providers.s3 has no 'default'; defined are: none"),
-        ("gcs.default", "accepted is KIND.ID with a kind of minio, s3, webdav, onedata"),
+        ("minio.other", "storage_providers.minio has no 'other'; it has: minio.default"),
+        ("s3.default", "storage_providers.s3 has no 'default'; it has: none"),
+        ("gcs.default", "expected KIND.ID with a kind of minio, s3, webdav, onedata"),
         ("rucio.default", "keep faas-supervisor for this service"),
     ],
 )
@@ -247,4 +247,4 @@ def test_a_fault_of_a_provider_is_reported_once() -> None:
 
 def test_what_names_a_provider_of_a_kind_that_cannot_be_read_is_not_reported_too() -> None:
     problem = problem_of(defined={"minio": "text"}, input=["minio.default"], output=["minio"])
-    assert problem.startswith("storage_providers.minio is no object")
+    assert problem.startswith("storage_providers.minio is not an object")

@@ -78,7 +78,7 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
     try:
         await server.start()
         # The objects that exist now are never freed. Without this, each garbage collection examines them and stops the
-        # event loop for that time (docs/performance.md).
+        # event loop for that time (docs/explanation/performance.md).
         gc.freeze()
         await server.drain.run_at_signal(signals)
     finally:

@@ -1,4 +1,4 @@
-"""Checks that concern more than one setting, or the system."""
+"""Check what concerns more than one setting, or the system."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def check_script(reading: Reading) -> None:
     source = SettingSource("environment", "SCRIPT") if reading.environ.get("SCRIPT") else reading.sources["script_path"]
     if source != DEFAULT:
         reading.warnings.append(
-            f"fprocess: {reading.sources['fprocess']} is {in_quotes(reading.values['fprocess'])}, which is the "
+            f"fprocess: {reading.sources['fprocess']} is {in_quotes(reading.values['fprocess'])}. This command is the "
             f"function, so the script of {source} is never run; unset one of them"
         )
 
@@ -39,10 +39,10 @@ def check_metrics_port(reading: Reading) -> None:
     if reading.sources["metrics_port"] == DEFAULT:
         reading.values["metrics_port"] = 0
         reading.warnings.append(
-            f"metrics_port: port is {port} too, so metrics are off; for metrics set WATCHDOG_METRICS_PORT"
+            f"metrics_port: port is {port} too, so metrics are off; to get metrics, set WATCHDOG_METRICS_PORT"
         )
     else:
-        reading.problem("metrics_port", reading.sources["metrics_port"], f"is {port}; accepted is another than port's")
+        reading.problem("metrics_port", reading.sources["metrics_port"], f"is {port}, the same as port; set another")
 
 
 def check_tmp_dir(reading: Reading) -> None:
@@ -52,11 +52,11 @@ def check_tmp_dir(reading: Reading) -> None:
     source = reading.sources["tmp_dir"]
     if source == DEFAULT and reading.environ.get("TMPDIR"):
         source = reading.sources["tmp_dir"] = SettingSource("environment", "TMPDIR")
-    # An image made from nothing has no /tmp; it is made at the start (`cli`).
+    # An image without a base has no /tmp. The program makes it when it starts (`cli`).
     if source == DEFAULT and not os.path.lexists(path) and os.access(os.path.dirname(path), os.W_OK | os.X_OK):
         return
     if not os.path.isdir(path):
-        wrong = "is no directory; make it, or name another one"
+        wrong = "is not a directory; make it, or name another one"
     elif not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
         wrong = "cannot be written to; mount a writable volume there, or name another directory"
     else:
@@ -76,12 +76,14 @@ def check_unknown_names(reading: Reading) -> None:
             continue
         if name.endswith("_PORT") and SERVICE_LINK_VALUE.match(reading.environ[name]):
             continue
-        # Without the value: it may be a misspelt token.
-        reading.warnings.append(f"environment {one_line(name)} is not known, ignored{_nearest(name.upper(), known)}")
+        # The value is not shown, because it may be the token under a misspelt name.
+        reading.warnings.append(
+            f"environment {one_line(name)} is not known, so it is ignored{_nearest(name.upper(), known)}"
+        )
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    import difflib  # only a misspelt variable needs it
+    import difflib  # imported only for a misspelt variable
 
     nearest = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)
     return f"; the nearest name is {nearest[0]}"

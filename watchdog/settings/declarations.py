@@ -26,8 +26,8 @@ from .kinds import (
     Kind,
 )
 
-# What `watchdog health` calls itself: a container engine runs it, and sends nobody elsewhere when it fails, so that
-# the server does not count it as a probe.
+# The User-Agent of `watchdog health`, which container engines run. The server does not count this request as a probe,
+# because a container engine sends no calls to another server if it fails.
 LOCAL_PROBE = "watchdog-health"
 DEFAULT_SCRIPT_PATH = "/oscar/config/script.sh"
 DEFAULT_SERVICE_DEFINITION = "/oscar/config/function_config.yaml"
@@ -36,14 +36,14 @@ DEFAULT_SECRETS_DIR = "/var/run/secrets/providers"
 
 
 class Known(NamedTuple):
-    """What a computed default may be made from. ``values``: the settings declared further up."""
+    """What the computation of a default may use. ``values``: the settings that are declared before it."""
 
     environ: Mapping[str, str]
     values: Mapping[str, Any]
 
 
 class Setting(NamedTuple):
-    """The declaration of one setting. ``name`` is what users write, ``attribute`` what the program reads."""
+    """The declaration of one setting. Users write ``name``. The program reads the field ``attribute``."""
 
     name: str
     attribute: str
@@ -73,7 +73,10 @@ class Declared(NamedTuple):
 
 
 def usable_cpus(cgroup: Cgroup) -> int:
-    """CPUs that this process may keep busy: those it may run on, or its quota's whole CPUs; at least 1."""
+    """Return how many CPUs this process may use: those of its affinity, or its quota rounded down if that is less.
+
+    The result is at least 1.
+    """
     quota = cgroup.cpu_quota()
     affinity = len(os.sched_getaffinity(0))
     return max(1, affinity if quota is None else min(affinity, int(quota)))
@@ -92,7 +95,7 @@ def _default_tmp_dir(known: Known) -> str:
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """Every setting, checked. Durations are in seconds, sizes in bytes; 0 means none where the help says so.
+    """The checked values of all settings. Durations are in seconds, sizes in bytes.
 
     The order is that of the docs, and a computed default may use what stands above it.
     """
@@ -126,7 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Declared(
             "content type of the answers of a classic function",
             MEDIA_TYPE,
-            default_text="the caller's, else application/octet-stream",
+            default_text="the call's, or else application/octet-stream",
             bare=True,
         ),
     ]
@@ -282,7 +285,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ]
 
     def __repr__(self) -> str:
-        """Without the token: a repr ends in logs."""
+        """Return the settings without the token, because a repr may get into logs."""
         fields = (f"{s.attribute}={shown_value(s, getattr(self, s.attribute))}" for s in SETTINGS.values())
         return f"Settings({', '.join(fields)})"
 
@@ -307,7 +310,7 @@ def _declarations() -> dict[str, Setting]:
 
 
 def _plain(kind: Kind, value: object) -> str:
-    """A value as a user would write it."""
+    """Return a value as a user would write it."""
     if value is None:
         return "-"
     if isinstance(value, bool):
@@ -318,7 +321,7 @@ def _plain(kind: Kind, value: object) -> str:
 
 
 def shown_value(setting: Setting, value: object) -> str:
-    """A value for people: one printable line, secrets masked."""
+    """Return a value as one printable line, with secrets masked."""
     if setting.secret and value is not None:
         return "(set, not shown)"
     text = _plain(setting.kind, value)
@@ -329,5 +332,5 @@ SETTINGS: Mapping[str, Setting] = _declarations()
 
 
 def secret_names() -> list[str]:
-    """The settings that have no flag."""
+    """Return the names of the settings that have no flag."""
     return [s.name for s in SETTINGS.values() if s.secret]

@@ -1,4 +1,4 @@
-"""Read the service definition, and which settings and storages it gives."""
+"""Read the service definition, and take settings and storages from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SERVICE_DEFINITION_MOST_BYTES = 4 * 1024 * 1024
 
 
 def read_service_definition(reading: Reading) -> tuple[ServiceDefinition | None, SettingSource]:
-    """Return the service definition and its source. Of the file and ``FUNCTION_CONFIG`` the file wins, as in OSCAR."""
+    """Return the service definition and its source. The file overrides ``FUNCTION_CONFIG``, as in OSCAR."""
     variable = reading.environ.get("FUNCTION_CONFIG") or ""
     if service_definition.holds_secrets(variable.encode(errors="replace")):
         reading.secret_names.add("FUNCTION_CONFIG")
@@ -43,7 +43,7 @@ def read_service_definition(reading: Reading) -> tuple[ServiceDefinition | None,
     if from_variable is not None and service_definition.holds_secrets(from_variable):
         reading.secret_names.add("FUNCTION_CONFIG")
     if text is not None:
-        del reading.problems[before:]  # FUNCTION_CONFIG has no effect beside a file
+        del reading.problems[before:]  # FUNCTION_CONFIG has no effect if there is a file
         return _take(reading, text, path, beside=os.path.dirname(path))
     if from_variable is not None:
         return _take(reading, from_variable, "FUNCTION_CONFIG", beside=None)
@@ -67,26 +67,26 @@ def _take(
         reading.from_service["script_path"] = (os.path.join(beside or "", script_path), source)
     elif script_path:
         reading.warnings.append(
-            f"{source}: script {in_quotes(script_path)} is ignored, as a variable has no file beside it; "
-            "set SCRIPT or WATCHDOG_SCRIPT_PATH"
+            f"{source}: script {in_quotes(script_path)} is ignored, because a definition in a variable has no "
+            "directory; set SCRIPT or WATCHDOG_SCRIPT_PATH"
         )
     return parsed.service, source
 
 
 def read_storages(reading: Reading, service: ServiceDefinition | None, source: SettingSource) -> Storages:
-    """Return the storages of a service definition. ``source``: that of the definition."""
+    """Return the storages of a service definition. ``source``: the source of the definition."""
     if service is None:
         return Storages()
     storages, problems, warnings = storage_providers.read(service, reading.values["secrets_dir"])
     reading.problems += [f"{source}: {line}" for line in problems]
     reading.warnings += [f"{source}: {line}" for line in warnings]
     reading.warnings += [
-        f"{source}: {line}, so nothing is fetched from it or stored in it; calls are answered as ever"
+        f"{source}: {line}, so nothing is fetched from it or stored in it; calls are answered as usual"
         for line in storages.withheld()
     ]
     if storages.outputs and reading.values["fprocess"] is not None:
         reading.warnings.append(
-            f"{source}: output has no effect beside fprocess: what a classic function prints is its caller's answer"
+            f"{source}: output has no effect with fprocess, because the answer is what a classic function prints"
         )
         return Storages()
     return storages

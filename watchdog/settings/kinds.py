@@ -11,14 +11,17 @@ from typing import Any, NamedTuple
 
 from ..errors import quoted
 
-# Bounds that nobody meets but by mistake; above them timers and file sizes overflow somewhere below us.
+# A larger value is certainly a mistake. It would overflow timers and file sizes of libraries or the kernel.
 _MOST_COUNT = 1_000_000_000
 _MOST_SECONDS = 1_000_000_000
 _MOST_BYTES = (1 << 63) - 1
 
 
 class Kind(NamedTuple):
-    """How text becomes a value. ``parse`` raises ``ValueError``; ``unit`` ends the attribute's name."""
+    """A kind of value, and how to read one from text.
+
+    ``parse`` raises ``ValueError``. ``unit`` is the end of the attribute's name.
+    """
 
     parse: Callable[[str], Any]
     accepts: str
@@ -27,26 +30,26 @@ class Kind(NamedTuple):
 
 
 def parse_duration_s(text: str) -> float:
-    """Seconds from ``90``, ``1.5`` or a Go duration like ``1m30s`` (``time.ParseDuration``, no minus).
+    """Return the seconds of ``90``, ``1.5`` or a Go duration like ``1m30s`` (``time.ParseDuration``, without a minus).
 
-    Raises ``ValueError`` for anything else and for more than 10**9 seconds.
+    Raise ``ValueError`` for any other text and for more than 10**9 seconds.
     """
     text = text.strip()
     if _PLAIN_SECONDS.fullmatch(text):
         seconds = float(text)
     elif _GO_DURATION.fullmatch(text):
-        # Summed in nanoseconds and divided once: 100ms is 0.1, not 0.1 and a bit.
+        # The sum is in nanoseconds and divided once, so that 100ms is exactly 0.1.
         parts = _GO_PART.findall(text)
         seconds = sum(float(number) * _GO_UNIT_NS[unit] for number, unit in parts) / 1e9
     else:
-        raise ValueError(f"no duration: {quoted(text)}")
+        raise ValueError(f"not a duration: {quoted(text)}")
     if seconds > _MOST_SECONDS:
         raise ValueError(f"over {_MOST_SECONDS} seconds: {quoted(text)}")
     return seconds
 
 
 _GO_UNIT_NS = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9}
-# Possessive: X-Timeout may have 60,000 digits, and a search that goes back over each of them took half a minute.
+# The quantifiers are possessive. An X-Timeout may have 60,000 digits, and backtracking over them took half a minute.
 _NUMBER = r"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)"
 _PLAIN_SECONDS = re.compile(rf"\+?{_NUMBER}")
 _GO_PART = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h)")
@@ -54,13 +57,13 @@ _GO_DURATION = re.compile(rf"\+?(?:{_GO_PART.pattern})+")
 
 
 def parse_size_bytes(text: str) -> int:
-    """Bytes from ``1048576``, ``64Ki``, ``10MiB``, ``2G`` or ``2GB``; ``i`` is for powers of 1024.
+    """Return the bytes of ``1048576``, ``64Ki``, ``10MiB``, ``2G`` or ``2GB``. ``i`` stands for powers of 1024.
 
-    Raises ``ValueError`` for anything else and for more than 2**63 - 1.
+    Raise ``ValueError`` for any other text and for more than 2**63 - 1 bytes.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise ValueError(f"no size: {text!r}")
+        raise ValueError(f"not a size: {text!r}")
     number, prefix = match.groups()
     size_bytes = int(number) * _SIZE_UNIT_BYTES[prefix]
     if size_bytes > _MOST_BYTES:
@@ -75,7 +78,7 @@ _SIZE = re.compile(r"([0-9]{1,20})([KMGT]i|[kKMGT]|)B?")
 
 def _parse_whole(most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        # Python's int() would take "1_000" and other scripts' digits too.
+        # int() would also read "1_000", and digits of other writing systems.
         if not re.fullmatch("[0-9]{1,20}", text.strip()) or int(text) > most:
             raise ValueError(text)
         return int(text)
@@ -131,12 +134,12 @@ def _parse_path(text: str) -> str:
 
 
 def _parse_directory(text: str) -> str:
-    # Scripts get paths below it and may change their working directory.
+    # Absolute, because scripts get paths below it and may change their working directory.
     return os.path.abspath(_parse_path(text))
 
 
 def _parse_command(text: str) -> str:
-    # A shell's quotes, which the classic watchdog does not know: it splits at each space.
+    # Quotes work as in a shell. (The classic watchdog splits at each space.)
     if "\0" in text or not shlex.split(text):
         raise ValueError(text)
     return text

@@ -25,13 +25,13 @@ from .token_file import check_auth_all, read_token_file
 
 
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
-    """All that is known at start. To be used only once ``require_valid`` has seen it.
+    """Everything that is known at the start. Do not use it before ``require_valid`` has accepted it.
 
-    ``sources``: by the name of the setting. ``storages``: where inputs of events come from, and where
-    outputs go. ``ignored_names``: accepted, without effect, to be named once at DEBUG. ``script_text``: what
-    ``SCRIPT`` held, decoded. ``secret_names``: variables of the environment that no script may see.
-    ``service_name``: what the platform or the service definition calls it. ``unread``: the settings, and ``SCRIPT``,
-    that were given but could not be read, so that their effect is not known.
+    ``sources``: by the name of the setting. ``storages``: where inputs of events are fetched and outputs are stored.
+    ``ignored_names``: variables that are accepted without effect; the server logs their names once at DEBUG.
+    ``script_text``: the decoded text of ``SCRIPT``. ``secret_names``: variables of the environment that no script may
+    see. ``service_name``: the service's name on the platform or in the service definition. ``unread``: the settings and
+    variables that were given but could not be read, so that their effect is not known.
     """
 
     settings: Settings
@@ -51,15 +51,17 @@ class Configuration(msgspec.Struct, frozen=True, kw_only=True):
         return self.sources[name] != DEFAULT
 
     def __repr__(self) -> str:
-        """Without the script's text, which may hold secrets."""
+        """Return a summary without the script's text, which may contain secrets."""
         return f"<Configuration {self.settings!r}, {self.service!r}, {len(self.problems)} problems>"
 
 
 def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
-    """Read everything that is set. ``flags``: text from the command line by a setting's name (``max_queue``).
+    """Read all settings, the service definition and the file of the token.
 
-    Never raises for bad input: what is wrong is collected in ``problems``, and a setting with a bad value has
-    its default meanwhile. Reads the service definition and the token's file.
+    Bad input does not raise: faults are collected in ``problems``, and a setting with a bad value gets its default.
+
+    Args:
+        flags: the texts from the command line, by the name of the setting (``max_queue``).
     """
     reading = Reading(environ, flags)
     reading.read("service_definition")
@@ -97,7 +99,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
             or (service.name if service is not None else "")
             or "oscar-watchdog"
         )
-        # What is not UTF-8 could be sent in no header, document or span.
+        # A name that is not UTF-8 could not be sent in headers, documents and spans.
         .encode("utf-8", "backslashreplace")
         .decode(),
         unread=frozenset(reading.unread),
@@ -105,13 +107,13 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
 
 
 def require_valid(configuration: Configuration) -> Configuration:
-    """The configuration itself, or ``ConfigError`` with every problem."""
+    """Return the configuration, or raise ``ConfigError`` with all its problems."""
     if configuration.problems:
         raise ConfigError(configuration.problems)
     return configuration
 
 
 def without_outputs(configuration: Configuration) -> Configuration:
-    """The same, but that nothing is stored."""
+    """Return the same configuration without outputs, so that nothing is stored."""
     storages = msgspec.structs.replace(configuration.storages, outputs=[])
     return msgspec.structs.replace(configuration, storages=storages)

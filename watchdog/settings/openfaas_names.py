@@ -1,4 +1,4 @@
-"""The variables of OpenFaaS's watchdogs: the classic watchdog and of-watchdog."""
+"""Check the variables of OpenFaaS's watchdogs: the classic watchdog and of-watchdog."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from .reading import Reading
 from .source import DEFAULT, SettingSource
 from .text import in_quotes
 
-# Names of OpenFaaS's classic watchdog and of-watchdog that change nothing here: what they switch is either
-# always so or has no counterpart.
+# Names of OpenFaaS's classic watchdog and of-watchdog that have no effect here. This server either always does what
+# they switch on, or has nothing like it.
 # fmt: off
 IGNORED_NAMES = frozenset({
     "write_debug", "marshal_request", "debug_headers", "jwt_auth", "jwt_auth_debug", "jwt_auth_local",
@@ -19,7 +19,7 @@ IGNORED_NAMES = frozenset({
 })
 # fmt: on
 OF_CLASSIC_FUNCTIONS = frozenset({"content_type", "combine_output"})
-# Of of-watchdog: the function would be a server, or there would be none.
+# Modes of of-watchdog in which the function is a server of its own, or in which there is no function.
 _MODES_WITHOUT_STDIN = frozenset({"http", "inproc", "static"})
 
 
@@ -28,7 +28,7 @@ def check_fprocess(reading: Reading) -> None:
     if command is None:
         return
     if os.path.basename(shlex.split(command)[0]) == "supervisor":
-        # OSCAR sets this for its own supervisor, whose work is done here.
+        # OSCAR sets this for its own supervisor. This server does the supervisor's work.
         reading.ignored_names.append(reading.sources["fprocess"].name)
         reading.values["fprocess"] = None
         reading.sources["fprocess"] = DEFAULT
@@ -46,15 +46,15 @@ def check_fprocess(reading: Reading) -> None:
 
 
 def check_openfaas_names(reading: Reading) -> None:
-    """What OpenFaaS's watchdogs offer and this server does not, where that changes who is answered, or what."""
+    """Report what OpenFaaS's watchdogs offer and this server does not, if it changes the answers or who gets them."""
     for spelling in reading.spellings.get("jwt_auth", ()):
-        # Whoever sets it relies on it: without it everybody would be answered.
+        # A user who sets it relies on it. Without it every caller would get an answer.
         if reading.environ[spelling].strip().lower() in ("true", "1"):
             reading.problem(
                 "jwt_auth",
                 SettingSource("environment", spelling),
-                f"is {in_quotes(reading.environ[spelling])}; accepted is false, as tokens of OpenFaaS's gateway are "
-                "not checked here: unset it, and set WATCHDOG_AUTH_TOKEN_FILE for a token of this server's own",
+                f"is {in_quotes(reading.environ[spelling])}, but this server does not check tokens of OpenFaaS's "
+                "gateway; unset it, and set WATCHDOG_AUTH_TOKEN_FILE if calls must have a token",
             )
     for spelling in reading.spellings.get("marshal_request", ()):
         if reading.environ[spelling].strip().lower() in ("true", "1"):
@@ -63,4 +63,4 @@ def check_openfaas_names(reading: Reading) -> None:
                 "Http_* variables"
             )
     for spelling in reading.spellings.get("function_process", ()):
-        reading.warnings.append(f"environment {spelling} is a name of of-watchdog, ignored; set fprocess")
+        reading.warnings.append(f"environment {spelling} is a name of of-watchdog, so it is ignored; set fprocess")

@@ -1,4 +1,4 @@
-"""One reading of all sources: flags, environment variables, the service definition, defaults."""
+"""Read the values of settings from their sources: flags, environment variables, the service definition, defaults."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SERVICE_LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
 
 
 class Reading:
-    """The values so far, where they came from, and what is wrong.
+    """The values that were read so far, their sources, and the problems that were found.
 
     ``from_service``: text and source of a setting that the service definition sets. ``spellings``: the names of
-    variables that differ only in case, by their lower case.
+    variables by their lower case. Names that differ only in case are in one list.
     """
 
     def __init__(self, environ: Mapping[str, str], flags: Mapping[str, str]) -> None:
@@ -34,13 +34,13 @@ class Reading:
         self.ignored_names: list[str] = []
         self.unread: set[str] = set()
         self.secret_names = {"WATCHDOG_AUTH_TOKEN"}
-        # Only bare names are read in any case. Upper case comes before mixed in ASCII's order.
+        # Only bare names may be in lower, upper or mixed case. Lower case wins, and then the first in ASCII's order.
         self.spellings: dict[str, list[str]] = {}
         for spelling in sorted(environ, key=lambda name: (name != name.lower(), name)):
             self.spellings.setdefault(spelling.lower(), []).append(spelling)
 
     def read(self, name: str) -> None:
-        """One setting: the highest source that sets it wins."""
+        """Read one setting. The highest source that sets it wins."""
         setting = SETTINGS[name]
         text, source = self.find(setting)
         if text is not None:
@@ -52,19 +52,19 @@ class Reading:
                 return
             except ValueError:
                 if name == "log_level" and source.kind == "environment" and source.name != setting.variable:
-                    # The one exception to "nothing falls back silently": this may be meant for the script.
+                    # The only bad value that does not stop the start, because this variable may be for the script.
                     self.warnings.append(
-                        f"log_level: {source} is {in_quotes(text)}, which is no known level, so INFO is used; "
-                        f"to choose one, set {setting.variable} to {setting.kind.accepts}"
+                        f"log_level: {source} is {in_quotes(text)}, which is not a known level, so INFO is used; "
+                        f"to choose a level, set {setting.variable} to {setting.kind.accepts}"
                     )
                 else:
-                    shown = "no usable token (not shown)" if setting.secret and text.strip() else in_quotes(text)
-                    self.problem(name, source, f"is {shown}; accepted is {setting.kind.accepts}")
+                    shown = "not a usable token (not shown)" if setting.secret and text.strip() else in_quotes(text)
+                    self.problem(name, source, f"is {shown}; expected {setting.kind.accepts}")
 
         self.set_default(setting)
 
     def leave_out(self, name: str) -> None:
-        """A setting that has no effect: its value is not even looked at."""
+        """Give a setting that has no effect its default, without a check of its value."""
         text, source = self.find(SETTINGS[name])
         if text is not None:
             self.ignored_names.append(source.name)
@@ -76,7 +76,7 @@ class Reading:
         self.sources[name] = DEFAULT
 
     def find(self, setting: Setting) -> tuple[str | None, SettingSource]:
-        """Return the text of the highest source that sets this, and the source."""
+        """Return the text of the highest source that sets this setting, and the source."""
         if setting.name in self.flags:
             return self.flags[setting.name], SettingSource("flag", setting.flag)
         value = self.environ.get(setting.variable)
@@ -84,7 +84,7 @@ class Reading:
             if setting.kind is PORT and SERVICE_LINK_VALUE.match(value):
                 self.warnings.append(
                     f"{setting.name}: environment {setting.variable} is {in_quotes(value)}, which Kubernetes "
-                    "sets for a Service of that name, so it is ignored; to be rid of it, set "
+                    "sets for a Service of that name, so it is ignored; to remove it, set "
                     "enableServiceLinks: false for the pod"
                 )
             else:
@@ -96,12 +96,15 @@ class Reading:
         return self.from_service.get(setting.name, (None, DEFAULT))
 
     def problem(self, name: str, source: SettingSource, text: str) -> None:
-        """Note that what ``source`` holds cannot be used. Without its value, nothing that depends on it is known."""
+        """Note that the value from ``source`` cannot be used, so that what depends on the setting is not known."""
         self.unread.add(name)
         self.problems.append(f"{name}: {source} {text}")
 
     def decode(self, variable: str, meaning: str, command: str) -> bytes | None:
-        """What a variable holds in base64: one alphabet, line breaks, padding or none. None: not set, or not base64."""
+        """Return the decoded value of a variable in base64; None if it is not set, or not base64.
+
+        The base64 has characters of one alphabet only. It may have line breaks, and its padding may be missing.
+        """
         text = self.environ.get(variable)
         if not text or not text.strip():
             return None
@@ -109,10 +112,10 @@ class Reading:
 
         decoded = decoded_text(text.encode(errors="replace"))
         if decoded is None:
-            # Without the value: scripts and service definitions hold secrets.
+            # The value is not shown, because scripts and service definitions may contain secrets.
             self.problem(
                 variable,
                 SettingSource("environment", variable),
-                f"is not base64; accepted is base64 of {meaning}: {command}",
+                f"is not base64; set it to base64 of {meaning}: {command}",
             )
         return decoded

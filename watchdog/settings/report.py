@@ -13,7 +13,7 @@ from .text import in_quotes, one_line, why_unreadable
 
 
 def script_problems(configuration: Configuration) -> list[str]:
-    """What keeps the script from being read now. Does not stop a start: the script may be given later.
+    """Return why the script cannot be read now. This does not stop a start, because the script may be mounted later.
 
     Return nothing if the setting that names the script could not be read, because the script is not known then.
     """
@@ -31,7 +31,7 @@ def script_problems(configuration: Configuration) -> list[str]:
     source = configuration.sources["script_path"]
     prefix = f"script_path: {source} is {in_quotes(path)}; "
     try:
-        # Without O_NONBLOCK a FIFO would keep us waiting.
+        # Without O_NONBLOCK, the open of a FIFO would wait for a process that writes to it.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return [prefix + "there is no such file; mount the script there, or set SCRIPT to base64 of its text"]
@@ -44,15 +44,15 @@ def script_problems(configuration: Configuration) -> list[str]:
     if stat.S_ISDIR(mode):
         return [prefix + why_unreadable(IsADirectoryError())]
     if not stat.S_ISREG(mode):
-        return [prefix + "it is no regular file; give a file"]
+        return [prefix + "it is not a regular file; give a file"]
     return []
 
 
 def report(configuration: Configuration, problems: Sequence[str] | None = None) -> str:
-    """The text of ``watchdog check``: each setting, its value and source; then problems, then warnings.
+    """Return the text of ``watchdog check``: each setting with its value and source, then problems, then warnings.
 
     ``problems``: the list to show in place of ``configuration.problems``, for a caller that found more.
-    Secrets are masked, and whatever is in a value, the text can be printed.
+    Secrets are masked, and unprintable characters in values are escaped.
     """
     rows = [("setting", "value", "from")]
     for name, setting in SETTINGS.items():
@@ -104,7 +104,7 @@ def settings_table(settings: Iterable[Setting]) -> str:
 
 
 class FlagSpec(NamedTuple):
-    """One flag. ``name``: the setting's, and the key in ``load``'s ``flags``; the flag has dashes in it."""
+    """One flag. ``name``: the setting's name, and the key in ``flags`` of ``load``. The flag has hyphens for `_`."""
 
     name: str
     help: str

@@ -10,7 +10,7 @@ It is the flat service object that OSCAR mounts, or the document that authors wr
             ...
     storage_providers: {...}
 
-Only the fields that concern a running function are read. The others are the platform's.
+Only the fields that concern a running function are read. The others are for the platform.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from typing import Any
 
 import msgspec
 
-# Read in OSCAR's `pkg/types/service.go` of versions 2 to 4, its `docs/fdl.md` and examples, and faas-supervisor's
-# documentation. They concern the platform, or the supervisor's life on other platforms, and are accepted without
-# effect.
+# Fields that are accepted without effect, because they concern the platform, or the supervisor on other platforms.
+# Sources: OSCAR's `pkg/types/service.go` of versions 2 to 4, its `docs/fdl.md` and examples, and the documentation of
+# faas-supervisor.
 # fmt: off
 _PLATFORM_FIELDS = frozenset({
     "alpine", "allowed_users", "annotations", "bucket_list", "cluster_id", "clusters", "container", "cpu",
@@ -42,18 +42,18 @@ _VARIABLE_SECTIONS = ("variables", "Variables", *_SECRET_SECTIONS)
 _STORAGE_FIELDS = frozenset({"storage_provider", "path", "prefix", "suffix"})
 
 
-# MAX_ARG_STRLEN of the kernel (execve(2)), the name, `=` and the NUL at the end included.
+# The kernel's MAX_ARG_STRLEN (execve(2)). It includes the name, `=` and the NUL at the end.
 _LONGEST_VARIABLE_BYTES = 131_072
-# str() refuses integers over 4300 digits, which `!!int 0x…` can make.
+# str() refuses integers with more than 4300 digits, and `!!int 0x…` can have so many.
 _MOST_DECIMAL_BITS = 14_000
 
 
 class StoragePath(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of ``input`` or ``output``.
 
-    ``storage_provider``: ``minio.default``, as written; ``path``: below the provider's root, as written;
-    ``prefix``, ``suffix``: only names that start, end so (any of the list; empty: all names). A single text is a
-    list of one.
+    ``storage_provider``: as written, such as ``minio.default``. ``path``: as written, below the provider's root.
+    ``prefix``, ``suffix``: the beginnings and ends of names that the entry is for; an empty list is for all names. A
+    single text in the definition becomes a list of one.
     """
 
     storage_provider: str
@@ -63,11 +63,11 @@ class StoragePath(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
-    """What was read.
+    """The fields of a service definition that concern a running function.
 
-    ``script_path``: relative to the document's directory; never from a flat object, where ``script`` is the
-    text. ``variables``: for the script's environment; secrets whose value is elsewhere are not among them.
-    ``storage_providers``: as written, with credentials in it.
+    ``script_path``: relative to the document's directory; None for a flat object, in which ``script`` is the script's
+    text. ``variables``: for the script's environment, without secrets whose values are elsewhere.
+    ``storage_providers``: as written, with credentials.
     """
 
     name: str = ""
@@ -80,12 +80,12 @@ class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     file_stage_in: bool = False
 
     def __repr__(self) -> str:
-        """Without variables and storage providers: they hold secrets, and a repr ends in logs."""
+        """Return a summary without variables and storage providers. They have secrets, and a repr may get into logs."""
         return f"<ServiceDefinition {self.name!r}: {len(self.inputs)} inputs, {len(self.outputs)} outputs>"
 
 
 class Parsed(msgspec.Struct, frozen=True):
-    """``service`` is None if there are problems. Each line of both lists names the origin and the field."""
+    """A parsed document. ``service`` is None if there are problems. Each problem and warning names origin and field."""
 
     service: ServiceDefinition | None
     problems: list[str]
@@ -93,9 +93,9 @@ class Parsed(msgspec.Struct, frozen=True):
 
 
 def parse(text: bytes, origin: str) -> Parsed:
-    """Read a service definition. ``origin``: what problems call it. Raises nothing for bad input.
+    """Read a service definition. ``origin``: its name in problems. Bad input does not raise.
 
-    Values are never shown in problems: a credential may stand in any place by mistake.
+    Problems never show values, because a credential may be in any place by mistake.
     """
     reader = _Reader(origin)
     try:
@@ -107,18 +107,18 @@ def parse(text: bytes, origin: str) -> Parsed:
         distinct = list(dict.fromkeys(lines))
         where = " and ".join(filter(None, (", ".join(map(str, distinct[:-1])), str(distinct[-1]))))
         where = f"{'lines' if len(distinct) > 1 else 'line'} {where}"
-        reader.warn(_name(key), f"stands {len(lines)} times in one object, in {where}; only the last one counts")
+        reader.warn(_name(key), f"occurs {len(lines)} times in one object, in {where}; only the last one counts")
     service = reader.document(document)
     return Parsed(None if reader.problems else service, reader.problems, reader.warnings)
 
 
 def holds_secrets(text: bytes) -> bool:
-    """Does this text seem to be a service definition with credentials in it? Works on broken ones too."""
+    """Return whether a text looks like a service definition with credentials. Its YAML may have errors."""
     return re.search(rb"\b(storage_providers|clusters|token)[\"']?\s*:", text) is not None
 
 
 class _Reader:
-    """Walks through the document and collects what is wrong with it."""
+    """The reader of one document, which collects problems and warnings."""
 
     def __init__(self, origin: str) -> None:
         self.origin = origin
@@ -135,7 +135,7 @@ class _Reader:
         if not isinstance(document, dict) or not document:
             self.problem(
                 "",
-                f"is {_kind(document)}; accepted is a service object or a document with `functions: oscar:`",
+                f"is {_kind(document)}; expected a service object or a document with `functions: oscar:`",
             )
             return None
         if "functions" not in document:
@@ -152,11 +152,11 @@ class _Reader:
             return None
         if len(services) != 1:
             places = ", ".join(place for place, _ in services) or "none"
-            self.problem("functions.oscar", f"holds {len(services)} services ({places}); accepted is one service")
+            self.problem("functions.oscar", f"has {len(services)} services ({places}); expected one service")
             return None
         for key in document:
             if key not in ("functions", "storage_providers", "clusters"):
-                self.warn(_name(key), "is not known, ignored")
+                self.warn(_name(key), "is not known, so it is ignored")
         place, service = services[0]
         return self.service(
             self.mapping(service, place),
@@ -175,7 +175,7 @@ class _Reader:
     ) -> ServiceDefinition:
         for key in fields:
             if key not in _OWN_FIELDS and key not in _PLATFORM_FIELDS:
-                self.warn(place + _name(key), "is not known, ignored")
+                self.warn(place + _name(key), "is not known, so it is ignored")
         script = self.text(fields.get("script"), place + "script")
         providers = self.mapping(fields.get("storage_providers"), place + "storage_providers")
         return ServiceDefinition(
@@ -193,25 +193,25 @@ class _Reader:
         variables: dict[str, str] = {}
         for section, content in self.mapping(value, place).items():
             if section not in _VARIABLE_SECTIONS:
-                self.warn(f"{place}.{_name(section)}", "is not known, ignored")
+                self.warn(f"{place}.{_name(section)}", "is not known, so it is ignored")
                 continue
             for name, variable in self.mapping(content, f"{place}.{section}").items():
                 field = f"{place}.{section}.{_name(name)}"
-                if isinstance(name, bool):  # the key `true:` is as good a name as any
+                if isinstance(name, bool):  # `true:` is a valid name of a variable, too
                     name = _text_of(name)
                 if not isinstance(name, str) or not name or "=" in name or "\0" in name:
-                    self.problem(field, "is no name of a variable; accepted is text without '=' and NUL, not empty")
+                    self.problem(field, "is not a variable's name; expected text without '=' and NUL, not empty")
                     continue
                 text = self.text(variable, field)
                 if not text and section in _SECRET_SECTIONS:
-                    # OSCAR empties secrets in what it mounts (`pkg/handlers/create.go`): their values are in the
-                    # pod's environment, where they must stay.
+                    # OSCAR mounts definitions with empty secrets (`pkg/handlers/create.go`). Their values are in the
+                    # pod's environment, and must not be replaced.
                     continue
                 if "\0" in text:
-                    self.problem(field, "has a NUL character in its value, which no variable can carry")
+                    self.problem(field, "has a NUL character in its value, which a variable cannot have")
                 if len(os.fsencode(name)) + len(os.fsencode(text)) + 2 > _LONGEST_VARIABLE_BYTES:
                     self.problem(
-                        field, f"has more than the {_LONGEST_VARIABLE_BYTES} bytes that Linux lets a variable have"
+                        field, f"is longer than {_LONGEST_VARIABLE_BYTES} bytes, the limit of Linux for a variable"
                     )
                 variables[name] = text
         return variables
@@ -225,10 +225,10 @@ class _Reader:
                 continue
             for key in fields:
                 if key not in _STORAGE_FIELDS:
-                    self.warn(f"{here}.{_name(key)}", "is not known, ignored")
+                    self.warn(f"{here}.{_name(key)}", "is not known, so it is ignored")
             provider = self.text(fields.get("storage_provider"), here + ".storage_provider")
             if not fields.get("storage_provider"):
-                self.problem(here + ".storage_provider", "is missing; accepted is text like minio.default")
+                self.problem(here + ".storage_provider", "is missing; expected text like minio.default")
             paths.append(
                 StoragePath(
                     storage_provider=provider,
@@ -246,7 +246,7 @@ class _Reader:
 
     def text(self, value: object, place: str) -> str:
         if isinstance(value, (dict, list, bytes)):
-            self.problem(place, f"is {_kind(value)}; accepted is text")
+            self.problem(place, f"is {_kind(value)}; expected text")
             return ""
         return _text_of(value)
 
@@ -255,19 +255,19 @@ class _Reader:
             return bool(value)
         if isinstance(value, str) and value.lower() in ("true", "false"):
             return value.lower() == "true"
-        self.problem(place, f"is {_kind(value)}; accepted is true or false")
+        self.problem(place, f"is {_kind(value)}; expected true or false")
         return False
 
     def mapping(self, value: object, place: str) -> dict[Any, Any]:
         if value is None or isinstance(value, dict):
             return value or {}
-        self.problem(place, f"is {_kind(value)}; accepted is an object")
+        self.problem(place, f"is {_kind(value)}; expected an object")
         return {}
 
     def sequence(self, value: object, place: str) -> list[Any]:
         if value is None or isinstance(value, list):
             return value or []
-        self.problem(place, f"is {_kind(value)}; accepted is a list")
+        self.problem(place, f"is {_kind(value)}; expected a list")
         return []
 
 
@@ -282,7 +282,7 @@ def _text_of(value: object) -> str:
 
 
 def _name(key: object) -> str:
-    """A key of the document, for a line of text: short and printable."""
+    """Return a key of the document as short printable text."""
     text = _text_of(key)
     return text if text.isprintable() and 0 < len(text) <= 100 else ascii(text[:100])
 
@@ -309,29 +309,29 @@ def _duplicates_of(node: Any) -> Iterator[tuple[str, list[int]]]:
 
 
 class _BadYaml(Exception):
-    """The text is no YAML. Tells the line where that is known."""
+    """The text is not YAML. The message names the line if it is known."""
 
 
 def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
-    """Return the document, and the keys that stand in one object more than once, each with its lines."""
-    # Most functions run without a service definition: they need not wait for this import.
+    """Return the document, and the keys that occur more than once in one object, each with its lines."""
+    # Imported here, because most functions have no service definition and should not wait for this import.
     import yaml
 
     safe_loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
     duplicates: list[tuple[str, list[int]]] = []
 
-    class Loader(safe_loader):  # type: ignore[misc]  # which of the two loaders it is, is known only here
-        """Scalars are text as written, but for null, true and false.
+    class Loader(safe_loader):  # type: ignore[misc]  # one of two loaders, which only the running program knows
+        """A loader for which scalars are text as written, except null, true and false.
 
         The platform reads variables into Go strings, so `0755`, `1.10`, `no` and `2024-01-01` reach a script
-        as the author wrote them. YAML 1.1 would make of them 493, 1.1, False and a date.
+        as the author wrote them. YAML 1.1 would change them to 493, 1.1, False and a date.
         """
 
         def flatten_mapping(self, node: Any) -> None:
             """Look for duplicates when PyYAML sees an object for the first time, as its author wrote it.
 
-            After this step the node has the keys that `<<` brings, too.
+            After this step the node also has the keys that `<<` adds.
             """
             if id(node) not in self._seen:
                 self._seen[id(node)] = node
@@ -353,9 +353,9 @@ def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
-        raise _BadYaml(f"is no YAML: {line}{error.problem or error.context}") from None
+        raise _BadYaml(f"is not YAML: {line}{error.problem or error.context}") from None
     except yaml.YAMLError as error:
-        raise _BadYaml(f"is no YAML: {' '.join(str(error).split())}") from None
+        raise _BadYaml(f"is not YAML: {' '.join(str(error).split())}") from None
     except (ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError) as error:
-        # PyYAML lets these out of the constructors of explicit tags (`!!int x`, `!!bool x`, `!!timestamp x`).
-        raise _BadYaml(f"holds a tagged value that is none of its type: {type(error).__name__}") from None
+        # PyYAML's constructors of explicit tags raise these (`!!int x`, `!!bool x`, `!!timestamp x`).
+        raise _BadYaml(f"has a value that does not fit its tag: {type(error).__name__}") from None

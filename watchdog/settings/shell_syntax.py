@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 
-# The first group is what a shell would act on; what is quoted or escaped is passed over.
+# The first group matches what a shell would act on. The other branches match quoted and escaped text.
 _TOKENS = re.compile(
     r"""\\. | '[^']*' | "(?:\\.|[^"\\])*" | (\|\|? | && | &(?=\s*\Z) | ; | >>? | <<?
         | \$[A-Za-z_][A-Za-z0-9_]* | \$[({][^)}]*[)}]? | \$[0-9@*#?$!] | `[^`]*`? | (?<!\S)~(?=[/\s]|\Z) | \*)""",
@@ -27,7 +27,7 @@ def unquoted_shell_syntax(command: str) -> list[str]:
 
 
 def advice_on_shell_syntax(command: str) -> str | None:
-    """Return what is wrong with a command that has unquoted shell syntax and how to write it, or None."""
+    """Return a warning if a command has unquoted shell syntax, and how to write the command; else None."""
     found = unquoted_shell_syntax(command)
     if not found:
         return None

@@ -1,4 +1,4 @@
-"""Where the value of a setting came from."""
+"""Describe where the value of a setting came from."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import msgspec
 
 
 class SettingSource(msgspec.Struct, frozen=True):
-    """The place that sets a value; its text is what `watchdog check` shows.
+    """The source of a value. Its ``str`` is the text that `watchdog check` shows.
 
     ``name``: the variable, the flag, or the path of the file. The default has none.
     """

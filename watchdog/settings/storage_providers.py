@@ -1,6 +1,6 @@
 """Read the storage providers of a service definition, with their credentials, and check each.
 
-Fields are OSCAR's (``pkg/types/storage.go`` of version 4)::
+The fields are those of OSCAR (``pkg/types/storage.go`` of version 4)::
 
     storage_providers:
       minio:   {ID: {endpoint, access_key, secret_key, region, verify}}
@@ -8,8 +8,9 @@ Fields are OSCAR's (``pkg/types/storage.go`` of version 4)::
       webdav:  {ID: {hostname, login, password}}               # dCache is one; also verify
       onedata: {ID: {oneprovider_host, token, space}}          # also verify
 
-and ``ca_file`` for each. OSCAR writes ``hidden`` in place of the default MinIO's keys (``pkg/handlers/create.go``) and
-mounts the true ones into jobs: ``<secrets_dir>/minio.<ID>/accessKey`` and ``secretKey``, which win.
+Each may also have ``ca_file``. OSCAR writes ``hidden`` in place of the keys of the default MinIO
+(``pkg/handlers/create.go``). It mounts the real keys into jobs: ``<secrets_dir>/minio.<ID>/accessKey`` and
+``secretKey``. Mounted keys override keys of the definition.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ KINDS = ("minio", "s3", "webdav", "onedata")
 
 
 class Provider(msgspec.Struct, frozen=True, kw_only=True):
-    """One provider, complete.
+    """One provider with all that is needed to use it.
 
     ``endpoint``: ``https://host:port``, for WebDAV with the path of its root; ``""`` for Amazon's own S3.
-    ``user``, ``secret``: access and secret key, login and password; for Onedata ``secret`` is the token.
-    ``space``: of Onedata. ``ca_file``: the only certificates that are trusted; None: those of the system.
-    ``verify``: False: any certificate will do.
+    ``user``, ``secret``: access and secret key, or login and password; for Onedata ``secret`` is the token.
+    ``space``: the space of Onedata. ``ca_file``: the file of trusted certificates; None for those of the system.
+    ``verify``: False to accept any certificate.
     """
 
     kind: str
@@ -47,22 +48,23 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def name(self) -> str:
-        """As definitions write it: ``minio.default``."""
+        """Return the name as definitions write it: ``minio.default``."""
         return f"{self.kind}.{self.id}"
 
     def __str__(self) -> str:
         return f"{self.name} at {self.endpoint or 'Amazon S3'}"
 
     def __repr__(self) -> str:
-        """Without credentials."""
+        """Return a summary without credentials."""
         return f"<Provider {self}>"
 
 
 class Place(msgspec.Struct, frozen=True, kw_only=True):
     """One entry of ``input`` or ``output``.
 
-    ``provider``: its full name, ``minio.default``; ``path``: without slashes at its ends, for S3 and MinIO with the
-    bucket first; ``prefix``, ``suffix``: only names that start, end so; empty: all.
+    ``provider``: its full name, such as ``minio.default``. ``path``: without slashes at its ends; for S3 and MinIO the
+    bucket is its first part. ``prefix``, ``suffix``: the beginnings and ends of names that the entry is for; an empty
+    list is for all names.
     """
 
     provider: str
@@ -71,7 +73,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     suffix: list[str] = []
 
     def takes(self, name: str) -> bool:
-        """Does a file of this name, relative to ``TMP_OUTPUT_DIR``, go here?"""
+        """Return whether a file with this name, relative to ``TMP_OUTPUT_DIR``, is stored here."""
         return (not self.prefix or name.startswith(tuple(self.prefix))) and (
             not self.suffix or name.endswith(tuple(self.suffix))
         )
@@ -81,10 +83,10 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Storages(msgspec.Struct, frozen=True, kw_only=True):
-    """The storage of one service.
+    """The storages of one service.
 
-    ``providers``: the usable ones, by name. ``unusable``: why one that is defined cannot be used, by name.
-    ``inputs``, ``outputs``: their providers are in one of the two.
+    ``providers``: the usable providers by name. ``unusable``: why the other defined providers cannot be used, by name.
+    ``inputs``, ``outputs``: each provider of these is in ``providers`` or ``unusable``.
     """
 
     providers: dict[str, Provider] = {}
@@ -96,7 +98,7 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
         return f"<Storages {', '.join([*self.providers, *self.unusable])}>"
 
     def withheld(self) -> list[str]:
-        """A line for each entry that cannot be used, though nothing in the definition is wrong."""
+        """Return a line for each entry that cannot be used although the definition has no fault."""
         return [
             f"{what} {place}: {self.unusable[place.provider]}"
             for what, places in (("input", self.inputs), ("output", self.outputs))
@@ -106,9 +108,10 @@ class Storages(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[str], list[str]]:
-    """The storage that a definition names, with problems and warnings: one line each, without a credential.
+    """Return the storages of a definition, its problems and its warnings. Each is one line without credentials.
 
-    What ``input`` or ``output`` name must be complete. Other providers may be incomplete: nobody may ever need them.
+    The providers that ``input`` or ``output`` name must be complete. Others may be incomplete, as long as no event
+    names them.
     """
     reading = _Reading(service, secrets_dir)
     inputs = [place for index, entry in enumerate(service.inputs) if (place := reading.place("input", index, entry))]
@@ -118,11 +121,11 @@ def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[s
         for provider_id in ids:
             reading.complete(kind, provider_id)
     for kind in reading.foreign:
-        hint = f"; {_NO_RUCIO}" if kind == "rucio" else f"; known are {', '.join(KINDS)}"
-        reading.warnings.append(f"storage_providers.{kind} is not offered, ignored{hint}")
+        hint = f"; {_NO_RUCIO}" if kind == "rucio" else f"; known kinds: {', '.join(KINDS)}"
+        reading.warnings.append(f"storage_providers.{kind} is not offered, so it is ignored{hint}")
     reading.warnings += [
-        f"output[{index}] ({output}) lies in an input ({given}): each output starts the service again, for ever; give "
-        "them folders beside each other, such as in and out"
+        f"output[{index}] ({output}) lies in an input ({given}): each output starts the service again, without end; "
+        "use two folders of which none contains the other, such as in and out"
         for index, output in enumerate(outputs)
         for given in inputs
         if _feeds(output, given)
@@ -151,7 +154,7 @@ _NO_RUCIO = (
     "datasets of Rucio are neither fetched nor registered here: copy them to S3 or WebDAV, or keep faas-supervisor for "
     "this service"
 )
-# What each kind calls its end point, user and secret.
+# The fields that have the endpoint, the user and the secret of each kind.
 _FIELDS = {
     "minio": ("endpoint", "access_key", "secret_key"),
     "s3": ("endpoint", "access_key", "secret_key"),
@@ -162,7 +165,7 @@ _OTHER_FIELDS = frozenset({"region", "verify", "ca_file", "space"})
 
 
 class _Unusable(Exception):
-    """Why a provider cannot be used. ``is_withheld``: the platform's doing, not the definition's fault."""
+    """A provider cannot be used. ``is_withheld``: the platform withholds its keys, and the definition has no fault."""
 
     def __init__(self, text: str, *, is_withheld: bool = False) -> None:
         super().__init__(text)
@@ -180,7 +183,7 @@ class _Reading:
         self.defined: dict[str, dict[str, Any]] = {kind: {} for kind in KINDS}
         self.foreign: list[str] = []
         self._broken_kinds: set[str] = set()
-        # What is wrong with a provider, and the entries that name it, by its name.
+        # By the name of a provider: what is wrong with it, and the entries that name it.
         self._unusable_entries: dict[str, tuple[str, list[str]]] = {}
         for kind, ids in service.storage_providers.items():
             self._take_kind(str(kind).lower(), ids)
@@ -192,14 +195,14 @@ class _Reading:
             self.foreign.append(_shown(kind))
         elif not isinstance(ids, dict):
             self._broken_kinds.add(kind)
-            self.problems.append(f"storage_providers.{kind} is no object; accepted is one of ids like `default`")
+            self.problems.append(f"storage_providers.{kind} is not an object; expected ids like `default`")
         else:
             for provider_id, fields in ids.items():
-                # OSCAR 4 writes the id with its kind in delegated events, and some definitions do, too.
+                # OSCAR 4 puts the kind before the id in delegated events, and some definitions do that, too.
                 self.defined[kind][str(provider_id).removeprefix(kind + ".")] = fields
 
     def place(self, what: str, index: int, entry: StoragePath) -> Place | None:
-        """An entry of ``input`` or ``output``; None if something is wrong with it."""
+        """Return an entry of ``input`` or ``output``; None if it has a fault."""
         here = f"{what}[{index}]"
         named = entry.storage_provider.strip()
         try:
@@ -212,10 +215,10 @@ class _Reading:
             return None
         path = entry.path.strip().strip("/")
         if kind in ("minio", "s3") and not path:
-            self.problems.append(f"{here}.path is empty; accepted is a bucket, or a bucket and a folder: photos/in")
+            self.problems.append(f"{here}.path is empty; expected a bucket, or a bucket and a folder: photos/in")
             return None
         if any(part in ("", ".", "..") for part in path.split("/") if path) or "\0" in path:
-            self.problems.append(f"{here}.path is {_shown(path)!r}; accepted is a path without empty parts, . and ..")
+            self.problems.append(f"{here}.path is {_shown(path)!r}; expected a path without empty parts, . and ..")
             return None
         name = f"{kind}.{provider_id}"
         self.complete(kind, provider_id)
@@ -234,7 +237,7 @@ class _Reading:
             self.problems.append(entries[0] + reason + others)
 
     def resolve(self, named: str) -> tuple[str, str]:
-        """Kind and id of ``minio.default``, ``minio`` or a bare id that one kind alone has."""
+        """Return the kind and the id of ``minio.default``, of ``minio``, or of an id that only one kind has."""
         kind, _, provider_id = named.partition(".")
         kind = kind.lower()
         if kind == "rucio":
@@ -245,12 +248,12 @@ class _Reading:
                 if (kind, provider_id) == ("minio", "default"):
                     raise _Unusable(f"storage_providers does not define it; {_ADDED_BY_OSCAR}")
                 known = ", ".join(f"{kind}.{each}" for each in self.defined[kind]) or "none"
-                raise _Unusable(f"storage_providers.{kind} has no {_shown(provider_id)!r}; defined are: {known}")
+                raise _Unusable(f"storage_providers.{kind} has no {_shown(provider_id)!r}; it has: {known}")
             return kind, provider_id
         kinds = [each for each in KINDS if named in self.defined[each]]
         if len(kinds) != 1:
             found = f"{' and '.join(kinds)} each have it" if kinds else "no kind has it"
-            raise _Unusable(f"{found}; accepted is KIND.ID with a kind of {', '.join(KINDS)}, as in minio.default")
+            raise _Unusable(f"{found}; expected KIND.ID with a kind of {', '.join(KINDS)}, as in minio.default")
         return kinds[0], named
 
     def complete(self, kind: str, provider_id: str) -> None:
@@ -267,19 +270,21 @@ class _Reading:
     def _provider(self, kind: str, provider_id: str, fields: object) -> Provider:
         place = f"storage_providers.{kind}.{provider_id}"
         if not isinstance(fields, dict):
-            raise _Unusable(f"{place} is no object; accepted is one with {', '.join(filter(None, _FIELDS[kind]))}")
+            raise _Unusable(
+                f"{place} is not an object; expected an object with {', '.join(filter(None, _FIELDS[kind]))}"
+            )
         texts = {}
         for key, value in fields.items():
             if isinstance(value, (dict, list, bytes)):
-                raise _Unusable(f"{place}.{_shown(str(key))} is no text")
+                raise _Unusable(f"{place}.{_shown(str(key))} is not text")
             texts[str(key)] = "" if value is None else str(value).strip()
             if key not in _FIELDS[kind] and key not in _OTHER_FIELDS:
-                self.warnings.append(f"{place}.{_shown(str(key))} is not known, ignored")
+                self.warnings.append(f"{place}.{_shown(str(key))} is not known, so it is ignored")
         endpoint_field = _FIELDS[kind][0]
         user, secret = self._credentials(place, kind, provider_id, texts)
         space = texts.get("space", "").strip("/")
         if kind == "onedata" and (not space or "/" in space):
-            raise _Unusable(f"{place}.space is {'missing' if not space else 'a path'}; accepted is a space's name")
+            raise _Unusable(f"{place}.space is {'missing' if not space else 'a path'}; expected the name of a space")
         return Provider(
             kind=kind,
             id=provider_id,
@@ -310,14 +315,15 @@ class _Reading:
             hint = ""
             if kind == "minio":
                 hint = f", or the files accessKey and secretKey in {self._secret_directory(provider_id)}"
-            raise _Unusable(f"{place}.{' and '.join(missing)} missing: give them{hint}")
+            fields = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
+            raise _Unusable(f"{place}.{fields} missing; give the missing fields{hint}")
         return user, secret
 
     def _secret_directory(self, provider_id: str) -> str:
         return os.path.join(self.secrets_dir, f"minio.{provider_id}")
 
     def _mounted(self, provider_id: str) -> tuple[str, str] | None:
-        """Both keys from the platform's secret; None if it is not mounted."""
+        """Return both keys from the platform's secret; None if it is not mounted."""
         directory = self._secret_directory(provider_id)
         if "/" in provider_id or not os.path.isdir(directory):
             return None
@@ -329,7 +335,7 @@ class _Reading:
             except FileNotFoundError:
                 raise _Unusable(f"{path} is missing; the secret must have accessKey and secretKey") from None
             except UnicodeDecodeError:
-                raise _Unusable(f"{path} is no UTF-8 text") from None
+                raise _Unusable(f"{path} is not UTF-8 text") from None
             except OSError as error:
                 raise _Unusable(f"{path} cannot be read: {error.strerror}") from None
             if not text:
@@ -343,25 +349,25 @@ def _endpoint(field: str, kind: str, text: str) -> str:
         return ""
     wanted = "https://host or https://host:port" + (" or https://host/folder" if kind == "webdav" else "")
     if not text:
-        raise _Unusable(f"{field} is missing; accepted is {wanted}")
+        raise _Unusable(f"{field} is missing; expected {wanted}")
     if "://" not in text and kind in ("webdav", "onedata"):
         text = "https://" + text
     try:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise _Unusable(f"{field} is no URL; accepted is {wanted}") from None
+        raise _Unusable(f"{field} is not a URL; expected {wanted}") from None
     path = parts.path.rstrip("/")
     is_wrong = parts.scheme not in ("http", "https") or not parts.hostname or port == 0
-    # A password in it would end in logs: the text is not shown.
+    # The text is not shown, because a password in it would get into logs.
     if is_wrong or parts.query or parts.fragment or "@" in parts.netloc or (path and kind != "webdav"):
-        raise _Unusable(f"{field} is no address of a server (not shown); accepted is {wanted}")
+        raise _Unusable(f"{field} is not the address of a server (not shown); expected {wanted}")
     return f"{parts.scheme}://{parts.netloc}{path}"
 
 
 def _truth(field: str, text: str) -> bool:
     if text.lower() not in ("", "true", "false"):
-        raise _Unusable(f"{field} is {_shown(text)!r}; accepted is true or false (a file of certificates is ca_file)")
+        raise _Unusable(f"{field} is {_shown(text)!r}; expected true or false (set a file of certificates as ca_file)")
     return text.lower() != "false"
 
 
@@ -373,7 +379,7 @@ def _readable(field: str, path: str) -> str | None:
     except OSError as error:
         raise _Unusable(f"{field} is {_shown(path)!r}, which cannot be read: {error.strerror}") from None
     if b"-----BEGIN CERTIFICATE-----" not in text:
-        raise _Unusable(f"{field} is {_shown(path)!r}, which holds no certificate; accepted is a file in PEM")
+        raise _Unusable(f"{field} is {_shown(path)!r}, which has no certificate; expected a PEM file")
     return path
 
 

@@ -1,4 +1,4 @@
-"""Values and errors in one line of text."""
+"""Show values and errors in one line of text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 
 
 def in_quotes(value: str) -> str:
-    """A value in a line of text: printable, and short enough to read."""
+    """Return a value in quotes, printable and short enough to read."""
     return repr(value) if len(value) <= 200 else repr(value[:200]) + " and more"
 
 

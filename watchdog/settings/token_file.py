@@ -1,4 +1,4 @@
-"""The token that callers must send: its file, and whether there is one."""
+"""Read the token that callers must send from its file, and check that there is a token if one is needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_token_file(reading: Reading) -> None:
         return
     source = reading.sources["auth_token_file"]
     if reading.find(SETTINGS["auth_token"])[0] is not None:
-        reading.problem("auth_token_file", source, f"is {in_quotes(path)}, but auth_token is set too; give one of them")
+        reading.problem("auth_token_file", source, f"is {in_quotes(path)}, but auth_token is set too; set only one")
         return
     try:
         content = small_file(path, _TOKEN_FILE_MOST_BYTES)
@@ -29,15 +29,15 @@ def read_token_file(reading: Reading) -> None:
         reading.values["auth_token"] = parse_token(content.decode("ascii"))
         reading.sources["auth_token"] = SettingSource("auth_token_file", path)
     except ValueError:
-        found = "holds no usable token (not shown)" if content.strip() else "is empty"
-        reading.problem("auth_token_file", source, f"is {in_quotes(path)}, which {found}; accepted is {TOKEN.accepts}")
+        found = "has no usable token (not shown)" if content.strip() else "is empty"
+        reading.problem("auth_token_file", source, f"is {in_quotes(path)}, which {found}; expected {TOKEN.accepts}")
 
 
 def check_auth_all(reading: Reading) -> None:
     is_unread = not reading.unread.isdisjoint({"auth_all", "auth_token", "auth_token_file"})
     if not reading.values["auth_all"] or is_unread or reading.values["auth_token"] is not None:
         return
-    if reading.values["auth_token_file"] is None:  # else its own problem is reported
+    if reading.values["auth_token_file"] is None:  # otherwise the problem with the file is reported
         reading.problem(
             "auth_all", reading.sources["auth_all"], "is true, but there is no token; set auth_token_file, too"
         )
