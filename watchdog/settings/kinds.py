@@ -57,7 +57,7 @@ _GO_DURATION = re.compile(rf"\+?(?:{_GO_PART.pattern})+")
 
 
 def parse_size_bytes(text: str) -> int:
-    """Return the bytes of ``1048576``, ``64Ki``, ``10MiB``, ``2G`` or ``2GB``. ``i`` stands for powers of 1024.
+    """Return the bytes of ``1048576``, ``64Ki``, ``10MiB``, ``2G`` or ``2GB``. With ``i`` the units are powers of 1024.
 
     Raise ``ValueError`` for any other text and for more than 2**63 - 1 bytes.
     """

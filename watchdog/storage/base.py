@@ -50,7 +50,7 @@ class Storage(Protocol):
         Args:
             fd: the descriptor of the file, which stays open.
             version: the id of one version of the object in its bucket; "" is the latest. Only S3 has versions.
-            most_bytes: the size of the largest object that is fetched; 0 is no limit.
+            most_bytes: the size of the largest object that is fetched; 0 means no limit.
 
         Raises:
             ObjectMissing: the object, version, bucket or space does not exist.

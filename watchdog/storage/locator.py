@@ -114,7 +114,7 @@ class Locator:
         return [name for kind in kinds for name in names if name.partition(".")[0] == kind]
 
     def _resolved(self, named: str, kinds: Sequence[str]) -> str | None:
-        """Return the provider that a name means. ``default`` and ``minio`` may stand for ``minio.default``."""
+        """Return the provider that a name means. ``default`` and ``minio`` may mean ``minio.default``."""
         for name in self._of_kinds(kinds):
             if named in (name, name.partition(".")[2]) or f"{named}.default" == name:
                 return name
