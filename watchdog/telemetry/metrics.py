@@ -1,6 +1,6 @@
 """Count calls, and make the text of the metrics for Prometheus.
 
-Counting is plain arithmetic, so it costs a call almost nothing. prometheus-client is imported only when somebody asks
+Counting is plain arithmetic, so it costs a call almost nothing. prometheus-client is imported only at the first request
 for the text, because the import takes longer than a small script.
 
 The first three metrics have the names and labels of OpenFaaS's classic watchdog (its ``metrics`` package), and
@@ -20,16 +20,16 @@ from .. import __version__
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-# The default buckets of the Go client, which the classic watchdog uses; then longer ones for inference.
+# The default buckets of the Go client, which the classic watchdog uses, and longer ones for inference.
 _DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-# 16 MiB to 64 GiB, each twice the one before: what a container's memory is measured in.
+# 16 MiB to 64 GiB, each twice as large as the one before: the usual sizes of a container's memory.
 _MEMORY_BUCKETS_BYTES = tuple(float(1 << power) for power in range(24, 37))
-# Text of this version is read by every scraper; later ones differ in names that are not ASCII, and ours are.
+# Every scraper reads text of this version. Later versions only add names that are not ASCII, and no name here is.
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Histogram:
-    """Counts of observations up to each bound, and their sum."""
+    """The numbers of observed values up to each bound, and the sum of the values."""
 
     def __init__(self, bounds: tuple[float, ...] = _DURATION_BUCKETS_S) -> None:
         self._bounds = bounds
@@ -41,7 +41,7 @@ class Histogram:
         self.sum += value
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative counts with their upper bounds as text, ``+Inf`` last."""
+        """Return the upper bounds as text, ``+Inf`` last, each with its cumulative count."""
         total = 0
         rows: list[tuple[str, float]] = []
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
@@ -53,9 +53,10 @@ class Histogram:
 class Callers(NamedTuple):
     """What callers take of the server now.
 
-    ``bodies_awaited``: calls that wait for more of their bodies. ``answers``, ``answer_bytes``: those that are being
-    sent, and what they have in ``tmp_dir``. ``given_up``: slow callers that had to make room, by direction.
-    ``idle_connections``: those without a request. ``closed_connections``: idle ones closed to have descriptors.
+    ``bodies_awaited``: calls whose bodies have not fully arrived. ``answers``: answers that are being sent.
+    ``answer_bytes``: the bytes of these answers in ``tmp_dir``. ``given_up``: slow callers whose calls were ended to
+    make room for others, by direction. ``idle_connections``: connections without a request. ``closed_connections``:
+    idle connections that were closed to free descriptors.
     """
 
     bodies_awaited: int = 0
@@ -70,11 +71,11 @@ class Metrics:
     """All counters of one server.
 
     Args:
-        places: tells the places taken, the calls waiting and the limit of places (0 is none), when asked.
-        outcomes: known beforehand, to be counted from 0: the first failure of a series that was not there is no
-            increase to Prometheus.
+        places: returns the numbers of places taken and of calls waiting, and the limit of places (0 means no limit).
+        outcomes: the outcomes that are counted from 0. Without a 0 before it, Prometheus does not see the first failure
+            as an increase.
         callers: returns what callers take of the server now.
-        unattributed: returns the number of processes of no certain invocation.
+        unattributed: returns the number of processes that do not certainly belong to one invocation.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Metrics:
         cpu_s: float,
         peak_rss_bytes: int | None,
     ) -> None:
-        """Count an invocation; None is for what it did not come to, or for a peak that cannot be known."""
+        """Count an invocation. None means that it did not reach a step, or that the peak is not known."""
         self._invocations[outcome] += 1
         if duration_s is not None:
             self._runs[outcome].observe(duration_s)
@@ -126,7 +127,7 @@ class Metrics:
             self._peak_rss.observe(peak_rss_bytes)
 
     def expect_transfers(self, providers: Iterable[str]) -> None:
-        """Count those of these storage providers from 0."""
+        """Count the transfers of these storage providers from 0."""
         for provider in providers:
             for direction in ("fetch", "store"):
                 self._transfer_bytes[direction, provider] = 0
@@ -134,13 +135,13 @@ class Metrics:
                     self._transfers[direction, provider, outcome] = 0
 
     def transfer_ended(self, direction: str, provider: str, outcome: str, size_bytes: int) -> None:
-        """Count a file fetched or stored; ``size_bytes``: of one that was."""
+        """Count the transfer of a file. ``size_bytes``: its size if the transfer succeeded, else 0."""
         key = direction, provider, outcome
         self._transfers[key] = self._transfers.get(key, 0) + 1
         self._transfer_bytes[direction, provider] = self._transfer_bytes.get((direction, provider), 0) + size_bytes
 
     def exposition(self) -> tuple[bytes, str]:
-        """The text for Prometheus and its content type."""
+        """Return the text for Prometheus and its content type."""
         from prometheus_client import CollectorRegistry, exposition
 
         registry = CollectorRegistry(auto_describe=False)
@@ -148,7 +149,7 @@ class Metrics:
         return exposition.generate_latest(registry), _CONTENT_TYPE
 
     def collect(self) -> Iterator[Metric]:
-        """The families, as prometheus-client's registry asks for them."""
+        """Yield the metric families. prometheus-client's registry calls this."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         requests = CounterMetricFamily(
@@ -258,10 +259,13 @@ class Metrics:
 
 
 def _of_this_process() -> list[Metric]:
-    """What prometheus-client tells of any process: memory, CPU time, descriptors, start; less where /proc is closed."""
+    """Return prometheus-client's metrics of this process: memory, CPU time, descriptors, start.
+
+    Some or all of them are missing if the container's /proc cannot be read.
+    """
     from prometheus_client import ProcessCollector
 
     try:
         return list(ProcessCollector(registry=None).collect())
-    except (OSError, ValueError):  # it cannot read the /proc of every runtime of containers; all else is told
+    except (OSError, ValueError):  # prometheus-client cannot read this /proc
         return []

@@ -1,7 +1,7 @@
-"""Traces for an OpenTelemetry collector, if the environment names one.
+"""Start traces for an OpenTelemetry collector, if the environment names one.
 
-Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing of OpenTelemetry is imported. Sampling, batches and sending are the
-SDK's, set by its own ``OTEL_*`` variables.
+Without ``OTEL_EXPORTER_OTLP_ENDPOINT`` nothing of OpenTelemetry is imported. The SDK does the sampling, batching and
+sending. Its own ``OTEL_*`` variables configure it.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _log = logging.getLogger("tracing")
 
 
 def start(environ: Mapping[str, str], service_name: str) -> Tracing:
-    """Get ready to send spans, if the environment says where to; else, or if that cannot be, to send none.
+    """Return a tracing that sends spans to the collector, or one without spans if there is no usable collector.
 
-    Never raises: why there are none although an endpoint is set is told in one WARNING.
+    Raise nothing. If an endpoint is set but no spans can be sent, log the reason in one WARNING.
 
     Args:
-        environ: this process's environment, which the SDK reads too.
-        service_name: what spans are told to come from, unless OTEL_SERVICE_NAME or OTEL_RESOURCE_ATTRIBUTES says so.
+        environ: the environment of this process, which the SDK reads, too.
+        service_name: the name of the service in spans. OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES override it.
     """
     endpoint = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
     is_disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
@@ -30,8 +30,8 @@ def start(environ: Mapping[str, str], service_name: str) -> Tracing:
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol and protocol.strip() != "http/protobuf":
         _log.warning(
-            "traces are off: OTEL_EXPORTER_OTLP_PROTOCOL is %s, and spans are sent as http/protobuf only; "
-            "set it so, and the endpoint to the collector's port for it, which is 4318 as a rule",
+            "traces are off: OTEL_EXPORTER_OTLP_PROTOCOL is %s, but spans can only be sent as http/protobuf; "
+            "set http/protobuf, and an endpoint with the collector's port for it, which is usually 4318",
             protocol,
         )
         return Tracing()
@@ -45,7 +45,7 @@ def start(environ: Mapping[str, str], service_name: str) -> Tracing:
             "install it with pip install 'oscar-watchdog[otel]', or unset the endpoint",
             error,
         )
-    except Exception as error:  # a bad value of one of the SDK's own variables, a certificate that is not there
+    except Exception as error:  # such as a bad value of one of the SDK's variables, or a missing certificate
         from .otel_log import without_secrets
 
         _log.warning("traces are off: the OpenTelemetry SDK does not start: %s", without_secrets(str(error)))

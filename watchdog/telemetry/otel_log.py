@@ -1,4 +1,4 @@
-"""What the OpenTelemetry SDK logs, as one WARNING a minute and without secrets."""
+"""Reduce what the OpenTelemetry SDK logs to one WARNING a minute, without secrets."""
 
 from __future__ import annotations
 
@@ -9,23 +9,26 @@ import time
 # Characters of a log event, or of an attribute of a span.
 LONGEST_TEXT = 1024
 _log = logging.getLogger("tracing")
-_SDK_SAYS = ("opentelemetry", "urllib3")
-_SAY_INTERVAL_S = 60.0
+_SDK_LOGGERS = ("opentelemetry", "urllib3")
+_REPORT_INTERVAL_S = 60.0
 
-log_of_sdk = logging.getLogger(_SDK_SAYS[0])
+log_of_sdk = logging.getLogger(_SDK_LOGGERS[0])
 
 
 def report_seldom() -> None:
-    """Let what the SDK and its HTTP client log through as one WARNING a minute, without any traceback."""
+    """Reduce the messages of the SDK and its HTTP client to one WARNING a minute, without tracebacks."""
     handler = _Seldom()
-    for name in _SDK_SAYS:
+    for name in _SDK_LOGGERS:
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.propagate = False
 
 
 class _Seldom(logging.Handler):
-    """A collector that is away is an error of each batch, with a traceback at times."""
+    """A handler that logs at most one message a minute.
+
+    If the collector cannot be reached, the SDK logs an error for each batch, sometimes with a traceback.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -37,7 +40,7 @@ class _Seldom(logging.Handler):
         if now_s < self._next_s:
             self._silenced += 1
             return
-        self._next_s = now_s + _SAY_INTERVAL_S
+        self._next_s = now_s + _REPORT_INTERVAL_S
         try:
             text = record.getMessage()
         except Exception:  # the format string does not fit its arguments
@@ -50,5 +53,5 @@ class _Seldom(logging.Handler):
 
 
 def without_secrets(text: str) -> str:
-    """Without what an endpoint's URL may hold: a password, a token in the query."""
+    """Return the text without the secrets that the URL of an endpoint may have: a password, or a token in the query."""
     return re.sub(r"\?[^\s'\",)]+", "?…", re.sub(r"//[^/\s@'\"]+@", "//…@", text))

@@ -1,8 +1,9 @@
-"""Spans that the OpenTelemetry SDK records and sends. Imported only if they are wanted.
+"""Record spans with the OpenTelemetry SDK, which sends them. Imported only if the environment names a collector.
 
-A call is a span of kind SERVER and each of its phases a child of that; the script's ``TRACEPARENT`` names the span of
-the phase that runs it. The names of attributes are those of OpenTelemetry's semantic conventions for HTTP servers,
-FaaS, processes and CloudEvents; what these do not name is ``watchdog.`` and the name that it has in the log.
+A call is a span of kind SERVER, and each of its phases is a child of that span. The script's ``TRACEPARENT`` has the
+span of the phase that runs the script. The names of attributes are those of OpenTelemetry's semantic conventions for
+HTTP servers, FaaS, processes and CloudEvents. An attribute without such a name has its name in the log, after
+``watchdog.``.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tracing")
 
 _SAMPLED = 0x01
-_RANDOM_TRACE_ID = 0x02  # level 2 of the standard
+_RANDOM_TRACE_ID = 0x02  # in level 2 of W3C Trace Context
 _STOP_S = 2.0
 _ATTRIBUTES = {
     "call_id": "faas.invocation_id",
@@ -57,7 +58,7 @@ _NO_ATTRIBUTES = frozenset({"trace_id", "traceparent"})  # the span has them any
 
 
 class Recording(Tracing):
-    """Makes traces whose spans the SDK sends, in batches, from a thread of its own."""
+    """A tracing whose spans the SDK sends in batches, from a thread of the SDK."""
 
     def __init__(self, service_name: str) -> None:
         report_seldom()
@@ -67,7 +68,7 @@ class Recording(Tracing):
             resource = resource.merge(Resource({SERVICE_NAME: service_name}))
         if SERVICE_VERSION not in given:
             resource = resource.merge(Resource({SERVICE_VERSION: __version__}))
-        # Its own handler for the end of the process would wait for a collector that hangs.
+        # The SDK's handler for the end of the process would wait for a collector that hangs.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("oscar-watchdog", __version__)
@@ -76,11 +77,11 @@ class Recording(Tracing):
         try:
             return self._recorded(method, path, headers)
         except Exception as error:
-            _tell_of(error)
+            _report(error)
             return super().call(method, path, headers)
 
     def _recorded(self, method: str, path: str, headers: MultiMapping[str]) -> Trace:
-        # Never the context of the task: aiohttp serves many calls in the task of one connection.
+        # Not the context of the task, because aiohttp serves many calls in the task of one connection.
         context = Context()
         if caller := _span_of(*caller_context(headers)):
             context = set_span_in_context(caller, context)
@@ -102,17 +103,17 @@ class Recording(Tracing):
         def shut_down() -> None:
             with contextlib.suppress(Exception):
                 self._provider.shutdown()
-            with contextlib.suppress(RuntimeError):  # nobody waits any more: the loop is closed
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so stop() does not wait any more
                 loop.call_soon_threadsafe(stopped.set_result, None)
 
         try:
-            # Not the loop's own threads, for whose end the process waits.
+            # Not a thread of the event loop, because the process would wait for its end.
             threading.Thread(target=shut_down, name="tracing-stop", daemon=True).start()
         except RuntimeError:  # no thread can be started now
             return
         done, _ = await asyncio.wait({stopped}, timeout=_STOP_S)
         if not done:
-            _log.warning("spans of the last calls are lost: the collector did not take them in %g s", _STOP_S)
+            _log.warning("spans of the last calls are lost: the collector did not accept them in %g s", _STOP_S)
 
 
 class _RecordedTrace(Trace):
@@ -127,7 +128,7 @@ class _RecordedTrace(Trace):
         self.point_at(span)
 
     def point_at(self, span: Span | None) -> None:
-        """What is told to others is this span, or the call's."""
+        """Give this span to the script and the log as the current one. None means the span of the call."""
         context = (span or self._span).get_span_context()
         self.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
         self.tracestate = context.trace_state.to_header()
@@ -139,7 +140,7 @@ class _RecordedTrace(Trace):
         try:
             return self._tracer.start_span(name, set_span_in_context(self._span, Context()))
         except Exception as error:
-            _tell_of(error)
+            _report(error)
             return None
 
     def note(self, fields: Mapping[str, object]) -> None:
@@ -179,7 +180,7 @@ class _RecordedPhase(Phase):
     ) -> None:
         self._trace.point_at(None)
         if self._span is not None:
-            # Cancelled is not failed: the caller went away, as the call's span tells.
+            # A cancelled phase has not failed: the caller disconnected, and the call's span shows that.
             if isinstance(error, Exception):
                 _set_error(self._span, type(error).__name__, str(error))
             self._span.end()
@@ -196,7 +197,7 @@ class _RecordedPhase(Phase):
 
 
 def _span_of(traceparent: str, tracestate: str) -> Span | None:
-    """The caller's span, for a parent; both are valid, or ""."""
+    """Return the caller's span, to be a parent; None without one. Both arguments are valid, or ""."""
     if (match := TRACEPARENT.fullmatch(traceparent)) is None:
         return None
     _, trace_id, span_id, flags = match.groups()
@@ -215,10 +216,10 @@ def _value(value: object) -> str | bool | int | float:
 
 
 def _clean(text: str) -> str:
-    """Bounded, and UTF-8: bytes of a caller that are not would keep the SDK from sending the whole batch."""
+    """Return a text of bounded length that is valid UTF-8. Otherwise the SDK could not send the whole batch."""
     return text[:LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
-def _tell_of(error: Exception) -> None:
-    """A span is not begun, by the SDK or by a sampler that is the user's own: no reason for a call to fail."""
-    log_of_sdk.warning("a span cannot be begun: %r", error)
+def _report(error: Exception) -> None:
+    """Log that the SDK or the user's own sampler could not start a span. The call goes on without the span."""
+    log_of_sdk.warning("a span cannot be started: %r", error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
-# Version 00 has four fields and no more, a later one may have more; ff is none (section 3.2.2, 4.3 on later ones).
+# Version 00 has exactly four fields. Later versions may have more (section 4.3). ff is not a version (section 3.2.2).
 TRACEPARENT = re.compile(
     r"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?(1)|(?:-[!-~]*)?)"
 )
@@ -21,16 +21,16 @@ _MOST_TRACESTATE_MEMBERS = 32
 
 
 def caller_context(headers: MultiMapping[str]) -> tuple[str, str]:
-    """The caller's ``traceparent`` and ``tracestate``; both "" without a valid ``traceparent``."""
+    """Return the caller's ``traceparent`` and ``tracestate``. Both are "" without a valid ``traceparent``."""
     parents = headers.getall("traceparent", ())
-    # Of two, none can be trusted.
+    # If there are two, it is not certain which one is right.
     if len(parents) != 1 or not TRACEPARENT.fullmatch(parents[0]):
         return "", ""
     return parents[0], _tracestate(headers.getall("tracestate", ()))
 
 
 def _tracestate(values: Sequence[str]) -> str:
-    """Several headers are one list; a list with anything wrong in it counts as none."""
+    """Return the members of all headers as one list; "" if any part of it is not valid."""
     members = [member for value in values for each in value.split(",") if (member := each.strip(" \t"))]
     keys = {member.partition("=")[0] for member in members}
     if len(members) > _MOST_TRACESTATE_MEMBERS or len(keys) != len(members):

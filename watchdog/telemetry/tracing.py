@@ -21,19 +21,22 @@ if TYPE_CHECKING:
 
 
 class Tracing:
-    """Makes the traces of calls. This one sends no spans."""
+    """The maker of the traces of calls. This class sends no spans."""
 
     def call(self, method: str, path: str, headers: MultiMapping[str]) -> Trace:
-        """The trace of a call that begins now; ``path``: without the query, which may hold a token."""
+        """Return the trace of a call that begins now. ``path``: without the query, which may have a token."""
         traceparent, tracestate = caller_context(headers)
         return Trace(traceparent, tracestate) if traceparent else NO_TRACE
 
     async def stop(self) -> None:
-        """Send what is left of the spans, for two seconds at most. No call may come afterwards."""
+        """Send the remaining spans, for two seconds at most. No call may begin afterwards."""
 
 
 class Phase:
-    """A part of a call, as a context manager: what it raises is why the phase failed. This one is not recorded."""
+    """A part of a call, as a context manager. An error that leaves it is the failure of the phase.
+
+    This class records nothing.
+    """
 
     __slots__ = ()
 
@@ -46,13 +49,13 @@ class Phase:
         pass
 
     def process_ended(self, exit_code: int | None, signal: str | None) -> None:
-        """How the process ended that was this phase."""
+        """Note how the process of this phase ended."""
 
 
 class Trace:
-    """The trace of one call. This one is not recorded: the caller's context is handed on as it came.
+    """The trace of one call. This class records nothing, and passes the caller's context on unchanged.
 
-    ``traceparent``, ``tracestate``: valid, or ""; of the current phase, if spans are recorded.
+    ``traceparent``, ``tracestate``: valid, or "". If spans are recorded, these are the values of the current phase.
     """
 
     __slots__ = ("traceparent", "tracestate")
@@ -63,29 +66,29 @@ class Trace:
 
     @property
     def variables(self) -> dict[str, str]:
-        """For the script's environment."""
+        """Return variables for the script's environment."""
         variables = {"TRACEPARENT": self.traceparent, "TRACESTATE": self.tracestate}
         return {name: value for name, value in variables.items() if value}
 
     @property
     def fields(self) -> dict[str, str]:
-        """For log events."""
+        """Return fields for log events."""
         if not self.traceparent:
             return {}
         return {"trace_id": self.traceparent.split("-")[1], "traceparent": self.traceparent}
 
     def phase(self, name: str) -> Phase:
-        """A phase of the call; one after another, never one in another."""
+        """Return a phase of the call. A phase ends before the next one begins."""
         return _NO_PHASE
 
     def note(self, fields: Mapping[str, object]) -> None:
-        """Fields of the event that the log has of the call."""
+        """Note the fields of the call's log event."""
 
     def failed(self, error: BaseException) -> None:
-        """Why the call is answered as it is."""
+        """Note the error that decided the answer."""
 
     def end(self, code: int) -> None:
-        """The call is answered with this status; 499 stands for a caller that went away."""
+        """End the trace of a call that was answered with this status. 499 means that the caller disconnected."""
 
 
 _NO_PHASE = Phase()
