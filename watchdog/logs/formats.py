@@ -14,7 +14,7 @@ from .text import as_plain, as_text, as_unicode, printable, printable_lines
 
 
 class JsonFormat:
-    """One object a line, keys in this order: timestamp, level, event, logger, then the rest."""
+    """One object per line, with its keys in this order: timestamp, level, event, logger, then the rest."""
 
     def __init__(self) -> None:
         self._encoder = msgspec.json.Encoder(enc_hook=str)
@@ -29,7 +29,7 @@ class JsonFormat:
         record |= {key: value for key, value in fields.items() if key not in record}
         try:
             return self._encoder.encode(record) + b"\n"
-        except Exception:  # lone surrogates of a file name, integers over 64 bits, whatever a repr raises
+        except Exception:  # such as lone surrogates of a file name, integers over 64 bits, a repr that raises
             return self._encoder.encode({key: as_plain(value) for key, value in record.items()}) + b"\n"
 
     def script_lines(
@@ -41,7 +41,7 @@ class JsonFormat:
         }
         tail = self._encoder.encode({"logger": "script", "stream": stream, "call_id": as_unicode(call_id)})
         tail = b"," + tail[1:] + b"\n"
-        # One JSON string a line; a line end inside of a string is escaped, so each one here ends a string.
+        # One JSON string per line. Line ends inside a string are escaped, so each line end here ends a string.
         strings = self._encoder.encode_lines(texts)
         if len(heads) == 1:
             (head,) = heads.values()
@@ -63,7 +63,7 @@ class ConsoleFormat:
         }
 
     def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
-        # A caller chooses names and ids in here: they must not reach the terminal as control sequences.
+        # Callers choose some names and ids, which must not reach the terminal as control sequences.
         shown = {
             key: printable_lines(value) if isinstance(value, str) else printable(as_text(value))
             for key, value in fields.items()

@@ -18,7 +18,7 @@ import re
 _EXCEPTION = re.compile(r"(?<![\w.$/])(?>(?:[a-z_][\w$]*+\.)+)(?=[A-Z])[\w$]*(?:Exception|Error)(?=:|$)").search
 _FRAME = re.compile(r"\s+(?:at [\w.$/@<>-]+\(|\.\.\. \d+ (?:more|common frames omitted))").match
 _FURTHER = re.compile(r"\s*(?:Caused by|Suppressed|Wrapped by): ").match
-_SEARCHED = 300  # characters; in a first line, the class stands before the message
+_SEARCHED = 300  # characters; in a first line, the class comes before the message
 
 
 def may_begin(line: str) -> bool:
@@ -35,7 +35,7 @@ def goes_on(line: str, *, in_message: bool) -> bool:
     """Return whether a line belongs to the trace before it.
 
     Args:
-        in_message: only a first line or more of its message came before it, no frame.
+        in_message: whether only the first line and more lines of its message came before it, and no frame.
     """
     return is_frame(line) or is_further(line) or (in_message and line[:1] in (" ", "\t"))
 

@@ -30,11 +30,11 @@ _SYSLOG = (50, 50, 50, 40, 30, 20, 20, 10)  # emerg, alert, crit, err, warning, 
 _LETTERS = {"D": 10, "I": 20, "W": 30, "E": 40, "F": 50}
 # Longer words first: WARN must not win over WARNING.
 _UPPER = "(?:" + "|".join(sorted(_LEVELS, key=len, reverse=True)) + ")"
-# As classes, "[Ee][Rr][Rr]", which are tried faster than the flag "(?i:".
+# Character classes, such as "[Ee][Rr][Rr]", are faster than the flag "(?i:".
 _ANY = re.sub("([A-Z])", lambda match: f"[{match[1]}{match[1].lower()}]", _UPPER)
-# After the word of a level stands the end of the line, a space or a sign: "ERROR.log" shows none.
+# The end of the line, a space or a sign must follow the word of a level. "ERROR.log" shows no level.
 _END = r"(?=[\s:|\]>!]|$)"
-# A number or a switch alone after the colon is a measure or a setting: "error: 0.031", "Debug: False".
+# If only a number or a switch follows the colon, it is a measurement or a setting: "error: 0.031", "Debug: False".
 _COLON = r":(?=\s|$)(?!\s*(?:[-+]?\d[\d.,e+-]*\s*%?|(?i:true|false|yes|no|on|off|none|null))\s*$)"
 _NAME = r"[\w.$/@#<>-]++"
 _TIME = (
@@ -45,7 +45,7 @@ _TIME = (
 _BRACKETS = r"(?:\[[^\[\]]*+\]|\([^()]*+\))[\s:|-]*+"
 _NAMED = rf"{_NAME}(?:\[\d+\])?(?::(?!:)\s*|\s*\|\s*|\s+-\s+|:[\w<>]+:\d+\s+-\s+)"
 _IN_BRACKETS = rf"\[\s*(?:[\w.]+:)?({_ANY})\s*\]"
-# A row for each way to show a level, tried in this order; the first group that matched is the level.
+# Each row is one way to show a level. The rows are tried in this order. The group that matched is the level.
 _SHOWN_BY_WORD = re.compile(
     "|".join(
         (
@@ -76,7 +76,7 @@ _SHOWN_BY_WORD = re.compile(
         )
     )
 ).match
-# Where no word of a level stands alone, or one that means a level there only (java.util.logging's FINE).
+# Lines without a separate word for the level, or with a word that is a level only there (java.util.logging's FINE).
 _OTHERS = (
     (re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)|Traceback \(most recent").match, logging.ERROR),
     (re.compile(r"Exception (?:in thread|ignored (?:in|while))\b").match, logging.ERROR),
@@ -88,8 +88,8 @@ _PRIORITY = re.compile(r"<(\d{1,3})>").match
 _LETTER = re.compile(r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )").match
 _SHOWN_WITHIN = 300
 _LEVEL_IN_JSON = re.compile(r'"(?:level|severity|levelname|lvl)"\s*:\s*"(\w+)"').search
-# Text in which nothing of these occurs shows no level but INFO. A look at 64 KiB costs less than a
-# millisecond; one at each of its lines may cost twenty.
+# A text without any of these shows only the level INFO. The search in 64 KiB takes less than a millisecond, while a
+# look at each line may take twenty.
 _TELLING_WORD = re.compile("trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception").search
 _TELLING_START = re.compile(
     r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|\tat |[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
@@ -100,13 +100,13 @@ def may_show_level(text: str) -> bool:
     return bool(_TELLING_WORD(text.lower()) or _TELLING_START(text))
 
 
-# A flood of short lines repeats itself.
+# In a flood, short lines are often equal.
 SHORT_LINE = 32
 classify_again = functools.lru_cache(maxsize=512)(lambda line: classify(line))
 
 
 class _Shown(msgspec.Struct):
-    """Where JSON loggers put the level."""
+    """The fields in which JSON loggers put the level."""
 
     level: Any = None
     severity: Any = None
@@ -119,7 +119,7 @@ _shown = msgspec.json.Decoder(_Shown)
 
 
 def classify(line: str) -> int | None:
-    """The level that a line shows, as a number of :mod:`logging`; None if it shows none."""
+    """Return the level that a line shows, as a number of :mod:`logging`; None if it shows none."""
     if line.startswith("{"):
         return _json_level(line)
     line = line[:_SHOWN_WITHIN]
@@ -143,13 +143,13 @@ def _json_level(line: str) -> int | None:
             if level is not None:
                 return level
         return None
-    # One that was cut is no JSON any more, but the level stands near the beginning as a rule.
+    # A line that was cut is not JSON any more, but the level is usually near the beginning.
     match = _LEVEL_IN_JSON(line[:_SHOWN_WITHIN]) if len(line) >= LINE_BYTES // 4 else None
     return _LEVELS.get(match[1].upper()) if match else None
 
 
 def _value_level(value: object) -> int | None:
-    """A word, a syslog severity (0 to 7), or a number of pino and bunyan (10 trace to 60 fatal)."""
+    """Return the level of a word, a syslog severity (0 to 7), or a number of pino and bunyan (10 trace to 60 fatal)."""
     if isinstance(value, str):
         return _LEVELS.get(value.strip().upper()) or (_value_level(int(value)) if value.isdecimal() else None)
     if not isinstance(value, int) or isinstance(value, bool):

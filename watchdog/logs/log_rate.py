@@ -15,8 +15,8 @@ class LogRate:
     """The room that a call has in the log.
 
     Args:
-        bytes_per_s: of the log, so what a line's time, level and call id take is included; 0 is no limit.
-        clock: seconds that only grow.
+        bytes_per_s: the most bytes of log in a second, with the time, level and call id of each line. 0 means no limit.
+        clock: returns seconds that never decrease.
     """
 
     def __init__(self, bytes_per_s: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -28,7 +28,7 @@ class LogRate:
         self._dropped_bytes = 0
 
     def has_room(self) -> bool:
-        """Return whether lines may be logged now. Those that begin with some room are logged whole."""
+        """Return whether lines may be logged now. If there is any room, all lines of a write are logged."""
         if not self.bytes_per_s or self._left_bytes > 0:
             return True
         now_s = self._clock()
@@ -39,16 +39,16 @@ class LogRate:
         return True
 
     def spend(self, count: int) -> None:
-        """Take note of bytes that are logged."""
+        """Count bytes that are logged."""
         self._left_bytes -= count
 
     def drop(self, lines: int, count: int) -> None:
-        """Take note of lines that are not logged. ``count``: their bytes, as the script wrote them."""
+        """Count lines that are not logged. ``count``: their bytes, as the script wrote them."""
         self._dropped_lines += lines
         self._dropped_bytes += count
 
     def dropped(self) -> tuple[int, int]:
-        """Return how many lines and bytes were dropped since the last time."""
+        """Return how many lines and bytes were dropped since the last call of this method."""
         dropped = self._dropped_lines, self._dropped_bytes
         self._dropped_lines = self._dropped_bytes = 0
         return dropped

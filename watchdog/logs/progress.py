@@ -12,7 +12,7 @@ _BAR_COLUMNS = 24
 
 
 class ProgressBar:
-    """Shows how far a transfer is: ``storing  [#####...........]  3 of 10 files  45.2 of 120.0 MiB  12.1 MiB/s``."""
+    """The progress of a transfer: ``storing  [#####...........]  3 of 10 files  45.2 of 120.0 MiB  12.1 MiB/s``."""
 
     def __init__(self, sink: LogWriter) -> None:
         self._sink = sink

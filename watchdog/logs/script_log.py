@@ -15,32 +15,33 @@ from .sink import LogWriter
 from .text import decode
 from .traceback import Traceback
 
-# Lines encoded before the buffer is looked at again: 32,768 two-byte lines in a feed make 6 MiB of events.
+# Lines that are encoded before the next check for room. One feed may have 32,768 lines of two bytes, which make 6 MiB
+# of events.
 _SLICE = 512
 _PROGRESS_INTERVAL_S = 1.0
 
 
 class Timer(Protocol):
-    """What ``call_later`` returns."""
+    """The object that ``call_later`` returns."""
 
     def cancel(self) -> None: ...
 
 
 class ScriptLog:
-    """One stream of one invocation, as events.
+    """The events of one stream of one invocation.
 
-    A carriage return starts the line again: of a progress bar, the last state is logged, at most once a second
-    and at the end of its line. A line over 64 KiB keeps its beginning, with ``truncated`` and ``line_bytes``.
-    A Python traceback or a Java stack trace is one event, whatever it chains; it is complete with the first line that
-    is not part of it, at the end of the stream, or when the stream was silent for a second. A line that only looks like
-    the first one of a Java stack trace waits for a tenth of a second. Both have the time at which their first line
-    came. Binary data is one event at the end.
+    A carriage return starts the line again, as in a progress bar. The current state of such a line is logged at most
+    once a second, and at the end of the line. A line over 64 KiB is cut, and its event has ``truncated`` and
+    ``line_bytes``. A Python traceback or a Java stack trace is one event, with all exceptions that it chains. It ends
+    before the first line that is not part of it, at the end of the stream, or after a second of silence. A line that
+    only looks like the first one of a Java stack trace is held back for a tenth of a second. The timestamp of both is
+    the time of their first line. All binary data is one event at the end.
 
     Args:
-        rate: how much of the log the call may have; what is over it is dropped and counted.
-        clock: seconds that only grow.
-        call_later: calls a function after so many seconds, as an event loop does. Without it, what has waited is
-            logged with the next feed.
+        rate: the room of the call in the log. Lines without room are dropped and counted.
+        clock: returns seconds that never decrease.
+        call_later: calls a function after a number of seconds, like the method of an event loop. Without it, a line or
+            traceback that is held back is logged with the next feed.
     """
 
     def __init__(
@@ -60,20 +61,20 @@ class ScriptLog:
         self._rate = rate or LogRate(0)
         self._stream = stream
         self._call_id = call_id
-        self._levels: list[int] = []  # of the lines that wait for the end of this feed
+        self._levels: list[int] = []  # the levels of the lines that wait for the end of this feed
         self._texts: list[str] = []
         self._line = bytearray()  # the unfinished line since its last carriage return
         self._line_bytes = 0
-        self._state = (b"", 0)  # what stood before that carriage return, and its whole length
-        self._told_state = b""
-        self._progress_s: float | None = None  # when this line began to be a progress bar, or was last told
+        self._state = (b"", 0)  # the text before that carriage return, and its whole length
+        self._logged_state = b""
+        self._progress_s: float | None = None  # when this line began to be a progress bar, or was last logged
         self._traceback = Traceback()
-        self._waiting_since_s: float | None = None  # when the feed ended that began the traceback
+        self._waiting_since_s: float | None = None  # when the feed with the first line of the traceback ended
         self._fed_s = 0.0
         self._binary_bytes = 0
 
     def feed(self, data: bytes) -> None:
-        """Take what the script wrote, cut anywhere. Never raises; takes milliseconds for 64 KiB."""
+        """Take output of the script, which may be cut at any byte. Raise nothing. 64 KiB take milliseconds."""
         now_s = self._clock()
         if self._traceback and now_s - self._fed_s > self._traceback.pause_s:
             self._end_traceback()
@@ -81,7 +82,7 @@ class ScriptLog:
         end = data.rfind(b"\n")
         start = 0
         if end >= 0 and (self._sink.is_full or not self._rate.has_room()):
-            self._lose(data.count(b"\n"), end + 1)
+            self._drop(data.count(b"\n"), end + 1)
             start = end + 1
         elif end >= 0:
             if self._line or self._state[1]:
@@ -98,30 +99,30 @@ class ScriptLog:
             self._wait_for_more(now_s)
 
     def leave_out(self, data: bytes) -> None:
-        """Take binary data: only its size is logged, when the stream has ended."""
+        """Take binary data. Only its size is logged, when the stream has ended."""
         self._end_unfinished()
         self._binary_bytes += len(data)
 
     def close(self) -> None:
-        """The stream has ended: tell what is unfinished."""
+        """Log what is unfinished, because the stream has ended."""
         self._end_unfinished()
         if self._binary_bytes:
-            self._tell(logging.INFO, f"{self._binary_bytes:,} bytes of binary data on {self._stream}")
+            self._log_event(logging.INFO, f"{self._binary_bytes:,} bytes of binary data on {self._stream}")
         self._report_dropped()
 
     def _wait_for_more(self, now_s: float) -> None:
         if self._waiting_since_s is None:
             self._waiting_since_s = now_s
         if self._timer is None and self._call_later is not None:
-            self._timer = self._call_later(self._traceback.pause_s, self._look_for_silence)
+            self._timer = self._call_later(self._traceback.pause_s, self._end_after_silence)
 
-    def _look_for_silence(self) -> None:
-        """End the traceback if nothing more came for long enough; else look again later."""
+    def _end_after_silence(self) -> None:
+        """End the traceback if nothing came for long enough. Otherwise check again later."""
         self._timer = None
         assert self._call_later is not None
         left_s = self._fed_s + self._traceback.pause_s - self._clock()
         if left_s > 0:
-            self._timer = self._call_later(left_s, self._look_for_silence)
+            self._timer = self._call_later(left_s, self._end_after_silence)
         else:
             self._end_traceback()
             self._send()
@@ -133,7 +134,7 @@ class ScriptLog:
         self._send()
 
     def _take_lines(self, block: bytes, now_s: float) -> None:
-        """Whole lines, without the last one's end."""
+        """Take whole lines. The block has no line end after the last one."""
         if len(block) > LINE_BYTES:
             for piece in block.split(b"\n"):
                 self._grow(piece, now_s)
@@ -151,7 +152,7 @@ class ScriptLog:
             self._levels += [logging.INFO] * len(lines)
 
     def _grow(self, piece: bytes, now_s: float) -> None:
-        """Go on with the unfinished line."""
+        """Extend the unfinished line."""
         before, carriage_return, piece = piece.rpartition(b"\r")
         if carriage_return:
             shown = before.rstrip()
@@ -159,7 +160,7 @@ class ScriptLog:
                 shown = before[shown.rfind(b"\r") + 1 :].partition(b"\r")[0]
                 self._state = (shown[:LINE_BYTES], len(shown))
             elif shown or self._line.strip():
-                # The first carriage return ends what had come before.
+                # The first carriage return ends the line as it was before this piece.
                 first = before.partition(b"\r")[0]
                 self._extend(first)
                 self._state = (bytes(self._line), self._line_bytes)
@@ -171,37 +172,37 @@ class ScriptLog:
                 self._progress_s = now_s
             elif now_s - self._progress_s >= _PROGRESS_INTERVAL_S:
                 self._progress_s = now_s
-                self._tell_line()
+                self._log_line()
 
     def _extend(self, piece: bytes) -> None:
         self._line += piece[: max(0, LINE_BYTES - len(self._line))]
         self._line_bytes += len(piece)
 
     def _end_line(self) -> None:
-        self._tell_line()
+        self._log_line()
         self._line.clear()
         self._line_bytes = 0
         self._state = (b"", 0)
-        self._told_state = b""
+        self._logged_state = b""
         self._progress_s = None
 
-    def _tell_line(self) -> None:
-        """Tell the line as a terminal shows it now, unless it was told so already."""
+    def _log_line(self) -> None:
+        """Log the line as a terminal shows it now, unless this state is already logged."""
         shown, size_bytes = self._state
         if self._line.strip():
             shown, size_bytes = bytes(self._line), self._line_bytes
-        if shown and shown == self._told_state:
+        if shown and shown == self._logged_state:
             return
-        self._told_state = shown if self._progress_s is not None else b""
+        self._logged_state = shown if self._progress_s is not None else b""
         text = decode(shown)
         if size_bytes <= LINE_BYTES:
             self._take(text)
         elif not self._traceback.takes(text):
             self._end_traceback()
-            self._tell(classify(text) or logging.INFO, text, truncated=True, line_bytes=size_bytes)
+            self._log_event(classify(text) or logging.INFO, text, truncated=True, line_bytes=size_bytes)
 
     def _take(self, line: str) -> None:
-        """One whole line: part of a traceback, or an event of its own."""
+        """Take one whole line, as a part of a traceback or as an event of its own."""
         if self._traceback:
             if self._traceback.takes(line):
                 return
@@ -225,15 +226,15 @@ class ScriptLog:
             since_s, self._waiting_since_s = self._waiting_since_s, None
             age_s = 0.0 if since_s is None else self._clock() - since_s
             if size_bytes > LINE_BYTES:
-                self._tell(level, text, age_s, truncated=True, line_bytes=size_bytes)
+                self._log_event(level, text, age_s, truncated=True, line_bytes=size_bytes)
             elif self._sink.level <= level:
                 self._levels.append(level)
                 self._texts.append(text)
                 if age_s:  # the lines of this feed come after it, and are newer
                     self._send(age_s)
 
-    def _tell(self, level: int, text: str, age_s: float = 0.0, **more: object) -> None:
-        """An event with more than a text."""
+    def _log_event(self, level: int, text: str, age_s: float = 0.0, **more: object) -> None:
+        """Log an event alone, with other fields than lines have."""
         if level >= self._sink.level:
             self._send()
             if not self._rate.has_room():
@@ -264,7 +265,7 @@ class ScriptLog:
             self._sink.put(lines, min(_SLICE, len(texts) - at))
 
     def _report_dropped(self) -> None:
-        """Log how many lines of the call found no room, before the next line that has room."""
+        """Log how many lines of the call were dropped. The next line that has room comes after this event."""
         lines, size_bytes = self._rate.dropped()
         if lines and self._sink.level <= logging.WARNING:
             fields = {
@@ -277,8 +278,8 @@ class ScriptLog:
             }
             self._sink.put_own(self._sink.form.event("warning", fields))
 
-    def _lose(self, lines: int, size_bytes: int) -> None:
-        """Drop whole lines unseen: there is no room, and to look at them would only cost time."""
+    def _drop(self, lines: int, size_bytes: int) -> None:
+        """Drop whole lines unread, because there is no room for them and reading takes time."""
         self._end_traceback()
         self._send()
         if self._sink.is_full:
@@ -288,10 +289,11 @@ class ScriptLog:
         self._line.clear()
         self._line_bytes = 0
         self._state = (b"", 0)
-        self._told_state = b""
+        self._logged_state = b""
         self._progress_s = None
 
 
-# What whole lines leave visible of their carriage returns, as ScriptLog._grow finds it for an unfinished line.
+# What a terminal does not show of whole lines with carriage returns. ScriptLog._grow does the same for an unfinished
+# line.
 _OVERWRITTEN = re.compile(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
 _LAST_BLANKS = re.compile(rb"(?m)\r[^\S\n]*$")

@@ -32,19 +32,18 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # n
     """Send this program's events, those of :mod:`logging` and Python's warnings to one new sink.
 
     Args:
-        level: ``NOTSET``, ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``; what is below
-            is dropped.
+        level: ``NOTSET``, ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``; events below it are dropped.
         format: ``json``, ``console``, or ``auto``: console if the descriptor is a terminal.
-        stream_fd: where to; it is never closed.
+        stream_fd: the descriptor to write to; it is never closed.
 
     Raises:
-        ValueError: another level or format; ``config`` lets none through.
+        ValueError: the level or the format is another one. Settings are checked before.
     """
     number = {"NOTSET": 0} | {name.upper(): number for number, name in LEVEL_NAMES.items()}
     if level not in number:
-        raise ValueError(f"log level {level!r}: one of {', '.join(number)} is accepted")
+        raise ValueError(f"the log level is {level!r}; expected one of {', '.join(number)}")
     if format not in ("auto", "json", "console"):
-        raise ValueError(f"log format {format!r}: auto, json or console is accepted")
+        raise ValueError(f"the log format is {format!r}; expected auto, json or console")
     is_terminal = os.isatty(stream_fd)
     form: LogFormat = JsonFormat()
     if format == "console" or (format == "auto" and is_terminal):
@@ -65,13 +64,13 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # n
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """The logger of one module: ``log.info("listening", port=8080)``. May be made before configure()."""
+    """Return the logger of one module: ``log.info("listening", port=8080)``. Works also before ``configure``."""
     logger: FilteringBoundLogger = structlog.get_logger(name)
     return logger
 
 
 class _Handler(logging.Handler):
-    """Events of :mod:`logging` (asyncio, aiohttp, warnings), in the same form and to the same sink."""
+    """A handler for events of :mod:`logging` (asyncio, aiohttp, warnings), in the same form and with the same sink."""
 
     def __init__(self, sink: LogWriter) -> None:
         super().__init__()

@@ -16,17 +16,17 @@ from .text import printable
 
 _BUFFER_BYTES = 4 * 1024 * 1024
 _WRITE_BYTES = 256 * 1024
-# After a write, the time in which more is gathered.
+# The pause after a write, in which more lines are collected for the next one.
 _PAUSE_S = 0.01
-_ERASE_LINE = b"\r\x1b[K"  # to the line's begin, and erase it (ECMA-48, CR and EL)
+_ERASE_LINE = b"\r\x1b[K"  # go to the beginning of the line and erase it (ECMA-48, CR and EL)
 
 
 class LogWriter:
     """A bounded buffer before a descriptor, and the thread that empties it.
 
-    ``level``: events below this number are not wanted. ``is_full``: script lines are lost until half of the
-    buffer is free again, so that a flood leaves few gaps, each followed by the event that counts them. This
-    program's own few events have as much room again.
+    ``level``: events below this number are not logged. ``is_full``: script lines are dropped until half of the buffer
+    is free again. So a flood leaves only few gaps, and after each gap an event has the number of dropped lines. This
+    program's own events are few, and have as much room again.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class LogWriter:
         self._is_hurried = False
         self._is_waiting = False
         self._thread: threading.Thread | None = None
-        # Its lock is reentrant: a destructor may warn, and so come here, while this very thread holds it.
+        # Its lock is reentrant, because a destructor may log a warning while the same thread holds the lock.
         self._changed = threading.Condition()
 
     def render(self, logger: WriterLogger, level: str, fields: EventDict) -> bytes:
-        """The last structlog processor: one event as the bytes of its line."""
+        """Return an event as the bytes of its line. This is the last processor of structlog."""
         return self.form.event(level, {"logger": logger.name, **fields})
 
     def put(self, data: bytes, events: int = 1) -> None:
@@ -78,23 +78,23 @@ class LogWriter:
                 self._lost += 1
 
     def show_status(self, text: str) -> None:
-        """Keep a line of text, such as a progress bar, below the events on a terminal; "" takes it away.
+        """Keep a line of text, such as a progress bar, below the events on a terminal. An empty text removes the line.
 
-        It goes the events' way, so that neither is written into the other.
+        The same thread writes the line and the events, so that they do not mix.
         """
         with self._changed:
             self._status = printable(text).encode()
             self._append(_ERASE_LINE, 0)
 
     def lose(self, events: int) -> None:
-        """Count script lines that were not even made into events because ``is_full``."""
+        """Count script lines that were dropped before they became events, because ``is_full``."""
         with self._changed:
             self._lost += events
-            if not self.is_full:  # the writer has made room since the caller looked
-                self._tell_lost()
+            if not self.is_full:  # the writer has made room since the caller checked
+                self._report_lost()
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until all is written; False if that took too long."""
+        """Wait until all is written. Return False if that took too long."""
         with self._changed:
             self._is_hurried = True
             self._changed.notify_all()
@@ -104,9 +104,9 @@ class LogWriter:
                 self._is_hurried = False
 
     def close(self, timeout_s: float) -> bool:
-        """Write what is left and end the thread; False, and the thread is left behind, if that took too long.
+        """Write what is left and end the thread. A later event starts a new thread.
 
-        A later event starts a new thread.
+        If that takes too long, return False and leave the thread running.
         """
         with self._changed:
             thread = self._thread
@@ -123,17 +123,17 @@ class LogWriter:
         self._pending_bytes += len(data)
         if self._thread is None:
             self._closing = False
-            # A daemon: a reader that never reads must not keep the process from ending.
+            # A daemon thread, so that the process can end although nobody reads its log.
             self._thread = threading.Thread(target=self._write_all, name="log-writer", daemon=True)
             try:
                 self._thread.start()
             except RuntimeError:
-                # No thread may be made now (a limit of processes, the interpreter's end); the next event tries again.
+                # No thread can start now (a limit of processes, the interpreter's end). The next event tries again.
                 self._thread = None
         elif self._is_waiting or self._pending_bytes >= _WRITE_BYTES:
             self._changed.notify_all()
 
-    def _tell_lost(self) -> None:
+    def _report_lost(self) -> None:
         if self._lost:
             lost, self._lost = self._lost, 0
             fields = {"event": "log lines dropped", "logger": "logs", "count": lost}
@@ -170,12 +170,12 @@ class LogWriter:
                     self.is_full = False
                 elif self.is_full and self._pending_bytes < self._limit_bytes // 2:
                     self.is_full = False
-                    self._tell_lost()
+                    self._report_lost()
                 elif written and self._lost and not self.is_full:
-                    self._tell_lost()
+                    self._report_lost()
                 if not self._pending_bytes:
                     self._changed.notify_all()
-                # Else each event would wake this thread, which then disputes the interpreter's lock with the loop.
+                # Without a pause, each event would wake this thread, and both threads would compete for the GIL.
                 self._changed.wait_for(self._cannot_wait, _PAUSE_S)
 
     def _cannot_wait(self) -> bool:
@@ -192,14 +192,14 @@ class LogWriter:
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
             except OSError as error:
-                # Anything else (a full disk) may be over by the next event.
+                # Any other error, such as a full disk, may be over at the next event.
                 self._reader_is_gone = error.errno in (errno.EPIPE, errno.EBADF)
                 return False
         return True
 
 
 class WriterLogger:
-    """What structlog hands the rendered bytes to."""
+    """The logger that gets the rendered bytes from structlog."""
 
     def __init__(self, sink: LogWriter, name: str) -> None:
         self.name = name

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    r"""Text that does nothing to a terminal: control characters and what was not UTF-8, as ``\x1b``."""
+    r"""Return text without an effect on a terminal: control characters, and bytes that are not UTF-8, as ``\x1b``."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), as_unicode(text))
 
 
@@ -25,7 +25,7 @@ def as_text(value: object) -> str:
 
 
 def as_unicode(text: str) -> str:
-    """Bytes that were not UTF-8, which Python keeps as lone surrogates in names, as escapes."""
+    """Return text with an escape for each byte that is not UTF-8. (Python keeps these in names as lone surrogates.)"""
     return text if text.isascii() else text.translate(_NOT_UTF8).encode("utf-8", "backslashreplace").decode()
 
 
@@ -35,7 +35,7 @@ def printable_lines(text: str) -> str:
 
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _ESCAPE_SEQUENCE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\))")
-# What is not UTF-8, as the error handler "backslashreplace" has it, which takes a microsecond for each byte.
+# Escapes for bytes that are not UTF-8, equal to those of the slower error handler "backslashreplace" (1 µs per byte).
 _NOT_UTF8 = {0xDC00 + byte: f"\\x{byte:02x}" for byte in range(0x80, 0x100)}
 
 

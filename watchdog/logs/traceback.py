@@ -15,10 +15,10 @@ _FIRST_LINE_PAUSE_S = 0.1
 
 
 class Traceback:
-    """The lines of one Python traceback, or of one Java stack trace (``java_trace.py``); false while there are none.
+    """The lines of one Python traceback, or of one Java stack trace (``java_trace.py``). It is false without lines.
 
-    Python tells where a traceback begins but not where it ends: after the line of the exception, a blank line
-    and one of two sentences lead to a further one. An exception group is indented as a whole.
+    Python marks the beginning of a traceback, but not its end. After the line of the exception, a blank line and one of
+    two sentences may lead to another traceback. All lines of an exception group are indented.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Traceback:
 
     @property
     def pause_s(self) -> float:
-        """The silence after which it is complete."""
+        """Return the silence after which it is complete."""
         return _FIRST_LINE_PAUSE_S if self._is_java and not self._has_frames else _TRACEBACK_PAUSE_S
 
     @property
@@ -48,7 +48,7 @@ class Traceback:
         return classify(self._lines[0]) or (logging.ERROR if self._has_frames else logging.INFO)
 
     def starts(self, line: str) -> bool:
-        """Begin with this line, if it begins a traceback."""
+        """Keep this line if a traceback begins with it. Return whether one does."""
         self._is_java = False
         if _SYNTAX_ERROR(line):
             self._next = self._frame
@@ -64,16 +64,16 @@ class Traceback:
         return True
 
     def takes(self, line: str) -> bool:
-        """Go on with this line, if the traceback does."""
+        """Keep this line if it belongs to the traceback. Return whether it does."""
         if not line.strip():
-            line = ""  # as it comes when it was cut
+            line = ""  # a blank line that came in two pieces is empty, too
         if not self._lines or not self._next(line):
             return False
         self._keep(line)
         return True
 
     def end(self) -> tuple[str, int]:
-        """Its text, at most 64 KiB, and its whole length in bytes; there is none afterwards."""
+        """Return its text, at most 64 KiB, and its whole length in bytes, or 0 if it was not cut. Forget its lines."""
         text = "\n".join(self._lines).rstrip()
         whole_bytes = self._size_bytes if self._size_bytes > self._kept_bytes else 0
         self._lines = []
@@ -101,7 +101,7 @@ class Traceback:
         return True
 
     def _frame(self, line: str) -> bool:
-        if line[:1] in ("", " ", "\t") or line.startswith("> File "):  # "> File" and blank lines: loguru
+        if line[:1] in ("", " ", "\t") or line.startswith("> File "):  # loguru prints "> File" and blank lines
             return True
         self._next = self._after_exception
         return _EXCEPTION(line) is not None
@@ -139,5 +139,5 @@ _CHAINS = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
 )
-_SYNTAX_ERROR = re.compile(r'  File "[^"]+", line \d+$').match  # has no header of its own
+_SYNTAX_ERROR = re.compile(r'  File "[^"]+", line \d+$').match  # comes without a header
 _EXCEPTION = re.compile(r"[A-Za-z_][\w.<>]*(?::|$)").match
