@@ -14,11 +14,11 @@ from .media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, guessed_typ
 from .printed import TEXT
 
 _NAMED_FILES = 5
-_LONGEST_KEPT = 256  # characters of a header whose meaning is kept for the next call
+_LONGEST_KEPT = 256  # characters; the meaning of a longer header is not kept for the next call
 
 
 class AnswerForm(enum.Enum):
-    """How outputs are answered; the values are those of ``?output=``."""
+    """The forms in which outputs are sent. The values are those of ``?output=``."""
 
     BASE64 = "base64"
     RAW = "raw"
@@ -28,7 +28,7 @@ class AnswerForm(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One form that the outputs can be given in, and its media type without parameters."""
+    """One form in which the outputs can be sent, and its media type without parameters."""
 
     form: AnswerForm
     media_type: str
@@ -36,7 +36,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """One media range of ``Accept``, in lower case, with its weight. Parameters of the type do not count."""
+    """One media range of ``Accept``, in lower case, with its weight. Parameters of the type have no effect."""
 
     type: str
     subtype: str
@@ -53,17 +53,17 @@ class _Range:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPreference:
-    """What the caller wants, as far as it can be known before the script has run."""
+    """What the caller wants, as far as this is known before the script has run."""
 
     form: AnswerForm | None
     accept: str = ""
     ranges: tuple[_Range, ...] = ()
 
     def resolve(self, outputs: Sequence[Output], printed_type: str = TEXT) -> Offer:
-        """Choose among the forms that these outputs have, or what was printed if there are none.
+        """Choose one of the forms of these outputs, or of what was printed if there are no outputs.
 
         Raises:
-            AnswerNotAvailable: the caller wants none of these forms.
+            AnswerNotAvailable: the caller accepts none of these forms.
         """
         offers = _offers(outputs, printed_type)
         if self.form is not None:
@@ -78,8 +78,8 @@ class AnswerPreference:
             if specificity == 2 and _means_another_form(offer, offers):
                 continue
             if quality <= any_quality:
-                # Many clients send types and `*/*` with the same weight, unasked: "application/json, text/plain, */*"
-                # of axios. They want nothing in particular, and our own order decides.
+                # Many clients send types and `*/*` with the same weight by default, as axios does: "application/json,
+                # text/plain, */*". Their users do not ask for a type, so the order of the offers decides.
                 specificity = 0
             if quality > 0 and (quality, specificity) > best_rank:
                 best, best_rank = offer, (quality, specificity)
@@ -88,14 +88,14 @@ class AnswerPreference:
         return best
 
     def _weight(self, media_type: str) -> tuple[float, int]:
-        """The weight of a type is that of the most specific range that includes it (RFC 9110, 12.5.1)."""
+        """Return the weight and the specificity of the most specific range that includes a type (RFC 9110, 12.5.1)."""
         fitting = [(r.specificity, r.quality) for r in self.ranges if r.includes(media_type)]
         specificity, quality = max(fitting, default=(0, 0.0))
         return quality, specificity
 
 
 _BASE64_PREFERENCE = AnswerPreference(AnswerForm.BASE64)
-# Atomic groups where a possessive group would do: CPython 3.11.2, which Debian 12 has, gets those wrong.
+# These patterns have atomic groups instead of possessive groups, which CPython 3.11.2 (in Debian 12) matches wrongly.
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _PARAMETER = re.compile(rf'({_TOKEN})[ \t]*+=[ \t]*+({_TOKEN}|"(?>(?:[^"\\]|\\.)*)")')
 _MEDIA_RANGE = re.compile(
@@ -106,12 +106,13 @@ _EMPTY_ELEMENT = re.compile(r"[ \t]*+,")
 
 
 def choose_form(accept: str | None, output_param: str | None) -> AnswerPreference:
-    """What the caller wants, from the ``Accept`` header (several joined by commas) and ``?output=``.
+    """Return what the caller wants, from the ``Accept`` header (several joined by commas) and ``?output=``.
 
-    ``?output=`` wins. No ``Accept`` at all, ``*/*`` and ``text/plain`` mean base64; ``application/zip`` and
-    ``application/json`` mean those forms, even if the one output is itself such a file; any other type means
-    the one output's own bytes, if it is of that type or the type is ``application/octet-stream``. The greatest weight
-    wins, then the more specific range; but types that weigh no more than ``*/*`` beside them count as ``*/*``.
+    ``?output=`` overrides ``Accept``. A missing ``Accept``, ``*/*`` and ``text/plain`` mean base64. ``application/zip``
+    and ``application/json`` mean those forms, even if the only output is itself such a file. Any other type means the
+    bytes of the only output, if the output has that type or the type is ``application/octet-stream``. The range with
+    the greatest weight wins, and of equal weights the more specific range. Types with no more weight than a ``*/*`` in
+    the same header count as ``*/*``.
 
     Raises:
         BadInput: ``?output=`` is not one of the forms, or ``Accept`` is malformed.
@@ -143,7 +144,7 @@ def _preference_of(accept: str) -> AnswerPreference:
             raise BadInput(_malformed_accept(accept, at))
         type_, subtype = found[1].lower(), (found[2] or "").lower()
         if type_ == "*" and not subtype:
-            # Java's HttpURLConnection sends "*; q=.2" unasked.
+            # Java's HttpURLConnection sends "*; q=.2" by default.
             subtype = "*"
         if not subtype or (type_ == "*" and subtype != "*"):
             raise BadInput(_malformed_accept(accept, at))
@@ -171,7 +172,7 @@ def _malformed_accept(accept: str, at: int) -> str:
 
 
 def _offers(outputs: Sequence[Output], printed_type: str) -> list[Offer]:
-    """The forms that these outputs have, the one that we like best first."""
+    """Return the forms of these outputs. The server prefers the first ones."""
     if len(outputs) > 1:
         return [
             Offer(AnswerForm.BASE64, PLAIN_TYPE),
@@ -207,7 +208,7 @@ def _not_available(wish: str, outputs: Sequence[Output], printed_type: str, offe
     by_form: dict[AnswerForm, list[str]] = {}
     for offer in offers:
         types = by_form.setdefault(offer.form, [])
-        # A type that, asked for by name, would give another form is no advice.
+        # Do not advise a type that would give another form.
         if offer.media_type not in types and not _means_another_form(offer, offers):
             types.append(offer.media_type)
     ways = "; ".join(f"{' or '.join(types)} (?output={form.value})" for form, types in by_form.items())

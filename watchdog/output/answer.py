@@ -48,7 +48,7 @@ from .media_type import JSON_TYPE, PLAIN_TYPE, encoded_name, guessed_type, witho
 from .printed import TEXT
 from .zip_format import zip_parts
 
-# Below both of these the hand-over to a thread costs more than the work.
+# Up to both of these, the switch to a thread costs more than the work.
 _INLINE_BYTES = 64 * 1024
 _INLINE_FILES = 16
 
@@ -57,9 +57,9 @@ _INLINE_FILES = 16
 class Result:
     """What an invocation left.
 
-    ``stdout_tail`` and ``stderr_tail``: the ends of both, as text. ``failure``: how a classic function failed.
-    ``printed_type``: the media type of ``stdout``. ``warnings``: why the result may be wrong although
-    the script succeeded.
+    ``stdout_tail``, ``stderr_tail``: the ends of stdout and stderr as text. ``failure``: the failure of a classic
+    function. ``printed_type``: the media type of ``stdout``. ``warnings``: why the result may be wrong although the
+    script succeeded.
     """
 
     outputs: Sequence[Output]
@@ -75,10 +75,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A body that is ready to be sent.
+    """An answer that is ready to be sent.
 
-    ``length``: in bytes. ``headers``: ASCII, without type and length. ``body``: the whole of it if it is
-    small, else None.
+    ``length``: of the body, in bytes. ``headers``: in ASCII, without those of type and length. ``body``: the whole body
+    if it is small, else None.
     """
 
     content_type: str
@@ -88,14 +88,14 @@ class Answer:
     _pieces: Callable[[], Generator[bytes, None, None]]
 
     async def chunks(self, ahead: Callable[[], int] = lambda: 1) -> AsyncGenerator[bytes, None]:
-        """The body: exactly ``length`` bytes. Close it (``aclose``) if it is not read to its end.
+        """Yield the body, exactly ``length`` bytes. Close the generator (``aclose``) if it is not read to its end.
 
         Args:
-            ahead: tells, from any thread, how many pieces of at most 512 KiB are read at once; as many again may wait
-                to be sent. A thread that is woken for each piece takes longer than the piece.
+            ahead: returns, in any thread, how many pieces of at most 512 KiB are read at once. As many more may wait to
+                be sent. It takes longer to wake a thread for a piece than to read the piece.
 
         Raises:
-            OutputUnreadable: an output changed or cannot be read; what was sent is not the whole.
+            OutputUnreadable: an output changed or cannot be read, so that the rest of the body is missing.
         """
         if self.body is not None:
             if self.body:
@@ -106,18 +106,18 @@ class Answer:
             async for batch in batches:
                 for piece in batch:
                     yield piece
-                # A caller who takes all at once must not keep the event loop from the others.
+                # A caller that takes all pieces at once must not block the event loop for the others.
                 await asyncio.sleep(0)
         finally:
             await batches.aclose()
 
 
 async def prepare(result: Result, preference: AnswerPreference) -> Answer:
-    """Make the answer ready. Each file is opened, and for a ZIP or JSON read, before this returns.
+    """Prepare the answer. Each file is opened before this returns. For a ZIP or JSON each file is also read.
 
     Raises:
-        AnswerNotAvailable: the outputs do not have the form that is wanted.
-        OutputUnreadable: an output is gone, not readable or of another size than it was.
+        AnswerNotAvailable: the outputs do not have the form that the caller wants.
+        OutputUnreadable: an output is gone, cannot be read, or has another size than before.
     """
     offer = preference.resolve(result.outputs, result.printed_type)
     plan = _Plan(result, offer)
@@ -136,9 +136,10 @@ async def prepare(result: Result, preference: AnswerPreference) -> Answer:
 
 
 def prepare_printed(result: Result, content_type: str) -> Answer:
-    """The answer of a classic function: what it printed, as it is.
+    """Return the answer of a classic function: what it printed, unchanged.
 
-    If it failed: how, in the words of the classic watchdog, then what it printed, then its last words to stderr.
+    If the function failed, its exit status or signal comes first, in the words of the classic watchdog. The end of its
+    stderr comes last.
     """
     before = after = b""
     failure = result.failure
@@ -191,10 +192,10 @@ def _batched(pieces: Generator[bytes, None, None], count: Callable[[], int]) -> 
 
 
 class _Plan:
-    """How one answer is put together.
+    """The plan of one answer.
 
-    ``content_type`` and ``headers`` are known at once, ``length`` after :meth:`first_pass`. Neither that nor
-    :meth:`pieces` knows of the event loop: they may run in any thread.
+    ``content_type`` and ``headers`` are known at once, ``length`` after :meth:`first_pass`. That method and
+    :meth:`pieces` do not use the event loop, so they may run in any thread.
     """
 
     def __init__(self, result: Result, offer: Offer) -> None:
@@ -221,7 +222,7 @@ class _Plan:
         return sum(output.size_bytes for output in outputs) <= _INLINE_BYTES
 
     def first_pass(self) -> Generator[bool, None, None]:
-        """Find out what must be known before the first byte is sent; yield now and then."""
+        """Find out what must be known before the first byte is sent. Yield after each step."""
         outputs = self._result.outputs
         if self._is_zip:
             yield from take_checksums(outputs, Crc32, self._checksums)
@@ -242,7 +243,7 @@ class _Plan:
             self.length = base64_length(self.length) + 1
 
     def pieces(self) -> Generator[bytes, None, None]:
-        """The body, in pieces of ``_PIECE_BYTES`` or what base64 makes of that."""
+        """Yield the body in pieces of ``_PIECE_BYTES``, or of as many bytes as base64 of a piece has."""
         outputs = self._result.outputs
         if self._form is AnswerForm.JSON:
             body = regrouped(filled(self._json_parts(), lambda file: as_base64(regrouped(read_output(file)))))
@@ -269,7 +270,7 @@ class _Plan:
         )
         separator = b""
         for output, checksum in zip(result.outputs, self._checksums, strict=True):
-            # Bytes of a name that are not UTF-8 are shown as \xff: JSON has no other place for them.
+            # Bytes of a name that are not UTF-8 become escapes such as \xff, because JSON cannot contain them.
             about = {
                 "name": os.fsencode(output.name).decode("utf-8", "backslashreplace"),
                 "size": output.size_bytes,
@@ -306,11 +307,11 @@ def _headers_of_warnings(warnings: Sequence[CallWarning]) -> dict[str, str]:
 
 
 def _attachment(name: str) -> str:
-    """RFC 6266: a plain name for all, and where it is not the whole truth the true one (RFC 8187)."""
-    # Some readers take %XX in the plain name for an escape, others a backslash: neither is sent.
+    """Return a ``Content-Disposition`` with a plain name (RFC 6266), and the exact name if it differs (RFC 8187)."""
+    # Some clients read %XX in the plain name as an escape, others a backslash, so neither is sent.
     plain = re.sub(r'[^ -~]|["\\%]', "_", name)
     if plain == name:
         return f'attachment; filename="{plain}"'
-    # Without `replace` a name that is not UTF-8 would be a malformed value, which readers drop as a whole.
+    # Without `replace`, a name that is not UTF-8 would be a malformed value, and clients ignore such a value.
     text = os.fsencode(name).decode("utf-8", "replace")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(text, safe='!#$&+-.^_`|~')}"

@@ -1,8 +1,8 @@
 """Find what makes the success of a call doubtful, although the script ended with exit code 0.
 
-A script that fails says so with its exit code. Some mistakes leave no such trace: outputs in the wrong directory, a
-program of a pipeline that the kernel killed, line ends of Windows. The answer then carries a warning, because only the
-author of the script can know whether the result is right. A correct script must never get one.
+A script that fails shows this with its exit code. Some mistakes do not change the exit code: outputs in the wrong
+directory, a program of a pipeline that the kernel killed, line ends of Windows. Then the answer has a warning, because
+only the author of the script can know whether the result is right. A correct script must never get a warning.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _MOST_ENTRIES = 1000
 
 @dataclass(frozen=True, slots=True)
 class CallWarning:
-    """``name``: short ASCII without commas, for the header ``X-Warning``. ``detail``: what happened and what to do."""
+    """A warning for the caller.
+
+    ``name``: short ASCII without commas, for the header ``X-Warning``. ``detail``: what happened and what to do.
+    """
 
     name: str
     detail: str
@@ -38,8 +41,8 @@ OUT_OF_MEMORY = CallWarning(
 )
 STILL_WORKING = CallWarning(
     "still-working",
-    "processes that the script had started still worked linger_timeout after its exit, and were ended; its outputs may "
-    "be incomplete; let the script wait for them (wait), or raise linger_timeout",
+    "processes of the script still worked when linger_timeout had passed after its exit, so the server ended them; the "
+    "outputs may be incomplete; let the script wait for its processes (wait), or raise linger_timeout",
 )
 CRLF = CallWarning(
     "crlf",
@@ -55,15 +58,15 @@ BYTE_ORDER_MARK = CallWarning(
 
 
 def no_space(directory: str) -> CallWarning:
-    """The file system of the workspaces is full."""
+    """Return the warning that the file system of the workspaces is full."""
     return CallWarning(
         "no-space",
-        f"no space is left in {directory}, so outputs may be incomplete; give it more, or lower max_inflight",
+        f"no space is left in {directory}, so outputs may be incomplete; give it more space, or lower max_inflight",
     )
 
 
 def outputs_skipped(count: int) -> CallWarning:
-    """Some entries of ``TMP_OUTPUT_DIR`` are not in the answer."""
+    """Return the warning that some entries of ``TMP_OUTPUT_DIR`` are not in the answer."""
     what = "1 entry" if count == 1 else f"{count} entries"
     why = (
         "is not in the answer, because it is not a file"
@@ -72,18 +75,18 @@ def outputs_skipped(count: int) -> CallWarning:
     )
     return CallWarning(
         "outputs-skipped",
-        f"{what} of TMP_OUTPUT_DIR {why} inside of it; the log names each",
+        f"{what} of TMP_OUTPUT_DIR {why} in this directory; the log names each",
     )
 
 
 def files_elsewhere(input_dir: str, since_ns: int) -> CallWarning | None:
     """Look for files that a script without outputs wrote to ``TMP_INPUT_DIR`` or to its working directory.
 
-    Reads both directories, which may take a while: call it in a thread.
+    This reads both directories, which may take a while, so call it in a thread.
 
     Args:
-        since_ns: when the script was started, in nanoseconds since 1970. What it wrote in the first milliseconds may be
-            missed: file systems use a coarse clock.
+        since_ns: when the script was started, in nanoseconds since 1970. Files of its first milliseconds may be missed,
+            because file systems use a coarse clock.
 
     Returns:
         None if there is no such file, or if none can be found.
@@ -129,5 +132,5 @@ def _is_new(entry: os.DirEntry[str], since_ns: int, excluded: set[tuple[int, int
         status = entry.stat(follow_symlinks=False)
     except OSError:  # it is gone
         return False
-    # The time of the content: an input that the script renamed is still the input.
+    # The time of the last change of the content, because an input that the script renamed is still the input.
     return status.st_mtime_ns > since_ns and (status.st_dev, status.st_ino) not in excluded

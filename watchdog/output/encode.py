@@ -12,25 +12,25 @@ import pybase64
 from ..errors import OutputUnreadable
 from ..workspace.outputs import Output, open_output, raise_if_changed
 
-# A multiple of 3: base64 of one piece ends where that of the next begins.
+# A multiple of 3, so that base64 of a piece needs no padding and the next piece can follow.
 _PIECE_BYTES = 384 * 1024
-# What a thread reads of the first pass before it looks up whether the caller is still there.
+# Bytes that a thread reads in the first pass before it checks whether the caller is still connected.
 _STEP_BYTES = 4 * 1024 * 1024
 _OPEN_COST_BYTES = 16 * 1024
 
 
 class StdoutSource(Protocol):
-    """The script's standard output, which is the answer if it left no file."""
+    """The script's standard output, which is the answer if the script left no file."""
 
     @property
     def size_bytes(self) -> int: ...
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
-        """All of it, in pieces of at most ``piece_bytes``. Called in a thread if it is not small."""
+        """Yield all bytes in pieces of at most ``piece_bytes``. Called in a thread if they are many."""
 
 
 def read_output(output: Output) -> Generator[bytes, None, None]:
-    """The bytes of a file: as many as it had when it was listed."""
+    """Yield the bytes of a file, as many as it had when it was listed."""
     is_held = output.fd >= 0
     fd = output.fd if is_held else open_output(output)
     try:
@@ -41,7 +41,7 @@ def read_output(output: Output) -> Generator[bytes, None, None]:
                 raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
             at += len(piece)
             if at == output.size_bytes:
-                # Before the last piece goes out: until then the answer can be cut, and is not taken for whole.
+                # Before the last piece is sent. Until then the answer can still be cut, so that the caller notices.
                 raise_if_changed(fd, output)
             yield piece
     finally:
@@ -79,7 +79,7 @@ def filled(parts: Iterable[bytes | Output], read: Callable[[Output], Iterator[by
 
 
 def regrouped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """The same bytes in pieces of exactly ``_PIECE_BYTES``; only the last may be shorter."""
+    """Yield the same bytes in pieces of exactly ``_PIECE_BYTES``. Only the last one may be shorter."""
     held: list[bytes] = []
     held_bytes = 0
     for piece in pieces:
@@ -100,7 +100,7 @@ def regrouped(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
 
 
 def as_base64(pieces: Iterable[bytes]) -> Generator[bytes, None, None]:
-    """base64 of pieces of ``_PIECE_BYTES``, on which no padding falls but at the end."""
+    """Yield base64 of pieces of ``_PIECE_BYTES``. Only base64 of a shorter last piece may have padding."""
     for piece in pieces:
         yield pybase64.b64encode(piece)
 
@@ -137,6 +137,6 @@ def take_checksums(
             if step_bytes >= _STEP_BYTES:
                 step_bytes = 0
                 yield True
-        # To open and close a file costs about as much as to read this much of it.
+        # It takes about as long to open and close a file as to read so many bytes.
         step_bytes += _OPEN_COST_BYTES
         checksums.append(checksum.hexdigest())

@@ -14,15 +14,15 @@ PLAIN_TYPE = TEXT
 ZIP_TYPE = "application/zip"
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"
-# Of a file that is packed, the packing is the type: its bytes are not unpacked on the way.
+# The type of a compressed file is that of its compression, because the caller gets the compressed bytes.
 _TYPES_OF_PACKINGS = {
     "gzip": "application/gzip",
     "bzip2": "application/x-bzip2",
     "xz": "application/x-xz",
     "compress": "application/x-compress",
 }
-# Common ones that Python does not know, and all that differ between Python 3.11 and 3.14: an answer has the same type
-# on each Python.
+# Common types that Python does not know, and all types that differ between Python 3.11 and 3.14. With these an answer
+# has the same type on each Python.
 _MORE_TYPES = {
     ".7z": "application/x-7z-compressed",
     ".arrow": "application/vnd.apache.arrow.file",
@@ -93,9 +93,9 @@ _VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def guessed_type(name: str) -> str:
-    """The media type that a file name's ending tells, else ``application/octet-stream``.
+    """Return the media type of a file name's ending, or ``application/octet-stream`` if it is not known.
 
-    Python's own table only, not ``/etc/mime.types``: answers do not depend on what is installed.
+    This uses Python's own table and not ``/etc/mime.types``, so answers do not depend on installed packages.
     """
     if "." not in name:
         return BYTES_TYPE
@@ -115,9 +115,9 @@ def _mime_types() -> mimetypes.MimeTypes:
 
 
 def encoded_name(name: str) -> str:
-    """A name as a header value: visible ASCII as it is, the bytes of all else and of ``%`` as ``%XX``.
+    """Return a name as a header value: visible ASCII unchanged, the bytes of other characters and of ``%`` as ``%XX``.
 
-    ``urllib.parse.unquote_to_bytes`` gives back the name's bytes, be they UTF-8 or not.
+    ``urllib.parse.unquote_to_bytes`` returns the bytes of the name, which may be UTF-8 or not.
     """
     if _PLAIN_NAME.fullmatch(name):
         return name

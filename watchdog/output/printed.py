@@ -1,7 +1,7 @@
 """Recognise what a script prints: text, or binary data of a type that its first bytes show.
 
-Most scripts print text. Some print a picture or an archive instead of leaving a file: then the answer needs the
-right content type, and a log of its "lines" would be garbage.
+Most scripts print text. Some print a picture or an archive instead of leaving a file. Then the answer needs the right
+content type, and "lines" of binary data do not belong in the log.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 TEXT = "text/plain"
 BINARY = "application/octet-stream"
 
-# The first bytes of file formats, as a regular expression, and the media type. The types are those that a file name
-# gives (delivery.guessed_type). A mark of letters alone, such as "BM", could begin a text as well: such patterns
-# include bytes of the header that follow, which no text has.
+# The first bytes of file formats as regular expressions, and the media types, which are the same as those of file names
+# (media_type.guessed_type). A text could also begin with letters such as "BM". The patterns of such formats include
+# later bytes of the header that do not occur in texts.
 _FORMATS: tuple[tuple[bytes, str], ...] = (
     (rb"\x89PNG\r\n\x1a\n", "image/png"),
     (rb"\xff\xd8\xff", "image/jpeg"),
@@ -52,9 +52,10 @@ _FORMATS: tuple[tuple[bytes, str], ...] = (
     (rb".{257}ustar(?:\0|  \0)", "application/x-tar"),
 )
 _starts_as = re.compile(b"|".join(b"(%b)" % pattern for pattern, _ in _FORMATS), re.DOTALL).match
-# The end of tar's mark, which lies farther inside than any other.
+# The offset at which tar's mark ends. All other marks end before it.
 _START_BYTES = 265
-# What file(1) finds in no text of any encoding: control characters, except those for lines, tabs and terminals.
+# Characters that for file(1) are in no text of any encoding: control characters except those for lines, tabs and
+# terminals.
 _has_control_character = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]").search
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -70,7 +71,7 @@ def type_of_start(start: bytes) -> str | None:
 
 
 class Printed:
-    """One stream, looked at piece by piece while it comes. Nothing of it is kept except its first bytes."""
+    """One stream, checked piece by piece while it arrives. Only its first bytes are kept."""
 
     __slots__ = ("_decoder", "_is_left_out", "_is_text", "_start")
 
@@ -81,14 +82,14 @@ class Printed:
         self._decoder: codecs.IncrementalDecoder | None = None
 
     def take(self, piece: bytes) -> bool:
-        """Look at what came next, and return whether it is binary data.
+        """Check the next piece, and return whether it is binary data.
 
-        After one piece of binary data the rest of the stream is binary data, too: a tar has texts in it, and a script
-        may print in small pieces, of which some look like text. A NUL makes a piece binary data. So do bytes that are
-        not UTF-8 together with control characters that no text has: without these the text may be in another encoding,
-        such as ISO 8859-1.
+        After one piece of binary data the rest of the stream is binary data, too. A tar contains texts, and a script
+        may print small pieces, some of which look like text. A NUL makes a piece binary data. Bytes that are not UTF-8
+        do so only if the piece also has control characters that are in no text. Without them it may be text in another
+        encoding, such as ISO 8859-1.
         """
-        # All pieces are looked at: the media type is that of the whole stream.
+        # All pieces are checked, because the media type is that of the whole stream.
         is_binary = self._is_binary(piece)
         if len(self._start) < _START_BYTES:
             self._start += piece[: _START_BYTES - len(self._start)]
@@ -98,7 +99,7 @@ class Printed:
 
     @property
     def media_type(self) -> str:
-        """The type of the whole stream, which must have ended: ``text/plain`` if all of it is UTF-8 without NUL."""
+        """Return the type of the whole stream, which must have ended. UTF-8 without NUL is ``text/plain``."""
         ends_inside_a_character = self._decoder is not None and bool(self._decoder.getstate()[0])
         is_text = self._is_text and not ends_inside_a_character
         return type_of_start(self._start) or (TEXT if is_text else BINARY)
@@ -121,7 +122,7 @@ class Printed:
 
 
 def joined_type(streams: list[tuple[int, str]]) -> str:
-    """Return the type of streams put together, given the size and the type of each."""
+    """Return the type of several streams in a row, from the size and the type of each."""
     types = [media_type for size_bytes, media_type in streams if size_bytes]
     if len(types) == 1:
         return types[0]

@@ -1,4 +1,4 @@
-"""Write a ZIP archive whose length is known before."""
+"""Write a ZIP archive whose length is known before its first byte."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _STORED = 0
 _UTF8_NAME = 0x800
 _MADE_ON_UNIX = 3 << 8
 _NEEDS_PLAIN, _NEEDS_ZIP64 = 20, 45
-# These values say "see the Zip64 record" where a field holds them, so they are too large already.
+# In a field, these values mean "see the Zip64 record". Such a number and larger ones need this record.
 _MAX_16, _MAX_32 = 0xFFFF, 0xFFFFFFFF
-# Wider than what a DOS date can hold, and narrow enough for localtime(3) everywhere.
+# Later than all DOS dates, and early enough for localtime(3) on every system.
 _LAST_TIME_S = 4_500_000_000.0
 
 
 def zip_parts(outputs: Iterable[Output], crcs: Iterable[int]) -> Iterator[bytes | Output]:
-    """A ZIP as records, between which stand the files whose bytes belong there.
+    """Yield the records of a ZIP, and between them the files whose bytes belong there.
 
-    Field by field as in PKWARE's APPNOTE 6.3.10. Zip64 records appear only where a number needs them. Sizes
-    and CRC-32 stand before the data: Java's ZipInputStream refuses stored entries that have them after it.
+    The fields are those of PKWARE's APPNOTE 6.3.10. Zip64 records are written only if a number needs them. Sizes and
+    CRC-32 come before the data, because Java's ZipInputStream refuses stored entries that have them after the data.
     """
     central: list[tuple[Output, int, int]] = []
     offset = 0
@@ -61,8 +61,8 @@ def _central_header(output: Output, crc: int, offset: int) -> bytes:
     date, clock = _dos_time(output.mtime_s)
     size, needs, extra = output.size_bytes, _NEEDS_PLAIN, b""
     if size >= _MAX_32 or offset >= _MAX_32:
-        # All three, even if one would do: after a file of exactly 0xFFFFFFFF bytes Info-ZIP 6.0 takes a lone
-        # offset for a size.
+        # All three, even if one is enough: after a file of exactly 0xFFFFFFFF bytes, Info-ZIP 6.0 reads a single offset
+        # as a size.
         needs, extra = _NEEDS_ZIP64, struct.pack("<HHQQQ", 1, 24, size, size, offset)
         size = offset = _MAX_32
     mode = stat.S_IFREG | stat.S_IMODE(output.mode)
@@ -75,7 +75,7 @@ def _central_header(output: Output, crc: int, offset: int) -> bytes:
 
 
 def _end_of_zip(count: int, start: int, size: int) -> bytes:
-    """The end record; ``start`` and ``size``, in bytes, are the central directory's."""
+    """Return the end record. ``start`` and ``size``: of the central directory, in bytes."""
     zip64 = b""
     if count >= _MAX_16 or start >= _MAX_32 or size >= _MAX_32:
         made, needs = _MADE_ON_UNIX | _NEEDS_ZIP64, _NEEDS_ZIP64
@@ -87,7 +87,7 @@ def _end_of_zip(count: int, start: int, size: int) -> bytes:
 
 
 def _zip_name(name: str) -> tuple[bytes, int]:
-    """A name's bytes and the flags for it: a name that is not UTF-8 keeps its bytes, without the flag."""
+    """Return the bytes and the flags of a name. A name that is not UTF-8 keeps its bytes and has no flag."""
     raw = os.fsencode(name)
     if raw.isascii():
         return raw, 0
@@ -99,7 +99,7 @@ def _zip_name(name: str) -> tuple[bytes, int]:
 
 
 def _dos_time(mtime_s: float) -> tuple[int, int]:
-    """Date and time of day, local and to two seconds, as the format has no other; 1980 to 2107."""
+    """Return the date and the time of day as the format has them: local, in steps of two seconds, from 1980 to 2107."""
     local = time.localtime(min(max(mtime_s, 0.0), _LAST_TIME_S))
     if local.tm_year < 1980:
         return 1 << 5 | 1, 0
