@@ -1,11 +1,11 @@
-"""What the watchdog adds to a script: measured beside the bare script, other servers and coreutils, in one run.
+"""Measure what the watchdog adds to a script, beside the bare script, other servers and coreutils, in one run.
 
     python benchmarks/bench.py                                   all, in under 15 minutes on two cores
     python benchmarks/bench.py --quick                           all, in under two minutes, with less of each
     python benchmarks/bench.py --only one_caller --against DIR   one measure, this code and another checkout's in turns
 
-Writes results.json, results.md and plots. docs/explanation/performance.md shows what is measured. It exits with
-1 if an answer was not right or a measure could not be taken; a target that is missed is a result like another.
+This writes results.json, results.md and plots. docs/explanation/performance.md describes the measures. The
+exit code is 1 if an answer was wrong or a measure could not be taken. A missed target does not change the exit code.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _options() -> argparse.Namespace:
         help=f"one of {', '.join(MEASURES)}; repeatable",
     )
     parser.add_argument(
-        "--rounds", type=int, metavar="N", help="of each contender, in the place of each measure's own number"
+        "--rounds", type=int, metavar="N", help="rounds of each contender, instead of each measure's own number"
     )
     parser.add_argument("--scale", choices=("full", "quick", "least"), default="full")
     parser.add_argument("--quick", action="store_const", const="quick", dest="scale", help="the same as --scale quick")
@@ -76,22 +76,22 @@ def _options() -> argparse.Namespace:
         "--against",
         type=Path,
         metavar="PATH",
-        help="another checkout of watchdog (its code is run by this interpreter), or a program that takes its place",
+        help="another checkout of watchdog (whose code runs with this interpreter), or a program to run in its place",
     )
     parser.add_argument(
         "--directory",
         type=Path,
         metavar="DIR",
         default=Path(tempfile.gettempdir()),
-        help="for all files; it wants 4 GiB free",
+        help="for all files; it must have 4 GiB free",
     )
     parser.add_argument("--output", type=Path, metavar="DIR", default=ROOT / "build" / "bench", help="for the results")
     parser.add_argument(
-        "--publish", action="store_true", help="results to docs/explanation/performance/, tables into that page"
+        "--publish", action="store_true", help="write results to docs/explanation/performance/ and tables to its page"
     )
     options = parser.parse_args()
     if options.rounds is not None and options.rounds < 1:
-        parser.error("--rounds wants at least 1")
+        parser.error("--rounds must be at least 1")
     if options.against is not None:
         options.against = options.against.resolve()
         if not (options.against / "watchdog" / "__main__.py").is_file() and not options.against.is_file():
@@ -119,8 +119,9 @@ def _about(scale: str, directory: Path, against: Path | None) -> dict[str, Any]:
             "processor": _processor(),
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "kernel": platform.release(),
-            "python": _said([server_python(), "-c", _PYTHON]),
-            "files_on": _said(["stat", "--file-system", "--format=%T", str(directory)]) or "an unknown file system",
+            "python": _printed_by([server_python(), "-c", _PYTHON]),
+            "files_on": _printed_by(["stat", "--file-system", "--format=%T", str(directory)])
+            or "an unknown file system",
             "load_before": os.getloadavg()[0],
         },
         "contenders": versions(),
@@ -130,10 +131,12 @@ def _about(scale: str, directory: Path, against: Path | None) -> dict[str, Any]:
 
 
 def _commit(checkout: Path) -> str:
-    commit = _said(["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"])
+    commit = _printed_by(["git", "-C", str(checkout), "rev-parse", "--short", "HEAD"])
     if not commit:
         return "unknown"
-    changed = _said(["git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no", "--", "watchdog"])
+    changed = _printed_by(
+        ["git", "-C", str(checkout), "status", "--porcelain", "--untracked-files=no", "--", "watchdog"]
+    )
     return f"{commit} with changes" if changed else commit
 
 
@@ -144,7 +147,7 @@ def _processor() -> str:
     return platform.machine()
 
 
-def _said(command: list[str]) -> str:
+def _printed_by(command: list[str]) -> str:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

@@ -1,14 +1,15 @@
-"""Where the time of a small call goes, and that of a start, of this checkout and of others, as Markdown.
+"""Show where the time of a small call and of a start goes, for this checkout and others, as Markdown.
 
     python benchmarks/breakdown.py [--against CHECKOUT]... [--calls N]
 
-Of calls: three servers of each checkout are asked. The first is as it is: the kernel counts its processor time and how
-often threads were switched. The second runs under Python's profiler, which counts functions and shows whose they are;
-it makes code with many small functions look more expensive than it is. The third runs under strace, which counts the
-system calls of the server's own threads; that takes root and the program strace. Of starts: ``python -X importtime``.
+Calls are measured with three servers of each checkout. The first runs as usual, and the kernel counts its processor
+time and its context switches. The second runs under Python's profiler, which counts the functions of each package. (The
+profiler makes code with many small functions look more expensive than it is.) The third runs under strace, which counts
+the system calls of the server's own threads. This needs root and the program strace. Starts are measured with
+``python -X importtime``.
 
-Counts of functions, turns of the event loop and system calls are medians, so a moment in which the machine stands still
-does not change them.
+Counts of functions, turns of the event loop and system calls are medians, so a short pause of the machine does not
+change them.
 """
 
 from __future__ import annotations
@@ -37,9 +38,9 @@ from load import Caller
 UNDER_PROFILE = "--under-profile"
 STARTS = 11
 PACKAGES = ("watchdog", "aiohttp", "asyncio", "ssl", "msgspec", "structlog", "multipart", "yarl")
-PART = 25  # calls of one checkout before it is another's turn; a count is taken over so many
+PART = 25  # calls of one checkout before the next checkout's turn; each count is taken over so many calls
 _OF_FILES = re.compile(r"openat|close|\w*stat\w*|getdents64|\w*xattr|unlink\w*|mkdir\w*|rmdir|rename\w*|link\w*|access")
-# Where a function's file lies, and what that is called in the table; the first that fits.
+# Patterns for the file and name of a function, and the row of the table for it. The first pattern that matches counts.
 PLACES = (
     (r"/watchdog/process[/.]|posix_spawn|wait4|pidfd_open", "process, and starting the script"),
     (r"/watchdog/(workspace|input|output|intake|response_file|delivery)[/.]", "workspace, input, output"),
@@ -86,7 +87,7 @@ def _counted(checkouts: list[Path], calls: int, place: Path) -> list[dict[str, s
                 before_s, before = servers[number].cpu_s(), _switches(servers[number].pid)
                 in_kernel_s[number] -= _in_kernel_s(servers[number].pid)
                 load = callers[number].calls(PART)
-                time.sleep(0.005)  # what is put off to after the answer counts, too
+                time.sleep(0.005)  # work that the server does after the answer is counted, too
                 assert not load.wrong
                 times[number] += load.times_s
                 cpu_s[number] += servers[number].cpu_s() - before_s
@@ -106,7 +107,7 @@ def _counted(checkouts: list[Path], calls: int, place: Path) -> list[dict[str, s
 
 
 def _in_kernel_s(pid: int) -> float:
-    """In steps of 10 ms."""
+    """Return the processor time in the kernel in seconds, in steps of 10 ms."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return int(fields[12]) / os.sysconf("SC_CLK_TCK")
 
@@ -155,7 +156,7 @@ def _profile_of_part(server: Watchdog, caller: Caller, output: Path) -> dict[tup
     output.unlink(missing_ok=True)
     os.kill(server.pid, signal.SIGUSR1)
     assert not caller.calls(PART).wrong
-    time.sleep(0.005)  # what is put off to after the answer counts, too
+    time.sleep(0.005)  # work that the server does after the answer is counted, too
     os.kill(server.pid, signal.SIGUSR2)
     deadline = time.monotonic() + PATIENCE_S
     while not output.exists() and time.monotonic() < deadline:
@@ -164,7 +165,7 @@ def _profile_of_part(server: Watchdog, caller: Caller, output: Path) -> dict[tup
 
 
 def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
-    """Attach to the server's threads only, not to its scripts: they run as fast as ever."""
+    """Count system calls of the server's threads. strace does not attach to scripts, so these run at full speed."""
     trace = place / "trace"
     trace.unlink(missing_ok=True)
     rows = ("system calls of the event loop's thread", "of these for files", "system calls of the other threads")
@@ -194,7 +195,7 @@ def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
             is_loop = int(thread) == server.pid
             by_call[-1]["loop" if is_loop else "others"] += 1
             by_call[-1]["files"] += is_loop and bool(_OF_FILES.fullmatch(name))
-    # Those of the log's thread are not spread evenly over the calls.
+    # A mean, because the system calls of the log's thread are not spread evenly over the calls.
     others = sum(each["others"] for each in by_call) / len(by_call)
     loop, files = (statistics.median(each[key] for each in by_call) for key in ("loop", "files"))
     return dict(zip(rows, (f"{loop:.0f}", f"{files:.0f}", f"{others:.1f}"), strict=True))
@@ -209,9 +210,9 @@ def _imports(checkout: Path) -> dict[str, str]:
     own_ms: dict[str, list[float]] = {"": []}
     for _ in range(STARTS):
         command = [server_python(), "-X", "importtime", "-c", f"import {_server_module(checkout)}"]
-        said = subprocess.run(command, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, check=True).stderr
+        done = subprocess.run(command, cwd=checkout, env=ENVIRONMENT, capture_output=True, text=True, check=True)
         by_package: Counter[str] = Counter()
-        for own_us, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", said):
+        for own_us, name in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", done.stderr):
             by_package[name.partition(".")[0]] += int(own_us)
         own_ms[""].append(by_package.total() / 1e3)
         for name in PACKAGES:

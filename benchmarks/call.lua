@@ -1,5 +1,5 @@
--- For wrk: POST the first argument over and over, and count the answers that are not 200 with the second argument as body.
--- The summary goes to stdout as one line of JSON.
+-- A script for wrk. It sends the first argument with POST again and again. An answer is wrong if its status is not 200 or
+-- its body is not the second argument. The summary goes to stdout as one line of JSON.
 
 local threads = {}
 

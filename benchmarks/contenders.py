@@ -1,7 +1,7 @@
-"""The contenders: each a real server, started as its user would start it, as a child of the benchmark.
+"""Start the contenders. Each is a real server with its usual command, as a child process of the benchmark.
 
-All have the same job: run ``sh`` on a script in which one ``cat`` copies the 12 bytes of the body. Each is on a free
-port of the loopback interface, with a small environment that is the same for all (the floor has it, too).
+All have the same job: run ``sh`` on a script in which one ``cat`` copies the 12 bytes of the body. Each listens on a
+free port of the loopback interface. All have the same small environment, and so has the floor.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = b"hello world!"
 SCRIPT = '#!/bin/sh\ncat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/out"\n'
-# Where Debian keeps servers, which the PATH of a user need not lead to.
+# With the directories in which Debian installs servers, because the PATH of a user may not have them.
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
-# The interpreter of the servers, with what requirements.txt has and no more: packages that only tests need can be in
-# the way of a start (structlog imports rich, if it is there).
+# The interpreter of the servers, with only the packages of requirements.txt. Packages that only tests need can make a
+# start slower (structlog imports rich if it is installed).
 BARE_PYTHON = ROOT / "build" / "bench-python" / "bin" / "python"
-# Generous: the machine may be busy.
+# Generous, because the machine may be busy.
 PATIENCE_S = 60.0
 
 
@@ -40,7 +40,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Job:
-    """What is sent to a contender, and the answer that is right."""
+    """The request to a contender, and the right answer."""
 
     path: str = "/"
     body: bytes = base64.b64encode(INPUT)
@@ -53,10 +53,10 @@ class Job:
 
 
 class Server:
-    """Processes that listen on ``port``, and what there is to call."""
+    """A server that listens on ``port``, and the job that callers give it."""
 
     name = ""
-    # What it does not do, of what the watchdog does for a call.
+    # What the watchdog does for a call and this server does not.
     does_less = ""
     job = Job()
 
@@ -80,13 +80,17 @@ class Server:
                     stderr=log,
                     env=environ or ENVIRONMENT,
                     cwd=cwd,
-                    # A group of its own: fcgiwrap does not end the processes that it forked ahead.
+                    # In a process group of its own, because fcgiwrap does not end the processes that it forked ahead.
                     process_group=0,
                 )
             )
 
     def _until(self, is_ready: Callable[[], bool]) -> None:
-        """Wait until ``is_ready()``, as long as all processes live."""
+        """Wait until ``is_ready()`` is true.
+
+        Raises:
+            Unavailable: a process has ended, or the wait took too long.
+        """
         deadline = time.monotonic() + PATIENCE_S
         while not is_ready():
             if any(map(_has_ended, self._processes)) or time.monotonic() > deadline:
@@ -112,18 +116,18 @@ class Server:
             deadline = time.monotonic() + PATIENCE_S
             while not _has_ended(process) and time.monotonic() < deadline:
                 time.sleep(0.001)
-            # Before its status is taken: until then the number of its group cannot be a stranger's.
+            # Before wait() takes the status. Until then no other process group can get the same id.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 class Watchdog(Server):
-    """``watchdog serve``: of this checkout, of another, or another's program.
+    """``watchdog serve`` of this checkout, of another checkout, or of a program.
 
     Args:
-        source: the root of a checkout, or a program to run. A checkout's code is run by the same interpreter
-            and with the same packages as this one's, so that nothing else differs.
-        launcher: a script of ``benchmarks/`` in place of ``-m watchdog``.
+        source: the root of a checkout, or a program to run. The code of each checkout runs with the same interpreter
+            and the same packages, so that nothing else differs.
+        launcher: a script of ``benchmarks/`` that is started in place of ``-m watchdog``.
     """
 
     name = "watchdog"
@@ -158,9 +162,9 @@ class Watchdog(Server):
             source if source.is_dir() else None,
         )
         if wait:
-            self._until(self._tells_its_port)
+            self._until(self._has_logged_port)
 
-    def _tells_its_port(self) -> bool:
+    def _has_logged_port(self) -> bool:
         for line in (self.directory / "log").read_bytes().splitlines():
             with contextlib.suppress(ValueError):
                 event = json.loads(line)
@@ -170,7 +174,7 @@ class Watchdog(Server):
         return False
 
     def is_healthy(self) -> bool:
-        """Whether ``/_/health`` is answered 200."""
+        """Return whether the server answers ``/_/health`` with 200."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
         with contextlib.closing(connection):
             try:
@@ -183,7 +187,10 @@ class Watchdog(Server):
         self._until(self.is_healthy)
 
     def script_lines(self) -> tuple[int, int]:
-        """How many of the script's lines are in the log, and how many it says were dropped; of a stopped server."""
+        """Return how many of the script's lines are in the log, and how many were dropped according to the log.
+
+        The server must have stopped.
+        """
         logged, dropped = 0, 0
         with open(self.directory / "log", "rb") as log:
             for line in log:
@@ -194,21 +201,21 @@ class Watchdog(Server):
         return logged, dropped
 
     def cpu_s(self) -> float:
-        """Processor time of its threads until now; in steps of 10 ms where the kernel has no ``schedstat``."""
+        """Return the processor time of its threads in seconds, in steps of 10 ms if the kernel has no ``schedstat``."""
         try:
             tasks = Path(f"/proc/{self.pid}/task").iterdir()
             return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
         except FileNotFoundError:
-            # The name of the program, in parentheses, may have blanks.
+            # The name of the program, which is in parentheses, may have spaces.
             times = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
             return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
 
     def memory_mib(self, field: str) -> float:
-        """``VmRSS``, the memory that the server has now, or ``VmHWM``, the most that it had."""
+        """Return the server's memory in MiB: the present one for ``VmRSS``, its peak for ``VmHWM``."""
         return _memory_mib(self.pid, field)
 
     def guardian_mib(self) -> float | None:
-        """What the guardian does not share with the server, whose fork it is; None if only root could see it."""
+        """Return the MiB that the guardian, a fork of the server, does not share with it; None if this needs root."""
         children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         try:
             return sum(map(_private_mib, children))
@@ -271,10 +278,10 @@ class Nginx(Server):
         script.chmod(0o755)
         self.port = free_port()
         (directory / "nginx.conf").write_text(_nginx_conf(directory, script, self.port))
-        # A path for a Unix socket has 107 bytes at most; relative, it always fits.
+        # The path of a Unix socket has at most 107 bytes. This relative path is always short enough.
         self._start([fcgiwrap, "-c", "8", "-s", "unix:fcgi"], cwd=directory)
         self._until((directory / "fcgi").exists)
-        # The workers may run as another user, if this one is root.
+        # If this process runs as root, the workers may run as another user.
         (directory / "fcgi").chmod(0o777)
         self._start([nginx, "-p", str(directory), "-c", "nginx.conf", "-e", "log"], cwd=directory)
         self._until(self._listens)
@@ -304,12 +311,12 @@ http {{
 
 
 def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Whether it is dead; its status stays where it is."""
+    """Return whether a process has ended. Its status can still be read later."""
     return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def versions() -> dict[str, str | None]:
-    """What Debian's package manager, or the program, says of each program that takes part; None if it is missing."""
+    """Return the version of each program that takes part, from the program or from dpkg; None if it is missing."""
     found: dict[str, str | None] = {}
     for name, ask in {
         "wrk": ["wrk", "--version"],
@@ -323,13 +330,13 @@ def versions() -> dict[str, str | None]:
         if shutil.which(name, path=PATH):
             with contextlib.suppress(OSError):
                 asked = subprocess.run(ask, env=ENVIRONMENT, capture_output=True, text=True, check=False)
-                said = (asked.stdout + asked.stderr).strip().splitlines()
-                found[name] = said[0] if said else "there, of unknown version"
+                lines = (asked.stdout + asked.stderr).strip().splitlines()
+                found[name] = lines[0] if lines else "there, of unknown version"
     return found
 
 
 def server_python() -> str:
-    """The interpreter that runs servers: the bare one, if it was made."""
+    """Return the interpreter for servers: the bare one if it exists, else this one."""
     return str(BARE_PYTHON) if BARE_PYTHON.exists() else sys.executable
 
 

@@ -1,7 +1,7 @@
-"""How long ends take: of a call whose script leaves something, of an idle server, of a script whose server was killed.
+"""Measure how long ends take: of a call whose script leaves processes, of an idle server, of a killed server's script.
 
-Run it from the project's root: ``.venv/bin/python benchmarks/ends.py``. It prints medians, of rounds in which the kinds
-take turns, as Markdown. Servers listen on the loopback interface only.
+Run it from the project's root: ``.venv/bin/python benchmarks/ends.py``. It prints medians as Markdown. The kinds take
+turns in each round. Servers listen on the loopback interface only.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def calls(directory: Path, rounds: int) -> None:
-    """What a call takes by what its script leaves, the script's own 50 ms included."""
+    """Print how long a call takes for each kind of process that its script leaves. The script itself takes 50 ms."""
     server = RunningServer(directory / "calls", 'eval "$Http_X_Left"; sleep 0.05; echo hi')
     times: defaultdict[str, list[float]] = defaultdict(list)
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", server.port)) as connection:
@@ -63,7 +63,7 @@ def calls(directory: Path, rounds: int) -> None:
 
 
 def stops(directory: Path, rounds: int) -> None:
-    """From SIGTERM to the end of an idle server's process."""
+    """Print the time from SIGTERM to the end of an idle server's process."""
     times: defaultdict[str, list[float]] = defaultdict(list)
     for number in range(rounds):
         for name in ("no connection", "a kept connection", "a new connection"):
@@ -91,7 +91,7 @@ def seconds_of_stop(directory: Path, connection: str) -> float:
 
 
 def kills(directory: Path, rounds: int) -> None:
-    """From the kill -9 of a server to the end of what its script started."""
+    """Print the time from the kill -9 of a server to the end of the processes that its script started."""
     seconds, memory = zip(*(kill(directory / f"kill-{number}") for number in range(rounds)), strict=True)
     print("\n| after kill -9 of the server | |\n|---|---|")
     print(f"| ms to the end of its script and its child | {statistics.median(seconds) * 1000:.0f} |")
@@ -99,7 +99,7 @@ def kills(directory: Path, rounds: int) -> None:
 
 
 def kill(directory: Path) -> tuple[float, float]:
-    """Seconds to the end of the script, and MiB of the guardian."""
+    """Return the seconds to the end of the script, and the MiB of the guardian."""
     directory.mkdir()
     with contextlib.closing(Lifeline(directory / "lifeline")) as lifeline:
         script = f"{lifeline.script_line}setsid sleep 60 & touch {directory}/up; sleep 60"

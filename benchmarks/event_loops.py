@@ -1,9 +1,9 @@
-"""Does uvloop earn its place? The same server on asyncio's loop and on uvloop's, in turns, in one run.
+"""Compare the event loops of asyncio and uvloop: the same server runs on each of them, in turns.
 
     python benchmarks/event_loops.py        (in an environment with oscar-watchdog and uvloop)
 
-Prints, for each: the median time of a small call by one caller, calls a second by eight callers, and the memory of
-the server afterwards; and the ratios. Takes about half a minute.
+For each loop this prints the median time of a small call by one caller, the calls a second by eight callers, and the
+memory of the server afterwards. It also prints the ratios. It takes about half a minute.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STARTS = {
 
 
 class Contender:
-    """One server and what was measured of it."""
+    """One server and its measured values."""
 
     def __init__(self, code: str, directory: Path) -> None:
         flags = ["--port=0", "--bind=127.0.0.1", "--metrics-port=0", "--log-format=json", "--suppress-lock=true"]

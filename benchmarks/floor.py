@@ -1,11 +1,11 @@
-"""The floor: the same script started and awaited in a bare loop, with its files ready.
+"""Measure the floor: a bare loop starts the same script, whose files are ready, and waits for its end.
 
     python floor.py SCRIPT DIRECTORY COUNT IN_FLIGHT
 
-Each run has a directory of its own, made before any time is taken, in which the script makes its output anew, as it
+Each run has a directory of its own, which is made before the measurement. The script creates its output in it, as it
 does under the server. The interpreter does nothing else: no pipes, no process group, stdin, stdout and stderr on
-/dev/null. What the runs left is checked afterwards. Prints JSON: seconds of each run, seconds of all, and how many
-were wrong.
+/dev/null. The outputs are checked afterwards. This prints JSON: the seconds of each run, the seconds of all runs, and
+how many were wrong.
 """
 
 from __future__ import annotations

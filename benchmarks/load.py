@@ -1,4 +1,7 @@
-"""The callers: a lean one, many of wrk's, big bodies, and a prober of health. Every answer is checked."""
+"""Call servers: with one lean caller, with the many callers of wrk, with large bodies, and with probes of health.
+
+Every answer is checked.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass
 class Load:
-    """What callers saw: seconds of each call where they are known, calls, seconds of all, and what was not right."""
+    """The results of callers: numbers of calls and of wrong answers, seconds of all calls, seconds of each if known."""
 
     calls: int = 0
     elapsed_s: float = 0.0
@@ -46,7 +49,7 @@ class Load:
 
 
 class Caller:
-    """One keep-alive connection, as lean as Python can be: requests and right answers are known as bytes."""
+    """A caller with one keep-alive connection. It is fast, because it has the request and the right answer as bytes."""
 
     def __init__(self, server: Server, job: Job | None = None) -> None:
         job = job or server.job
@@ -56,7 +59,7 @@ class Caller:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def call(self) -> bool:
-        """Call once; whether the answer is right."""
+        """Call once, and return whether the answer is right."""
         self._socket.sendall(self._request)
         answer = self._socket.recv(65536)
         while not answer.endswith(self._end) and not _is_whole(answer):
@@ -92,19 +95,19 @@ def has_wrk() -> bool:
 
 
 def many(server: Server, callers: int, seconds: int) -> Load:
-    """So many callers for a while: wrk's, or threads of Python where wrk is missing."""
+    """Let a number of callers call for some seconds. The callers are those of wrk, or threads if wrk is missing."""
     if not has_wrk():
         return _threads(server, callers, seconds)
     job = server.job
     url = f"http://127.0.0.1:{server.port}{job.path}"
     command = ["wrk", "-t1", f"-c{callers}", f"-d{seconds}s", "--timeout=60s", "-s", str(HERE / "call.lua"), url]
     command += ["--", os.fsdecode(job.body), os.fsdecode(job.expected), job.content_type]
-    said = subprocess.run(
+    done = subprocess.run(
         command, env=ENVIRONMENT, capture_output=True, text=True, timeout=seconds + PATIENCE_S, check=False
     )
-    if said.returncode != 0:
-        raise RuntimeError(f"wrk failed: {said.stdout} {said.stderr}")
-    summary = json.loads(said.stdout.strip().splitlines()[-1])
+    if done.returncode != 0:
+        raise RuntimeError(f"wrk failed: {done.stdout} {done.stderr}")
+    summary = json.loads(done.stdout.strip().splitlines()[-1])
     return Load(summary["calls"], summary["elapsed_s"], summary["wrong"], summary["errors"])
 
 
@@ -131,12 +134,12 @@ def _threads(server: Server, callers: int, seconds: float) -> Load:
 
 
 def floor(script: Path, directory: Path, count: int, in_flight: int) -> Load:
-    """``floor.py`` in a process of its own."""
+    """Run ``floor.py`` in a process of its own."""
     directory.mkdir(exist_ok=True)
     command = [sys.executable, "-I", "-S", str(HERE / "floor.py"), str(script), str(directory)]
     command += [str(count), str(in_flight)]
-    said = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True)
-    summary = json.loads(said.stdout)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120, check=True)
+    summary = json.loads(done.stdout)
     return Load(count, summary["elapsed_s"], summary["wrong"], summary["errors"], summary["times_s"])
 
 
@@ -148,7 +151,7 @@ _BASE64_BLOCK = base64.b64encode(_RAW_BLOCK)
 
 @dataclass(frozen=True)
 class Content:
-    """So many bytes of noise, which repeats itself every 192 KiB, so that neither side has to keep it."""
+    """Random bytes of a given size. They repeat every 192 KiB, so that no program has to keep all of them."""
 
     size_bytes: int
 
@@ -165,25 +168,25 @@ class Content:
         yield base64.b64encode(_RAW_BLOCK[: self.size_bytes % len(_RAW_BLOCK)])
 
     def is_in(self, path: Path) -> bool:
-        """Whether the file has just these bytes."""
+        """Return whether the file has exactly these bytes."""
         with open(path, "rb") as file:
             return all(file.read(len(piece)) == piece for piece in self.raw()) and not file.read(1)
 
 
 def exchange(server: Server, sent: Content | None, expected: Iterable[bytes]) -> tuple[float, bool]:
-    """Send a body in base64 and take the answer: seconds from the first byte to the last, and whether it was right.
+    """Send a body in base64 and read the answer. Return the seconds that this took, and whether the answer was right.
 
     Args:
-        sent: what is sent; None for an empty body.
+        sent: the body before its encoding; None for an empty body.
         expected: the answer's body, in pieces.
     """
     length = 0 if sent is None else sent.base64_bytes
-    # An answer that is too short or too long shows by its end.
+    # The server closes the connection, so that an answer that is too short or too long is noticed.
     head = "POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
     head += f"Content-Type: text/plain\r\nContent-Length: {length}\r\n\r\n"
     with socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_S) as connection:
-        # The kernel's bounds in place of Python's, which would make the socket one that does not block: MSG_WAITALL has
-        # no effect on those.
+        # Timeouts of the kernel, not of Python. Python's would make the socket non-blocking, and MSG_WAITALL has no
+        # effect on such a socket.
         connection.settimeout(None)
         for bound in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
             connection.setsockopt(socket.SOL_SOCKET, bound, struct.pack("ll", int(PATIENCE_S), 0))
@@ -200,7 +203,7 @@ def exchange(server: Server, sent: Content | None, expected: Iterable[bytes]) ->
 
 
 def _head(connection: socket.socket) -> bytes:
-    """The answer's head, and not a byte more."""
+    """Read the head of the answer, and no byte after it."""
     while True:
         seen = connection.recv(65536, socket.MSG_PEEK)
         end = seen.find(b"\r\n\r\n")
@@ -211,7 +214,10 @@ def _head(connection: socket.socket) -> bytes:
 
 
 def _is_next(connection: socket.socket, piece: bytes, buffer: bytearray) -> bool:
-    """Whether this comes next; ``buffer`` has room for it, and is used again: new memory would take longer to make."""
+    """Read as many bytes as ``piece`` has, and return whether they are equal to it.
+
+    The bytes go to ``buffer``, which is reused because new memory would take longer.
+    """
     got = 0
     while got < len(piece):
         more = connection.recv_into(memoryview(buffer)[got : len(piece)], 0, socket.MSG_WAITALL)
@@ -225,10 +231,10 @@ def _is_next(connection: socket.socket, piece: bytes, buffer: bytearray) -> bool
 
 
 class Prober:
-    """``prober.py`` in a process of its own, while the context lasts; ``said`` is what it found."""
+    """A process that runs ``prober.py`` until the context ends. Then ``found`` has the results."""
 
     def __init__(self, server: Server) -> None:
-        self.said: dict[str, float] = {}
+        self.found: dict[str, float] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-I", "-S", str(HERE / "prober.py"), str(server.port)],
             stdin=subprocess.PIPE,
@@ -242,6 +248,6 @@ class Prober:
         return self
 
     def __exit__(self, *_: object) -> None:
-        said, _nothing = self._process.communicate(timeout=PATIENCE_S)
+        output, _nothing = self._process.communicate(timeout=PATIENCE_S)
         if self._process.returncode == 0:
-            self.said = json.loads(said)
+            self.found = json.loads(output)

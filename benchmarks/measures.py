@@ -1,7 +1,7 @@
-"""What is measured: one function for each measure, which alternates its contenders and returns rows of the table.
+"""Take the measures. Each has a function, which lets its contenders take turns and returns rows of the table.
 
-A value is that of one round of one contender. A ratio is that of two values of the same round, so that what the machine
-does meanwhile meets both; the table has the medians of both and the quartiles of the ratio.
+A value comes from one round of one contender. A ratio is made of two values of the same round, so that other work of
+the machine affects both. The table has the medians of values and ratios, and the quartiles of ratios.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ MANY = 8
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is done: all, quickly, or just enough to see that it works."""
+    """The amount of work: the full one, a quick one, or just enough to see that the benchmark works."""
 
     name: str
-    calls: int  # of one caller, a round
-    seconds: int  # of many callers, a round
+    calls: int  # of one caller in a round
+    seconds: int  # of many callers in a round
     floor_runs: int
     rounds_of_calls: int
     rounds: int
     starts: int
     throughput_bytes: int
     large_bytes: int
-    each_bytes: int  # of eight at once
+    each_bytes: int  # of each of eight files at the same time
     sizes_bytes: tuple[int, ...]
     output_counts: tuple[int, ...]
     callers: tuple[int, ...]
@@ -129,8 +129,9 @@ LEAST = Scale(
 class Row:
     """One line of the table.
 
-    ``values``: of each contender, by round. ``against``: whose value is 1 in the ratios that the target is for; None if
-    it is for the value itself. ``limit``: the target; at most, or at least if ``more_is_better``.
+    ``values``: the values of each contender by round. ``against``: the target is for the ratios of the watchdog's
+    values to those of this contender; if it is None, for the values themselves. ``limit``: the target, which is an
+    upper limit, or a lower limit if ``more_is_better``.
     """
 
     measure: str
@@ -141,7 +142,7 @@ class Row:
     against: str | None = None
     more_is_better: bool = False
     not_right: dict[str, int] = field(default_factory=dict)
-    # Of contenders that were to be there: why they are not.
+    # Why contenders of this row are missing.
     missing: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -152,26 +153,26 @@ class Row:
 
     @property
     def judged(self) -> list[float]:
-        """What the target is compared with, by round."""
+        """Return the values that are compared with the target, by round."""
         return self.ratios() if self.against is not None else self.values.get("watchdog", [])
 
 
 @dataclass
 class Growth:
-    """How a cost grows with the work: for a plot and a table."""
+    """The growth of a cost with the amount of work, for a plot and a table."""
 
     measure: str
     what: str
     x: str
     unit: str
     amounts: Sequence[float]
-    costs: dict[str, list[list[float]]]  # of each contender: for each amount, by round
+    costs: dict[str, list[list[float]]]  # for each contender and each amount, a list by round
     is_flat: bool = False
 
 
 @dataclass
 class Found:
-    """What a measure gives back."""
+    """The result of a measure."""
 
     rows: list[Row] = field(default_factory=list)
     growths: list[Growth] = field(default_factory=list)
@@ -180,9 +181,9 @@ class Found:
 
 @dataclass
 class Bench:
-    """What the measures share.
+    """Everything that the measures share.
 
-    ``against``: another checkout, or another program, that is measured beside this one.
+    ``against``: another checkout, or a program, that is measured together with this checkout.
     """
 
     scale: Scale
@@ -197,12 +198,12 @@ class Bench:
         return {"watchdog": ROOT} if self.against is None else {"watchdog": ROOT, "against": self.against}
 
     def place(self) -> Path:
-        """A directory that is not there yet."""
+        """Return the path of a directory that does not exist yet."""
         return self.directory / str(next(self._serial))
 
     @contextlib.contextmanager
     def watchdogs(self, script: str, **options: Any) -> Iterator[dict[str, Watchdog]]:
-        """A server of each source, until the context ends; their directories are removed then."""
+        """Start a server of each source. When the context ends, stop them and remove their directories."""
         started: dict[str, Watchdog] = {}
         try:
             for name, source in self.sources.items():
@@ -215,7 +216,7 @@ class Bench:
 
     @contextlib.contextmanager
     def contenders(self) -> Iterator[tuple[dict[str, Server], dict[str, str]]]:
-        """All servers that there are for the small job, and why others are missing."""
+        """Start all available servers for the small job. Yield them, and why others are missing."""
         with self.watchdogs(SCRIPT, max_inflight=MANY) as watchdogs:
             servers: dict[str, Server] = {**watchdogs}
             missing: dict[str, str] = {}
@@ -233,7 +234,7 @@ class Bench:
 
 
 def alternated(contenders: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """The values of each contender by round; each round begins with another."""
+    """Return the values of each contender by round. Each round begins with another contender."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     names = list(contenders)
     for number in range(rounds):
@@ -244,7 +245,7 @@ def alternated(contenders: Mapping[str, Callable[[], float]], rounds: int) -> di
 
 
 class Tally(Counter[str]):
-    """Counts answers that were not right, by contender."""
+    """The number of wrong answers and errors of each contender."""
 
     def value(self, name: str, seen: Load, value: float) -> float:
         self[name] += seen.not_right
@@ -255,7 +256,7 @@ class Tally(Counter[str]):
 
 
 def one_caller(bench: Bench) -> Found:
-    """One caller after another call: the median time of a call."""
+    """Measure the median time of a call by a single caller."""
     tally = Tally()
     calls, place = bench.scale.calls, bench.place()
     with bench.contenders() as (servers, missing):
@@ -270,7 +271,7 @@ def one_caller(bench: Bench) -> Found:
             seen = load.floor(script, place, calls, 1)
             return tally.value("floor", seen, statistics.median(seen.times_s) * 1e3)
 
-        for caller in callers.values():  # what only a first call needs is done before
+        for caller in callers.values():  # before the measurement, because the first calls do more work
             caller.calls(min(calls, 50))
         contenders = {"floor": floor} | {name: _bound(call, name) for name in servers}
         values = alternated(contenders, bench.rounds or bench.scale.rounds_of_calls)
@@ -281,7 +282,7 @@ def one_caller(bench: Bench) -> Found:
 
 
 def eight_callers(bench: Bench) -> Found:
-    """Eight callers at once: calls a second."""
+    """Measure the calls a second of eight callers."""
     tally = Tally()
     place = bench.place()
     with bench.contenders() as (servers, missing):
@@ -304,7 +305,7 @@ def eight_callers(bench: Bench) -> Found:
 
 
 def _against_each(row: Row, missing: Mapping[str, str]) -> Found:
-    """The row of the floor, and the same values against each other server, which should be no faster."""
+    """Return the row with the floor as target, and a row for each other server, which should not be faster."""
     servers = ("webhook", "nginx+fcgiwrap")
     others = {
         name: replace(row, what=f"the same against {name}", limit=1.0, against=name, notes=[]) for name in servers
@@ -318,7 +319,7 @@ def _against_each(row: Row, missing: Mapping[str, str]) -> Found:
 
 
 def base64_in(bench: Bench) -> Found:
-    """A large body in base64: decoded MiB a second, against ``base64 -d`` from file to file."""
+    """Measure the decoded MiB a second of a large body in base64, against ``base64 -d`` from file to file."""
     content = Content(bench.scale.throughput_bytes)
     place = bench.place()
     place.mkdir()
@@ -364,7 +365,7 @@ def base64_in(bench: Bench) -> Found:
 
 
 def base64_out(bench: Bench) -> Found:
-    """A large output, encoded on the fly: MiB of it a second, against ``base64 -w0`` from file to /dev/null."""
+    """Measure the MiB a second of a large output while it is encoded, against ``base64 -w0`` from file to /dev/null."""
     content = Content(bench.scale.throughput_bytes)
     place = bench.place()
     place.mkdir()
@@ -402,7 +403,7 @@ def base64_out(bench: Bench) -> Found:
 
 
 def peak_memory(bench: Bench) -> Found:
-    """The most memory that a fresh server had: a large file in and out, and eight at once."""
+    """Measure the peak memory of a new server with one large file in and out, and with eight at the same time."""
     rows = []
     for count, size_bytes, limit_mib in ((1, bench.scale.large_bytes, 64.0), (MANY, bench.scale.each_bytes, 128.0)):
         tally = Tally()
@@ -425,7 +426,7 @@ def peak_memory(bench: Bench) -> Found:
 
 
 def at_once(server: Server, count: int, content: Content) -> int:
-    """So many callers send this and get it back, all at once; how many did not."""
+    """Let ``count`` callers send the content at the same time. Return how many did not get it back."""
     results: list[bool] = []
 
     def work() -> None:
@@ -443,7 +444,7 @@ def at_once(server: Server, count: int, content: Content) -> int:
 
 
 def idle(bench: Bench) -> Found:
-    """Memory of a server at rest, after its start and after twenty calls."""
+    """Measure the memory of an idle server, after its start and after twenty calls."""
     after_calls: defaultdict[str, list[float]] = defaultdict(list)
     guardians: defaultdict[str, list[float]] = defaultdict(list)
     tally = Tally()
@@ -465,7 +466,7 @@ def idle(bench: Bench) -> Found:
             shutil.rmtree(place)
 
     values = alternated({name: _bound(at_rest, name) for name in bench.sources}, bench.rounds or bench.scale.rounds)
-    note = "what the guardian has beside it, only root can see"
+    note = "only root can see the memory of the guardian"
     if guardians["watchdog"]:
         own_mib = statistics.median(guardians["watchdog"])
         note = f"the guardian, a fork of the server, has {own_mib:.1f} MiB that it does not share"
@@ -486,7 +487,10 @@ def idle(bench: Bench) -> Found:
 
 
 def start(bench: Bench) -> Found:
-    """From the start of the program to the first 200 on /_/health, files cached and byte code compiled."""
+    """Measure the time from the start of the program to the first 200 on /_/health.
+
+    The files are cached, and the byte code is compiled.
+    """
 
     def begin(name: str) -> float:
         place, port = bench.place(), free_port()
@@ -510,7 +514,7 @@ def start(bench: Bench) -> Found:
 
 
 def input_size(bench: Bench) -> Found:
-    """Time of a call against the size of the file that goes in and out, in base64."""
+    """Measure the time of a call for each size of the file that goes in and out in base64."""
     tally = Tally()
     costs: dict[str, list[list[float]]] = {name: [] for name in bench.sources}
     with bench.watchdogs(KEEP) as servers:
@@ -523,7 +527,7 @@ def input_size(bench: Bench) -> Found:
                 tally[name] += not is_right
                 return took_s * 1e3
 
-            # Small ones are many, for they are quick and vary.
+            # Small files get many rounds, because their calls are short and their times vary.
             rounds = bench.rounds or (3 if size_bytes > MIB else 10 * bench.scale.rounds)
             for name, values in alternated({name: _bound(call, name) for name in servers}, rounds).items():
                 costs[name].append(values)
@@ -533,7 +537,7 @@ def input_size(bench: Bench) -> Found:
 
 
 def output_files(bench: Bench) -> Found:
-    """The server's own time of a call (without the script's) against the number of files that it answers with."""
+    """Measure the server's own time of a call, without the script's, for each number of output files."""
     tally = Tally()
     costs: dict[str, list[list[float]]] = {name: [] for name in bench.sources}
     templates = bench.place()
@@ -556,7 +560,10 @@ def output_files(bench: Bench) -> Found:
 
 
 def callers(bench: Bench) -> Found:
-    """What a call takes of the machine (1 / calls a second) against the number of callers; places as by default."""
+    """Measure the machine's time for a call (1 / calls a second) for each number of callers.
+
+    ``max_inflight`` has its default.
+    """
     tally = Tally()
     costs: dict[str, list[list[float]]] = {name: [] for name in bench.sources}
     with bench.watchdogs(SCRIPT, flags=("--max-queue=1000",)) as servers:
@@ -576,7 +583,7 @@ def callers(bench: Bench) -> Found:
     return Found(growths=[growth], rows=[_growth_row(growth, tally)])
 
 
-# So many lines that the server's buffer for the log has room for them, then a pause in which it is written.
+# Lines of one burst, for which the log buffer of the server has room. The server writes them in the pause after it.
 _BURST = 10_000
 _IN_BURSTS = f"""
 left=$Http_X_Count
@@ -590,9 +597,10 @@ done
 
 
 def log_lines(bench: Bench) -> Found:
-    """The server's processor time for a call against the number of lines that the script prints; the log is a file.
+    """Measure the server's processor time of a call for each number of lines that the script prints to the log.
 
-    The lines come in bursts, so that none is dropped; how many are dropped of a flood is told, too.
+    The log is a file. The script prints in bursts, so that no line is dropped. A note has the number of lines that are
+    dropped if the script prints all lines at once.
     """
     tally = Tally()
     costs: dict[str, list[list[float]]] = {name: [] for name in bench.sources}
@@ -615,8 +623,8 @@ def log_lines(bench: Bench) -> Found:
         for name, server in servers.items():
             took_s, _, status, answer = _timed_call(server, {"X-Count": str(bench.scale.lines[-1])})
             tally[name] += (status, answer) != (200, b"")
-            told = _dropped(name, server, bench.scale.lines[-1], tally, "at once")
-            notes.append(f"{told} (the call took {took_s * 1e3:.0f} ms)")
+            dropped = _dropped(name, server, bench.scale.lines[-1], tally, "at once")
+            notes.append(f"{dropped} (the call took {took_s * 1e3:.0f} ms)")
     growth = Growth("log_lines", "processor time by number of log lines", "lines", "ms", bench.scale.lines, costs)
     row = _growth_row(growth, tally)
     row.notes += notes
@@ -624,7 +632,10 @@ def log_lines(bench: Bench) -> Found:
 
 
 def _dropped(name: str, server: Watchdog, printed: int, tally: Tally, how: str) -> str:
-    """Stop the server; how many of the lines its log says were dropped. Each must be in the log or counted there."""
+    """Stop the server, and return a note about its dropped lines.
+
+    Each line must be in the log, or be counted there as dropped. Otherwise the tally gets a wrong answer.
+    """
     server.stop()
     logged, dropped = server.script_lines()
     tally[name] += logged + dropped != printed
@@ -632,16 +643,17 @@ def _dropped(name: str, server: Watchdog, printed: int, tally: Tally, how: str) 
 
 
 def _growth_row(growth: Growth, tally: Tally) -> Row:
-    """How far from a straight line, or from flat, the cost is at worst."""
+    """Return a row with the largest deviation of the cost from a straight line, or from a constant."""
     values = {name: [crookedness(growth, name)] for name in growth.costs}
     return Row(growth.measure, growth.what, "x", values, 1.25 if growth.is_flat else 1.5, not_right=dict(tally))
 
 
 def crookedness(growth: Growth, name: str) -> float:
-    """How many times more, or less, the worst amount costs than on a straight line between the least and the most.
+    """Return the largest ratio between a cost and a straight line from the least to the greatest amount.
 
-    1 is linear; a step lies above the line, a cost that grows faster than the amount below. Where the cost should be
-    flat: how many times more an amount costs than the one before.
+    The ratio is that of the larger to the smaller value, so 1 is linear. A step is above the line. A cost that grows
+    faster than the amount is below it. If the cost should be constant, return the largest ratio of the costs of two
+    neighbouring amounts.
     """
     costs = [statistics.median(values) for values in growth.costs[name]]
     if growth.is_flat:
@@ -652,14 +664,20 @@ def crookedness(growth: Growth, name: str) -> float:
 
 
 def marginal_costs(growth: Growth, name: str) -> list[tuple[float, float]]:
-    """What a unit more costs up to each amount from the one before, where the amount shows in the cost at all."""
+    """Return the cost of one more unit between each amount and the one before.
+
+    Amounts whose cost is hardly more than that of the least amount are left out.
+    """
     costs = [statistics.median(values) for values in growth.costs[name]]
     steps = zip(itertools.pairwise(growth.amounts), itertools.pairwise(costs), strict=True)
     return [(n, (after - before) / (n - m)) for (m, n), (before, after) in steps if after > 1.5 * costs[0]]
 
 
 def exponent(growth: Growth, name: str) -> float | None:
-    """The power of the amount with which the cost above that of the least amount grows: 1 is linear."""
+    """Return the power of the amount with which the cost grows, after the cost of the least amount is subtracted.
+
+    1 is linear. None: the cost should be constant, or too few amounts have a cost that can be compared.
+    """
     costs = [statistics.median(values) for values in growth.costs[name]]
     points = [
         (math.log(amount), math.log(cost - costs[0]))
@@ -675,9 +693,9 @@ def exponent(growth: Growth, name: str) -> float | None:
 
 
 def endurance(bench: Bench) -> Found:
-    """A server that has served many calls, in turns with one that has served a hundred: time of a call, and memory.
+    """Measure the time of a call and the memory of a server after many calls, in turns with a server after a hundred.
 
-    The old one's times of long ago are no measure, for the machine has changed since.
+    The first calls of the old server cannot be compared, because the speed of the machine may have changed since then.
     """
     tally = Tally()
     values: dict[str, list[float]] = {}
@@ -708,7 +726,7 @@ def endurance(bench: Bench) -> Found:
                 if server is not None:
                     server.stop()
                     shutil.rmtree(server.directory)
-    # Less than it should be, if the time was over.
+    # Less than the planned number, if the time was not enough.
     served = details["watchdog"]["calls"][-1]
     what = f"after {served:,} calls against after 100"
     times_ms = values | {"a fresh one": fresh_values["watchdog"]}
@@ -724,7 +742,7 @@ def endurance(bench: Bench) -> Found:
 
 
 def _hundred(server: Server, tally: Tally, name: str) -> None:
-    """The first hundred calls, by eight callers as those that follow."""
+    """Make the first hundred calls with eight callers, like the calls that follow."""
     ended = [0] * MANY
 
     def work(number: int) -> None:
@@ -740,7 +758,10 @@ def _hundred(server: Server, tally: Tally, name: str) -> None:
 
 
 def _served(server: Watchdog, invocations: int, tally: Tally, name: str) -> list[tuple[int, float]]:
-    """Calls until there were so many, or five minutes have passed: pairs of calls until then and memory in MiB."""
+    """Call until there were so many invocations, or until five minutes have passed.
+
+    Return pairs: the number of calls so far, and the memory in MiB after them.
+    """
     _hundred(server, tally, name)
     curve = [(100, server.memory_mib("VmRSS"))]
     deadline = time.monotonic() + 300
@@ -755,7 +776,7 @@ def _served(server: Watchdog, invocations: int, tally: Tally, name: str) -> list
 
 
 def stall(bench: Bench) -> Found:
-    """The longest time for which one callback held the event loop, under each kind of load."""
+    """Measure the longest time for which one callback blocked the event loop, under each kind of load."""
     tally = Tally()
     worst: dict[str, list[float]] = {}
     details: dict[str, Any] = {}
@@ -766,7 +787,7 @@ def stall(bench: Bench) -> Found:
     worst_kind = max(details["watchdog"], key=lambda kind: float(details["watchdog"][kind]["held_ms"]))
     row.notes.append(f"with {worst_kind}: {details['watchdog'][worst_kind]['what']['held']}")
     if not all(seen["has_schedstat"] for seen in details["watchdog"].values()):
-        row.notes.append("this kernel does not tell how long a thread waited for a core: such waits are in the figure")
+        row.notes.append("this kernel does not report how long a thread waited for a core, so the figure includes this")
     return Found([row], details=details)
 
 
@@ -793,8 +814,8 @@ def _stalls(bench: Bench, source: Path, kind: str, tally: Tally, name: str) -> d
         server.stop()
     seen: dict[str, Any] = json.loads(report.read_text())
     shutil.rmtree(place)
-    tally[name] += int(prober.said.get("wrong", 1))
-    return seen | {"probe_worst_ms": prober.said.get("worst_ms")}
+    tally[name] += int(prober.found.get("wrong", 1))
+    return seen | {"probe_worst_ms": prober.found.get("worst_ms")}
 
 
 def _apply_one(bench: Bench, server: Server) -> int:
@@ -884,7 +905,7 @@ def _file(number: int) -> bytes:
 
 
 def _timed_call(server: Server, headers: dict[str, str]) -> tuple[float, float, int, bytes]:
-    """Seconds of the call, of the script in it, status and body."""
+    """Return the seconds of the call, the seconds of its script, the status and the body."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE_S)
     with contextlib.closing(connection):
         connection.connect()
@@ -897,7 +918,7 @@ def _timed_call(server: Server, headers: dict[str, str]) -> tuple[float, float, 
 
 
 def _call_for_files(server: Server, count: int) -> tuple[float, float, bool]:
-    """Seconds of the call, of the script in it, and whether all files came whole."""
+    """Return the seconds of the call, the seconds of its script, and whether all files arrived complete."""
     took_s, script_s, status, body = _timed_call(server, {"X-Count": str(count)})
     if status != 200:
         return took_s, script_s, False

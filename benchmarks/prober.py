@@ -1,7 +1,7 @@
-"""Asks a server for its health every 5 ms on one connection, until its stdin ends: ``python prober.py PORT``.
+"""Ask a server for its health every 5 ms on one connection, until stdin ends: ``python prober.py PORT``.
 
-Prints ``ready`` after the first answer, and in the end what the answers took, as JSON. A request that is due while
-another has no answer is not sent: a stall is seen once, in its whole length.
+This prints ``ready`` after the first answer, and at the end the times of the answers as JSON. While a request has no
+answer, no other request is sent. So a stall is measured once, in its whole length.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""How many pods, how long a wait: the calculation of docs/explanation/scaling.md, and a real server.
+"""Calculate the number of pods and the waits for docs/explanation/scaling.md, and compare them with a real server.
 
 Run it from the project's root: ``.venv/bin/python benchmarks/queueing.py``. It prints Markdown. ``--measure`` adds a
-real server on the loopback interface, which takes about a minute; without it nothing is started.
+real server on the loopback interface, which takes about a minute. Without it nothing is started.
 
-The model is M/M/c: calls come at random (Poisson), a run takes a random time (exponential), c places serve one queue in
-turn. The wait is then given by Erlang's C formula. Runs that all take the same time wait about half as long.
+The model is M/M/c: calls arrive at random (Poisson), a run takes a random time (exponential), and c places serve one
+queue in order. Then Erlang's C formula gives the wait. If all runs take the same time, calls wait about half as long.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from running_server import RunningServer
 
 PERCENTILE = 0.99
-# Of the measurement: a run takes 0.2 s, four at once, at 70 % of what that can do.
+# For the measurement: a run takes 0.2 s, four runs at the same time, and 70 % of the calls a second that this allows.
 PLACES = 4
 SLEEP_S = 0.2
 UTILISATION = 0.7
@@ -37,14 +37,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rate", type=float, default=100, metavar="R", help="calls a second (100)")
     parser.add_argument("--run", type=float, default=2, metavar="S", help="seconds of one run (2)")
-    parser.add_argument("--utilisation", type=float, default=0.7, metavar="U", help="of the places in use (0.7)")
+    parser.add_argument("--utilisation", type=float, default=0.7, metavar="U", help="share of the places in use (0.7)")
     parser.add_argument(
-        "--burst-from", type=int, default=8, metavar="PODS", help="pods when the rate comes at once (8)"
+        "--burst-from", type=int, default=8, metavar="PODS", help="pods when the full rate begins suddenly (8)"
     )
     parser.add_argument("--max-pods", type=int, default=150, metavar="PODS", help="max-scale (150)")
     parser.add_argument("--start", type=float, default=10, metavar="S", help="seconds from call to new pods (10)")
-    parser.add_argument("--measure", action="store_true", help="a real server, too")
-    parser.add_argument("--seconds", type=float, default=40, metavar="S", help="of the measurement (40)")
+    parser.add_argument("--measure", action="store_true", help="measure a real server, too")
+    parser.add_argument("--seconds", type=float, default=40, metavar="S", help="seconds of the measurement (40)")
     given = parser.parse_args()
     steady(given.rate, given.run, given.utilisation)
     print()
@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def erlang_c(places: int, offered: float) -> float:
-    """The probability that a call waits, for ``offered`` calls in flight on average (rate x run)."""
+    """Return the probability that a call waits, for ``offered`` calls in flight on average (rate x run)."""
     blocked = 1.0
     for count in range(1, places + 1):
         blocked = offered * blocked / (count + offered * blocked)
@@ -67,7 +67,7 @@ def erlang_c(places: int, offered: float) -> float:
 
 
 def waits_s(places: int, rate: float, run_s: float) -> tuple[float, float, float]:
-    """The probability of a wait, the mean wait of all calls, and the wait that only 1 % exceeds."""
+    """Return the probability of a wait, the mean wait of all calls, and the wait that only 1 % of the calls exceed."""
     offered = rate * run_s
     probability = erlang_c(places, offered)
     spare = places / run_s - rate
@@ -96,7 +96,10 @@ def steady(rate: float, run_s: float, utilisation: float) -> None:
 def burst(
     rate: float, run_s: float, utilisation: float, pods: int, max_pods: int, start_s: float, places: int = 4
 ) -> None:
-    """The rate comes at once, with ``pods`` there: as a flow, for it is far from any balance."""
+    """Print what happens if the full rate begins suddenly, with ``pods`` pods.
+
+    The calculation is that of a continuous flow, because the queue is not in balance then.
+    """
     served = pods * places / run_s
     waiting = max(0.0, (rate - served) * start_s)
     seen = waiting + min(rate * run_s, pods * places)
@@ -122,7 +125,7 @@ def measure(directory: Path, seconds: float) -> None:
         f"From the program's start to the first connection: {statistics.median(starts):.2f} s (median of {STARTS}).\n"
     )
 
-    # Arrivals drawn once; what the queue of a perfect server would be for just these is then known exactly.
+    # The arrivals are drawn before, so that the queue of a perfect server with the same arrivals can be calculated.
     rate = UTILISATION * PLACES / SLEEP_S
     random.seed(7)
     arrivals = [random.expovariate(rate)]
@@ -155,9 +158,9 @@ def measure(directory: Path, seconds: float) -> None:
 
 
 def start_s(directory: Path) -> float:
-    """How long a start takes, the interpreter's own included."""
+    """Return the seconds of a start, including the start of the interpreter."""
     began = time.perf_counter()
-    # Without logs, the server is there when a connection is taken.
+    # Without logs, RunningServer waits until the server accepts a connection.
     server = RunningServer(directory, "echo hi", has_logs=False)
     took_s = time.perf_counter() - began
     server.stop()
@@ -165,7 +168,7 @@ def start_s(directory: Path) -> float:
 
 
 def waits_of(arrivals: Sequence[float], runs: Sequence[float], places: int) -> list[float]:
-    """What each call waits, first come, first served."""
+    """Return the wait of each call, if calls get places in the order of their arrival."""
     free = [0.0] * places
     waits = []
     for arrival, run in zip(arrivals, runs, strict=True):

@@ -1,4 +1,4 @@
-"""What was found, as JSON, as a Markdown table, and as plots."""
+"""Write the results as JSON, as a Markdown table, and as plots."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BEGIN, END = "<!-- measured: made by `make bench` -->", "<!-- end of measured --
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
-    """Median and quartiles, and the values themselves; a single value is its own quartiles."""
+    """Return median and quartiles, and the values themselves. The quartiles of a single value are this value."""
     median = statistics.median(values)
     lower, _, upper = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (median,) * 3
     return {"median": median, "q1": lower, "q3": upper, "values": list(values)}
 
 
 def verdict(row: Row) -> str:
-    """Met, or missed by how much, or why it cannot be told."""
+    """Return whether the target was met, by how much it was missed, or why this is not known."""
     if not row.judged:
         return "not measured: " + ("; ".join(f"{name}: {why}" for name, why in row.missing.items()) or "no value")
     wrong = {name: count for name, count in row.not_right.items() if count}
@@ -76,7 +76,7 @@ def _growth_as_json(growth: Growth) -> dict[str, Any]:
 
 
 def as_markdown(found: dict[str, Found], about: dict[str, Any], plots: Sequence[str], no_plots: str | None) -> str:
-    """The tables, and the plots or why there are none."""
+    """Return the tables, and the plots or why there are none."""
     machine = about["machine"]
     where = (
         f"{about['date']}, commit {about['commit']}, scale *{about['scale']}*: {machine['cores']} cores "
@@ -114,7 +114,7 @@ def _why_not(name: str, about: dict[str, Any]) -> str:
 
 def _markdown_of(row: Row) -> str:
     measured = _value(row.values["watchdog"], row.unit) if "watchdog" in row.values else "–"
-    # Of the lines of one measure, each is against another contender: not all of them in each.
+    # The rows of one measure compare with different contenders. Each row shows only its own.
     named = [name for name in row.values if name != "watchdog" and (row.against is None or name in _beside(row))]
     others = ", ".join(f"{name} {_value(row.values[name], row.unit)}" for name in named) or "–"
     compared = "–"
@@ -187,10 +187,10 @@ def _stalls_as_markdown(name: str, details: dict[str, Any]) -> str:
 
 
 def put_between_markers(page: Path, text: str) -> None:
-    """Renew what is between the markers of a page.
+    """Replace the text between the markers of a page.
 
     Raises:
-        ValueError: the page has no such place.
+        ValueError: the page does not have both markers exactly once.
     """
     old = page.read_text()
     new, count = re.subn(
@@ -205,7 +205,7 @@ def put_between_markers(page: Path, text: str) -> None:
 
 
 def plot(found: dict[str, Found], directory: Path) -> list[str]:
-    """Draw what can be drawn as SVG; the files' names.
+    """Draw all plots as SVG, and return the names of the files.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -213,7 +213,7 @@ def plot(found: dict[str, Found], directory: Path) -> list[str]:
     import matplotlib
 
     matplotlib.use("svg")
-    # So that a run with the same figures makes the same files.
+    # With these, the same figures make the same files.
     matplotlib.rcParams.update({"svg.hashsalt": "bench", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
     from matplotlib import pyplot
 
@@ -236,7 +236,7 @@ def plot(found: dict[str, Found], directory: Path) -> list[str]:
                     [point["q3"] - point["median"] for point in seen],
                 ]
                 pyplot.errorbar(growth.amounts, medians, yerr=spread, marker="o", capsize=3, label=name)
-            # A zero has no place on a logarithmic axis.
+            # A logarithmic axis cannot show 0.
             if 0 in growth.amounts:
                 pyplot.xscale("symlog", linthresh=1000)
             else:
@@ -276,10 +276,10 @@ def plot(found: dict[str, Found], directory: Path) -> list[str]:
 
 
 def write(directory: Path, found: dict[str, Found], about: dict[str, Any], link: str = "") -> str:
-    """All three into the directory: ``results.json``, ``results.md``, ``*.svg``; returns the Markdown.
+    """Write ``results.json``, ``results.md`` and the plots (``*.svg``) to the directory. Return the Markdown.
 
     Args:
-        link: what a path in the page that shows the plots begins with.
+        link: the beginning of the plots' paths in the page that shows them.
     """
     directory.mkdir(parents=True, exist_ok=True)
     no_plots = None

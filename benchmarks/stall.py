@@ -1,14 +1,14 @@
-"""``watchdog``, with a clock on each callback of its event loop: ``python stall.py REPORT serve …``.
+"""Run ``watchdog``, and measure each callback of its event loop: ``python stall.py REPORT serve …``.
 
-Used in rounds of its own, for it costs some microseconds a callback. At the end REPORT gets the worst callback by each
-of:
+The measurement takes some microseconds per callback, so it has separate rounds. At the end REPORT gets the longest
+callback by each of these times:
 
-- ``wall``: from its begin to its end; on a busy machine that may be other processes' doing;
-- ``cpu``: processor time of the loop's thread;
-- ``held``: wall time without that in which the thread was ready to run and had no core (``schedstat`` of Linux): the
-  time for which the callback itself, a file system or another thread with the interpreter's lock held up the loop.
+- ``wall``: from its beginning to its end. On a busy machine, other processes may be the cause;
+- ``cpu``: the processor time of the loop's thread;
+- ``held``: the wall time without the time in which the thread was ready to run and had no core (``schedstat`` of
+  Linux). So the callback itself, a file system or another thread with the GIL blocked the loop for this time.
 
-The working directory's ``watchdog`` is taken.
+The code is the ``watchdog`` of the working directory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Without it, as on some kernels, `held` is `wall`.
+# Some kernels do not have it. Then `held` is `wall`.
 try:
     _SCHEDSTAT = os.open("/proc/thread-self/schedstat", os.O_RDONLY | os.O_CLOEXEC)
 except OSError:
@@ -31,7 +31,7 @@ except OSError:
 
 
 class Clock:
-    """The worst callbacks that an event loop ran, in nanoseconds."""
+    """The longest callbacks of an event loop, in nanoseconds."""
 
     def __init__(self) -> None:
         self.callbacks = 0
@@ -54,7 +54,7 @@ class Clock:
             wall_ns = perf_counter_ns() - wall_ns
             cpu_ns = thread_time_ns() - cpu_ns
             self.callbacks += 1
-            # The others are never longer than it.
+            # The other times are never longer than the wall time.
             if wall_ns > self._least_ns():
                 held_ns = wall_ns - (_nanoseconds(_waited()) - _nanoseconds(waited))
                 collected_ns = self._collected_ns - collected_ns
@@ -69,7 +69,7 @@ class Clock:
         for name, ns in times_ns.items():
             if ns > self.worst_ns[name]:
                 self.worst_ns[name] = ns
-                self.what[name] = f"{collected_ns / 1e6:.1f} ms of garbage collection in {_said_of(handle)}"
+                self.what[name] = f"{collected_ns / 1e6:.1f} ms of garbage collection in {_description_of(handle)}"
 
     def _collect(self, phase: str, info: object) -> None:
         if phase == "start":
@@ -94,8 +94,8 @@ def _nanoseconds(schedstat: bytes) -> int:
     return int(schedstat.split()[1])
 
 
-def _said_of(handle: asyncio.Handle) -> str:
-    """The callback, or the task of which this was a step and where it went on to."""
+def _description_of(handle: asyncio.Handle) -> str:
+    """Return the callback as text. If it was a step of a task, return the task and the place where it continues."""
     callback = getattr(handle, "_callback", None)
     owner = getattr(callback, "__self__", None)
     text = repr(owner) if isinstance(owner, asyncio.Task) else repr(handle)
@@ -105,7 +105,7 @@ def _said_of(handle: asyncio.Handle) -> str:
 def main() -> int:
     report = Path(sys.argv[1])
     sys.argv[:2] = ["watchdog"]
-    # In the place of this script's directory, whose modules are none of the server's business.
+    # Replaces the directory of this script, because the server must not find the modules there.
     sys.path[0] = os.getcwd()
     clock = Clock()
     clock.install()
