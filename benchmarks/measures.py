@@ -634,7 +634,7 @@ def log_lines(bench: Bench) -> Found:
 def _dropped(name: str, server: Watchdog, printed: int, tally: Tally, how: str) -> str:
     """Stop the server, and return a note about its dropped lines.
 
-    Each line must be in the log, or be counted there as dropped. Otherwise the tally gets a wrong answer.
+    Each line must be in the log, or be counted there as dropped. Otherwise this counts as a wrong answer.
     """
     server.stop()
     logged, dropped = server.script_lines()

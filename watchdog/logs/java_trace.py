@@ -35,7 +35,7 @@ def goes_on(line: str, *, in_message: bool) -> bool:
     """Return whether a line belongs to the trace before it.
 
     Args:
-        in_message: whether only the first line and more lines of its message came before it, and no frame.
+        in_message: whether the trace has no frame yet, only its first line and lines of its message.
     """
     return is_frame(line) or is_further(line) or (in_message and line[:1] in (" ", "\t"))
 

@@ -34,7 +34,7 @@ _UPPER = "(?:" + "|".join(sorted(_LEVELS, key=len, reverse=True)) + ")"
 _ANY = re.sub("([A-Z])", lambda match: f"[{match[1]}{match[1].lower()}]", _UPPER)
 # The end of the line, a space or a sign must follow the word of a level. "ERROR.log" shows no level.
 _END = r"(?=[\s:|\]>!]|$)"
-# If only a number or a switch follows the colon, it is a measurement or a setting: "error: 0.031", "Debug: False".
+# If only a number or a switch follows the colon, the line shows a value or a setting: "error: 0.031", "Debug: False".
 _COLON = r":(?=\s|$)(?!\s*(?:[-+]?\d[\d.,e+-]*\s*%?|(?i:true|false|yes|no|on|off|none|null))\s*$)"
 _NAME = r"[\w.$/@#<>-]++"
 _TIME = (
@@ -76,7 +76,7 @@ _SHOWN_BY_WORD = re.compile(
         )
     )
 ).match
-# Lines without a separate word for the level, or with a word that is a level only there (java.util.logging's FINE).
+# Lines without a separate word for the level, or with a word that is a level only here (FINE of java.util.logging).
 _OTHERS = (
     (re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)|Traceback \(most recent").match, logging.ERROR),
     (re.compile(r"Exception (?:in thread|ignored (?:in|while))\b").match, logging.ERROR),

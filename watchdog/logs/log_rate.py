@@ -1,8 +1,8 @@
 """Limit the bytes that one call logs in a second, so that a script does not fill the disk of a node.
 
-Both streams of a call share one :class:`LogRate`. When its bytes are used up, lines are dropped and counted until a
-second has passed since the first line that used them. The count is logged with the next line that is not dropped, or
-when the stream ends.
+Both streams of a call share one :class:`LogRate`. A second begins with the first line that is logged in it. When the
+bytes of this second are used up, lines are dropped and counted until it ends. The count is logged with the next line
+that is not dropped, or when the stream ends.
 """
 
 from __future__ import annotations

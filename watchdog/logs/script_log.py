@@ -160,7 +160,7 @@ class ScriptLog:
                 shown = before[shown.rfind(b"\r") + 1 :].partition(b"\r")[0]
                 self._state = (shown[:LINE_BYTES], len(shown))
             elif shown or self._line.strip():
-                # The first carriage return ends the line as it was before this piece.
+                # The text before the first carriage return belongs to the line that this piece continues.
                 first = before.partition(b"\r")[0]
                 self._extend(first)
                 self._state = (bytes(self._line), self._line_bytes)

@@ -26,7 +26,7 @@ class LogWriter:
 
     ``level``: events below this number are not logged. ``is_full``: script lines are dropped until half of the buffer
     is free again. So a flood leaves only few gaps, and after each gap an event has the number of dropped lines. This
-    program's own events are few, and have as much room again.
+    program's own events are few. For them the buffer is twice as large.
     """
 
     def __init__(

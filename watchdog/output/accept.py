@@ -187,10 +187,9 @@ def _offers(outputs: Sequence[Output], printed_type: str) -> list[Offer]:
 
 
 def _means_another_form(offer: Offer, offers: list[Offer]) -> bool:
-    """Return whether this offer's type, asked for by name, asks for another form than the raw bytes.
+    """Return whether a caller that names the type of this offer wants another form than the raw bytes.
 
-    ``text/plain`` asks for base64, ``application/zip`` for a ZIP and ``application/json`` for JSON, where these forms
-    are offered.
+    ``text/plain`` means base64, ``application/zip`` a ZIP and ``application/json`` JSON, if these forms are offered.
     """
     if offer.form is not AnswerForm.RAW or offer.media_type not in (PLAIN_TYPE, ZIP_TYPE, JSON_TYPE):
         return False

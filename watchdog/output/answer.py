@@ -166,7 +166,7 @@ def prepare_skipped(why: str, preference: AnswerPreference | None) -> Answer:
     Never raises: if a form of answer that is not available were an error, the sender would send the event again.
 
     Args:
-        preference: None for an answer without a body: brokers accept no other answer that is not a CloudEvent.
+        preference: None for an answer without a body, because brokers accept only an empty answer or a CloudEvent.
     """
     body, content_type = b"", f"{PLAIN_TYPE}; charset=utf-8"
     if preference is not None and _wants_json(preference):

@@ -85,9 +85,9 @@ class Printed:
         """Check the next piece, and return whether it is binary data.
 
         After one piece of binary data the rest of the stream is binary data, too. A tar contains texts, and a script
-        may print small pieces, some of which look like text. A NUL makes a piece binary data. Bytes that are not UTF-8
-        do so only if the piece also has control characters that are in no text. Without them it may be text in another
-        encoding, such as ISO 8859-1.
+        may print small pieces, some of which look like text. A piece with a NUL is binary data. A piece that is not
+        UTF-8 is binary data only if it has control characters that are in no text. Without them it may be text in
+        another encoding, such as ISO 8859-1.
         """
         # All pieces are checked, because the media type is that of the whole stream.
         is_binary = self._is_binary(piece)

@@ -40,8 +40,8 @@ class Storage(Protocol):
     encoded. The location of an output has no ``..``, ``.`` or empty parts.
 
     Each method repeats requests that failed for a reason that may pass (a lost connection, 429, 5xx, silence), and
-    resumes a transfer if it can. Its time is bounded: it gives up if the server is silent for ``timeout_s``, or fails
-    for as long. A cancelled method leaves no part of a file under ``location``, and no multipart upload.
+    resumes a transfer if it can. It gives up if the server has been silent, or has only failed, for ``timeout_s``. So
+    its time is bounded. A cancelled method leaves no part of a file under ``location``, and no multipart upload.
     """
 
     async def fetch(self, location: str, fd: int, *, version: str = "", most_bytes: int, moved: Moved) -> int:

@@ -121,7 +121,7 @@ class HttpClient:
         size_bytes: int | None = None,
         final: frozenset[int] = frozenset(),
     ) -> Answered:
-        """PUT a file, or a part of it. Each attempt sends it from its beginning. ``final``: statuses without a retry.
+        """PUT a file, or a part of it. Each attempt starts at its beginning. ``final``: statuses that are not retried.
 
         Raises: as :meth:`Storage.store`. If the file changed, the server may have stored the changed file.
         """

@@ -77,7 +77,10 @@ class Progress:
             self._bound.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
     def reached(self, count: int, step_bytes: int) -> None:
-        """Note that ``count`` bytes of the whole have moved, including this step. Enough of them move the deadline."""
+        """Note that ``count`` bytes of the whole have moved, including the bytes of this step.
+
+        If the rate is high enough, move the deadline.
+        """
         if not self._has_begun or self.window_bytes + step_bytes >= _LEAST_BYTES_PER_S * self._timeout_s:
             self._has_begun = True
             self.alive()

@@ -132,7 +132,7 @@ class S3:
         try:
             await self._client.ask("POST", location, query=query, headers=headers, body=body, accepted=_OK)
         except ObjectMissing:
-            # An earlier attempt may have completed the upload, and its answer was lost.
+            # An earlier attempt may have completed the upload, but its answer was lost.
             there = (await self._client.ask("HEAD", location, accepted=_OK)).headers
             is_whole = there.get("Content-Length") == str(output.size_bytes)
             # An older object may have the same size.

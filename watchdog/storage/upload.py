@@ -18,7 +18,7 @@ _STORED = frozenset({200, 201, 202, 204})
 
 
 class Upload:
-    """The upload of one file, or of a part of it. ``final``: statuses without a retry."""
+    """The upload of one file, or of a part of it. ``final``: statuses that are not retried."""
 
     def __init__(
         self,

@@ -15,7 +15,7 @@ _log = logging.getLogger("tracing")
 
 
 def start(environ: Mapping[str, str], service_name: str) -> Tracing:
-    """Return a tracing that sends spans to the collector, or one without spans if there is no usable collector.
+    """Return a ``Tracing`` that sends spans to the collector, or one without spans if there is no usable collector.
 
     Raise nothing. If an endpoint is set but no spans can be sent, log the reason in one WARNING.
 

@@ -58,7 +58,7 @@ _NO_ATTRIBUTES = frozenset({"trace_id", "traceparent"})  # the span has them any
 
 
 class Recording(Tracing):
-    """A tracing whose spans the SDK sends in batches, from a thread of the SDK."""
+    """A ``Tracing`` whose spans the SDK sends in batches, from a thread of the SDK."""
 
     def __init__(self, service_name: str) -> None:
         report_seldom()
