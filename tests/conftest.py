@@ -85,6 +85,7 @@ def start_server(
     servers: list[RunningServer] = []
     if removed_guard is not None:
         monkeypatch.setattr(RunningServer, "never", _never(request.node, removed_guard))
+        monkeypatch.setattr(RunningServer, "end_all", lambda: [server.process.kill() for server in servers])
 
     def start(
         script: str | None = None, *flags: str, has_closed_memory: bool = os.geteuid() == 0, **options: Any

@@ -53,6 +53,8 @@ class RunningServer:
     patience_s: ClassVar[float] = 40
     # What a test without a guard expects not to come, as a regular expression for the message of a Stall.
     never: ClassVar[str | None] = None
+    # Ends the servers of such a test.
+    end_all: ClassVar[Callable[[], None]] = lambda: None
 
     def __init__(
         self,
@@ -133,7 +135,7 @@ class RunningServer:
             try:
                 event = self._news.get(timeout=patience_for_s(f"the event {name!r}"))
             except queue.Empty:
-                raise Stall(f"the event {name!r} did not come; the server logged {self.logs}") from None
+                raise stalled(f"the event {name!r} did not come; the server logged {self.logs}") from None
             if event is None:
                 raise AssertionError(f"the server ended before the event {name!r}; it logged {self.logs}")
             self.logs.append(event)
@@ -156,7 +158,7 @@ class RunningServer:
                 response = connection.getresponse()
                 return Answer(response.status, response.headers, response.read())
             except TimeoutError as error:
-                raise Stall(stall) from error
+                raise stalled(stall) from error
 
     def metric(self, name: str) -> float:
         """The value of a series, with its labels; the server must have a metrics port."""
@@ -191,7 +193,7 @@ class RunningServer:
         try:
             code = self.process.wait(timeout=patience_for_s(stall := "the server did not end"))
         except subprocess.TimeoutExpired as error:
-            raise Stall(stall) from error
+            raise stalled(stall) from error
         self._reader.join(timeout=self.patience_s)
         while (event := self._news.get(timeout=self.patience_s)) is not None:
             self.logs.append(event)
@@ -247,8 +249,22 @@ class RunningServer:
 
 def patience_for_s(what: str) -> float:
     """Return how long to wait for something: a short time for what is expected not to come."""
-    is_awaited_in_vain = RunningServer.never is not None and re.search(RunningServer.never, what)
-    return _SHORT_PATIENCE_S if is_awaited_in_vain else RunningServer.patience_s
+    return _SHORT_PATIENCE_S if _is_awaited_in_vain(what) else RunningServer.patience_s
+
+
+def stalled(message: str) -> Stall:
+    """Return the error for something that did not come.
+
+    If this is what the test expects, its servers end. A call in another thread of the test would wait on otherwise, and
+    the test would wait for this thread.
+    """
+    if _is_awaited_in_vain(message):
+        RunningServer.end_all()
+    return Stall(message)
+
+
+def _is_awaited_in_vain(what: str) -> bool:
+    return RunningServer.never is not None and re.search(RunningServer.never, what) is not None
 
 
 def _wait_less(sock: socket.socket, stall: str) -> None:
@@ -275,7 +291,7 @@ def read_all(sock: socket.socket) -> bytes:
     except ConnectionResetError:
         pass
     except TimeoutError as error:
-        raise Stall(f"{stall} after {bytes(data[-1000:])!r}") from error
+        raise stalled(f"{stall} after {bytes(data[-1000:])!r}") from error
     return bytes(data)
 
 
@@ -287,7 +303,7 @@ def read_answer(sock: socket.socket) -> bytes:
         try:
             piece = sock.recv(65536)
         except TimeoutError as error:
-            raise Stall(f"{stall}, only {answer[-1000:]!r}") from error
+            raise stalled(f"{stall}, only {answer[-1000:]!r}") from error
         if not piece:
             return answer
         answer += piece
@@ -321,7 +337,7 @@ def until(condition: Callable[[], object], what: str) -> None:
     deadline = time.monotonic() + patience_for_s(what)
     while not condition():
         if time.monotonic() > deadline:
-            raise Stall(f"waited in vain for {what}")
+            raise stalled(f"waited in vain for {what}")
         time.sleep(0.01)
 
 
