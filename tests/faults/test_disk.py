@@ -269,6 +269,7 @@ def test_a_script_that_removes_all_there_is(start_server: StartServer) -> None:
     assert server.leftovers() == []
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_small_files(start_server: StartServer) -> None:
     script = f"""#!{sys.executable} -S
 import os
