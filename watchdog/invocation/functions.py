@@ -72,7 +72,7 @@ class Function(ABC):
 
     def hint(self, exit_code: int) -> str:
         """Return a likely reason for this exit code, as the end of a sentence. The text is empty if none is known."""
-        return ", which a shell returns if it does not find a command in the image" if exit_code == 127 else ""
+        return ", which a shell returns if a command is not found in the image" if exit_code == 127 else ""
 
 
 class ScriptFunction(Function):
