@@ -92,11 +92,11 @@ class Bodies:
                     pass
 
     def refuse(self, *, at_once: bool) -> None:
-        """Stop waiting for bodies, except for bodies that a classic function reads. Close the admission first.
+        """Stop waiting for bodies, except for bodies that a classic function reads. The admission is already closed.
 
         Args:
-            at_once: do not wait any more for the rests of bodies that classic functions did not read. Otherwise, these
-                waits end early enough for the answers to be sent before the end of the stop.
+            at_once: stop discarding the rest of bodies that classic functions did not read. Without this, the server
+                stops it early enough to send the answers before the drain ends.
         """
         for pace in self._admission.senders if self._are_refused else ():
             pace.end()

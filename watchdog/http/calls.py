@@ -146,7 +146,7 @@ class Calls:
             return problem(request, call_id, record, error, is_draining=self._health.is_draining)
 
     def _refuse_early(self, request: web.BaseRequest) -> None:
-        """Reject calls that can be rejected because of the server's state or the headers alone.
+        """Reject a call early, if the state of the server or the headers alone show that it cannot be answered.
 
         Raises:
             Draining, OutOfResources: the server accepts no calls now.

@@ -74,7 +74,7 @@ class IdleConnections:
             self.discard(heaviest)
 
     def note_new(self, descriptor: int) -> None:
-        """Close the oldest idle connection if there are too many connections, now that there is a new one.
+        """Close the oldest idle connection if a new connection makes too many. Call this for each new connection.
 
         Args:
             descriptor: of the new connection. The system always gives the lowest free number, so this number shows how
@@ -85,7 +85,7 @@ class IdleConnections:
             self.close_oldest()
 
     def close_oldest(self, count: int = 1) -> None:
-        """Close the connections that have been idle for the longest time. A new connection is closed a moment later."""
+        """Close the connections that have been idle for the longest time. New connections are closed a moment later."""
         if not self._since_s:
             for _ in range(count):
                 self._give_up()

@@ -92,7 +92,7 @@ class Listener:
             await self._loop.connect_accepted_socket(self._make_protocol, sock)
 
     async def _accept_late(self, listening: socket.socket) -> list[socket.socket]:
-        """Return the connections of the last moment. The listening socket must be closed immediately after this.
+        """Accept and return the last connections. The listening socket must be closed immediately after this.
 
         On some systems the socket of an ordinary user cannot ignore new handshakes. There, callers connect until the
         socket is closed.

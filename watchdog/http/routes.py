@@ -109,7 +109,7 @@ class Routes:
         return await self._sender.send(request, self._description() if refusal is None else refusal)
 
     async def _refusal_of_reader(self, request: web.BaseRequest) -> web.Response | None:
-        """Return the error for a rejected request for the description or the metrics. None means that it is allowed."""
+        """Return the error if a request for the description or the metrics is rejected, else None."""
         if request.method not in READING_METHODS:
             return not_allowed(request, READING_METHODS)
         try:
