@@ -14,7 +14,7 @@ import os
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,11 @@ def removed_guard() -> str | None:
     return None
 
 
+def _kill(servers: Iterable[RunningServer]) -> None:
+    for server in servers:
+        server.process.kill()
+
+
 @pytest.fixture
 def start_server(
     tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -85,7 +90,7 @@ def start_server(
     servers: list[RunningServer] = []
     if removed_guard is not None:
         monkeypatch.setattr(RunningServer, "never", _never(request.node, removed_guard))
-        monkeypatch.setattr(RunningServer, "end_all", lambda: [server.process.kill() for server in servers])
+        monkeypatch.setattr(RunningServer, "end_all", lambda: _kill(servers))
 
     def start(
         script: str | None = None, *flags: str, has_closed_memory: bool = os.geteuid() == 0, **options: Any
