@@ -1111,7 +1111,7 @@ def base_path() -> None:
     from watchdog.http import request, routes
 
     for module in (request, routes):
-        replace(module, "below", lambda base_path, path: path)
+        replace(module, "without_base_path", lambda base_path, path: path)
 
 
 @guard
