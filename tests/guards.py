@@ -776,7 +776,8 @@ def header_limits() -> None:
     from watchdog.http import connection, request_head
 
     for module in (connection, request_head):
-        replace(module, "MOST_HEAD_BYTES", 1 << 40)
+        for name in ("MOST_HEAD_BYTES", "MOST_HEADERS"):
+            replace(module, name, 1 << 40)
 
 
 @guard
