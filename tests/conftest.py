@@ -18,11 +18,16 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import running_server
 from guards import GUARDS
 from lifeline import Lifeline
 from running_server import RunningServer, Stall, StartServer
+
+# By default an example fails that takes more than 0.2 s, which depends on the machine.
+hypothesis.settings.register_profile("any-machine", deadline=None)
+hypothesis.settings.load_profile("any-machine")
 
 
 class NoStart(BaseException):

@@ -17,7 +17,7 @@ from watchdog.errors import BadInput
 from watchdog.http import openapi
 from watchdog.system.base64_reader import Base64Reader, decoded_text
 
-many = settings(deadline=None, max_examples=400)
+many = settings(max_examples=400)
 MIB = 1 << 20
 
 

@@ -398,7 +398,7 @@ async def test_json_without_a_file() -> None:
 _NAME = st.binary(min_size=1, max_size=40).filter(lambda n: not {0, 0x2F} & set(n) and n not in (b".", b".."))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(_NAME, st.binary(max_size=100) | st.sampled_from([noise(n) for n in SIZES]), max_size=4),
     st.sampled_from(list(AnswerForm)),

@@ -39,7 +39,7 @@ def receive(directory: Path, pieces: Iterable[bytes], max_size_bytes: int = 0) -
         held.close()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     fields=st.lists(
         st.tuples(st.sampled_from(["a", "b", "\u00e9", "x y"]), st.text(max_size=40)), min_size=1, max_size=9

@@ -24,7 +24,7 @@ from watchdog.input.detect import BodyHints
 from watchdog.input.receive import Input, Receiver, take_in
 from watchdog.workspace.held_input import HeldInput
 
-anew = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+anew = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
 
 
 NOTHING_SAID = BodyHints()

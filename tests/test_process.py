@@ -857,13 +857,14 @@ async def test_what_a_trap_starts_is_not_asked_to_end(
             await asyncio.sleep(0.001)
         return await real_living(self)
 
-    def signal_all(processes: Iterable[proc.Process], number: int, **_: int) -> None:
-        real_signal(processes, number)
+    def signal(processes: Iterable[proc.Process], number: int, **options: int) -> None:
+        real_signal(processes, number, **(options if is_spared else {}))
+        (tmp_path / "signalled").touch()
 
     monkeypatch.setattr(Tree, "living", tree_after_the_trap)
-    if not is_spared:
-        monkeypatch.setattr(proc, "signal_each", signal_all)
-    (tmp_path / "tidy").write_text(f"touch {tmp_path}/began; sleep 2; touch {tmp_path}/tidied\n")
+    monkeypatch.setattr(proc, "signal_each", signal)
+    tidy = f"touch {tmp_path}/began; until [ -e {tmp_path}/signalled ]; do sleep 0.1; done; touch {tmp_path}/tidied\n"
+    (tmp_path / "tidy").write_text(tidy)
     run = Run(supervisor, f"trap 'sh {tmp_path}/tidy; exit 0' TERM; sleep 60 & wait", timeout_s=2, kill_grace_s=60)
     assert (await run.ended()).timed_out
     assert (tmp_path / "tidied").exists() is is_spared

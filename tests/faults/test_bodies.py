@@ -131,4 +131,4 @@ def test_a_second_content_encoding_is_refused(shared_server: StartServer) -> Non
     head += b"Content-Encoding: gzip\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body)
     answer = server.raw(head + body)
     assert answer.startswith(b"HTTP/1.1 400 ")
-    assert b"the Content-Encoding 'gzip, gzip' is not known" in answer
+    assert b"the Content-Encoding 'gzip, gzip' is not supported" in answer

@@ -185,8 +185,12 @@ def test_orphans_are_reaped_while_a_long_script_runs(start_server: StartServer, 
 
 def zombies(server: RunningServer) -> list[int]:
     pid = server.process.pid
-    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [child for child in children if "\nState:\tZ" in Path(f"/proc/{child}/status").read_text()]
+    found = []
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # reaped meanwhile
+            if "\nState:\tZ" in Path(f"/proc/{child}/status").read_text():
+                found.append(child)
+    return found
 
 
 # ---- the limits of the container
@@ -305,7 +309,7 @@ def test_guardian_ends_no_process_of_others(start_server: StartServer, lifeline:
     """Others: a daemon of the entry point, which is a child of the server, and the script of another server."""
     go_on = tmp_path / "go on"
     other = start_server(f"touch {tmp_path}/other; until [ -e '{go_on}' ]; do sleep 0.02; done; echo answer")
-    daemon = f"sleep 60 & echo $! >{tmp_path}/pid; "
+    daemon = f"sleep 3600 & echo $! >{tmp_path}/pid; "
     server = start_server(hiding(tmp_path, lifeline), prefix=("sh", "-c", daemon + 'exec "$@"', "sh"))
     entry = int((tmp_path / "pid").read_text())
     try:

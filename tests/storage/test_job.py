@@ -380,7 +380,7 @@ def test_an_event_of_a_storage_that_is_not_defined_is_66(job: Job, define: Defin
 @pytest.mark.parametrize(
     ("provider", "part"),
     [
-        ({"secret_key": ""}, "secret_key missing"),
+        ({"secret_key": ""}, "secret_key is missing"),
         ({"access_key": "hidden", "secret_key": "hidden"}, "the platform withholds the keys of minio.default"),
     ],
 )
