@@ -16,7 +16,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
         environ: the image's environment, if it is not the environment of this process (``image/start.py``).
     """
     # If this process is PID 1, the kernel discards a signal without a handler. `docker stop` during the imports would
-    # then have no effect. At this time nothing runs that has to be ended. The commands set handlers of their own.
+    # then have no effect. No script runs yet, so the program can end at once. The commands set handlers of their own.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _exit)
     # The launcher of the self-contained tree has blocked these signals until now. The process that started this one may

@@ -41,7 +41,7 @@ from .system import proc, standard_output
 _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (ConfigError, 2),
     (ListenError, 1),
-    (StdoutClosed, 128 + signal.SIGPIPE),  # as a shell reports it for `cat`
+    (StdoutClosed, 128 + signal.SIGPIPE),  # as a shell shows it if `cat` writes to a closed pipe
     (InputError, 65),
     (ScriptTimedOut, 124),
     (ScriptUnavailable, 127),
@@ -227,7 +227,7 @@ def _open_standard_streams() -> None:
             os.close(fd)
             break
         if fd == 1:
-            # Not writable, so that output is not lost without an error.
+            # Open it only for reading: then a write fails, and output is not lost without an error.
             read_only = os.open(os.devnull, os.O_RDONLY)
             os.dup2(read_only, fd)
             os.close(read_only)

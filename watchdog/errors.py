@@ -36,7 +36,7 @@
     └── OutOfResources               the system refused something else: a descriptor, memory, a directory
 
 No type contains a status or an exit code. ``http/problems.py`` has the table of statuses, ``cli.py`` the table of exit
-codes. The text of an error says what happened, to what, and what to do.
+codes. The text of an error says what happened, what it happened to, and what the reader can do.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class InputTooLarge(InputError):
 
 
 class CallerSilent(InputError):
-    """No byte arrived from the caller for ``read_timeout``, or fewer than ``min_data_rate``."""
+    """No byte arrived from the caller for ``read_timeout``, or the bytes arrived more slowly than ``min_data_rate``."""
 
 
 class CallerGone(InputError):

@@ -13,7 +13,7 @@ _COMMANDS = ("serve", "run", "check", "health", "job")
 
 
 def parse(words: list[str], called_as: str) -> argparse.Namespace:
-    """Return the command and its arguments. Like argparse, exit after an error, the help or the version.
+    """Return the command and its arguments. After an error, the help or the version, exit as argparse does.
 
     Args:
         called_as: the name under which the program was started. ``supervisor`` chooses the command ``job``.
@@ -77,9 +77,9 @@ def parse(words: list[str], called_as: str) -> argparse.Namespace:
 
 
 class _Secret(argparse.Action):
-    """A flag for a secret, which is always an error.
+    """A flag for a secret. To use this flag is always an error.
 
-    Without it, argparse would read ``--auth-token`` as an abbreviation of ``--auth-token-file``.
+    Without this class, argparse would read ``--auth-token`` as an abbreviation of ``--auth-token-file``.
     """
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:

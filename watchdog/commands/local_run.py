@@ -55,7 +55,7 @@ async def run_file(
 
 
 def _hand_over(result: Result, target: str | None, is_stored: bool) -> None:
-    """Copy the outputs to the target. If there are none, copy what the script printed to stdout."""
+    """Copy the outputs to the target. If there are no outputs, copy the script's stdout to the target."""
     if not result.outputs:
         with contextlib.ExitStack() as stack:
             write = standard_output.write if target is None else stack.enter_context(_created(target)).write

@@ -95,8 +95,8 @@ class Bodies:
         """Stop waiting for bodies, except for bodies that a classic function reads. The admission is already closed.
 
         Args:
-            at_once: stop discarding the rest of bodies that classic functions did not read. Without this, the server
-                stops it early enough to send the answers before the drain ends.
+            at_once: stop discarding the rest of bodies that classic functions did not read. Without ``at_once``, the
+                server stops discarding early enough to send the answers before the drain ends.
         """
         for pace in self._admission.senders if self._are_refused else ():
             pace.end()

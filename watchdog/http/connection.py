@@ -3,7 +3,8 @@
 This module adds what aiohttp (3.14) does not do:
 
 - It bounds the time until the headers are complete, and the time for which a caller may read nothing of its answer.
-- It bounds the size of a request's first line and headers together. aiohttp limits only each line and their number.
+- It bounds the size of a request's first line and headers together. aiohttp limits only the size of each line and the
+  number of lines.
 - It checks where a request ends, because aiohttp's parser has several faults. The parser reads the last trailer of a
   chunked body as a header of the next request. It loses bytes that arrive in one segment with a request for an upgrade.
   It ignores the length of a CONNECT and unknown transfer codings. It does not report a malformed body to the reader of
@@ -107,8 +108,8 @@ class Connection(RequestHandler):
         self._is_half_closed = False
         self._newest: tuple[Any, Any] | None = None
         self._last_bytes = b""
-        # The bytes since the last complete head or the last byte of a body: their number, their start, and the number
-        # of line ends.
+        # The bytes since the last complete head or the last byte of a body: how many they are, the first of them, and
+        # the number of line ends.
         self._head_bytes = 0
         self._head_start = b""
         self._head_lines = 0
@@ -131,7 +132,7 @@ class Connection(RequestHandler):
         self._idle.add(self)
 
     def _reset_if_stalled(self, transport: asyncio.Transport, read_bytes: int, since_s: float) -> None:
-        """Check regularly whether the caller reads the bytes that the kernel has for it, or reset it.
+        """Check regularly whether the caller reads the bytes that the kernel has for it. If not, reset the connection.
 
         This also ends connections for which aiohttp has finished its work. TCP_USER_TIMEOUT cannot be used: the kernel
         does not restart that timeout when a slow reader reads a few bytes.
@@ -197,7 +198,7 @@ class Connection(RequestHandler):
         if self.transport is None or self.transport.is_closing() or self.transport.is_reading():
             return
         if has_ended(self.transport.get_extra_info("socket")):
-            self.transport.close()  # as asyncio does when it reads the end
+            self.transport.close()  # as asyncio does when it reads the end of the stream
         else:
             self._end_timer = self._loop.call_later(_END_CHECK_S, self._check_for_end)
 
@@ -385,7 +386,7 @@ class Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Return the answer to malformed HTTP, and the answer if this program has a defect."""
+        """Return the answer to malformed HTTP, or to a request that fails because of a defect in this program."""
         title = "Bad request" if status < 500 else "Internal error"
         if isinstance(exc, HeadTooLarge):
             title = "Request line too long" if status == 414 else "Request headers too large"

@@ -37,7 +37,7 @@ class IdleConnections:
     """The idle connections of one process, in the order in which they became idle.
 
     Args:
-        give_up: called if there is no idle connection that could be closed; it disconnects another slow caller.
+        give_up: called if there is no idle connection to close; it disconnects a caller that reads slowly.
     """
 
     def __init__(self, give_up: Callable[[], object] = lambda: None) -> None:
@@ -74,11 +74,11 @@ class IdleConnections:
             self.discard(heaviest)
 
     def note_new(self, descriptor: int) -> None:
-        """Close the oldest idle connection if a new connection makes too many. Call this for each new connection.
+        """Close the oldest idle connection if there are too many now. Call this for each new connection.
 
         Args:
-            descriptor: of the new connection. The system always gives the lowest free number, so this number shows how
-                many descriptors are in use.
+            descriptor: the descriptor of the new connection. The system always gives the lowest free number, so this
+                number shows how many descriptors are in use.
         """
         limit = proc.descriptor_limit()
         if len(self._since_s) >= min(limit // 2, _MOST_IDLE) or descriptor >= limit * 3 // 4:

@@ -154,7 +154,7 @@ def document(interface: Interface) -> _Json:
             "description": _description(interface),
             "version": __version__,
         },
-        # Relative to the URL of this document, so that it is also right behind a gateway that adds a prefix.
+        # This URL is relative to the URL of the document. So it is also right behind a gateway that adds a prefix.
         "servers": [{"url": ".."}],
         "tags": [
             {"name": "function", "description": "Calls of the function"},
@@ -226,7 +226,7 @@ def _of_a_call(interface: Interface) -> str:
 
 
 def _readable(operation: _Json, behind_token: Interface | None) -> _Json:
-    """Return the operations GET, and HEAD for the headers alone.
+    """Return an operation twice: as GET, and as HEAD, which returns only the headers.
 
     Args:
         behind_token: the interface of the server, if this path may need the token.

@@ -45,7 +45,7 @@ def body_hints(request: web.BaseRequest) -> BodyHints:
 
 
 def is_token(authorization: str, token: str) -> bool:
-    """Return whether a header has the token. The time of this check does not depend on how much of it is right."""
+    """Return whether a header has the token. The time of this check does not depend on how many characters match."""
     scheme, _, given = authorization.partition(" ")
     is_right = compare_digest(os.fsencode(given.strip()), os.fsencode(token))
     return is_right and scheme.lower() == "bearer"

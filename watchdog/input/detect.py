@@ -31,13 +31,13 @@ _FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"
 
 @dataclass(frozen=True, slots=True)
 class BodyHints:
-    """Information about the body that the caller sent in the headers and the query.
+    """Information about the body, from the headers and the query of the request.
 
     Attributes:
-        content_type: the whole value of the header; "" without one.
-        content_encoding: the value of the header; "" without one.
-        encoding: the value of ``?input=`` or ``X-Input-Encoding``; None without one.
-        file_name: the file name from the caller, which may not be safe; None without one.
+        content_type: the whole value of the header; "" if there is no such header.
+        content_encoding: the value of the header; "" if there is no such header.
+        encoding: the value of ``?input=`` or ``X-Input-Encoding``; None if both are missing.
+        file_name: the file name from the caller, which is possibly not safe; None if there is no name.
     """
 
     content_type: str = ""
@@ -71,7 +71,7 @@ def decide(
     Args:
         head: the first 4 KiB of the body, or the whole body if it is shorter.
         complete: whether ``head`` is the whole body.
-        asked: the encoding that the caller asked for; None without one.
+        asked: the encoding that the caller asked for; None if the caller did not choose.
         new_form: returns the reader of a form. Its arguments are the file, the offset of the form in the body, and the
             reason why the body is not base64.
 
@@ -103,7 +103,7 @@ def decide(
         if fault is not None:
             raise _reason(head, fault)
         return _Decided("base64", continue_into, len(head))
-    # `true` and `null` are also valid base64, but with the content type of JSON nobody means that.
+    # `true` and `null` are also valid base64, but with the content type of JSON they are JSON.
     is_literal = media_type == "application/json" and complete and head[start:].strip() in (b"true", b"null")
     if fault is None and not is_literal:
         return _Decided("base64", continue_into, len(head))
@@ -131,7 +131,7 @@ def _fault(reader: Base64Reader, text: bytes, complete: bool) -> BadInput | None
 
 
 def _reason(head: bytes, fault: BadInput) -> BadInput:
-    """Return the error for a body that is not base64: what the body is, if that is clear, or else its first fault."""
+    """Return the error for a body that is not base64. It says what the body is if that is clear, else the fault."""
     if (encoding := _wide_characters(head)) is not None:
         return BadInput(
             f"the body is {encoding} text, but base64, JSON and forms are read as UTF-8; convert it first "

@@ -44,7 +44,7 @@ _FEWEST_OF_JOINED = 16
 # Percent-encoded base64 has escapes only for line ends, blanks, `=`, `+` and `/`. With any other escape, a text is a
 # form.
 _ESCAPE_OF_FORM = re.compile(rb"%(?!0[9AD]|20|3D|2[BF])[0-9A-F]{2}", re.IGNORECASE)
-_WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter, which stand for a line end
+_WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter in place of a line end
 
 
 class FormText:

@@ -124,8 +124,8 @@ class Admission:
     def _exceeded_bound(self) -> tuple[Paces, str]:
         """Return the bound that one more call would exceed.
 
-        The first value has the callers of which the slowest may be given up for the new call. The second value is the
-        reason, as text. It is empty if the call may enter.
+        The first value is a set of callers: the slowest of them may be given up for the new call. The second value is
+        the reason, as text. It is empty if the call may enter.
         """
         most = self.max_inflight + self.max_queue
         if self.max_inflight and self.inside >= most:
@@ -185,7 +185,7 @@ class Admission:
             look.cancel()
 
     def _look_for_slow(self, waiter: asyncio.Future[None]) -> None:
-        """Give up the slowest caller that has a place, so that a call that waits gets one.
+        """Give up the slowest caller that has a place, so that a waiting call gets this place.
 
         Do nothing if all callers are fast, and look again later.
         """
@@ -272,7 +272,7 @@ class Ticket:
         self._admission.answer_bytes += count
 
     def leave(self) -> None:
-        """Give back the place, and count neither as inside nor as an answer. A second call does nothing."""
+        """Give back the place. The call then counts neither as inside nor as an answer. A second call does nothing."""
         self._leave()
         if self._is_answer:
             self._is_answer = False

@@ -80,7 +80,8 @@ class Record:
     is_handed_over: bool = False  # the kernel has the last byte of the answer; the caller may disconnect now
     is_logged: bool = False
     outputs: int = 0  # number of the outputs of all runs so far
-    # The call keeps its place until its answer is sent: other scripts could reach its outputs, or it has very many.
+    # The call keeps its place until its answer is sent, because other scripts could reach its outputs, or because it
+    # has very many outputs.
     keeps_place: bool = False
     is_of_storage: bool = False  # the input is an object that an event reported
     stopped_by: str | None = None  # the name of the signal that stopped a job or a local run

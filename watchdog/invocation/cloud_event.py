@@ -28,7 +28,7 @@ def event_of(headers: Mapping[str, str]) -> dict[str, str]:
     Raises:
         BadInput: an attribute is not percent-encoded UTF-8, or has a control character.
     """
-    # This check comes first because nearly every call ends here.
+    # This check comes first because most requests are not events.
     if not all(headers.get(f"ce-{name}") for name in REQUIRED_ATTRIBUTES):
         return {}
     if not headers["ce-specversion"].startswith("1."):
@@ -46,7 +46,7 @@ def is_structured(content_type: str) -> bool:
 
 
 def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, str]:
-    """Return the headers with which an answer is an event, too. Knative's brokers reject other answers with a body.
+    """Return the headers that make an answer an event. Knative's brokers reject any other answer that has a body.
 
     The answer has the id of the event that it answers. So two answers to the same event count as one event.
     """

@@ -36,8 +36,8 @@ class Function(ABC):
     """The program that a call runs.
 
     ``noun``: the word for it in messages. ``works_with_files``: its input and its outputs are files.
-    ``has_crlf``: at the last :meth:`command`, it was a shell script with Windows line ends. ``has_mark``: it began with
-    a byte order mark.
+    ``has_crlf``: at the last :meth:`command`, the program was a shell script with Windows line ends. ``has_mark``: at
+    that time, the program began with a byte order mark.
     """
 
     noun: str

@@ -48,7 +48,7 @@ from .runner import Runner
 log = get_logger("invocation")
 _LONGEST_WAIT_FOR_SPACE_S = 1.0
 # Number of outputs. A list of 1,000 outputs takes 0.4 MiB of memory. Only calls with a place may have longer lists, so
-# that there are few of them.
+# there are few longer lists at a time.
 _MOST_WITHOUT_PLACE = 1_000
 
 
@@ -260,7 +260,7 @@ class Invocations:
     def _put_out_of_reach(
         self, outputs: list[Output], workspace: Workspace, call: Call, record: Record, stack: contextlib.ExitStack
     ) -> list[Output]:
-        """Make the files of a run unreachable for the next script, and return the outputs in the form to be read.
+        """Make the files of a run unreachable for the next script, and return its outputs.
 
         All scripts run as the same user. If there are few outputs, the server opens them and removes their names. If
         there are many and the server has only one place, the call keeps this place until its answer is sent. A call

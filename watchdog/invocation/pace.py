@@ -64,7 +64,7 @@ class Pace:
                 self._bound, self._waits_since_s = bound, self._loop.time()
                 among.add(self)
                 yield bound
-            if self.is_given_up:  # race: at the same moment at which the wait ended by itself
+            if self.is_given_up:  # race: `give_up` was called just when the wait ended by itself
                 raise TimeoutError
         finally:
             among.discard(self)

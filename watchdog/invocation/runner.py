@@ -136,7 +136,8 @@ class Runner:
             except BadScriptResponse as error:
                 bad_choice = str(error)
         if bad_choice is not None and ended.exit_code != 0:
-            # The failure of the script is more important than its response file, so it decides the error.
+            # The failure of the script is more important than its response file. So the caller gets the error of the
+            # failure.
             log.warning("response file ignored", call_id=call.call_id, reason=bad_choice)
             bad_choice = None
         return Run(
@@ -156,7 +157,7 @@ class Runner:
         )
 
     def _report_left(self, call: Call, ended: Ended) -> None:
-        """Log the processes that the server had to end after the script's exit, and those that even survived that."""
+        """Log the processes that the server had to end after the script's exit, and those that SIGKILL did not end."""
         if ended.left:
             event = f"processes that the {self._function.noun} left were ended"
             if ended.were_working:

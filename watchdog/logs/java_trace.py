@@ -27,7 +27,7 @@ def may_begin(line: str) -> bool:
 
 
 def begins(line: str) -> bool:
-    """Return whether a line may be the first one of a trace, or is a frame whose first line went elsewhere."""
+    """Return whether a line may be the first one of a trace, or is a frame of a trace whose first line is missing."""
     return _EXCEPTION(line[:_SEARCHED]) is not None or _FRAME(line) is not None
 
 

@@ -15,7 +15,8 @@ class LogRate:
     """The room that a call has in the log.
 
     Args:
-        bytes_per_s: the most bytes of log in a second, with the time, level and call id of each line. 0 means no limit.
+        bytes_per_s: the largest number of bytes of log in a second, with the time, level and call id of each line. 0
+            means no limit.
         clock: returns seconds that never decrease.
     """
 

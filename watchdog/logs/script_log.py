@@ -34,8 +34,8 @@ class ScriptLog:
     once a second, and at the end of the line. A line over 64 KiB is cut, and its event has ``truncated`` and
     ``line_bytes``. A Python traceback or a Java stack trace is one event, with all exceptions that it chains. It ends
     before the first line that is not part of it, at the end of the stream, or after a second of silence. A line that
-    only looks like the first one of a Java stack trace is held back for a tenth of a second. The timestamp of both is
-    the time of their first line. All binary data is one event at the end.
+    only looks like the first one of a Java stack trace is held back for a tenth of a second. The timestamp of a trace,
+    or of a line that was held back, is the time of its first line. All binary data is one event at the end.
 
     Args:
         rate: the room of the call in the log. Lines without room are dropped and counted.
@@ -230,11 +230,11 @@ class ScriptLog:
             elif self._sink.level <= level:
                 self._levels.append(level)
                 self._texts.append(text)
-                if age_s:  # the lines of this feed come after it, and are newer
+                if age_s:  # the lines of this feed come after the traceback, and are newer
                     self._send(age_s)
 
     def _log_event(self, level: int, text: str, age_s: float = 0.0, **more: object) -> None:
-        """Log an event alone, with other fields than lines have."""
+        """Log one event by itself, with fields that lines do not have."""
         if level >= self._sink.level:
             self._send()
             if not self._rate.has_room():
@@ -293,7 +293,7 @@ class ScriptLog:
         self._progress_s = None
 
 
-# What a terminal does not show of whole lines with carriage returns. ScriptLog._grow does the same for an unfinished
-# line.
+# The part of whole lines with carriage returns that a terminal does not show. ScriptLog._grow does the same for an
+# unfinished line.
 _OVERWRITTEN = re.compile(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
 _LAST_BLANKS = re.compile(rb"(?m)\r[^\S\n]*$")

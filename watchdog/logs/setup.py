@@ -37,7 +37,7 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # n
         stream_fd: the descriptor to write to; it is never closed.
 
     Raises:
-        ValueError: the level or the format is another one. Settings are checked before.
+        ValueError: the level or the format is not one of these. Values from settings have been checked before.
     """
     number = {"NOTSET": 0} | {name.upper(): number for number, name in LEVEL_NAMES.items()}
     if level not in number:

@@ -104,9 +104,9 @@ class LogWriter:
                 self._is_hurried = False
 
     def close(self, timeout_s: float) -> bool:
-        """Write what is left and end the thread. A later event starts a new thread.
+        """Write what is left and end the thread.
 
-        If that takes too long, return False and leave the thread running.
+        If the thread does not end in time, return False and leave it running. A later event starts a new thread.
         """
         with self._changed:
             thread = self._thread

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    r"""Return text without an effect on a terminal: control characters, and bytes that are not UTF-8, as ``\x1b``."""
+    r"""Return text in which control characters, and bytes that are not UTF-8, are escapes such as ``\x1b``."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), as_unicode(text))
 
 

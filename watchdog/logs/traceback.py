@@ -15,10 +15,11 @@ _FIRST_LINE_PAUSE_S = 0.1
 
 
 class Traceback:
-    """The lines of one Python traceback, or of one Java stack trace (``java_trace.py``). It is false without lines.
+    """The lines of one Python traceback, or of one Java stack trace (``java_trace.py``).
 
-    Python marks the beginning of a traceback, but not its end. After the line of the exception, a blank line and one of
-    two sentences may lead to another traceback. All lines of an exception group are indented.
+    The object is false if it has no lines. Python marks the beginning of a traceback, but not its end. After the line
+    of the exception, a blank line and one of two sentences may lead to another traceback. All lines of an exception
+    group are indented.
     """
 
     def __init__(self) -> None:

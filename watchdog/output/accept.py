@@ -60,7 +60,7 @@ class AnswerPreference:
     ranges: tuple[_Range, ...] = ()
 
     def resolve(self, outputs: Sequence[Output], printed_type: str = TEXT) -> Offer:
-        """Choose one of the forms of these outputs, or of what was printed if there are no outputs.
+        """Choose one of the forms of these outputs. If there are no outputs, choose a form of the printed text or data.
 
         Raises:
             AnswerNotAvailable: the caller accepts none of these forms.
@@ -106,7 +106,7 @@ _EMPTY_ELEMENT = re.compile(r"[ \t]*+,")
 
 
 def choose_form(accept: str | None, output_param: str | None) -> AnswerPreference:
-    """Return what the caller wants, from the ``Accept`` header (several joined by commas) and ``?output=``.
+    """Return what the caller wants, from all ``Accept`` headers (joined by commas) and ``?output=``.
 
     ``?output=`` overrides ``Accept``. A missing ``Accept``, ``*/*`` and ``text/plain`` mean base64. ``application/zip``
     and ``application/json`` mean those forms, even if the only output is itself such a file. Any other type means the

@@ -48,7 +48,7 @@ from .media_type import JSON_TYPE, PLAIN_TYPE, encoded_name, guessed_type, witho
 from .printed import TEXT
 from .zip_format import zip_parts
 
-# Up to both of these, the switch to a thread costs more than the work.
+# If an answer exceeds neither limit, the switch to a thread costs more than the work.
 _INLINE_BYTES = 64 * 1024
 _INLINE_FILES = 16
 
@@ -77,8 +77,8 @@ class Result:
 class Answer:
     """An answer that is ready to be sent.
 
-    ``length``: of the body, in bytes. ``headers``: in ASCII, without those of type and length. ``body``: the whole body
-    if it is small, else None.
+    ``length``: the length of the body, in bytes. ``headers``: all headers except those for type and length, in ASCII.
+    ``body``: the whole body if it is small, else None.
     """
 
     content_type: str
@@ -91,8 +91,8 @@ class Answer:
         """Yield the body, exactly ``length`` bytes. Close the generator (``aclose``) if it is not read to its end.
 
         Args:
-            ahead: returns, in any thread, how many pieces of at most 512 KiB are read at once. As many more may wait to
-                be sent. It takes longer to wake a thread for a piece than to read the piece.
+            ahead: returns, in any thread, how many pieces of at most 512 KiB are read at once. The same number of
+                pieces may already wait to be sent. It takes longer to wake a thread for a piece than to read the piece.
 
         Raises:
             OutputUnreadable: an output changed or cannot be read, so that the rest of the body is missing.
@@ -243,7 +243,7 @@ class _Plan:
             self.length = base64_length(self.length) + 1
 
     def pieces(self) -> Generator[bytes, None, None]:
-        """Yield the body in pieces of ``_PIECE_BYTES``, or of as many bytes as base64 of a piece has."""
+        """Yield the body in pieces of ``_PIECE_BYTES``. In base64, each piece is the encoding of that many bytes."""
         outputs = self._result.outputs
         if self._form is AnswerForm.JSON:
             body = regrouped(filled(self._json_parts(), lambda file: as_base64(regrouped(read_output(file)))))
@@ -308,7 +308,8 @@ def _headers_of_warnings(warnings: Sequence[CallWarning]) -> dict[str, str]:
 
 def _attachment(name: str) -> str:
     """Return a ``Content-Disposition`` with a plain name (RFC 6266), and the exact name if it differs (RFC 8187)."""
-    # Some clients read %XX in the plain name as an escape, others a backslash, so neither is sent.
+    # In the plain name, some clients read %XX as an escape, and others read a backslash as an escape. So neither is
+    # sent.
     plain = re.sub(r'[^ -~]|["\\%]', "_", name)
     if plain == name:
         return f'attachment; filename="{plain}"'

@@ -132,5 +132,5 @@ def _is_new(entry: os.DirEntry[str], since_ns: int, excluded: set[tuple[int, int
         status = entry.stat(follow_symlinks=False)
     except OSError:  # it is gone
         return False
-    # The time of the last change of the content, because an input that the script renamed is still the input.
+    # Compare the time of the last change of the content: an input that the script only renamed is not a new file.
     return status.st_mtime_ns > since_ns and (status.st_dev, status.st_ino) not in excluded

@@ -26,7 +26,7 @@ class StdoutSource(Protocol):
     def size_bytes(self) -> int: ...
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
-        """Yield all bytes in pieces of at most ``piece_bytes``. Called in a thread if they are many."""
+        """Yield all bytes in pieces of at most ``piece_bytes``. If there are many bytes, a thread calls this."""
 
 
 def read_output(output: Output) -> Generator[bytes, None, None]:
@@ -41,7 +41,8 @@ def read_output(output: Output) -> Generator[bytes, None, None]:
                 raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
             at += len(piece)
             if at == output.size_bytes:
-                # Before the last piece is sent. Until then the answer can still be cut, so that the caller notices.
+                # Check before the last piece is sent. Until then the server can still end the answer early, and the
+                # caller notices that bytes are missing.
                 raise_if_changed(fd, output)
             yield piece
     finally:
@@ -137,6 +138,6 @@ def take_checksums(
             if step_bytes >= _STEP_BYTES:
                 step_bytes = 0
                 yield True
-        # It takes about as long to open and close a file as to read so many bytes.
+        # It takes about as long to open and close a file as to read this number of bytes.
         step_bytes += _OPEN_COST_BYTES
         checksums.append(checksum.hexdigest())

@@ -54,8 +54,8 @@ _FORMATS: tuple[tuple[bytes, str], ...] = (
 _starts_as = re.compile(b"|".join(b"(%b)" % pattern for pattern, _ in _FORMATS), re.DOTALL).match
 # The offset at which tar's mark ends. All other marks end before it.
 _START_BYTES = 265
-# Characters that for file(1) are in no text of any encoding: control characters except those for lines, tabs and
-# terminals.
+# Characters that do not occur in a text of any encoding, according to file(1): control characters except those for
+# lines, tabs and terminals.
 _has_control_character = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]").search
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 

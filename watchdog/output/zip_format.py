@@ -61,8 +61,8 @@ def _central_header(output: Output, crc: int, offset: int) -> bytes:
     date, clock = _dos_time(output.mtime_s)
     size, needs, extra = output.size_bytes, _NEEDS_PLAIN, b""
     if size >= _MAX_32 or offset >= _MAX_32:
-        # All three, even if one is enough: after a file of exactly 0xFFFFFFFF bytes, Info-ZIP 6.0 reads a single offset
-        # as a size.
+        # Write all three numbers, even if one is enough: after a file of exactly 0xFFFFFFFF bytes, Info-ZIP 6.0 reads a
+        # single offset as a size.
         needs, extra = _NEEDS_ZIP64, struct.pack("<HHQQQ", 1, 24, size, size, offset)
         size = offset = _MAX_32
     mode = stat.S_IFREG | stat.S_IMODE(output.mode)
@@ -75,7 +75,7 @@ def _central_header(output: Output, crc: int, offset: int) -> bytes:
 
 
 def _end_of_zip(count: int, start: int, size: int) -> bytes:
-    """Return the end record. ``start`` and ``size``: of the central directory, in bytes."""
+    """Return the end record. ``start`` and ``size``: the offset and the size of the central directory, in bytes."""
     zip64 = b""
     if count >= _MAX_16 or start >= _MAX_32 or size >= _MAX_32:
         made, needs = _MADE_ON_UNIX | _NEEDS_ZIP64, _NEEDS_ZIP64

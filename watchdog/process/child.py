@@ -30,7 +30,7 @@ class Child:
         slot: its place in the table of the guardian.
         grace_s: the seconds between SIGTERM and SIGKILL.
         kill_at_s: the time of the SIGKILL; 0 as long as the group got no SIGTERM.
-        signalled: the processes of its tree that had to be ended: their names, by identity.
+        signalled: the names of the processes of its tree that had to be ended, by identity.
         exited_by_itself: the command exited before anything asked for its end.
         wake_up: done when the command has exited, when something asks for its end, or when its time is over.
         exited: done when the command has exited.
@@ -88,8 +88,8 @@ class Child:
         """Send SIGTERM to processes of the tree, once to each."""
         new = [each for each in tree if each.identity not in self.signalled]
         self.note_signalled(new)
-        # If the group got SIGTERM before, a process that is new in the group was started by a trap of the script, to
-        # clean up. It gets no SIGTERM.
+        # If the group got SIGTERM before, a trap of the script has started each process that is new in the group, to
+        # clean up. Such a process gets no SIGTERM.
         proc.signal_each(new, signal.SIGTERM, except_group=self.pid if self.kill_at_s else 0)
 
     def note_signalled(self, processes: Iterable[proc.Process]) -> None:

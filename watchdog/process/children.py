@@ -17,7 +17,7 @@ class Children:
 
     def __init__(self) -> None:
         self._fds: list[int] = []
-        # Orphans become children of the main thread. Commands are children of the thread that spawns them: this one.
+        # Orphans become children of the main thread. Commands are children of the current thread, which spawns them.
         with contextlib.suppress(OSError):
             for thread in sorted({os.getpid(), threading.get_native_id()}):
                 self._fds.append(os.open(f"/proc/self/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC))

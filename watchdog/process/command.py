@@ -14,10 +14,10 @@ from ..errors import ScriptUnavailable
 from ..system.files import open_regular
 from .byte_order_mark import has_mark, refuse_utf16, without_mark
 
-# If the last change of a file was more than so many seconds ago, a further change gives the file another time. Some
-# file systems store times in whole seconds only.
+# If the last change of a file was more than this number of seconds ago, a further change gives the file a different
+# timestamp. Some file systems store timestamps in whole seconds only.
 _SETTLED_S = 2.0
-# So many bytes are enough to see how the lines of a script end.
+# This number of bytes is enough to see how the lines of a script end.
 _START_BYTES = 4096
 CRLF_HINT = "its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
 _SHELL = re.compile(rb"(?:[^\s/]*/)*(?:a|ba|c|da|fi|k|mk|o|tc|ya|z)?sh")
@@ -30,7 +30,8 @@ def command_for(script_path: str, path: str) -> list[str]:
 
     Args:
         script_path: an existing file.
-        path: the script's ``PATH``. If the path of the interpreter does not exist, its name is searched here.
+        path: the script's ``PATH``. If the path of the interpreter does not exist, the interpreter's name is looked up
+            in ``PATH``.
 
     Raises:
         ScriptUnavailable: the script cannot be read or is UTF-16 text, or its interpreter does not exist.
@@ -133,7 +134,7 @@ def read_start(path: str) -> bytes:
 
 
 def found_command(words: list[str], path: str) -> list[str]:
-    """Return a command with the path of its program, which is found as by a shell.
+    """Return a command in which the path of the program replaces its name, as in a shell.
 
     Args:
         words: the program and its arguments: at least one word.

@@ -17,8 +17,8 @@ choose the next process. So the decoy has a twin in the same memory (clone(2), C
 the first of them ends, its memory is not freed, because the other one still uses it. So its pipe is closed while the
 kernel still waits for memory.
 
-There is no decoy if the server's own value leaves room for the difference, if memory has no limit, or if the kernel
-ends all processes of the container at once (``memory.oom.group``).
+There is no decoy if the server's own value is 500 or less, if memory has no limit, or if the kernel ends all processes
+of the container at once (``memory.oom.group``).
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _MIB = 1 << 20
 _COUNTED_BYTES = 256 * _MIB
 # Python holds a descriptor for each mapping, so few large mappings are better than many small ones.
 _MAPPED_BYTES = 2 * _MIB
-# The decoy's own memory, besides the interpreter's 6 MiB. It matters if no twin can be started: the end of the decoy
-# frees this memory, and with it scripts can continue until SIGKILL reaches one of them.
+# The decoy's own memory, besides the interpreter's 6 MiB. This memory matters only if no twin can be started: the end
+# of the decoy then frees it, and scripts can use it until SIGKILL reaches one of them.
 _FREED_BYTES = 4 * _MIB
 _TWIN_STACK_BYTES = 64 * 1024
 _CLONE_VM = 0x100  # linux/sched.h

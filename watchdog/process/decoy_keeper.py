@@ -80,5 +80,5 @@ class DecoyKeeper:
         self._watch.forget(self._decoy.pidfd)
         self._decoy.stop()
         self._not_before_s = self._loop.time() + _PAUSE_S
-        # A script of the same user could have ended the decoy, too, but nothing else.
+        # Only the kernel or a script of the same user can have ended the decoy.
         log.error("memory has run out: the kernel ended the decoy, and a script with it", pid=pid, script_pid=group)

@@ -17,9 +17,11 @@ class Ended:
     Attributes:
         exit_code: the exit code; None if a signal ended the command.
         signal: the name of the signal that ended the command; None if it exited.
-        timed_out: the command, or a process that it left and that still worked, was ended because its time was over.
+        timed_out: the time of the command was over, so the server ended the command. Also true if the command had
+            exited and a process that it left still worked.
         ended_early: :meth:`Supervisor.end_all` ended the command.
-        duration_s: the time until the command, and the processes that it left and that could finish, had ended.
+        duration_s: the time until the command had ended. It includes the time in which processes that the command left
+            could finish.
         cpu_s: user and system time of the command and of the children that it waited for.
         peak_rss_bytes: the memory of its largest process; None if it is not known (see :class:`PeakMemory`).
         survivors: the number of processes that even SIGKILL did not end.

@@ -44,10 +44,10 @@ _SLOTS = 1024
 _SLOT = struct.Struct("=iH250s")
 _LONGEST_MARK_BYTES = 250
 _MOST_FDS = (1 << 31) - 1
-# The guardian searches for processes for so many seconds at most, with this pause between two searches.
+# The longest time for which the guardian searches for processes, and the pause between two searches, in seconds.
 _PATIENCE_S = 5.0
 _PAUSE_S = 0.01
-# So many searches in a row must find no process: a search may miss processes that fork and exit all the time.
+# This number of searches in a row must find no process: one search may miss processes that fork and exit all the time.
 _QUIET_SEARCHES = 3
 
 

@@ -10,8 +10,8 @@ for the script. Each server takes a random range of 2^32 values:
 - The largest value of the range is the hard limit of the server, so all of its scripts inherit it.
 - Each command gets a value of its own, which is larger than the values of earlier commands. The command inherits it
   from the server as its soft limit. Directly after the start, the server sets it as the hard limit, too. If the command
-  forked a process before that, the soft limit of this process shows the command. A script can lower its hard limit only
-  to the value of an older command.
+  forked a process before that, the soft limit of the forked process shows its command. A script can lower its hard
+  limit only to the value of an older command.
 """
 
 from __future__ import annotations

@@ -13,11 +13,11 @@ from .activity import Activity
 from .child import Child
 from .tree import Tree
 
-# Processes that have not worked for so many seconds are ended. A process may pause between two pieces of work for less
-# than this. An idle daemon makes each call longer by this time.
+# Processes that have not worked for this number of seconds are ended. A process may pause between two pieces of work
+# for less than this. An idle daemon makes each call longer by this time.
 _IDLE_S = 0.1
-# The shortest pause between two checks, in seconds, and as a multiple of the duration of a check: each check reads all
-# of /proc.
+# The shortest pause between two checks, in seconds, and as a multiple of the duration of a check. Pauses save CPU time,
+# because each check reads all of /proc.
 _CHECK_PAUSE_S = 0.025
 _CHECK_PAUSE_CHECKS = 3
 # The first check has no earlier check to compare with.

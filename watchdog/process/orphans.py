@@ -35,9 +35,9 @@ from .ownership import Origin, Orphan, Ownership
 log = get_logger("process")
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-# Seconds for which one search for new orphans may keep the event loop from other calls.
+# The longest time, in seconds, for which one search for new orphans may block the event loop.
 _CHASE_S = 0.01
-# An exit that takes longer than so many seconds counts as hanging, for instance in a dead network file system.
+# An exit that takes longer than this number of seconds counts as hanging, for instance in a dead network file system.
 _EXIT_S = 1.0
 
 
@@ -172,8 +172,8 @@ class Orphans:
     def _is_undecided(self, pid: int) -> bool:
         """Return whether only a later check can show which command a process belongs to.
 
-        The process is exiting, and its children will become children of this process. Or ``exec`` is just replacing
-        its memory.
+        There are two such cases: the process is exiting, and its children will become children of this process; or
+        ``exec`` is just replacing the memory of the process.
         """
         process = proc.process(pid)
         if process is None or not (process.is_exiting or proc.is_starting(pid)):
@@ -182,7 +182,7 @@ class Orphans:
         return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
 
     def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
-        """Find out where an orphan comes from that does not certainly belong to any command. This is done only once.
+        """Find out where an orphan comes from if it does not certainly belong to any command. This is done only once.
 
         A process of a script is ended together with the last of the commands that it may belong to. A process that may
         come from ``docker exec``, or may be a process that a script has hidden, is left alone. As long as a process of

@@ -146,7 +146,7 @@ class Feed:
                     except BrokenPipeError:
                         return
         except Exception as error:
-            # Do not close stdin: the command would take the input so far for the complete input.
+            # Do not close stdin: the command would treat the input so far as the complete input.
             self.error = error
             if_broken()
         else:

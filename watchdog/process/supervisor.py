@@ -1,7 +1,7 @@
 """Run one command as a process tree, and do not return before the whole tree is gone.
 
-The supervisor owns the tree: :meth:`Supervisor.run` returns, or raises when it is cancelled, only after every process
-that the command left is dead and reaped, inside or outside of the command's process group.
+The supervisor owns the tree: :meth:`Supervisor.run` returns only after every process that the command left is dead and
+reaped, inside or outside of the command's process group. If the call is cancelled, it raises only then, too.
 
 Each step has a file of its own:
 
@@ -66,7 +66,7 @@ class Supervisor:
     """
 
     def __init__(self) -> None:
-        # This process may inherit an ignored SIGCHLD. The kernel would then reap its children before it does.
+        # This process may inherit an ignored SIGCHLD. The kernel would then reap the children before this process can.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._loop = asyncio.get_running_loop()
         self._watch = Watch(self._loop)
@@ -176,7 +176,7 @@ class Supervisor:
                 timer.cancel()
 
     def _result_if_nothing_left(self, child: Child) -> Ended | None:
-        """Return how a command ended that left no process, as most do; None if there is something to wait for."""
+        """Return how the command ended if it left no process, as usual; None if there is something to wait for."""
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
             return None
         duration_s = self._loop.time() - child.started_s

@@ -16,12 +16,13 @@ from .spare_descriptor import SpareDescriptor
 
 # Seconds from SIGTERM to SIGKILL for processes that a script left when it ended by itself.
 _STRAGGLER_GRACE_S = 0.15
-# SIGKILL does not end a process in uninterruptible sleep. After so many seconds the call is answered nevertheless.
+# SIGKILL does not end a process in uninterruptible sleep. After this number of seconds the call is answered
+# nevertheless.
 _UNKILLABLE_S = 5.0
-# So many searches in a row must find no process: a list of all processes may lack processes that fork and exit all the
-# time.
+# This number of searches in a row must find no process: one list of all processes may lack processes that fork and exit
+# all the time.
 _QUIET_SEARCHES = 3
-# The smallest number of searches, because a whole machine may stand still for seconds.
+# The smallest number of searches, even if the time is over: a whole machine may stand still for seconds.
 _FEWEST_SEARCHES = 20
 
 

@@ -11,8 +11,8 @@ from .reading import SERVICE_LINK_VALUE, Reading
 from .source import DEFAULT, SettingSource
 from .text import in_quotes, one_line
 
-# Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named
-# `watchdog` or `watchdog-...` makes these.
+# Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named `watchdog` or
+# `watchdog-...` leads to variables with these names.
 _SERVICE_LINK_NAME = re.compile(
     r"WATCHDOG_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
 )

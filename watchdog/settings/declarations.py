@@ -26,8 +26,8 @@ from .kinds import (
     Kind,
 )
 
-# The User-Agent of `watchdog health`, which container engines run. The server does not count this request as a probe,
-# because a container engine sends no calls to another server if it fails.
+# The User-Agent of `watchdog health`, which container engines run. The server does not count this request as a probe:
+# if the request fails, a container engine does not send calls to another server.
 LOCAL_PROBE = "watchdog-health"
 DEFAULT_SCRIPT_PATH = "/oscar/config/script.sh"
 DEFAULT_SERVICE_DEFINITION = "/oscar/config/function_config.yaml"

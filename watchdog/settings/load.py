@@ -27,11 +27,11 @@ from .token_file import check_auth_all, read_token_file
 class Configuration(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that is known at the start. Do not use it before ``require_valid`` has accepted it.
 
-    ``sources``: by the name of the setting. ``storages``: where inputs of events are fetched and outputs are stored.
-    ``ignored_names``: variables that are accepted without effect; the server logs their names once at DEBUG.
-    ``script_text``: the decoded text of ``SCRIPT``. ``secret_names``: variables of the environment that no script may
-    see. ``service_name``: the service's name on the platform or in the service definition. ``unread``: the settings and
-    variables that were given but could not be read, so that their effect is not known.
+    ``sources``: the source of each setting, by the setting's name. ``storages``: where inputs of events are fetched and
+    outputs are stored. ``ignored_names``: variables that are accepted without effect; the server logs their names once
+    at DEBUG. ``script_text``: the decoded text of ``SCRIPT``. ``secret_names``: variables of the environment that no
+    script may see. ``service_name``: the service's name on the platform or in the service definition. ``unread``: the
+    settings and variables that were given but could not be read, so that their effect is not known.
     """
 
     settings: Settings

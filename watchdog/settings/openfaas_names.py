@@ -9,8 +9,8 @@ from .reading import Reading
 from .source import DEFAULT, SettingSource
 from .text import in_quotes
 
-# Names of OpenFaaS's classic watchdog and of-watchdog that have no effect here. This server either always does what
-# they switch on, or has nothing like it.
+# Names of OpenFaaS's classic watchdog and of-watchdog that have no effect here. This server either always has the
+# feature that a variable switches on, or never has it.
 # fmt: off
 IGNORED_NAMES = frozenset({
     "write_debug", "marshal_request", "debug_headers", "jwt_auth", "jwt_auth_debug", "jwt_auth_local",
@@ -46,9 +46,10 @@ def check_fprocess(reading: Reading) -> None:
 
 
 def check_openfaas_names(reading: Reading) -> None:
-    """Report what OpenFaaS's watchdogs offer and this server does not, if it changes the answers or who gets them."""
+    """Report missing features of OpenFaaS's watchdogs that change the answers, or decide which callers get answers."""
     for spelling in reading.spellings.get("jwt_auth", ()):
-        # A user who sets it relies on it. Without it every caller would get an answer.
+        # A user who sets this variable relies on the check of tokens. Without the check, every caller would get an
+        # answer.
         if reading.environ[spelling].strip().lower() in ("true", "1"):
             reading.problem(
                 "jwt_auth",

@@ -52,7 +52,7 @@ class Reading:
                 return
             except ValueError:
                 if name == "log_level" and source.kind == "environment" and source.name != setting.variable:
-                    # The only bad value that does not stop the start, because this variable may be for the script.
+                    # This is the only bad value that does not stop the start. The variable may be meant for the script.
                     self.warnings.append(
                         f"log_level: {source} is {in_quotes(text)}, which is not a known level, so INFO is used; "
                         f"to choose a level, set {setting.variable} to {setting.kind.accepts}"

@@ -44,7 +44,7 @@ _STORAGE_FIELDS = frozenset({"storage_provider", "path", "prefix", "suffix"})
 
 # The kernel's MAX_ARG_STRLEN (execve(2)). It includes the name, `=` and the NUL at the end.
 _LONGEST_VARIABLE_BYTES = 131_072
-# str() refuses integers with more than 4300 digits, and `!!int 0x…` can have so many.
+# str() refuses integers with more than 4300 digits, and `!!int 0x…` can make such an integer.
 _MOST_DECIMAL_BITS = 14_000
 
 

@@ -138,7 +138,7 @@ def _feeds(output: Place, given: Place) -> bool:
     """Return whether the storage reports what is stored in the output as a new object of the input."""
     if output.provider != given.provider:
         return False
-    # dCache reports the files of one directory; a bucket and a space report all objects below it.
+    # dCache reports the files of one directory; a bucket and a space report all objects below a path.
     is_below = not given.path or output.path.startswith(given.path + "/")
     return output.path == given.path or (is_below and not output.provider.startswith("webdav."))
 

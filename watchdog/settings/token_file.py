@@ -1,4 +1,4 @@
-"""Read the token that callers must send from its file, and check that there is a token if one is needed."""
+"""Read the file of the token that callers must send, and check that there is a token if one is needed."""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ _sockets: contextvars.ContextVar[list[socket.socket]] = contextvars.ContextVar("
 def aborted_on_failure() -> Iterator[None]:
     """Reset the connections that were opened in this context if the request fails or is cancelled.
 
-    asyncio would keep a connection open until all written data is sent. If the server has stalled, that never happens,
-    and the server would keep the part of a file that it has locked.
+    asyncio would keep a connection open until all written data is sent. If the server has stalled, that never happens.
+    The server would then keep the incomplete file, which it has locked.
     """
     sockets: list[socket.socket] = []
     made = _sockets.set(sockets)

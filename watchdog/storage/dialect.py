@@ -14,7 +14,7 @@ class Dialect(Protocol):
     """The authorization of requests to one kind of storage, and the errors in its answers."""
 
     def headers(self, method: str, url: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the headers that authorize a request that has ``headers``.
+        """Return the headers that authorize a request. ``headers``: its other headers.
 
         They are made for each attempt, and sent only to the provider's own origin.
         """

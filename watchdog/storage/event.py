@@ -23,8 +23,8 @@ from .stored_object import StoredObject
 # A longer text is data. A message of SQS has at most 256 KiB, an environment variable at most 128 KiB.
 MOST_BYTES = 1 << 20
 _MOST_ENVELOPES = 3
-# Types of CloudEvents: those of the CloudEvents project's adapter and of TriggerMesh's end with the event's name, those
-# of Knative's do not.
+# Types of CloudEvents. The types of the CloudEvents project's adapter and the types of TriggerMesh end with the event's
+# name. The types of Knative do not.
 _CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
 
 

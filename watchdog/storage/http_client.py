@@ -48,7 +48,7 @@ class HttpClient:
     def __init__(self, provider: Provider, dialect: Dialect, *, timeout_s: float, ca_file: str | None) -> None:
         self._requests = Requests(provider, dialect, timeout_s=timeout_s, ca_file=ca_file)
         self._timeout_s = timeout_s
-        # False after the server once sent no 100 Continue: it is not asked again.
+        # False once the server has failed to send 100 Continue: the client does not wait for it again.
         self._sends_continue = True
 
     def url(self, path: str, query: str = "") -> URL:

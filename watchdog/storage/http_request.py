@@ -22,7 +22,7 @@ from .retry import Progress, Transient
 _CONTINUE_S = 3.0
 _BODY_MOST_BYTES = 64 * 1024
 _MOST_REDIRECTS = 5
-# The server may answer these once and accept the same request later.
+# The server may answer a request with one of these, and accept the same request later.
 _TEMPORARY = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 307, 308})
 

@@ -20,8 +20,8 @@ def job_text(stdin: bytes, variable: str | None) -> bytes:
     """Return the event of a job.
 
     OSCAR starts ``echo $EVENT | supervisor`` without quotes. So the shell joins white space and expands patterns, and
-    dash's echo expands backslashes. The variable ``EVENT`` has the event unchanged. It is used if stdin is what a shell
-    makes of it, or if it is base64 of stdin (InterLink decodes it in the pipe).
+    dash's echo expands backslashes. The variable ``EVENT`` has the event unchanged. This value is used if stdin is what
+    a shell makes of the value, or if the value is base64 of stdin (InterLink decodes the value in the pipe).
 
     Args:
         stdin: everything that stdin had.

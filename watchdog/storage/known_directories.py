@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-# Scripts choose the names of outputs, so there may be any number of directories over the time of a server.
+# Scripts choose the names of outputs, so there may be any number of directories while one server runs.
 MOST_KNOWN = 1000
 
 
 class KnownDirectories:
-    """The names of directories that exist. When there are too many, it forgets all, and the storage is asked again."""
+    """The names of directories that exist.
+
+    If there are too many, all names are removed, and the server asks the storage again.
+    """
 
     def __init__(self) -> None:
         self._names: set[str] = set()

@@ -90,7 +90,7 @@ class Progress:
         self._reached_bytes = max(count, self._reached_bytes)
 
     def is_enough(self, now_s: float) -> bool:
-        """Return whether the transfer was fast enough since this last returned True.
+        """Return whether the transfer was fast enough since the last call that returned True.
 
         Bytes that an earlier attempt had already moved do not count.
         """

@@ -2,7 +2,7 @@
 
 A large file is uploaded in parts. Nobody sees them before the upload is completed. If an upload fails or is cancelled,
 it is aborted, because its parts would stay, and cost money, for ever. This is not possible if the server never answered
-the start of the upload, because then its id is not known.
+the start of the upload, because then the id of the upload is not known.
 
 The client is our own. No other client that was tried does all of this: abort an upload that is cancelled during its
 completion, notice that a server stalls during an upload, and ignore the ``AWS_*`` variables, which belong to the

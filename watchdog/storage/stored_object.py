@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 # Some names of MinIO and Amazon begin with `s3:`. EventBridge has other names. In the type of a CloudEvent, a name may
 # be in lower case and have a dot in place of a colon. MinIO also reports changes of an object's tags and locks as
-# creations. They are not matched, because the bytes of the object stay the same.
+# creations. The pattern does not match such reports, because the bytes of the object stay the same.
 _S3_CREATION = re.compile(
     r"Object Created$|(?:s3:)?ObjectCreated(?:[:.](?!(?:Put|Delete)Tagging$|PutRetention$|PutLegalHold$)|$)",
     re.IGNORECASE,
@@ -25,9 +25,10 @@ class StoredObject:
 
     ``kind``: ``minio``, ``s3``, ``ceph``, ``onedata`` or ``webdav``. ``container``: the bucket, or the space of
     Onedata; "" for WebDAV. ``key``: decoded; for WebDAV (dCache) the name below the input's path. ``time``, ``name``:
-    when and what happened, as the event has it, or "". ``text``: the event, byte for byte, if it reports only this
-    object; else the same event with only this record. ``size_bytes``: as the event has it, or None. ``version``: the id
-    of the version in its bucket, or "". ``fault``: why this complete record cannot be processed; "" if it can.
+    the time and the name of the event, as the event has them, or "". ``text``: the event, byte for byte, if it reports
+    only this object; else the same event with only this record. ``size_bytes``: as the event has it, or None.
+    ``version``: the id of the version in its bucket, or "". ``fault``: why this complete record cannot be processed; ""
+    if it can.
     """
 
     kind: str
@@ -57,7 +58,7 @@ class StoredObject:
 
 
 def _is_creation(kind: str, name: str) -> bool:
-    """Return whether an event with this name reports a new object. An event without a name reports one."""
+    """Return whether an event with this name reports a new object. An event without a name counts as such an event."""
     if not name:
         return True
     if kind == "webdav":

@@ -24,7 +24,7 @@ from .transfer_progress import Moving, Watcher, reported
 log = get_logger("storage")
 
 _AT_ONCE = 8
-# After so many failures in a row, the storage is the cause and not a file, so no more files are tried.
+# After this number of failures in a row, the storage is the cause and not a file, so no more files are tried.
 _MOST_FAILURES = 8
 _NAMED_FILES = 5
 

@@ -19,7 +19,10 @@ class Watcher(Protocol):
     """An observer of transfers, such as a progress bar."""
 
     def begin(self, verb: str, files: int, size_bytes: int | None) -> None:
-        """Begin a transfer. ``verb``: ``fetching`` or ``storing``; ``size_bytes``: of all files, None if not known."""
+        """Begin a transfer.
+
+        ``verb``: ``fetching`` or ``storing``. ``size_bytes``: the size of all files; None if it is not known.
+        """
 
     def moved(self, count: int) -> None: ...
     def file_done(self) -> None: ...

@@ -49,7 +49,7 @@ class WebDav:
         try:
             was_known = directory in self._directories
             await self._make(directory)
-            # Not made from the file's name, which may already have the greatest length.
+            # Do not make this name from the file's name, which may already have the greatest length.
             part = "/".join(filter(None, [directory, f".watchdog-{secrets.token_hex(8)}.part"]))
             try:
                 try:

@@ -85,7 +85,7 @@ class Base64Reader:
         self._offset = offset  # position of the next byte
         self._quoted = quoted
         self._where = where
-        # What was removed from the pieces so far. It is also removed from each later piece before that is decoded.
+        # The line ends and blanks that occurred so far. They are removed from each later piece before its decoding.
         self._line_ends = b""
         self._has_blanks = False
         # The state of the text.
@@ -177,7 +177,7 @@ class Base64Reader:
         text = self._cleaned(data)
         if text is None:
             return None
-        # The decoder accepts `+` and `/` even if other characters are to replace them.
+        # The decoder accepts `+` and `/` even if the alphabet has other characters in their place.
         if alphabet is _Alphabet.URL_SAFE and (b"+" in text or b"/" in text):
             return None
         altchars = _altchars(alphabet)

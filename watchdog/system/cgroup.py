@@ -1,4 +1,4 @@
-"""Read the control groups of this process: limits of CPU and memory, and how often the kernel killed for memory.
+"""Read the control groups of this process: limits of CPU and memory, and out-of-memory kills.
 
 This module reads both versions of control groups. Version 2 is one tree, mounted at ``/sys/fs/cgroup`` (at
 ``/sys/fs/cgroup/unified`` on a hybrid host). Version 1 has one tree for each controller. ``/proc/self/cgroup`` names
@@ -67,10 +67,10 @@ class Cgroup:
         return min((limit for limit in limits if limit is not None and limit < _V1_UNLIMITED_BYTES), default=None)
 
     def oom_kills(self) -> int | None:
-        """Return how many processes of this group the kernel has killed because memory ran out, since the group exists.
+        """Return how many processes of this group the kernel has killed so far because memory ran out.
 
-        If the number grows during an invocation, a script that was killed ran out of memory. The call costs one read of
-        a small file, which stays open. The result is None if the kernel does not count (before Linux 4.13).
+        If the number grows during an invocation and the script was killed, the script ran out of memory. The call costs
+        one read of a small file, which stays open. The result is None if the kernel does not count (before Linux 4.13).
         """
         if self._oom_fd < 0:
             return None

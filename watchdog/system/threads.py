@@ -14,7 +14,7 @@ call. Each group has few threads, so long work is done in steps (:func:`one_ahea
 work for other calls.
 
 A thread that hangs in the kernel (a dead network file system) cannot be ended. Python waits at exit for the threads of
-``concurrent.futures``, so one of them could keep the process forever. The threads here are daemons, and
+``concurrent.futures``, so such a thread could prevent the end of the process forever. The threads here are daemons, and
 :func:`abandon` ends the waits for them.
 """
 

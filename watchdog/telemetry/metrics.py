@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 _DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 # 16 MiB to 64 GiB, each twice as large as the one before: the usual sizes of a container's memory.
 _MEMORY_BUCKETS_BYTES = tuple(float(1 << power) for power in range(24, 37))
-# Every scraper reads text of this version. Later versions only add names that are not ASCII, and no name here is.
+# Every scraper reads text of this version. Later versions only add names that are not ASCII, and all names here are
+# ASCII.
 _CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -51,7 +52,7 @@ class Histogram:
 
 
 class Callers(NamedTuple):
-    """What callers take of the server now.
+    """The resources of the server that callers use now.
 
     ``bodies_awaited``: calls whose bodies have not fully arrived. ``answers``: answers that are being sent.
     ``answer_bytes``: the bytes of these answers in ``tmp_dir``. ``given_up``: slow callers whose calls were ended to
@@ -72,9 +73,9 @@ class Metrics:
 
     Args:
         places: returns the numbers of places taken and of calls waiting, and the limit of places (0 means no limit).
-        outcomes: the outcomes that are counted from 0. Without a 0 before it, Prometheus does not see the first failure
-            as an increase.
-        callers: returns what callers take of the server now.
+        outcomes: the outcomes that are counted from 0. Without a 0 before the first failure, Prometheus does not see
+            this failure as an increase.
+        callers: returns the resources that callers use now.
         unattributed: returns the number of processes that do not certainly belong to one invocation.
     """
 

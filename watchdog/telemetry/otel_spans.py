@@ -81,7 +81,7 @@ class Recording(Tracing):
             return super().call(method, path, headers)
 
     def _recorded(self, method: str, path: str, headers: MultiMapping[str]) -> Trace:
-        # Not the context of the task, because aiohttp serves many calls in the task of one connection.
+        # Do not use the context of the task: aiohttp serves many calls in the task of one connection.
         context = Context()
         if caller := _span_of(*caller_context(headers)):
             context = set_span_in_context(caller, context)
@@ -107,7 +107,7 @@ class Recording(Tracing):
                 loop.call_soon_threadsafe(stopped.set_result, None)
 
         try:
-            # Not a thread of the event loop, because the process would wait for its end.
+            # Do not use a thread of the event loop: the process would wait for the end of this thread.
             threading.Thread(target=shut_down, name="tracing-stop", daemon=True).start()
         except RuntimeError:  # no thread can be started now
             return
@@ -197,7 +197,7 @@ class _RecordedPhase(Phase):
 
 
 def _span_of(traceparent: str, tracestate: str) -> Span | None:
-    """Return the caller's span, to be a parent; None without one. Both arguments are valid, or ""."""
+    """Return the caller's span, for use as a parent; None if there is no such span. Both arguments are valid, or ""."""
     if (match := TRACEPARENT.fullmatch(traceparent)) is None:
         return None
     _, trace_id, span_id, flags = match.groups()

@@ -33,7 +33,7 @@ class Tracing:
 
 
 class Phase:
-    """A part of a call, as a context manager. An error that leaves it is the failure of the phase.
+    """A part of a call, as a context manager. If an error leaves the context, this error is the failure of the phase.
 
     This class records nothing.
     """

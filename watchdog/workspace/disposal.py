@@ -19,7 +19,7 @@ from ..system.threads import REMOVALS
 from .workspace import Workspace
 from .workspaces import Workspaces
 
-# The most seconds in one turn of the event loop in which directories are emptied.
+# The longest time, in seconds, for which directories are emptied in one turn of the event loop.
 _TIDY_FOR_S = 0.002
 # Seconds for which the directory of an ended call is kept for the next call.
 _KEPT_S = 0.25
@@ -133,6 +133,6 @@ class Disposal:
 
 
 def _take_error(removal: asyncio.Future[None]) -> None:
-    """Retrieve the error of a removal, so that asyncio does not log it. Only abandoned work has an error here."""
+    """Retrieve the error of a removal, so that asyncio does not log it. Only an abandoned removal has an error here."""
     if not removal.cancelled():
         removal.exception()

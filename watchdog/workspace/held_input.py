@@ -20,7 +20,7 @@ from .space import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
 _MODE = 0o644
-# To create so many files takes about a millisecond.
+# To create this number of files takes about a millisecond.
 _FEW_FILES = 16
 # The place of a file: memory, the nameless file that several files share, or a nameless file of its own.
 _MEMORY, _SHARED, _OWN = range(3)

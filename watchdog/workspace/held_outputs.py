@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ..system import proc
 from .outputs import Output, hold_outputs, release_outputs
 
-# The most outputs of one call whose descriptors are kept open.
+# The largest number of outputs of one call whose descriptors are kept open.
 _MOST_OF_A_CALL = 16
 # A file system needs a long time to free gigabytes, and the event loop must not be blocked for so long.
 _QUICKLY_FREED_BYTES = 64 << 20

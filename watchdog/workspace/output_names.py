@@ -1,7 +1,7 @@
 r"""Rename outputs whose names would lead out of their directory on another system.
 
 On Linux, ``..\..\x`` and ``C:x`` are names of ordinary files. A program on Windows that unpacks the ZIP, or writes
-files with the names in JSON, takes a backslash for a separator and ``C:`` for a drive, and writes to another directory.
+files with the names in JSON, reads a backslash as a separator and ``C:`` as a drive, and writes to another directory.
 So ``_`` replaces each backslash, and the colon of a drive. Other names do not change.
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 # Python's ntpath accepts any character as the letter of a drive.
 _DRIVE = re.compile(r"[^/]:")
-# A drive counts in the name of each folder, because a caller may unpack only one folder.
+# The name of each folder is also searched for a drive, because a caller may unpack only one folder.
 _UNSAFE = re.compile(r"\\|(?:^|/)[^/]:")
 
 
@@ -23,8 +23,8 @@ def replacements(names: Sequence[str]) -> dict[str, str]:
         names: paths of files below one directory, relative to this directory. No path appears twice.
 
     Returns:
-        The new names by the old ones, without names that do not change. A new name differs from all other names, old
-        and new, and from the names of directories. If necessary, it has a number before the file's extension.
+        The new name of each renamed output, by its old name. A new name differs from all other names, old and new, and
+        from the names of directories. If necessary, it has a number before the file's extension.
     """
     unsafe = [name for name in names if _UNSAFE.search(name)]
     if not unsafe:

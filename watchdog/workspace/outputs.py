@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from ..errors import OutputUnreadable
 
-# The most characters of an output's name in an error message.
+# The largest number of characters of an output's name in an error message.
 _SHOWN_NAME = 300
 
 

@@ -8,7 +8,7 @@ import os
 
 from ..errors import NoSpace
 
-# A disk with less free space than this counts as full: programs usually write at least so many bytes at a time.
+# A disk with less free space than this counts as full: programs usually write at least this number of bytes at a time.
 _FULL_BYTES = 4096
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # If less than this is free, no directory is kept for the next call: the running scripts need the space.
@@ -30,7 +30,7 @@ def is_full(directory: str) -> bool:
 
 
 def free_bytes(directory: str) -> float:
-    """Return how many bytes can still be written there; infinity if the file system does not count blocks."""
+    """Return how many bytes can still be written to a file system; infinity if it does not count blocks."""
     try:
         status = os.statvfs(directory)
     except OSError:

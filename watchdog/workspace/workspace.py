@@ -41,11 +41,12 @@ MOST_OUTPUTS = 100_000
 # would cost more. Later steps run in threads, and take some milliseconds.
 _FIRST_ENTRIES = 200
 _ENTRIES_IN_A_STEP = 5000
-# A symbolic link takes as long as so many other entries: its path may be long and lead through other links.
+# A symbolic link takes as long as this number of other entries: its path may be long and lead through other links.
 _COST_OF_LINK = 200
 # A file that is larger than this is compared with the size of its file system.
 _SUSPICIOUS_BYTES = 1 << 30
-# A directory is emptied in the event loop only if it has so few and so small files. Otherwise a thread removes it.
+# A directory is emptied in the event loop only if it has at most this number of files, each of at most this size.
+# Otherwise a thread removes it.
 _FEW_FILES = 16
 _SMALL_BYTES = 1 << 20
 # On ext4, a directory that once had many files stays large, and slow to list.
@@ -73,7 +74,7 @@ class Workspace:
         try:
             os.mkdir(self.input_dir, 0o755)
             os.mkdir(self.output_dir, 0o755)
-        except OSError:  # for example, no inode is left for the second one
+        except OSError:  # for example, no inode is left for the second directory
             remove_tree(path)
             raise
         self._as_made = self._state()
@@ -111,7 +112,8 @@ class Workspace:
                         if entry.path in (self.input_dir, self.output_dir):
                             continue
                         status = entry.stat(follow_symlinks=False)
-                        # The size now, because the script may have made the input or the response file large.
+                        # Compare the current size, because the script may have made the input or the response file
+                        # large.
                         is_small = status.st_size <= _SMALL_BYTES and status.st_blocks * 512 <= _SMALL_BYTES
                         if stat.S_ISDIR(status.st_mode) or not is_small or len(files) == _FEW_FILES:
                             return False
@@ -229,7 +231,8 @@ class Workspace:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return "a symbolic link to nothing"
-            # If the script cannot reach the target either, and the target is outside, this is a link that leaves.
+            # If the script cannot reach the target either, and the target is outside of the directory, the link leaves
+            # the directory.
             target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
             if error.errno == errno.EACCES and not _is_below(target, self.output_dir):
                 return leaves

@@ -86,8 +86,9 @@ class Workspaces:
     def keep(self, workspace: Workspace, *, others_run: bool = False) -> bool:
         """Empty the directory of a small call, and keep it for the next call.
 
-        The caller must be certain that no process of its script writes into it any more. There are never more kept
-        directories than were in use at one time. No directory is kept if the disk is slow or has little space.
+        The caller must be certain that no process of its script writes into it any more. The number of kept directories
+        is at most the largest number of directories that were in use at the same time. No directory is kept if the disk
+        is slow or has little space.
 
         Args:
             others_run: other scripts run now. They have the same user, so they may put files into the directory.
