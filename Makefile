@@ -121,7 +121,7 @@ build/docs/.ready: docs/requirements.txt $(VENV)/.ready
 dist: $(VENV)/.ready  ## build the wheel and the sdist into dist/
 	$(IN_VENV)python -m hatchling build
 
-lint: $(VENV)/.ready  ## check style, format, types, workflows, the prose of the pages, and the docs with their site
+lint: $(VENV)/.ready  ## check style, format, types, workflows, prose, and the docs with their site
 	$(IN_VENV)ruff check .
 	$(IN_VENV)ruff format --check .
 	$(IN_VENV)mypy

@@ -1,8 +1,8 @@
 """Find phrases that readers who learnt English as a second language stumble over.
 
-``python tests/prose.py`` checks all Markdown pages of the repository, outside code blocks. With paths as arguments it
-checks these files and folders: Markdown pages, and docstrings and comments of Python files. The exit code is 1 if it
-finds a phrase.
+``python tests/prose.py`` checks all Markdown pages of the repository, outside code blocks, and the docstrings and
+comments of ``watchdog/``. With paths as arguments it checks these files and folders. The exit code is 1 if it finds a
+phrase.
 
 The list is short on purpose. It has only phrases that were found again and again in this repository, and a plain
 replacement for each of them.
@@ -162,9 +162,10 @@ def prose_of(path: Path) -> str:
     return prose_of_python(text) if path.suffix == ".py" else prose_of_markdown(text)
 
 
-def pages() -> list[Path]:
-    """Return the Markdown pages of the repository."""
-    return sorted([*ROOT.glob("*.md"), *files_in(ROOT / folder for folder in FOLDERS)])
+def checked_files() -> list[Path]:
+    """Return the Markdown pages of the repository, and the modules of the package."""
+    pages = [*ROOT.glob("*.md"), *files_in(ROOT / folder for folder in FOLDERS)]
+    return sorted([*pages, *files_in([ROOT / "watchdog"], (".py",))])
 
 
 def files_in(paths: Iterable[Path], suffixes: tuple[str, ...] = (".md",)) -> Iterator[Path]:
@@ -178,7 +179,7 @@ def files_in(paths: Iterable[Path], suffixes: tuple[str, ...] = (".md",)) -> Ite
 
 
 def main(arguments: list[str]) -> int:
-    files = sorted(files_in(map(Path, arguments), (".md", ".py"))) if arguments else pages()
+    files = sorted(files_in(map(Path, arguments), (".md", ".py"))) if arguments else checked_files()
     count = 0
     for file in files:
         for hit in hits(prose_of(file)):

@@ -14,7 +14,7 @@
     ├── Unauthorized                 the token is missing or wrong
     │   └── TooManyWrongTokens       the token is wrong, and many other calls had a wrong token, too
     ├── AnswerNotAvailable           the outputs cannot be sent in the form that the caller wants
-    ├── NotAdmitted                  the call may not start now
+    ├── NotAdmitted                  the call is not allowed to start now
     │   ├── Overloaded               the queue is full, ``queue_timeout`` passed, or the caller was too slow
     │   └── Draining                 the server is stopping
     ├── ScriptError                  the script could not be run, or it failed
@@ -103,7 +103,7 @@ class AnswerNotAvailable(WatchdogError):
 
 
 class NotAdmitted(WatchdogError):
-    """The call may not start now. ``retry_after_s``: the caller may try again after this many seconds."""
+    """The call is not allowed to start now. ``retry_after_s``: the caller may try again after this many seconds."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -159,7 +159,7 @@ class ScriptTimedOut(ScriptError):
 
 
 class BadScriptResponse(ScriptError):
-    """A line of ``$HTTP_RESPONSE_FILE`` is not ``Name: value``, or a script may not set this header."""
+    """A line of ``$HTTP_RESPONSE_FILE`` is not ``Name: value``, or no script is allowed to set this header."""
 
 
 class OutputError(WatchdogError):

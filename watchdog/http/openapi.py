@@ -26,7 +26,7 @@ _ANY_TYPE = "*/*"
 _TEXT = "text/plain"
 # The format "binary" is from OpenAPI 3.0. OpenAPI 3.1 does not need it, but generators of clients use it.
 _BYTES: _Json = {"type": "string", "format": "binary"}
-# What each status of an error means, also for the docs (`make docs`).
+# The meaning of each status of an error, also for the docs (`make docs`).
 MEANINGS: Mapping[int, str] = {
     400: "The body cannot be decoded, or a form, name or header is malformed; `detail` has the reason.",
     401: "The bearer token is missing or wrong. If many calls have a wrong token, this answer is delayed.",

@@ -128,8 +128,8 @@ def _decide_on_connection(
     request: web.BaseRequest, headers: CIMultiDict[str], error: WatchdogError, *, is_draining: bool
 ) -> None:
     """Decide whether the connection is closed after the answer, and how long to wait for the rest of the body."""
-    # A caller that waits for "100 Continue" and gets another answer may or may not send its body. So the server cannot
-    # know where the next request on this connection would begin.
+    # If a caller waits for "100 Continue" and gets another answer, it is free to send its body or not. So the server
+    # cannot know where the next request on this connection would begin.
     may_wait_for_continue = "Expect" in request.headers and not request.content.is_eof()
     if isinstance(error, (Draining, CallerSilent, CallerGone)) or is_draining or may_wait_for_continue:
         headers["Connection"] = "close"

@@ -20,7 +20,7 @@ from .run import Run
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one caller requests.
+    """The request of one caller.
 
     ``call_id``: safe to log and to send. ``hints``: what the headers say about the body. ``variables``: variables for
     the script's environment, in addition to those that every script gets. ``timeout_s``: the caller's own limit; 0

@@ -79,7 +79,7 @@ class ScriptFunction(Function):
     """A script: the file ``script_path``, or the text in the variable ``SCRIPT``.
 
     Args:
-        path: the path of the file, which may not exist yet.
+        path: the path of the file. Possibly it does not exist yet.
         text: the text of the script, if it replaces the file.
         search_path: the script's ``PATH``.
     """

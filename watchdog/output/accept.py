@@ -53,7 +53,7 @@ class _Range:
 
 @dataclass(frozen=True, slots=True)
 class AnswerPreference:
-    """What the caller wants, as far as this is known before the script has run."""
+    """The wishes of the caller, as far as they are known before the script has run."""
 
     form: AnswerForm | None
     accept: str = ""

@@ -55,7 +55,7 @@ _INLINE_FILES = 16
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What an invocation left.
+    """The files that an invocation left, and its stdout.
 
     ``stdout_tail``, ``stderr_tail``: the ends of stdout and stderr as text. ``failure``: the failure of a classic
     function. ``printed_type``: the media type of ``stdout``. ``warnings``: why the result may be wrong although the

@@ -1,7 +1,7 @@
 """Recognise scripts that an editor saved with a byte order mark, or as UTF-16.
 
 The mark is invisible in an editor, but it stands before ``#!``. So the kernel does not recognise the line that names
-the interpreter, and a shell takes the mark for a part of the first command. This program skips the mark when it reads
+the interpreter, and a shell reads the mark as a part of the first command. This program skips the mark when it reads
 the first line, so the right interpreter runs the script. Python accepts a mark at the start of a file. A shell prints
 an error for the first line, and then runs the other lines.
 """

@@ -36,7 +36,7 @@ DEFAULT_SECRETS_DIR = "/var/run/secrets/providers"
 
 
 class Known(NamedTuple):
-    """What the computation of a default may use. ``values``: the settings that are declared before it."""
+    """The values that the computation of a default may use. ``values``: the settings that are declared before it."""
 
     environ: Mapping[str, str]
     values: Mapping[str, Any]

@@ -16,7 +16,7 @@ _MOST_SHOWN = 5
 
 
 def unquoted_shell_syntax(command: str) -> list[str]:
-    """Return the shell syntax of a command, each kind once: `|`, `&&`, `;`, `>`, `$NAME`, `*` and the like.
+    """Return the shell syntax of a command, each kind once: `|`, `&&`, `;`, `>`, `$NAME`, `*` and similar ones.
 
     Quoted syntax is left out: the program gets it as text, or the shell of `sh -c '…'` acts on it.
     """

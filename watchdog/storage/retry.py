@@ -18,7 +18,7 @@ _LEAST_BYTES_PER_S = 240
 
 
 class Transient(Exception):
-    """A failure that may not happen again at the next attempt.
+    """A failure that possibly does not happen again at the next attempt.
 
     ``after_s``: the pause that the server asks for; ``is_silence``: the server sent nothing for too long.
     """

@@ -348,7 +348,7 @@ def _how_pem(where: str) -> str:
 
 
 def _or_armour(byte: int, starts_line: bool, where: str) -> str:
-    """Return a hint if the byte is a hyphen at the start of a line. The bytes after it may not have arrived yet."""
+    """Return a hint if the byte is a hyphen at the start of a line. Possibly more bytes arrive later."""
     if byte != ord("-") or not starts_line:
         return ""
     return f"if this is the armour of PEM (-----BEGIN …), {_how_pem(where)}; else "

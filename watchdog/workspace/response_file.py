@@ -42,8 +42,8 @@ def read_response_file(path: str) -> ResponseOverrides:
     """Return what the script chose; an empty object if there is no file.
 
     Raises:
-        BadScriptResponse: the file cannot be read or is too large, a line is not ``Name: value``, or a script may not
-            set its header.
+        BadScriptResponse: the file cannot be read or is too large, a line is not ``Name: value``, or no script is
+            allowed to set its header.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
