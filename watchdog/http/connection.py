@@ -26,8 +26,8 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from ..logs.setup import get_logger
+from ..system.tcp import acknowledged_bytes, has_ended, is_readable, reset, unacknowledged_bytes
 from .idle_connections import IdleConnections
-from .listener import is_readable
 from .problem_document import PROBLEM_TYPE, problem_document
 from .request_head import (
     HEADER_MEMORY_BYTES,
@@ -38,7 +38,6 @@ from .request_head import (
     memory_of_head,
     why_refused,
 )
-from .tcp import acknowledged_bytes, has_ended, reset, unacknowledged_bytes
 
 log = get_logger("server")
 # Without this header, a browser may run text that a script printed (WHATWG Fetch, section 3.6).

@@ -7,13 +7,13 @@ import contextlib
 import ctypes
 import errno
 import os
-import select
 import socket
 import struct
 from collections.abc import Callable
 from typing import Any
 
 from ..errors import ListenError
+from ..system.tcp import is_readable
 
 BACKLOG = 1024
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
@@ -159,13 +159,6 @@ def is_out_of_descriptors(context: dict[str, Any]) -> bool:
     """Return whether the event loop reports that no descriptor was free for a new connection."""
     error = context.get("exception")
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context
-
-
-def is_readable(sock: socket.socket) -> bool:
-    """Return whether bytes or connections wait in a socket."""
-    poll = select.poll()
-    poll.register(sock.fileno(), select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def has_half_open(port: int) -> bool:

@@ -8,7 +8,6 @@ import functools
 import os
 import socket
 import ssl
-import struct
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ import aiohttp
 from ..errors import StorageError
 from ..settings.storage_providers import Provider
 from ..system.files import open_regular
+from ..system.tcp import reset_at_close
 
 _CONNECT_S = 10.0
 # Bytes in this buffer count as sent. A small buffer keeps the reported progress close to the real one on a slow link.
@@ -107,5 +107,5 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
 def _abort(sockets: list[socket.socket]) -> None:
     for each in sockets:
         with contextlib.suppress(OSError):  # closed already
-            each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_at_close(each)
             each.shutdown(socket.SHUT_RDWR)
