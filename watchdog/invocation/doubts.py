@@ -7,7 +7,7 @@ import asyncio
 from ..logs.setup import get_logger
 from ..output import call_warning
 from ..output.call_warning import CallWarning
-from ..system.threads import OUTPUTS
+from ..system.threads import OUTPUTS, take_error
 from ..workspace.response_file import ResponseOverrides
 from ..workspace.workspace import Workspace
 from .run import Run
@@ -75,16 +75,10 @@ class Doubts:
             except RuntimeError:  # no thread can be started now
                 elsewhere = search(workspace.input_dir, since_ns)
             else:
-                job.add_done_callback(_take_error)
+                job.add_done_callback(take_error)  # nothing awaits a search that takes too long
                 if (await asyncio.wait((job,), timeout=_LOOK_ELSEWHERE_S))[0]:
                     elsewhere = job.result()
                 else:
                     self._slow_search = job
                     log.warning("no files are looked for in other directories", reason="a directory does not answer")
         return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]
-
-
-def _take_error(search: asyncio.Future[CallWarning | None]) -> None:
-    """Read the error of a search, so that asyncio does not log it. Nobody else reads it if the search took too long."""
-    if not search.cancelled():
-        search.exception()

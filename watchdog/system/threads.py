@@ -143,6 +143,11 @@ async def settled(job: asyncio.Future[Any]) -> None:
     while not job.done():
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait([job])
+    take_error(job)
+
+
+def take_error(job: asyncio.Future[Any]) -> None:
+    """Retrieve the error of a job that is done and whose result nothing awaits, so that asyncio does not log it."""
     if not job.cancelled():
         job.exception()
 

@@ -15,7 +15,7 @@ import functools
 from collections import deque
 from collections.abc import Callable
 
-from ..system.threads import REMOVALS
+from ..system.threads import REMOVALS, take_error
 from .workspace import Workspace
 from .workspaces import Workspaces
 
@@ -83,7 +83,7 @@ class Disposal:
         else:
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
-            removal.add_done_callback(_take_error)
+            removal.add_done_callback(take_error)  # only a removal that is abandoned has an error here
 
     async def until_no_name_is_left(self) -> None:
         """Return when no file of an ended call has a name any more."""
@@ -130,9 +130,3 @@ class Disposal:
             workspace.remove()
         except OSError as error:
             self._not_removed(workspace, call_id, error)
-
-
-def _take_error(removal: asyncio.Future[None]) -> None:
-    """Retrieve the error of a removal, so that asyncio does not log it. Only an abandoned removal has an error here."""
-    if not removal.cancelled():
-        removal.exception()
