@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -14,6 +13,7 @@ from ..errors import BadInput, CallerGone, CallerSilent, Overloaded, WatchdogErr
 from ..invocation.admission import Admission
 from ..invocation.pace import Pace
 from ..settings.declarations import Settings
+from ..system.bounded_waits import BoundedWaits
 from .connection import SHORT_LINGER_S, send_continue
 
 # The longest time in which the server discards the rest of a body that a classic function did not read.
@@ -36,7 +36,8 @@ class Bodies:
         self._write_timeout_s = settings.write_timeout_s
         self._least_rate = settings.min_data_rate_bytes
         self._is_classic = settings.fprocess is not None
-        self._discard_waits = _DiscardWaits()
+        # The waits for the end of bodies that classic functions did not read.
+        self._discard_waits = BoundedWaits(_REST_OF_BODY_S)
 
     async def read(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
         """Yield the pieces of the body as they arrive.
@@ -131,33 +132,3 @@ class Bodies:
                 f"{self._least_rate} a second (min_data_rate); send it faster"
             )
         return CallerSilent(f"no byte of the body arrived for {self._read_timeout_s:g} s (read_timeout)")
-
-
-class _DiscardWaits:
-    """The waits for the end of bodies that classic functions did not read. A stop of the server shortens them."""
-
-    def __init__(self) -> None:
-        self._limit_s = _REST_OF_BODY_S
-        self._bounds: set[asyncio.Timeout] = set()
-
-    @contextlib.asynccontextmanager
-    async def wait(self) -> AsyncIterator[None]:
-        """Wait inside this context.
-
-        Raises:
-            TimeoutError: the wait took too long, or a stop of the server ended it.
-        """
-        async with asyncio.timeout(self._limit_s) as bound:
-            self._bounds.add(bound)
-            try:
-                yield
-            finally:
-                self._bounds.discard(bound)
-
-    def shorten(self, limit_s: float) -> None:
-        """End all current waits after at most ``limit_s``. This is also the limit of later waits."""
-        self._limit_s = limit_s
-        until_s = asyncio.get_running_loop().time() + limit_s
-        for bound in self._bounds:
-            if not bound.expired():
-                bound.reschedule(min(until_s, bound.when() or until_s))

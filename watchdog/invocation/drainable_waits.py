@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 
 from ..errors import Draining
+from ..system.bounded_waits import BoundedWaits
 
 
 class DrainableWaits:
@@ -18,16 +18,13 @@ class DrainableWaits:
 
     def __init__(self, refusal: Callable[[], Draining]) -> None:
         self._refusal = refusal
-        self._bounds: set[asyncio.Timeout] = set()
+        self._waits = BoundedWaits()
         self.are_ended = False
 
     def end(self) -> None:
         """End all waits, and do not let any other wait begin."""
         self.are_ended = True
-        now_s = asyncio.get_running_loop().time()
-        for bound in self._bounds:
-            if not bound.expired():
-                bound.reschedule(now_s)
+        self._waits.shorten(0.0)
 
     @contextlib.asynccontextmanager
     async def wait(self) -> AsyncIterator[None]:
@@ -38,14 +35,10 @@ class DrainableWaits:
         """
         if self.are_ended:
             raise self._refusal()
-        bound = asyncio.timeout(None)
         try:
-            async with bound:
-                self._bounds.add(bound)
+            async with self._waits.wait() as bound:
                 yield
         except TimeoutError:
             if bound.expired():
                 raise self._refusal() from None
             raise
-        finally:
-            self._bounds.discard(bound)
