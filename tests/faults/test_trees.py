@@ -185,12 +185,9 @@ def test_orphans_are_reaped_while_a_long_script_runs(start_server: StartServer, 
 
 def zombies(server: RunningServer) -> list[int]:
     pid = server.process.pid
-    found = []
-    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # reaped meanwhile
-            if "\nState:\tZ" in Path(f"/proc/{child}/status").read_text():
-                found.append(child)
-    return found
+    children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    # A child that was reaped meanwhile is not found.
+    return [child for child in children if (found := proc.process(child)) is not None and found.state == "Z"]
 
 
 # ---- the limits of the container

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ListenError
+from ..system.files import TOO_MANY_OPEN_FILES
 from ..system.tcp import is_readable
 
 BACKLOG = 1024
@@ -158,7 +159,7 @@ def ignore_new_connections(sock: socket.socket) -> None:
 def is_out_of_descriptors(context: dict[str, Any]) -> bool:
     """Return whether the event loop reports that no descriptor was free for a new connection."""
     error = context.get("exception")
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE) and "socket" in context
+    return isinstance(error, OSError) and error.errno in TOO_MANY_OPEN_FILES and "socket" in context
 
 
 def has_half_open(port: int) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from ..errors import ScriptUnavailable
+from ..system.files import TOO_MANY_OPEN_FILES
 from .child import Child
 from .decoy import Decoy
 from .guardian import Guardian
@@ -111,6 +112,6 @@ def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSE
         text += "; it is neither a program for this machine's processor nor a script that begins with #!"
     elif error.errno in (errno.EAGAIN, errno.ENOMEM):
         text += "; the container's limit of processes or memory is reached"
-    elif error.errno in (errno.EMFILE, errno.ENFILE):
+    elif error.errno in TOO_MANY_OPEN_FILES:
         text += "; the limit of open files is reached: raise it (docker run --ulimit nofile) or lower max_inflight"
     return text

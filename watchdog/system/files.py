@@ -6,8 +6,10 @@ import errno
 import os
 import stat
 
+# This process or the whole machine has reached its limit of open files.
+TOO_MANY_OPEN_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 # Errors of an `open` that may succeed a moment later: no descriptor, or no memory for one, is free now.
-NO_DESCRIPTOR = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+NO_DESCRIPTOR = TOO_MANY_OPEN_FILES | {errno.ENOMEM}
 
 
 def open_regular(path: str) -> int:
