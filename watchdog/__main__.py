@@ -19,8 +19,8 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     # then have no effect. No script runs yet, so the program can end at once. The commands set handlers of their own.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _exit)
-    # The launcher of the self-contained tree has blocked these signals until now. The process that started this one may
-    # have blocked other signals.
+    # The launcher of the self-contained tree has blocked these signals until now. The process that started the
+    # program may have blocked other signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     from .cli import main as run_command
 

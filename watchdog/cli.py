@@ -35,13 +35,13 @@ from .settings.load import Configuration, load, require_valid, without_outputs
 from .settings.report import flag_specs
 from .system import proc, standard_output
 
-# The exit code of each error: the first type that fits counts. ScriptFailed is not in the table, because the exit code
-# of the script is used. 124 is from timeout(1), 127 from shells. 65, 66, 73 and 74 are EX_DATAERR, EX_NOINPUT,
-# EX_CANTCREAT and EX_IOERR of sysexits.h.
+# The exit code of each error. The first row whose type matches is used. ScriptFailed is not in the table, because the
+# exit code of the script is used. 124 is from timeout(1), 127 from shells. 65, 66, 73 and 74 are EX_DATAERR,
+# EX_NOINPUT, EX_CANTCREAT and EX_IOERR of sysexits.h.
 _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (ConfigError, 2),
     (ListenError, 1),
-    (StdoutClosed, 128 + signal.SIGPIPE),  # as a shell shows it if `cat` writes to a closed pipe
+    (StdoutClosed, 128 + signal.SIGPIPE),  # the code that shells show for a program that SIGPIPE ended
     (InputError, 65),
     (ScriptTimedOut, 124),
     (ScriptUnavailable, 127),

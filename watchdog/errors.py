@@ -35,8 +35,8 @@
     ├── NoSpace                      ``tmp_dir`` is full
     └── OutOfResources               the system refused something else: a descriptor, memory, a directory
 
-No type contains a status or an exit code. ``http/problems.py`` has the table of statuses, ``cli.py`` the table of exit
-codes. The text of an error says what happened, what it happened to, and what the reader can do.
+No type contains a status or an exit code. The table of statuses is in ``http/problems.py``. The table of exit codes is
+in ``cli.py``. The text of an error says what happened, what it happened to, and what the reader can do.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _MOST_QUOTED = 100
 
 
 def quoted(text: str) -> str:
-    """Return a text from outside in the form in which errors show it: in quotes, at most 100 characters."""
+    """Return a text in quotes, for an error message. If the text is longer than 100 characters, shorten it."""
     return repr(text) if len(text) <= _MOST_QUOTED else f"{text[:_MOST_QUOTED]!r}..."
 
 

@@ -13,7 +13,7 @@ _COMMANDS = ("serve", "run", "check", "health", "job")
 
 
 def parse(words: list[str], called_as: str) -> argparse.Namespace:
-    """Return the command and its arguments. After an error, the help or the version, exit as argparse does.
+    """Return the command and its arguments. Like argparse, exit after printing an error, the help or the version.
 
     Args:
         called_as: the name under which the program was started. ``supervisor`` chooses the command ``job``.

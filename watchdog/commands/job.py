@@ -29,8 +29,8 @@ _LOG_WAIT_AFTER_S = 5.0
 async def run_job(configuration: Configuration, environ: Mapping[str, str], sink: LogWriter, record: Record) -> int:
     """Run the script for the event from stdin or ``EVENT``, print the answer, and return the exit code.
 
-    The answer is the same that a caller would get over HTTP, with one exception. If the event reports an object of a
-    storage and the outputs are stored, the answer is what the script printed.
+    A caller over HTTP would get the same answer, with one exception. If the event reports an object of a storage
+    and the outputs are stored, the answer is what the script printed.
 
     Raises:
         BadInput: there is no event, or it is malformed.

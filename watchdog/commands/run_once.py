@@ -32,7 +32,7 @@ async def run_once(
     record: Record,
     hand_over: Callable[[Result, bool], Awaitable[None]],
 ) -> int:
-    """Run the script once, and return its exit code. If a signal stops this process, return 128 plus its number.
+    """Run the script once, and return its exit code. If a signal stops this process, return 128 plus the signal number.
 
     SIGTERM and SIGHUP end the script in the same way as a graceful stop of the server: the script gets SIGTERM and,
     after ``kill_grace``, SIGKILL. SIGINT or a second signal kills the script at once.
