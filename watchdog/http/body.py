@@ -50,8 +50,8 @@ class Bodies:
             Draining: the server is stopping and does not wait for the rest of the body.
         """
         pace: Pace | None = None
-        # This is done only after the call has entered. A caller that waits for "100 Continue" does not send its body if
-        # its call is rejected.
+        # This is sent only now, because the admission has let the call enter. If a call is rejected, a caller that
+        # waits for "100 Continue" does not send its body.
         await send_continue(request)
         try:
             while True:
@@ -97,7 +97,8 @@ class Bodies:
 
         Args:
             at_once: stop discarding the rest of bodies that classic functions did not read. Without ``at_once``, the
-                server stops discarding early enough to send the answers before the drain ends.
+                server discards bytes for a few more seconds at most. It then has time to send the answers before the
+                drain ends.
         """
         for pace in self._admission.senders if self._are_refused else ():
             pace.end()

@@ -2,7 +2,7 @@
 
 This module adds what aiohttp (3.14) does not do:
 
-- It bounds the time until the headers are complete, and the time for which a caller may read nothing of its answer.
+- It bounds the time until the headers are complete. It also disconnects a caller that stops reading its answer.
 - It bounds the size of a request's first line and headers together. aiohttp limits only the size of each line and the
   number of lines.
 - It checks where a request ends, because aiohttp's parser has several faults. The parser reads the last trailer of a
@@ -42,7 +42,7 @@ from .request_head import (
 log = get_logger("server")
 # Without this header, a browser may run text that a script printed (WHATWG Fetch, section 3.6).
 NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
-# The time between two checks whether a caller has closed its side, while the server does not read its bytes.
+# While the server does not read from a connection, it checks at this interval whether the caller has closed its side.
 _END_CHECK_S = 0.5
 # If the head of a request is too large or the server drains, the server reads and discards the rest of the request for
 # at most this time after the answer. A reset could make the caller lose the answer.
@@ -107,12 +107,12 @@ class Connection(RequestHandler):
         self._is_half_closed = False
         self._newest: tuple[Any, Any] | None = None
         self._last_bytes = b""
-        # The bytes since the last complete head or the last byte of a body: how many they are, the first of them, and
-        # the number of line ends.
+        # These three describe the bytes that arrived after the last complete head or the last byte of a body: their
+        # number, the first few of them, and the number of line ends in them.
         self._head_bytes = 0
         self._head_start = b""
         self._head_lines = 0
-        # The size of the segment in which that head or byte arrived. Its end may belong to the next head.
+        # The size of the segment in which that head or byte arrived. The segment may end with a part of the next head.
         self._shared_bytes = 0
         self._body_bytes = 0
         self._is_refusing = False
@@ -188,10 +188,10 @@ class Connection(RequestHandler):
             self._end_timer = self._loop.call_later(_END_CHECK_S, self._check_for_end)
 
     def _check_for_end(self) -> None:
-        """Check regularly whether the caller has closed its side, while the server does not read from the connection.
+        """While the server does not read from the connection, check regularly whether the caller has closed its side.
 
-        In this state asyncio does not notice the end of the connection. It occurs if a classic function does not read a
-        large body, and if a call waits for its place.
+        During this time asyncio does not notice the end of the connection. The server does not read while a classic
+        function does not read a large body, or while a call waits for its place.
         """
         self._end_timer = None
         if self.transport is None or self.transport.is_closing() or self.transport.is_reading():
@@ -229,9 +229,9 @@ class Connection(RequestHandler):
         self._newest = parsed[-1] if parsed and not parsed[-1][1].is_eof() else None
 
     def _bound_heads(self, data: bytes, new: list[tuple[Any, Any]], has_body_grown: bool) -> None:
-        """Reject heads that exceed a limit, complete or not, and bodies with too many bytes that carry no data.
+        """Reject heads that exceed a limit, even if they are not complete yet.
 
-        Such bytes are trailers, for example.
+        Also reject bodies with too many bytes that carry no data, such as trailers.
         """
         count = len(data)
         has_many_headers = False

@@ -23,8 +23,8 @@ _FEWEST_CHECKS = 10
 # If a caller is answered before its body is complete (401, 413, 429), the server reads and discards the rest for this
 # time. A reset could make the caller lose the answer.
 _LINGER_S = 30.0
-# Much longer than any proxy keeps an idle connection (Knative's queue-proxy: 90 s). If the server closes a connection
-# while a POST is on its way, the proxy does not send this POST again.
+# Proxies close their idle connections much earlier (Knative's queue-proxy: after 90 s). If the server closes a
+# connection while a POST is on its way, the proxy does not send this POST again.
 _KEEP_ALIVE_S = 3600.0
 
 
@@ -33,9 +33,9 @@ class HttpServer(web.Server):
 
     Args:
         read_timeout_s: the longest time until the headers of a request are complete; 0 means no limit.
-        write_timeout_s: the longest time for which a caller reads nothing of its answer; 0 means no limit.
+        write_timeout_s: a caller that reads no byte of its answer for this time is disconnected; 0 means no limit.
         idle: the idle connections of all servers of this process.
-        options: options of aiohttp's ``RequestHandler``, which replace those chosen here.
+        options: options of aiohttp's ``RequestHandler``. They replace the options that this class sets.
     """
 
     def __init__(

@@ -1,12 +1,13 @@
-"""Close idle connections, which have no request, when few descriptors are free or their headers take much memory.
+"""Close idle connections when few descriptors are free, or when the headers of idle connections take much memory.
 
-Every client that reaches the port can open connections and leave them idle. So idle connections may have at most half
-of the descriptors (``ulimit -n``). If there are more, each new connection closes the connection that has been idle for
-the longest time. A quarter of the descriptors is kept for running calls, with the pipes and files of their scripts.
+An idle connection has no request. Every client that reaches the port can open connections and leave them idle. So idle
+connections may have at most half of the descriptors (``ulimit -n``). If there are more, each new connection closes the
+connection that has been idle for the longest time. A quarter of the descriptors is kept for running calls, with the
+pipes and files of their scripts.
 
-An idle connection also holds memory: the first line and headers of its last request, or of an incomplete one. A header
-of four bytes takes a hundred times as much memory. So the sum of this memory is bounded. If it exceeds the bound, the
-connection with the most memory is closed.
+An idle connection also holds memory: the first line and headers of its last request, or of an incomplete one. In
+memory, a header of four bytes takes a hundred times as many bytes. So the sum of this memory is bounded. If it
+exceeds the bound, the connection with the most memory is closed.
 """
 
 from __future__ import annotations

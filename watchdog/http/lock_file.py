@@ -1,9 +1,9 @@
 """Keep the lock file ``$TMPDIR/.lock``, which shows OpenFaaS that the server is healthy.
 
-Every script may write to the directory of the file. So a script can remove the file, or replace it with something else:
-with a FIFO, which blocks a process that opens it, or with a link to a file that the server would then empty. Therefore
-the server never opens an existing ``.lock``. It creates a new file in the same directory and renames it to ``.lock``.
-The rename replaces everything except a directory.
+Every script may write to the directory of the file. So a script can remove the file or replace it. If it put a FIFO
+there, the server would block when it opened the FIFO. If it put a link there, the server would empty the file that the
+link names. Therefore the server never opens an existing ``.lock``. It creates a new file in the same directory and
+renames it to ``.lock``. The rename replaces everything except a directory.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ MEANINGS: Mapping[int, str] = {
 }
 _NOT_OF_CLASSIC_FUNCTIONS = frozenset({406})
 _OF_STORAGE = frozenset({422, 502})
-# The status and the title of requests that are answered before they are a call.
+# The status and the title of errors that are sent before a call begins.
 ANSWERED_BEFORE_A_CALL = ((414, "Request line too long"), (431, "Request headers too large"))
 
 # The settings whose values the document contains. For those in the second set, 0 means no limit.
@@ -66,10 +66,10 @@ LIMITS = (
 )
 _NONE_IF_0 = frozenset(LIMITS) - {"max_queue", "queue_timeout_s"}
 
-# The texts that base64_reader.py accepts, as regular expressions of ECMA-262. A text has one alphabet, line ends
-# anywhere, blanks at the start and the end of a line, complete padding or none, and no unused bits that are set. It may
-# also be a data URL, or have the quotes of OSCAR's curl example. JSON is accepted, too, and is recognized by its first
-# byte.
+# The texts that base64_reader.py accepts, as regular expressions of ECMA-262. A text has only one alphabet. Line
+# ends may be anywhere. Blanks may be at the start and the end of a line. The padding is complete or missing. All unused
+# bits are 0. The text may also be a data URL, or have the quotes of OSCAR's curl example. JSON is accepted, too, and is
+# recognized by its first byte.
 _WHITE = r"[ \t\r\n]*"
 _GAP = r"(?:[ \t]*[\r\n][ \t\r\n]*)?"
 
@@ -154,7 +154,7 @@ def document(interface: Interface) -> _Json:
             "description": _description(interface),
             "version": __version__,
         },
-        # This URL is relative to the URL of the document. So it is also right behind a gateway that adds a prefix.
+        # This URL is relative to the URL of the document. So it is also correct if a gateway adds a prefix.
         "servers": [{"url": ".."}],
         "tags": [
             {"name": "function", "description": "Calls of the function"},

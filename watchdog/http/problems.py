@@ -39,7 +39,7 @@ from .wrong_tokens import RETRY_AFTER_S
 
 log = get_logger("server")
 MOST_NAMED_FILES = 1000
-# The status and the title of each error: the first type that fits counts.
+# The status and the title of each error. The first row whose type matches is used.
 STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (BadInput, 400, "Bad input"),
     (CallerGone, 400, "Request cut off"),
@@ -67,7 +67,7 @@ STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
 def problem(
     request: web.BaseRequest, call_id: str, record: Record, error: WatchdogError, *, is_draining: bool
 ) -> web.Response:
-    """Return the answer to a call that failed. If the call was rejected before it entered, log this, too."""
+    """Return the answer to a call that failed. If its invocation had not begun, also log that the call is refused."""
     status, title = next((code, text) for kind, code, text in STATUS_OF_ERROR if isinstance(error, kind))
     headers = headers_of(call_id, record)
     if isinstance(error, ScriptFailed) and (record.chosen.status or 0) >= 400:

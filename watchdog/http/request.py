@@ -96,7 +96,8 @@ def without_base_path(base_path: str, path: str) -> str:
 def is_probe(request: web.BaseRequest) -> bool:
     """Return whether a request only checks that the server is alive.
 
-    MinIO sends HEAD to check that a webhook exists, and link checkers send HEAD, too. The script must not run for it.
+    MinIO sends HEAD to check that a webhook exists, and link checkers send HEAD, too. Such a request must
+    not run the script.
     """
     if request.method == "HEAD":
         return True
@@ -130,8 +131,8 @@ def cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
             with_underscores.append((variable, value))
         else:
             variables.setdefault(variable, value)
-    # A proxy may set the header `X-1`, which scripts trust, and pass on the caller's own header `X_1`. Both have the
-    # same variable. So `X-1` counts, whatever their order.
+    # A proxy may set the header `X-1`, which scripts trust, and pass on the caller's own header `X_1`. Both headers
+    # give the same variable. So this variable always gets the value of `X-1`.
     if with_underscores:
         taken = {variable.lower() for variable in variables}
         for variable, value in with_underscores:

@@ -9,8 +9,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from ..errors import quoted
 
-# Bytes of a request's first line and headers together, and of the lines of a chunked body that carry no data. This is
-# more than proxies allow (nginx: 32 KiB, Envoy: 60 KiB), and less than Linux allows for one variable (128 KiB).
+# Bytes of a request's first line and headers together. The same limit applies to those lines of a chunked body that
+# carry no data. It is more than proxies allow (nginx: 32 KiB, Envoy: 60 KiB), and less than Linux allows for one
+# variable (128 KiB).
 MOST_HEAD_BYTES = 65536
 # Number of headers of a request, and of lines of an incomplete head. A short header takes 100 times as many bytes in
 # memory as in the request.
@@ -53,7 +54,7 @@ def memory_of_head(message: Any) -> int:
 
 
 def why_refused(message: Any) -> str | None:
-    """Return the reason why a request that aiohttp's parser accepts violates RFC 9112, or None if it does not."""
+    """Return how a request violates RFC 9112, or None if there is no violation. aiohttp accepts this request."""
     if message.version not in (HttpVersion10, HttpVersion11):
         return "its version is neither HTTP/1.1 nor HTTP/1.0"
     if not message.headers:

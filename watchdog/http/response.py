@@ -46,7 +46,7 @@ class Sender:
         self._write_timeout_s = settings.write_timeout_s
         self._least_rate = settings.min_data_rate_bytes
         self._long_answers = 0
-        # The callers that read answers to probes, and errors. Such a caller occupies only a connection.
+        # The callers that read an error, or the answer to a probe. Such a caller occupies only a connection.
         self._other_readers = Paces()
 
     def give_up_other_reader(self) -> None:
@@ -136,7 +136,7 @@ class Sender:
                 return
             before, unread = unread, unread_bytes(request)
             if (before is None or unread < before) and not bound.expired():
-                # Progress shows only at the next check, so the limit is longer by the time between two checks.
+                # A check may notice progress one interval too late. So the limit is extended by one interval.
                 bound.reschedule(self._loop.time() + limit_s * 1.25)
             timer = self._loop.call_later(min(limit_s / 4, pace.left_s), check)
 

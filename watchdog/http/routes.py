@@ -61,7 +61,10 @@ class Routes:
         self.metrics_port: int | None = None
 
     def answer(self, request: web.BaseRequest) -> Coroutine[Any, Any, web.StreamResponse]:
-        """Return the coroutine that answers a request. This function is not a coroutine, which would slow each call."""
+        """Return the coroutine that answers a request.
+
+        This function is not itself a coroutine, because one more coroutine would slow down each call.
+        """
         if (refusal := refusal_of(request)) is not None:
             return self._sender.send(request, refusal)
         path = without_base_path(self._base_path, request.path)

@@ -53,7 +53,8 @@ from .routes import Routes
 
 log = get_logger("server")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-# The longest wait of the event loop for the interpreter's lock while a thread runs Python code; 5 ms by default.
+# The longest wait of the event loop for the interpreter's lock while a thread runs Python code. Python's own default is
+# 5 ms.
 _SWITCH_INTERVAL_S = 0.001
 # A stop waits for at most this time until the files of all calls are removed, because a file system may hang.
 _REMOVAL_S = 30.0
