@@ -131,7 +131,10 @@ def _fault(reader: Base64Reader, text: bytes, complete: bool) -> BadInput | None
 
 
 def _reason(head: bytes, fault: BadInput) -> BadInput:
-    """Return the error for a body that is not base64. It says what the body is if that is clear, else the fault."""
+    """Return the error for a body that is not base64.
+
+    If the encoding or the format of the body is clear, the error names it. Otherwise return ``fault``.
+    """
     if (encoding := _wide_characters(head)) is not None:
         return BadInput(
             f"the body is {encoding} text, but base64, JSON and forms are read as UTF-8; convert it first "

@@ -1,4 +1,4 @@
-"""Write the bytes of an input into files, and limit their number."""
+"""Write the bytes of an input into files, and limit the number of bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BATCH_BYTES = 1024 * 1024
 
 
 class Limit:
-    """Limits the bytes that are written, in all files of one call together. 0 means no limit."""
+    """Limits the total number of bytes in the files of one call. 0 means no limit."""
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

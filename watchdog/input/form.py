@@ -1,8 +1,8 @@
 """Turn a form of ``key=value`` pairs, as ``curl -d`` and oscar-python send it, into one JSON object.
 
 The text of a form is kept until its end, because a key may appear again at any place. Then it becomes JSON. Memory does
-not grow with the form: text beyond 64 KiB is in a file, a field is decoded in pieces, and of each key only a digest is
-in memory.
+not grow with the form: text beyond 64 KiB is in a file, a field is decoded in pieces, and memory holds only a digest of
+each key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from ..workspace.space import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
 _WRITTEN_BYTES = 64 * 1024
-# Text is decoded in pieces of this size. Python makes an object for each escape, and needs 0.5 MiB for 16 KiB of them.
+# Text is decoded in pieces of this size. Python makes an object for each escape. For 16 KiB of escapes these
+# objects take 0.5 MiB.
 _STEP_BYTES = 16 * 1024
 _MOST_FIELDS = 10_000
 _HEAD_BYTES = 4096
@@ -48,7 +49,7 @@ _WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter in place 
 
 
 class FormText:
-    """The text of one form: the first 64 KiB in memory, more in a file without a name in ``directory``."""
+    """The text of one form. If it exceeds 64 KiB, it is moved from memory to a nameless file in ``directory``."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -245,7 +246,7 @@ def _is_meant_as_base64(text: bytes) -> bool:
     Then its key is not a name, and its `=` are padding.
 
     Args:
-        text: the start of the form: its key and 4 KiB of its value. It has no escape that only forms have.
+        text: the start of the form: its key and 4 KiB of its value. ``_ESCAPE_OF_FORM`` matches nothing in it.
     """
     before, _, after = text.partition(b"=")
     # `curl --data-urlencode` does not encode the text before the first `=`.

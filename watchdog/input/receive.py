@@ -4,8 +4,8 @@ The body passes through these steps. No step waits, and no step needs more memor
 
     bytes -> inflater (gzip, deflate) -> decide (first 4 KiB) -> Base64Reader | Raw | KeyValueForm | Multipart -> file
 
-:class:`Receiver` consists of these steps. It is given the bytes, and only writes files. :func:`take_in` feeds it from a
-stream: small bodies in the event loop, large ones in a thread.
+:class:`Receiver` consists of these steps. Its caller passes the bytes, and the receiver writes the files.
+:func:`take_in` feeds it from a stream: small bodies in the event loop, large ones in a thread.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ def choose_form(accept: str | None, output_param: str | None) -> AnswerPreferenc
     ``?output=`` overrides ``Accept``. A missing ``Accept``, ``*/*`` and ``text/plain`` mean base64. ``application/zip``
     and ``application/json`` mean those forms, even if the only output is itself such a file. Any other type means the
     bytes of the only output, if the output has that type or the type is ``application/octet-stream``. The range with
-    the greatest weight wins, and of equal weights the more specific range. Types with no more weight than a ``*/*`` in
-    the same header count as ``*/*``.
+    the greatest weight wins. If weights are equal, the more specific range wins. Types with no more weight than a
+    ``*/*`` in the same header count as ``*/*``.
 
     Raises:
         BadInput: ``?output=`` is not one of the forms, or ``Accept`` is malformed.
@@ -189,7 +189,8 @@ def _offers(outputs: Sequence[Output], printed_type: str) -> list[Offer]:
 def _means_another_form(offer: Offer, offers: list[Offer]) -> bool:
     """Return whether a caller that names the type of this offer wants another form than the raw bytes.
 
-    ``text/plain`` means base64, ``application/zip`` a ZIP and ``application/json`` JSON, if these forms are offered.
+    If the forms are offered, ``text/plain`` means base64, ``application/zip`` means ZIP, and ``application/json`` means
+    JSON.
     """
     if offer.form is not AnswerForm.RAW or offer.media_type not in (PLAIN_TYPE, ZIP_TYPE, JSON_TYPE):
         return False

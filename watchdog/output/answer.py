@@ -163,7 +163,8 @@ def prepare_printed(result: Result, content_type: str) -> Answer:
 def prepare_skipped(why: str, preference: AnswerPreference | None) -> Answer:
     """Return the answer to an event that did not run the script: ``why`` as text, or in JSON if the caller wants JSON.
 
-    Never raises: if a form of answer that is not available were an error, the sender would send the event again.
+    This raises no error if the form of answer that the caller wants is not available. After an error, the sender would
+    send the event again.
 
     Args:
         preference: None for an answer without a body, because brokers accept only an empty answer or a CloudEvent.
@@ -243,7 +244,7 @@ class _Plan:
             self.length = base64_length(self.length) + 1
 
     def pieces(self) -> Generator[bytes, None, None]:
-        """Yield the body in pieces of ``_PIECE_BYTES``. In base64, each piece is the encoding of that many bytes."""
+        """Yield the body in pieces of ``_PIECE_BYTES``. A piece in base64 is longer: it encodes ``_PIECE_BYTES``."""
         outputs = self._result.outputs
         if self._form is AnswerForm.JSON:
             body = regrouped(filled(self._json_parts(), lambda file: as_base64(regrouped(read_output(file)))))

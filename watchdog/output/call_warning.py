@@ -89,9 +89,10 @@ def files_elsewhere(input_dir: str, since_ns: int) -> CallWarning | None:
             because file systems use a coarse clock.
 
     Returns:
-        None if there is no such file, or if none can be found.
+        None if no such file is found, or if the directories cannot be read.
     """
-    # The working directory belongs to all calls, and its folders change for many reasons (/tmp, if it is "/").
+    # All calls share the working directory, and its folders change for many reasons. For example, the
+    # working directory may be "/", and /tmp changes often.
     found = list(_written("TMP_INPUT_DIR", input_dir, since_ns, with_folders=True))
     with contextlib.suppress(OSError):
         found += _written(f"the working directory {os.getcwd()}", ".", since_ns, with_folders=False)

@@ -14,7 +14,7 @@ PLAIN_TYPE = TEXT
 ZIP_TYPE = "application/zip"
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"
-# The type of a compressed file is that of its compression, because the caller gets the compressed bytes.
+# A compressed file has the media type of its compression format, because the caller gets the compressed bytes.
 _TYPES_OF_PACKINGS = {
     "gzip": "application/gzip",
     "bzip2": "application/x-bzip2",
@@ -115,8 +115,9 @@ def _mime_types() -> mimetypes.MimeTypes:
 
 
 def encoded_name(name: str) -> str:
-    """Return a name as a header value: visible ASCII unchanged, the bytes of other characters and of ``%`` as ``%XX``.
+    """Return a name as a header value.
 
+    Visible ASCII characters except ``%`` stay unchanged. Each byte of all other characters becomes ``%XX``.
     ``urllib.parse.unquote_to_bytes`` returns the bytes of the name, which may be UTF-8 or not.
     """
     if _PLAIN_NAME.fullmatch(name):

@@ -14,7 +14,8 @@ _STORED = 0
 _UTF8_NAME = 0x800
 _MADE_ON_UNIX = 3 << 8
 _NEEDS_PLAIN, _NEEDS_ZIP64 = 20, 45
-# In a field, these values mean "see the Zip64 record". Such a number and larger ones need this record.
+# In a field, these values mean "see the Zip64 record". A number that is equal to such a value or
+# larger needs this record.
 _MAX_16, _MAX_32 = 0xFFFF, 0xFFFFFFFF
 # Later than all DOS dates, and early enough for localtime(3) on every system.
 _LAST_TIME_S = 4_500_000_000.0
