@@ -1,11 +1,11 @@
-"""Give places to invocations, and bound the queue before them.
+"""Give places to invocations, and bound the queue of the calls that wait for a place.
 
 - A call *enters* before its body is read. So calls over the limit are rejected before they fill the disk.
 - It gets its *place* when its input is complete. Calls get places in the order in which their inputs were complete. So
   no other call waits for a slow sender.
 - It *leaves* when the processes of its script are gone. So no other call waits for a slow reader.
-- From then on it counts as an *answer* that is being sent. The number of calls inside and answers together is bounded,
-  because each of them has files in ``tmp_dir``. The bytes of the answers are bounded for the same reason.
+- From then on it counts as an *answer* that is being sent. The server bounds the sum of the calls inside and the
+  answers, because each of them has files in ``tmp_dir``. The bytes of the answers are bounded for the same reason.
 
 If a new call exceeds one of these bounds, the server gives up its slowest caller: it stops waiting for this caller, and
 the new call may enter. A sender that is given up is answered 429. A reader that is given up is disconnected.
@@ -260,19 +260,19 @@ class Ticket:
             self._admission._leave_place(time.monotonic() - self._since_s)
 
     def hand_over(self) -> None:
-        """Give the place back and leave. From now on the call counts as an answer. A second call does nothing."""
+        """Give the place back and leave. From now on the call counts as an answer. Repeating this has no effect."""
         if self._inside:
             self._is_answer = True
             self._admission.answers += 1
             self._leave()
 
     def holds(self, count: int) -> None:
-        """Add to the number of bytes that this call has in ``tmp_dir`` until its answer is sent."""
+        """Note that this call has ``count`` more bytes in ``tmp_dir`` until its answer is sent."""
         self._answer_bytes += count
         self._admission.answer_bytes += count
 
     def leave(self) -> None:
-        """Give back the place. The call then counts neither as inside nor as an answer. A second call does nothing."""
+        """Give back the place. The call is then neither inside nor an answer. Repeating this has no effect."""
         self._leave()
         if self._is_answer:
             self._is_answer = False

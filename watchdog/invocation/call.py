@@ -25,7 +25,8 @@ class Call:
     ``call_id``: safe to log and to send. ``hints``: what the headers say about the body. ``variables``: variables for
     the script's environment, in addition to those that every script gets. ``timeout_s``: the caller's own limit; 0
     means that it has none. ``event``: the attributes of the CloudEvent, if the call is one; otherwise empty.
-    ``is_job``: the body is an event that the platform sent. So every kind of event is read as an event.
+    ``is_job``: the body is an event that the platform sent. So it may be an event of a kind that is not
+    accepted from a caller.
     """
 
     call_id: str
@@ -91,7 +92,7 @@ def add_run(record: Record, run: Run) -> None:
     """Add one run of the script to the record.
 
     If a call has several runs, the exit code and the signal are those of the first run that failed. Times are added.
-    The peak of the memory is the highest of all runs.
+    ``peak_rss_bytes`` is the largest value of all runs.
     """
     ended = run.ended
     if not record.exit_code and record.signal is None:

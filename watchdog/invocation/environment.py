@@ -18,7 +18,7 @@ _LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
 
 
 def environment_of_all_calls(configuration: Configuration, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the image, except the server's secrets, and those of the service definition."""
+    """Return the variables of the image without the server's secrets, and the variables of the service definition."""
     environment = {k: v for k, v in environ.items() if k not in configuration.secret_names}
     if configuration.service is not None:
         environment.update(configuration.service.variables)

@@ -47,7 +47,7 @@ class Failures:
                 DRAINING_RETRY_AFTER_S,
             )
         if ended.timed_out:
-            # Processes are listed as left only if the script exited by itself.
+            # There are entries in `left` only if the script exited by itself.
             process = f"a process that the {noun} left" if ended.left else f"the {noun}"
             raise ScriptTimedOut(
                 f"{process} ran for longer than {run.timeout_s:g} s, so the server ended it", stderr=stderr

@@ -36,7 +36,7 @@ class Function(ABC):
     """The program that a call runs.
 
     ``noun``: the word for it in messages. ``works_with_files``: its input and its outputs are files.
-    ``has_crlf``: at the last :meth:`command`, the program was a shell script with Windows line ends. ``has_mark``: at
+    ``has_crlf``: when :meth:`command` last ran, the program was a shell script with Windows line ends. ``has_mark``: at
     that time, the program began with a byte order mark.
     """
 

@@ -151,8 +151,8 @@ class Inputs:
             return None
         text = await _content(taken, held)
         event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
-        # Some bodies are events only for a job: a message in an envelope that reports no object, and an event whose
-        # objects cannot be in any storage of this service. From a caller, such a body is data.
+        # From a caller, two kinds of events are treated as data: a message in an envelope that reports no object, and
+        # an event whose objects cannot be in any storage of this service. From a job, both are events.
         if event is not None and not call.is_job and not any(map(self._transfers.locator.knows, event.kinds)):
             return None
         return event

@@ -108,7 +108,9 @@ class Invocations:
 
     @contextlib.asynccontextmanager
     async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
-        """Run the function on the body of the call, and yield its result. Its files are removed when the context ends.
+        """Run the function on the body of the call, and yield its result.
+
+        The files of the call are removed when the context ends.
 
         If the body is an event without an object to process, the script does not run and the call does not wait for a
         place. Then the result is empty, ``record.outcome`` is ``SKIPPED``, and ``record.reason`` has the reason.
@@ -293,11 +295,11 @@ class Invocations:
         return self._function.has_mark
 
     def end_transfers(self, *, of_all: bool) -> None:
-        """Reject the calls that fetch their first input now.
+        """Reject the calls that are fetching their first input.
 
         Args:
-            of_all: also reject calls that have or had a place and fetch an input or store outputs now. From then on no
-                script and no transfer starts, not even for a call that is running.
+            of_all: also reject calls that are fetching or storing objects, and that have or had a place. From then on
+                no script and no transfer starts, not even for a call that is running.
         """
         self._before_place.end()
         if of_all:

@@ -28,7 +28,7 @@ from ..errors import (
     StoreFailed,
 )
 
-# The outcome in log events and metrics for each error: the first type that fits counts.
+# The outcome in log events and metrics for each error. The first row whose type matches is used.
 _OUTCOME_OF_ERROR: tuple[tuple[type[BaseException], str], ...] = (
     (asyncio.CancelledError, "caller_gone"),
     (CallerGone, "caller_gone"),

@@ -1,7 +1,7 @@
 """Measure how fast callers send their bodies and read their answers, and find the slowest caller.
 
-Only the time in which the server waits for the caller counts. So a slow disk, or a script that reads slowly, does not
-make a caller look slow.
+The server measures only the time in which it waits for the caller. So a slow disk, or a script that reads slowly, does
+not make a caller look slow.
 """
 
 from __future__ import annotations
