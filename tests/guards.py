@@ -510,6 +510,7 @@ def last_words() -> None:
 
     for module in (body, connection, http_server, problems):
         replace(module, "SHORT_LINGER_S", 0.0)
+    replace(connection.Connection, "_close_own_side", lambda self, limit_s=0.0: self.close())
 
 
 @guard
@@ -529,7 +530,7 @@ def half_close() -> None:
     """An idle connection is closed although a request may just be arriving on it."""
     from watchdog.http.connection import Connection
 
-    replace(Connection, "half_close", lambda self: self.force_close())
+    replace(Connection, "half_close", lambda self: self.close())
 
 
 @guard
@@ -633,8 +634,16 @@ def masked_values() -> None:
 
 @guard
 def disconnect() -> None:
-    """A call continues after its caller has disconnected, as with the defaults of aiohttp."""
-    _serve_with(handler_cancellation=False)
+    """A call continues after its caller has disconnected."""
+    from watchdog.http.connection import Connection
+
+    real = Connection.connection_lost
+
+    def lost(self: Any, error: Any) -> None:
+        self._task = None
+        real(self, error)
+
+    replace(Connection, "connection_lost", lost)
 
 
 @guard
@@ -650,7 +659,7 @@ def header_timer() -> None:
     """A caller may send its headers without a time limit."""
     from watchdog.http.connection import Connection
 
-    replace(Connection, "_start_headers_timer", lambda self: None)
+    replace(Connection, "_start_head_timer", lambda self: None)
 
 
 @guard
@@ -738,44 +747,49 @@ def answers_counted() -> None:
 @guard
 def lingering() -> None:
     """After an early answer the rest of the body is not read, so the kernel resets the connection."""
-    _serve_with(lingering_time=0.0)
+    from watchdog.http import connection
+
+    replace(connection, "LINGER_S", 0.0)
 
 
 @guard
 def request_checks() -> None:
     """Every message that the parser accepts counts as a valid request."""
-    from watchdog.http import connection
+    from watchdog.http import request_head
 
-    replace(connection, "why_refused", lambda message: None)
+    replace(request_head, "_why_refused", lambda *head: None)
 
 
 @guard
 def distrust() -> None:
     """Bytes after a body always count as the next request."""
-    from watchdog.http.connection import Connection
+    from watchdog.http import request_reader
 
-    replace(Connection, "_check_ends", lambda self, new: None)
+    # Without the end of the head, the parser gets all bytes that have arrived.
+    replace(request_reader._EndFinder, "find", lambda self, data, begin: len(data))
 
 
 @guard
 def closing_requests() -> None:
-    """A connection is kept open after a CONNECT or an Upgrade."""
-    from aiohttp import web
+    """A connection is kept open after a CONNECT."""
+    from watchdog.http.connection import Connection
 
-    from watchdog.http import http_server
+    real = Connection._begin_request
 
-    def make(message: Any, payload: Any, protocol: Any, writer: Any, task: Any) -> Any:
-        return web.BaseRequest(message, payload, protocol, writer, task, asyncio.get_running_loop())
+    def begin(self: Any, head: Any) -> Any:
+        body = real(self, head)
+        self._keeps_open = head.keep_alive
+        return body
 
-    replace(http_server, "make_request", make)
+    replace(Connection, "_begin_request", begin)
 
 
 @guard
 def header_limits() -> None:
     """The size of request lines, headers and trailers is not limited."""
-    from watchdog.http import connection, request_head
+    from watchdog.http import request_head, request_reader
 
-    for module in (connection, request_head):
+    for module in (request_head, request_reader):
         for name in ("MOST_HEAD_BYTES", "MOST_HEADERS"):
             replace(module, name, 1 << 40)
 
@@ -783,9 +797,9 @@ def header_limits() -> None:
 @guard
 def header_count() -> None:
     """A request may have any number of headers."""
-    from watchdog.http import connection, request_head
+    from watchdog.http import request_head, request_reader
 
-    for module in (connection, request_head):
+    for module in (request_head, request_reader):
         replace(module, "MOST_HEADERS", 1 << 40)
 
 
@@ -814,7 +828,7 @@ def body_timer() -> None:
     from watchdog.http.body import Bodies
 
     async def read(self: Any, request: Any) -> Any:
-        while piece := await request.content.readany():
+        while piece := await request.content.read():
             yield piece
 
     replace(Bodies, "read", read)
@@ -825,8 +839,9 @@ def write_timer() -> None:
     """A caller may read its answer without a time limit."""
     from watchdog.http.response import Sender
 
-    async def send(self: Any, request: Any, sending: Any, readers: Any = None) -> None:
-        await sending
+    async def send(self: Any, request: Any, data: Any, readers: Any = None) -> None:
+        request.connection.write(data)
+        await request.connection.until_written()
 
     replace(Sender, "_send_in_time", send)
     _serve_with(write_timeout_s=0.0)
@@ -840,7 +855,7 @@ def late_continue() -> None:
     check = Authorization.check
 
     async def ask_first(self: Any, request: Any) -> None:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         await check(self, request)
 
     replace(Authorization, "check", ask_first)
@@ -849,9 +864,10 @@ def late_continue() -> None:
 @guard
 def end_of_malformed_body() -> None:
     """A malformed body counts as complete when its reader sees an end."""
-    from aiohttp import StreamReader
+    from watchdog.http.request_body import RequestBody
 
-    replace(StreamReader, "exception", lambda self: None)
+    real = RequestBody.end
+    replace(RequestBody, "end", lambda self, error=None: real(self))
 
 
 @guard
@@ -1148,11 +1164,9 @@ def hyphens_before_underscores() -> None:
 @guard
 def no_sniffing() -> None:
     """A browser may guess another type for an answer than its content type."""
-    from aiohttp import web
+    from watchdog.http import http_message
 
-    from watchdog.http.connection import Request
-
-    replace(Request, "_prepare_hook", web.BaseRequest._prepare_hook)
+    replace(http_message, "_NO_SNIFFING", "X-Content-Type-Options: none\r\n")
 
 
 @guard

@@ -23,7 +23,8 @@ JUST_ALLOWED = MOST_HEAD_BYTES - len(START % b"" + b"X: \r\n" + END.removesuffix
 
 def document_in(answer: bytes, status: int) -> dict[str, object]:
     head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.0 %d " % status), head  # which ends the connection
+    assert head.startswith(b"HTTP/1.1 %d " % status), head
+    assert b"\r\nConnection: close\r\n" in head
     assert b"\r\nContent-Type: application/problem+json\r\n" in head
     document: dict[str, object] = json.loads(body)
     assert document["status"] == status
@@ -83,7 +84,7 @@ def test_a_refused_head_request_is_answered_without_a_body_and_logged(
     server = start_server(LENGTHS)
     request = with_header(JUST_ALLOWED + 1) if status == 431 else START % (b"a" * MOST_HEAD_BYTES) + END
     head, _, body = sent_in_pieces(server, request.replace(b"GET", b"HEAD", 1), piece_bytes).partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.0 %d " % status)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
     assert body == b""
     server.stop()
     (event,) = [event for event in server.logs if event["event"] == "request refused"]
@@ -107,30 +108,41 @@ def test_more_headers_than_the_limit_are_431(start_server: StartServer, end: byt
     allowed = START % b"" + END.removesuffix(b"\r\n") + short_headers(MOST_HEADERS - 2) + b"\r\n"
     assert server.raw(allowed).startswith(b"HTTP/1.1 200 ")
     answer = server.raw(b"GET / HTTP/1.1\r\nHost: x\r\n" + short_headers(MOST_HEADERS + 1) + end)
-    assert answer.startswith(b"HTTP/1.0 431 ")
+    assert answer.startswith(b"HTTP/1.1 431 ")
     assert f"more than {MOST_HEADERS} headers".encode() in answer
 
 
+def send_to_many(server: RunningServer, stack: contextlib.ExitStack, request: bytes, *, is_answered: bool) -> None:
+    """Open 450 connections with a request whose headers take at least 0.3 MiB of memory each."""
+    for _ in range(450):
+        sock = stack.enter_context(server.connect())
+        sock.sendall(request + short_headers(1000) + (b"\r\n" if is_answered else b""))
+        if is_answered:
+            assert sock.recv(100).startswith(b"HTTP/1.1 ")
+
+
 @pytest.mark.guard("head-memory", never="the connections that hold the most")
-@pytest.mark.parametrize(
-    ("line", "end"),
-    [(b"POST /", b""), (b"GET /_/health", b"\r\n"), (b"POST /?output=nothing", b"Content-Length: 1000\r\n\r\n")],
-    ids=["unfinished", "answered", "refused"],
-)
-def test_headers_of_idle_connections_take_bounded_memory(start_server: StartServer, line: bytes, end: bytes) -> None:
+def test_headers_of_idle_connections_take_bounded_memory(start_server: StartServer) -> None:
     server = start_server(LENGTHS, WATCHDOG_READ_TIMEOUT="300s", WATCHDOG_METRICS_PORT=str(free_port()))
     before_mib = server.memory_mib("VmRSS")
-    request = line + b" HTTP/1.1\r\nHost: x\r\n" + short_headers(1000) + end
     with contextlib.ExitStack() as stack:
-        for _ in range(450):
-            sock = stack.enter_context(server.connect())
-            sock.sendall(request)
-            if end:
-                assert sock.recv(100).startswith(b"HTTP/1.1 ")
-        # Each of them takes at least 0.3 MiB.
+        send_to_many(server, stack, b"POST / HTTP/1.1\r\nHost: x\r\n", is_answered=False)
         closed = "watchdog_idle_connections_closed_total"
         until(lambda: server.metric(closed) > 300, "the connections that hold the most to be closed")
         assert server.memory_mib("VmHWM") < before_mib + 150
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"GET /_/health HTTP/1.1\r\n", b"POST /?output=nothing HTTP/1.1\r\nContent-Length: 1000\r\n"],
+    ids=["whole", "rest of the body missing"],
+)
+def test_headers_of_answered_requests_take_no_memory(start_server: StartServer, line: bytes) -> None:
+    server = start_server(LENGTHS, WATCHDOG_READ_TIMEOUT="300s")
+    before_mib = server.memory_mib("VmRSS")
+    with contextlib.ExitStack() as stack:
+        send_to_many(server, stack, line + b"Host: x\r\n", is_answered=True)
+        assert server.memory_mib("VmHWM") < before_mib + 70
 
 
 @PIECES
@@ -150,8 +162,8 @@ def test_the_limit_counts_for_each_request_of_a_connection(shared_server: StartS
     small = b"GET / HTTP/1.1\r\nHost: x\r\nX: %b\r\n\r\n" % (b"x" * 40_000)
     answers = sent_in_pieces(server, small + large_body + small * 3 + with_header(MOST_HEAD_BYTES), 50_000)
     assert answers.count(b"HTTP/1.1 200 OK\r\n") == 5
-    assert answers.count(b"HTTP/1.0 431 ") == 1
-    document_in(answers[answers.index(b"HTTP/1.0 431 ") :], 431)
+    assert answers.count(b"HTTP/1.1 431 ") == 1
+    document_in(answers[answers.index(b"HTTP/1.1 431 ") :], 431)
 
 
 def test_many_requests_in_one_segment_are_each_below_the_limit(shared_server: StartServer) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import web
-
 from ..errors import TooManyWrongTokens, Unauthorized
 from ..settings.declarations import Settings
 from .health import Health
+from .http_message import Request
 from .request import is_token
 from .wrong_tokens import WrongTokens
 
@@ -26,7 +25,7 @@ class Authorization:
         self._health = health
         self._wrong_tokens = WrongTokens()
 
-    async def check(self, request: web.BaseRequest) -> None:
+    async def check(self, request: Request) -> None:
         """Check the token of a call, if the server has a token. The answer to a wrong token may be delayed.
 
         Raises:
@@ -46,7 +45,7 @@ class Authorization:
                 await asyncio.sleep(wait_s)
         raise Unauthorized("the token is missing or wrong; send the header Authorization: Bearer TOKEN")
 
-    async def check_reader(self, request: web.BaseRequest) -> None:
+    async def check_reader(self, request: Request) -> None:
         """Check the token of a request for the description or the metrics, if ``auth_all`` is set.
 
         Raises:

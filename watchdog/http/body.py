@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from aiohttp import web
-from aiohttp.client_exceptions import ClientError
-from aiohttp.http_exceptions import HttpProcessingError
-
 from ..errors import BadInput, CallerGone, CallerSilent, Overloaded, WatchdogError
 from ..invocation.admission import Admission
 from ..invocation.pace import Pace
 from ..settings.declarations import Settings
 from ..system.bounded_waits import BoundedWaits
-from .connection import SHORT_LINGER_S, send_continue
+from .connection import SHORT_LINGER_S
+from .http_message import Request
+from .request_body import MalformedBody
 
 # The longest time in which the server discards the rest of a body that a classic function did not read.
 _REST_OF_BODY_S = 30.0
@@ -39,7 +37,7 @@ class Bodies:
         # The waits for the end of bodies that classic functions did not read.
         self._discard_waits = BoundedWaits(_REST_OF_BODY_S)
 
-    async def read(self, request: web.BaseRequest) -> AsyncIterator[bytes]:
+    async def read(self, request: Request) -> AsyncIterator[bytes]:
         """Yield the pieces of the body as they arrive.
 
         Raises:
@@ -52,22 +50,18 @@ class Bodies:
         pace: Pace | None = None
         # This is sent only now, because the admission has let the call enter. If a call is rejected, a caller that
         # waits for "100 Continue" does not send its body.
-        await send_continue(request)
+        _send_continue(request)
         try:
             while True:
                 if self._are_refused:
                     raise self._admission.refusal()
                 # A small body has usually arrived already, so it needs no timer for each piece and for its end.
                 piece = request.content.read_nowait()
-                if not piece and not request.content.at_eof():
+                if not piece and not request.content.is_complete:
                     pace = pace or self._pace(request)
                     async with pace.waiting(self._admission.senders):
-                        piece = await request.content.readany()
+                        piece = await request.content.read()
                 if not piece:
-                    # Race: the end of a chunk wakes this reader, which then finds the end of the body. It must check
-                    # whether the bytes after that chunk were malformed.
-                    if (malformed := request.content.exception()) is not None:
-                        raise malformed
                     return
                 yield piece
         except TimeoutError:
@@ -75,21 +69,19 @@ class Bodies:
                 raise self._admission.refusal() from None
             assert pace is not None
             raise self._too_slow(pace) from None
-        except (ClientError, HttpProcessingError) as error:
-            # The text of aiohttp's own error begins with "400, message:" and a line end.
-            reason = error.message if isinstance(error, HttpProcessingError) else str(error)
-            raise BadInput(f"the body is malformed: {' '.join(reason.split())}") from None
+        except MalformedBody as error:
+            raise BadInput(f"the body is malformed: {error}") from None
         except ConnectionError as error:
             raise CallerGone("the connection ended before the body was complete") from error
 
-    async def discard_rest(self, request: web.BaseRequest) -> None:
+    async def discard_rest(self, request: Request) -> None:
         """Read and discard the rest of a body that a classic function did not read.
 
         Proxies written in Go abort a call that is answered before its body is complete.
         """
-        with contextlib.suppress(TimeoutError, ClientError, HttpProcessingError, ConnectionError):
+        with contextlib.suppress(TimeoutError, MalformedBody, ConnectionError):
             async with self._discard_waits.wait():
-                while await request.content.readany():
+                while await request.content.read():
                     pass
 
     def refuse(self, *, at_once: bool) -> None:
@@ -110,7 +102,7 @@ class Bodies:
         """Whether calls with an incomplete body are rejected. A classic function already runs, so it may finish."""
         return self._admission.is_closed and not self._is_classic
 
-    def _pace(self, request: web.BaseRequest) -> Pace:
+    def _pace(self, request: Request) -> Pace:
         content = request.content
         return Pace(
             lambda: content.total_bytes,
@@ -133,3 +125,9 @@ class Bodies:
                 f"{self._least_rate} a second (min_data_rate); send it faster"
             )
         return CallerSilent(f"no byte of the body arrived for {self._read_timeout_s:g} s (read_timeout)")
+
+
+def _send_continue(request: Request) -> None:
+    """Send "100 Continue" if the caller waits for it before it sends the body (RFC 9110, section 10.1.1)."""
+    if "Expect" in request.headers and not request.is_http_1_0:
+        request.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 
-from aiohttp import web
 from multidict import CIMultiDict
 
 from ..errors import BadInput, InputTooLarge, OutOfResources, WatchdogError, quoted
@@ -24,8 +23,8 @@ from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Trace, Tracing
 from .authorization import Authorization
 from .body import Bodies
-from .connection import abort
 from .health import Health
+from .http_message import Request, Response
 from .problem_document import PROBLEM_TYPE
 from .problems import problem
 from .request import body_hints, call_id_of, cgi_variables, preference_of
@@ -72,7 +71,7 @@ class Calls:
         self._sender = sender
         self._none_in_flight = asyncio.Event()
 
-    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer(self, request: Request) -> None:
         """Answer a call, and count it."""
         started_s = self._loop.time()
         self._metrics.requests_in_flight += 1
@@ -80,9 +79,11 @@ class Calls:
         record = Record()
         code = _CALLER_GONE
         try:
-            response = await self._answer(request, record, trace)
-            code = response.status
-            return response if response.prepared else await self._sender.send(request, response)
+            if (refusal := await self._answer(request, record, trace)) is None:
+                code = record.status or code
+            else:
+                code = refusal.status
+                await self._sender.send(request, refusal)
         except asyncio.CancelledError:
             if record.is_handed_over:
                 code = record.status or code
@@ -105,8 +106,8 @@ class Calls:
             self._none_in_flight.clear()
             await self._none_in_flight.wait()
 
-    async def _answer(self, request: web.BaseRequest, record: Record, trace: Trace) -> web.StreamResponse:
-        """Send the answer of the function and return it, or return a problem document, which is not sent yet."""
+    async def _answer(self, request: Request, record: Record, trace: Trace) -> Response | None:
+        """Send the answer of the function. If the call fails, return the answer that reports the problem."""
         call_id = os.urandom(16).hex()
         try:
             call_id = call_id_of(request, call_id)
@@ -125,7 +126,7 @@ class Calls:
                     else:
                         answer = await prepare(result, preference)
                     record.status = record.chosen.status or (200 if result.failure is None else 500)
-                    return await self._sender.send_answer(
+                    await self._sender.send_answer(
                         request,
                         answer,
                         status=record.status,
@@ -139,13 +140,14 @@ class Calls:
                 # The status is already sent. So only a reset of the connection shows the caller that bytes are missing.
                 if not isinstance(error, (WatchdogError, ConnectionError)):
                     log.error("internal error", reason=repr(error), exc_info=error)
-                abort(request)
+                request.connection.reset()
                 raise ConnectionResetError(str(error)) from error
             if not isinstance(error, WatchdogError):
                 raise
             return problem(request, call_id, record, error, is_draining=self._health.is_draining)
+        return None
 
-    def _refuse_early(self, request: web.BaseRequest) -> None:
+    def _refuse_early(self, request: Request) -> None:
         """Reject a call early, if the state of the server or the headers alone show that it cannot be answered.
 
         Raises:
@@ -163,7 +165,7 @@ class Calls:
             if expect.lower() != "100-continue":
                 raise BadInput(f"Expect: {quoted(expect)} is not supported; use 100-continue")
 
-    def _call(self, request: web.BaseRequest, call_id: str, trace: Trace) -> Call:
+    def _call(self, request: Request, call_id: str, trace: Trace) -> Call:
         headers = request.headers
         timeout = headers.get("X-Timeout")
         try:
@@ -183,7 +185,7 @@ class Calls:
             event=event_of(headers),
         )
 
-    def _printed(self, request: web.BaseRequest, result: Result) -> Answer:
+    def _printed(self, request: Request, result: Result) -> Answer:
         """Return the answer of a classic function.
 
         Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aiohttp import web
 from multidict import CIMultiDict
 
 from ..errors import (
@@ -32,7 +31,8 @@ from ..errors import (
 )
 from ..invocation.call import Record
 from ..logs.setup import get_logger
-from .connection import SHORT_LINGER_S, Connection
+from .connection import SHORT_LINGER_S
+from .http_message import Request, Response
 from .problem_document import PROBLEM_TYPE, problem_document
 from .response import headers_of
 from .wrong_tokens import RETRY_AFTER_S
@@ -64,9 +64,7 @@ STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
 )
 
 
-def problem(
-    request: web.BaseRequest, call_id: str, record: Record, error: WatchdogError, *, is_draining: bool
-) -> web.Response:
+def problem(request: Request, call_id: str, record: Record, error: WatchdogError, *, is_draining: bool) -> Response:
     """Return the answer to a call that failed. If its invocation had not begun, also log that the call is refused."""
     status, title = next((code, text) for kind, code, text in STATUS_OF_ERROR if isinstance(error, kind))
     headers = headers_of(call_id, record)
@@ -81,18 +79,22 @@ def problem(
         log.warning("call refused", call_id=call_id, status=status, reason=str(error))
     headers["Content-Type"] = PROBLEM_TYPE
     body = problem_document(status, title, str(error), **_members(call_id, record, error))
-    response = web.Response(status=status, headers=headers, body=body)
-    if isinstance(error, TooManyWrongTokens):
-        response.force_close()  # the next guess then needs a new connection
-    return response
+    # After too many wrong tokens, the next guess needs a new connection.
+    return Response(status, headers, body, must_close=isinstance(error, TooManyWrongTokens))
 
 
-def not_allowed(request: web.BaseRequest, methods: Sequence[str]) -> web.Response:
+def malformed(reason: str) -> Response:
+    """Return the answer to a request that violates RFC 9112."""
+    body = problem_document(400, "Bad request", f"the request is malformed: {reason}")
+    return Response(400, [("Content-Type", PROBLEM_TYPE)], body)
+
+
+def not_allowed(request: Request, methods: Sequence[str]) -> Response:
     """Return the answer to a request whose method is not one of ``methods``."""
     allowed = ", ".join(methods)
     detail = f"the method {request.method} is not answered at {request.path}; use one of {allowed}"
     body = problem_document(405, "Method not allowed", detail)
-    return web.Response(status=405, body=body, headers={"Allow": allowed, "Content-Type": PROBLEM_TYPE})
+    return Response(405, [("Allow", allowed), ("Content-Type", PROBLEM_TYPE)], body)
 
 
 def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, object]:
@@ -125,16 +127,15 @@ def _add_headers(headers: CIMultiDict[str], error: WatchdogError) -> None:
 
 
 def _decide_on_connection(
-    request: web.BaseRequest, headers: CIMultiDict[str], error: WatchdogError, *, is_draining: bool
+    request: Request, headers: CIMultiDict[str], error: WatchdogError, *, is_draining: bool
 ) -> None:
     """Decide whether the connection is closed after the answer, and how long to wait for the rest of the body."""
     # If a caller waits for "100 Continue" and gets another answer, it is free to send its body or not. So the server
     # cannot know where the next request on this connection would begin.
-    may_wait_for_continue = "Expect" in request.headers and not request.content.is_eof()
+    may_wait_for_continue = "Expect" in request.headers and not request.content.is_complete
     if isinstance(error, (Draining, CallerSilent, CallerGone)) or is_draining or may_wait_for_continue:
         headers["Connection"] = "close"
-    if isinstance(request.protocol, Connection):
-        if isinstance(error, CallerSilent):
-            request.protocol.linger(0.0)
-        elif is_draining:
-            request.protocol.linger(SHORT_LINGER_S)
+    if isinstance(error, CallerSilent):
+        request.connection.linger(0.0)
+    elif is_draining:
+        request.connection.linger(SHORT_LINGER_S)

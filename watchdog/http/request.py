@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from hmac import compare_digest
 from urllib.parse import unquote
 
-from aiohttp import web
-
 from ..errors import BadInput, quoted
 from ..input import content_disposition
 from ..input.detect import ENCODINGS, BodyHints
 from ..output.accept import AnswerPreference, choose_form
+from .http_message import Request
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 READING_METHODS = ("GET", "HEAD")  # for the server's own paths
@@ -27,11 +26,11 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LONGEST_CACHED = 256
 
 
-def preference_of(request: web.BaseRequest) -> AnswerPreference:
+def preference_of(request: Request) -> AnswerPreference:
     return choose_form(", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output"))
 
 
-def body_hints(request: web.BaseRequest) -> BodyHints:
+def body_hints(request: Request) -> BodyHints:
     headers = request.headers
     encoding = request.query.get("input", headers.get("X-Input-Encoding"))
     if encoding is not None and encoding.lower() not in ENCODINGS:
@@ -51,7 +50,7 @@ def is_token(authorization: str, token: str) -> bool:
     return is_right and scheme.lower() == "bearer"
 
 
-def call_id_of(request: web.BaseRequest, fallback: str) -> str:
+def call_id_of(request: Request, fallback: str) -> str:
     given = request.headers.get("X-Call-Id")
     if given is None:
         return fallback
@@ -60,7 +59,7 @@ def call_id_of(request: web.BaseRequest, fallback: str) -> str:
     return given
 
 
-def _file_name(request: web.BaseRequest) -> str | None:
+def _file_name(request: Request) -> str | None:
     if (name := request.headers.get("X-Filename")) is not None:
         return _percent_decoded(name, "X-Filename")
     disposition = request.headers.get("Content-Disposition")
@@ -93,7 +92,7 @@ def without_base_path(base_path: str, path: str) -> str:
     return path[len(base_path) :] or "/"
 
 
-def is_probe(request: web.BaseRequest) -> bool:
+def is_probe(request: Request) -> bool:
     """Return whether a request only checks that the server is alive.
 
     MinIO sends HEAD to check that a webhook exists, and link checkers send HEAD, too. Such a request must
@@ -104,20 +103,18 @@ def is_probe(request: web.BaseRequest) -> bool:
     return request.method == "GET" and request.headers.get("User-Agent", "").startswith(_KUBERNETES_PROBE)
 
 
-def cgi_variables(request: web.BaseRequest, base_path: str) -> dict[str, str]:
+def cgi_variables(request: Request, base_path: str) -> dict[str, str]:
     """Return the method, path, query and headers as variables, with the names of OpenFaaS's classic watchdog.
 
     That watchdog is a Go program. Go always changes the name of a header to the form `X-Api-Key` (net/textproto).
     """
     length = "-1" if request.content_length is None else str(request.content_length)
-    if request.content_length is None and not request.body_exists:
+    if request.content_length is None and not request.has_body:
         length = "0"
-    # The target of a request through a proxy may be a whole URL (RFC 9112, section 3.2.2).
-    target = request.raw_path if request.raw_path.startswith("/") else request.url.raw_path_qs
     variables = {
         "Http_Method": request.method,
-        "Http_Path": without_base_path(base_path, target.partition("?")[0]),
-        "Http_Query": target.partition("?")[2],
+        "Http_Path": without_base_path(base_path, request.target.partition("?")[0]),
+        "Http_Query": request.target.partition("?")[2],
         "Http_Host": request.headers.get("Host", ""),
         "Http_ContentLength": length,
         "Http_Content_Length": length,

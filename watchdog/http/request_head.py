@@ -1,11 +1,8 @@
-"""Check the head of a request (its first line and headers): its size, and faults that aiohttp's parser accepts."""
+"""The head of a request (its first line and headers): its limits, and the rules that the parser does not check."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from aiohttp.http import HttpVersion10, HttpVersion11
-from aiohttp.http_exceptions import HttpProcessingError
+from multidict import CIMultiDict
 
 from ..errors import quoted
 
@@ -16,55 +13,71 @@ MOST_HEAD_BYTES = 65536
 # Number of headers of a request, and of lines of an incomplete head. A short header takes 100 times as many bytes in
 # memory as in the request.
 MOST_HEADERS = 1024
-# Memory of one header in addition to its bytes, measured with names of two characters (aiohttp 3.14, Python 3.11).
+# Memory of one header in addition to its bytes, measured with names of two characters (Python 3.11).
 HEADER_MEMORY_BYTES = 360
 _MOST_DIGITS = 100
 
 
-class HeadTooLarge(HttpProcessingError):
+class MalformedRequest(Exception):
+    """The head of a request violates RFC 9112, so nothing after it can be read."""
+
+
+class HeadTooLarge(Exception):
     """The head of a request exceeds a limit. The status is 414 if the first line alone exceeds it, else 431."""
 
-    def __init__(self, *, is_first_line: bool, is_head: bool, has_many_headers: bool = False) -> None:
+    def __init__(self, *, is_first_line: bool, is_head: bool, has_many_headers: bool) -> None:
         self.is_head = is_head
+        self.status = 414 if is_first_line else 431
+        self.title = "Request line too long" if is_first_line else "Request headers too large"
         what = "the request line has" if is_first_line else "the request line and the headers together have"
         message = f"{what} more than {MOST_HEAD_BYTES} bytes; send large values in the body"
         if has_many_headers:
             message = f"the request has more than {MOST_HEADERS} headers; send their values in the body"
-        super().__init__(code=414 if is_first_line else 431, message=message)
+        super().__init__(message)
 
 
-def head_too_large(message: Any) -> HeadTooLarge | None:
-    """Return the error if a complete head exceeds a limit, else None."""
-    if len(message.raw_headers) > MOST_HEADERS:
-        return HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD", has_many_headers=True)
-    size_bytes = len(f"{message.method} {message.path} HTTP/1.1\r\n".encode("utf-8", "surrogateescape"))
-    if size_bytes > MOST_HEAD_BYTES:
-        return HeadTooLarge(is_first_line=True, is_head=message.method == "HEAD")
-    size_bytes += sum(len(name) + len(value) + len(": \r\n") for name, value in message.raw_headers)
-    if size_bytes > MOST_HEAD_BYTES:
-        return HeadTooLarge(is_first_line=False, is_head=message.method == "HEAD")
-    return None
+class Head:
+    """A complete head.
+
+    Args:
+        target: the second word of the first line, with the bytes that are not UTF-8 as surrogates.
+        version: 1.1, for example.
+        keep_alive: whether the caller may send another request on the connection.
+
+    Attributes:
+        content_length: the number of bytes of the body; None if the head does not say it.
+        refused: how the request violates RFC 9112 although the parser accepts it; None if it does not.
+    """
+
+    __slots__ = ("content_length", "headers", "is_chunked", "is_http_1_0", "keep_alive", "method", "refused", "target")
+
+    def __init__(self, *, method: str, target: str, version: str, headers: CIMultiDict[str], keep_alive: bool) -> None:
+        self.method = method
+        self.target = target
+        self.headers = headers
+        self.keep_alive = keep_alive
+        self.is_http_1_0 = version == "1.0"
+        length = headers.get("Content-Length")
+        # The parser has checked that there is at most one length, and that it has only digits.
+        self.content_length = None if length is None else int(length[:_MOST_DIGITS])
+        self.is_chunked = "Transfer-Encoding" in headers
+        self.refused = _why_refused(method, target, version, headers)
 
 
-def memory_of_head(message: Any) -> int:
-    """Return the approximate number of bytes of memory that the head of a request takes."""
-    headers = message.raw_headers
-    size_bytes = len(message.path) + sum(len(name) + len(value) for name, value in headers)
-    return size_bytes + len(headers) * HEADER_MEMORY_BYTES
-
-
-def why_refused(message: Any) -> str | None:
-    """Return how a request violates RFC 9112, or None if there is no violation. aiohttp accepts this request."""
-    if message.version not in (HttpVersion10, HttpVersion11):
+def _why_refused(method: str, target: str, version: str, headers: CIMultiDict[str]) -> str | None:
+    if version not in ("1.0", "1.1"):
         return "its version is neither HTTP/1.1 nor HTTP/1.0"
-    if not message.headers:
-        return None  # for a malformed request, aiohttp passes on a substitute whose headers are an empty dict
-    codings = message.headers.getall("Transfer-Encoding", [])
-    if codings and message.version == HttpVersion10:
-        return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"
-    if codings and ",".join(codings).strip(" \t,").lower() != "chunked":
-        return f"the Transfer-Encoding {quoted(', '.join(codings))} is not supported; use chunked"
-    length = message.headers.get("Content-Length", "0")
-    if len(length) > _MOST_DIGITS or int(length) >= 1 << 63:
-        return "its Content-Length is over 2^63 or has too many zeros"
+    if "Transfer-Encoding" in headers:
+        if version == "1.0":
+            return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"
+        codings = ", ".join(headers.getall("Transfer-Encoding"))
+        if codings.strip(" \t,").lower() != "chunked":
+            return f"the Transfer-Encoding {quoted(codings)} is not supported; use chunked"
+    if len(headers.get("Content-Length", "")) > _MOST_DIGITS:
+        return f"its Content-Length has more than {_MOST_DIGITS} digits"
+    hosts = len(headers.getall("Host", ()))
+    if hosts > 1 or (not hosts and version == "1.1"):
+        return f"it has {hosts} headers Host, not one (RFC 9112, section 3.2)"
+    if target == "*" and method != "OPTIONS":
+        return "the target * is only for OPTIONS (RFC 9112, section 3.2.4)"
     return None

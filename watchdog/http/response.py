@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Generator
-from typing import Any
 
-from aiohttp import web
 from multidict import CIMultiDict
 
 from ..invocation.call import Record
 from ..invocation.pace import Pace, Paces
 from ..output.answer import Answer
 from ..settings.declarations import Settings
-from .connection import abort, unread_bytes
+from .http_message import Request, Response
 
 # Number of pieces of 512 KiB that are read from a long answer at a time, before they are sent. If many long answers are
 # sent at the same time, each has fewer pieces. The second value bounds their sum.
@@ -54,42 +51,37 @@ class Sender:
         if (slowest := self._other_readers.slowest()) is not None:
             slowest.give_up()
 
-    async def send(self, request: web.BaseRequest, response: web.StreamResponse) -> web.StreamResponse:
-        """Send a response that is not the answer of a script. aiohttp itself has no time limit for this."""
-        await self._send_in_time(request, response.prepare(request), self._other_readers)
-        await self._send_in_time(request, response.write_eof(), self._other_readers)
-        return response
+    async def send(self, request: Request, response: Response) -> None:
+        """Send a response that is not the answer of a script."""
+        head = request.connection.begin_answer(request, response)
+        body = b"" if request.method == "HEAD" else response.body
+        await self._send_in_time(request, head + body, self._other_readers)
 
     async def send_answer(
         self,
-        request: web.BaseRequest,
+        request: Request,
         answer: Answer,
         *,
         status: int,
         headers: CIMultiDict[str],
         record: Record,
         readers: Paces,
-    ) -> web.StreamResponse:
+    ) -> None:
         """Send the answer of a script, and note in ``record`` how much of it is sent.
 
         Args:
             readers: contains the caller while the server waits for it.
         """
+        connection = request.connection
         if answer.body is not None or status in _STATUS_WITHOUT_BODY:
-            body = b"" if status in _STATUS_WITHOUT_BODY else answer.body
-            small = web.Response(status=status, headers=headers, body=body)
+            body = answer.body if status not in _STATUS_WITHOUT_BODY and answer.body else b""
             record.output_bytes = answer.length if body else 0
-
-            async def send() -> None:
-                await small.prepare(request)
-                record.is_handed_over = True
-                await small.write_eof()
-
-            await self._send_in_time(request, send(), readers)
-            return small
-        response = web.StreamResponse(status=status, headers=headers)
-        response.content_length = answer.length
-        await self._send_in_time(request, response.prepare(request), readers)
+            head = connection.begin_answer(request, Response(status, headers, body))
+            record.is_handed_over = connection.is_open
+            await self._send_in_time(request, head + body, readers)
+            return
+        response = Response(status, headers, length=answer.length)
+        await self._send_in_time(request, connection.begin_answer(request, response), readers)
         record.is_begun = True
         self._long_answers += 1
         try:
@@ -97,33 +89,32 @@ class Sender:
                 async for piece in chunks:
                     record.output_bytes += len(piece)
                     record.is_handed_over = record.output_bytes == answer.length
-                    await self._send_in_time(request, response.write(piece), readers)
+                    await self._send_in_time(request, piece, readers)
         finally:
             self._long_answers -= 1
-        await self._send_in_time(request, response.write_eof(), readers)
-        return response
 
     def _pieces_ahead(self) -> int:
         """Return how many pieces of a long answer are read at a time. The fewer long answers, the more pieces."""
         return max(1, min(_MOST_PIECES_AHEAD, _PIECES_AHEAD_OF_ALL // max(1, self._long_answers)))
 
-    async def _send_in_time(self, request: web.BaseRequest, sending: Awaitable[object], readers: Paces) -> None:
-        """Send, and disconnect a caller that reads nothing for ``write_timeout``, or reads too slowly.
+    async def _send_in_time(self, request: Request, data: bytes | memoryview, readers: Paces) -> None:
+        """Send bytes, and disconnect a caller that reads nothing for ``write_timeout``, or reads too slowly.
 
         One write may have megabytes, which take long on a slow line. So what counts is whether the caller has
         acknowledged any of these bytes.
 
         Args:
             readers: contains the caller while the server waits for it.
+
+        Raises:
+            ConnectionResetError: the connection has ended.
         """
-        # The kernel accepts most writes at once. They need no timer.
-        steps = sending.__await__()
-        try:
-            waits_for = next(steps)
-        except StopIteration:
+        connection = request.connection
+        connection.write(data)
+        request.sent_bytes += len(data)
+        if not connection.is_blocked:  # the kernel accepts most writes at once, and they need no timer
             return
-        pace: Pace = request.get("pace") or self._pace(request)
-        request["pace"] = pace
+        pace = request.pace = request.pace or self._pace(request)
         limit_s = self._write_timeout_s
         unread: int | None = None
         timer: asyncio.TimerHandle | None = None
@@ -134,7 +125,7 @@ class Sender:
                 pace.is_too_slow = True
                 pace.end()
                 return
-            before, unread = unread, unread_bytes(request)
+            before, unread = unread, connection.unread_bytes()
             if (before is None or unread < before) and not bound.expired():
                 # A check may notice progress one interval too late. So the limit is extended by one interval.
                 bound.reschedule(self._loop.time() + limit_s * 1.25)
@@ -145,18 +136,17 @@ class Sender:
                 if limit_s:
                     timer = self._loop.call_later(min(limit_s / 4, pace.left_s), check)
                 try:
-                    await _StartedAwaitable(steps, waits_for)
+                    await connection.until_written()
                 finally:
                     if timer is not None:
                         timer.cancel()
         except TimeoutError:
-            abort(request)
+            connection.reset()
             raise ConnectionResetError(self._reason_for_disconnect(pace)) from None
 
-    def _pace(self, request: web.BaseRequest) -> Pace:
-        writer = request.writer
+    def _pace(self, request: Request) -> Pace:
         return Pace(
-            lambda: writer.output_size - unread_bytes(request),
+            lambda: request.sent_bytes - request.connection.unread_bytes(),
             silence_s=self._write_timeout_s,
             least_rate=self._least_rate,
             judged_after_s=_JUDGED_AFTER_S,
@@ -172,29 +162,3 @@ class Sender:
                 f"{self._least_rate} a second (min_data_rate)"
             )
         return f"the caller read nothing for {self._write_timeout_s:g} s (write_timeout)"
-
-
-class _StartedAwaitable:
-    """The rest of an awaitable that has already run until its first wait.
-
-    Args:
-        steps: the iterator that ``__await__`` of the awaitable returned.
-        waits_for: the object that the first step yielded.
-    """
-
-    def __init__(self, steps: Generator[Any, Any, object], waits_for: object) -> None:
-        self._steps = steps
-        self._waits_for = waits_for
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        waits_for = self._waits_for
-        try:
-            while True:
-                try:
-                    value = yield waits_for
-                except BaseException as error:  # CancelledError, and GeneratorExit
-                    waits_for = self._steps.throw(error)
-                else:
-                    waits_for = self._steps.send(value)
-        except StopIteration:
-            return

@@ -8,7 +8,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
-from aiohttp import web
 
 from ..errors import Unauthorized
 from ..input.detect import ENCODINGS
@@ -22,9 +21,9 @@ from ..system import threads
 from ..telemetry.metrics import Metrics
 from .authorization import Authorization
 from .calls import Calls
-from .connection import refusal_of
 from .health import Health
-from .problems import STATUS_OF_ERROR, not_allowed, problem
+from .http_message import Request, Response
+from .problems import STATUS_OF_ERROR, malformed, not_allowed, problem
 from .request import METHODS, READING_METHODS, is_probe, without_base_path
 from .response import Sender
 
@@ -60,13 +59,13 @@ class Routes:
         self._sender = sender
         self.metrics_port: int | None = None
 
-    def answer(self, request: web.BaseRequest) -> Coroutine[Any, Any, web.StreamResponse]:
+    def answer(self, request: Request) -> Coroutine[Any, Any, None]:
         """Return the coroutine that answers a request.
 
         This function is not itself a coroutine, because one more coroutine would slow down each call.
         """
-        if (refusal := refusal_of(request)) is not None:
-            return self._sender.send(request, refusal)
+        if request.refused is not None:
+            return self._sender.send(request, malformed(request.refused))
         path = without_base_path(self._base_path, request.path)
         if path == "/_/ready":
             return self._sender.send(request, self._probe(request, is_ready=True))
@@ -78,17 +77,22 @@ class Routes:
             return self._sender.send(request, not_allowed(request, METHODS))
         return self._calls.answer(request)
 
-    async def answer_metrics(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def answer_metrics(self, request: Request) -> None:
         """Answer a request to the port for metrics."""
+        await self._sender.send(request, await self._exposition(request))
+
+    async def _exposition(self, request: Request) -> Response:
+        if request.refused is not None:
+            return malformed(request.refused)
         if request.path != "/metrics":
-            return web.Response(status=404, text="metrics are at /metrics\n")
+            return Response.of_text(404, "metrics are at /metrics\n")
         if (refusal := await self._refusal_of_reader(request)) is not None:
             return refusal
         exposition = self._metrics.exposition
         body, content_type = await asyncio.get_running_loop().run_in_executor(threads.METRICS, exposition)
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        return Response(200, [("Content-Type", content_type)], body)
 
-    def _probe(self, request: web.BaseRequest, *, is_ready: bool) -> web.Response:
+    def _probe(self, request: Request, *, is_ready: bool) -> Response:
         if request.method not in READING_METHODS:
             return not_allowed(request, READING_METHODS)
         if request.headers.get("User-Agent") != LOCAL_PROBE:
@@ -102,16 +106,14 @@ class Routes:
                 status, text = 429, "no place is free"
             elif admission.is_full:
                 status, text = 429, "no room for another call"
-        headers = {}
-        if status == 503:
-            headers["Retry-After"] = str(DRAINING_RETRY_AFTER_S)
-        return web.Response(status=status, text=text, headers=headers)
+        headers = [("Retry-After", str(DRAINING_RETRY_AFTER_S))] if status == 503 else []
+        return Response.of_text(status, text, headers)
 
-    async def _send_description(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _send_description(self, request: Request) -> None:
         refusal = await self._refusal_of_reader(request)
-        return await self._sender.send(request, self._description() if refusal is None else refusal)
+        await self._sender.send(request, self._description() if refusal is None else refusal)
 
-    async def _refusal_of_reader(self, request: web.BaseRequest) -> web.Response | None:
+    async def _refusal_of_reader(self, request: Request) -> Response | None:
         """Return the error if a request for the description or the metrics is rejected, else None."""
         if request.method not in READING_METHODS:
             return not_allowed(request, READING_METHODS)
@@ -121,7 +123,7 @@ class Routes:
             return problem(request, os.urandom(16).hex(), Record(), error, is_draining=self._health.is_draining)
         return None
 
-    def _description(self) -> web.Response:
+    def _description(self) -> Response:
         """Return the description of the server in OpenAPI."""
         from . import openapi
 
@@ -147,4 +149,4 @@ class Routes:
                 limits={name: getattr(settings, name) for name in openapi.LIMITS},
             )
         )
-        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+        return Response(200, [("Content-Type", "application/json")], msgspec.json.encode(document))

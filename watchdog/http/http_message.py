@@ -1,0 +1,178 @@
+"""Requests and responses, as the connection passes them to handlers and gets them back."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import parse_qsl, unquote
+
+from multidict import CIMultiDict
+
+from ..invocation.pace import Pace
+from .request_body import RequestBody
+from .request_head import Head
+
+# With this header, no browser runs text that a script printed (WHATWG Fetch, section 3.6).
+_NO_SNIFFING = "X-Content-Type-Options: nosniff\r\n"
+_SERVER = "Server: oscar-watchdog\r\n"
+_WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+class Caller(Protocol):
+    """What the handler of a request can do with the connection."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    @property
+    def is_blocked(self) -> bool: ...
+
+    def begin_answer(self, request: Request, response: Response) -> bytes: ...
+
+    def write(self, data: bytes | memoryview) -> None: ...
+
+    async def until_written(self) -> None: ...
+
+    def unread_bytes(self) -> int: ...
+
+    def linger(self, limit_s: float) -> None: ...
+
+    def reset(self) -> None: ...
+
+
+class Request:
+    """A request whose head is complete. Its body may still be arriving.
+
+    Args:
+        content: the body.
+    """
+
+    __slots__ = (
+        "_query",
+        "connection",
+        "content",
+        "content_length",
+        "headers",
+        "is_chunked",
+        "is_http_1_0",
+        "keep_alive",
+        "method",
+        "pace",
+        "path",
+        "refused",
+        "sent_bytes",
+        "target",
+    )
+
+    def __init__(self, connection: Caller, head: Head, content: RequestBody) -> None:
+        self.connection = connection
+        self.content = content
+        self.method = head.method
+        self.headers = head.headers
+        self.content_length = head.content_length
+        self.is_chunked = head.is_chunked
+        self.is_http_1_0 = head.is_http_1_0
+        self.keep_alive = head.keep_alive
+        self.refused = head.refused
+        # The target of a request through a proxy may be a whole URL (RFC 9112, section 3.2.2).
+        self.target = head.target if head.target.startswith("/") else _without_authority(head.target)
+        self.path = self.target.partition("?")[0]
+        if "%" in self.path:
+            self.path = unquote(self.path)
+        self._query: dict[str, str] | None = None
+        # How fast the caller reads its answer, if the server has waited for the caller.
+        self.pace: Pace | None = None
+        # The bytes of the answer that the connection has got.
+        self.sent_bytes = 0
+
+    @property
+    def has_body(self) -> bool:
+        return self.is_chunked or bool(self.content_length)
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The parameters of the query. If a name occurs several times, the first value counts."""
+        if self._query is None:
+            pairs = parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
+            self._query = dict(reversed(pairs))
+        return self._query
+
+
+class Response:
+    """A response.
+
+    Args:
+        length: the number of bytes of the body; by default, those of ``body``. If the body is sent in pieces, ``body``
+            is empty.
+        must_close: the connection is closed after this response.
+    """
+
+    __slots__ = ("body", "headers", "length", "must_close", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: Iterable[tuple[str, str]] | CIMultiDict[str] = (),
+        body: bytes = b"",
+        *,
+        length: int | None = None,
+        must_close: bool = False,
+    ) -> None:
+        self.status = status
+        self.headers = headers if isinstance(headers, CIMultiDict) else CIMultiDict(headers)
+        self.body = body
+        self.length = len(body) if length is None else length
+        self.must_close = must_close
+
+    @classmethod
+    def of_text(cls, status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> Response:
+        return cls(status, [("Content-Type", "text/plain; charset=utf-8"), *headers], text.encode())
+
+    def head(self, *, is_http_1_0: bool, keep_alive: bool) -> bytes:
+        """Return the first line and the headers.
+
+        Args:
+            keep_alive: whether the connection is kept open after this response.
+
+        Raises:
+            ValueError: a header has a character that would end its line.
+        """
+        version = "1.0" if is_http_1_0 else "1.1"
+        lines = [f"HTTP/{version} {_STATUS_LINES.get(self.status) or f'{self.status} '}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
+        if self.status != HTTPStatus.NO_CONTENT:  # such a response has no body (RFC 9110, section 8.6)
+            lines.append(f"Content-Length: {self.length}\r\n")
+        if "Connection" not in self.headers and keep_alive == is_http_1_0:
+            lines.append("Connection: keep-alive\r\n" if keep_alive else "Connection: close\r\n")
+        if "X-Content-Type-Options" not in self.headers:
+            lines.append(_NO_SNIFFING)
+        lines += [_date_line(int(time.time())), _SERVER, "\r\n"]
+        text = "".join(lines)
+        # Scripts and callers have a part in headers. None of them may begin a line of its own.
+        if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
+            raise ValueError(f"a header of the answer contains a line end or a NUL: {dict(self.headers)!r}")
+        return text.encode("utf-8", "surrogateescape")
+
+
+_STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
+
+
+@functools.lru_cache(maxsize=1)
+def _date_line(time_s: int) -> str:
+    """Return the header with the time, in the form of RFC 9110, section 5.6.7, whatever the locale is."""
+    year, month, day, hour, minute, second, weekday, *_ = time.gmtime(time_s)
+    return f"Date: {_WEEKDAYS[weekday]}, {day:02} {_MONTHS[month - 1]} {year} {hour:02}:{minute:02}:{second:02} GMT\r\n"
+
+
+def _without_authority(target: str) -> str:
+    """Return the path and the query of a URL; other targets (``*``, or host and port) as they are."""
+    _, separator, rest = target.partition("://")
+    if not separator:
+        return target
+    begin = min((at for at in (rest.find("/"), rest.find("?")) if at >= 0), default=len(rest))
+    path = rest[begin:]
+    return path if path.startswith("/") else f"/{path}"
