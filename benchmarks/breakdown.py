@@ -37,7 +37,7 @@ from load import Caller
 
 UNDER_PROFILE = "--under-profile"
 STARTS = 11
-PACKAGES = ("watchdog", "aiohttp", "asyncio", "ssl", "msgspec", "structlog", "multipart", "yarl")
+PACKAGES = ("watchdog", "aiohttp", "httptools", "asyncio", "ssl", "msgspec", "structlog", "multipart", "yarl")
 PART = 25  # calls of one checkout before the next checkout's turn; each count is taken over so many calls
 _OF_FILES = re.compile(r"openat|close|\w*stat\w*|getdents64|\w*xattr|unlink\w*|mkdir\w*|rmdir|rename\w*|link\w*|access")
 # Patterns for the file and name of a function, and the row of the table for it. The first pattern that matches counts.
@@ -46,7 +46,7 @@ PLACES = (
     (r"/watchdog/(workspace|input|output|intake|response_file|delivery)[/.]", "workspace, input, output"),
     (r"mkdir|rmdir|unlink|scandir|posix\.(open|l?stat|listxattr)", "system calls for files"),
     (r"/watchdog/", "the rest of watchdog"),
-    (r"/aiohttp/|_http_parser|/yarl/|multidict", "aiohttp"),
+    (r"/aiohttp/|_http_parser|/yarl/|multidict|httptools", "libraries for HTTP"),
     (r"/asyncio/|selectors\.py|_asyncio|_socket|Context", "asyncio, sockets"),
     (r"/structlog/|msgspec", "structlog, msgspec"),
     (r"", "other builtins and modules"),
@@ -98,7 +98,7 @@ def _counted(checkouts: list[Path], calls: int, place: Path) -> list[dict[str, s
             {
                 "median time of a call (ms)": f"{statistics.median(times[number]) * 1e3:.2f}",
                 "processor time of the server (ms)": f"{cpu_s[number] / done * 1e3:.2f}",
-                "of that in the kernel (ms)": f"{in_kernel_s[number] / done * 1e3:.2f}",
+                "processor time in the kernel (ms)": f"{in_kernel_s[number] / done * 1e3:.2f}",
                 "times that a thread of the server waited": f"{switches[number]['voluntary'] / done:.1f}",
                 "times that a thread of the server was preempted": f"{switches[number]['nonvoluntary'] / done:.1f}",
             }
@@ -168,7 +168,7 @@ def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
     """Count system calls of the server's threads. strace does not attach to scripts, so these run at full speed."""
     trace = place / "trace"
     trace.unlink(missing_ok=True)
-    rows = ("system calls of the event loop's thread", "of these for files", "system calls of the other threads")
+    rows = ("system calls of the event loop's thread", "system calls for files", "system calls of the other threads")
     if shutil.which("strace") is None or os.geteuid() != 0:
         return dict.fromkeys(rows, "no root, or no strace")
     server = Watchdog(place / f"traced-{time.monotonic_ns()}", source=checkout)
@@ -218,8 +218,7 @@ def _imports(checkout: Path) -> dict[str, str]:
         for name in PACKAGES:
             own_ms.setdefault(name, []).append(by_package[name] / 1e3)
     return {
-        f"{f'of that {name}' if name else 'imports of the server'} (ms)": f"{statistics.median(times):.1f}"
-        for name, times in own_ms.items()
+        f"imports of {name or 'the server'} (ms)": f"{statistics.median(times):.1f}" for name, times in own_ms.items()
     }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build" / "fuzz"
-TARGETS = ("accept", "intake", "response_file", "script_log", "service_definition", "storage_event")
+TARGETS = ("accept", "intake", "request", "response_file", "script_log", "service_definition", "storage_event")
 
 _LONGEST_INPUT_BYTES = 8 * 1024
 _LONGEST_RUN_S = 20

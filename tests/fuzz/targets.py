@@ -27,6 +27,7 @@ from unittest import mock
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from request_target import check_request
 
 from watchdog.errors import AnswerNotAvailable, BadInput, BadScriptResponse, InputError, InputTooLarge
 from watchdog.input import form as form_module
@@ -670,6 +671,7 @@ def check_storage_event(data: bytes) -> None:
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "accept": check_accept,
     "intake": check_intake,
+    "request": check_request,
     "response_file": check_response_file,
     "script_log": check_script_log,
     "service_definition": check_service_definition,

@@ -12,6 +12,7 @@ import pytest
 import targets
 
 from watchdog.errors import BadInput, InputTooLarge
+from watchdog.http import request_reader
 from watchdog.input import detect, form, inflate, readers, receive
 from watchdog.input import files as files_module
 from watchdog.logs import formats, script_log
@@ -128,6 +129,27 @@ def test_intake_can_fail(
     monkeypatch.setattr(where, attribute, broken_version)
     with pytest.raises(AssertionError):
         targets.check_intake(seed("intake", name))
+
+
+def find_in_one_piece(self: request_reader._EndFinder, data: bytes, begin: int) -> int:
+    at = data.find(b"\r\n\r\n", begin)
+    return at if at < 0 else at + 4
+
+
+@pytest.mark.parametrize(
+    ("where", "attribute", "broken_version"),
+    [
+        (request_reader._EndFinder, "find", lambda self, data, begin: len(data)),
+        (request_reader._EndFinder, "find", find_in_one_piece),
+        (request_reader.RequestReader, "on_header", lambda self, name, value: self._headers.append(("", ""))),
+    ],
+)
+def test_request_can_fail(
+    monkeypatch: pytest.MonkeyPatch, where: object, attribute: str, broken_version: object
+) -> None:
+    monkeypatch.setattr(where, attribute, broken_version)
+    with pytest.raises(AssertionError):
+        targets.check_request(seed("request", "pipelined"))
 
 
 def parse_leniently(text: str) -> response_file.ResponseOverrides:
