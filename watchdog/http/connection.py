@@ -415,13 +415,6 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             reset(self._socket, self._transport)
 
-    def cancel(self) -> None:
-        """Stop answering, and end the connection."""
-        if self._task is not None:
-            self._task.cancel()
-        if self._transport is not None:
-            self._transport.abort()
-
     @property
     def task(self) -> asyncio.Task[None] | None:
         """The task that answers the current request."""

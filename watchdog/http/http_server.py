@@ -86,9 +86,13 @@ class HttpServer:
             connection.close()
 
     async def shutdown(self, limit_s: float) -> None:
-        """End all connections, and wait at most ``limit_s`` for their handlers."""
+        """Wait at most ``limit_s`` for the handlers, cancel those that still run, and close all connections."""
         tasks = [connection.task for connection in self._connections if connection.task is not None]
-        for connection in list(self._connections):
-            connection.cancel()
         if tasks:
-            await asyncio.wait(tasks, timeout=limit_s)
+            _, running = await asyncio.wait(tasks, timeout=limit_s)
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running, timeout=limit_s)
+        for connection in list(self._connections):
+            connection.close()
