@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog.testing
+from own_events import logged_events
 from running_server import AS_PID_1, RunningServer, is_guardian, until
 
 from watchdog.errors import BadInput, ScriptUnavailable
@@ -400,13 +400,13 @@ async def test_regular_step_that_fails_is_logged_and_all_steps_run_again(
         attribute, method = name.split(".")
         owner = getattr(supervisor, attribute)
         monkeypatch.setattr(owner, method, counted(name, getattr(owner, method)))
-    with structlog.testing.capture_logs() as logged:
+    with logged_events() as logged:
         async with asyncio.timeout(RunningServer.patience_s):
             while min(runs.values()) < 2:
                 await asyncio.sleep(0.02)
     failed = [each for each in logged if "a regular step of the supervisor failed" in each["event"]]
     assert len(failed) >= 2
-    assert {each["log_level"] for each in failed} == {"error"}
+    assert {each["level"] for each in failed} == {"error"}
 
 
 async def test_without_pidfd_a_thread_waits(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:

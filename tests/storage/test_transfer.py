@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
-import structlog
+from own_events import logged_events
 from running_server import RunningServer
 
 from storage import events
@@ -136,7 +136,7 @@ async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(transfer_progress, "_PROGRESS_INTERVAL_S", 0.02)
     monkeypatch.setattr(open_storages, "_open", lambda *_: Slow())
     found = transfers("minio.default", outputs=("minio.default:b/out",))
-    with structlog.testing.capture_logs() as logged:
+    with logged_events() as logged:
         async with asyncio.timeout(RunningServer.patience_s):
             await found.store([output_of(tmp_path, b"12345")], call_id="x")
     (first, *_), last = [each for each in logged if each["event"] == "transfer goes on"], logged[-1]

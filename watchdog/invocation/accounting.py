@@ -32,7 +32,6 @@ class Accounting:
     def __init__(self, noun: str, metrics: Metrics) -> None:
         self._noun = noun
         self._metrics = metrics
-        self._log = log.bind()
 
     @contextlib.contextmanager
     def of(self, call: Call, record: Record) -> Iterator[None]:
@@ -81,5 +80,5 @@ class Accounting:
 
     def _level(self, outcome: str) -> Callable[..., object]:
         if outcome in _OUTCOMES_WITHOUT_FAULT:
-            return self._log.info
-        return self._log.warning if outcome in _OUTCOMES_FOR_A_WARNING else self._log.error
+            return log.info
+        return log.warning if outcome in _OUTCOMES_FOR_A_WARNING else log.error

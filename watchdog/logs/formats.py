@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
-import structlog
 
 from .level import LEVEL_NAMES
 from .text import as_plain, as_text, as_unicode, printable, printable_lines
@@ -54,6 +53,8 @@ class ConsoleFormat:
     """Text for people."""
 
     def __init__(self, *, colors: bool) -> None:
+        import structlog.dev  # its import takes a tenth of the time of a start, and JSON does not need it
+
         self._render = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
         self._dim, self._reset = ("\x1b[2m", "\x1b[0m") if colors else ("", "")
         shades = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m"} if colors else {}

@@ -10,7 +10,7 @@ The server never waits for the reader of stderr. If the reader stalls, the pipe 
 on script lines are dropped and counted. When there is room again, one WARNING event has their number. The lines
 of one call are also dropped and counted if they are over ``max_log_rate``.
 
-A script's lines do not pass through structlog. All lines of one read are split and encoded together, in about a
+A script's lines do not pass through a logger. All lines of one read are split and encoded together, in about a
 microsecond for each line, because this happens on the event loop.
 """
 
@@ -20,12 +20,10 @@ import logging
 import os
 from typing import Any
 
-import structlog
-from structlog.typing import FilteringBoundLogger
-
 from .formats import ConsoleFormat, JsonFormat, LogFormat
 from .level import LEVEL_NAMES
-from .sink import LogWriter, WriterLogger
+from .logger import Logger, send_to
+from .sink import LogWriter
 
 
 def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # noqa: A002
@@ -50,12 +48,7 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # n
         form = ConsoleFormat(colors=is_terminal and not os.environ.get("NO_COLOR"))
     sink = LogWriter(stream_fd, form, level=number[level])
 
-    structlog.configure(
-        processors=[structlog.processors.format_exc_info, sink.render],
-        wrapper_class=structlog.make_filtering_bound_logger(number[level]),
-        logger_factory=lambda name="watchdog": WriterLogger(sink, name),
-        cache_logger_on_first_use=False,
-    )
+    send_to(sink)
     root = logging.getLogger()
     root.handlers[:] = [_Handler(sink)]
     root.setLevel(number[level])
@@ -63,10 +56,9 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # n
     return sink
 
 
-def get_logger(name: str) -> FilteringBoundLogger:
+def get_logger(name: str) -> Logger:
     """Return the logger of one module: ``log.info("listening", port=8080)``. Works also before ``configure``."""
-    logger: FilteringBoundLogger = structlog.get_logger(name)
-    return logger
+    return Logger(name)
 
 
 class _Handler(logging.Handler):

@@ -9,8 +9,6 @@ import select
 import threading
 from collections import deque
 
-from structlog.typing import EventDict
-
 from .formats import JsonFormat, LogFormat
 from .text import printable
 
@@ -54,10 +52,6 @@ class LogWriter:
         self._thread: threading.Thread | None = None
         # Its lock is reentrant, because a destructor may log a warning while the same thread holds the lock.
         self._changed = threading.Condition()
-
-    def render(self, logger: WriterLogger, level: str, fields: EventDict) -> bytes:
-        """Return an event as the bytes of its line. This is the last processor of structlog."""
-        return self.form.event(level, {"logger": logger.name, **fields})
 
     def put(self, data: bytes, events: int = 1) -> None:
         """Take script lines that are ready to be written, or count them as lost."""
@@ -196,11 +190,3 @@ class LogWriter:
                 self._reader_is_gone = error.errno in (errno.EPIPE, errno.EBADF)
                 return False
         return True
-
-
-class WriterLogger:
-    """The logger that gets the rendered bytes from structlog."""
-
-    def __init__(self, sink: LogWriter, name: str) -> None:
-        self.name = name
-        self.debug = self.info = self.warning = self.error = self.critical = sink.put_own
