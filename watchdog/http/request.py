@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import re
 from collections.abc import Mapping
 from hmac import compare_digest
 from urllib.parse import unquote
@@ -14,14 +13,15 @@ from ..input import content_disposition
 from ..input.detect import ENCODINGS, BodyHints
 from ..output.accept import AnswerPreference, choose_form
 from .http_message import Request
+from ..system.pattern import pattern
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 READING_METHODS = ("GET", "HEAD")  # for the server's own paths
 # The User-Agent of the kubelet's probes begins with this text, for every path (Kubernetes, pkg/probe/http).
 _KUBERNETES_PROBE = "kube-probe/"
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
-_CALL_ID = re.compile(r"[!-~]{1,256}")
-_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_CALL_ID = pattern(r"[!-~]{1,256}")
+_HEADER_NAME = pattern(r"[A-Za-z0-9_-]+")
 # Characters. The variable for a header is cached if the header's name is not longer than this.
 _LONGEST_CACHED = 256
 

@@ -10,14 +10,15 @@ import re
 from urllib.parse import unquote_to_bytes
 
 from ..errors import BadInput, quoted
+from ..system.pattern import pattern
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_KIND = re.compile(rf"\s*{_TOKEN}\s*")
+_KIND = pattern(rf"\s*{_TOKEN}\s*")
 # Empty parameters, for example after a semicolon at the end, are common and harmless. With possessive quantifiers the
 # search takes linear time.
-_PARAMETER = re.compile(rf';\s*+(?:({_TOKEN})\s*+=\s*+(?:({_TOKEN})|"((?:[^"\\]|\\.)*+)"))?\s*+', re.DOTALL)
-_ESCAPED = re.compile(r"\\(.)", re.DOTALL)
-_EXTENDED = re.compile(r"([\w-]+)'[\w-]*'(.*)", re.ASCII | re.DOTALL)
+_PARAMETER = pattern(rf';\s*+(?:({_TOKEN})\s*+=\s*+(?:({_TOKEN})|"((?:[^"\\]|\\.)*+)"))?\s*+', re.DOTALL)
+_ESCAPED = pattern(r"\\(.)", re.DOTALL)
+_EXTENDED = pattern(r"([\w-]+)'[\w-]*'(.*)", re.ASCII | re.DOTALL)
 # RFC 8187 allows UTF-8, and RFC 5987 also allowed Latin-1. Other codecs of Python may return incomplete characters, or
 # raise other errors.
 _CHARSETS = frozenset({"utf-8", "utf8", "us-ascii", "iso-8859-1"})

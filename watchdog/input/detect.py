@@ -13,15 +13,16 @@ from multipart import MultipartError, parse_options_header
 
 from ..errors import BadInput, quoted
 from ..system.base64_reader import ARMOUR, Base64Reader, ByteSink, armour_error
+from ..system.pattern import pattern
 from .files import Held
 from .readers import Raw, Reader
 
 ENCODINGS = ("base64", "raw", "json")
 HEAD_BYTES = 4096
-_DATA_URL = re.compile(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
-_QUOTE = re.compile(rb'\s*="')
-_JSON_START = re.compile(rb"\s*[{\[]")
-_FORM_START = re.compile(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
+_DATA_URL = pattern(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
+_QUOTE = pattern(rb'\s*="')
+_JSON_START = pattern(rb"\s*[{\[]")
+_FORM_START = pattern(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
 # Clients send these types with any body. Any other type says what the body is, so such a body is raw bytes.
 _BASE64_TYPES = frozenset(
     {"", "text/plain", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"}
@@ -88,7 +89,7 @@ def decide(
 
     prefix = _DATA_URL.match(head, start) or _QUOTE.match(head, start)
     skip = prefix.end() if prefix else start
-    quoted = prefix is not None and prefix.re is _QUOTE
+    quoted = prefix is not None and prefix[0].endswith(b'"')
 
     # Only decoding shows whether the body is base64. `held` keeps the result, so these bytes are decoded only once.
     held = Held()

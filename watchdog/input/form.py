@@ -21,6 +21,7 @@ import msgspec
 from ..errors import BadInput
 from ..system.base64_reader import ARMOUR, HOW_TO_SEND_RAW, ByteSink, armour_error
 from ..system.nameless_file import open_nameless, write_all
+from ..system.pattern import pattern
 from ..workspace.space import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
@@ -34,18 +35,18 @@ _OVERLAP_BYTES = 100  # more than the longest armour line of PEM, and more than 
 _DIGEST_BYTES = 16
 _WHITESPACE = b" \t\n\r\x0b\x0c"
 
-_OF_BASE64 = re.compile(rb"[A-Za-z0-9+/_\-]")
+_OF_BASE64 = pattern(rb"[A-Za-z0-9+/_\-]")
 # A word is in lower case, Capitalised, inCamelCase, or ends in CAPITALS or digits. There are no possessive quantifiers,
 # because in Python 3.11.2 they match too much. The words are matched one by one, because a pattern for a whole key of
 # many short words would take extremely long.
-_WORD = re.compile(r"(?:[A-Z](?![A-Z]))?[^\W_A-Z]*(?:[A-Z][^\W\d_A-Z]+)*(?:[A-Z]{2,}\d*)?")
-_BETWEEN_WORDS = re.compile(r"[ _.:/+\-\[\]]")
+_WORD = pattern(r"(?:[A-Z](?![A-Z]))?[^\W_A-Z]*(?:[A-Z][^\W\d_A-Z]+)*(?:[A-Z]{2,}\d*)?")
+_BETWEEN_WORDS = pattern(r"[ _.:/+\-\[\]]")
 _LONGEST_NAME = 64
 _FEWEST_OF_JOINED = 16
 # Percent-encoded base64 has escapes only for line ends, blanks, `=`, `+` and `/`. With any other escape, a text is a
 # form.
-_ESCAPE_OF_FORM = re.compile(rb"%(?!0[9AD]|20|3D|2[BF])[0-9A-F]{2}", re.IGNORECASE)
-_WRITTEN_LINE_END = re.compile(rb"\\[nr]")  # a backslash and a letter in place of a line end
+_ESCAPE_OF_FORM = pattern(rb"%(?!0[9AD]|20|3D|2[BF])[0-9A-F]{2}", re.IGNORECASE)
+_WRITTEN_LINE_END = pattern(rb"\\[nr]")  # a backslash and a letter in place of a line end
 
 
 class FormText:

@@ -11,13 +11,14 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from ..errors import BadInput, quoted
 from ..system.base64_reader import Base64Reader, ByteSink
+from ..system.pattern import pattern
 from ..workspace.file_name import safe_file_name
 from .content_disposition import decoded_name
 from .files import Files
 from .readers import Raw, Reader
 
 _MOST_FIELDS = 10_000
-_EXTENDED_FILENAME = re.compile(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
+_EXTENDED_FILENAME = pattern(r";\s*filename\*\s*=\s*([\w-]+)'[\w-]*'([^;\s\"]+)", re.IGNORECASE | re.ASCII)
 
 
 class Multipart:

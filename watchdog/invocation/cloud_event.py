@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from urllib.parse import quote, unquote
 
 from ..errors import BadInput, quoted
+from ..system.pattern import pattern
 
-_HEADER = re.compile(r"ce-([a-z0-9]+)", re.IGNORECASE)
+_HEADER = pattern(r"ce-([a-z0-9]+)", re.IGNORECASE)
 REQUIRED_ATTRIBUTES = ("specversion", "id", "source", "type")
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_CONTROL = pattern("[\x00-\x1f\x7f-\x9f]")
 # These characters need no percent-encoding in a header. The space, `"`, `%` and all other characters need it.
 _PLAIN = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 

@@ -13,11 +13,11 @@ A first line looks the same whether a trace follows or not.
 
 from __future__ import annotations
 
-import re
+from ..system.pattern import pattern
 
-_EXCEPTION = re.compile(r"(?<![\w.$/])(?>(?:[a-z_][\w$]*+\.)+)(?=[A-Z])[\w$]*(?:Exception|Error)(?=:|$)").search
-_FRAME = re.compile(r"\s+(?:at [\w.$/@<>-]+\(|\.\.\. \d+ (?:more|common frames omitted))").match
-_FURTHER = re.compile(r"\s*(?:Caused by|Suppressed|Wrapped by): ").match
+_EXCEPTION = pattern(r"(?<![\w.$/])(?>(?:[a-z_][\w$]*+\.)+)(?=[A-Z])[\w$]*(?:Exception|Error)(?=:|$)")
+_FRAME = pattern(r"\s+(?:at [\w.$/@<>-]+\(|\.\.\. \d+ (?:more|common frames omitted))")
+_FURTHER = pattern(r"\s*(?:Caused by|Suppressed|Wrapped by): ")
 _SEARCHED = 300  # characters; in a first line, the class comes before the message
 
 
@@ -28,7 +28,7 @@ def may_begin(line: str) -> bool:
 
 def begins(line: str) -> bool:
     """Return whether a line may be the first one of a trace, or is a frame of a trace whose first line is missing."""
-    return _EXCEPTION(line[:_SEARCHED]) is not None or _FRAME(line) is not None
+    return _EXCEPTION.search(line[:_SEARCHED]) is not None or _FRAME.match(line) is not None
 
 
 def goes_on(line: str, *, in_message: bool) -> bool:
@@ -41,9 +41,9 @@ def goes_on(line: str, *, in_message: bool) -> bool:
 
 
 def is_frame(line: str) -> bool:
-    return _FRAME(line) is not None
+    return _FRAME.match(line) is not None
 
 
 def is_further(line: str) -> bool:
     """Return whether a line begins the next exception of the same trace."""
-    return _FURTHER(line) is not None
+    return _FURTHER.match(line) is not None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import re
 from typing import Any
 
 import msgspec
+
+from ..system.pattern import pattern
 
 LINE_BYTES = 64 * 1024
 LEVEL_NAMES = {
@@ -31,7 +32,7 @@ _LETTERS = {"D": 10, "I": 20, "W": 30, "E": 40, "F": 50}
 # Longer words first: WARN must not win over WARNING.
 _UPPER = "(?:" + "|".join(sorted(_LEVELS, key=len, reverse=True)) + ")"
 # Character classes, such as "[Ee][Rr][Rr]", are faster than the flag "(?i:".
-_ANY = re.sub("([A-Z])", lambda match: f"[{match[1]}{match[1].lower()}]", _UPPER)
+_ANY = "".join(f"[{each}{each.lower()}]" if each.isupper() else each for each in _UPPER)
 # The end of the line, a space or a sign must follow the word of a level. "ERROR.log" shows no level.
 _END = r"(?=[\s:|\]>!]|$)"
 # If only a number or a switch follows the colon, the line shows a value or a setting: "error: 0.031", "Debug: False".
@@ -46,7 +47,7 @@ _BRACKETS = r"(?:\[[^\[\]]*+\]|\([^()]*+\))[\s:|-]*+"
 _NAMED = rf"{_NAME}(?:\[\d+\])?(?::(?!:)\s*|\s*\|\s*|\s+-\s+|:[\w<>]+:\d+\s+-\s+)"
 _IN_BRACKETS = rf"\[\s*(?:[\w.]+:)?({_ANY})\s*\]"
 # Each row is one way to show a level. The rows are tried in this order. The group that matched is the level.
-_SHOWN_BY_WORD = re.compile(
+_SHOWN_BY_WORD = pattern(
     "|".join(
         (
             # ERROR: x, ERROR x, WARNING:root:x, INFO     x, [warning] x, <error> x, Error: x
@@ -75,29 +76,29 @@ _SHOWN_BY_WORD = re.compile(
             ),
         )
     )
-).match
+)
 # Lines without a separate word for the level, or with a word that is a level only here (FINE of java.util.logging).
 _OTHERS = (
-    (re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)|Traceback \(most recent").match, logging.ERROR),
-    (re.compile(r"Exception (?:in thread|ignored (?:in|while))\b").match, logging.ERROR),
-    (re.compile(r"\S+:\d+: \w*Warning: ").match, logging.WARNING),
-    (re.compile(r"FINE(?:R|ST)?: ").match, logging.DEBUG),
+    (pattern(r"[A-Za-z_][\w.]*(?:Error|Exception)(?:: |$)|Traceback \(most recent"), logging.ERROR),
+    (pattern(r"Exception (?:in thread|ignored (?:in|while))\b"), logging.ERROR),
+    (pattern(r"\S+:\d+: \w*Warning: "), logging.WARNING),
+    (pattern(r"FINE(?:R|ST)?: "), logging.DEBUG),
 )
-_PRIORITY = re.compile(r"<(\d{1,3})>").match
+_PRIORITY = pattern(r"<(\d{1,3})>")
 # glog, absl and klog; TensorFlow's "2026-11-24 22:59:41.377: W tensorflow/"; apt's "E: ".
-_LETTER = re.compile(r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )").match
+_LETTER = pattern(r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )")
 _SHOWN_WITHIN = 300
-_LEVEL_IN_JSON = re.compile(r'"(?:level|severity|levelname|lvl)"\s*:\s*"(\w+)"').search
+_LEVEL_IN_JSON = pattern(r'"(?:level|severity|levelname|lvl)"\s*:\s*"(\w+)"')
 # A text without any of these shows only the level INFO. The search in 64 KiB takes less than a millisecond, while a
 # look at each line may take twenty.
-_TELLING_WORD = re.compile("trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception").search
-_TELLING_START = re.compile(
+_TELLING_WORD = pattern("trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception")
+_TELLING_START = pattern(
     r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|\tat |[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
-).search
+)
 
 
 def may_show_level(text: str) -> bool:
-    return bool(_TELLING_WORD(text.lower()) or _TELLING_START(text))
+    return bool(_TELLING_WORD.search(text.lower()) or _TELLING_START.search(text))
 
 
 # In a flood, short lines are often equal.
@@ -123,14 +124,14 @@ def classify(line: str) -> int | None:
     if line.startswith("{"):
         return _json_level(line)
     line = line[:_SHOWN_WITHIN]
-    if match := _PRIORITY(line):
+    if match := _PRIORITY.match(line):
         return _SYSLOG[int(match[1]) & 7]
-    if match := _LETTER(line):
+    if match := _LETTER.match(line):
         return _LETTERS[match[match.lastindex or 1]]
-    if match := _SHOWN_BY_WORD(line):
+    if match := _SHOWN_BY_WORD.match(line):
         return _LEVELS[match[match.lastindex or 1].upper()]
-    for matches, level in _OTHERS:
-        if matches(line):
+    for shown, level in _OTHERS:
+        if shown.match(line):
             return level
     return None
 
@@ -144,7 +145,7 @@ def _json_level(line: str) -> int | None:
                 return level
         return None
     # A line that was cut is not JSON any more, but the level is usually near the beginning.
-    match = _LEVEL_IN_JSON(line[:_SHOWN_WITHIN]) if len(line) >= LINE_BYTES // 4 else None
+    match = _LEVEL_IN_JSON.search(line[:_SHOWN_WITHIN]) if len(line) >= LINE_BYTES // 4 else None
     return _LEVELS.get(match[1].upper()) if match else None
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from typing import Literal, Protocol
 
+from ..system.pattern import pattern
 from . import java_trace
 from .level import LEVEL_NAMES, LINE_BYTES, SHORT_LINE, classify, classify_again, may_show_level
 from .log_rate import LogRate
@@ -295,5 +295,5 @@ class ScriptLog:
 
 # The part of whole lines with carriage returns that a terminal does not show. ScriptLog._grow does the same for an
 # unfinished line.
-_OVERWRITTEN = re.compile(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
-_LAST_BLANKS = re.compile(rb"(?m)\r[^\S\n]*$")
+_OVERWRITTEN = pattern(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
+_LAST_BLANKS = pattern(rb"(?m)\r[^\S\n]*$")

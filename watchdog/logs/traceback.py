@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 
+from ..system.pattern import pattern
 from . import java_trace
 from .level import LINE_BYTES, classify
 
@@ -51,7 +51,7 @@ class Traceback:
     def starts(self, line: str) -> bool:
         """Keep this line if a traceback begins with it. Return whether one does."""
         self._is_java = False
-        if _SYNTAX_ERROR(line):
+        if _SYNTAX_ERROR.match(line):
             self._next = self._frame
         elif self._header(line):
             pass
@@ -105,7 +105,7 @@ class Traceback:
         if line[:1] in ("", " ", "\t") or line.startswith("> File "):  # loguru prints "> File" and blank lines
             return True
         self._next = self._after_exception
-        return _EXCEPTION(line) is not None
+        return _EXCEPTION.match(line) is not None
 
     def _after_exception(self, line: str) -> bool:
         if not line.strip():
@@ -140,5 +140,5 @@ _CHAINS = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
 )
-_SYNTAX_ERROR = re.compile(r'  File "[^"]+", line \d+$').match  # comes without a header
-_EXCEPTION = re.compile(r"[A-Za-z_][\w.<>]*(?::|$)").match
+_SYNTAX_ERROR = pattern(r'  File "[^"]+", line \d+$')  # comes without a header
+_EXCEPTION = pattern(r"[A-Za-z_][\w.<>]*(?::|$)")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import AnswerNotAvailable, BadInput, quoted
+from ..system.pattern import pattern
 from ..workspace.outputs import Output
 from .media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, guessed_type
 from .printed import TEXT
@@ -97,12 +98,12 @@ class AnswerPreference:
 _BASE64_PREFERENCE = AnswerPreference(AnswerForm.BASE64)
 # These patterns have atomic groups instead of possessive groups, which CPython 3.11.2 (in Debian 12) matches wrongly.
 _TOKEN = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
-_PARAMETER = re.compile(rf'({_TOKEN})[ \t]*+=[ \t]*+({_TOKEN}|"(?>(?:[^"\\]|\\.)*)")')
-_MEDIA_RANGE = re.compile(
+_PARAMETER = pattern(rf'({_TOKEN})[ \t]*+=[ \t]*+({_TOKEN}|"(?>(?:[^"\\]|\\.)*)")')
+_MEDIA_RANGE = pattern(
     rf"[ \t]*+({_TOKEN})(?>(?:/({_TOKEN}))?)((?>(?:[ \t]*+;[ \t]*+(?>(?:{_PARAMETER.pattern})?))*))[ \t]*+(?:,|\Z)"
 )
-_QUALITY = re.compile(r"(?:0?\.\d+|0\.?|1(?:\.0*)?)\Z", re.ASCII)
-_EMPTY_ELEMENT = re.compile(r"[ \t]*+,")
+_QUALITY = pattern(r"(?:0?\.\d+|0\.?|1(?:\.0*)?)\Z", re.ASCII)
+_EMPTY_ELEMENT = pattern(r"[ \t]*+,")
 
 
 def choose_form(accept: str | None, output_param: str | None) -> AnswerPreference:

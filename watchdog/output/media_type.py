@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import mimetypes
 import os
-import re
 from urllib.parse import quote_from_bytes
 
+from ..system.pattern import pattern
 from .printed import TEXT
 
 PLAIN_TYPE = TEXT
@@ -88,7 +88,7 @@ _MORE_TYPES = {
     ".yml": "application/yaml",
     ".zst": "application/zstd",
 }
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]+")
+_PLAIN_NAME = pattern(r"[A-Za-z0-9._-]+")
 _VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 

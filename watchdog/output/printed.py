@@ -9,6 +9,8 @@ from __future__ import annotations
 import codecs
 import re
 
+from ..system.pattern import pattern
+
 TEXT = "text/plain"
 BINARY = "application/octet-stream"
 
@@ -51,12 +53,12 @@ _FORMATS: tuple[tuple[bytes, str], ...] = (
     (rb"SQLite format 3\0", "application/vnd.sqlite3"),
     (rb".{257}ustar(?:\0|  \0)", "application/x-tar"),
 )
-_starts_as = re.compile(b"|".join(b"(%b)" % pattern for pattern, _ in _FORMATS), re.DOTALL).match
+_starts_as = pattern(b"|".join(b"(%b)" % start for start, _ in _FORMATS), re.DOTALL)
 # The offset at which tar's mark ends. All other marks end before it.
 _START_BYTES = 265
 # Characters that do not occur in a text of any encoding, according to file(1): control characters except those for
 # lines, tabs and terminals.
-_has_control_character = re.compile(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]").search
+_has_control_character = pattern(rb"[\x00-\x06\x0e-\x1a\x1c-\x1f\x7f]")
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
@@ -66,7 +68,7 @@ def type_of_start(start: bytes) -> str | None:
     Args:
         start: at least 265 bytes, or the whole file if it is shorter.
     """
-    match = _starts_as(start)
+    match = _starts_as.match(start)
     return None if match is None else _FORMATS[(match.lastindex or 1) - 1][1]
 
 
@@ -118,7 +120,7 @@ class Printed:
                 self._decoder.decode(piece)
             except UnicodeDecodeError:
                 self._is_text = False
-        return not self._is_text and not piece.isascii() and _has_control_character(piece) is not None
+        return not self._is_text and not piece.isascii() and _has_control_character.search(piece) is not None
 
 
 def joined_type(streams: list[tuple[int, str]]) -> str:

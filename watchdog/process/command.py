@@ -12,6 +12,7 @@ import time
 
 from ..errors import ScriptUnavailable
 from ..system.files import open_regular
+from ..system.pattern import pattern
 from .byte_order_mark import has_mark, refuse_utf16, without_mark
 
 # If the last change of a file was more than this number of seconds ago, a further change gives the file a different
@@ -20,7 +21,7 @@ _SETTLED_S = 2.0
 # This number of bytes is enough to see how the lines of a script end.
 _START_BYTES = 4096
 CRLF_HINT = "its lines end as on Windows (CRLF), which no shell understands: convert it with dos2unix"
-_SHELL = re.compile(rb"(?:[^\s/]*/)*(?:a|ba|c|da|fi|k|mk|o|tc|ya|z)?sh")
+_SHELL = pattern(rb"(?:[^\s/]*/)*(?:a|ba|c|da|fi|k|mk|o|tc|ya|z)?sh")
 
 
 def command_for(script_path: str, path: str) -> list[str]:

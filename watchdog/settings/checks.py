@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable
 
+from ..system.pattern import pattern
 from .declarations import SETTINGS
 from .reading import SERVICE_LINK_VALUE, Reading
 from .source import DEFAULT, SettingSource
@@ -13,7 +13,7 @@ from .text import in_quotes, one_line
 
 # Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named `watchdog` or
 # `watchdog-...` leads to variables with these names.
-_SERVICE_LINK_NAME = re.compile(
+_SERVICE_LINK_NAME = pattern(
     r"WATCHDOG_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
 )
 _SYSTEMD_NAMES = frozenset({"WATCHDOG_USEC", "WATCHDOG_PID"})

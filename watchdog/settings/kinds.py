@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..errors import quoted
+from ..system.pattern import pattern
 
 # A larger value is certainly a mistake. It would overflow timers and file sizes of libraries or the kernel.
 _MOST_COUNT = 1_000_000_000
@@ -51,9 +52,10 @@ def parse_duration_s(text: str) -> float:
 _GO_UNIT_NS = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9}
 # The quantifiers are possessive. An X-Timeout may have 60,000 digits, and backtracking over them took half a minute.
 _NUMBER = r"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)"
-_PLAIN_SECONDS = re.compile(rf"\+?{_NUMBER}")
-_GO_PART = re.compile(rf"({_NUMBER})(ns|us|µs|μs|ms|s|m|h)")
-_GO_DURATION = re.compile(rf"\+?(?:{_GO_PART.pattern})+")
+_PLAIN_SECONDS = pattern(rf"\+?{_NUMBER}")
+_UNIT = "(ns|us|µs|μs|ms|s|m|h)"
+_GO_PART = pattern(rf"({_NUMBER}){_UNIT}")
+_GO_DURATION = pattern(rf"\+?(?:({_NUMBER}){_UNIT})+")
 
 
 def parse_size_bytes(text: str) -> int:
@@ -73,7 +75,7 @@ def parse_size_bytes(text: str) -> int:
 
 _SIZE_UNIT_BYTES = {"": 1, "k": 1000, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _SIZE_UNIT_BYTES |= {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40}
-_SIZE = re.compile(r"([0-9]{1,20})([KMGT]i|[kKMGT]|)B?")
+_SIZE = pattern(r"([0-9]{1,20})([KMGT]i|[kKMGT]|)B?")
 
 
 def _parse_whole(most: int) -> Callable[[str], int]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ..system.pattern import pattern
 from .declarations import SETTINGS, Known, Setting
 from .kinds import PORT
 from .source import DEFAULT, SettingSource
@@ -13,7 +14,7 @@ from .text import in_quotes
 
 # Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named `watchdog` sets
 # WATCHDOG_PORT to such a value.
-SERVICE_LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
+SERVICE_LINK_VALUE = pattern(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
 
 
 class Reading:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 
+from ..system.pattern import pattern
+
 # The first group matches what a shell would act on. The other branches match quoted and escaped text.
-_TOKENS = re.compile(
+_TOKENS = pattern(
     r"""\\. | '[^']*' | "(?:\\.|[^"\\])*" | (\|\|? | && | &(?=\s*\Z) | ; | >>? | <<?
         | \$[A-Za-z_][A-Za-z0-9_]* | \$[({][^)}]*[)}]? | \$[0-9@*#?$!] | `[^`]*`? | (?<!\S)~(?=[/\s]|\Z) | \*)""",
     re.VERBOSE | re.DOTALL,
 )
-_ASSIGNMENT = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_]*=)")
+_ASSIGNMENT = pattern(r"\s*([A-Za-z_][A-Za-z0-9_]*=)")
 _MOST_SHOWN = 5
 
 

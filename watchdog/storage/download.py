@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 
 import aiohttp
 
 from ..errors import InputTooLarge, StorageError
 from ..system.nameless_file import write_all
+from ..system.pattern import pattern
 from ..system.threads import to_its_end
 from .base import Moved
 from .http_request import Requests
 from .retry import Progress, Transient
 
 _PIECE_BYTES = 1 << 20
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
+_CONTENT_RANGE = pattern(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
 class Download:

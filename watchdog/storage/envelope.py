@@ -14,9 +14,11 @@ from typing import Any
 
 import msgspec
 
+from ..system.pattern import pattern
+
 # The log shows a command with the topic and the token, which an operator may copy into a shell.
-_TOPIC = re.compile(r"arn:[\w-]{1,64}:sns:[\w-]{,64}:[\w-]{,64}:[\w.-]{1,256}", re.ASCII)
-_TOKEN = re.compile(r"\w{1,1024}", re.ASCII)
+_TOPIC = pattern(r"arn:[\w-]{1,64}:sns:[\w-]{,64}:[\w-]{,64}:[\w.-]{1,256}", re.ASCII)
+_TOKEN = pattern(r"\w{1,1024}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

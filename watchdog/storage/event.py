@@ -16,6 +16,7 @@ from typing import Literal
 import msgspec
 
 from ..system.base64_reader import decoded_text
+from ..system.pattern import pattern
 from .envelope import Notice, decoded, messages, notice
 from .records import MOST_TEXT_BYTES, objects_of, objects_of_record
 from .stored_object import StoredObject
@@ -25,7 +26,7 @@ MOST_BYTES = 1 << 20
 _MOST_ENVELOPES = 3
 # Types of CloudEvents. The types of the CloudEvents project's adapter and the types of TriggerMesh end with the event's
 # name. The types of Knative do not.
-_CLOUD_EVENT_TYPE = re.compile(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
+_CLOUD_EVENT_TYPE = pattern(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ import msgspec
 
 from ..errors import BadInput
 from ..system.base64_reader import decoded_text
+from ..system.pattern import pattern
 
-_DASH_ESCAPE = re.compile(rb"\\(?:([abefnrtv\\])|0([0-7]{0,3})|([1-7][0-7]{0,2}))")
+_DASH_ESCAPE = pattern(rb"\\(?:([abefnrtv\\])|0([0-7]{0,3})|([1-7][0-7]{0,2}))")
 _ESCAPED = dict(zip(b"abefnrtv\\", b"\a\b\x1b\f\n\r\t\v\\", strict=True))
-_OF_STRINGS = re.compile(rb'\\.|["\x00-\x1f]', re.DOTALL)
+_OF_STRINGS = pattern(rb'\\.|["\x00-\x1f]', re.DOTALL)
 
 
 def job_text(stdin: bytes, variable: str | None) -> bytes:

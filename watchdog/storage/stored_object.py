@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..system.pattern import pattern
+
 # Some names of MinIO and Amazon begin with `s3:`. EventBridge has other names. In the type of a CloudEvent, a name may
 # be in lower case and have a dot in place of a colon. MinIO also reports changes of an object's tags and locks as
 # creations. The pattern does not match such reports, because the bytes of the object stay the same.
-_S3_CREATION = re.compile(
+_S3_CREATION = pattern(
     r"Object Created$|(?:s3:)?ObjectCreated(?:[:.](?!(?:Put|Delete)Tagging$|PutRetention$|PutLegalHold$)|$)",
     re.IGNORECASE,
 )

@@ -25,19 +25,20 @@ from typing import Protocol
 import pybase64
 
 from ..errors import BadInput
+from .pattern import pattern
 
 HOW_TO_SEND_RAW = (
     "send base64, or the bytes themselves with their own content type (curl -H 'Content-Type: image/jpeg' "
     "--data-binary @FILE), with ?input=raw, or as a form (curl -F file=@FILE)"
 )
 # RFC 7468 (certificates, keys), RFC 9580 (OpenPGP), RFC 4716 (SSH, with four hyphens and a space).
-ARMOUR = re.compile(rb"-----BEGIN [^\r\n-]{1,80}-----|---- BEGIN [^\r\n-]{1,80} ----")
+ARMOUR = pattern(rb"-----BEGIN [^\r\n-]{1,80}-----|---- BEGIN [^\r\n-]{1,80} ----")
 
 _BLANKS = b" \t"
 _LINE_ENDS = b"\r\n"
 _WHITE = _BLANKS + _LINE_ENDS
-_RUN = re.compile(rb"[A-Za-z0-9+/_\-]+|[ \t\r\n]+|.", re.DOTALL)
-_NOT_WHITE = re.compile(rb"[^ \t\r\n]")
+_RUN = pattern(rb"[A-Za-z0-9+/_\-]+|[ \t\r\n]+|.", re.DOTALL)
+_NOT_WHITE = pattern(rb"[^ \t\r\n]")
 _ARMOUR_BEFORE_BLANK = (b"-----BEGIN", b"-----END")
 _MOST_BEFORE_BYTES = max(map(len, _ARMOUR_BEFORE_BLANK))
 _HOW_PEM = "send the file as it is with ?input=raw, or send the base64 without the armour lines"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from ..system.pattern import pattern
 
 if TYPE_CHECKING:
     from multidict import MultiMapping
 
 # Version 00 has exactly four fields. Later versions may have more (section 4.3). ff is not a version (section 3.2.2).
-TRACEPARENT = re.compile(
+TRACEPARENT = pattern(
     r"(?:(00)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?(1)|(?:-[!-~]*)?)"
 )
-_TRACESTATE_MEMBER = re.compile(
+_TRACESTATE_MEMBER = pattern(
     r"(?:[a-z0-9][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
     r"=[ -+\--<>-~]{0,255}[!-+\--<>-~]"
 )

@@ -7,13 +7,14 @@ So ``_`` replaces each backslash, and the colon of a drive. Other names do not c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 
+from ..system.pattern import pattern
+
 # Python's ntpath accepts any character as the letter of a drive.
-_DRIVE = re.compile(r"[^/]:")
+_DRIVE = pattern(r"[^/]:")
 # The name of each folder is also searched for a drive, because a caller may unpack only one folder.
-_UNSAFE = re.compile(r"\\|(?:^|/)[^/]:")
+_UNSAFE = pattern(r"\\|(?:^|/)[^/]:")
 
 
 def replacements(names: Sequence[str]) -> dict[str, str]:

@@ -17,10 +17,11 @@ import stat
 from dataclasses import dataclass, field
 
 from ..errors import BadScriptResponse
+from ..system.pattern import pattern
 
 _LARGEST_BYTES = 64 * 1024
-_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
-_STATUS = re.compile(r"([2-5][0-9][0-9])(?:\s.*)?")
+_NAME = pattern(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_STATUS = pattern(r"([2-5][0-9][0-9])(?:\s.*)?")
 _SET_BY_SERVER = frozenset(
     "connection content-length content-encoding date expect host keep-alive proxy-authenticate proxy-connection "
     "server te trailer transfer-encoding upgrade x-call-id x-exit-code x-duration-seconds x-input-encoding".split()
