@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgspec
@@ -30,8 +29,7 @@ _BASE64_TYPES = frozenset(
 _FORM_TYPES = frozenset({"application/x-www-form-urlencoded", "application/json"})
 
 
-@dataclass(frozen=True, slots=True)
-class BodyHints:
+class BodyHints(msgspec.Struct, frozen=True):
     """Information about the body, from the headers and the query of the request.
 
     Attributes:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+import msgspec
 
 from ..errors import BadInput
 from ..system.base64_reader import ByteSink
@@ -33,8 +34,7 @@ _T = TypeVar("_T")
 _INLINE_BYTES = 64 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(msgspec.Struct, frozen=True):
     """The input of a script.
 
     Attributes:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..errors import (
     WatchdogError,
@@ -18,8 +19,7 @@ from ..workspace.response_file import ResponseOverrides
 from .run import Run
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(msgspec.Struct, frozen=True):
     """The request of one caller.
 
     ``call_id``: safe to log and to send. ``hints``: what the headers say about the body. ``variables``: variables for
@@ -31,16 +31,15 @@ class Call:
 
     call_id: str
     body: AsyncIterator[bytes]
-    hints: BodyHints = field(default_factory=BodyHints)
-    variables: Mapping[str, str] = field(default_factory=dict)
+    hints: BodyHints = msgspec.field(default_factory=BodyHints)
+    variables: Mapping[str, str] = msgspec.field(default_factory=dict)
     timeout_s: float = 0.0
     trace: Trace = NO_TRACE
-    event: Mapping[str, str] = field(default_factory=dict)
+    event: Mapping[str, str] = msgspec.field(default_factory=dict)
     is_job: bool = False
 
 
-@dataclass(slots=True)
-class Task:
+class Task(msgspec.Struct):
     """One run of the script for a call. A call has several runs only if it is an event with several objects.
 
     ``taken``: the input, when it is complete; a classic function has none. ``held``: holds the files of the input until
@@ -53,12 +52,11 @@ class Task:
     taken: Input | None = None
     source: Source | None = None
     stored: StoredObject | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = msgspec.field(default_factory=dict)
     failure: WatchdogError | None = None
 
 
-@dataclass(slots=True)
-class Record:
+class Record(msgspec.Struct):
     """The outcome of one call, for the headers of the answer, the log and the metrics.
 
     Each step of the call sets the values that it knows.
@@ -75,7 +73,7 @@ class Record:
     output_bytes: int = 0
     cpu_s: float = 0.0
     peak_rss_bytes: int | None = None
-    chosen: ResponseOverrides = field(default_factory=ResponseOverrides)
+    chosen: ResponseOverrides = msgspec.field(default_factory=ResponseOverrides)
     status: int | None = None  # the status of the answer; None until the answer is sent
     is_begun: bool = False  # the first byte of a long answer is sent, so its status cannot change any more
     is_handed_over: bool = False  # the kernel has the last byte of the answer; the caller may disconnect now

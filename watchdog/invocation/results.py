@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+import msgspec
 
 from ..output.answer import Result
 from ..output.printed import joined_type
@@ -17,7 +18,7 @@ def joined(results: Sequence[Result]) -> Result:
     """Return the results of several runs as one. The outputs of the first run are in the folder ``1/``, and so on."""
     return Result(
         outputs=[
-            replace(output, name=f"{number}/{output.name}")
+            msgspec.structs.replace(output, name=f"{number}/{output.name}")
             for number, result in enumerate(results, 1)
             for output in result.outputs
         ],

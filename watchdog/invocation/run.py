@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from ..process.ended import Ended
 from ..workspace.response_file import ResponseOverrides
 
 
-@dataclass(slots=True, frozen=True)
-class Run:
+class Run(msgspec.Struct, frozen=True):
     """One run of the function, after the end of all its processes.
 
     ``timeout_s``: the time limit of the run; 0 means no limit. ``started_ns``: nanoseconds since 1970.

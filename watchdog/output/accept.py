@@ -6,7 +6,8 @@ import enum
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from ..errors import AnswerNotAvailable, BadInput, quoted
 from ..system.pattern import pattern
@@ -27,16 +28,14 @@ class AnswerForm(enum.Enum):
     JSON = "json"
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """One form in which the outputs can be sent, and its media type without parameters."""
 
     form: AnswerForm
     media_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
+class _Range(msgspec.Struct, frozen=True):
     """One media range of ``Accept``, in lower case, with its weight. Parameters of the type have no effect."""
 
     type: str
@@ -52,8 +51,7 @@ class _Range:
         return self.type in ("*", own_type) and self.subtype in ("*", own_subtype)
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerPreference:
+class AnswerPreference(msgspec.Struct, frozen=True):
     """The wishes of the caller, as far as they are known before the script has run."""
 
     form: AnswerForm | None

@@ -23,7 +23,6 @@ import itertools
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import msgspec
@@ -53,8 +52,7 @@ _INLINE_BYTES = 64 * 1024
 _INLINE_FILES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """The files that an invocation left, and its stdout.
 
     ``stdout_tail``, ``stderr_tail``: the ends of stdout and stderr as text. ``failure``: the failure of a classic
@@ -73,8 +71,7 @@ class Result:
     warnings: Sequence[CallWarning] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """An answer that is ready to be sent.
 
     ``length``: the length of the body, in bytes. ``headers``: all headers except those for type and length, in ASCII.

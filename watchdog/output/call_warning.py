@@ -10,15 +10,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 _MOST_NAMED = 3
 # Entries of one directory that are read; more would take too long for a hint.
 _MOST_ENTRIES = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class CallWarning:
+class CallWarning(msgspec.Struct, frozen=True):
     """A warning for the caller.
 
     ``name``: short ASCII without commas, for the header ``X-Warning``. ``detail``: what happened and what to do.

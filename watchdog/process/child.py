@@ -9,7 +9,6 @@ import resource
 import signal
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
 from ..system import proc
 from .pipes import Feed, Pipe, set_done
@@ -19,7 +18,6 @@ from .watch import Watch
 _TRACED_S = 5.0
 
 
-@dataclass(slots=True, eq=False)
 class Child:
     """One running command.
 
@@ -37,34 +35,35 @@ class Child:
         asked_to_end: done when something asks for the end of the command.
     """
 
-    pid: int
-    mark: bytes
-    limit: int
-    pipes: tuple[Pipe, ...]
-    feed: Feed | None
-    loop: asyncio.AbstractEventLoop
-    watch: Watch
-    slot: int
-    grace_s: float
-    started_s: float = 0.0
-    kill_at_s: float = 0.0
-    signalled: dict[tuple[int, int], str] = field(default_factory=dict)
-    exited_by_itself: bool = False
-    wake_up: asyncio.Future[None] = field(init=False)
-    exited: asyncio.Future[None] = field(init=False)
-    asked_to_end: asyncio.Future[None] = field(init=False)
-    _pidfd: int = -1
-
-    @property
-    def pipe_names(self) -> set[str]:
-        """The names of the pipes of stdout and stderr, as /proc shows them."""
-        return {pipe.name for pipe in self.pipes}
-
-    def __post_init__(self) -> None:
-        self.started_s = self.loop.time()
-        self.wake_up = self.loop.create_future()
-        self.exited = self.loop.create_future()
-        self.asked_to_end = self.loop.create_future()
+    def __init__(
+        self,
+        pid: int,
+        mark: bytes,
+        limit: int,
+        pipes: tuple[Pipe, ...],
+        feed: Feed | None,
+        loop: asyncio.AbstractEventLoop,
+        watch: Watch,
+        slot: int,
+        grace_s: float,
+    ) -> None:
+        self.pid = pid
+        self.mark = mark
+        self.limit = limit
+        self.pipes = pipes
+        self.feed = feed
+        self.loop = loop
+        self.watch = watch
+        self.slot = slot
+        self.grace_s = grace_s
+        self.started_s = loop.time()
+        self.kill_at_s = 0.0
+        self.signalled: dict[tuple[int, int], str] = {}
+        self.exited_by_itself = False
+        self.wake_up: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.asked_to_end: asyncio.Future[None] = loop.create_future()
+        self._pidfd = -1
         try:
             self._pidfd = os.pidfd_open(self.pid)
             self.watch.watch(self._pidfd, self._set_exited, once=True)
@@ -73,6 +72,11 @@ class Child:
                 os.close(self._pidfd)
                 self._pidfd = -1
             threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
+
+    @property
+    def pipe_names(self) -> set[str]:
+        """The names of the pipes of stdout and stderr, as /proc shows them."""
+        return {pipe.name for pipe in self.pipes}
 
     def ask_to_end(self) -> None:
         """Ask for the end of the command. If it has exited, ask for the end of the processes that it left."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..system import proc
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """How a command ended.
 
     Attributes:
@@ -42,7 +42,7 @@ class Ended:
     peak_rss_bytes: int | None
     survivors: int
     is_tree_gone: bool
-    left: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, int] = msgspec.field(default_factory=dict)
     were_working: bool = False
 
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from ..system import proc
 from .child import Child
@@ -29,8 +30,7 @@ class Origin(enum.Enum):
     UNKNOWN = enum.auto()
 
 
-@dataclass(slots=True)
-class Orphan:
+class Orphan(msgspec.Struct):
     """The verdict about an orphan: a child of this process that is not a command.
 
     Attributes:

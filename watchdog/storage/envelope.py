@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -21,8 +20,7 @@ _TOPIC = pattern(r"arn:[\w-]{1,64}:sns:[\w-]{,64}:[\w-]{,64}:[\w.-]{1,256}", re.
 _TOKEN = pattern(r"\w{1,1024}", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(msgspec.Struct, frozen=True):
     """A message that reports no object. ``advice``: what the operator has to do now, or ""."""
 
     text: str

@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import msgspec
@@ -29,8 +28,7 @@ _MOST_ENVELOPES = 3
 _CLOUD_EVENT_TYPE = pattern(r"com\.amazon(?:aws)?\.s3\.(?P<name>.*)|(?:dev\.knative\.)?aws\.s3", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct, frozen=True):
     """The content of a text that is an event.
 
     ``objects``: the reported objects, new or not. ``notices``: messages of the sender that report no object. If both
@@ -42,7 +40,7 @@ class Event:
 
     objects: tuple[StoredObject, ...] = ()
     provider: str = ""
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, str] = msgspec.field(default_factory=dict)
     data: bytes | None = None
     data_is: Literal["bytes", "text", "body"] = "body"
     notices: tuple[Notice, ...] = ()
@@ -72,8 +70,8 @@ def read_data(event_type: str, data: bytes) -> Event | None:
     if (type_of_s3 := _CLOUD_EVENT_TYPE.match(event_type)) is not None:
         objects = objects or objects_of_record(msgspec.Raw(data), data)
         name = type_of_s3["name"] or ""
-        objects = tuple(each if each.name else replace(each, name=name) for each in objects)
-    return replace(event, objects=objects) if objects or event.notices else None
+        objects = tuple(each if each.name else msgspec.structs.replace(each, name=name) for each in objects)
+    return msgspec.structs.replace(event, objects=objects) if objects or event.notices else None
 
 
 def _read(text: bytes, envelopes: int) -> Event | None:
@@ -152,7 +150,7 @@ def _read_delegated(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event 
     if inner is None:
         return None
     event = _read(inner, envelopes) or Event(data=inner)
-    return replace(event, provider=event.provider or provider)
+    return msgspec.structs.replace(event, provider=event.provider or provider)
 
 
 def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Event | None:
@@ -175,7 +173,7 @@ def _read_api_gateway(fields: Mapping[str, msgspec.Raw], envelopes: int) -> Even
     if body is None:
         return None
     event = _read(body, envelopes) or Event(data=body, data_is="bytes" if is_base64 else "text")
-    return replace(event, variables={**variables, **event.variables})
+    return msgspec.structs.replace(event, variables={**variables, **event.variables})
 
 
 def _inner(raw: msgspec.Raw) -> bytes | None:

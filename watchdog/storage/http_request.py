@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 from yarl import URL
 
 from ..errors import ObjectMissing, StorageError
@@ -27,8 +27,7 @@ _TEMPORARY = frozenset({408, 423, 425, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 307, 308})
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """A small answer. The case of the names in ``headers`` has no meaning. ``body``: 64 KiB at most."""
 
     status: int

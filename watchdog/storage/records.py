@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -38,7 +37,7 @@ def objects_of(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredOb
             if not found:
                 return ()
             # MinIO also writes the event's name beside the records.
-            objects += (each if each.name else replace(each, name=name_of_all) for each in found)
+            objects += (each if each.name else msgspec.structs.replace(each, name=name_of_all) for each in found)
         return tuple(objects)
     if "subscription" in fields and "event" in fields:
         return _objects_of_dcache(fields, text)

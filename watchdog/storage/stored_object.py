@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from ..system.pattern import pattern
 
@@ -21,8 +22,7 @@ _OF_DIRECTORY = "IN_ISDIR"
 _S3_KINDS = frozenset({"minio", "s3", "ceph"})
 
 
-@dataclass(frozen=True, slots=True)
-class StoredObject:
+class StoredObject(msgspec.Struct, frozen=True):
     """One object that an event reports.
 
     ``kind``: ``minio``, ``s3``, ``ceph``, ``onedata`` or ``webdav``. ``container``: the bucket, or the space of

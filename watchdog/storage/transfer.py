@@ -7,7 +7,8 @@ import contextlib
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..errors import StorageError, StoreFailed, WatchdogError
 from ..logs.setup import get_logger
@@ -172,8 +173,7 @@ class Transfers:
             self._metrics.transfer_ended(direction, provider, outcome, sum(sizes))
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(msgspec.Struct, frozen=True):
     output: Output
     place: Place
     provider: Provider
@@ -183,14 +183,13 @@ class _Item:
         return "/".join(filter(None, [self.provider.space, self.place.path, self.output.name]))
 
 
-@dataclass(slots=True)
-class _Storing:
+class _Storing(msgspec.Struct):
     """The outputs of one invocation: left, stored and not stored. ``failures``: failures in a row, by provider."""
 
     left: Iterator[_Item]
-    stored: list[str] = field(default_factory=list)
-    not_stored: dict[str, str] = field(default_factory=dict)
-    failures: dict[str, int] = field(default_factory=dict)
+    stored: list[str] = msgspec.field(default_factory=list)
+    not_stored: dict[str, str] = msgspec.field(default_factory=dict)
+    failures: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 def _is_unicode(text: str) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Protocol
+
+import msgspec
 
 from ..logs.setup import get_logger
 
@@ -46,8 +47,7 @@ async def reported(
             watcher.end()
 
 
-@dataclass(slots=True)
-class Moving:
+class Moving(msgspec.Struct):
     """The count of bytes and files that have moved in one transfer of one or more files."""
 
     verb: str

@@ -6,7 +6,8 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..errors import OutputUnreadable
 
@@ -14,8 +15,7 @@ from ..errors import OutputUnreadable
 _SHOWN_NAME = 300
 
 
-@dataclass(frozen=True, slots=True)
-class Output:
+class Output(msgspec.Struct, frozen=True):
     """One regular file that a script left.
 
     Attributes:
@@ -37,17 +37,16 @@ class Output:
         return Output(self.path, self.name, self.size_bytes, self.mtime_s, self.mode, fd)
 
 
-@dataclass(slots=True)
-class Listing:
+class Listing(msgspec.Struct):
     """A list of what a script left in its output directory.
 
     ``skipped``: the name of each entry that is not an output, with the reason. ``renamed``: the new name of each output
     that was renamed (:func:`output_names.replacements`), by the old name.
     """
 
-    outputs: list[Output] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    renamed: dict[str, str] = field(default_factory=dict)
+    outputs: list[Output] = msgspec.field(default_factory=list)
+    skipped: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    renamed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def hold_outputs(outputs: Sequence[Output]) -> list[Output]:

@@ -14,7 +14,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from dataclasses import dataclass, field
+
+import msgspec
 
 from ..errors import BadScriptResponse
 from ..system.pattern import pattern
@@ -28,15 +29,14 @@ _SET_BY_SERVER = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ResponseOverrides:
+class ResponseOverrides(msgspec.Struct, frozen=True):
     """The status and headers that a script chose.
 
     ``status``: None if the script chose no status. ``headers``: names and values, in the order of the file.
     """
 
     status: int | None = None
-    headers: list[tuple[str, str]] = field(default_factory=list)
+    headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
 
 
 def read_response_file(path: str) -> ResponseOverrides:

@@ -26,7 +26,8 @@ import errno
 import os
 import stat
 from collections.abc import Generator, Iterator
-from dataclasses import replace
+
+import msgspec
 
 from ..errors import OutputTooLarge, OutputUnreadable
 from ..system.directory_state import DirectoryState, state_of
@@ -213,7 +214,9 @@ class Workspace:
                         pending.append((path, name + "/"))
         listing.renamed = renamed = replacements([output.name for output in outputs])
         if renamed:
-            outputs[:] = [replace(output, name=renamed.get(output.name, output.name)) for output in outputs]
+            outputs[:] = [
+                msgspec.structs.replace(output, name=renamed.get(output.name, output.name)) for output in outputs
+            ]
         outputs.sort(key=lambda output: output.name)
 
     def _behind_link(self, name: str, path: str) -> tuple[str, os.stat_result] | str:
