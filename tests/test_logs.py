@@ -1033,13 +1033,6 @@ def test_printable() -> None:
     )
 
 
-def test_import_is_light() -> None:
-    # structlog imports rich where it is installed, as here by a test program; it is not needed.
-    heavy = "'prometheus_client', 'yaml', 'aiohttp', 'hypothesis'"
-    code = f"import sys, watchdog.logs.setup; print([m for m in ({heavy},) if m in sys.modules], file=sys.stderr)"
-    assert run(code) == b"[]\n"
-
-
 # ---- Fixtures ----
 
 

@@ -128,7 +128,8 @@ def listening_socket(bind: str | None, port: int, setting: str) -> socket.socket
                     raise
         if bind is None:
             return socket.create_server(("", port), backlog=BACKLOG)
-        family, _, _, _, address = socket.getaddrinfo(bind, port, type=socket.SOCK_STREAM)[0]
+        # As bytes, because Python imports the tables of IDNA for a text.
+        family, _, _, _, address = socket.getaddrinfo(os.fsencode(bind), port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:
         where = f"{bind or '*'}:{port}"

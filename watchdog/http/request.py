@@ -6,7 +6,6 @@ import functools
 import os
 from collections.abc import Mapping
 from hmac import compare_digest
-from urllib.parse import unquote
 
 from ..errors import BadInput, quoted
 from ..input import content_disposition
@@ -69,6 +68,8 @@ def _file_name(request: Request) -> str | None:
 
 
 def _percent_decoded(text: str, what: str) -> str:
+    from urllib.parse import unquote
+
     try:
         return unquote(text, errors="strict")
     except UnicodeDecodeError:

@@ -7,7 +7,6 @@ memory, so callers could fill the memory.
 from __future__ import annotations
 
 import re
-from urllib.parse import unquote_to_bytes
 
 from ..errors import BadInput, quoted
 from ..system.pattern import pattern
@@ -60,6 +59,8 @@ def decoded_name(charset: str, encoded: str, header: str) -> str:
     Raises:
         BadInput: the charset is not known, or the name is not in this charset.
     """
+    from urllib.parse import unquote_to_bytes
+
     try:
         if charset.lower() not in _CHARSETS:
             raise LookupError(charset)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
-from multipart import MultipartError, parse_options_header
 
 from ..errors import BadInput, quoted
 from ..system.base64_reader import ARMOUR, Base64Reader, ByteSink, armour_error
@@ -180,6 +179,10 @@ def media_type_of(content_type: str) -> tuple[str, str]:
     """
     if not content_type:
         return "", ""
+    if ";" not in content_type:
+        return content_type.strip().lower(), ""
+    from multipart import MultipartError, parse_options_header
+
     try:
         media_type, options = parse_options_header(content_type)
     except MultipartError as error:

@@ -8,13 +8,11 @@ each key.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import os
 import re
 from array import array
 from collections.abc import Callable, Iterator
 from itertools import chain
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -167,6 +165,8 @@ class KeyValueForm:
 
     def _json(self) -> Iterator[bytes]:
         """Yield the form as one JSON object, in pieces. A key that appears more than once gets a list of its values."""
+        import hashlib
+
         fields: dict[bytes, list[_Field]] = {}
         for field in self._fields():
             digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
@@ -213,6 +213,8 @@ class KeyValueForm:
 
         The URL standard defines this as application/x-www-form-urlencoded.
         """
+        from urllib.parse import unquote_to_bytes
+
         decoder = codecs.getincrementaldecoder("utf-8")()
         at = start
         while at < stop:
@@ -249,6 +251,8 @@ def _is_meant_as_base64(text: bytes) -> bool:
     Args:
         text: the start of the form: its key and 4 KiB of its value. ``_ESCAPE_OF_FORM`` matches nothing in it.
     """
+    from urllib.parse import unquote_to_bytes
+
     before, _, after = text.partition(b"=")
     # `curl --data-urlencode` does not encode the text before the first `=`.
     key, value = unquote_to_bytes(before), unquote_to_bytes(after[:_HEAD_BYTES])

@@ -26,7 +26,6 @@ from .detect import HEAD_BYTES, BodyHints, decide, media_type_of
 from .files import BATCH_BYTES, Files, Limit
 from .form import FormText, KeyValueForm
 from .inflate import inflater_for
-from .multipart import Multipart
 from .readers import Reader
 
 _T = TypeVar("_T")
@@ -113,6 +112,8 @@ class Receiver:
         self._media_type = media_type
         self._encoding = "multipart"
         if hints.encoding is None and media_type == "multipart/form-data":
+            from .multipart import Multipart
+
             self._reader = Multipart(self._files, self._boundary)
 
     @property

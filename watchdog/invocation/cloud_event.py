@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from urllib.parse import quote, unquote
 
 from ..errors import BadInput, quoted
 from ..system.pattern import pattern
@@ -51,6 +50,8 @@ def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, 
 
     The answer has the id of the event that it answers. So two answers to the same event count as one event.
     """
+    from urllib.parse import quote
+
     return {
         "Ce-Specversion": "1.0",
         "Ce-Id": quote(event["id"], safe=_PLAIN),
@@ -63,6 +64,8 @@ def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, 
 def _decoded(name: str, value: str) -> str:
     if len(value) >= 2 and value[0] == value[-1] == '"':
         value = re.sub(r"\\(.)", r"\1", value[1:-1])
+    from urllib.parse import unquote
+
     try:
         text = unquote(value, errors="strict")
         text.encode()

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from ..errors import Draining, StorageError, WatchdogError
 from ..input.detect import BodyHints
 from ..input.receive import Input, take_in
 from ..settings.load import Configuration
-from ..storage import event as storage_event
-from ..storage.event import Event
-from ..storage.skipped import Skipped
 from ..storage.transfer import Transfers
 from ..system.threads import to_its_end
 from ..workspace.held_input import HeldInput
@@ -23,6 +21,9 @@ from .drainable_waits import DrainableWaits
 from .functions import Function
 from .outcome import SKIPPED
 from .refusal import refused_by_system
+
+if TYPE_CHECKING:
+    from ..storage.event import Event
 
 # How the data of an event is read, by its kind. "text" is read like an octet stream: as base64 if it is valid base64,
 # otherwise as raw bytes.
@@ -147,6 +148,8 @@ class Inputs:
         """Return the input as an event, or None if it is not an event that this service could process."""
         if not (call.is_job or self.may_be_events) or call.hints.encoding == "raw":
             return None
+        from ..storage import event as storage_event
+
         if taken.size_bytes > storage_event.MOST_BYTES or not taken.name:
             return None
         text = await _content(taken, held)
@@ -165,6 +168,8 @@ class Inputs:
         Raises:
             StorageError: there is no task for the event of a job, and at least one of its objects cannot be processed.
         """
+        from ..storage.skipped import Skipped
+
         tasks, skipped = [], Skipped(call.call_id, is_job=call.is_job)
         skipped.notices(event.notices)
         for stored in event.objects:

@@ -18,12 +18,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import itertools
 import os
 import re
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Sequence
-from urllib.parse import quote
 
 import msgspec
 
@@ -225,6 +223,8 @@ class _Plan:
         if self._is_zip:
             yield from take_checksums(outputs, Crc32, self._checksums)
         elif self._form is AnswerForm.JSON:
+            import hashlib
+
             yield from take_checksums(outputs, hashlib.sha256, self._checksums)
         elif not self.is_small:
             for output in outputs:
@@ -311,6 +311,8 @@ def _attachment(name: str) -> str:
     plain = re.sub(r'[^ -~]|["\\%]', "_", name)
     if plain == name:
         return f'attachment; filename="{plain}"'
+    from urllib.parse import quote
+
     # Without `replace`, a name that is not UTF-8 would be a malformed value, and clients ignore such a value.
     text = os.fsencode(name).decode("utf-8", "replace")
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(text, safe='!#$&+-.^_`|~')}"

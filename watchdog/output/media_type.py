@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-import mimetypes
 import os
-from urllib.parse import quote_from_bytes
+from typing import TYPE_CHECKING
 
 from ..system.pattern import pattern
 from .printed import TEXT
+
+if TYPE_CHECKING:
+    import mimetypes
 
 PLAIN_TYPE = TEXT
 ZIP_TYPE = "application/zip"
@@ -108,6 +110,8 @@ def guessed_type(name: str) -> str:
 
 @functools.cache
 def _mime_types() -> mimetypes.MimeTypes:
+    import mimetypes
+
     types = mimetypes.MimeTypes()
     for ending, media_type in _MORE_TYPES.items():
         types.add_type(media_type, ending)
@@ -122,6 +126,8 @@ def encoded_name(name: str) -> str:
     """
     if _PLAIN_NAME.fullmatch(name):
         return name
+    from urllib.parse import quote_from_bytes
+
     return quote_from_bytes(os.fsencode(name), safe=_VISIBLE_ASCII.replace("%", ""))
 
 

@@ -16,7 +16,7 @@ MARK_HINT = (
     "it begins with a byte order mark, which a shell takes for a part of the first command: save it as UTF-8 without "
     "BOM, or remove the mark: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE"
 )
-_UTF16_STARTS = (BOM_UTF16_LE, BOM_UTF16_BE, "#!".encode("utf-16-le"), "#!".encode("utf-16-be"))
+_UTF16_STARTS = (BOM_UTF16_LE, BOM_UTF16_BE, b"#\0!\0", b"\0#\0!")
 
 
 def has_mark(start: bytes) -> bool:

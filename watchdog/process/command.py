@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import shlex
-import shutil
 import stat
 import time
 
@@ -144,6 +143,8 @@ def found_command(words: list[str], path: str) -> list[str]:
     Raises:
         ScriptUnavailable: the program does not exist, or is not executable.
     """
+    import shutil
+
     name = words[0]
     found = shutil.which(name, path=path)
     if found is not None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -352,6 +351,8 @@ def _endpoint(field: str, kind: str, text: str) -> str:
         raise _Unusable(f"{field} is missing; expected {wanted}")
     if "://" not in text and kind in ("webdav", "onedata"):
         text = "https://" + text
+    from urllib.parse import urlsplit
+
     try:
         parts = urlsplit(text)
         port = parts.port

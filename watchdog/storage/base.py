@@ -10,7 +10,7 @@
     skipped.py        objects of events that are not processed          uses no network
     locator.py        the storage and the path of an event's object     uses no network
     s3.py             }
-    webdav.py         } one Storage each, imported when it is first used; all three use http_client.py
+    webdav.py         } one Storage each, imported only for a provider of this kind; all three use http_client.py
     onedata.py        }
     open_storages.py  the storages that are in use
     transfer.py       fetch the inputs of events, store the outputs of scripts: 8 files at a time, logged and counted

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 
 _PIECE_BYTES = 1 << 20
 # The errors of open(2) if the kernel or the file system does not support O_TMPFILE.
@@ -27,6 +26,8 @@ def open_nameless(directory: str, mode: int = 0o600) -> int:
         if error.errno not in _NOT_KNOWN or not os.path.isdir(directory):
             raise
     # On an overlay file system before Linux 6.3 and on network file systems, the file has a name for a moment.
+    import tempfile
+
     fd, path = tempfile.mkstemp(dir=directory)
     os.unlink(path)
     return fd

@@ -8,7 +8,6 @@ import itertools
 import math
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -20,6 +19,7 @@ from .space import has_plenty, raise_if_no_space
 from .workspace import Workspace
 
 _PREFIX = "watchdog-"
+_NAME_BYTES = 8  # random, so that no other process can make a directory of the same name first
 # If a script has put a device in the place of the lock, an open without O_NONBLOCK may wait.
 _LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -146,7 +146,8 @@ class Workspaces:
 
     def _new_root(self) -> _Root:
         while True:
-            path = tempfile.mkdtemp(prefix=_PREFIX, dir=self.tmp_dir)
+            path = os.path.join(self.tmp_dir, _PREFIX + os.urandom(_NAME_BYTES).hex())
+            os.mkdir(path, 0o700)
             as_made, _ = state_of(path)
             fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             # Race: another server that starts now may remove the directory before it is locked.
