@@ -14,6 +14,8 @@ from running_server import StartServer
 
 from watchdog import __version__, errors
 from watchdog.cli import exit_code_of
+from watchdog.commands.command_line import without_argparse
+from watchdog.commands.parser import parse_all
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +54,44 @@ def test_version_and_help(environ: dict[str, str]) -> None:
         done = watchdog(environ, command, "--help")
         assert done.returncode == 0
         assert "--exec-timeout" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve"],
+        ["check", "--port", "1"],
+        ["job", "--port=1", "--max-queue", "x y", "--port", "2"],
+        ["health", "--bind="],
+        ["serve", "--script-path", ""],
+        ["serve", "--script-path", "=a=b"],
+        ["serve", "--script-path=a=b"],
+    ],
+)
+def test_a_usual_command_line_is_read_without_argparse_as_argparse_reads_it(words: list[str]) -> None:
+    assert without_argparse(words) == parse_all(words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["nonsense"],
+        ["run", "--port", "1", "file"],
+        ["serve", "--por", "1"],
+        ["serve", "--port"],
+        ["serve", "--port", "-1"],
+        ["serve", "--port", "--", "1"],
+        ["serve", "--", "--port", "1"],
+        ["serve", "-h"],
+        ["serve", "surplus"],
+        ["serve", "--auth-token", "secret"],
+        ["serve", "--auth-token=secret"],
+        ["serve", "--suppress_lock", "true"],
+    ],
+)
+def test_any_other_command_line_is_left_to_argparse(words: list[str]) -> None:
+    assert without_argparse(words) is None
 
 
 @pytest.mark.parametrize("words", [["nonsense"], ["run"], ["serve", "--no-such-flag"], ["serve", "surplus"]])

@@ -1,90 +1,20 @@
-"""The command line: commands, and a flag for each setting."""
+"""The arguments of a command line: a command, and a text for each setting that has a flag."""
 
 from __future__ import annotations
 
-import argparse
-import shlex
+import msgspec
 
-from .. import __version__
-from ..settings.declarations import secret_names
-from ..settings.report import flag_specs
-
-_COMMANDS = ("serve", "run", "check", "health", "job")
+COMMANDS = ("serve", "run", "check", "health", "job")
 
 
-def parse(words: list[str], called_as: str) -> argparse.Namespace:
-    """Return the command and its arguments. Like argparse, exit after printing an error, the help or the version.
+class Arguments(msgspec.Struct, frozen=True):
+    """The arguments of one command line. ``flags``: texts of settings, by the name of the setting.
 
-    Args:
-        called_as: the name under which the program was started. ``supervisor`` chooses the command ``job``.
-    """
-    if called_as == "supervisor":
-        words = ["job", *words]
-    elif words[:1] in (["-run-healthcheck"], ["--run-healthcheck"]):  # the flag of OpenFaaS's watchdogs
-        words = ["health"]
-    elif words[:1] == ["-version"]:
-        words = ["--version"]
-    elif not words or (words[0].startswith("-") and words[0] not in ("-h", "--help", "--version")):
-        words = ["serve", *words]
-
-    parser = argparse.ArgumentParser(
-        prog="watchdog",
-        description="Run a container's script for each file that is sent over HTTP, and answer with its outputs.",
-        epilog="The default command is serve. `watchdog COMMAND --help` lists the settings.",
-    )
-    version = f"oscar-watchdog {__version__}"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    descriptions = {
-        "serve": "run the HTTP server",
-        "run": "run the script once on a local file, without HTTP",
-        "check": "print every setting with its source, and every problem; exit 2 if there are problems",
-        "health": "exit 0 if the local server is ready, else 1 (for a container's HEALTHCHECK)",
-        "job": "run the script on one event from stdin or $EVENT, store the outputs, print the answer",
-    }
-    for name, description in descriptions.items():
-        command = commands.add_parser(name, help=description, description=description)
-        command.add_argument("--version", action="version", version=version)
-        if name == "run":
-            command.add_argument("file", metavar="FILE", help="the input file; - means stdin")
-            command.add_argument(
-                "-o",
-                "--output",
-                metavar="PATH",
-                help="where to write the outputs: a file for one output, a directory for several",
-            )
-            command.add_argument(
-                "--no-store", action="store_true", help="store no outputs, even if the service definition says to"
-            )
-        settings = command.add_argument_group(
-            "settings", "each is also an environment variable: docs/reference/settings.md"
-        )
-        for setting, text, metavar, default in flag_specs():
-            settings.add_argument(
-                "--" + setting.replace("_", "-"),
-                dest=setting,
-                metavar=metavar,
-                help=f"{text} (default: {default})".replace("%", "%%"),
-            )
-        for setting in secret_names():
-            command.add_argument("--" + setting.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
-    if words[0] not in _COMMANDS and not words[0].startswith("-"):
-        parser.error(
-            f"there is no command {words[0]!r}; the commands are {', '.join(_COMMANDS)}; to start another program of "
-            f"the image, use docker run --entrypoint {shlex.quote(words[0])} IMAGE"
-        )
-    return parser.parse_args(words)
-
-
-class _Secret(argparse.Action):
-    """A flag for a secret. To use this flag is always an error.
-
-    Without this class, argparse would read ``--auth-token`` as an abbreviation of ``--auth-token-file``.
+    ``file``, ``output``, ``stores``: only for ``run``.
     """
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> None:
-        variable = f"WATCHDOG_{self.dest.upper()}"
-        parser.error(
-            f"every process can read a secret on the command line (ps); set the environment variable {variable} "
-            f"or --{self.dest.replace('_', '-')}-file"
-        )
+    command: str
+    flags: dict[str, str]
+    file: str = ""
+    output: str | None = None
+    stores: bool = True

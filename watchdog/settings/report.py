@@ -111,6 +111,10 @@ class FlagSpec(NamedTuple):
     metavar: str
     default: str
 
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
 
 def flag_specs() -> list[FlagSpec]:
     """Return a flag for each setting except secrets, because every process can read a command line (``ps``)."""
