@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping
-from hmac import compare_digest
 
 from ..errors import BadInput, quoted
 from ..input import content_disposition
@@ -44,8 +43,10 @@ def body_hints(request: Request) -> BodyHints:
 
 def is_token(authorization: str, token: str) -> bool:
     """Return whether a header has the token. The time of this check does not depend on how many characters match."""
+    import hmac  # with OpenSSL, 1 ms and 4 MiB that only a server with a token needs
+
     scheme, _, given = authorization.partition(" ")
-    is_right = compare_digest(os.fsencode(given.strip()), os.fsencode(token))
+    is_right = hmac.compare_digest(os.fsencode(given.strip()), os.fsencode(token))
     return is_right and scheme.lower() == "bearer"
 
 

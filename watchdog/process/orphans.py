@@ -60,7 +60,8 @@ class Orphans:
         self._listed_children = Children()
         self._is_subreaper = _become_subreaper()
         # An entry point may start a daemon and then execute this program. These children are not orphans of scripts.
-        self._from_before = set(children_by_parent())
+        listed = self._listed_children.pids()
+        self._from_before = set(children_by_parent() if listed is None else listed)
         self.known: dict[int, Orphan] = {}
         # Children that are exiting, by pid and start time, and the time at which this was first seen.
         self._exiting: dict[tuple[int, int], float] = {}

@@ -1,6 +1,8 @@
-"""Declare the settings, each once."""
+"""Declare the settings, each once.
 
-from __future__ import annotations
+Unlike the other modules, this one does not keep annotations as text: ``SETTINGS`` is made from the annotations of
+``Settings``, and each text would have to be compiled at every start.
+"""
 
 import os
 from collections.abc import Mapping

@@ -22,6 +22,8 @@ from typing import Any
 
 import msgspec
 
+from ..system.pattern import pattern
+
 # Fields that are accepted without effect, because they concern the platform, or the supervisor on other platforms.
 # Sources: OSCAR's `pkg/types/service.go` of versions 2 to 4, its `docs/fdl.md` and examples, and the documentation of
 # faas-supervisor.
@@ -112,9 +114,12 @@ def parse(text: bytes, origin: str) -> Parsed:
     return Parsed(None if reader.problems else service, reader.problems, reader.warnings)
 
 
+_SECRET_FIELD = pattern(rb"\b(storage_providers|clusters|token)[\"']?\s*:")
+
+
 def holds_secrets(text: bytes) -> bool:
     """Return whether a text looks like a service definition with credentials. Its YAML may have errors."""
-    return re.search(rb"\b(storage_providers|clusters|token)[\"']?\s*:", text) is not None
+    return _SECRET_FIELD.search(text) is not None if text else False
 
 
 class _Reader:
