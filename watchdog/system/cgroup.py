@@ -42,6 +42,9 @@ class Cgroup:
                             self._v1_levels[controller] = list(_levels(mount, place))
                             break
         self._oom_fd = self._open_oom_count()
+        # The text that was last read, and its number. The text rarely changes.
+        self._oom_text = b""
+        self._oom_kills: int | None = None
 
     def cpu_quota(self) -> float | None:
         """Return how many CPUs this process may use (0.5: half of the time of one CPU); None if there is no quota.
@@ -75,9 +78,12 @@ class Cgroup:
         if self._oom_fd < 0:
             return None
         try:
-            return _oom_count(os.pread(self._oom_fd, 4096, 0).decode("ascii", "replace"))
+            text = os.pread(self._oom_fd, 4096, 0)
         except OSError:  # the group is gone
             return None
+        if text != self._oom_text:
+            self._oom_text, self._oom_kills = text, _oom_count(text.decode("ascii", "replace"))
+        return self._oom_kills
 
     def ends_all_at_once(self) -> bool:
         """Return whether the kernel ends all processes of this group together when memory runs out (version 2)."""
