@@ -122,8 +122,7 @@ class Child:
 
     def close(self) -> None:
         if self._pidfd >= 0:
-            self.watch.forget(self._pidfd)
-            os.close(self._pidfd)
+            self.watch.close_watched(self._pidfd)
             self._pidfd = -1
         if self.feed is not None:
             self.feed.close()

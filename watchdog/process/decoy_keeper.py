@@ -42,7 +42,7 @@ class DecoyKeeper:
         if not self._decoy.is_needed or self._decoy.pid or self._loop.time() < self._not_before_s:
             return
         try:
-            with self._preference.inherited():
+            with self._preference:
                 self._decoy.start()
         except OSError as error:
             self._not_before_s = self._loop.time() + _LONGEST_PAUSE_S

@@ -43,6 +43,8 @@ _SLOTS = 1024
 # Session (0 while it is not known yet), length of the mark, mark. A page that is never used takes no memory.
 _SLOT = struct.Struct("=iH250s")
 _LONGEST_MARK_BYTES = 250
+# The last byte of the table: 1 as soon as the guardian has closed its copies of the server's descriptors.
+_CLOSED_AT = _SLOTS * _SLOT.size
 _MOST_FDS = (1 << 31) - 1
 # The longest time for which the guardian searches for processes, and the pause between two searches, in seconds.
 _PATIENCE_S = 5.0
@@ -67,6 +69,7 @@ class Guardian:
         self._pipe_fd = -1
         self._table: mmap.mmap | None = None
         self._free = list(range(_SLOTS))
+        self._has_closed = True
 
     def start(self, running: list[tuple[bytes, int]]) -> list[int]:
         """Start the guardian, and return the slots of the commands that run already.
@@ -77,9 +80,10 @@ class Guardian:
         Raises:
             OSError: the system has no process, descriptor or memory for the guardian.
         """
+        self._has_closed = False
         table_fd = os.memfd_create("watchdog", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(table_fd, _SLOTS * _SLOT.size)
+            os.ftruncate(table_fd, _CLOSED_AT + 1)
             self._table = mmap.mmap(table_fd, 0)
             self._free = list(range(_SLOTS))
             slots = []
@@ -94,6 +98,13 @@ class Guardian:
         finally:
             os.close(table_fd)
         return slots
+
+    @property
+    def may_have_copies(self) -> bool:
+        """Whether the guardian may still have copies of this process's descriptors. It closes them after its start."""
+        if not self._has_closed:
+            self._has_closed = self._table is None or self._table[_CLOSED_AT] == 1
+        return not self._has_closed
 
     def note(self, mark: bytes) -> int:
         """Note a command that will start with this mark in its environment. Return its slot; -1 if none is free.
@@ -189,6 +200,7 @@ def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> 
         # A Ctrl-C, or a signal to the server's process group, does not reach the guardian after this.
         os.setsid()
         _close_all_but(pipe_fd)
+        table[_CLOSED_AT] = 1
         signal.set_wakeup_fd(-1)  # without this, the server's event loop would get signals to the guardian
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
@@ -213,7 +225,7 @@ def _close_all_but(fd: int) -> None:
 def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
     """Return the sessions and the marks of all commands that ran."""
     sessions, marks = set(), []
-    for session, length, mark in _SLOT.iter_unpack(table):
+    for session, length, mark in _SLOT.iter_unpack(memoryview(table)[:_CLOSED_AT]):
         if session:
             sessions.add(session)
         if length:

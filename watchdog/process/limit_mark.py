@@ -16,7 +16,6 @@ for the script. Each server takes a random range of 2^32 values:
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import os
@@ -51,8 +50,10 @@ class LimitMark:
     def give(self, pid: int, value: int) -> None:
         """Lower the hard limit of a new child to the value that :meth:`next` returned for it."""
         if value:
-            with contextlib.suppress(OSError):  # the child has changed its user, or has ended
+            try:
                 resource.prlimit(pid, RLIMIT_LOCKS, (value, value))
+            except OSError:  # the child has changed its user, or has ended
+                return
 
     def read(self, pid: int) -> int | None:
         """Return the value of a process; None if it does not have the mark of a script, or has removed it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from types import TracebackType
 
 from ..system import proc
 from .decoy import LARGEST_OOM_SCORE_ADJ, OOM_SCORE_ADJ_OF_SCRIPTS, own_oom_score_adj
@@ -15,6 +15,8 @@ class OomPreference:
 
     The server takes the value of scripts while it starts a script, and the script and all its forks inherit it. If the
     server set the value after the start, processes that the script forked before would not have it.
+
+    Use it as a context manager: all processes that are started in the context inherit the value of scripts.
     """
 
     def __init__(self) -> None:
@@ -26,14 +28,13 @@ class OomPreference:
         except OSError:  # /proc is read-only
             self._fd = -1
 
-    @contextlib.contextmanager
-    def inherited(self) -> Iterator[None]:
-        """Give the value to all processes that are started in this context."""
+    def __enter__(self) -> None:
         self._set_own(self._of_scripts)
-        try:
-            yield
-        finally:
-            self._set_own(self._own)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._set_own(self._own)
 
     def give(self, pid: int) -> None:
         """Set the value of a new process if the process could not inherit it."""
@@ -48,5 +49,7 @@ class OomPreference:
 
     def _set_own(self, value: bytes) -> None:
         if self._fd >= 0:
-            with contextlib.suppress(OSError):
+            try:
                 os.pwrite(self._fd, value, 0)
+            except OSError:  # this process may not change it
+                return

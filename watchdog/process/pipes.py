@@ -32,13 +32,25 @@ class Pipe:
         self._watch = watch
         self._consume = consume
         self._reading_fd, self.writing_fd = os.pipe()
-        # The name of both ends of the pipe in /proc.
-        self.name = f"pipe:[{os.fstat(self.writing_fd).st_ino}]"
+        self._name = ""
+        self._is_read = False
         self._pause: asyncio.Future[None] | None = None
         self.taken_bytes = 0
         self._is_closed = False
-        os.set_blocking(self._reading_fd, False)
         watch.watch(self._reading_fd, self._readable)
+
+    @property
+    def name(self) -> str:
+        """The name of both ends of the pipe in /proc; "" if the pipe is closed. Any thread may read it."""
+        if not self._name:
+            try:
+                inode = os.fstat(self.writing_fd).st_ino
+            except OSError:
+                return ""
+            if self._is_closed:  # meanwhile, so the descriptor may already belong to another file
+                return ""
+            self._name = f"pipe:[{inode}]"
+        return self._name
 
     async def finish(self) -> None:
         """Read what is in the pipe now. A hidden process that still writes must not delay the call."""
@@ -49,7 +61,8 @@ class Pipe:
 
     def drain(self) -> bool:
         """Read what is in the pipe now. Return False if the consumer wants a pause before the rest."""
-        return self._take(self.taken_bytes + self._waiting_bytes())
+        waiting_bytes = self._waiting_bytes()
+        return self._take(self.taken_bytes + waiting_bytes) if waiting_bytes else self._pause is None
 
     @property
     def written_bytes(self) -> int:
@@ -70,16 +83,20 @@ class Pipe:
         return int.from_bytes(fcntl.ioctl(self._reading_fd, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     def close(self) -> None:
-        self._watch.forget(self._reading_fd)
-        os.close(self._reading_fd)
-        os.close(self.writing_fd)
         self._is_closed = True
+        self._watch.close_watched(self._reading_fd)
+        os.close(self.writing_fd)
 
     def _readable(self) -> None:
         with contextlib.suppress(BlockingIOError):
             self._read()
 
     def _read(self) -> None:
+        if not self._is_read:
+            # Another process may read from the pipe first. Then the server must not wait for bytes. Most scripts print
+            # nothing, so this is set only now.
+            self._is_read = True
+            os.set_blocking(self._reading_fd, False)
         data = os.read(self._reading_fd, READ_BYTES)
         self.taken_bytes += len(data)
         pause = self._consume(data)

@@ -23,6 +23,7 @@ from .watch import Watch
 # Python ignores SIGPIPE and SIGXFSZ. If the server was started with `&` or nohup, other signals may be ignored, too.
 # The script would inherit this.
 _DEFAULT_SIGNALS = [s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP)]
+_NO_STDIN = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
 
 
 class Spawner:
@@ -53,29 +54,29 @@ class Spawner:
         Raises:
             ScriptUnavailable: the command cannot be started.
         """
-        slot = self._guardian.note(os.fsencode(mark))
-        pipes: list[Pipe] = []
+        mark_bytes = os.fsencode(mark)
+        slot = self._guardian.note(mark_bytes)
+        pipes: tuple[Pipe, ...] = ()
         stdin_ends: tuple[int, ...] = ()
-        actions: list[tuple[Any, ...]] = []
         try:
-            for number, consume in ((1, stdout), (2, stderr)):
-                if consume is None:
-                    actions.append((os.POSIX_SPAWN_DUP2, 1, 2))
-                    continue
-                pipes.append(Pipe(self._watch, consume))
-                actions.append((os.POSIX_SPAWN_DUP2, pipes[-1].writing_fd, number))
-            if stdin is None:
-                actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+            pipes = (Pipe(self._watch, stdout),)
+            to_stdout = (os.POSIX_SPAWN_DUP2, pipes[0].writing_fd, 1)
+            if stderr is None:
+                to_stderr = (os.POSIX_SPAWN_DUP2, 1, 2)
             else:
+                pipes = (*pipes, Pipe(self._watch, stderr))
+                to_stderr = (os.POSIX_SPAWN_DUP2, pipes[1].writing_fd, 2)
+            from_stdin: tuple[Any, ...] = _NO_STDIN
+            if stdin is not None:
                 stdin_ends = os.pipe()
-                actions.append((os.POSIX_SPAWN_DUP2, stdin_ends[0], 0))
+                from_stdin = (os.POSIX_SPAWN_DUP2, stdin_ends[0], 0)
             limit = self._limit_mark.next()
-            with self._preference.inherited():
+            with self._preference:
                 pid = os.posix_spawn(
                     command[0],
                     command,
                     environment,
-                    file_actions=actions,
+                    file_actions=(to_stdout, to_stderr, from_stdin),
                     setsid=True,
                     setsigmask=[],
                     setsigdef=_DEFAULT_SIGNALS,
@@ -97,7 +98,7 @@ class Spawner:
             os.close(stdin_ends[0])
             feed = Feed(self._loop, stdin_ends[1], stdin)
         self._limit_mark.give(pid, limit)
-        child = Child(pid, os.fsencode(mark), limit, tuple(pipes), feed, self._loop, self._watch, slot, kill_grace_s)
+        child = Child(pid, mark_bytes, limit, pipes, feed, self._loop, self._watch, slot, kill_grace_s)
         if feed is not None:
             feed.start(if_broken=child.ask_to_end)
         return child

@@ -69,10 +69,10 @@ class Supervisor:
         # This process may inherit an ignored SIGCHLD. The kernel would then reap the children before this process can.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._loop = asyncio.get_running_loop()
-        self._watch = Watch(self._loop)
         self._children: dict[int, Child] = {}
         limit_mark = LimitMark()
         self._guardian = Guardian(lambda pid: limit_mark.of_command(pid) is not None)
+        self._watch = Watch(self._loop, self._guardian)
         self._decoy = Decoy()
         self._preference = OomPreference()
         self._spawner = Spawner(self._watch, limit_mark, self._preference, self._guardian, self._decoy)
@@ -130,9 +130,10 @@ class Supervisor:
         child = self._spawner.spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
         self._children[child.pid] = child
         deadline_s = child.started_s + timeout_s if timeout_s else math.inf
+        timer = self._loop.call_later(timeout_s, set_done, child.wake_up) if timeout_s else None
         end: asyncio.Future[Ended] | None = None
         try:
-            await self._wait_for_wake_up(child, timeout_s)
+            await child.wake_up  # it has exited, something asks for its end, or its time is over
             if (result := self._result_if_nothing_left(child)) is not None:
                 return result
             end = asyncio.ensure_future(self._end_or_wait(child, linger_timeout_s, deadline_s))
@@ -143,6 +144,9 @@ class Supervisor:
                 end = asyncio.ensure_future(self._end_or_wait(child, linger_timeout_s, deadline_s))
             await settled(end)
             raise
+        finally:
+            if timer is not None:
+                timer.cancel()
 
     def end_all(self, *, at_once: bool) -> None:
         """Ask every command to end. Each :meth:`run` then returns.
@@ -166,15 +170,6 @@ class Supervisor:
         self._spare.close()
         self._watch.close()
 
-    async def _wait_for_wake_up(self, child: Child, timeout_s: float) -> None:
-        """Return when the command has exited, when something asks for its end, or when its time is over."""
-        timer = self._loop.call_later(timeout_s, set_done, child.wake_up) if timeout_s else None
-        try:
-            await child.wake_up
-        finally:
-            if timer is not None:
-                timer.cancel()
-
     def _result_if_nothing_left(self, child: Child) -> Ended | None:
         """Return how the command ended if it left no process, as usual; None if there is something to wait for."""
         if not child.exited.done() or child.asked_to_end.done() or child.feed is not None:
@@ -184,8 +179,9 @@ class Supervisor:
             return None
         is_tree_gone = not self._orphans.unattributed
         try:
-            if not all(pipe.drain() for pipe in child.pipes):
-                return None
+            for pipe in child.pipes:
+                if not pipe.drain():
+                    return None
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
             if not pid:  # a process of another command traces it
                 return None

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from collections.abc import Callable
+
+from .guardian import Guardian
 
 
 class Watch:
@@ -12,10 +15,14 @@ class Watch:
 
     The event loop watches one descriptor for all processes and pipes. To add three descriptors to the event loop for
     each command, and to remove them, would take longer than all other steps of starting the command.
+
+    Args:
+        guardian: the process that may have copies of the descriptors.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, guardian: Guardian) -> None:
         self._loop = loop
+        self._guardian = guardian
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[], None]] = {}
         loop.add_reader(self._epoll.fileno(), self._call_back)
@@ -26,9 +33,19 @@ class Watch:
         self._callbacks[fd] = callback
 
     def forget(self, fd: int) -> None:
-        """Stop calling back. To close ``fd`` is not enough, because a guardian that was just forked has it, too."""
+        """Stop calling back."""
         if self._callbacks.pop(fd, None) is not None and not self._epoll.closed:
             self._epoll.unregister(fd)
+
+    def close_watched(self, fd: int) -> None:
+        """Stop calling back, and close ``fd``.
+
+        The kernel forgets a descriptor that is closed, except if a guardian that was just forked has it, too.
+        """
+        if self._guardian.may_have_copies:
+            self.forget(fd)
+        self._callbacks.pop(fd, None)
+        os.close(fd)
 
     def close(self) -> None:
         self._loop.remove_reader(self._epoll.fileno())
