@@ -143,7 +143,7 @@ def as_made() -> None:
     """A directory is used again without a check, so the next call gets the changes that the last script made to it."""
     from watchdog.workspace.workspace import Workspace
 
-    replace(Workspace, "is_as_made", lambda self: True)
+    replace(Workspace, "is_as_made", lambda self, directories: True)
 
 
 @guard

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
+from watchdog.system.directory_state import state_of
 from watchdog.workspace import workspace as workspace_module
 from watchdog.workspace import workspaces as workspaces_module
 from watchdog.workspace.file_name import safe_file_name
@@ -527,6 +528,74 @@ def test_directory_whose_state_has_changed_is_not_kept(
     Path(directory, "file").touch()
     os.unlink(os.path.join(directory, "file"))
     assert not workspaces.keep(workspace)
+    workspaces.close()
+
+
+def settled_workspace(workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """Return a directory whose time of change shows each later change."""
+    monkeypatch.setattr(workspace_module, "_SETTLED_S", -1.0)
+    for _ in range(3):
+        workspace = workspaces.make()
+        assert workspaces.keep(workspace)
+    probe = Path(workspaces.tmp_dir, "probe")
+    while True:  # until the clock of the file system has moved on
+        probe.touch()
+        if probe.stat().st_ctime_ns > os.stat(workspace.path).st_ctime_ns:
+            return workspaces.make()
+
+
+def opened_directories(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which each directory is added whose state is read."""
+    opened = []
+
+    def noted(path: str) -> object:
+        opened.append(os.path.basename(path))
+        return state_of(path)
+
+    monkeypatch.setattr(workspace_module, "state_of", noted)
+    return opened
+
+
+def test_untouched_directory_is_not_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspace = settled_workspace(workspaces, monkeypatch)
+    opened = opened_directories(monkeypatch)
+    assert workspaces.keep(workspace)
+    assert opened == ["input", "output"]
+    workspaces.close()
+
+
+def test_directory_is_opened_again_as_long_as_two_changes_may_have_the_same_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    monkeypatch.setattr(workspace_module, "_SETTLED_S", 3600.0)
+    for _ in range(5):
+        workspace = workspaces.make()
+        opened = opened_directories(monkeypatch)
+        assert workspaces.keep(workspace)
+        assert opened == [os.path.basename(workspace.path), "input", "output"]
+    workspaces.close()
+
+
+@pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
+def test_settled_directory_whose_state_has_changed_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[str], None]
+) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspace = settled_workspace(workspaces, monkeypatch)
+    change(workspace.path)
+    assert not workspaces.keep(workspace)
+    workspaces.close()
+
+
+def test_response_file_in_a_settled_directory_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspace = settled_workspace(workspaces, monkeypatch)
+    Path(workspace.response_file).write_text("Status: 201")
+    assert workspaces.keep(workspace)
+    assert workspaces.make() is workspace
+    assert sorted(os.listdir(workspace.path)) == ["input", "output"]
     workspaces.close()
 
 

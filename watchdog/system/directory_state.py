@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
-import struct
 import sys
 from typing import NamedTuple
 
@@ -24,9 +22,10 @@ _FS_IOC_FSGETXATTR = 0x801C581F
 _FLAGS = bytes(8)
 # FS_INDEX_FL and FS_INLINE_DATA_FL: the kernel changes these when a directory grows.
 _FLAGS_OF_KERNEL = 0x1000 | 0x10000000
-# Flags, extent size, number of extents, project id, extent size for copy-on-write; the rest is unused.
-_FSXATTR = struct.Struct("=IIIII8x")
-_UNUSED = bytes(_FSXATTR.size)
+# struct fsxattr: flags, extent size, number of extents, project id, extent size for copy-on-write, each of four bytes,
+# and eight unused bytes. The number of extents grows with the directory.
+_FSXATTR = bytes(28)
+_BEFORE_EXTENTS, _AFTER_EXTENTS = slice(8), slice(12, 20)
 
 
 class DirectoryState(NamedTuple):
@@ -37,7 +36,7 @@ class DirectoryState(NamedTuple):
     owner: tuple[int, int]
     attributes: dict[str, bytes]
     flags: int | None
-    extended_flags: tuple[int, ...] | None
+    extended_flags: bytes | None
 
 
 def state_of(path: str) -> tuple[DirectoryState, os.stat_result]:
@@ -51,12 +50,12 @@ def state_of(path: str) -> tuple[DirectoryState, os.stat_result]:
         status = os.fstat(fd)
         return (
             DirectoryState(
-                identity=(status.st_dev, status.st_ino),
-                mode=stat.S_IMODE(status.st_mode),
-                owner=(status.st_uid, status.st_gid),
-                attributes=_attributes(fd),
-                flags=_flags(fd),
-                extended_flags=_extended_flags(fd),
+                (status.st_dev, status.st_ino),
+                status.st_mode,
+                (status.st_uid, status.st_gid),
+                attributes_of(fd),
+                _flags(fd),
+                _extended_flags(fd),
             ),
             status,
         )
@@ -64,12 +63,13 @@ def state_of(path: str) -> tuple[DirectoryState, os.stat_result]:
         os.close(fd)
 
 
-def _attributes(fd: int) -> dict[str, bytes]:
+def attributes_of(file: int | str) -> dict[str, bytes]:
+    """Return the extended attributes of a descriptor or path."""
     try:
-        names = os.listxattr(fd)
+        names = os.listxattr(file)
     except OSError:  # the file system has no extended attributes
         return {}
-    return {name: os.getxattr(fd, name) for name in names}
+    return {name: os.getxattr(file, name) for name in names} if names else {}
 
 
 def _flags(fd: int) -> int | None:
@@ -80,12 +80,9 @@ def _flags(fd: int) -> int | None:
     return int.from_bytes(flags, sys.byteorder) & ~_FLAGS_OF_KERNEL
 
 
-def _extended_flags(fd: int) -> tuple[int, ...] | None:
+def _extended_flags(fd: int) -> bytes | None:
     try:
-        flags, extent_size, _, project, copied_extent_size = _FSXATTR.unpack(
-            fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, _UNUSED)
-        )
+        found = fcntl.ioctl(fd, _FS_IOC_FSGETXATTR, _FSXATTR)
     except OSError:
         return None
-    # The number of extents grows with the directory.
-    return flags, extent_size, project, copied_extent_size
+    return found[_BEFORE_EXTENTS] + found[_AFTER_EXTENTS]

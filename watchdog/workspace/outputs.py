@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -66,8 +65,10 @@ def hold_outputs(outputs: Sequence[Output]) -> list[Output]:
         raise
     for output in outputs:
         # Two outputs may be the same file, because of links. The second removal fails then.
-        with contextlib.suppress(OSError):
+        try:
             os.unlink(output.path)
+        except OSError:
+            continue
     return held
 
 

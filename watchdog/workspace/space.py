@@ -14,18 +14,30 @@ _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # If less than this is free, no directory is kept for the next call: the running scripts need the space.
 _PLENTY_BYTES = 16 << 20
 _PLENTY_INODES = 1000
+_IS_ROOT = os.geteuid() == 0
+
+
+def space_of(directory: str) -> os.statvfs_result | None:
+    """Return the space of the file system of a directory; None if the directory is gone."""
+    try:
+        return os.statvfs(directory)
+    except OSError:
+        return None
 
 
 def is_full(directory: str) -> bool:
     """Return whether nothing more can be written to the file system of a directory."""
-    try:
-        status = os.statvfs(directory)
-    except OSError:
+    return is_exhausted(space_of(directory))
+
+
+def is_exhausted(space: os.statvfs_result | None) -> bool:
+    """Return whether nothing more can be written to a file system. This is false if its space is not known."""
+    if space is None:
         return False
-    has_inodes = not status.f_files or status.f_favail > 0  # some file systems do not count inodes
+    has_inodes = not space.f_files or space.f_favail > 0  # some file systems do not count inodes
     # Some file systems do not count blocks either (tmpfs with size=0, ramfs).
-    available = status.f_bfree if os.geteuid() == 0 else status.f_bavail  # some blocks are reserved for root
-    has_blocks = not status.f_blocks or available * status.f_frsize >= _FULL_BYTES
+    available = space.f_bfree if _IS_ROOT else space.f_bavail  # some blocks are reserved for root
+    has_blocks = not space.f_blocks or available * space.f_frsize >= _FULL_BYTES
     return not (has_blocks and has_inodes)
 
 
@@ -38,14 +50,12 @@ def free_bytes(directory: str) -> float:
     return status.f_bavail * status.f_frsize if status.f_blocks else math.inf
 
 
-def has_plenty(directory: str) -> bool:
+def is_plenty(space: os.statvfs_result | None) -> bool:
     """Return whether there is enough free space to keep a directory for the next call."""
-    try:
-        status = os.statvfs(directory)
-    except OSError:  # the directory is gone
+    if space is None:  # the directory is gone
         return False
-    has_inodes = not status.f_files or status.f_favail >= _PLENTY_INODES  # some file systems do not count inodes
-    return has_inodes and (not status.f_blocks or status.f_bavail * status.f_frsize >= _PLENTY_BYTES)
+    has_inodes = not space.f_files or space.f_favail >= _PLENTY_INODES  # some file systems do not count inodes
+    return has_inodes and (not space.f_blocks or space.f_bavail * space.f_frsize >= _PLENTY_BYTES)
 
 
 def raise_if_no_space(error: OSError, what: str) -> None:

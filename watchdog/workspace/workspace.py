@@ -25,16 +25,17 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Generator, Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
 
 import msgspec
 
 from ..errors import OutputTooLarge, OutputUnreadable
-from ..system.directory_state import DirectoryState, state_of
+from ..system.directory_state import DirectoryState, attributes_of, state_of
 from .output_names import replacements
 from .outputs import Listing, Output, cannot_read, shortened
 from .remove_tree import remove_tree
-from .space import is_full
+from .space import is_exhausted, is_plenty, space_of
 
 # Each output takes about a kilobyte of this process's memory until its call is answered.
 MOST_OUTPUTS = 100_000
@@ -52,6 +53,8 @@ _FEW_FILES = 16
 _SMALL_BYTES = 1 << 20
 # On ext4, a directory that once had many files stays large, and slow to list.
 _SMALL_DIRECTORY_BYTES = 16 * 1024
+# In seconds, longer than a clock tick. Some file systems store times in whole seconds only.
+_SETTLED_S = 2.0
 
 
 class Workspace:
@@ -62,7 +65,19 @@ class Workspace:
         is_tree_gone: no process of the last script can write into the directory any more.
     """
 
-    __slots__ = ("_as_made", "input_dir", "is_tree_gone", "loan", "output_dir", "path", "response_file")
+    __slots__ = (
+        "_as_made",
+        "_changed_ns",
+        "_is_settled",
+        "_since_s",
+        "_space",
+        "input_dir",
+        "is_tree_gone",
+        "loan",
+        "output_dir",
+        "path",
+        "response_file",
+    )
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -78,25 +93,46 @@ class Workspace:
         except OSError:  # for example, no inode is left for the second directory
             remove_tree(path)
             raise
-        self._as_made = self._state()
+        # The state and the size of each directory. They are empty if a directory cannot be opened. The unit of the size
+        # depends on the file system.
+        self._as_made: dict[str, tuple[DirectoryState, int]] = {}
+        # When the directory `path` itself was last changed (ctime, in nanoseconds), since when this time is known, and
+        # whether it shows each later change.
+        self._changed_ns, self._since_s, self._is_settled = 0, 0.0, False
+        self._space: os.statvfs_result | None = None
+        with contextlib.suppress(OSError):
+            found = {each: state_of(each) for each in (path, self.input_dir, self.output_dir)}
+            self._as_made = {each: (state, status.st_size) for each, (state, status) in found.items()}
 
-    def is_as_made(self) -> bool:
-        """Return whether its directories are still the same, in the same state, and have not become large."""
-        if self._as_made is None or (now := self._state()) is None:
-            return False
-        (as_made, size_as_made_bytes), (state, size_bytes) = self._as_made, now
-        return state == as_made and size_bytes <= max(size_as_made_bytes, _SMALL_DIRECTORY_BYTES)
+    def is_as_made(self, directories: Iterable[str]) -> bool:
+        """Return whether these directories are still the same, in the same state, and have not become large.
+
+        Raises:
+            OSError: a directory cannot be opened.
+        """
+        for directory in directories:
+            if directory not in self._as_made:
+                return False
+            state_as_made, size_as_made_bytes = self._as_made[directory]
+            state, status = state_of(directory)
+            if state != state_as_made or status.st_size > max(size_as_made_bytes, _SMALL_DIRECTORY_BYTES):
+                return False
+            if directory == self.path:
+                self._note_change(status.st_ctime_ns)
+        return True
 
     def is_there(self) -> bool:
         """Return whether its directories exist and were not replaced."""
-        if self._as_made is None:
+        if not self._as_made:
             return False
         try:
-            found = [os.lstat(path) for path in (self.input_dir, self.output_dir)]
+            for directory in (self.input_dir, self.output_dir):
+                status = os.lstat(directory)
+                if (status.st_dev, status.st_ino) != self._as_made[directory][0].identity:
+                    return False
         except OSError:
             return False
-        _, input_as_made, output_as_made = self._as_made[0]
-        return [(each.st_dev, each.st_ino) for each in found] == [input_as_made.identity, output_as_made.identity]
+        return True
 
     def empty(self) -> bool:
         """Remove the files if they are few and small, and there is nothing else. Return whether the directory is empty.
@@ -104,13 +140,15 @@ class Workspace:
         If a mount or a link is in the place of one of the directories, nothing in it is removed.
         """
         files: list[str] = []
+        below = (self.input_dir, self.output_dir)
+        directories = below if self._is_untouched() else (self.path, *below)
         try:
-            if not self.is_as_made():
+            if not self.is_as_made(directories):
                 return False
-            for directory in (self.path, self.input_dir, self.output_dir):
+            for directory in directories:
                 with os.scandir(directory) as entries:
                     for entry in entries:
-                        if entry.path in (self.input_dir, self.output_dir):
+                        if entry.path in below:
                             continue
                         status = entry.stat(follow_symlinks=False)
                         # Compare the current size, because the script may have made the input or the response file
@@ -125,16 +163,37 @@ class Workspace:
             return False
         return True
 
-    def _state(self) -> tuple[list[DirectoryState], int] | None:
-        """Return the state of each directory, and the size of the largest; None if a directory cannot be opened.
+    def _is_untouched(self) -> bool:
+        """Return whether the directory ``path`` itself surely has its entries and its state of the last full check.
 
-        The unit of the size depends on the file system.
+        Each change of an entry or of the state changes the directory's ctime, which no process can set. So if the
+        directory has its old ctime, it need not be opened and listed.
         """
+        if not self._is_settled:
+            return False
         try:
-            found = [state_of(path) for path in (self.path, self.input_dir, self.output_dir)]
+            status = os.lstat(self.path)
         except OSError:
-            return None
-        return [state for state, _ in found], max(status.st_size for _, status in found)
+            return False
+        as_made, _ = self._as_made[self.path]
+        return (
+            status.st_ctime_ns == self._changed_ns
+            and (status.st_dev, status.st_ino) == as_made.identity
+            # On tmpfs before Linux 6.1, an extended attribute does not change the ctime.
+            and attributes_of(self.path) == as_made.attributes
+        )
+
+    def _note_change(self, changed_ns: int) -> None:
+        """Note the ctime of the directory ``path`` in its state as made.
+
+        Two changes in the same clock tick give a directory the same ctime. So the ctime shows each later change only
+        after it has been the same for longer than a tick.
+        """
+        now_s = time.monotonic()
+        if changed_ns != self._changed_ns:
+            self._changed_ns, self._since_s, self._is_settled = changed_ns, now_s, False
+        elif now_s - self._since_s > _SETTLED_S:
+            self._is_settled = True
 
     def outputs(self, most: int = MOST_OUTPUTS) -> tuple[list[Output], list[tuple[str, str]]]:
         """List at once what :meth:`listing` lists in steps; return its ``outputs`` and ``skipped``."""
@@ -244,7 +303,16 @@ class Workspace:
 
     def is_full(self) -> bool:
         """Return whether nothing more can be written into this directory."""
-        return is_full(self.path)
+        self._space = space_of(self.path)
+        return is_exhausted(self._space)
+
+    def has_plenty(self) -> bool:
+        """Return whether there is enough free space to keep this directory for the next call.
+
+        The space of the end of the last script is known from :meth:`is_full`.
+        """
+        space, self._space = self._space or space_of(self.path), None
+        return is_plenty(space)
 
     def _raise_if_impossible(self, name: str, size_bytes: int) -> None:
         """Raise ``OutputTooLarge`` if a file is larger than its file system, because to read its holes takes hours."""

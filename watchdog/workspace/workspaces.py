@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..system.directory_state import DirectoryState, state_of
 from ..system.files import NO_DESCRIPTOR
 from .remove_tree import SLOW_PAUSE_S, SLOW_S, entries_to_remove, lstat_mode, remove_tree
-from .space import has_plenty, raise_if_no_space
+from .space import raise_if_no_space
 from .workspace import Workspace
 
 _PREFIX = "watchdog-"
@@ -98,7 +98,7 @@ class Workspaces:
             or a script has changed it.
         """
         began_s = time.monotonic()
-        if not self._roots or began_s < self._slow_until_s or not has_plenty(self.tmp_dir):
+        if not self._roots or began_s < self._slow_until_s or not workspace.has_plenty():
             return False
         is_empty = workspace.empty()
         now_s = time.monotonic()
@@ -131,7 +131,7 @@ class Workspaces:
 
     def _new_path(self) -> str:
         # A script cannot guess the random part, so it cannot make this directory before the server does.
-        return os.path.join(self._root(), f"{next(self._serial)}-{os.urandom(6).hex()}")
+        return f"{self._root()}/{next(self._serial)}-{os.urandom(6).hex()}"
 
     def _root(self) -> str:
         """Return this server's directory. Make another one if it is gone or has changed.
