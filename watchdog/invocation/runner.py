@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Mapping
 
 from ..errors import BadScriptResponse
-from ..logs.log_rate import LogRate
-from ..logs.script_log import ScriptLog
 from ..logs.setup import get_logger
 from ..logs.sink import LogWriter
 from ..logs.text import printable
 from ..output.call_warning import STILL_WORKING
-from ..output.printed import Printed
 from ..process.ended import Ended
 from ..process.supervisor import Supervisor
 from ..settings.declarations import Settings
 from ..system.cgroup import Cgroup
 from ..workspace.response_file import ResponseOverrides, read_response_file
-from ..workspace.spool import Spool, Tail
+from ..workspace.spool import Spool
 from ..workspace.workspace import Workspace
 from .call import Call, Task
 from .environment import environment_of
 from .functions import Function
 from .run import Run
+from .streams import Streams
 
 log = get_logger("invocation")
 _MOST_NAMES = 10  # names of processes in one log event
@@ -56,7 +53,6 @@ class Runner:
         self._sink = sink
         self._supervisor = supervisor
         self._cgroup = cgroup
-        self._loop = asyncio.get_running_loop()
 
     async def run(
         self, call: Call, task: Task, workspace: Workspace, stdout: Spool, stdin: AsyncIterator[bytes] | None
@@ -77,28 +73,9 @@ class Runner:
         function, settings = self._function, self._settings
         command = function.command(workspace)
         has_crlf, has_mark = function.has_crlf, function.has_mark
-        is_data = not function.works_with_files
-        printed = Printed()
-        stdout_tail, stderr_tail = Tail(), Tail()
-        later = self._loop.call_later
-        rate = LogRate(settings.max_log_rate_bytes)
-        stdout_log = ScriptLog(self._sink, stream="stdout", call_id=call.call_id, rate=rate, call_later=later)
-        stderr_log = ScriptLog(self._sink, stream="stderr", call_id=call.call_id, rate=rate, call_later=later)
-
-        def take_stdout(data: bytes) -> asyncio.Future[None] | None:
-            if is_data:  # the body of the answer, which may have gigabytes and is not logged
-                pass
-            elif printed.take(data):
-                stdout_log.leave_out(data)
-            else:
-                stdout_log.feed(data)
-            stdout_tail.take(data)
-            return stdout.take(data)
-
-        def take_stderr(data: bytes) -> None:
-            stderr_log.feed(data)
-            stderr_tail.take(data)
-
+        streams = Streams(
+            self._sink, call.call_id, settings.max_log_rate_bytes, stdout, is_data=not function.works_with_files
+        )
         timeout_s = _shorter(settings.exec_timeout_s, call.timeout_s)
         oom_kills = self._cgroup.oom_kills()
         started_ns = time.time_ns()
@@ -111,8 +88,8 @@ class Runner:
                     ),
                     # With the slash, the mark of workspace 1 is not a prefix of the mark of workspace 10.
                     mark=workspace.path + "/",
-                    stdout=take_stdout,
-                    stderr=None if settings.combine_output else take_stderr,
+                    stdout=streams.take_stdout,
+                    stderr=None if settings.combine_output else streams.take_stderr,
                     stdin=stdin,
                     timeout_s=timeout_s,
                     linger_timeout_s=settings.linger_timeout_s,
@@ -120,8 +97,7 @@ class Runner:
                 )
                 phase.process_ended(ended.exit_code, ended.signal)
         finally:
-            stdout_log.close()
-            stderr_log.close()
+            streams.close()
         workspace.is_tree_gone = ended.is_tree_gone
         if ended.left or ended.survivors:
             self._report_left(call, ended)
@@ -151,9 +127,9 @@ class Runner:
             has_no_space=workspace.is_full(),
             has_crlf=has_crlf,
             has_mark=has_mark,
-            stdout_tail=stdout_tail.text(),
-            stderr_tail=stderr_tail.text(),
-            printed_type=printed.media_type,
+            stdout_tail=streams.stdout_tail,
+            stderr_tail=streams.stderr_tail,
+            printed_type=streams.printed_type,
         )
 
     def _report_left(self, call: Call, ended: Ended) -> None:
