@@ -1332,7 +1332,7 @@ def late_workspace() -> None:
     async def tasks(self: Any, call: Any, record: Any, stack: Any) -> Any:
         found = await real_tasks(self, call, record, stack)
         workspaces = Workspaces(self._settings.tmp_dir)
-        stack.callback(workspaces.close)
+        stack.add(workspaces.close)
         workspace = workspaces.make()
         held: Any = found[0].held
         held.give_names(workspace.input_dir)

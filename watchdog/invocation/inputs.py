@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from ..workspace.held_input import HeldInput
 from ..workspace.space import raise_if_no_space
 from ..workspace.workspace import Workspace
 from .call import Call, Record, Task
+from .cleanups import Cleanups
 from .drainable_waits import DrainableWaits
 from .functions import Function
 from .outcome import SKIPPED
@@ -55,19 +55,19 @@ class Inputs:
         # Whether a body may be an event of a storage of the service definition. If not, each body is data.
         self.may_be_events = transfers.locator.has_providers and function.works_with_files
 
-    async def tasks(self, call: Call, record: Record, stack: contextlib.ExitStack) -> list[Task]:
+    async def tasks(self, call: Call, record: Record, cleanups: Cleanups) -> list[Task]:
         """Read the body and return the tasks of the call. If the body is an event, fetch its first object.
 
         The input of the first task is complete then. There is no task if the body is an event without an object to
         process.
 
         Args:
-            stack: closes the inputs at the end of the call.
+            cleanups: closes the inputs at the end of the call.
         """
         if not self._function.works_with_files:  # a classic function reads the body itself
             record.input_encoding = "raw"
             return [Task()]
-        held = self._held(stack)
+        held = self._held(cleanups)
         with call.trace.phase("take in input"):
             taken = await self._take_in(call.body, call.hints, held)
         record.input_bytes, record.input_encoding = taken.size_bytes, taken.encoding
@@ -86,7 +86,7 @@ class Inputs:
             return []
         record.is_of_storage = True
         try:
-            await self.fetch(call, tasks[0], record, self._before_place, stack)
+            await self.fetch(call, tasks[0], record, self._before_place, cleanups)
         except Draining:
             raise
         except WatchdogError as error:
@@ -95,9 +95,7 @@ class Inputs:
             tasks[0].failure = error
         return tasks
 
-    async def fetch(
-        self, call: Call, task: Task, record: Record, waits: DrainableWaits, stack: contextlib.ExitStack
-    ) -> None:
+    async def fetch(self, call: Call, task: Task, record: Record, waits: DrainableWaits, cleanups: Cleanups) -> None:
         """Fetch the object of a task, if the task has one and the script does not fetch it itself.
 
         Raises:
@@ -106,7 +104,7 @@ class Inputs:
         """
         if task.source is None or not self._stages_in:
             return
-        task.held = self._held(stack)
+        task.held = self._held(cleanups)
         with call.trace.phase("fetch input"):
             try:
                 async with waits.wait():
@@ -131,9 +129,9 @@ class Inputs:
             raise refused_by_system("the input file", error) from error
         held.close()
 
-    def _held(self, stack: contextlib.ExitStack) -> HeldInput:
+    def _held(self, cleanups: Cleanups) -> HeldInput:
         held = HeldInput(self._settings.tmp_dir)
-        stack.callback(held.close)
+        cleanups.add(held.close)
         return held
 
     async def _take_in(self, body: AsyncIterator[bytes], hints: BodyHints, held: HeldInput) -> Input:

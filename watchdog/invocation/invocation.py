@@ -32,6 +32,7 @@ from ..workspace.workspaces import Workspaces
 from .accounting import Accounting
 from .admission import Admission, Ticket
 from .call import Call, Record, Task, add_run
+from .cleanups import Cleanups
 from .doubts import Doubts
 from .drainable_waits import DrainableWaits
 from .environment import environment_of_all_calls
@@ -119,14 +120,17 @@ class Invocations:
             WatchdogError: any type of ``errors.py``. ``record`` has the values of all steps before the error. The
                 failure of a classic function is usually not raised: it is a part of the result, together with stdout.
         """
-        with self._accounting.of(call, record), self._admission.enter() as ticket, contextlib.ExitStack() as stack:
+        with self._accounting.of(call, record), self._admission.enter() as ticket, Cleanups() as cleanups:
             await self._wait_for_disk_space()
-            tasks = await self._inputs.tasks(call, record, stack)
+            tasks = await self._inputs.tasks(call, record, cleanups)
             if not tasks:
                 yield NOTHING
                 return
             await self._wait_for_place(call, ticket, record)
-            result = await self._run_all(call, tasks, ticket, record, stack)
+            if len(tasks) == 1:
+                result = await self._run(call, tasks[0], ticket, record, cleanups)
+            else:
+                result = await self._run_all(call, tasks, ticket, record, cleanups)
             if not record.keeps_place:
                 ticket.hand_over()
             ticket.holds(
@@ -159,20 +163,18 @@ class Invocations:
             record.queue_wait_s = time.monotonic() - asked_s
 
     async def _run_all(
-        self, call: Call, tasks: Sequence[Task], ticket: Ticket, record: Record, stack: contextlib.ExitStack
+        self, call: Call, tasks: Sequence[Task], ticket: Ticket, record: Record, cleanups: Cleanups
     ) -> Result:
         """Run the function for each task, one after the other. After a failure, the next tasks still run."""
-        if len(tasks) == 1:
-            return await self._run(call, tasks[0], ticket, record, stack)
         results, failures = [], []
         for number, task in enumerate(tasks, 1):
             try:
                 if task.failure is not None:
                     raise task.failure
                 if number > 1:
-                    await self._inputs.fetch(call, task, record, self._after_place, stack)
+                    await self._inputs.fetch(call, task, record, self._after_place, cleanups)
                 is_last = number == len(tasks)
-                results.append(await self._run(call, task, ticket if is_last else None, record, stack))
+                results.append(await self._run(call, task, ticket if is_last else None, record, cleanups))
             except Draining:
                 raise
             except WatchdogError as error:
@@ -185,9 +187,7 @@ class Invocations:
             raise failures[0]
         return joined(results)
 
-    async def _run(
-        self, call: Call, task: Task, ticket: Ticket | None, record: Record, stack: contextlib.ExitStack
-    ) -> Result:
+    async def _run(self, call: Call, task: Task, ticket: Ticket | None, record: Record, cleanups: Cleanups) -> Result:
         """Run the function once, and store its outputs.
 
         The call gives its place back when the function has ended and the next script cannot reach its files any more.
@@ -200,8 +200,9 @@ class Invocations:
             raise self._admission.refusal()
         if settings.max_inflight == 1:
             await self._disposal.until_no_name_is_left()
-        workspace = self._workspace(call, stack)
-        stdout = stack.enter_context(contextlib.closing(Spool(settings.tmp_dir, settings.max_output_size_bytes)))
+        workspace = self._workspace(call, cleanups)
+        stdout = Spool(settings.tmp_dir, settings.max_output_size_bytes)
+        cleanups.add(stdout.close)
         if task.held is not None:
             await self._inputs.give_names(task.held, workspace)
         run = await self._runner.run(call, task, workspace, stdout, function.stdin(call.body, record))
@@ -217,7 +218,7 @@ class Invocations:
             skipped=skipped,
             is_empty=function.works_with_files and not outputs and not stdout.size_bytes,
         )
-        outputs = self._put_out_of_reach(outputs, workspace, call, record, stack)
+        outputs = self._put_out_of_reach(outputs, workspace, call, record, cleanups)
         if ticket is not None and not record.keeps_place:
             # A call that stores its outputs stays inside, because it still has files in tmp_dir. Otherwise a slow
             # storage could let the number of such files grow without bound.
@@ -238,12 +239,12 @@ class Invocations:
             warnings=warnings,
         )
 
-    def _workspace(self, call: Call, stack: contextlib.ExitStack) -> Workspace:
+    def _workspace(self, call: Call, cleanups: Cleanups) -> Workspace:
         try:
             workspace = self._workspaces.make()
         except OSError as error:
             raise refused_by_system("a workspace", error) from error
-        stack.callback(self._disposal.dispose, workspace, workspace.loan, call.call_id)
+        cleanups.add(self._disposal.dispose, workspace, workspace.loan, call.call_id)
         return workspace
 
     def _failure_of(self, run: Run, record: Record) -> ScriptFailed | ScriptKilled | None:
@@ -260,7 +261,7 @@ class Invocations:
         return None
 
     def _put_out_of_reach(
-        self, outputs: list[Output], workspace: Workspace, call: Call, record: Record, stack: contextlib.ExitStack
+        self, outputs: list[Output], workspace: Workspace, call: Call, record: Record, cleanups: Cleanups
     ) -> list[Output]:
         """Make the files of a run unreachable for the next script, and return its outputs.
 
@@ -275,7 +276,7 @@ class Invocations:
             record.keeps_place |= self._settings.max_inflight == 1
             return outputs
         if held:
-            stack.callback(self._held_outputs.release, held)
+            cleanups.add(self._held_outputs.release, held)
         self._disposal.dispose(workspace, workspace.loan, call.call_id)
         return held
 
