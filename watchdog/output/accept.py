@@ -35,6 +35,9 @@ class Offer(msgspec.Struct, frozen=True):
     media_type: str
 
 
+_BASE64_OFFER = Offer(AnswerForm.BASE64, PLAIN_TYPE)  # it is always one of the offers
+
+
 class _Range(msgspec.Struct, frozen=True):
     """One media range of ``Accept``, in lower case, with its weight. Parameters of the type have no effect."""
 
@@ -64,6 +67,8 @@ class AnswerPreference(msgspec.Struct, frozen=True):
         Raises:
             AnswerNotAvailable: the caller accepts none of these forms.
         """
+        if self.form is AnswerForm.BASE64:
+            return _BASE64_OFFER
         offers = _offers(outputs, printed_type)
         if self.form is not None:
             for offer in offers:
@@ -174,12 +179,12 @@ def _offers(outputs: Sequence[Output], printed_type: str) -> list[Offer]:
     """Return the forms of these outputs. The server prefers the first ones."""
     if len(outputs) > 1:
         return [
-            Offer(AnswerForm.BASE64, PLAIN_TYPE),
+            _BASE64_OFFER,
             Offer(AnswerForm.ZIP, ZIP_TYPE),
             Offer(AnswerForm.JSON, JSON_TYPE),
         ]
     own_type = guessed_type(outputs[0].name) if outputs else printed_type
-    offers = [Offer(AnswerForm.BASE64, PLAIN_TYPE), Offer(AnswerForm.RAW, own_type), Offer(AnswerForm.RAW, BYTES_TYPE)]
+    offers = [_BASE64_OFFER, Offer(AnswerForm.RAW, own_type), Offer(AnswerForm.RAW, BYTES_TYPE)]
     if outputs:
         offers.append(Offer(AnswerForm.ZIP, ZIP_TYPE))
     return [*offers, Offer(AnswerForm.JSON, JSON_TYPE)]

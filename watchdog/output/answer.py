@@ -200,6 +200,7 @@ class _Plan:
         self._is_zip = offer.form is AnswerForm.ZIP or (offer.form is AnswerForm.BASE64 and len(result.outputs) > 1)
         self._is_base64 = offer.form is AnswerForm.BASE64 and bool(result.outputs)
         self._checksums: list[str] = []
+        self.is_small = _is_small(result)
         self.length = 0
         self.content_type = offer.media_type
         if offer.form is AnswerForm.BASE64 and not result.outputs:
@@ -207,15 +208,6 @@ class _Plan:
         if self.content_type == PLAIN_TYPE and (offer.form is AnswerForm.BASE64 or not result.outputs):
             self.content_type += "; charset=utf-8"
         self.headers = _headers(result.outputs, offer.form) | _headers_of_warnings(result.warnings)
-
-    @property
-    def is_small(self) -> bool:
-        outputs = self._result.outputs
-        if not outputs:
-            return self._result.stdout.size_bytes <= _INLINE_BYTES
-        if len(outputs) > _INLINE_FILES:
-            return False
-        return sum(output.size_bytes for output in outputs) <= _INLINE_BYTES
 
     def first_pass(self) -> Generator[bool, None, None]:
         """Find out what must be known before the first byte is sent. Yield after each step."""
@@ -284,6 +276,15 @@ class _Plan:
             encode(without_surrogates(result.stderr_tail)),
             encode([{"name": each.name, "detail": without_surrogates(each.detail)} for each in result.warnings]),
         )
+
+
+def _is_small(result: Result) -> bool:
+    outputs = result.outputs
+    if not outputs:
+        return result.stdout.size_bytes <= _INLINE_BYTES
+    if len(outputs) == 1:
+        return outputs[0].size_bytes <= _INLINE_BYTES
+    return len(outputs) <= _INLINE_FILES and sum(output.size_bytes for output in outputs) <= _INLINE_BYTES
 
 
 def _headers(outputs: Sequence[Output], form: AnswerForm) -> dict[str, str]:
