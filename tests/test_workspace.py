@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
 from watchdog.system.directory_state import state_of
 from watchdog.workspace import workspace as workspace_module
 from watchdog.workspace import workspaces as workspaces_module
-from watchdog.workspace.file_name import safe_file_name
+from watchdog.workspace.file_name import new_file_name, safe_file_name
 from watchdog.workspace.outputs import Listing, open_output
 from watchdog.workspace.remove_tree import remove_tree
 from watchdog.workspace.space import is_full
@@ -86,6 +87,14 @@ def test_a_safe_name_is_always_one_visible_component(name: str) -> None:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(str(tmp_path / "w"))
+
+
+def test_new_file_name_has_a_random_uuid() -> None:
+    names = {new_file_name() for _ in range(1000)}
+    assert len(names) == 1000
+    for name in names:
+        given = uuid.UUID(name.removeprefix("event-file-"))
+        assert (given.version, given.variant, f"event-file-{given}") == (4, uuid.RFC_4122, name)
 
 
 def test_outputs_are_the_regular_files_below(workspace: Workspace, tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ class Limit:
 
     def take(self, count: int) -> None:
         self.taken += count
-        self.check(self.taken)
+        if self.max_bytes and self.taken > self.max_bytes:
+            self.check(self.taken)
 
     def check(self, count: int) -> None:
         """Raise InputTooLarge if ``count`` bytes are more than the limit."""
@@ -94,6 +95,8 @@ class Files:
         raise BadInput("the form has no part; send at least one file (curl -F file=@FILE)")
 
     def _unused(self, name: str) -> str:
+        if not self._held.has(name):
+            return name
         stem, extension = os.path.splitext(name)
         key, unused = os.fsencode(name), name
         while self._held.has(unused):

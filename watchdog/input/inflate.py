@@ -58,6 +58,8 @@ def inflater_for(content_encoding: str) -> _Inflater | None:
     Raises:
         BadInput: the server does not support this ``Content-Encoding``.
     """
+    if not content_encoding:
+        return None
     codings = [coding.strip().lower() for coding in content_encoding.split(",")]
     codings = [coding for coding in codings if coding not in ("", "identity")]
     if not codings:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import uuid
 from codecs import BOM_UTF8
 from collections.abc import Callable
 
@@ -12,7 +11,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 from ..errors import BadInput, quoted
 from ..system.base64_reader import Base64Reader, ByteSink
 from ..system.pattern import pattern
-from ..workspace.file_name import safe_file_name
+from ..workspace.file_name import new_file_name, safe_file_name
 from .content_disposition import decoded_name
 from .files import Files
 from .readers import Raw, Reader
@@ -65,7 +64,7 @@ class Multipart:
         filename = _extended_filename(part.header("Content-Disposition") or "")
         filename = part.filename if filename is None else filename
         is_file = filename is not None
-        name = safe_file_name(filename or ("" if is_file else part.name) or "") or f"event-file-{uuid.uuid4()}"
+        name = safe_file_name(filename or ("" if is_file else part.name) or "") or new_file_name()
         if filename == "":
             return _UnlessEmpty(lambda: Raw(self._files.create(name)))
         file = self._files.create(name, is_field=not is_file)

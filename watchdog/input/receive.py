@@ -11,7 +11,6 @@ The body passes through these steps. No step waits, and no step needs more memor
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import AsyncIterator
 from typing import Any, TypeVar
 
@@ -20,7 +19,7 @@ import msgspec
 from ..errors import BadInput
 from ..system.base64_reader import ByteSink
 from ..system.threads import settled, to_its_end
-from ..workspace.file_name import safe_file_name
+from ..workspace.file_name import new_file_name, safe_file_name
 from ..workspace.held_input import HeldInput
 from .detect import HEAD_BYTES, BodyHints, decide, media_type_of
 from .files import BATCH_BYTES, Files, Limit
@@ -107,7 +106,8 @@ class Receiver:
         self._head = bytearray()
         self._reader: Reader | None = None
         self._files = Files(held, self._limit)
-        self._form_text = FormText(held.directory)
+        self._directory = held.directory
+        self._form_text: FormText | None = None
         media_type, self._boundary = media_type_of(hints.content_type)
         self._media_type = media_type
         self._encoding = "multipart"
@@ -145,7 +145,8 @@ class Receiver:
 
     def close(self) -> None:
         """Close the text of a form. The caller closes the files of the input."""
-        self._form_text.close()
+        if self._form_text is not None:
+            self._form_text.close()
 
     def _feed_decoded(self, data: bytes) -> None:
         if self._reader is not None:
@@ -158,7 +159,7 @@ class Receiver:
     def _start(self, *, complete: bool) -> None:
         head, self._head = bytes(self._head), bytearray()
         given = self._hints.file_name
-        name = (safe_file_name(given) if given else None) or f"event-file-{uuid.uuid4()}"
+        name = (safe_file_name(given) if given else None) or new_file_name()
         # Always the first 4 KiB, even if more bytes are there: the decision must not depend on the sizes of the pieces.
         is_all = complete and len(head) <= HEAD_BYTES
         decided = decide(head[:HEAD_BYTES], is_all, self._hints.encoding, self._media_type, self._new_form)
@@ -168,4 +169,5 @@ class Receiver:
             self._reader.feed(rest)
 
     def _new_form(self, file: ByteSink, offset: int, fault: BadInput) -> KeyValueForm:
+        self._form_text = FormText(self._directory)
         return KeyValueForm(self._form_text, file, self._limit.check, offset, fault)

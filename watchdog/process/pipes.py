@@ -15,6 +15,7 @@ from .watch import Watch
 
 # If the bytes are short log lines, a larger piece would block the event loop for too long.
 READ_BYTES = 32 * 1024
+_NOTHING = bytes(4)  # a C int of the value 0
 Consumer = Callable[[bytes], "asyncio.Future[None] | None"]
 
 
@@ -61,8 +62,9 @@ class Pipe:
 
     def drain(self) -> bool:
         """Read what is in the pipe now. Return False if the consumer wants a pause before the rest."""
-        waiting_bytes = self._waiting_bytes()
-        return self._take(self.taken_bytes + waiting_bytes) if waiting_bytes else self._pause is None
+        if fcntl.ioctl(self._reading_fd, termios.FIONREAD, _NOTHING) == _NOTHING:
+            return self._pause is None
+        return self._take(self.taken_bytes + self._waiting_bytes())
 
     @property
     def written_bytes(self) -> int:
@@ -80,7 +82,7 @@ class Pipe:
         return self._pause is None
 
     def _waiting_bytes(self) -> int:
-        return int.from_bytes(fcntl.ioctl(self._reading_fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        return int.from_bytes(fcntl.ioctl(self._reading_fd, termios.FIONREAD, _NOTHING), sys.byteorder)
 
     def close(self) -> None:
         self._is_closed = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -15,7 +14,7 @@ from ..logs.setup import get_logger
 from ..logs.text import printable
 from ..settings.storage_providers import Place, Provider, Storages
 from ..telemetry.metrics import Metrics
-from ..workspace.file_name import safe_file_name
+from ..workspace.file_name import new_file_name, safe_file_name
 from ..workspace.held_input import HeldInput
 from ..workspace.outputs import Output
 from .locator import Locator, Source
@@ -61,7 +60,7 @@ class Transfers:
         Raises:
             StorageError, InputTooLarge, NoSpace, OSError: as :meth:`Storage.fetch`.
         """
-        name = safe_file_name(source.location.rstrip("/").rpartition("/")[2]) or f"event-file-{uuid.uuid4()}"
+        name = safe_file_name(source.location.rstrip("/").rpartition("/")[2]) or new_file_name()
         file = held.create(name)
         began_s = time.monotonic()
         with self._counted("fetch", source.provider) as count:

@@ -124,7 +124,7 @@ class Base64Reader:
                 f"the base64 ends at byte {self._offset} of {self._where} in the middle of a group of four "
                 f"characters: a part of it is missing, or it is not base64; {HOW_TO_SEND_RAW}"
             )
-        padding = end.count(b"=")
+        padding = end.count(b"=") if end else 0
         if padding and characters + padding != 4:
             raise BadInput(
                 f"the base64 ends at byte {self._offset} of {self._where} in the middle of its padding: "
@@ -145,8 +145,11 @@ class Base64Reader:
         self._file.close()
 
     def _end_of_characters(self, data: bytes) -> int:
-        ends = [data.find(b"="), data.find(b'"') if self._quoted else -1]
-        return min((at for at in ends if at >= 0), default=len(data))
+        end = data.find(b"=")
+        if self._quoted:
+            quote = data.find(b'"', 0, end if end >= 0 else None)
+            end = quote if quote >= 0 else end
+        return end if end >= 0 else len(data)
 
     # ---- characters, line ends and blanks
 
@@ -213,13 +216,14 @@ class Base64Reader:
     def _advance(self, data: bytes) -> None:
         """Update the position in the current line after ``data``, which has no fault."""
         characters = data.rstrip(_WHITE)
+        length, before_white = len(data), len(characters)
         if characters:
-            self._last_at = self._offset + len(characters) - 1
+            self._last_at = self._offset + before_white - 1
             self._in_line, self._blank_at = True, None
             self._before = (self._before + characters[-_MOST_BEFORE_BYTES:])[-_MOST_BEFORE_BYTES:]
-        if len(characters) < len(data):
-            self._advance_over_white(data[len(characters) :], self._offset + len(characters))
-        self._offset += len(data)
+        if before_white < length:
+            self._advance_over_white(data[before_white:], self._offset + before_white)
+        self._offset += length
 
     def _advance_over_white(self, white: bytes, offset: int) -> None:
         if b"\n" in white or b"\r" in white:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import re
 import unicodedata
 
@@ -32,3 +33,13 @@ def safe_file_name(name: str) -> str | None:
         stem, dot, extension = name, "", ""
     room = _LONGEST_NAME_BYTES - len(os.fsencode(dot + extension))
     return os.fsencode(stem)[:room].decode("utf-8", "ignore") + dot + extension or None
+
+
+def new_file_name() -> str:
+    """Return a name for the file of an input without a name: ``event-file-`` and a random UUID (RFC 9562, version 4).
+
+    The name is not a secret, so this does not ask the kernel for random bytes.
+    """
+    bits = random.getrandbits(128) & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x4000 << 64) | (0x8000 << 48)
+    digits = f"{bits:032x}"
+    return f"event-file-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

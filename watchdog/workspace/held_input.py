@@ -47,7 +47,7 @@ class HeldInput:
 
     def has(self, name: str) -> bool:
         """Return whether a file with this name was created."""
-        return os.fsencode(name) in self._names
+        return bool(self._names) and os.fsencode(name) in self._names
 
     def create(self, name: str) -> HeldFile:
         """Begin the next file. After this, the files before it must not be written.
@@ -108,9 +108,10 @@ class HeldInput:
         self._named = 0
 
     def close(self) -> None:
-        for fd in (self._own_fd, self._shared_fd):
-            if fd >= 0:
-                os.close(fd)
+        if self._own_fd >= 0:
+            os.close(self._own_fd)
+        if self._shared_fd >= 0:
+            os.close(self._shared_fd)
         self._own_fd = self._shared_fd = -1
 
     def _give_name(self, path: str, place: int, begin: int, size_bytes: int, only_quickly: bool) -> bool:
@@ -131,11 +132,12 @@ class HeldInput:
 
     def _append(self, data: bytes) -> None:
         """Write to the newest file."""
-        if self._places[-1] != _MEMORY or len(self._memory) + len(data) > _IN_MEMORY_BYTES:
+        size_bytes = len(data)
+        if self._places[-1] != _MEMORY or len(self._memory) + size_bytes > _IN_MEMORY_BYTES:
             write_all(self._on_disk(), data)
         else:
             self._memory += data
-        self._sizes[-1] += len(data)
+        self._sizes[-1] += size_bytes
 
     def _on_disk(self) -> int:
         """Move the newest file from memory to the disk, if it is in memory. Return the descriptor to write it."""
