@@ -239,19 +239,23 @@ class Ticket:
         self._is_answer = False
         self._answer_bytes = 0
         self._since_s = 0.0
+        self.waited_s = 0.0
 
     async def place(self) -> float:
-        """Wait for a place, and return the length of the wait in seconds.
+        """Wait for a place, and return the length of the wait in seconds. ``waited_s`` has it after an error, too.
 
         Raises:
             Overloaded: ``queue_timeout_s`` passed.
             Draining: the server is stopping.
         """
         asked_s = time.monotonic()
-        await self._admission._take_place()
-        self._has_place = True
-        self._since_s = time.monotonic()
-        return self._since_s - asked_s
+        try:
+            await self._admission._take_place()
+            self._has_place = True
+        finally:
+            self._since_s = time.monotonic()
+            self.waited_s = self._since_s - asked_s
+        return self.waited_s
 
     def leave_place(self) -> None:
         """Give the place back, but stay inside. The call still counts when a new call asks to enter."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 
 from ..logs.setup import get_logger
@@ -39,7 +38,8 @@ def environment_of(
         environment |= {"TMP_INPUT_DIR": workspace.input_dir, "TMP_OUTPUT_DIR": workspace.output_dir}
         environment.pop("INPUT_FILE_PATH", None)
     if task.taken is not None:
-        environment["INPUT_FILE_PATH"] = os.path.join(workspace.input_dir, task.taken.name).removesuffix("/")
+        name = task.taken.name
+        environment["INPUT_FILE_PATH"] = f"{workspace.input_dir}/{name}" if name else workspace.input_dir
     if task.stored is not None:
         environment |= _variables_of(task.stored, call.call_id)
     for name, value in call.event.items():

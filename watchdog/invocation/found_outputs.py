@@ -67,10 +67,10 @@ def check_size(outputs: Sequence[Output], earlier: int, stdout: Spool, limit_byt
         raise OutputTooLarge(
             f"all runs of this call left {count} outputs, over {MOST_OUTPUTS}; pack them into fewer (tar, zip)"
         )
-    size_bytes = sum(output.size_bytes for output in outputs)
-    if limit_bytes and (size_bytes > limit_bytes or (not outputs and stdout.overflowed)):
-        what = f"the outputs have {size_bytes} bytes" if outputs else f"the {noun}'s stdout is"
-        raise OutputTooLarge(f"{what}, over {limit_bytes} bytes (max_output_size)")
+    if limit_bytes and outputs and (size_bytes := sum(output.size_bytes for output in outputs)) > limit_bytes:
+        raise OutputTooLarge(f"the outputs have {size_bytes} bytes, over {limit_bytes} bytes (max_output_size)")
+    if limit_bytes and not outputs and stdout.overflowed:
+        raise OutputTooLarge(f"the {noun}'s stdout is over {limit_bytes} bytes (max_output_size)")
     if not outputs and stdout.error is not None:
         raise_if_no_space(stdout.error, f"the {noun}'s stdout")
         raise OutputError(f"the {noun}'s stdout could not be saved: {stdout.error.strerror}")

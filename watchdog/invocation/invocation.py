@@ -155,12 +155,11 @@ class Invocations:
             await asyncio.sleep(0.005)
 
     async def _wait_for_place(self, call: Call, ticket: Ticket, record: Record) -> None:
-        asked_s = time.monotonic()
         try:
             with call.trace.phase("wait for a place"):
                 await ticket.place()
         finally:  # also for a call that got no place
-            record.queue_wait_s = time.monotonic() - asked_s
+            record.queue_wait_s = ticket.waited_s
 
     async def _run_all(
         self, call: Call, tasks: Sequence[Task], ticket: Ticket, record: Record, cleanups: Cleanups

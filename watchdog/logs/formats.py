@@ -25,7 +25,7 @@ class JsonFormat:
             "event": fields.pop("event", ""),
             "logger": fields.pop("logger", None),
         }
-        record |= {key: value for key, value in fields.items() if key not in record}
+        record = {**record, **fields, **record}  # these four keys come first, and no field replaces them
         try:
             return self._encoder.encode(record) + b"\n"
         except Exception:  # such as lone surrogates of a file name, integers over 64 bits, a repr that raises

@@ -236,11 +236,11 @@ class _Plan:
         """Yield the body in pieces of ``_PIECE_BYTES``. A piece in base64 is longer: it encodes ``_PIECE_BYTES``."""
         outputs = self._result.outputs
         if self._form is AnswerForm.JSON:
-            body = regrouped(filled(self._json_parts(), lambda file: as_base64(regrouped(read_output(file)))))
+            body = regrouped(filled(self._json_parts(), lambda file: as_base64(read_output(file))))
         elif self._is_zip:
             body = regrouped(filled(self._zip_parts(), read_output))
         elif outputs:
-            body = regrouped(read_output(outputs[0]))
+            body = read_output(outputs[0])
         else:
             body = read_stdout(self._result.stdout)
         if self._is_base64:

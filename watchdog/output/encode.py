@@ -30,13 +30,16 @@ class StdoutSource(Protocol):
 
 
 def read_output(output: Output) -> Generator[bytes, None, None]:
-    """Yield the bytes of a file, as many as it had when it was listed."""
+    """Yield the bytes of a file, as many as it had when it was listed, in pieces of exactly ``_PIECE_BYTES``.
+
+    Only the last piece may be shorter.
+    """
     is_held = output.fd >= 0
     fd = output.fd if is_held else open_output(output)
     try:
         at = 0
         while at < output.size_bytes:
-            piece = _read_some(fd, min(_PIECE_BYTES, output.size_bytes - at), at, output)
+            piece = _read_piece(fd, min(_PIECE_BYTES, output.size_bytes - at), at, output)
             if not piece:
                 raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
             at += len(piece)
@@ -50,9 +53,13 @@ def read_output(output: Output) -> Generator[bytes, None, None]:
             os.close(fd)
 
 
-def _read_some(fd: int, size_bytes: int, at: int, output: Output) -> bytes:
+def _read_piece(fd: int, size_bytes: int, at: int, output: Output) -> bytes:
+    """Return ``size_bytes`` of a file. It is less only if the file ends before."""
     try:
-        return os.pread(fd, size_bytes, at)
+        data = os.pread(fd, size_bytes, at)
+        while 0 < len(data) < size_bytes and (more := os.pread(fd, size_bytes - len(data), at + len(data))):
+            data += more
+        return data
     except OSError as error:
         raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
 

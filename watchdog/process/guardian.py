@@ -56,7 +56,8 @@ _QUIET_SEARCHES = 3
 class Guardian:
     """Starts and stops the guardian, and notes in shared memory which commands run.
 
-    ``pid``: the guardian's pid; 0 while there is no guardian.
+    ``pid``: the guardian's pid; 0 while there is no guardian. ``is_alone``: the guardian certainly has no copies of the
+    descriptors of this process; see :meth:`may_have_copies`.
 
     Args:
         has_limit: returns whether the process with a pid has the resource limit of a command. The guardian itself may
@@ -69,7 +70,7 @@ class Guardian:
         self._pipe_fd = -1
         self._table: mmap.mmap | None = None
         self._free = list(range(_SLOTS))
-        self._has_closed = True
+        self.is_alone = True
 
     def start(self, running: list[tuple[bytes, int]]) -> list[int]:
         """Start the guardian, and return the slots of the commands that run already.
@@ -80,7 +81,7 @@ class Guardian:
         Raises:
             OSError: the system has no process, descriptor or memory for the guardian.
         """
-        self._has_closed = False
+        self.is_alone = False
         table_fd = os.memfd_create("watchdog", os.MFD_CLOEXEC)
         try:
             os.ftruncate(table_fd, _CLOSED_AT + 1)
@@ -99,12 +100,10 @@ class Guardian:
             os.close(table_fd)
         return slots
 
-    @property
     def may_have_copies(self) -> bool:
-        """Whether the guardian may still have copies of this process's descriptors. It closes them after its start."""
-        if not self._has_closed:
-            self._has_closed = self._table is None or self._table[_CLOSED_AT] == 1
-        return not self._has_closed
+        """Return whether the guardian may have copies of this process's descriptors. It closes them after its start."""
+        self.is_alone = self._table is None or self._table[_CLOSED_AT] == 1
+        return not self.is_alone
 
     def note(self, mark: bytes) -> int:
         """Note a command that will start with this mark in its environment. Return its slot; -1 if none is free.

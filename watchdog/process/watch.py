@@ -42,8 +42,9 @@ class Watch:
 
         The kernel forgets a descriptor that is closed, except if a guardian that was just forked has it, too.
         """
-        if self._callbacks.pop(fd, None) is not None and self._guardian.may_have_copies and not self._epoll.closed:
-            self._epoll.unregister(fd)
+        if not self._guardian.is_alone and self._guardian.may_have_copies():
+            self.forget(fd)
+        self._callbacks.pop(fd, None)
         os.close(fd)
 
     def close(self) -> None:

@@ -67,8 +67,12 @@ class Trace:
     @property
     def variables(self) -> dict[str, str]:
         """Return variables for the script's environment."""
-        variables = {"TRACEPARENT": self.traceparent, "TRACESTATE": self.tracestate}
-        return {name: value for name, value in variables.items() if value}
+        variables = {}
+        if self.traceparent:
+            variables["TRACEPARENT"] = self.traceparent
+        if self.tracestate:
+            variables["TRACESTATE"] = self.tracestate
+        return variables
 
     @property
     def fields(self) -> dict[str, str]:

@@ -245,12 +245,13 @@ class Workspace:
                         raise OutputTooLarge(
                             f"there are over {most} files in TMP_OUTPUT_DIR; pack them into one (tar, zip)"
                         )
-                    room -= _COST_OF_LINK if entry.is_symlink() else 1
+                    is_link = entry.is_symlink()
+                    room -= _COST_OF_LINK if is_link else 1
                     if room <= 0:
                         yield True
                         room = _ENTRIES_IN_A_STEP
                     name, path = prefix + entry.name, entry.path
-                    if entry.is_symlink():
+                    if is_link:
                         found = self._behind_link(name, path)
                         if isinstance(found, str):
                             skipped.append((name, found))
@@ -267,7 +268,7 @@ class Workspace:
                         outputs.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
                     elif not stat.S_ISDIR(status.st_mode):
                         skipped.append((name, _kind(status.st_mode)))
-                    elif entry.is_symlink():
+                    elif is_link:
                         skipped.append((name, "a symbolic link to a directory whose files are outputs already"))
                     else:
                         pending.append((path, name + "/"))
