@@ -10,8 +10,8 @@ from ..errors import BadInput, quoted
 from ..input import content_disposition
 from ..input.detect import ENCODINGS, BodyHints
 from ..output.accept import AnswerPreference, choose_form
-from .http_message import Request
 from ..system.pattern import pattern
+from .http_message import Request
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 READING_METHODS = ("GET", "HEAD")  # for the server's own paths

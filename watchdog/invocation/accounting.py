@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
+from typing import Any
 
 from ..errors import Draining
 from ..logs.setup import get_logger
@@ -47,7 +48,7 @@ class Accounting:
     def close(self, call: Call, record: Record, total_s: float) -> None:
         """Log the event of a call, and count the call."""
         duration_s, queue_wait_s = record.duration_s, record.queue_wait_s
-        fields = {
+        fields: dict[str, Any] = {
             "call_id": call.call_id,
             "outcome": record.outcome,
             "exit_code": record.exit_code,

@@ -15,7 +15,7 @@ from ..storage.locator import Source
 from ..storage.stored_object import StoredObject
 from ..telemetry.tracing import NO_TRACE, Trace
 from ..workspace.held_input import HeldInput
-from ..workspace.response_file import ResponseOverrides
+from ..workspace.response_file import NO_OVERRIDES, ResponseOverrides
 from .run import Run
 
 
@@ -31,11 +31,11 @@ class Call(msgspec.Struct, frozen=True):
 
     call_id: str
     body: AsyncIterator[bytes]
-    hints: BodyHints = msgspec.field(default_factory=BodyHints)
-    variables: Mapping[str, str] = msgspec.field(default_factory=dict)
+    hints: BodyHints = BodyHints()
+    variables: Mapping[str, str] = {}
     timeout_s: float = 0.0
     trace: Trace = NO_TRACE
-    event: Mapping[str, str] = msgspec.field(default_factory=dict)
+    event: Mapping[str, str] = {}
     is_job: bool = False
 
 
@@ -73,7 +73,7 @@ class Record(msgspec.Struct):
     output_bytes: int = 0
     cpu_s: float = 0.0
     peak_rss_bytes: int | None = None
-    chosen: ResponseOverrides = msgspec.field(default_factory=ResponseOverrides)
+    chosen: ResponseOverrides = NO_OVERRIDES
     status: int | None = None  # the status of the answer; None until the answer is sent
     is_begun: bool = False  # the first byte of a long answer is sent, so its status cannot change any more
     is_handed_over: bool = False  # the kernel has the last byte of the answer; the caller may disconnect now

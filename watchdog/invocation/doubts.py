@@ -8,7 +8,7 @@ from ..logs.setup import get_logger
 from ..output import call_warning
 from ..output.call_warning import CallWarning
 from ..system.threads import OUTPUTS, take_error
-from ..workspace.response_file import ResponseOverrides
+from ..workspace.response_file import NO_OVERRIDES
 from ..workspace.workspace import Workspace
 from .run import Run
 
@@ -53,7 +53,7 @@ class Doubts:
         if run.has_mark and has_exited_well:
             warnings.append(call_warning.BYTE_ORDER_MARK)
         # A script that chose a status or a header has given an answer, so an empty result is not suspicious.
-        if is_empty and has_exited_well and run.chosen == ResponseOverrides():
+        if is_empty and has_exited_well and run.chosen == NO_OVERRIDES:
             warnings += await self._warnings_of_no_output(workspace, run.started_ns)
         for warning in warnings:
             log.warning("doubtful success", call_id=call_id, warning=warning.name, reason=warning.detail)

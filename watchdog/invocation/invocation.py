@@ -24,7 +24,7 @@ from ..telemetry.metrics import Metrics
 from ..workspace.disposal import Disposal
 from ..workspace.held_outputs import HeldOutputs
 from ..workspace.outputs import Output
-from ..workspace.response_file import ResponseOverrides
+from ..workspace.response_file import NO_OVERRIDES
 from ..workspace.space import is_full
 from ..workspace.spool import Spool
 from ..workspace.workspace import Workspace
@@ -255,7 +255,7 @@ class Invocations:
                 raise
             record.outcome, record.reason = outcome_of(error), str(error)
             if isinstance(error, ScriptKilled) or (record.chosen.status or 0) < 400:
-                record.chosen = ResponseOverrides()
+                record.chosen = NO_OVERRIDES
             return error
         return None
 

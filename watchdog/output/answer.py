@@ -73,14 +73,14 @@ class Answer(msgspec.Struct, frozen=True):
     """An answer that is ready to be sent.
 
     ``length``: the length of the body, in bytes. ``headers``: all headers except those for type and length, in ASCII.
-    ``body``: the whole body if it is small, else None.
+    ``body``: the whole body if it is small, else None. ``pieces``: yields the body.
     """
 
     content_type: str
     length: int
     headers: dict[str, str]
     body: bytes | None
-    _pieces: Callable[[], Generator[bytes, None, None]]
+    pieces: Callable[[], Generator[bytes, None, None]]
 
     async def chunks(self, ahead: Callable[[], int] = lambda: 1) -> AsyncGenerator[bytes, None]:
         """Yield the body, exactly ``length`` bytes. Close the generator (``aclose``) if it is not read to its end.
@@ -96,7 +96,7 @@ class Answer(msgspec.Struct, frozen=True):
             if self.body:
                 yield self.body
             return
-        batches = one_ahead(_batched(self._pieces(), ahead), OUTPUTS)
+        batches = one_ahead(_batched(self.pieces(), ahead), OUTPUTS)
         try:
             async for batch in batches:
                 for piece in batch:

@@ -42,7 +42,7 @@ class Ended(msgspec.Struct, frozen=True):
     peak_rss_bytes: int | None
     survivors: int
     is_tree_gone: bool
-    left: Mapping[str, int] = msgspec.field(default_factory=dict)
+    left: Mapping[str, int] = {}
     were_working: bool = False
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
-from typing import NamedTuple
+
+import msgspec
 
 _OPEN_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # From linux/fs.h, for x86-64 and arm64. Some file systems do not support them.
@@ -28,7 +29,7 @@ _FSXATTR = bytes(28)
 _BEFORE_EXTENTS, _AFTER_EXTENTS = slice(8), slice(12, 20)
 
 
-class DirectoryState(NamedTuple):
+class DirectoryState(msgspec.Struct, frozen=True):
     """The properties of a directory at one time, to be compared with a later state."""
 
     identity: tuple[int, int]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 
 import msgspec
 
@@ -36,11 +37,14 @@ class ResponseOverrides(msgspec.Struct, frozen=True):
     """
 
     status: int | None = None
-    headers: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    headers: Sequence[tuple[str, str]] = ()
+
+
+NO_OVERRIDES = ResponseOverrides()
 
 
 def read_response_file(path: str) -> ResponseOverrides:
-    """Return what the script chose; an empty object if there is no file.
+    """Return what the script chose; ``NO_OVERRIDES`` if there is no file.
 
     Raises:
         BadScriptResponse: the file cannot be read or is too large, a line is not ``Name: value``, or no script is
@@ -49,7 +53,7 @@ def read_response_file(path: str) -> ResponseOverrides:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
-        return ResponseOverrides()
+        return NO_OVERRIDES
     except OSError as error:
         raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
     try:
@@ -86,7 +90,7 @@ def _parse(text: str) -> ResponseOverrides:
             raise _bad(number, line, "is a header that the server sets itself")
         else:
             headers.append((name, value))
-    return ResponseOverrides(status, headers)
+    return ResponseOverrides(status, tuple(headers))
 
 
 def _bad(number: int, line: str, why: str) -> BadScriptResponse:
