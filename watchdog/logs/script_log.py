@@ -142,7 +142,10 @@ class ScriptLog:
             return
         if b"\r" in block:
             block = _LAST_BLANKS.sub(b"", _OVERWRITTEN.sub(b"", block))
-        text = decode(block)
+        self._take_text(decode(block))
+
+    def _take_text(self, text: str) -> None:
+        """Take the text of one or more whole lines."""
         if self._traceback or may_show_level(text):
             for line in text.split("\n"):
                 self._take(line)
@@ -196,7 +199,7 @@ class ScriptLog:
         self._logged_state = shown if self._progress_s is not None else b""
         text = decode(shown)
         if size_bytes <= LINE_BYTES:
-            self._take(text)
+            self._take_text(text)
         elif not self._traceback.takes(text):
             self._end_traceback()
             self._log_event(classify(text) or logging.INFO, text, truncated=True, line_bytes=size_bytes)
