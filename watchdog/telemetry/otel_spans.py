@@ -81,7 +81,7 @@ class Recording(Tracing):
             return super().call(method, path, headers)
 
     def _recorded(self, method: str, path: str, headers: MultiMapping[str]) -> Trace:
-        # Do not use the context of the task: aiohttp serves many calls in the task of one connection.
+        # Only the headers name a parent. A span that another part of the program has made current does not count.
         context = Context()
         if caller := _span_of(*caller_context(headers)):
             context = set_span_in_context(caller, context)
