@@ -483,7 +483,7 @@ class Connection(asyncio.Protocol):
         """Send the end of the stream. The connection is closed when the caller does the same.
 
         Args:
-            limit_s: close the connection after this time in any case; None means that something else does it.
+            limit_s: the time after which this side ends the connection; None means that the calling code does it.
         """
         if self._transport is None or self._transport.is_closing():
             return

@@ -23,7 +23,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Caller(Protocol):
-    """What the handler of a request can do with the connection."""
+    """The part of a connection that the handler of a request uses."""
 
     @property
     def is_open(self) -> bool: ...

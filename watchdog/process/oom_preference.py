@@ -51,5 +51,5 @@ class OomPreference:
         if self._fd >= 0:
             try:
                 os.pwrite(self._fd, value, 0)
-            except OSError:  # this process may not change it
+            except OSError:  # this process is not allowed to change it
                 return
