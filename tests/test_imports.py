@@ -16,7 +16,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 # Set this to False as soon as no module imports aiohttp for the server: then a plain server must not import aiohttp.
-SERVER_NEEDS_AIOHTTP = True
+SERVER_NEEDS_AIOHTTP = False
 SERVER_LIBRARIES = ["aiohttp.web"] if SERVER_NEEDS_AIOHTTP else ["httptools"]
 # The libraries that serving needs. What they import themselves is not counted, because it changes with each release.
 LIBRARIES = ["asyncio", "msgspec", "multidict", "pybase64", *SERVER_LIBRARIES]

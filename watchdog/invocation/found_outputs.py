@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from ..errors import OutputError, OutputTooLarge, ScriptTimedOut
 from ..logs.setup import get_logger
 from ..system.threads import OUTPUTS, in_steps
-from ..workspace.outputs import Listing, Output
+from ..workspace.outputs import Listing, Output, size_of
 from ..workspace.space import raise_if_no_space
 from ..workspace.spool import Spool
 from ..workspace.workspace import MOST_OUTPUTS, Workspace
@@ -67,7 +67,7 @@ def check_size(outputs: Sequence[Output], earlier: int, stdout: Spool, limit_byt
         raise OutputTooLarge(
             f"all runs of this call left {count} outputs, over {MOST_OUTPUTS}; pack them into fewer (tar, zip)"
         )
-    if limit_bytes and outputs and (size_bytes := sum(output.size_bytes for output in outputs)) > limit_bytes:
+    if limit_bytes and outputs and (size_bytes := size_of(outputs)) > limit_bytes:
         raise OutputTooLarge(f"the outputs have {size_bytes} bytes, over {limit_bytes} bytes (max_output_size)")
     if limit_bytes and not outputs and stdout.overflowed:
         raise OutputTooLarge(f"the {noun}'s stdout is over {limit_bytes} bytes (max_output_size)")

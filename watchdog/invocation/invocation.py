@@ -23,7 +23,7 @@ from ..system.cgroup import Cgroup
 from ..telemetry.metrics import Metrics
 from ..workspace.disposal import Disposal
 from ..workspace.held_outputs import HeldOutputs
-from ..workspace.outputs import Output
+from ..workspace.outputs import Output, size_of
 from ..workspace.response_file import NO_OVERRIDES
 from ..workspace.space import is_full
 from ..workspace.spool import Spool
@@ -133,9 +133,7 @@ class Invocations:
                 result = await self._run_all(call, tasks, ticket, record, cleanups)
             if not record.keeps_place:
                 ticket.hand_over()
-            ticket.holds(
-                record.input_bytes + sum(each.size_bytes for each in result.outputs) + result.stdout.size_bytes
-            )
+            ticket.holds(record.input_bytes + size_of(result.outputs) + result.stdout.size_bytes)
             self._handing_over += 1
             try:
                 yield result

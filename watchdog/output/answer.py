@@ -27,7 +27,7 @@ import msgspec
 
 from ..errors import AnswerNotAvailable, ScriptFailed, ScriptKilled
 from ..system.threads import OUTPUTS, one_ahead
-from ..workspace.outputs import Output, open_output
+from ..workspace.outputs import Output, open_output, size_of
 from .accept import AnswerForm, AnswerPreference, Offer
 from .call_warning import CallWarning
 from .encode import (
@@ -282,9 +282,7 @@ def _is_small(result: Result) -> bool:
     outputs = result.outputs
     if not outputs:
         return result.stdout.size_bytes <= _INLINE_BYTES
-    if len(outputs) == 1:
-        return outputs[0].size_bytes <= _INLINE_BYTES
-    return len(outputs) <= _INLINE_FILES and sum(output.size_bytes for output in outputs) <= _INLINE_BYTES
+    return len(outputs) <= _INLINE_FILES and size_of(outputs) <= _INLINE_BYTES
 
 
 def _headers(outputs: Sequence[Output], form: AnswerForm) -> dict[str, str]:

@@ -60,9 +60,10 @@ class Child:
         self.kill_at_s = 0.0
         self.signalled: dict[tuple[int, int], str] = {}
         self.exited_by_itself = False
-        self.wake_up: asyncio.Future[None] = loop.create_future()
-        self.exited: asyncio.Future[None] = loop.create_future()
-        self.asked_to_end: asyncio.Future[None] = loop.create_future()
+        # `create_future` would do the same with one more function for each future.
+        self.wake_up: asyncio.Future[None] = asyncio.Future(loop=loop)
+        self.exited: asyncio.Future[None] = asyncio.Future(loop=loop)
+        self.asked_to_end: asyncio.Future[None] = asyncio.Future(loop=loop)
         self._pidfd = -1
         try:
             self._pidfd = os.pidfd_open(self.pid)
@@ -72,6 +73,11 @@ class Child:
                 os.close(self._pidfd)
                 self._pidfd = -1
             threading.Thread(target=self._wait_in_thread, daemon=True, name=f"wait-{self.pid}").start()
+
+    @property
+    def pipe_names(self) -> set[str]:
+        """The names of the pipes of stdout and stderr, as /proc shows them."""
+        return {pipe.name for pipe in self.pipes}
 
     @property
     def pipe_names(self) -> set[str]:

@@ -113,10 +113,11 @@ class Guardian:
         """
         if self._table is None or not self._free:
             return -1
-        if len(mark) > _LONGEST_MARK_BYTES:
-            mark = b""
+        length = len(mark)
+        if length > _LONGEST_MARK_BYTES:
+            mark, length = b"", 0
         slot = self._free.pop()
-        _SLOT.pack_into(self._table, slot * _SLOT.size, 0, len(mark), mark)
+        _SLOT.pack_into(self._table, slot * _SLOT.size, 0, length, mark)
         return slot
 
     def note_session(self, slot: int, session: int) -> None:

@@ -12,6 +12,7 @@ files in one place follow each other, so their sizes show where each of them beg
 from __future__ import annotations
 
 import os
+import sys
 from array import array
 from itertools import islice
 
@@ -20,6 +21,8 @@ from .space import raise_if_no_space
 
 _IN_MEMORY_BYTES = 64 * 1024
 _MODE = 0o644
+# The encoding of os.fsencode. Its own check of the argument takes longer than the rest.
+_FILE_NAMES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 # To create this number of files takes about a millisecond.
 _FEW_FILES = 16
 # The place of a file: memory, the nameless file that several files share, or a nameless file of its own.
@@ -47,7 +50,7 @@ class HeldInput:
 
     def has(self, name: str) -> bool:
         """Return whether a file with this name was created."""
-        return bool(self._names) and os.fsencode(name) in self._names
+        return bool(self._names) and name.encode(*_FILE_NAMES) in self._names
 
     def create(self, name: str) -> HeldFile:
         """Begin the next file. After this, the files before it must not be written.
@@ -55,7 +58,7 @@ class HeldInput:
         Args:
             name: a name that no other file has.
         """
-        self._names[os.fsencode(name)] = None
+        self._names[name.encode(*_FILE_NAMES)] = None
         self._sizes.append(0)
         self._places.append(_MEMORY)
         return HeldFile(self, name)
@@ -88,7 +91,7 @@ class HeldInput:
             begins[self._places[number]] += self._sizes[number]
         for name in islice(self._names, self._named, None):
             place, size_bytes = self._places[self._named], self._sizes[self._named]
-            path = f"{directory}/{os.fsdecode(name)}"
+            path = f"{directory}/{name.decode(*_FILE_NAMES)}"
             try:
                 if not self._give_name(path, place, begins[place], size_bytes, only_quickly):
                     return False

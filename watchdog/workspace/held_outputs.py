@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable
 
 from ..system import proc
-from .outputs import Output, hold_outputs, release_outputs
+from .outputs import Output, hold_outputs, release_outputs, size_of
 
 # The largest number of outputs of one call whose descriptors are kept open.
 _MOST_OF_A_CALL = 16
@@ -46,7 +46,7 @@ class HeldOutputs:
     def release(self, held: list[Output]) -> None:
         """Close the descriptors that :meth:`hold` opened."""
         self._count -= len(held)
-        if sum(output.size_bytes for output in held) <= _QUICKLY_FREED_BYTES:
+        if size_of(held) <= _QUICKLY_FREED_BYTES:
             release_outputs(held)
         else:
             self._in_thread(functools.partial(release_outputs, held))

@@ -48,6 +48,13 @@ class Listing(msgspec.Struct):
     renamed: dict[str, str] = msgspec.field(default_factory=dict)
 
 
+def size_of(outputs: Sequence[Output]) -> int:
+    """Return the number of bytes of all outputs together."""
+    if len(outputs) == 1:  # as usual
+        return outputs[0].size_bytes
+    return sum(output.size_bytes for output in outputs)
+
+
 def hold_outputs(outputs: Sequence[Output]) -> list[Output]:
     """Open outputs and remove their names, so that no script can find them. Return them with their descriptors.
 

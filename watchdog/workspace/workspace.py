@@ -277,7 +277,8 @@ class Workspace:
             outputs[:] = [
                 msgspec.structs.replace(output, name=renamed.get(output.name, output.name)) for output in outputs
             ]
-        outputs.sort(key=lambda output: output.name)
+        if len(outputs) > 1:
+            outputs.sort(key=lambda output: output.name)
 
     def _behind_link(self, name: str, path: str) -> tuple[str, os.stat_result] | str:
         """Return the real path of a symbolic link's target and its status, or why the link is not an output.
