@@ -1,0 +1,55 @@
+"""Descriptors that are watched and closed, while another process may have copies of them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from running_server import until
+
+from watchdog.process.guardian import Guardian
+from watchdog.process.watch import Watch
+
+
+@pytest.mark.parametrize("has_copies", [True, False])
+async def test_closed_descriptor_is_not_taken_for_the_next_one_with_its_number(has_copies: bool) -> None:
+    """A copy keeps the old file open, so without its removal epoll would still report it under the old number."""
+    guardian: Any = SimpleNamespace(is_alone=not has_copies, may_have_copies=lambda: has_copies)
+    watch = Watch(asyncio.get_running_loop(), guardian)
+    called: list[str] = []
+    reading, writing = os.pipe()
+    copy = os.dup(reading) if has_copies else -1
+    watch.watch(reading, lambda: called.append("old"))
+    watch.close_watched(reading)
+    next_reading, next_writing = os.pipe()
+    assert next_reading == reading
+    ready, ready_writing = os.pipe()
+    watch.watch(next_reading, lambda: called.append("next"))
+    is_ready = asyncio.Event()
+    watch.watch(ready, is_ready.set, once=True)
+    if has_copies:
+        os.write(writing, b"1")
+    os.write(ready_writing, b"1")
+    await is_ready.wait()
+    assert called == []
+    watch.close()
+    for fd in (writing, next_reading, next_writing, ready, ready_writing, *((copy,) if has_copies else ())):
+        os.close(fd)
+
+
+def test_pipe_ends_after_the_guardian_has_closed_its_copies() -> None:
+    reading, writing = os.pipe()
+    guardian = Guardian(lambda pid: False)
+    assert not guardian.may_have_copies()
+    guardian.start([])
+    try:
+        until(lambda: not guardian.may_have_copies(), "the guardian to close its copies")
+        os.close(writing)
+        os.set_blocking(reading, False)
+        assert os.read(reading, 1) == b""  # an error would mean that the guardian still has the writing end
+    finally:
+        guardian.stop()
+        os.close(reading)
