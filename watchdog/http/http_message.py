@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Protocol
-from urllib.parse import parse_qsl, unquote
 
 from multidict import CIMultiDict
 
@@ -82,6 +81,8 @@ class Request:
         self.target = head.target if head.target.startswith("/") else _without_authority(head.target)
         self.path = self.target.partition("?")[0]
         if "%" in self.path:
+            from urllib.parse import unquote
+
             self.path = unquote(self.path)
         self._query: dict[str, str] | None = None
         # How fast the caller reads its answer, if the server has waited for the caller.
@@ -97,8 +98,12 @@ class Request:
     def query(self) -> dict[str, str]:
         """The parameters of the query. If a name occurs several times, the first value counts."""
         if self._query is None:
-            pairs = parse_qsl(self.target.partition("?")[2], keep_blank_values=True)
-            self._query = dict(reversed(pairs))
+            self._query = {}
+            _, _, text = self.target.partition("?")
+            if text:
+                from urllib.parse import parse_qsl
+
+                self._query = dict(reversed(parse_qsl(text, keep_blank_values=True)))
         return self._query
 
 

@@ -79,11 +79,6 @@ class Child:
         """The names of the pipes of stdout and stderr, as /proc shows them."""
         return {pipe.name for pipe in self.pipes}
 
-    @property
-    def pipe_names(self) -> set[str]:
-        """The names of the pipes of stdout and stderr, as /proc shows them."""
-        return {pipe.name for pipe in self.pipes}
-
     def ask_to_end(self) -> None:
         """Ask for the end of the command. If it has exited, ask for the end of the processes that it left."""
         set_done(self.asked_to_end)
