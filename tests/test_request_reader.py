@@ -107,3 +107,14 @@ def test_a_head_that_ends_in_bare_line_feeds_is_refused() -> None:
     reader = RequestReader(lambda head: RequestBody(lambda: None))
     with pytest.raises(MalformedRequest):
         reader.feed(b"GET / HTTP/1.1\nHost: x\n\n")
+
+
+def test_spaces_around_a_header_are_not_a_part_of_its_value() -> None:
+    heads: list[Head] = []
+
+    def begin(head: Head) -> RequestBody:
+        heads.append(head)
+        return RequestBody(lambda: None)
+
+    RequestReader(begin).feed(b"GET / HTTP/1.1\r\nHost: \t x \t\r\nA: b  c \r\nB: \t \r\n\r\n")
+    assert list(heads[0].headers.items()) == [("Host", "x"), ("A", "b  c"), ("B", "")]

@@ -233,12 +233,13 @@ def test_which_connections_are_kept(echo: RunningServer, request_: bytes, bodies
     [
         (b"Expect: 100-continue\r\n", [100, 200, 200]),
         (b"Expect: 100-Continue\r\n", [100, 200, 200]),
+        (b"Expect: \t100-continue \t\r\n", [100, 200, 200]),
         (b"Expect: 100-continue\r\nExpect: 100-continue\r\n", [100, 200, 200]),
         (b"Expect: 200-ok\r\n", [400, 200]),
         (b"Expect: 100-continue, other\r\n", [400, 200]),
         (b"Expect: 100-continue\r\nExpect: other\r\n", [400, 200]),
     ],
-    ids=["known", "other case", "twice", "unknown", "unknown in a list", "unknown in a second header"],
+    ids=["known", "other case", "with spaces", "twice", "unknown", "unknown in a list", "unknown in a second header"],
 )
 def test_expect_with_a_body_that_does_not_wait(echo: RunningServer, headers: bytes, statuses: list[int]) -> None:
     got = exchange(echo, [ONE + headers + b"Content-Length: 3\r\n\r\nabc" + NEXT])

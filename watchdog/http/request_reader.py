@@ -141,6 +141,8 @@ class RequestReader:
         self._target += part
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        # The parser removes spaces and tabs before a value, but not after it (RFC 9110, section 5.5).
+        value = value.rstrip(b" \t")
         self._headers.append((name.decode("utf-8", "surrogateescape"), value.decode("utf-8", "surrogateescape")))
 
     def on_headers_complete(self) -> None:
