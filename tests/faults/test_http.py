@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import threading
@@ -225,6 +226,42 @@ def test_more_pipelined_requests_than_a_server_queues(echo: RunningServer) -> No
 def test_which_connections_are_kept(echo: RunningServer, request_: bytes, bodies: list[bytes]) -> None:
     got = exchange(echo, [request_])
     assert [(reply.status, reply.body) for reply in got] == [(200, body) for body in bodies]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [b"POST / HTTP/1.1\r\n\r\n", chunked(b"zz\r\n"), b"POST / HTTP/1.1\r\nHost\r\n\r\n"],
+    ids=["host", "chunk", "head"],
+)
+def test_a_caller_that_is_gone_before_its_refusal_causes_no_error(start_server: StartServer, request_: bytes) -> None:
+    server = start_server(ECHO)
+    server.process.send_signal(signal.SIGSTOP)  # so the server reads the request when the caller is already gone
+    try:
+        with server.connect() as sock:
+            sock.sendall(request_)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    assert server.call(b"").status == 200
+    server.stop()
+    assert not [event for event in server.logs if event["level"] == "error"]
+
+
+def test_bytes_after_the_last_request_do_not_cut_its_answer(start_server: StartServer, tmp_path: Path) -> None:
+    size = 16 * MIB
+    server = start_server(HOLD + f"head -c {size} /dev/zero", HANDSHAKE=str(tmp_path))
+    with server.connect() as sock:
+        sock.sendall(b"POST /hold HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        until((tmp_path / "up").exists, "the script")
+        sock.sendall(bytes(512 * 1024))  # more than the server reads at once
+        (tmp_path / "go").touch()
+        data = bytearray()
+        while len(data) < size - MIB:
+            data += sock.recv(65536)
+        # The kernel has the rest of the answer now, and the server closes the connection.
+        server.event("invocation ended")
+        assert server.call(None, "/_/health", "GET").status == 200
+        (reply,) = replies(bytes(data) + read_all(sock))
+    assert reply.body == bytes(size)
 
 
 @pytest.mark.usefixtures("after")

@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         # With this, a write waits until the kernel has all its bytes. So write_timeout applies to the last bytes, too.
         transport.set_write_buffer_limits(0)
         if self._write_timeout_s:
-            self._reset_if_stalled(transport, 0, self._loop.time())
+            self._reset_if_stalled(0, self._loop.time())
         self._start_head_timer()
         self._close_if_long_idle()
         self._idle.note_new(sock.fileno())
@@ -236,17 +236,15 @@ class Connection(asyncio.Protocol):
         elif not self._linger_s:
             self.close()
         else:
-            self._linger_timer = self._loop.call_later(self._linger_s, self.close)
+            self._start_linger_timer(self._linger_s)
         self._choose_reading()
 
     def _end_request(self) -> None:
         """The current request is answered, and its body is complete."""
         self._reader = None
         self._body = None
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
-            self._linger_timer = None
-        if self._is_last:
+        self._stop_linger_timer()
+        if self._is_last and not self._next_bytes:
             self.close()
             return
         self._begin_waiting()
@@ -381,7 +379,7 @@ class Connection(asyncio.Protocol):
             count += unacknowledged_bytes(self._socket)
         return count
 
-    def _reset_if_stalled(self, transport: asyncio.Transport, read_bytes: int, since_s: float) -> None:
+    def _reset_if_stalled(self, read_bytes: int, since_s: float) -> None:
         """Check regularly whether the caller reads the bytes that the kernel has for it. If not, reset the connection.
 
         This also ends connections whose answer is complete. TCP_USER_TIMEOUT cannot be used: the kernel does not
@@ -400,7 +398,7 @@ class Connection(asyncio.Protocol):
                 self.reset()
                 return
         self._stall_timer = self._loop.call_later(
-            self._write_timeout_s / 4, self._reset_if_stalled, transport, read_bytes, since_s
+            self._write_timeout_s / 4, self._reset_if_stalled, read_bytes, since_s
         )
 
     # ---- close
@@ -488,10 +486,23 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         self._is_half_closed = True
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:  # the caller has already reset the connection
+            self._transport.abort()
+            return
         self._transport.resume_reading()
         if limit_s is not None:
-            self._linger_timer = self._loop.call_later(limit_s, self.close)
+            self._start_linger_timer(limit_s)
+
+    def _start_linger_timer(self, limit_s: float) -> None:
+        self._stop_linger_timer()
+        self._linger_timer = self._loop.call_later(limit_s, self.close)
+
+    def _stop_linger_timer(self) -> None:
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+            self._linger_timer = None
 
     def _close_if_long_idle(self) -> None:
         left_s = self._idle_since_s + KEEP_ALIVE_S - self._loop.time() if self._is_waiting else KEEP_ALIVE_S
