@@ -744,6 +744,19 @@ def test_a_body_that_is_not_wanted_is_not_asked_for(start_server: StartServer, t
         assert b"HTTP/1.1 %d " % status == first[:13]
 
 
+@pytest.mark.usefixtures("after")
+@pytest.mark.parametrize(
+    "line", [b"OPTIONS /one", b"HEAD /one", b"GET /_/health", b"GET /_/openapi.json", b"POST /_/ready"]
+)
+def test_a_caller_that_was_not_asked_for_its_body_needs_a_new_connection(echo: RunningServer, line: bytes) -> None:
+    """Such a caller may send its body or not. So the server cannot know whether the next bytes are a body."""
+    with echo.connect() as sock:
+        sock.sendall(line + b" HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
+        first = sock.recv(65536)
+    assert b"100 Continue" not in first
+    assert b"\r\nConnection: close\r\n" in first
+
+
 @pytest.mark.parametrize("status", [400, 401, 405, 406, 413, 429, 500])
 def test_the_next_request_on_the_connection_of_an_error(
     start_server: StartServer, echo: RunningServer, tmp_path: Path, status: int

@@ -340,6 +340,10 @@ class Connection(asyncio.Protocol):
         """Decide whether the connection stays open after this response, and return its head."""
         given = response.headers.get("Connection")
         self._keeps_open = self._keeps_open and not response.must_close and (given or "").lower() != "close"
+        # If a caller waits for "100 Continue" and gets another answer, it is free to send its body or not. So the
+        # server cannot know where the next request on this connection would begin.
+        if not request.content.is_complete and "Expect" in request.headers:
+            self._keeps_open = False
         return response.head(is_http_1_0=request.is_http_1_0, keep_alive=self._keeps_open)
 
     def write(self, data: bytes | memoryview) -> None:

@@ -130,10 +130,7 @@ def _decide_on_connection(
     request: Request, headers: CIMultiDict[str], error: WatchdogError, *, is_draining: bool
 ) -> None:
     """Decide whether the connection is closed after the answer, and how long to wait for the rest of the body."""
-    # If a caller waits for "100 Continue" and gets another answer, it is free to send its body or not. So the server
-    # cannot know where the next request on this connection would begin.
-    may_wait_for_continue = "Expect" in request.headers and not request.content.is_complete
-    if isinstance(error, (Draining, CallerSilent, CallerGone)) or is_draining or may_wait_for_continue:
+    if isinstance(error, (Draining, CallerSilent, CallerGone)) or is_draining:
         headers["Connection"] = "close"
     if isinstance(error, CallerSilent):
         request.connection.linger(0.0)
