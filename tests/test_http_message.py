@@ -83,3 +83,9 @@ def test_date_is_in_the_form_of_http() -> None:
     now_s = int(time.time())
     for time_s in (0, 951_782_400, now_s):  # also a leap day
         assert http_message._date_line(time_s) == f"Date: {email.utils.formatdate(time_s, usegmt=True)}\r\n"
+
+
+@pytest.mark.parametrize(("status", "has_length"), [(200, True), (204, False), (205, True), (304, False)])
+def test_a_status_without_a_body_has_a_length_only_if_it_is_0(status: int, has_length: bool) -> None:
+    head = Response(status).head(is_http_1_0=False, keep_alive=True)
+    assert (b"Content-Length: 0" in head) == has_length

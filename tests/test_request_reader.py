@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 
 import pytest
@@ -118,3 +119,14 @@ def test_spaces_around_a_header_are_not_a_part_of_its_value() -> None:
 
     RequestReader(begin).feed(b"GET / HTTP/1.1\r\nHost: \t x \t\r\nA: b  c \r\nB: \t \r\n\r\n")
     assert list(heads[0].headers.items()) == [("Host", "x"), ("A", "b  c"), ("B", "")]
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+def test_a_request_that_was_read_leaves_no_cycle_of_references(request_: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        RequestReader(lambda head: RequestBody(lambda: None)).feed(request_)
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
                 self.reset()  # only this shows the caller that bytes of the answer are missing
             else:
                 detail = "the server failed to answer this call; see its log for the reason"
-                self._send_problem(500, "Internal error", detail)
+                self._send_problem(500, "Internal error", detail, has_body=request.method != "HEAD")
                 self._keeps_open = False
         finally:
             self._task = None

@@ -22,7 +22,7 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 
 class Caller(Protocol):
-    """The part of a connection that the handler of a request uses."""
+    """A connection, as the handler of a request sees it."""
 
     @property
     def is_open(self) -> bool: ...
@@ -149,7 +149,8 @@ class Response:
         version = "1.0" if is_http_1_0 else "1.1"
         lines = [f"HTTP/{version} {_STATUS_LINES.get(self.status) or f'{self.status} '}\r\n"]
         lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
-        if self.status != HTTPStatus.NO_CONTENT:  # such a response has no body (RFC 9110, section 8.6)
+        # These have no body. In a 304, a length is that of the answer which the caller already has (RFC 9110, 8.6).
+        if self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
             lines.append(f"Content-Length: {self.length}\r\n")
         if "Connection" not in self.headers and keep_alive == is_http_1_0:
             lines.append("Connection: keep-alive\r\n" if keep_alive else "Connection: close\r\n")

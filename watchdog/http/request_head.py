@@ -40,7 +40,7 @@ class Head:
     """A complete head.
 
     Args:
-        target: the second word of the first line, with the bytes that are not UTF-8 as surrogates.
+        target: the second word of the first line. The parser accepts only ASCII here.
         version: 1.1, for example.
         keep_alive: whether the caller may send another request on the connection.
 

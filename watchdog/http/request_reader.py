@@ -167,7 +167,7 @@ class _Chunks:
         self._end = _EndFinder()
         self._bytes_without_data = 0
         self.is_complete = False
-        self._parser = HttpRequestParser(self)
+        self._parser: HttpRequestParser | None = HttpRequestParser(self)
         self._parser.feed_data(_HEAD_OF_CHUNKS)
 
     def feed(self, data: bytes) -> bytes:
@@ -183,6 +183,7 @@ class _Chunks:
             if end < 0:
                 end = len(data)
             total_bytes = self._body.total_bytes
+            assert self._parser is not None
             try:
                 self._parser.feed_data(data[begin:end])
             except HttpParserError as error:
@@ -193,6 +194,8 @@ class _Chunks:
             if self._bytes_without_data > MOST_HEAD_BYTES:
                 raise MalformedBody(f"more than {MOST_HEAD_BYTES} bytes arrived that carry no data")
             begin = end
+        if self.is_complete:
+            self._parser = None  # as in RequestReader
         return data[begin:]
 
     # ---- called by the parser
