@@ -757,6 +757,18 @@ def test_a_caller_that_was_not_asked_for_its_body_needs_a_new_connection(echo: R
     assert b"\r\nConnection: close\r\n" in first
 
 
+def test_an_empty_line_after_a_body_does_not_begin_a_request(start_server: StartServer) -> None:
+    server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
+    with server.connect() as sock:
+        sock.sendall(ONE + b"Content-Length: 3\r\n\r\nabc\r\n")
+        first = sock.recv(65536)
+        with server.connect() as silent:
+            assert read_all(silent) == b""  # read_timeout is over, also for the empty line
+        sock.sendall(NEXT)
+        got = replies(first + read_all(sock))
+    assert [(reply.status, reply.body) for reply in got] == [(200, b"[/one::abc]"), (200, b"[/next::]")]
+
+
 @pytest.mark.parametrize("status", [400, 401, 405, 406, 413, 429, 500])
 def test_the_next_request_on_the_connection_of_an_error(
     start_server: StartServer, echo: RunningServer, tmp_path: Path, status: int

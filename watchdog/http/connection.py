@@ -159,6 +159,11 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         if self._reader is None:
+            # Some callers send an empty line after a body. It does not begin a request (RFC 9112, section 2.2).
+            data = data.lstrip(b"\r\n")
+            if not data:
+                self._choose_reading()
+                return
             self._reader = RequestReader(self._begin_request)
         try:
             self._next_bytes = self._reader.feed(data)
