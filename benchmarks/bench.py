@@ -25,7 +25,8 @@ from typing import Any
 import load
 import report
 from contenders import BARE_PYTHON, ROOT, Nginx, Webhook, server_python, versions
-from measures import FULL, LEAST, MEASURES, QUICK, Bench, Found
+from measures import MEASURES
+from measuring import FULL, LEAST, QUICK, Bench, Found
 
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
 _PYTHON = "import platform, sys; print(platform.python_version(), '(of the system)' * (sys.base_prefix == '/usr'))"

@@ -202,6 +202,21 @@ def exchange(server: Server, sent: Content | None, expected: Iterable[bytes]) ->
         return took_s, is_right and not connection.recv(1)
 
 
+def at_once(server: Server, count: int, content: Content) -> int:
+    """Let ``count`` callers send the content at the same time. Return how many did not get it back."""
+    results: list[bool] = []
+
+    def work() -> None:
+        results.append(exchange(server, content, itertools.chain(content.base64(), [b"\n"]))[1])
+
+    callers = [threading.Thread(target=work) for _ in range(count)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    return count - sum(results)
+
+
 def _head(connection: socket.socket) -> bytes:
     """Read the head of the answer, and no byte after it."""
     while True:

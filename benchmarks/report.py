@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measures import MEASURES, Found, Growth, Row, crookedness, exponent, marginal_costs
+from growing_work import crookedness, exponent, marginal_costs
+from measures import MEASURES
+from measuring import Found, Growth, Row
 
 BEGIN, END = "<!-- measured: made by `make bench` -->", "<!-- end of measured -->"
 

@@ -15,6 +15,7 @@ import pytest
 from running_server import until
 
 ROOT = Path(__file__).parent.parent
+MODULES = ("contenders", "growing_work", "load", "measuring", "report", "small_calls")
 SMALL = ["one_caller", "base64_in", "base64_out", "peak_memory", "idle", "start", "output_files", "log_lines"]
 ALL = [*SMALL, "eight_callers", "input_size", "callers", "endurance", "stall"]
 
@@ -78,13 +79,13 @@ def test_another_checkout_takes_turns(tmp_path: Path) -> None:
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The benchmark's modules, which are no package."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return {name: importlib.import_module(name) for name in ("contenders", "load", "measures", "report")}
+    return {name: importlib.import_module(name) for name in MODULES}
 
 
 def test_a_missing_contender_is_named(tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(modules["contenders"], "PATH", str(tmp_path))
-    bench = modules["measures"].Bench(modules["measures"].LEAST, tmp_path)
-    found = modules["measures"].one_caller(bench)
+    bench = modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path)
+    found = modules["small_calls"].one_caller(bench)
     verdicts = {row.against: modules["report"].verdict(row) for row in found.rows}
     assert verdicts["webhook"] == "not measured: webhook: the program webhook is not installed"
     assert verdicts["nginx+fcgiwrap"] == "not measured: nginx+fcgiwrap: the program nginx is not installed"
@@ -103,20 +104,22 @@ def test_a_wrong_answer_is_counted(tmp_path: Path, modules: dict[str, Any], scri
         seen = load.many(server, 2, 1)
         assert seen.wrong == seen.calls > 0
         content = load.Content(1000)
-        assert modules["measures"].at_once(server, 2, content) == 2
+        assert load.at_once(server, 2, content) == 2
     finally:
         server.stop()
 
 
 def test_a_wrong_answer_fails_the_row(modules: dict[str, Any]) -> None:
-    row = modules["measures"].Row("one_caller", "a call", "ms", {"watchdog": [1.0]}, 2.0, not_right={"watchdog": 1})
+    row = modules["measuring"].Row("one_caller", "a call", "ms", {"watchdog": [1.0]}, 2.0, not_right={"watchdog": 1})
     assert modules["report"].verdict(row) == "failed: answers that were not right: watchdog 1"
 
 
 def test_growth_that_is_not_linear_shows(modules: dict[str, Any]) -> None:
     def crookedness(*costs: float) -> float:
-        growth = modules["measures"].Growth("x", "x", "x", "ms", [1, 10, 100], {"watchdog": [[cost] for cost in costs]})
-        return float(modules["measures"].crookedness(growth, "watchdog"))
+        growth = modules["measuring"].Growth(
+            "x", "x", "x", "ms", [1, 10, 100], {"watchdog": [[cost] for cost in costs]}
+        )
+        return float(modules["growing_work"].crookedness(growth, "watchdog"))
 
     assert crookedness(2, 11, 101) == pytest.approx(1)
     assert crookedness(2, 30, 101) > 1.5  # a step

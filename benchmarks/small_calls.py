@@ -1,0 +1,71 @@
+"""Small calls of one caller and of eight callers, beside the bare script and other servers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import replace
+
+import load
+from load import Caller
+from measuring import MANY, Bench, Found, Row, Tally, alternated, bound, only_if
+
+
+def one_caller(bench: Bench) -> Found:
+    """Measure the median time of a call by a single caller."""
+    tally = Tally()
+    calls, place = bench.scale.calls, bench.place()
+    with bench.contenders() as (servers, missing):
+        script = servers["watchdog"].directory / "script.sh"
+        callers = {name: Caller(server) for name, server in servers.items()}
+
+        def call(name: str) -> float:
+            seen = callers[name].calls(calls)
+            return tally.value(name, seen, statistics.median(seen.times_s) * 1e3)
+
+        def floor() -> float:
+            seen = load.floor(script, place, calls, 1)
+            return tally.value("floor", seen, statistics.median(seen.times_s) * 1e3)
+
+        for caller in callers.values():  # before the measurement, because the first calls do more work
+            caller.calls(min(calls, 50))
+        contenders = {"floor": floor} | {name: bound(call, name) for name in servers}
+        values = alternated(contenders, bench.rounds or bench.scale.rounds_of_calls)
+        for caller in callers.values():
+            caller.close()
+    row = Row("one_caller", "a small call, one caller", "ms", values, 1.15, "floor", not_right=dict(tally))
+    return against_each(row, missing)
+
+
+def eight_callers(bench: Bench) -> Found:
+    """Measure the calls a second of eight callers."""
+    tally = Tally()
+    place = bench.place()
+    with bench.contenders() as (servers, missing):
+        script = servers["watchdog"].directory / "script.sh"
+
+        def call(name: str) -> float:
+            seen = load.many(servers[name], MANY, bench.scale.seconds)
+            return tally.value(name, seen, seen.per_s)
+
+        def floor() -> float:
+            seen = load.floor(script, place, bench.scale.floor_runs, MANY)
+            return tally.value("floor", seen, seen.per_s)
+
+        for server in servers.values():
+            load.many(server, MANY, 1)
+        contenders = {"floor": floor} | {name: bound(call, name) for name in servers}
+        values = alternated(contenders, bench.rounds or bench.scale.rounds)
+    row = Row("eight_callers", "small calls, eight callers", "calls/s", values, 0.95, "floor", True, dict(tally))
+    return against_each(row, missing)
+
+
+def against_each(row: Row, missing: Mapping[str, str]) -> Found:
+    """Return the row with the floor as target, and a row for each other server, which should not be faster."""
+    servers = ("webhook", "nginx+fcgiwrap")
+    others = {
+        name: replace(row, what=f"the same against {name}", limit=1.0, against=name, notes=[]) for name in servers
+    }
+    for name, other in others.items():
+        other.missing = only_if(missing, name)
+    return Found([row, *others.values()])
