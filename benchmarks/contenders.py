@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,16 +53,21 @@ class Job:
 
 
 class Server:
-    """A server that listens on ``port``, and the job that callers give it."""
+    """A server that listens on ``port``, and the job that callers give it.
+
+    Args:
+        prefix: words before each command, such as those that start it in a control group.
+    """
 
     name = ""
     # What the watchdog does for a call and this server does not.
     does_less = ""
     job = Job()
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, prefix: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True)
         self.directory = directory
+        self._prefix = prefix
         self.port = 0
         self._processes: list[subprocess.Popen[bytes]] = []
 
@@ -74,7 +79,7 @@ class Server:
         with open(self.directory / "log", "ab") as log:
             self._processes.append(
                 subprocess.Popen(
-                    command,
+                    [*self._prefix, *command],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
@@ -143,8 +148,9 @@ class Watchdog(Server):
         launcher: tuple[str, ...] = (),
         port: int = 0,
         wait: bool = True,
+        prefix: Sequence[str] = (),
     ) -> None:
-        super().__init__(directory)
+        super().__init__(directory, prefix)
         (directory / "script.sh").write_text(script)
         (directory / "tmp").mkdir()
         if source.is_dir():
@@ -233,9 +239,9 @@ class Webhook(Server):
     )
     job = Job(path="/hooks/copy", expected=INPUT)
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, prefix: Sequence[str] = ()) -> None:
         program = _program("webhook")
-        super().__init__(directory)
+        super().__init__(directory, prefix)
         script = directory / "script.sh"
         script.write_text('#!/bin/sh\ncat "$INPUT_FILE_PATH"\n')
         script.chmod(0o755)
@@ -268,9 +274,9 @@ class Nginx(Server):
     )
     job = Job(path="/copy", body=INPUT, expected=INPUT)
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, prefix: Sequence[str] = ()) -> None:
         nginx, fcgiwrap = _program("nginx"), _program("fcgiwrap")
-        super().__init__(directory)
+        super().__init__(directory, prefix)
         script = directory / "script.sh"
         script.write_text(
             f"#!/bin/sh\nprintf 'Content-Type: text/plain\\r\\nContent-Length: {len(INPUT)}\\r\\n\\r\\n'\ncat\n"

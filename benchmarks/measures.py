@@ -8,6 +8,7 @@ from at_rest import idle
 from endurance import endurance
 from growing_work import callers, input_size, log_lines, output_files
 from large_files import base64_in, base64_out, peak_memory
+from limited_cpu import limited_calls
 from loop_stalls import stall
 from measuring import Bench, Found
 from small_calls import eight_callers, one_caller
@@ -16,6 +17,7 @@ from starts import start
 MEASURES: dict[str, Callable[[Bench], Found]] = {
     "one_caller": one_caller,
     "eight_callers": eight_callers,
+    "limited_calls": limited_calls,
     "base64_in": base64_in,
     "base64_out": base64_out,
     "peak_memory": peak_memory,

@@ -193,15 +193,19 @@ class Bench:
                 shutil.rmtree(server.directory)
 
     @contextlib.contextmanager
-    def contenders(self) -> Iterator[tuple[dict[str, Server], dict[str, str]]]:
-        """Start all available servers for the small job. Yield them, and why others are missing."""
-        with self.watchdogs(SCRIPT, max_inflight=MANY) as watchdogs:
+    def contenders(self, prefix: Sequence[str] = ()) -> Iterator[tuple[dict[str, Server], dict[str, str]]]:
+        """Start all available servers for the small job. Yield them, and why others are missing.
+
+        Args:
+            prefix: words before the commands of the servers.
+        """
+        with self.watchdogs(SCRIPT, max_inflight=MANY, prefix=prefix) as watchdogs:
             servers: dict[str, Server] = {**watchdogs}
             missing: dict[str, str] = {}
             try:
                 for kind in (Webhook, Nginx):
                     try:
-                        servers[kind.name] = kind(self.place())
+                        servers[kind.name] = kind(self.place(), prefix)
                     except Unavailable as reason:
                         missing[kind.name] = str(reason)
                 yield servers, missing

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,30 @@ import pytest
 from running_server import until
 
 ROOT = Path(__file__).parent.parent
-MODULES = ("contenders", "growing_work", "load", "measuring", "report", "small_calls")
-SMALL = ["one_caller", "base64_in", "base64_out", "peak_memory", "idle", "start", "output_files", "log_lines"]
+TOP = Path("/sys/fs/cgroup")
+MODULES = (
+    "contenders",
+    "control_group",
+    "growing_work",
+    "limited_cpu",
+    "load",
+    "measuring",
+    "report",
+    "small_calls",
+)
+SMALL = [
+    "one_caller",
+    "limited_calls",
+    "base64_in",
+    "base64_out",
+    "peak_memory",
+    "idle",
+    "start",
+    "output_files",
+    "log_lines",
+]
+# What a machine may lack. A row that needs it says so in place of a value.
+MAY_LACK = {"control group"}
 ALL = [*SMALL, "eight_callers", "input_size", "callers", "endurance", "stall"]
 
 
@@ -50,8 +73,11 @@ def processes_in(directory: Path) -> list[str]:
 
 
 def measured(found: dict[str, Any]) -> set[str]:
+    """The measures that have right values, or say what this machine lacks for them."""
     return {
-        row["measure"] for row in found["rows"] if "watchdog" in row["measured"] and not any(row["not_right"].values())
+        row["measure"]
+        for row in found["rows"]
+        if ("watchdog" in row["measured"] or MAY_LACK & row["missing"].keys()) and not any(row["not_right"].values())
     }
 
 
@@ -91,6 +117,35 @@ def test_a_missing_contender_is_named(tmp_path: Path, modules: dict[str, Any], m
     assert verdicts["nginx+fcgiwrap"] == "not measured: nginx+fcgiwrap: the program nginx is not installed"
     assert set(found.rows[0].values) == {"floor", "watchdog"}
     assert modules["contenders"].versions()["webhook"] is None
+
+
+def test_without_a_control_group_the_row_says_so(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules["control_group"], "_TOP", tmp_path / "none")
+    found = modules["limited_cpu"].limited_calls(modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path))
+    verdict = modules["report"].verdict(found.rows[0])
+    assert verdict.startswith("not measured: control group: no control group can be made: ")
+
+
+def test_a_control_group_has_its_limit_and_leaves_no_process(modules: dict[str, Any]) -> None:
+    try:
+        with modules["control_group"].limited_to(0.2) as prefix:
+            name = f"watchdog-bench-{os.getpid()}"
+            left = subprocess.Popen([*prefix, "cat"], bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+            assert left.stdin is not None
+            assert left.stdout is not None
+            left.stdin.write(b"x")
+            assert left.stdout.read(1) == b"x"
+            assert f"/{name}\n" in Path(f"/proc/{left.pid}/cgroup").read_text()
+            group = next(top / name for top in (TOP / "cpu", TOP) if (top / name).is_dir())
+            limits = [group / "cpu.cfs_quota_us", group / "cpu.max"]
+            assert [file.read_text().split()[0] for file in limits if file.exists()] == ["20000"]
+    except modules["control_group"].NoControlGroup as reason:
+        pytest.skip(str(reason))
+    with left:
+        assert left.wait() == -signal.SIGKILL
+    assert not group.exists()
 
 
 @pytest.mark.parametrize("script", ["echo hi", "exit 1", 'echo hello world > "$TMP_OUTPUT_DIR/out"'])
