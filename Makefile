@@ -79,12 +79,12 @@ chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed,
 	$(IN_VENV)python tests/faults/chaos.py kills --calls $(KILLED_CALLS) --terms 30 --kills 15
 	$(IN_VENV)python tests/faults/chaos.py daemons --calls $(DAEMON_CALLS)
 
-bench: $(VENV)/.ready build/bench-python/.ready  ## measure all against the bare script and other servers; renews docs/explanation/performance.md
+bench: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## measure all against the bare script and other servers (20 minutes); renews docs/explanation/performance.md
 	@benchmarks/install-contenders.sh
 	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --publish
 
-bench-quick: $(VENV)/.ready build/bench-python/.ready  ## the same with less of each, in under two minutes; results in build/bench
+bench-quick: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## the same with less of each, in under three minutes; results in build/bench
 	@benchmarks/install-contenders.sh
 	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --quick
@@ -95,6 +95,13 @@ build/bench-python/.ready: requirements.txt $(VENV)/.ready
 	@examples/quietly.sh pip-bench-python $(PIP) --python build/bench-python/bin/python install \
 	    --require-hashes -r requirements.txt
 	@touch $@
+
+# The self-contained tree of the image, but with the interpreter of this machine. The benchmark goes on without it.
+build/bench-tree/.ready: $(wildcard image/*) $(shell find watchdog -name '*.py')
+	@rm -rf build/bench-tree
+	@mkdir -p build/bench-tree
+	@-PYTHON=$(BENCH_PYTHON) examples/install-packages.sh binutils gcc musl-tools python3-pip \
+	    && examples/quietly.sh bench-tree $(BENCH_PYTHON) image/bundle.py --root build/bench-tree && touch $@
 
 coverage: $(VENV)/.ready  ## report which lines the tests run, here and in the processes they start
 	@examples/install-packages.sh apache2-bin curl dash procps unzip

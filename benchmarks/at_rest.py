@@ -8,19 +8,24 @@ import statistics
 from collections import defaultdict
 
 from contenders import Watchdog
+from installations import Installation, installations
 from load import Caller
 from measuring import Bench, Found, Row, Tally, alternated, bound
 
 
 def idle(bench: Bench) -> Found:
     """Measure the memory of an idle server, after its start and after twenty calls."""
+    return Found([row for installed in installations(bench) for row in _of(bench, installed)])
+
+
+def _of(bench: Bench, installed: Installation) -> list[Row]:
     after_calls: defaultdict[str, list[float]] = defaultdict(list)
     guardians: defaultdict[str, list[float]] = defaultdict(list)
     tally = Tally()
 
     def at_rest(name: str) -> float:
         place = bench.place()
-        server = Watchdog(place, source=bench.sources[name])
+        server = Watchdog(place, source=installed.programs[name])
         try:
             assert server.is_healthy()
             rss_mib = server.memory_mib("VmRSS")
@@ -34,22 +39,16 @@ def idle(bench: Bench) -> Found:
             server.stop()
             shutil.rmtree(place)
 
-    values = alternated({name: bound(at_rest, name) for name in bench.sources}, bench.rounds or bench.scale.rounds)
-    note = "only root can see the memory of the guardian"
+    names = {name: bound(at_rest, name) for name in installed.programs}
+    values = alternated(names, bench.rounds or bench.scale.rounds) if names else {}
+    rows = [
+        Row("idle", f"idle memory {when}, {installed.how}", "MiB", dict(seen), 45.0, missing=dict(installed.missing))
+        for when, seen in (("after the start", values), ("after 20 calls", after_calls))
+    ]
+    rows[1].not_right = dict(tally)
     if guardians["watchdog"]:
         own_mib = statistics.median(guardians["watchdog"])
-        note = f"the guardian, a fork of the server, has {own_mib:.1f} MiB that it does not share"
-    return Found(
-        [
-            Row("idle", "idle memory after the start", "MiB", values, 45.0),
-            Row(
-                "idle",
-                "idle memory after 20 calls",
-                "MiB",
-                dict(after_calls),
-                45.0,
-                not_right=dict(tally),
-                notes=[note],
-            ),
-        ]
-    )
+        rows[1].notes.append(f"the guardian, a fork of the server, has {own_mib:.1f} MiB that it does not share")
+    elif values:
+        rows[1].notes.append("only root can see the memory of the guardian")
+    return rows

@@ -206,15 +206,18 @@ class Watchdog(Server):
                     dropped += json.loads(line)["count"]
         return logged, dropped
 
-    def cpu_s(self) -> float:
-        """Return the processor time of its threads in seconds, in steps of 10 ms if the kernel has no ``schedstat``."""
-        try:
-            tasks = Path(f"/proc/{self.pid}/task").iterdir()
-            return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
-        except FileNotFoundError:
-            # The name of the program, which is in parentheses, may have spaces.
-            times = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-            return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+    def cpu_s(self, *, with_children: bool = False) -> float:
+        """Return the processor time of its process in seconds.
+
+        Args:
+            with_children: add the processes that it has started and that still run. Before the first call this is the
+                guardian.
+        """
+        pids = [self.pid, *(map(int, self._children()) if with_children else ())]
+        return sum(time.clock_gettime(clock_of(pid)) for pid in pids)
+
+    def _children(self) -> list[str]:
+        return Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
 
     def memory_mib(self, field: str) -> float:
         """Return the server's memory in MiB: the present one for ``VmRSS``, its peak for ``VmHWM``."""
@@ -222,9 +225,8 @@ class Watchdog(Server):
 
     def guardian_mib(self) -> float | None:
         """Return the MiB that the guardian, a fork of the server, does not share with it; None if this needs root."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
         try:
-            return sum(map(_private_mib, children))
+            return sum(map(_private_mib, self._children()))
         except PermissionError:
             return None
 
@@ -356,6 +358,14 @@ def _program(name: str) -> str:
     if found is None:
         raise Unavailable(f"the program {name} is not installed")
     return found
+
+
+def clock_of(pid: int) -> int:
+    """Return the id of the clock that shows the processor time of all threads of a process, also of ended ones.
+
+    It is what clock_getcpuclockid(3) returns, which Python does not have.
+    """
+    return ~pid << 3 | 2
 
 
 def _memory_mib(pid: int, field: str) -> float:

@@ -12,7 +12,7 @@ from limited_cpu import limited_calls
 from loop_stalls import stall
 from measuring import Bench, Found
 from small_calls import eight_callers, one_caller
-from starts import start
+from starts import limited_start, start, start_cpu
 
 MEASURES: dict[str, Callable[[Bench], Found]] = {
     "one_caller": one_caller,
@@ -23,6 +23,8 @@ MEASURES: dict[str, Callable[[Bench], Found]] = {
     "peak_memory": peak_memory,
     "idle": idle,
     "start": start,
+    "limited_start": limited_start,
+    "start_cpu": start_cpu,
     "input_size": input_size,
     "output_files": output_files,
     "callers": callers,

@@ -14,10 +14,12 @@ works() {
         coreutils) base64 --version ;;
         prometheus) command -v promtool ;;
         procps) command -v ps ;;
+        python3-pip) "${PYTHON:-python3}" -m pip --version ;;
         python3-venv) "${PYTHON:-python3}" -c 'import ensurepip, venv' ;;
         apache2-bin) command -v apache2 ;;
         ceph-common) command -v ceph && command -v radosgw-admin ;;
         libnginx-mod-http-dav-ext) [ -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so ] ;;
+        musl-tools) command -v musl-gcc ;;
         nginx-light) command -v nginx ;;
         *) command -v "$1" ;;
     esac >/dev/null 2>&1

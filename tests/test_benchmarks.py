@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,14 @@ MODULES = (
     "contenders",
     "control_group",
     "growing_work",
+    "image_tree",
+    "installations",
     "limited_cpu",
     "load",
     "measuring",
     "report",
     "small_calls",
+    "starts",
 )
 SMALL = [
     "one_caller",
@@ -35,11 +39,13 @@ SMALL = [
     "peak_memory",
     "idle",
     "start",
+    "limited_start",
+    "start_cpu",
     "output_files",
     "log_lines",
 ]
 # What a machine may lack. A row that needs it says so in place of a value.
-MAY_LACK = {"control group"}
+MAY_LACK = {"control group", "the tree", "26d66e4"}
 ALL = [*SMALL, "eight_callers", "input_size", "callers", "endurance", "stall"]
 
 
@@ -146,6 +152,40 @@ def test_a_control_group_has_its_limit_and_leaves_no_process(modules: dict[str, 
     with left:
         assert left.wait() == -signal.SIGKILL
     assert not group.exists()
+
+
+def test_without_the_commit_to_compare_with_the_row_says_so(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules["installations"], "BASE", "0" * 40)
+    found = modules["starts"].start_cpu(modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path))
+    assert found.rows[0].values["watchdog"][0] > 0
+    verdict = modules["report"].verdict(found.rows[0])
+    assert verdict == f"not measured: {'0' * 40}: git does not find this commit here: fetch the whole history"
+
+
+def test_a_tree_with_other_code_is_not_measured(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image_tree = modules["image_tree"]
+    tree = tmp_path / "bench-tree" / "opt" / "watchdog"
+    for name in ("bin/watchdog", "libexec/start.py", "lib/python3.11/site-packages/watchdog/__init__.py"):
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).touch()
+    (tree / "libexec" / "python3").symlink_to(sys.executable)
+    monkeypatch.setattr(image_tree, "_OF_IMAGE_TEST", tmp_path / "none")
+    monkeypatch.setattr(image_tree, "_OF_BENCH", tmp_path / "bench-tree")
+    with pytest.raises(modules["contenders"].Unavailable, match="no tree with the code of this checkout"):
+        image_tree.tree_of_this_checkout()
+    image_tree.Tree(tree).with_code_of(ROOT, tmp_path / "copy" / "opt" / "watchdog")
+    monkeypatch.setattr(image_tree, "_OF_BENCH", tmp_path / "copy")
+    assert image_tree.tree_of_this_checkout().root == tmp_path / "copy" / "opt" / "watchdog"
+
+
+def test_the_clock_of_a_process_shows_its_processor_time(modules: dict[str, Any]) -> None:
+    before_s = time.process_time()
+    seen_s = time.clock_gettime(modules["contenders"].clock_of(os.getpid()))
+    assert before_s <= seen_s <= time.process_time()
 
 
 @pytest.mark.parametrize("script", ["echo hi", "exit 1", 'echo hello world > "$TMP_OUTPUT_DIR/out"'])
