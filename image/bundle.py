@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--prefix", type=Path, default=Path("/opt/watchdog"), help="the path of the tree in an image")
     parser.add_argument("--root", type=Path, default=Path("/"), help="the directory in which the prefix is created")
     arguments = parser.parse_args()
-    tree: Path = arguments.root / arguments.prefix.relative_to("/")
+    tree: Path = arguments.root.resolve() / arguments.prefix.relative_to("/")
     if tree.exists():
         sys.exit(f"{tree} exists already: remove it, or choose another --root")
 
