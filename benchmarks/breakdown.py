@@ -16,30 +16,21 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import cProfile
 import os
-import pstats
 import re
-import runpy
-import shutil
-import signal
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from contenders import ENVIRONMENT, PATIENCE_S, ROOT, Watchdog, server_python
+from contenders import ENVIRONMENT, ROOT, Unavailable, Watchdog, server_python
+from counts import AFTER_ANSWER_S, PART, WARM_UP, profiled, system_calls
 from load import Caller
 
-UNDER_PROFILE = "--under-profile"
 STARTS = 11
 PACKAGES = ("watchdog", "aiohttp", "httptools", "asyncio", "ssl", "msgspec", "structlog", "multipart", "yarl")
-PART = 25  # calls of one checkout before the next checkout's turn; each count is taken over so many calls
-_OF_FILES = re.compile(r"openat|close|\w*stat\w*|getdents64|\w*xattr|unlink\w*|mkdir\w*|rmdir|rename\w*|link\w*|access")
 # Patterns for the file and name of a function, and the row of the table for it. The first pattern that matches counts.
 PLACES = (
     (r"/watchdog/process[/.]|posix_spawn|wait4|pidfd_open", "process, and starting the script"),
@@ -77,7 +68,7 @@ def _counted(checkouts: list[Path], calls: int, place: Path) -> list[dict[str, s
             servers.append(Watchdog(place / str(number), source=checkout))
             stack.callback(servers[-1].stop)
             callers.append(stack.enter_context(contextlib.closing(Caller(servers[-1]))))
-            callers[-1].calls(50)
+            callers[-1].calls(WARM_UP)
         times: list[list[float]] = [[] for _ in checkouts]
         cpu_s = [0.0] * len(checkouts)
         in_kernel_s = [0.0] * len(checkouts)
@@ -87,7 +78,7 @@ def _counted(checkouts: list[Path], calls: int, place: Path) -> list[dict[str, s
                 before_s, before = servers[number].cpu_s(), _switches(servers[number].pid)
                 in_kernel_s[number] -= _in_kernel_s(servers[number].pid)
                 load = callers[number].calls(PART)
-                time.sleep(0.005)  # work that the server does after the answer is counted, too
+                time.sleep(AFTER_ANSWER_S)
                 assert not load.wrong
                 times[number] += load.times_s
                 cpu_s[number] += servers[number].cpu_s() - before_s
@@ -122,83 +113,33 @@ def _switches(pid: int) -> Counter[str]:
 
 
 def _profile(checkout: Path, calls: int, place: Path) -> dict[str, str]:
-    output = place / "profile"
-    launcher = (str(Path(__file__).resolve()), UNDER_PROFILE, str(output))
-    server = Watchdog(place / f"profiled-{time.monotonic_ns()}", source=checkout, launcher=launcher)
-    functions, turns, waited_s = [], [], 0.0
+    profile = profiled(checkout, calls, place / f"profiled-{time.monotonic_ns()}")
+    waited_s = 0.0
     by_place: Counter[str] = Counter()
-    try:
-        with contextlib.closing(Caller(server)) as caller:
-            caller.calls(50)
-            for _ in range(calls // PART):
-                profile = _profile_of_part(server, caller, output)
-                functions.append(sum(count for _, count, *_ in profile.values()) / PART)
-                turns.append(sum(profile[key][1] for key in profile if key[2] == "_run_once") / PART)
-                for (file, _, name), (_, _, own_s, _, _) in profile.items():
-                    if "poll" in name and "epoll" in name:
-                        waited_s += own_s
-                    else:
-                        by_place[next(each for pattern, each in PLACES if re.search(pattern, f"{file} {name}"))] += (
-                            own_s
-                        )
-    finally:
-        server.stop()
-    done = calls // PART * PART
+    for part in profile.parts:
+        for (file, _, name), (_, _, own_s, _, _) in part.items():
+            if "poll" in name and "epoll" in name:
+                waited_s += own_s
+            else:
+                by_place[next(each for pattern, each in PLACES if re.search(pattern, f"{file} {name}"))] += own_s
+    done = len(profile.parts) * PART
     return {
-        "functions called": f"{statistics.median(functions):.0f}",
-        "turns of the event loop": f"{statistics.median(turns):.1f}",
+        "functions called": f"{profile.functions:.0f}",
+        "turns of the event loop": f"{profile.turns:.1f}",
         "waited for the script and the caller (ms)": f"{waited_s / done * 1e3:.2f}",
         **{f"in {place} (ms)": f"{by_place[place] / done * 1e3:.2f}" for _, place in PLACES},
     }
 
 
-def _profile_of_part(server: Watchdog, caller: Caller, output: Path) -> dict[tuple[str, int, str], Any]:
-    output.unlink(missing_ok=True)
-    os.kill(server.pid, signal.SIGUSR1)
-    assert not caller.calls(PART).wrong
-    time.sleep(0.005)  # work that the server does after the answer is counted, too
-    os.kill(server.pid, signal.SIGUSR2)
-    deadline = time.monotonic() + PATIENCE_S
-    while not output.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    return pstats.Stats(str(output)).stats  # type: ignore[attr-defined,no-any-return]
-
-
 def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
-    """Count system calls of the server's threads. strace does not attach to scripts, so these run at full speed."""
-    trace = place / "trace"
-    trace.unlink(missing_ok=True)
     rows = ("system calls of the event loop's thread", "system calls for files", "system calls of the other threads")
-    if shutil.which("strace") is None or os.geteuid() != 0:
-        return dict.fromkeys(rows, "no root, or no strace")
-    server = Watchdog(place / f"traced-{time.monotonic_ns()}", source=checkout)
     try:
-        with contextlib.closing(Caller(server)) as caller:
-            caller.calls(50)
-            threads = sorted(os.listdir(f"/proc/{server.pid}/task"))
-            command = ["strace", "-o", str(trace), *(f"--attach={thread}" for thread in threads)]
-            tracer = subprocess.Popen(command, stderr=subprocess.PIPE, env=ENVIRONMENT)
-            assert tracer.stderr is not None
-            with tracer.stderr:
-                for _ in threads:
-                    tracer.stderr.readline()  # attached
-                assert not caller.calls(calls).wrong
-                tracer.terminate()
-                tracer.wait()
-    finally:
-        server.stop()
-    by_call: list[Counter[str]] = []
-    for thread, name, rest in re.findall(r"^(\d+) +(\w+)\((.*)", trace.read_text(errors="replace"), re.MULTILINE):
-        if name == "recvfrom" and '"POST ' in rest:
-            by_call.append(Counter())
-        if by_call:
-            is_loop = int(thread) == server.pid
-            by_call[-1]["loop" if is_loop else "others"] += 1
-            by_call[-1]["files"] += is_loop and bool(_OF_FILES.fullmatch(name))
-    # A mean, because the system calls of the log's thread are not spread evenly over the calls.
-    others = sum(each["others"] for each in by_call) / len(by_call)
-    loop, files = (statistics.median(each[key] for each in by_call) for key in ("loop", "files"))
-    return dict(zip(rows, (f"{loop:.0f}", f"{files:.0f}", f"{others:.1f}"), strict=True))
+        seen = system_calls(checkout, calls, place / f"traced-{time.monotonic_ns()}")
+    except Unavailable as reason:
+        return dict.fromkeys(rows, str(reason))
+    return dict(
+        zip(rows, (f"{seen.of_loop:.0f}", f"{seen.for_files:.0f}", f"{seen.of_other_threads:.1f}"), strict=True)
+    )
 
 
 def _server_module(checkout: Path) -> str:
@@ -234,24 +175,5 @@ def _table(what: str, names: list[str], columns: list[dict[str, str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _serve_under_profile(output: str, arguments: list[str]) -> None:
-    profiler = cProfile.Profile()
-
-    def stop(*_: object) -> None:
-        profiler.disable()
-        profiler.dump_stats(output + ".part")
-        profiler.clear()
-        shutil.move(output + ".part", output)
-
-    signal.signal(signal.SIGUSR1, lambda *_: profiler.enable())
-    signal.signal(signal.SIGUSR2, stop)
-    sys.path[0] = ""  # the checkout, where the server was started
-    sys.argv = ["watchdog", *arguments]
-    runpy.run_module("watchdog", run_name="__main__", alter_sys=True)
-
-
 if __name__ == "__main__":
-    if sys.argv[1:2] == [UNDER_PROFILE]:
-        _serve_under_profile(sys.argv[2], sys.argv[3:])
-    else:
-        main()
+    main()

@@ -331,6 +331,7 @@ def versions() -> dict[str, str | None]:
         "webhook": ["webhook", "-version"],
         "nginx": ["nginx", "-v"],
         "fcgiwrap": ["dpkg-query", "--showformat=${Version}", "--show", "fcgiwrap"],
+        "strace": ["strace", "--version"],
         "base64": ["base64", "--version"],
         "sh": ["dpkg-query", "--showformat=${Package} ${Version}", "--show", "dash"],
     }.items():

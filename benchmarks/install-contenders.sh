@@ -1,5 +1,6 @@
 #!/bin/sh
-# Install the programs that the benchmark compares with, if they are available. The results name missing programs.
+# Install the programs that the benchmark compares with or measures with, if they are available. The results name missing
+# programs.
 # Debian's packages of nginx, fcgiwrap and webhook start a system service when they are installed, unless a policy
 # forbids this. The script sets such a policy during the installation.
 set -eu
@@ -7,7 +8,7 @@ cd "$(dirname "$0")/.."
 
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
 policy=/usr/sbin/policy-rc.d
-packages="wrk webhook nginx fcgiwrap"
+packages="wrk webhook nginx fcgiwrap strace"
 
 missing=
 for package in $packages; do

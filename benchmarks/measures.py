@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from at_rest import idle
+from counts import call_cpu, counts
 from endurance import endurance
 from growing_work import callers, input_size, log_lines, output_files
 from large_files import base64_in, base64_out, peak_memory
@@ -17,6 +18,8 @@ from starts import limited_start, start, start_cpu
 MEASURES: dict[str, Callable[[Bench], Found]] = {
     "one_caller": one_caller,
     "eight_callers": eight_callers,
+    "counts": counts,
+    "call_cpu": call_cpu,
     "limited_calls": limited_calls,
     "base64_in": base64_in,
     "base64_out": base64_out,

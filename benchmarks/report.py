@@ -144,7 +144,7 @@ def _target(row: Row) -> str:
 
 
 def _value(values: Sequence[float], unit: str) -> str:
-    return f"{_digits(statistics.median(values))} {unit}"
+    return f"{_digits(statistics.median(values))} {unit}".rstrip()
 
 
 def _digits(value: float) -> str:

@@ -21,6 +21,7 @@ TOP = Path("/sys/fs/cgroup")
 MODULES = (
     "contenders",
     "control_group",
+    "counts",
     "growing_work",
     "image_tree",
     "installations",
@@ -33,6 +34,8 @@ MODULES = (
 )
 SMALL = [
     "one_caller",
+    "counts",
+    "call_cpu",
     "limited_calls",
     "base64_in",
     "base64_out",
@@ -152,6 +155,17 @@ def test_a_control_group_has_its_limit_and_leaves_no_process(modules: dict[str, 
     with left:
         assert left.wait() == -signal.SIGKILL
     assert not group.exists()
+
+
+def test_without_strace_the_row_says_so_and_functions_are_counted(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules["counts"].shutil, "which", lambda *_, **__: None)
+    found = modules["counts"].counts(modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path))
+    functions, turns, system_calls = found.rows
+    assert functions.values["watchdog"][0] > 10
+    assert turns.values["watchdog"][0] >= 1
+    assert modules["report"].verdict(system_calls) == "not measured: strace: this needs root and the program strace"
 
 
 def test_without_the_commit_to_compare_with_the_row_says_so(
