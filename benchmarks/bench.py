@@ -1,7 +1,7 @@
 """Measure what the watchdog adds to a script, beside the bare script, other servers and coreutils, in one run.
 
-    python benchmarks/bench.py                                   all, in under 15 minutes on two cores
-    python benchmarks/bench.py --quick                           all, in under two minutes, with less of each
+    python benchmarks/bench.py                                   all, in under 20 minutes on two cores
+    python benchmarks/bench.py --quick                           all, in under three minutes, with less of each
     python benchmarks/bench.py --only one_caller --against DIR   one measure, this code and another checkout's in turns
 
 This writes results.json, results.md and plots. docs/explanation/performance.md describes the measures. The
@@ -26,7 +26,7 @@ import load
 import report
 from contenders import BARE_PYTHON, ROOT, Nginx, Webhook, server_python, versions
 from measures import MEASURES
-from measuring import FULL, LEAST, QUICK, Bench, Found
+from measuring import FULL, LEAST, QUICK, Bench, Found, file_system
 
 PAGE = ROOT / "docs" / "explanation" / "performance.md"
 _PYTHON = "import platform, sys; print(platform.python_version(), '(of the system)' * (sys.base_prefix == '/usr'))"
@@ -121,8 +121,7 @@ def _about(scale: str, directory: Path, against: Path | None) -> dict[str, Any]:
             "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
             "kernel": platform.release(),
             "python": _printed_by([server_python(), "-c", _PYTHON]),
-            "files_on": _printed_by(["stat", "--file-system", "--format=%T", str(directory)])
-            or "an unknown file system",
+            "files_on": file_system(directory) or "an unknown file system",
             "load_before": os.getloadavg()[0],
         },
         "contenders": versions(),

@@ -12,12 +12,14 @@ from large_files import base64_in, base64_out, peak_memory
 from limited_cpu import limited_calls
 from loop_stalls import stall
 from measuring import Bench, Found
-from small_calls import eight_callers, one_caller
+from small_calls import eight_callers, eight_callers_on_tmpfs, one_caller, one_caller_on_tmpfs
 from starts import limited_start, start, start_cpu
 
 MEASURES: dict[str, Callable[[Bench], Found]] = {
     "one_caller": one_caller,
     "eight_callers": eight_callers,
+    "one_caller_on_tmpfs": one_caller_on_tmpfs,
+    "eight_callers_on_tmpfs": eight_callers_on_tmpfs,
     "counts": counts,
     "call_cpu": call_cpu,
     "limited_calls": limited_calls,

@@ -249,6 +249,12 @@ def size(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
+def file_system(directory: Path) -> str:
+    """Return the type of the directory's file system, such as ``tmpfs``; an empty string if it is not known."""
+    command = ["stat", "--file-system", "--format=%T", str(directory)]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
 def write(path: Path, pieces: Iterator[bytes]) -> None:
     with open(path, "wb") as file:
         file.writelines(pieces)

@@ -34,6 +34,7 @@ MODULES = (
 )
 SMALL = [
     "one_caller",
+    "one_caller_on_tmpfs",
     "counts",
     "call_cpu",
     "limited_calls",
@@ -48,8 +49,8 @@ SMALL = [
     "log_lines",
 ]
 # What a machine may lack. A row that needs it says so in place of a value.
-MAY_LACK = {"control group", "the tree", "26d66e4"}
-ALL = [*SMALL, "eight_callers", "input_size", "callers", "endurance", "stall"]
+MAY_LACK = {"control group", "the tree", "26d66e4", "tmpfs"}
+ALL = [*SMALL, "eight_callers", "eight_callers_on_tmpfs", "input_size", "callers", "endurance", "stall"]
 
 
 def bench(tmp_path: Path, *flags: str) -> dict[str, Any]:
@@ -117,7 +118,11 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {name: importlib.import_module(name) for name in MODULES}
 
 
-def test_a_missing_contender_is_named(tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("file_system", "limit"), [("tmpfs", 1.35), ("ext2/ext3", 1.6)])
+def test_a_missing_contender_is_named(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch, file_system: str, limit: float
+) -> None:
+    monkeypatch.setattr(modules["small_calls"], "file_system", lambda _: file_system)
     monkeypatch.setattr(modules["contenders"], "PATH", str(tmp_path))
     bench = modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path)
     found = modules["small_calls"].one_caller(bench)
@@ -125,6 +130,7 @@ def test_a_missing_contender_is_named(tmp_path: Path, modules: dict[str, Any], m
     assert verdicts["webhook"] == "not measured: webhook: the program webhook is not installed"
     assert verdicts["nginx+fcgiwrap"] == "not measured: nginx+fcgiwrap: the program nginx is not installed"
     assert set(found.rows[0].values) == {"floor", "watchdog"}
+    assert (found.rows[0].limit, found.rows[0].against) == (limit, "floor")
     assert modules["contenders"].versions()["webhook"] is None
 
 
@@ -155,6 +161,15 @@ def test_a_control_group_has_its_limit_and_leaves_no_process(modules: dict[str, 
     with left:
         assert left.wait() == -signal.SIGKILL
     assert not group.exists()
+
+
+def test_rows_of_tmpfs_are_left_out_of_a_run_on_tmpfs(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules["small_calls"], "file_system", lambda _: "tmpfs")
+    bench = modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path)
+    (row,) = modules["small_calls"].eight_callers_on_tmpfs(bench).rows
+    assert "the rows of eight_callers have these values" in modules["report"].verdict(row)
 
 
 def test_without_strace_the_row_says_so_and_functions_are_counted(
