@@ -51,7 +51,7 @@ def start_cpu(bench: Bench) -> Found:
             shutil.rmtree(place)
 
     first = Row("start_cpu", "processor time of a start", "s", {}, 0.5, base_name(bench))
-    return _measured(bench, first, begin, bench.scale.starts, with_base=True)
+    return _measured(bench, first, begin, bench.rounds or bench.scale.rounds, with_base=True)
 
 
 def _measured(
