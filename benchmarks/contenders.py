@@ -133,6 +133,7 @@ class Watchdog(Server):
         source: the root of a checkout, or a program to run. The code of each checkout runs with the same interpreter
             and the same packages, so that nothing else differs.
         launcher: a script of ``benchmarks/`` that is started in place of ``-m watchdog``.
+        environ: settings that an older checkout may not have. It would refuse to start with an unknown flag.
     """
 
     name = "watchdog"
@@ -149,6 +150,7 @@ class Watchdog(Server):
         port: int = 0,
         wait: bool = True,
         prefix: Sequence[str] = (),
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(directory, prefix)
         (directory / "script.sh").write_text(script)
@@ -164,7 +166,7 @@ class Watchdog(Server):
             settings.append(f"--max-inflight={max_inflight}")
         self._start(
             [*program, "serve", *settings, *flags],
-            ENVIRONMENT | {"TMPDIR": str(directory / "tmp")},
+            {**ENVIRONMENT, "TMPDIR": str(directory / "tmp"), **(environ or {})},
             source if source.is_dir() else None,
         )
         if wait:
@@ -202,7 +204,7 @@ class Watchdog(Server):
             for line in log:
                 if b'"logger":"script"' in line:
                     logged += 1
-                elif b'"log lines dropped"' in line:
+                elif b'log lines dropped"' in line:  # by the server, or those of one call by `max_log_rate`
                     dropped += json.loads(line)["count"]
         return logged, dropped
 

@@ -93,6 +93,8 @@ def callers(bench: Bench) -> Found:
 
 # Lines of one burst, for which the log buffer of the server has room. The server writes them in the pause after it.
 _BURST = 10_000
+# The cost of a line is measured, not the limit for the lines of one call.
+_NO_LIMIT = {"WATCHDOG_MAX_LOG_RATE": "0"}
 _IN_BURSTS = f"""
 left=$Http_X_Count
 while [ "$left" -gt 0 ]; do
@@ -113,7 +115,7 @@ def log_lines(bench: Bench) -> Found:
     tally = Tally()
     costs: dict[str, list[list[float]]] = {name: [] for name in bench.sources}
     printed: Counter[str] = Counter()
-    with bench.watchdogs(_IN_BURSTS) as servers:
+    with bench.watchdogs(_IN_BURSTS, environ=_NO_LIMIT) as servers:
         for count in bench.scale.lines:
 
             def call(name: str, count: int = count) -> float:
@@ -127,7 +129,7 @@ def log_lines(bench: Bench) -> Found:
             for name, values in alternated({name: bound(call, name) for name in servers}, rounds).items():
                 costs[name].append(values)
         notes = [_dropped(name, server, printed[name], tally, "in bursts") for name, server in servers.items()]
-    with bench.watchdogs('seq "$Http_X_Count" >&2\n') as servers:
+    with bench.watchdogs('seq "$Http_X_Count" >&2\n', environ=_NO_LIMIT) as servers:
         for name, server in servers.items():
             took_s, _, status, answer = timed_call(server, {"X-Count": str(bench.scale.lines[-1])})
             tally[name] += (status, answer) != (200, b"")

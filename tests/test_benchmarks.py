@@ -163,6 +163,23 @@ def test_a_control_group_has_its_limit_and_leaves_no_process(modules: dict[str, 
     assert not group.exists()
 
 
+@pytest.mark.parametrize("max_log_rate", ["0", "1Ki"])
+def test_each_line_is_in_the_log_or_counted_as_dropped(
+    tmp_path: Path, modules: dict[str, Any], max_log_rate: str
+) -> None:
+    server = modules["contenders"].Watchdog(
+        tmp_path / "server", script="seq 1000 >&2\n", environ={"WATCHDOG_MAX_LOG_RATE": max_log_rate}
+    )
+    try:
+        _, _, status, _ = modules["growing_work"].timed_call(server, {})
+        assert status == 200
+    finally:
+        server.stop()
+    logged, dropped = server.script_lines()
+    assert logged + dropped == 1000
+    assert bool(dropped) == (max_log_rate != "0")
+
+
 def test_rows_of_tmpfs_are_left_out_of_a_run_on_tmpfs(
     tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
