@@ -25,6 +25,7 @@ from typing import Any
 import load
 import report
 from contenders import BARE_PYTHON, ROOT, Nginx, Webhook, server_python, versions
+from installations import BASE
 from measures import MEASURES
 from measuring import FULL, LEAST, QUICK, Bench, Found, file_system
 
@@ -77,7 +78,8 @@ def _options() -> argparse.Namespace:
         "--against",
         type=Path,
         metavar="PATH",
-        help="another checkout of watchdog (whose code runs with this interpreter), or a program to run in its place",
+        help="another checkout of watchdog (whose code runs with this interpreter), or a program to run in its place; "
+        f"also used in place of commit {BASE}, with which some targets compare",
     )
     parser.add_argument(
         "--directory",
