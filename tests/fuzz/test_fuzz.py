@@ -149,7 +149,7 @@ def test_request_can_fail(
 ) -> None:
     monkeypatch.setattr(where, attribute, broken_version)
     with pytest.raises(AssertionError):
-        targets.check_request(seed("request", "pipelined"))
+        targets.TARGETS["request"](seed("request", "pipelined"))
 
 
 def parse_leniently(text: str) -> response_file.ResponseOverrides:
