@@ -60,8 +60,8 @@ class Guardian:
     descriptors of this process; see :meth:`may_have_copies`.
 
     Args:
-        has_limit: returns whether the process with a pid has the resource limit of a command. The guardian itself may
-            have it.
+        has_limit: returns whether the process with a pid has the resource limit of a command. The server and the
+            guardian may have it, too.
     """
 
     def __init__(self, has_limit: Callable[[int], bool]) -> None:
@@ -171,6 +171,7 @@ class Guardian:
 
 def _fork(table: mmap.mmap, has_limit: Callable[[int], bool]) -> tuple[int, int]:
     """Start the guardian. Return its pid, and the writing end of the pipe, which only this process may have."""
+    server = os.getpid()
     pipe_read, pipe_write = os.pipe()
     # If a signal arrived before the guardian ignores it, the server's handler would run in the guardian.
     before = signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals())
@@ -180,7 +181,7 @@ def _fork(table: mmap.mmap, has_limit: Callable[[int], bool]) -> tuple[int, int]
             warnings.simplefilter("ignore", DeprecationWarning)
             pid = os.fork()
         if pid == 0:
-            _watch(pipe_read, table, has_limit)
+            _watch(pipe_read, table, has_limit, server)
     except BaseException:
         os.close(pipe_write)
         raise
@@ -190,7 +191,7 @@ def _fork(table: mmap.mmap, has_limit: Callable[[int], bool]) -> tuple[int, int]
     return pid, pipe_write
 
 
-def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> NoReturn:
+def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool], server: int) -> NoReturn:
     """Run as the guardian: sleep until the server is gone, then end the commands that it ran."""
     exit_code = 1
     try:
@@ -207,7 +208,7 @@ def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool]) -> 
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.chdir("/")
         os.read(pipe_fd, 1)
-        _end_all(*_noted(table), has_limit)
+        _end_all(*_noted(table), has_limit, server)
         exit_code = 0
     finally:
         os._exit(exit_code)
@@ -233,13 +234,13 @@ def _noted(table: mmap.mmap) -> tuple[set[int], list[bytes]]:
     return sessions, marks
 
 
-def _end_all(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool]) -> None:
+def _end_all(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool], server: int) -> None:
     """Kill all processes of these commands, until several searches in a row find none."""
     held: dict[tuple[int, int], Process] = {}
     quiet_searches = 0
     until_s = time.monotonic() + _PATIENCE_S
     while quiet_searches < _QUIET_SEARCHES and time.monotonic() < until_s:
-        found = _belonging(sessions, marks, has_limit)
+        found = _belonging(sessions, marks, has_limit, server)
         new = {each.identity: each for each in found if each.identity not in held}
         # Stop all processes before the first one is killed: a process that dies makes room for forks of the others.
         signal_each(new.values(), signal.SIGSTOP)
@@ -255,9 +256,15 @@ def _has_one_of(marks: list[bytes], environment: bytes) -> bool:
     return any(mark in environment for mark in marks)
 
 
-def _belonging(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool]) -> list[Process]:
-    """Return the living processes of these sessions, or with one of these marks or the limit, and their descendants."""
-    table = {each.pid: each for each in processes() if each.pid != os.getpid()}
+def _belonging(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool], server: int) -> list[Process]:
+    """Return the living processes of these sessions, or with one of these marks or the limit, and their descendants.
+
+    Args:
+        server: the pid of the server. It has the limit of its last command. Race: the kernel closes the files of a
+            killed process before it gives its children another parent, so other children of the server would count as
+            descendants of a process with the limit.
+    """
+    table = {each.pid: each for each in processes() if each.pid not in (os.getpid(), server)}
     belonging: set[int] = set()
     for each in table.values():
         ancestors = []
