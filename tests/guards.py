@@ -588,13 +588,17 @@ def hidden_guardian() -> None:
     from watchdog.process import guardian as guardian_module
     from watchdog.system import proc
 
-    watch = guardian_module._watch
+    fork = guardian_module._fork
 
-    def watch_openly(*arguments: Any) -> None:
+    def fork_openly(*arguments: Any) -> Any:
+        # Before the fork: a script may look at the guardian before the guardian has done anything.
         proc.prctl(proc._PR_SET_DUMPABLE, 1)
-        watch(*arguments)
+        try:
+            return fork(*arguments)
+        finally:
+            proc.prctl(proc._PR_SET_DUMPABLE, 0)
 
-    replace(guardian_module, "_watch", watch_openly)
+    replace(guardian_module, "_fork", fork_openly)
 
 
 @guard

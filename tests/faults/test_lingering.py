@@ -177,6 +177,7 @@ SECOND_THREAD = f"""
 import ctypes, os, sys, threading, time
 
 def work():
+    os.nice(19)  # the server looks first, on a loaded machine, too
     while time.process_time() < 0.4:
         pass
     os.write(1, b"done\\n")
