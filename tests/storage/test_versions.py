@@ -96,7 +96,7 @@ def test_null_is_the_id_of_a_version(start_server: StartServer, define: Define, 
 
 
 def test_a_version_that_is_gone_is_422(start_server: StartServer, define: Define, bucket_server: S3Server) -> None:
-    (gone,) = bucket_server.put_versions(KEY, b"gone")
+    gone, _ = bucket_server.put_versions(KEY, b"gone", b"kept")
     client = bucket_server.client()
     client.delete_object(Bucket="versions", Key=KEY.partition("/")[2], VersionId=gone)
     marker = client.delete_object(Bucket="versions", Key=KEY.partition("/")[2])["VersionId"]
