@@ -96,8 +96,8 @@ class RequestReader:
         except HttpParserError as error:
             raise MalformedRequest(str(error)) from None
         if self._head is not None:
-            if end < 0:
-                raise MalformedRequest("a line of the head does not end with CR and LF")
+            if end < 0 and self._head.refused is None:
+                self._head.refused = "a line of the head does not end with CR and LF"
             self._parser = None  # a cycle of references would stay until the next garbage collection
             self._begin_body(self._head)
         elif self._lines > MOST_HEADERS + 1:  # one more for the first line
