@@ -759,9 +759,10 @@ def lingering() -> None:
 @guard
 def request_checks() -> None:
     """Every message that the parser accepts counts as a valid request."""
-    from watchdog.http import request_head
+    from watchdog.http import request_head, request_reader
 
     replace(request_head, "_why_refused", lambda *head: None)
+    replace(request_reader, "VERSIONS", ("0.9", "1.0", "1.1", "2.0"))
 
 
 @guard

@@ -16,6 +16,7 @@ MOST_HEADERS = 1024
 # Memory of one header in addition to its bytes, measured with names of two characters (Python 3.11).
 HEADER_MEMORY_BYTES = 360
 _MOST_DIGITS = 100
+VERSIONS = ("1.0", "1.1")
 
 
 class MalformedRequest(Exception):
@@ -65,8 +66,6 @@ class Head:
 
 
 def _why_refused(method: str, target: str, version: str, headers: CIMultiDict[str]) -> str | None:
-    if version not in ("1.0", "1.1"):
-        return "its version is neither HTTP/1.1 nor HTTP/1.0"
     if "Transfer-Encoding" in headers:
         if version == "1.0":
             return "HTTP/1.0 has no Transfer-Encoding (RFC 9112, section 6.1)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 from multidict import CIMultiDict
 
 from .request_body import MalformedBody, RequestBody
@@ -17,6 +17,7 @@ from .request_head import (
     HEADER_MEMORY_BYTES,
     MOST_HEAD_BYTES,
     MOST_HEADERS,
+    VERSIONS,
     Head,
     HeadTooLarge,
     MalformedRequest,
@@ -93,11 +94,13 @@ class RequestReader:
             self._parser.feed_data(part)
         except HttpParserUpgrade:
             pass  # the head is complete; the server declines the upgrade by answering in HTTP/1.1
+        except HttpParserCallbackError as error:
+            raise (error.__context__ or error) from None
         except HttpParserError as error:
             raise MalformedRequest(str(error)) from None
         if self._head is not None:
-            if end < 0 and self._head.refused is None:
-                self._head.refused = "a line of the head does not end with CR and LF"
+            if end < 0:
+                raise MalformedRequest("a line of the head does not end with CR and LF")
             self._parser = None  # a cycle of references would stay until the next garbage collection
             self._begin_body(self._head)
         elif self._lines > MOST_HEADERS + 1:  # one more for the first line
@@ -147,6 +150,8 @@ class RequestReader:
 
     def on_headers_complete(self) -> None:
         assert self._parser is not None
+        if self._parser.get_http_version() not in VERSIONS:
+            raise MalformedRequest("its version is neither HTTP/1.1 nor HTTP/1.0")
         self._head = Head(
             method=self._parser.get_method().decode(),
             target=self._target.decode("utf-8", "surrogateescape"),
