@@ -130,3 +130,17 @@ def test_a_request_that_was_read_leaves_no_cycle_of_references(request_: bytes) 
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("request_", [PLAIN[:-3], WITH_LENGTH[:-3], CHUNKED[:-3]], ids=["head", "length", "chunks"])
+def test_a_request_that_was_not_read_to_its_end_leaves_no_cycle_of_references(request_: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        reader = RequestReader(lambda head: RequestBody(lambda: None))
+        reader.feed(request_)
+        reader.close()
+        del reader
+        assert gc.collect() == 0
+    finally:
+        gc.enable()

@@ -149,6 +149,9 @@ class Connection(asyncio.Protocol):
         lost = ConnectionResetError("the connection ended")
         if self._body is not None:
             self._body.end(lost)
+        # These refer to this connection. Without the cycle, its memory is free at once.
+        self._body = self._request = None
+        self._forget_reader()
         if self._writable is not None and not self._writable.done():
             self._writable.set_exception(lost)
             self._writable.exception()  # nobody may wait for it
@@ -484,7 +487,12 @@ class Connection(asyncio.Protocol):
         self._is_discarding = True
         self._keeps_open = False
         self._next_bytes = b""
-        self._reader = None
+        self._forget_reader()
+
+    def _forget_reader(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
 
     def _close_own_side(self, limit_s: float | None = SHORT_LINGER_S) -> None:
         """Send the end of the stream. The connection is closed when the caller does the same.

@@ -59,6 +59,12 @@ class RequestReader:
         """The approximate number of bytes of memory that the part of the head that has arrived takes."""
         return self.head_bytes + self._lines * HEADER_MEMORY_BYTES
 
+    def close(self) -> None:
+        """Free the memory of a request that was not read to its end."""
+        self._parser = None  # a cycle of references would stay until the next garbage collection
+        if self._chunks is not None:
+            self._chunks.close()
+
     def feed(self, data: bytes) -> bytes:
         """Read a part of the request, and return the bytes after its end.
 
@@ -101,7 +107,7 @@ class RequestReader:
         if self._head is not None:
             if end < 0:
                 raise MalformedRequest("a line of the head does not end with CR and LF")
-            self._parser = None  # a cycle of references would stay until the next garbage collection
+            self._parser = None  # as in close()
             self._begin_body(self._head)
         elif self._lines > MOST_HEADERS + 1:  # one more for the first line
             raise self._too_large(has_many_headers=True)
@@ -200,8 +206,11 @@ class _Chunks:
                 raise MalformedBody(f"more than {MOST_HEAD_BYTES} bytes arrived that carry no data")
             begin = end
         if self.is_complete:
-            self._parser = None  # as in RequestReader
+            self.close()
         return data[begin:]
+
+    def close(self) -> None:
+        self._parser = None  # as in RequestReader
 
     # ---- called by the parser
 
