@@ -2,7 +2,7 @@
 
 The kernel ends the process that counts as the largest: its memory plus its ``oom_score_adj``, in thousandths of the
 memory limit (proc(5)). Scripts get 500 more than the server, but the largest value is 1000. In a pod of the class
-Burstable the server itself has 979 to 999 (the kubelet's ``GetContainerOOMScoreAdjust``), and only root of the whole
+Burstable the server itself has up to 999 (the kubelet's ``GetContainerOOMScoreAdjust``), and only root of the whole
 machine may lower this value. If a script then has its memory in many small processes, the server counts as the largest
 process, and the kernel ends it.
 
