@@ -62,9 +62,10 @@ class Request:
         "method",
         "pace",
         "path",
+        "query_string",
+        "raw_path",
         "refused",
         "sent_bytes",
-        "target",
     )
 
     def __init__(self, connection: Caller, head: Head, content: RequestBody) -> None:
@@ -78,8 +79,10 @@ class Request:
         self.keep_alive = head.keep_alive
         self.refused = head.refused
         # The target of a request through a proxy may be a whole URL (RFC 9112, section 3.2.2).
-        self.target = head.target if head.target.startswith("/") else _without_authority(head.target)
-        self.path = self.target.partition("?")[0]
+        target = head.target if head.target.startswith("/") else _without_authority(head.target)
+        # As the caller sent them.
+        self.raw_path, _, self.query_string = target.partition("?")
+        self.path = self.raw_path
         if "%" in self.path:
             from urllib.parse import unquote
 
@@ -99,11 +102,10 @@ class Request:
         """The parameters of the query. If a name occurs several times, the first value counts."""
         if self._query is None:
             self._query = {}
-            _, _, text = self.target.partition("?")
-            if text:
+            if self.query_string:
                 from urllib.parse import parse_qsl
 
-                self._query = dict(reversed(parse_qsl(text, keep_blank_values=True)))
+                self._query = dict(reversed(parse_qsl(self.query_string, keep_blank_values=True)))
         return self._query
 
 

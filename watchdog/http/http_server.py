@@ -28,20 +28,20 @@ class HttpServer:
     """
 
     def __init__(
-        self, handler: Handler, *, read_timeout_s: float, write_timeout_s: float, idle: IdleConnections | None = None
+        self, handler: Handler, *, read_timeout_s: float, write_timeout_s: float, idle: IdleConnections
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
-        self.idle = IdleConnections() if idle is None else idle
+        self._idle = idle
         self._connections: set[Connection] = set()
 
     def __call__(self) -> Connection:
         """Return the protocol of a new connection."""
         return Connection(
             self._handler,
-            idle=self.idle,
+            idle=self._idle,
             connections=self._connections,
             read_timeout_s=self._read_timeout_s,
             write_timeout_s=self._write_timeout_s,

@@ -115,8 +115,8 @@ def cgi_variables(request: Request, base_path: str) -> dict[str, str]:
         length = "0"
     variables = {
         "Http_Method": request.method,
-        "Http_Path": without_base_path(base_path, request.target.partition("?")[0]),
-        "Http_Query": request.target.partition("?")[2],
+        "Http_Path": without_base_path(base_path, request.raw_path),
+        "Http_Query": request.query_string,
         "Http_Host": request.headers.get("Host", ""),
         "Http_ContentLength": length,
         "Http_Content_Length": length,
