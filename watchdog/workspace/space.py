@@ -43,11 +43,8 @@ def is_exhausted(space: os.statvfs_result | None) -> bool:
 
 def free_bytes(directory: str) -> float:
     """Return how many bytes can still be written to a file system; infinity if it does not count blocks."""
-    try:
-        status = os.statvfs(directory)
-    except OSError:
-        return math.inf
-    return status.f_bavail * status.f_frsize if status.f_blocks else math.inf
+    space = space_of(directory)
+    return space.f_bavail * space.f_frsize if space is not None and space.f_blocks else math.inf
 
 
 def is_plenty(space: os.statvfs_result | None) -> bool:
