@@ -1,0 +1,87 @@
+r"""The line of a call for a worker that said ``ready sh``: a shell runs it with ``eval "export $call"``.
+
+::
+
+    CALL_ID='1' Http_Name='it'\''s'; unset -v Http_Other
+
+A caller chooses the values, and parts of the names. Between single quotes a shell gives no byte a meaning, except the
+next single quote. The shell reads one line, so a value with a newline is left out.
+
+A shell uses some variables itself. Some are read-only, and an assignment ends the shell. Others change how the shell
+runs (``IFS``). Bash evaluates the value of an integer such as ``RANDOM``: the value ``x[$(command)]`` would run a
+command. The line never has such a variable.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from ..system.pattern import pattern
+
+_NAME = pattern(r"(?!BASH)[A-Za-z_][A-Za-z0-9_]*")
+# Bash (its other names begin with BASH), dash, BusyBox, ksh, mksh and zsh. Variables that programs use, too, are not
+# here: PATH, HOME, LANG, TZ and others.
+_USED_BY_SHELLS = frozenset(
+    "_ ARGC ATTY CDPATH CHILD_MAX COLUMNS COMP_CWORD COMP_KEY COMP_LINE COMP_POINT COMP_TYPE COMP_WORDBREAKS "
+    "COMP_WORDS COPROC DIRSTACK DIRSTACKSIZE EGID EMACS ENV EPOCHREALTIME EPOCHSECONDS ERRNO EUID EXECIGNORE FCEDIT "
+    "FIGNORE FPATH FUNCNAME FUNCNEST GID GLOBIGNORE GLOBSORT GROUPS HISTCHARS HISTCMD HISTCONTROL HISTFILE "
+    "HISTFILESIZE HISTIGNORE HISTSIZE HISTTIMEFORMAT HOSTFILE IFS IGNOREEOF INPUTRC KEYTIMEOUT KSHEGID KSHGID KSHUID "
+    "KSH_VERSION LINENO LINES LISTMAX LOGCHECK MAIL MAILCHECK MAILPATH MAPFILE NULLCMD OLDPWD OPTARG OPTERR OPTIND "
+    "PGRP PIPESTATUS POSIXLY_CORRECT PPID PROMPT_COMMAND PROMPT_DIRTRIM PS0 PS1 PS2 PS3 PS4 PWD RANDOM "
+    "READLINE_ARGUMENT READLINE_LINE READLINE_MARK READLINE_POINT READNULLCMD REPLY SAVEHIST SECONDS SHELLOPTS SHLVL "
+    "SRANDOM TIMEFORMAT TMOUT TTYIDLE UID USERNAME USER_ID argv auto_resume cdpath fignore fpath histchars mailpath "
+    "manpath module_path options path pipestatus prompt psvar signals status".split()
+)
+
+
+class ShellLine:
+    """Write the lines of one worker. Variables of the last call are removed, so the next call does not see them."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def line(self, variables: Mapping[str, str], own_environment: Mapping[str, str]) -> tuple[bytes, list[str]]:
+        """Return the line of a call, and the names whose value the line cannot carry.
+
+        The line gives a variable that only the last call set the value of the worker's own environment again, or
+        removes it.
+
+        Args:
+            variables: the variables that the call adds to the environment of the worker.
+            own_environment: the environment that the worker was started with.
+        """
+        left_out = [name for name, value in variables.items() if not _can_carry(name, value)]
+        values = {name: value for name, value in variables.items() if name not in left_out}
+        unset = []
+        names = set(values)
+        for name in sorted(self._names - names):
+            own = own_environment.get(name)
+            if own is None:
+                unset.append(name)
+            elif _can_carry(name, own):
+                values[name] = own
+            else:
+                unset.append(name)
+                left_out.append(name)
+        self._names = names
+        return _line(values, unset), left_out
+
+
+def _can_carry(name: str, value: str) -> bool:
+    is_plain = _NAME.fullmatch(name) is not None and name not in _USED_BY_SHELLS
+    return is_plain and "\n" not in value and "\0" not in value
+
+
+def _line(values: Mapping[str, str], unset: list[str]) -> bytes:
+    if not values:
+        # `export` without a name would print all variables.
+        values, unset = {"WATCHDOG_NOTHING": ""}, ["WATCHDOG_NOTHING", *unset]
+    text = " ".join(f"{name}={_quoted(value)}" for name, value in values.items())
+    if unset:
+        text += "; unset -v " + " ".join(unset)
+    return os.fsencode(text) + b"\n"
+
+
+def _quoted(value: str) -> str:
+    return "'" + value.replace("'", "'\\''") + "'"
