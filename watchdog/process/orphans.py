@@ -20,7 +20,7 @@ import contextlib
 import enum
 import os
 import signal
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ..logs.setup import get_logger
 from ..logs.text import printable
@@ -105,6 +105,10 @@ class Orphans:
                 if orphan is None or orphan.commands == {child}:
                     found.append(pid)
         return found
+
+    def may_be_new(self, child: Child, known: Collection[int]) -> bool:
+        """Return whether this process has a child that may belong to the command and whose pid is not in ``known``."""
+        return any(pid not in known for pid in self._candidates(child) or ())
 
     def chase(self, child: Child) -> bool:
         """Kill new orphans of the command, as fast as they appear. Return whether no more of them appear.

@@ -7,7 +7,7 @@ import errno
 import os
 import shlex
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import ScriptUnavailable
@@ -48,8 +48,9 @@ class Spawner:
         stderr: Consumer | None,
         stdin: AsyncIterator[bytes] | None,
         kill_grace_s: float,
+        descriptors: Sequence[int] = (),
     ) -> Child:
-        """Start a command. The arguments are those of :meth:`Supervisor.run`.
+        """Start a command. The arguments are those of :meth:`Supervisor.start`.
 
         Raises:
             ScriptUnavailable: the command cannot be started.
@@ -70,13 +71,14 @@ class Spawner:
             if stdin is not None:
                 stdin_ends = os.pipe()
                 from_stdin = (os.POSIX_SPAWN_DUP2, stdin_ends[0], 0)
+            more = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors, 3)]
             limit = self._limit_mark.next()
             with self._preference:
                 pid = os.posix_spawn(
                     command[0],
                     command,
                     environment,
-                    file_actions=(to_stdout, to_stderr, from_stdin),
+                    file_actions=(to_stdout, to_stderr, from_stdin, *more),
                     setsid=True,
                     setsigmask=[],
                     setsigdef=_DEFAULT_SIGNALS,

@@ -1,7 +1,7 @@
 """Run one command as a process tree, and do not return before the whole tree is gone.
 
-The supervisor owns the tree: :meth:`Supervisor.run` returns only after every process that the command left is dead and
-reaped, inside or outside of the command's process group. If the call is cancelled, it raises only then, too.
+The supervisor owns the tree: :meth:`Supervisor.until_ended` returns only after every process that the command left is
+dead and reaped, inside or outside of the command's process group. If the call is cancelled, it raises only then, too.
 
 Each step has a file of its own:
 
@@ -30,9 +30,10 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from ..logs.setup import get_logger
+from ..system import proc
 from ..system.threads import settled
 from .child import Child
 from .decoy import Decoy
@@ -86,7 +87,7 @@ class Supervisor:
 
     @property
     def running(self) -> int:
-        """The number of commands for which :meth:`run` has not returned yet."""
+        """The number of commands for which :meth:`until_ended` has not returned yet."""
         return len(self._children)
 
     @property
@@ -107,7 +108,25 @@ class Supervisor:
         linger_timeout_s: float = 5.0,
         kill_grace_s: float = 5.0,
     ) -> Ended:
-        """Run a command until it has ended, and all processes that it started have ended.
+        """Run a command until it has ended, and all processes that it started (:meth:`start`, :meth:`until_ended`)."""
+        child = self.start(
+            command, environment, mark=mark, stdout=stdout, stderr=stderr, stdin=stdin, kill_grace_s=kill_grace_s
+        )
+        return await self.until_ended(child, timeout_s=timeout_s, linger_timeout_s=linger_timeout_s)
+
+    def start(
+        self,
+        command: list[str],
+        environment: Mapping[str, str],
+        *,
+        mark: str,
+        stdout: Consumer,
+        stderr: Consumer | None,
+        stdin: AsyncIterator[bytes] | None = None,
+        kill_grace_s: float = 5.0,
+        descriptors: Sequence[int] = (),
+    ) -> Child:
+        """Start a command. The caller must then call :meth:`until_ended`.
 
         Args:
             mark: a path that is only in the environment of this command. It shows that a process which left the session
@@ -116,19 +135,30 @@ class Supervisor:
                 is paused until the future is done. If ``stderr`` is None, both outputs are one stream.
             stdin: the input of the command, read as fast as the command reads it; None if stdin is empty. The rest is
                 not read when the command has ended or has closed its stdin.
-            timeout_s: the longest time that the command may run; 0 means no limit.
-            linger_timeout_s: the longest time that processes may continue after the exit of the command; 0 means that
-                they are ended at once.
             kill_grace_s: the time between SIGTERM and SIGKILL.
+            descriptors: the command gets copies of these as 3, 4 and so on. Each must be larger than the last of these
+                numbers.
 
         Raises:
             ScriptUnavailable: the command cannot be started.
+        """
+        self._guardian_keeper.start()
+        child = self._spawner.spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s, descriptors)
+        self._children[child.pid] = child
+        return child
+
+    async def until_ended(self, child: Child, *, timeout_s: float = 0.0, linger_timeout_s: float = 5.0) -> Ended:
+        """Return how a command ended, when it and all processes that it started have ended.
+
+        Args:
+            timeout_s: the longest time that the command may run; 0 means no limit.
+            linger_timeout_s: the longest time that processes may continue after the exit of the command; 0 means that
+                they are ended at once.
+
+        Raises:
             asyncio.CancelledError: this call was cancelled. The tree is gone.
             Exception: ``stdin`` raised this, so the command was ended. The tree is gone.
         """
-        self._guardian_keeper.start()
-        child = self._spawner.spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s)
-        self._children[child.pid] = child
         deadline_s = child.started_s + timeout_s if timeout_s else math.inf
         timer = self._loop.call_later(timeout_s, set_done, child.wake_up) if timeout_s else None
         end: asyncio.Future[Ended] | None = None
@@ -148,8 +178,19 @@ class Supervisor:
             if timer is not None:
                 timer.cancel()
 
+    async def processes_of(self, child: Child) -> list[proc.Process]:
+        """Return the living processes that a running command has started, without the command itself."""
+        return await Tree(child, self._orphans, self._spare).living()
+
+    def may_have_new_orphans(self, child: Child, known: Collection[int]) -> bool:
+        """Return whether this process has a child with another pid than these that may belong to this command.
+
+        If the kernel does not list children, this returns False.
+        """
+        return self._orphans.may_be_new(child, known)
+
     def end_all(self, *, at_once: bool) -> None:
-        """Ask every command to end. Each :meth:`run` then returns.
+        """Ask every command to end. Each :meth:`until_ended` then returns.
 
         Args:
             at_once: kill the commands now. Otherwise each has its ``kill_grace_s``.
