@@ -32,13 +32,16 @@ class JsonFormat:
             return self._encoder.encode({key: as_plain(value) for key, value in record.items()}) + b"\n"
 
     def script_lines(
-        self, levels: list[int], texts: list[str], stream: str, call_id: str, *, age_s: float = 0.0
+        self, levels: list[int], texts: list[str], stream: str, call_id: str | None, *, age_s: float = 0.0
     ) -> bytes:
         came = _time_before(age_s)
         heads = {
             level: f'{{"timestamp":"{came}","level":"{LEVEL_NAMES[level]}","event":'.encode() for level in set(levels)
         }
-        tail = self._encoder.encode({"logger": "script", "stream": stream, "call_id": as_unicode(call_id)})
+        origin = origin_of(call_id) | {"stream": stream}
+        if call_id is not None:
+            origin["call_id"] = as_unicode(call_id)
+        tail = self._encoder.encode(origin)
         tail = b"," + tail[1:] + b"\n"
         # One JSON string per line. Line ends inside a string are escaped, so each line end here ends a string.
         strings = self._encoder.encode_lines(texts)
@@ -73,16 +76,21 @@ class ConsoleFormat:
         return (str(self._render(None, level, shown)) + "\n").encode()
 
     def script_lines(
-        self, levels: list[int], texts: list[str], stream: str, call_id: str, *, age_s: float = 0.0
+        self, levels: list[int], texts: list[str], stream: str, call_id: str | None, *, age_s: float = 0.0
     ) -> bytes:
         head = f"{self._dim}{_clock_time_before(age_s)}{self._reset} "
-        tail = f"  {self._dim}{stream} {printable(call_id)}{self._reset}\n"
+        tail = f"  {self._dim}{stream} {'worker' if call_id is None else printable(call_id)}{self._reset}\n"
         return "".join(
             [f"{head}{self._badges[level]} {printable(text)}{tail}" for level, text in zip(levels, texts, strict=True)]
         ).encode()
 
 
 LogFormat = JsonFormat | ConsoleFormat
+
+
+def origin_of(call_id: str | None) -> dict[str, str]:
+    """Return the field that says whose line it is: a script's in a call, or a worker's that belongs to no call."""
+    return {"logger": "worker" if call_id is None else "script"}
 
 
 def time_in(later_s: float) -> str:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from ..system.pattern import pattern
 from . import java_trace
+from .formats import origin_of
 from .level import LEVEL_NAMES, LINE_BYTES, SHORT_LINE, classify, classify_again, may_show_level
 from .log_rate import LogRate
 from .sink import LogWriter
@@ -38,6 +39,7 @@ class ScriptLog:
     or of a line that was held back, is the time of its first line. All binary data is one event at the end.
 
     Args:
+        call_id: None if the lines belong to no call: a worker prints them while it loads or waits.
         rate: the room of the call in the log. Lines without room are dropped and counted.
         clock: returns seconds that never decrease.
         call_later: calls a function after a number of seconds, like the method of an event loop. Without it, a line or
@@ -49,7 +51,7 @@ class ScriptLog:
         sink: LogWriter,
         *,
         stream: Literal["stdout", "stderr"],
-        call_id: str,
+        call_id: str | None,
         rate: LogRate | None = None,
         clock: Callable[[], float] = time.monotonic,
         call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
@@ -244,7 +246,7 @@ class ScriptLog:
                 self._rate.drop(1, len(text))
                 return
             self._report_dropped()
-            fields = {"event": text, "logger": "script", "stream": self._stream, "call_id": self._call_id}
+            fields = {"event": text, **origin_of(self._call_id), "stream": self._stream, **self._fields_of_call()}
             event = self._sink.form.event(LEVEL_NAMES[level], fields | more, age_s=age_s)
             self._rate.spend(len(event))
             self._sink.put(event)
@@ -267,6 +269,9 @@ class ScriptLog:
             self._rate.spend(len(lines))
             self._sink.put(lines, min(_SLICE, len(texts) - at))
 
+    def _fields_of_call(self) -> dict[str, str]:
+        return {} if self._call_id is None else {"call_id": self._call_id}
+
     def _report_dropped(self) -> None:
         """Log how many lines of the call were dropped. The next line that has room comes after this event."""
         lines, size_bytes = self._rate.dropped()
@@ -274,7 +279,7 @@ class ScriptLog:
             fields = {
                 "event": "script's log lines dropped",
                 "logger": "logs",
-                "call_id": self._call_id,
+                **self._fields_of_call(),
                 "count": lines,
                 "bytes": size_bytes,
                 "reason": f"the call logged over {self._rate.bytes_per_s} bytes in a second (max_log_rate)",
