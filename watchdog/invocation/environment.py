@@ -14,6 +14,8 @@ from .cloud_event import REQUIRED_ATTRIBUTES
 log = get_logger("invocation")
 # MAX_ARG_STRLEN of the kernel (execve(2)), minus the name, `=` and the NUL at the end.
 _LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
+# A script must not get the value of the image if the call has no input.
+INPUT_FILE_PATH = "INPUT_FILE_PATH"
 
 
 def environment_of_all_calls(configuration: Configuration, environ: Mapping[str, str]) -> dict[str, str]:
@@ -32,22 +34,32 @@ def environment_of(
     Args:
         works_with_files: the function gets the paths of its input and outputs.
     """
-    environment = {**of_all_calls, **call.variables, **task.variables}
-    environment |= {"CALL_ID": call.call_id, "HTTP_RESPONSE_FILE": workspace.response_file}
+    environment = {**of_all_calls, **variables_of(call, task, workspace, of_all_calls, works_with_files)}
+    if works_with_files and task.taken is None:
+        environment.pop(INPUT_FILE_PATH, None)
+    return environment
+
+
+def variables_of(
+    call: Call, task: Task, workspace: Workspace, of_all_calls: Mapping[str, str], works_with_files: bool
+) -> dict[str, str]:
+    """Return the variables that one run adds to those of all calls, or changes."""
+    variables = {**call.variables, **task.variables}
+    variables |= {"CALL_ID": call.call_id, "HTTP_RESPONSE_FILE": workspace.response_file}
     if works_with_files:
-        environment |= {"TMP_INPUT_DIR": workspace.input_dir, "TMP_OUTPUT_DIR": workspace.output_dir}
-        environment.pop("INPUT_FILE_PATH", None)
+        variables |= {"TMP_INPUT_DIR": workspace.input_dir, "TMP_OUTPUT_DIR": workspace.output_dir}
+        variables.pop(INPUT_FILE_PATH, None)
     if task.taken is not None:
         name = task.taken.name
-        environment["INPUT_FILE_PATH"] = f"{workspace.input_dir}/{name}" if name else workspace.input_dir
+        variables[INPUT_FILE_PATH] = f"{workspace.input_dir}/{name}" if name else workspace.input_dir
     if task.stored is not None:
-        environment |= _variables_of(task.stored, call.call_id)
+        variables |= _variables_of(task.stored, call.call_id)
     for name, value in call.event.items():
         variable = "CE_" + name.upper()
         # A caller may invent attributes. Such an attribute must not replace a variable of the image or the service.
         if name in REQUIRED_ATTRIBUTES or variable not in of_all_calls:
-            environment[variable] = value
-    return environment | call.trace.variables
+            variables[variable] = value
+    return variables | call.trace.variables
 
 
 def _variables_of(stored: StoredObject, call_id: str) -> dict[str, str]:

@@ -82,6 +82,7 @@ class Script:
     """A script file. Its command is determined again when the file has changed.
 
     ``has_crlf``, ``has_mark``: the results of the functions of these names for the file of the last command.
+    ``state``: what the file system said about the file of the last command. It differs if the file has changed.
 
     Args:
         path: the file, which need not exist yet.
@@ -89,6 +90,7 @@ class Script:
 
     def __init__(self, path: str) -> None:
         self.has_crlf = self.has_mark = False
+        self.state: tuple[object, ...] = ()
         self._path = path
         self._known: tuple[tuple[object, ...], list[str]] | None = None
 
@@ -97,8 +99,9 @@ class Script:
         try:
             status = os.stat(self._path)
         except OSError:
+            self.state = ()
             return command_for(self._path, path)
-        state = (
+        self.state = state = (
             path,
             status.st_dev,
             status.st_ino,
