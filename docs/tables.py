@@ -18,6 +18,7 @@ from watchdog.invocation import outcome
 from watchdog.settings.declarations import SETTINGS
 from watchdog.settings.report import settings_table
 from watchdog.telemetry.metrics import Callers, Metrics
+from watchdog.warm.workers import REASONS, STATES
 
 ROOT = Path(__file__).parent.parent
 # The settings that the README shows: those that most services set.
@@ -36,6 +37,7 @@ def metrics_table() -> str:
         outcome="ok", duration_s=0, queue_wait_s=0, input_bytes=0, output_bytes=0, cpu_s=0, peak_rss_bytes=0
     )
     metrics.expect_transfers(["minio.default"])
+    metrics.expect_workers(lambda: dict.fromkeys(STATES, 0), REASONS)
     rows = []
     for family in metrics.collect():
         name = f"{family.name}_total" if family.type == "counter" else family.name

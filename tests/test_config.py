@@ -64,6 +64,10 @@ def test_defaults() -> None:
         "log_level": "INFO",
         "log_format": "auto",
         "max_log_rate": 10 * 1024 * 1024,
+        "warm": 0,
+        "warm_start_timeout": 300.0,
+        "warm_max_calls": 0,
+        "warm_max_memory": 0,
         "max_inflight": cpus,
         "max_queue": 10 * cpus,
         "queue_timeout": 60,
@@ -866,7 +870,29 @@ def test_flag_specs() -> None:
     specs = {spec.name: spec for spec in report.flag_specs()}
     assert list(specs) == [name for name in declarations.SETTINGS if name not in declarations.secret_names()]
     assert specs["kill_grace"] == ("kill_grace", "time between SIGTERM and SIGKILL", "DURATION", "5s")
-    assert specs["max_inflight"].default == "usable CPUs, at least 1"
+    assert specs["max_inflight"].default == "usable CPUs, at least 1; if warm is set, its value"
+
+
+def test_a_warm_function_has_a_place_for_each_worker() -> None:
+    assert value("max_inflight", WATCHDOG_WARM="3") == 3
+    assert value("max_inflight", WATCHDOG_WARM="3", WATCHDOG_MAX_INFLIGHT="0") == 0
+
+
+def test_warm_with_fprocess_is_a_problem() -> None:
+    problem = only_problem(fprocess="cat", WATCHDOG_WARM="1")
+    assert problem.startswith("warm: environment WATCHDOG_WARM keeps a script loaded, but fprocess is the function")
+
+
+def test_fewer_places_than_workers_cause_a_warning() -> None:
+    warning = only_warning(WATCHDOG_WARM="3", WATCHDOG_MAX_INFLIGHT="2")
+    assert "is 3, but max_inflight is 2, so there are only 2 workers" in warning
+
+
+def test_the_report_says_that_the_script_is_warm() -> None:
+    lines = report.report(valid(WATCHDOG_WARM="3", WATCHDOG_WARM_MAX_CALLS="100")).splitlines()
+    (line,) = [line for line in lines if line.startswith("warm:")]
+    assert line.startswith("warm: 3 workers; the script starts once")
+    assert line.endswith("each replaced after 100 calls")
 
 
 def test_start_without_a_service_definition_does_not_wait_for_yaml() -> None:

@@ -24,6 +24,8 @@
     │   ├── ScriptKilled             a signal ended the script
     │   │   └── ScriptOutOfMemory    the kernel killed the script because the container had no memory left
     │   ├── ScriptTimedOut           ``exec_timeout`` or ``X-Timeout`` passed
+    │   ├── WorkerNotLoaded          no worker of a warm function could be loaded
+    │   ├── WorkerBroken             the worker of a warm function did not keep to the protocol
     │   └── BadScriptResponse        ``$HTTP_RESPONSE_FILE`` is malformed
     ├── OutputError                  the outputs cannot be sent
     │   ├── StdoutUnwritable         this process cannot write to its stdout
@@ -156,6 +158,23 @@ class ScriptOutOfMemory(ScriptKilled):
 
 class ScriptTimedOut(ScriptError):
     """The script ran for longer than ``exec_timeout`` or ``X-Timeout``, and the server ended it."""
+
+
+class WorkerNotLoaded(ScriptError):
+    """No worker of a warm function could be loaded, and none is loading now.
+
+    ``exit_code``: the exit code of the worker that was loaded last; None if it did not exit by itself.
+    ``retry_after_s``: the next worker is loaded after this number of seconds.
+    """
+
+    def __init__(self, message: str, *, exit_code: int | None, retry_after_s: int, stderr: str = "") -> None:
+        super().__init__(message, stderr=stderr)
+        self.exit_code = exit_code
+        self.retry_after_s = retry_after_s
+
+
+class WorkerBroken(ScriptError):
+    """The worker of a warm function did not keep to the protocol, so the server ended it."""
 
 
 class BadScriptResponse(ScriptError):

@@ -68,9 +68,9 @@ async def run_once(
         # If a platform stops the job, the script has kill_grace to end by itself. A user at a terminal does not want to
         # wait.
         supervisor.end_all(at_once=number == signal.SIGINT or len(caught) > 1)
-        invocations.end_transfers(of_all=True)
+        invocations.refuse_waiting(of_all=True)
         # If the script runs, the job ends when the script has ended. The log event then has its exit code or signal.
-        if not supervisor.running:
+        if not invocations.running:
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -76,7 +76,7 @@ class Drain:
         name = signal.Signals(first).name
         drain = asyncio.ensure_future(self._run(name))
         if first == signal.SIGINT and _is_at_a_terminal():
-            log.info("stopping at once", signal=name, running=self._supervisor.running)
+            log.info("stopping at once", signal=name, running=self._invocations.running)
             signals.put_nowait(first)
         second = asyncio.ensure_future(signals.get())
         await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
@@ -98,7 +98,7 @@ class Drain:
         log.info(
             "draining",
             signal=signal_name,
-            running=self._supervisor.running,
+            running=self._invocations.running,
             waiting=self._admission.waiting,
             **({"longest_s": longest_s, "over_by": time_in(longest_s)} if longest_s < math.inf else {}),
         )
@@ -107,14 +107,14 @@ class Drain:
         self.refuse_all()
         await self._http.close_idle()
         if not await within(self._settings.write_timeout_s, self._admission.empty()):
-            log.warning("running invocations are ended", count=self._supervisor.running)
+            log.warning("running invocations are ended", count=self._invocations.running)
             self._supervisor.end_all(at_once=False)
-            self._invocations.end_transfers(of_all=True)
+            self._invocations.refuse_waiting(of_all=True)
             await within(self._settings.kill_grace_s + UNKILLABLE_S, self._admission.empty())
         # Callers have the rest of the drain to read their answers. This time may be over if a script did not end soon
         # after SIGKILL. Then callers get some more time.
         until_s = max(began_s + longest_s, self._loop.time() + _LAST_ANSWERS_S)
-        await within(until_s - self._loop.time(), self._calls.all_answered())
+        await within(until_s - self._loop.time(), self._calls.all_answered(), self._invocations.end_workers())
         await self._http.close_gracefully(until_s - self._loop.time())
 
     def _longest_s(self, stays_s: float) -> float:
@@ -135,7 +135,7 @@ class Drain:
             at_once: also end all transfers from and to storages, and do not wait for the rest of any body.
         """
         self._admission.close()
-        self._invocations.end_transfers(of_all=at_once)
+        self._invocations.refuse_waiting(of_all=at_once)
         self._bodies.refuse(at_once=at_once)
 
 

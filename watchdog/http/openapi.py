@@ -40,11 +40,12 @@ MEANINGS: Mapping[int, str] = {
     "another call needed its place in the queue; or too many answers are still being sent. Try again after "
     "`Retry-After`.",
     431: "The request line and all headers together have more than 64 KiB, or there are more than 1024 headers.",
-    500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or does not exist, or its outputs "
-    "are larger than `max_output_size` or cannot be read.",
+    500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or does not exist, its worker did "
+    "not keep to the protocol, or its outputs are larger than `max_output_size` or cannot be read.",
     502: "A storage failed: the object of the event could not be fetched, or some outputs could not be stored "
     "(`stored`, `not_stored`).",
-    503: "The server is stopping. Send the call again, to another server if there are several.",
+    503: "The server is stopping: send the call again, to another server if there are several. Or no worker of a warm "
+    "function could be loaded (`exit_code`, `stderr`). Try again after `Retry-After`.",
     504: "The function ran for longer than `exec_timeout` or `X-Timeout`, and was ended.",
     507: "The disk has no space for the input, for stdout, or for the files of a function that failed.",
 }
@@ -412,7 +413,7 @@ def _parameters(interface: Interface) -> _Json:
 
 
 def _responses(interface: Interface) -> _Json:
-    headers = _refs_to_headers("X-Call-Id", "X-Exit-Code", "X-Duration-Seconds", "X-Input-Encoding")
+    headers = _refs_to_headers("X-Call-Id", "X-Exit-Code", "X-Duration-Seconds", "X-Input-Encoding", "X-Warm")
     problem = {_PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     responses: _Json = {"200": _success(interface, headers)}
     for status in _error_statuses(interface):
@@ -571,6 +572,10 @@ def _headers() -> _Json:
             "How the body was read. It is missing if the call ended before this was known. An empty body and a classic "
             "function's body are `raw`.",
             {"type": "string", "enum": ["base64", "raw", "json", "form", "multipart"]},
+        ),
+        "X-Warm": header(
+            "How many calls the worker of a warm function had served before this one.",
+            {"type": "integer", "minimum": 0},
         ),
         "X-Output-Name": header("The name of the only output file, percent-encoded.", text),
         "X-Output-Content-Type": header("The content type of the only output file, guessed from its name.", text),

@@ -28,6 +28,8 @@ from ..errors import (
     TooManyWrongTokens,
     Unauthorized,
     WatchdogError,
+    WorkerBroken,
+    WorkerNotLoaded,
 )
 from ..invocation.call import Record
 from ..logs.setup import get_logger
@@ -51,6 +53,8 @@ STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (Draining, 503, "Server is stopping"),
     (NotAdmitted, 429, "Too many calls"),
     (ScriptTimedOut, 504, "Script timed out"),
+    (WorkerNotLoaded, 503, "Script not loaded"),
+    (WorkerBroken, 500, "Worker broke the protocol"),
     (ScriptKilled, 500, "Script killed"),
     (ScriptOutOfSpace, 507, "No space left"),
     (ScriptFailed, 500, "Script failed"),
@@ -102,6 +106,8 @@ def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, ob
     members: dict[str, object] = {"call_id": call_id}
     if record.exit_code is not None:
         members["exit_code"] = record.exit_code
+    elif isinstance(error, WorkerNotLoaded) and error.exit_code is not None:
+        members["exit_code"] = error.exit_code
     if isinstance(error, ScriptKilled):
         members["signal"] = error.signal
         members["out_of_memory"] = isinstance(error, ScriptOutOfMemory)
@@ -115,7 +121,7 @@ def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, ob
 
 def _add_headers(headers: CIMultiDict[str], error: WatchdogError) -> None:
     """Add the headers that say when to try again, or how to authenticate."""
-    if isinstance(error, NotAdmitted):
+    if isinstance(error, (NotAdmitted, WorkerNotLoaded)):
         headers["Retry-After"] = str(error.retry_after_s)
         # With this header, OpenFaaS's queue-worker sends the call again for every status. Its own list of statuses does
         # not contain 503.

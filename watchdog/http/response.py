@@ -32,6 +32,8 @@ def headers_of(call_id: str, record: Record) -> CIMultiDict[str]:
         headers["X-Duration-Seconds"] = f"{record.duration_s:.6f}"
     if record.input_encoding is not None:
         headers["X-Input-Encoding"] = record.input_encoding
+    if record.served_before is not None:
+        headers["X-Warm"] = str(record.served_before)
     return headers
 
 

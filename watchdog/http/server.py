@@ -25,6 +25,7 @@ from typing import Any
 
 from ..errors import ListenError
 from ..invocation.admission import Admission
+from ..invocation.choose_function import places_of
 from ..invocation.invocation import Invocations
 from ..invocation.outcome import OUTCOMES
 from ..logs.setup import get_logger
@@ -56,6 +57,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # The longest wait of the event loop for the interpreter's lock while a thread runs Python code. Python's own default is
 # 5 ms.
 _SWITCH_INTERVAL_S = 0.001
+_LOOK_FOR_SIGNAL_S = 0.1
 # A stop waits for at most this time until the files of all calls are removed, because a file system may hang.
 _REMOVAL_S = 30.0
 
@@ -77,7 +79,7 @@ async def serve(configuration: Configuration, environ: Mapping[str, str], sink: 
         loop.add_signal_handler(number, signals.put_nowait, number)
     server = Server(configuration, environ, sink)
     try:
-        await server.start()
+        await server.start(signals)
         # The objects that exist now are never freed. Without this, each garbage collection examines them and stops the
         # event loop for that time (docs/explanation/performance.md).
         gc.freeze()
@@ -103,12 +105,14 @@ class Server:
         self._configuration = configuration
         self._settings = settings = configuration.settings
         self._tracing = otel.start(environ, configuration.service_name)
+        # Knative's probe of a container only opens a connection, and the container gets calls when this succeeds.
+        self._is_probed_by_connecting = "K_SERVICE" in environ
 
         # The parts that run the function.
         self._supervisor = Supervisor()
         self._workspaces = Workspaces(settings.tmp_dir)
         self._admission = Admission(
-            max_inflight=settings.max_inflight,
+            max_inflight=places_of(settings),
             max_queue=settings.max_queue,
             queue_timeout_s=settings.queue_timeout_s,
             free_bytes=lambda: free_bytes(settings.tmp_dir),
@@ -178,18 +182,31 @@ class Server:
             supervisor=self._supervisor,
         )
 
-    async def start(self) -> None:
+    async def start(self, signals: asyncio.Queue[int]) -> None:
         """Listen, write the lock file, and log that the server is listening.
+
+        Args:
+            signals: has an item as soon as a signal has asked the server to stop.
 
         Raises:
             ListenError: the server cannot listen on an address, or cannot write its lock file.
         """
         await self._sweep()
         asyncio.get_running_loop().set_exception_handler(self._notice_error)
+        self._invocations.start()
+        if self._is_probed_by_connecting:
+            await self._load(signals)
         await self._listener.start(self._settings.bind, self._settings.port, "port")
         await self._start_metrics()
         self._health.start()
         self._log_start()
+
+    async def _load(self, signals: asyncio.Queue[int]) -> None:
+        """Wait until a worker of a warm function is ready or a load has failed, or until a signal stops the server."""
+        loaded = asyncio.ensure_future(self._invocations.until_started())
+        while not loaded.done() and signals.empty():
+            await asyncio.wait([loaded], timeout=_LOOK_FOR_SIGNAL_S)
+        loaded.cancel()
 
     async def stop(self) -> None:
         """Close everything, and kill scripts that still run."""
@@ -277,7 +294,9 @@ class Server:
             max_inflight=settings.max_inflight,
             max_queue=settings.max_queue,
         )
-        if problem := self._invocations.script_problem:
+        if self._invocations.is_loading:
+            log.info("workers are loading", count=self._admission.max_inflight)
+        elif problem := self._invocations.script_problem:
             log.warning("not ready", reason=problem)
         elif self._invocations.script_has_crlf:
             log.warning("the script will not work as intended", reason=CRLF_HINT)

@@ -53,6 +53,7 @@ class Accounting:
             "outcome": record.outcome,
             "exit_code": record.exit_code,
             "signal": record.signal,
+            "served_before": record.served_before,
             "duration_s": None if duration_s is None else round(duration_s, 6),
             "total_s": round(total_s, 6),
             "queue_wait_s": None if queue_wait_s is None else round(queue_wait_s, 6),

@@ -66,6 +66,7 @@ class Record(msgspec.Struct):
     reason: str | None = None
     exit_code: int | None = None
     signal: str | None = None
+    served_before: int | None = None  # the number of calls that the worker had served; None if it is no warm function
     duration_s: float | None = None
     queue_wait_s: float | None = None
     input_bytes: int = 0
@@ -96,6 +97,8 @@ def add_run(record: Record, run: Run) -> None:
     if not record.exit_code and record.signal is None:
         record.exit_code = ended.exit_code
         record.signal = ended.signal
+    if record.served_before is None:
+        record.served_before = ended.served_before
     record.duration_s = (record.duration_s or 0.0) + ended.duration_s
     record.cpu_s += ended.cpu_s
     if ended.peak_rss_bytes is not None:

@@ -10,6 +10,7 @@ from ..errors import (
     ScriptOutOfMemory,
     ScriptOutOfSpace,
     ScriptTimedOut,
+    WorkerBroken,
 )
 from ..settings.declarations import Settings
 from ..system.cgroup import Cgroup
@@ -39,6 +40,8 @@ class Failures:
         ended, noun, stderr = run.ended, self._function.noun, run.stderr_tail
         if run.bad_choice is not None:
             raise BadScriptResponse(run.bad_choice)
+        if ended.broken is not None:
+            raise WorkerBroken(ended.broken, stderr=stderr)
         if ended.exit_code == 0 and not ended.ended_early and not ended.timed_out and not run.is_out_of_memory:
             return
         if ended.ended_early:

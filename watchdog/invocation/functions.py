@@ -1,15 +1,18 @@
-"""The two kinds of function: a script, or the command of ``fprocess``. The settings choose one of them at the start.
+"""The kinds of function: a script, a warm script, or the command of ``fprocess``. The settings choose one at the start.
 
-A script gets its input as a file and writes its outputs as files. A classic function reads the body from its stdin
-while the body arrives. So it gets its place before the body is complete. Its answer is what it prints.
+A script gets its input as a file and writes its outputs as files. Usually it starts once for each call. A warm script
+(``warm_function.py``) stays alive and serves many calls. A classic function reads the body from its stdin while the
+body arrives. So it gets its place before the body is complete. Its answer is what it prints.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
 
 from ..errors import (
     InputTooLarge,
@@ -21,12 +24,19 @@ from ..errors import (
 )
 from ..process.byte_order_mark import MARK_HINT, has_mark, refuse_utf16
 from ..process.command import CRLF_HINT, Script, command_for, found_command, has_crlf, is_shell_script
-from ..settings.load import Configuration
+from ..process.ended import Ended
+from ..process.supervisor import Supervisor
+from ..settings.declarations import Settings
 from ..system.files import open_regular
 from ..workspace.space import raise_if_no_space
 from ..workspace.workspace import Workspace
-from .call import Record
+from .call import Call, Record, Task
+from .environment import environment_of
 from .refusal import refused_by_system
+from .streams import Streams
+
+if TYPE_CHECKING:
+    from ..warm.workers import Workers
 
 # The first bytes of a script, which are enough to find the reason for its failure.
 _READ_FOR_HINT_BYTES = 64 * 1024
@@ -35,7 +45,11 @@ _READ_FOR_HINT_BYTES = 64 * 1024
 class Function(ABC):
     """The program that a call runs.
 
-    ``noun``: the word for it in messages. ``works_with_files``: its input and its outputs are files.
+    Args:
+        environment: the variables that are the same for all calls; see :mod:`environment`.
+
+    ``noun``: the word for it in messages. ``works_with_files``: its input and its outputs are files. ``workers``: the
+    processes that stay alive between calls; only a warm function has them.
     ``has_crlf``: when :meth:`command` last ran, the program was a shell script with Windows line ends. ``has_mark``: at
     that time, the program began with a byte order mark.
     """
@@ -44,6 +58,50 @@ class Function(ABC):
     works_with_files: bool
     has_crlf = False
     has_mark = False
+    workers: Workers | None = None
+
+    def __init__(self, settings: Settings, environment: Mapping[str, str], supervisor: Supervisor) -> None:
+        self._settings = settings
+        self._environment = environment
+        self._search_path = environment.get("PATH", os.defpath)
+        self._supervisor = supervisor
+
+    async def execute(
+        self,
+        command: list[str],
+        call: Call,
+        task: Task,
+        workspace: Workspace,
+        streams: Streams,
+        stdin: AsyncIterator[bytes] | None,
+        timeout_s: float,
+    ) -> Ended:
+        """Run the function for a call, and return how it ended. Then no process of it can delay the call.
+
+        Args:
+            command: what :meth:`command` returned.
+            streams: take what the function prints.
+            stdin: the bytes for the function's stdin; None means that stdin is empty.
+            timeout_s: the longest time that it may run; 0 means no limit.
+
+        Raises:
+            ScriptUnavailable: the function cannot be started.
+            asyncio.CancelledError: this call was cancelled.
+            Exception: the error that ``stdin`` raised.
+        """
+        settings = self._settings
+        return await self._supervisor.run(
+            command,
+            environment_of(call, task, workspace, self._environment, works_with_files=self.works_with_files),
+            # With the slash, the mark of workspace 1 is not a prefix of the mark of workspace 10.
+            mark=workspace.path + "/",
+            stdout=streams.take_stdout,
+            stderr=None if settings.combine_output else streams.take_stderr,
+            stdin=stdin,
+            timeout_s=timeout_s,
+            linger_timeout_s=settings.linger_timeout_s,
+            kill_grace_s=settings.kill_grace_s,
+        )
 
     @abstractmethod
     def command(self, workspace: Workspace | None) -> list[str]:
@@ -79,19 +137,19 @@ class ScriptFunction(Function):
     """A script: the file ``script_path``, or the text in the variable ``SCRIPT``.
 
     Args:
-        path: the path of the file. Possibly it does not exist yet.
-        text: the text of the script, if it replaces the file.
-        search_path: the script's ``PATH``.
+        text: the text of the script, if it replaces the file, which possibly does not exist yet.
     """
 
     noun = "script"
     works_with_files = True
 
-    def __init__(self, path: str, text: bytes | None, search_path: str) -> None:
-        self._path = path
+    def __init__(
+        self, settings: Settings, environment: Mapping[str, str], supervisor: Supervisor, text: bytes | None
+    ) -> None:
+        super().__init__(settings, environment, supervisor)
+        self._path = settings.script_path
         self._text = text
-        self._search_path = search_path
-        self._script = Script(path)
+        self._script = Script(self._path)
         if text is not None:
             self.has_crlf, self.has_mark = has_crlf(text), has_mark(text)
 
@@ -132,21 +190,14 @@ class ScriptFunction(Function):
 
 
 class ClassicFunction(Function):
-    """The command of ``fprocess``.
-
-    Args:
-        command: the words of the command.
-        search_path: the function's ``PATH``.
-        max_input_size_bytes: the largest size of the body; 0 means no limit.
-    """
+    """The command of ``fprocess``."""
 
     noun = "function"
     works_with_files = False
 
-    def __init__(self, command: list[str], search_path: str, max_input_size_bytes: int) -> None:
-        self._command = command
-        self._search_path = search_path
-        self._max_input_size_bytes = max_input_size_bytes
+    def __init__(self, settings: Settings, environment: Mapping[str, str], supervisor: Supervisor) -> None:
+        super().__init__(settings, environment, supervisor)
+        self._command = shlex.split(settings.fprocess or "")
 
     def command(self, workspace: Workspace | None) -> list[str]:
         return found_command(self._command, self._search_path)
@@ -157,7 +208,7 @@ class ClassicFunction(Function):
         Raises:
             InputTooLarge: the body is larger than ``max_input_size_bytes``.
         """
-        limit_bytes = self._max_input_size_bytes
+        limit_bytes = self._settings.max_input_size_bytes
         async for piece in body:
             record.input_bytes += len(piece)
             if limit_bytes and record.input_bytes > limit_bytes:
@@ -167,15 +218,3 @@ class ClassicFunction(Function):
     def answers_with(self, failure: ScriptFailed | ScriptKilled) -> bool:
         # If memory or disk space ran out, the call must fail with that error, so that the operator notices it, too.
         return not isinstance(failure, (ScriptOutOfMemory, ScriptOutOfSpace))
-
-
-def function_of(configuration: Configuration, search_path: str) -> Function:
-    """Return the function of a service.
-
-    Args:
-        search_path: the function's ``PATH``.
-    """
-    settings = configuration.settings
-    if settings.fprocess is not None:
-        return ClassicFunction(shlex.split(settings.fprocess), search_path, settings.max_input_size_bytes)
-    return ScriptFunction(settings.script_path, configuration.script_text, search_path)

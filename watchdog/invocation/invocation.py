@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 
@@ -32,13 +31,13 @@ from ..workspace.workspaces import Workspaces
 from .accounting import Accounting
 from .admission import Admission, Ticket
 from .call import Call, Record, Task, add_run
+from .choose_function import function_of
 from .cleanups import Cleanups
 from .doubts import Doubts
 from .drainable_waits import DrainableWaits
 from .environment import environment_of_all_calls
 from .failures import Failures
 from .found_outputs import check_size, found_outputs
-from .functions import function_of
 from .inputs import Inputs
 from .outcome import outcome_of
 from .refusal import refused_by_system
@@ -77,8 +76,20 @@ class Invocations:
         self._settings = settings = configuration.settings
         self._admission = admission
         self._workspaces = workspaces
-        environment = environment_of_all_calls(configuration, environ)
-        self._function = function_of(configuration, environment.get("PATH", os.defpath))
+        self._disposal = Disposal(
+            workspaces, others_run=lambda: bool(supervisor.running), not_removed=_report_not_removed
+        )
+        self._function = function_of(
+            configuration,
+            environment_of_all_calls(configuration, environ),
+            admission=admission,
+            sink=sink,
+            supervisor=supervisor,
+            workspaces=workspaces,
+            disposal=self._disposal,
+            metrics=metrics,
+        )
+        self._workers = self._function.workers
         self._transfers = Transfers(
             configuration.storages,
             timeout_s=settings.storage_timeout_s,
@@ -91,14 +102,9 @@ class Invocations:
         self._after_place = DrainableWaits(admission.refusal)
         self._inputs = Inputs(configuration, self._function, self._transfers, self._before_place)
         self._cgroup = Cgroup()
-        self._runner = Runner(
-            settings, self._function, environment, sink=sink, supervisor=supervisor, cgroup=self._cgroup
-        )
+        self._runner = Runner(settings, self._function, sink=sink, cgroup=self._cgroup)
         self._failures = Failures(settings, self._function, self._cgroup)
         self._doubts = Doubts(settings.tmp_dir)
-        self._disposal = Disposal(
-            workspaces, others_run=lambda: bool(supervisor.running), not_removed=_report_not_removed
-        )
         self._held_outputs = HeldOutputs(self._disposal.in_thread)
         self._accounting = Accounting(self._function.noun, metrics)
         self._handing_over = 0
@@ -292,19 +298,50 @@ class Invocations:
         """Whether the script began with a byte order mark when it was last read."""
         return self._function.has_mark
 
-    def end_transfers(self, *, of_all: bool) -> None:
-        """Reject the calls that are fetching their first input.
+    @property
+    def running(self) -> int:
+        """The number of calls whose function runs now."""
+        return self._runner.running
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether the workers of a warm function load, and none of them is ready or has failed yet."""
+        return self._workers is not None and self._workers.is_loading
+
+    def start(self) -> None:
+        """Prepare for calls: the workers of a warm function begin to load."""
+        if self._workers is not None:
+            self._workers.start()
+
+    async def until_started(self) -> None:
+        """Wait until a worker of a warm function is ready, or a load has failed."""
+        if self._workers is not None:
+            await self._workers.until_loaded()
+
+    def refuse_waiting(self, *, of_all: bool) -> None:
+        """Reject the calls that are fetching their first input, and those that wait for a worker.
 
         Args:
             of_all: also reject calls that are fetching or storing objects, and that have or had a place. From then on
                 no script and no transfer starts, not even for a call that is running.
         """
         self._before_place.end()
+        if self._workers is not None:
+            self._workers.refuse(self._admission.refusal)
         if of_all:
             self._after_place.end()
 
+    async def end_workers(self) -> None:
+        """End the workers of a warm function politely. Call this only when no invocation runs any more."""
+        if self._workers is not None:
+            await self._workers.close()
+
     async def close(self) -> None:
-        """Remove all files, and close all connections to storages. Call this only when no invocation runs any more."""
+        """End all workers, remove all files, and close all connections to storages.
+
+        Call this only when no invocation runs any more.
+        """
+        await self.end_workers()
         await self._disposal.finish()
         await self._transfers.close()
         self._cgroup.close()

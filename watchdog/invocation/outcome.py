@@ -26,6 +26,8 @@ from ..errors import (
     ScriptUnavailable,
     StorageError,
     StoreFailed,
+    WorkerBroken,
+    WorkerNotLoaded,
 )
 
 # The outcome in log events and metrics for each error. The first row whose type matches is used.
@@ -41,6 +43,8 @@ _OUTCOME_OF_ERROR: tuple[tuple[type[BaseException], str], ...] = (
     (NotAdmitted, "overloaded"),
     (ScriptUnavailable, "no_script"),
     (ScriptTimedOut, "timeout"),
+    (WorkerNotLoaded, "not_loaded"),
+    (WorkerBroken, "bad_worker"),
     (ScriptOutOfSpace, "no_space"),
     (ScriptFailed, "failed"),
     (ScriptOutOfMemory, "out_of_memory"),
@@ -63,6 +67,8 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "killed": ("the function", "A signal ended the function."),
     "out_of_memory": ("the function", "The kernel killed the function because the container had no memory left."),
     "timeout": ("the function", "The function ran for longer than `exec_timeout` or `X-Timeout`."),
+    "not_loaded": ("the function", "No worker of a warm function could be loaded."),
+    "bad_worker": ("the function", "The worker of a warm function did not keep to the protocol."),
     "no_script": ("the function", "There is no script or command, it cannot be read, or its interpreter is missing."),
     "bad_output": (
         "the function",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 from ..errors import BadScriptResponse
 from ..logs.setup import get_logger
@@ -12,14 +12,12 @@ from ..logs.sink import LogWriter
 from ..logs.text import printable
 from ..output.call_warning import STILL_WORKING
 from ..process.ended import Ended
-from ..process.supervisor import Supervisor
 from ..settings.declarations import Settings
 from ..system.cgroup import Cgroup
 from ..workspace.response_file import ResponseOverrides, read_response_file
 from ..workspace.spool import Spool
 from ..workspace.workspace import Workspace
 from .call import Call, Task
-from .environment import environment_of
 from .functions import Function
 from .run import Run
 from .streams import Streams
@@ -33,26 +31,25 @@ class Runner:
     """Runs the function.
 
     Args:
-        environment: the variables that are the same for all calls; see :mod:`environment`.
         sink: receives the lines that the function prints.
+
+    Attributes:
+        running: the number of calls whose function runs now.
     """
 
     def __init__(
         self,
         settings: Settings,
         function: Function,
-        environment: Mapping[str, str],
         *,
         sink: LogWriter,
-        supervisor: Supervisor,
         cgroup: Cgroup,
     ) -> None:
         self._settings = settings
         self._function = function
-        self._environment = environment
         self._sink = sink
-        self._supervisor = supervisor
         self._cgroup = cgroup
+        self.running = 0
 
     async def run(
         self, call: Call, task: Task, workspace: Workspace, stdout: Spool, stdin: AsyncIterator[bytes] | None
@@ -79,24 +76,13 @@ class Runner:
         timeout_s = _shorter(settings.exec_timeout_s, call.timeout_s)
         oom_kills = self._cgroup.oom_kills()
         started_ns = time.time_ns()
+        self.running += 1
         try:
             with call.trace.phase(f"run {function.noun}") as phase:
-                ended = await self._supervisor.run(
-                    command,
-                    environment_of(
-                        call, task, workspace, self._environment, works_with_files=function.works_with_files
-                    ),
-                    # With the slash, the mark of workspace 1 is not a prefix of the mark of workspace 10.
-                    mark=workspace.path + "/",
-                    stdout=streams.take_stdout,
-                    stderr=None if settings.combine_output else streams.take_stderr,
-                    stdin=stdin,
-                    timeout_s=timeout_s,
-                    linger_timeout_s=settings.linger_timeout_s,
-                    kill_grace_s=settings.kill_grace_s,
-                )
+                ended = await function.execute(command, call, task, workspace, streams, stdin, timeout_s)
                 phase.process_ended(ended.exit_code, ended.signal)
         finally:
+            self.running -= 1
             streams.close()
         workspace.is_tree_gone = ended.is_tree_gone
         if ended.left or ended.survivors:

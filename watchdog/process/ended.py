@@ -31,6 +31,9 @@ class Ended(msgspec.Struct, frozen=True):
             name.
         were_working: these processes still worked when ``linger_timeout_s`` was over. The output may lack their last
             bytes.
+        served_before: the number of calls that the worker of a warm function had served before; None if the command ran
+            for one call only.
+        broken: how a worker broke the protocol, so that it is not known whether the call succeeded; None if it did not.
     """
 
     exit_code: int | None
@@ -44,6 +47,8 @@ class Ended(msgspec.Struct, frozen=True):
     is_tree_gone: bool
     left: Mapping[str, int] = {}
     were_working: bool = False
+    served_before: int | None = None
+    broken: str | None = None
 
 
 def ended(

@@ -30,6 +30,23 @@ def check_script(reading: Reading) -> None:
         )
 
 
+def check_warm(reading: Reading) -> None:
+    if not reading.values["warm"] or reading.unread & {"warm", "fprocess"}:
+        return
+    if reading.values["fprocess"] is not None:
+        reading.problem(
+            "warm",
+            reading.sources["warm"],
+            "keeps a script loaded, but fprocess is the function, and it is started for each call; unset one of them",
+        )
+    elif 0 < reading.values["max_inflight"] < reading.values["warm"] and "max_inflight" not in reading.unread:
+        reading.warnings.append(
+            f"warm: {reading.sources['warm']} is {reading.values['warm']}, but max_inflight is "
+            f"{reading.values['max_inflight']}, so there are only {reading.values['max_inflight']} workers; raise "
+            "max_inflight to use more"
+        )
+
+
 def check_metrics_port(reading: Reading) -> None:
     port = reading.values["metrics_port"]
     if reading.unread & {"port", "metrics_port"}:

@@ -85,7 +85,7 @@ def usable_cpus(cgroup: Cgroup) -> int:
 
 
 def _default_max_inflight(known: Known) -> int:
-    return usable_cpus(Cgroup())
+    return int(known.values["warm"]) or usable_cpus(Cgroup())
 
 
 def _default_max_queue(known: Known) -> int:
@@ -162,13 +162,34 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             default_text="10Mi",
         ),
     ]
+    warm: Annotated[
+        int,
+        Declared(
+            "number of workers: processes of the script that stay alive and serve many calls; 0 starts the script anew "
+            "for each call",
+            COUNT,
+            0,
+        ),
+    ]
+    warm_start_timeout_s: Annotated[
+        float, Declared("longest time in which a worker loads, until it says `ready`", DURATION, 300.0)
+    ]
+    warm_max_calls: Annotated[
+        int, Declared("a worker is replaced after this number of calls; 0 means no limit", COUNT, 0)
+    ]
+    warm_max_memory_bytes: Annotated[
+        int,
+        Declared(
+            "a worker is replaced if its processes have more memory than this after a call; 0 means no limit", SIZE, 0
+        ),
+    ]
     max_inflight: Annotated[
         int,
         Declared(
             "most invocations that run at the same time; 0 means no limit",
             COUNT,
             _default_max_inflight,
-            default_text="usable CPUs, at least 1",
+            default_text="usable CPUs, at least 1; if warm is set, its value",
             bare=True,
         ),
     ]

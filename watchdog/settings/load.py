@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ..errors import ConfigError
-from .checks import check_metrics_port, check_script, check_tmp_dir, check_unknown_names
+from .checks import check_metrics_port, check_script, check_tmp_dir, check_unknown_names, check_warm
 from .declarations import SETTINGS, Settings
 from .definition_source import read_service_definition, read_storages
 from .openfaas_names import IGNORED_NAMES, OF_CLASSIC_FUNCTIONS, check_fprocess, check_openfaas_names
@@ -75,6 +75,7 @@ def load(environ: Mapping[str, str], flags: Mapping[str, str]) -> Configuration:
         elif name not in ("service_definition", "fprocess"):
             reading.read(name)
     check_script(reading)
+    check_warm(reading)
     check_metrics_port(reading)
     check_tmp_dir(reading)
     read_token_file(reading)

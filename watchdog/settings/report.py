@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .declarations import SETTINGS, Setting, shown_value
+from .declarations import SETTINGS, Setting, Settings, shown_value
 from .load import Configuration
 from .text import in_quotes, one_line, why_unreadable
 
@@ -68,6 +68,8 @@ def report(configuration: Configuration, problems: Sequence[str] | None = None) 
         lines.append(f"script: environment SCRIPT, {len(configuration.script_text)} bytes")
     else:
         lines.append(f"script: {one_line(configuration.settings.script_path)}")
+    if configuration.settings.warm:
+        lines.append(_about_warm(configuration.settings))
     service = configuration.service
     if service is None:
         lines.append("service definition: none")
@@ -92,6 +94,18 @@ def report(configuration: Configuration, problems: Sequence[str] | None = None) 
         lines += ["", f"{title}:"] if found else ["", f"{title}: none"]
         lines += [f"  {one_line(line)}" for line in found]
     return "\n".join(lines)
+
+
+def _about_warm(settings: Settings) -> str:
+    count = min(settings.warm, settings.max_inflight or settings.warm)
+    workers = "1 worker" if count == 1 else f"{count} workers"
+    limits = [
+        f"{shown_value(SETTINGS[name], getattr(settings, SETTINGS[name].attribute))} {what}"
+        for name, what in (("warm_max_calls", "calls"), ("warm_max_memory", "bytes of memory"))
+        if getattr(settings, SETTINGS[name].attribute)
+    ]
+    replaced = f", each replaced after {' or '.join(limits)}" if limits else ""
+    return f"warm: {workers}; the script starts once, writes `ready` to descriptor 4, and serves many calls{replaced}"
 
 
 def settings_table(settings: Iterable[Setting]) -> str:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 # The default buckets of the Go client, which the classic watchdog uses, and longer ones for inference.
 _DURATION_BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+# A small interpreter loads in a tenth of a second, the weights of a large network in minutes.
+_LOAD_BUCKETS_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 # 16 MiB to 64 GiB, each twice as large as the one before: the usual sizes of a container's memory.
 _MEMORY_BUCKETS_BYTES = tuple(float(1 << power) for power in range(24, 37))
 # Every scraper reads text of this version. Later versions only add names that are not ASCII, and all names here are
@@ -100,6 +102,9 @@ class Metrics:
         self._peak_rss = Histogram(_MEMORY_BUCKETS_BYTES)
         self._transfers: dict[tuple[str, str, str], int] = {}
         self._transfer_bytes: dict[tuple[str, str], int] = {}
+        self._workers: Callable[[], Mapping[str, int]] | None = None
+        self._worker_loads = Histogram(_LOAD_BUCKETS_S)
+        self._worker_restarts: dict[str, int] = {}
 
     def request_answered(self, *, code: int, method: str, duration_s: float) -> None:
         self._requests[str(code), method].observe(duration_s)
@@ -140,6 +145,24 @@ class Metrics:
         key = direction, provider, outcome
         self._transfers[key] = self._transfers.get(key, 0) + 1
         self._transfer_bytes[direction, provider] = self._transfer_bytes.get((direction, provider), 0) + size_bytes
+
+    def expect_workers(self, states: Callable[[], Mapping[str, int]], reasons: Iterable[str]) -> None:
+        """Show the workers of a warm function, too.
+
+        Args:
+            states: returns the number of workers in each state.
+            reasons: why a worker may be replaced, counted from 0.
+        """
+        self._workers = states
+        self._worker_restarts = dict.fromkeys(reasons, 0)
+
+    def worker_loaded(self, load_s: float) -> None:
+        """Count a worker that has loaded."""
+        self._worker_loads.observe(load_s)
+
+    def worker_restarted(self, reason: str) -> None:
+        """Count a worker that has ended and is replaced."""
+        self._worker_restarts[reason] += 1
 
     def exposition(self) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""
@@ -251,12 +274,36 @@ class Metrics:
             "Idle connections closed because too few descriptors were free.",
             callers.closed_connections,
         )
+        if self._workers is not None:
+            yield from self._of_workers(self._workers())
         build = GaugeMetricFamily(
             "watchdog_build_info", "Always 1; the label has the version of the running server.", labels=["version"]
         )
         build.add_metric([__version__], 1)
         yield build
         yield from _of_this_process()
+
+    def _of_workers(self, states: Mapping[str, int]) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+
+        workers = GaugeMetricFamily("watchdog_workers", "Workers of a warm function, by state.", labels=["state"])
+        for state, count in states.items():
+            workers.add_metric([state], count)
+        yield workers
+        yield HistogramMetricFamily(
+            "watchdog_worker_load_seconds",
+            "Time from the start of a worker until it was ready, without loads that failed.",
+            buckets=self._worker_loads.buckets(),
+            sum_value=self._worker_loads.sum,
+        )
+        restarts = CounterMetricFamily(
+            "watchdog_worker_restarts",
+            "Workers that ended and were replaced, by reason.",
+            labels=["reason"],
+        )
+        for reason, count in list(self._worker_restarts.items()):
+            restarts.add_metric([reason], count)
+        yield restarts
 
 
 def _of_this_process() -> list[Metric]:

@@ -45,7 +45,7 @@ class Disposal:
         self._not_removed = not_removed
         self._loop = asyncio.get_running_loop()
         self._removals: set[asyncio.Future[None]] = set()
-        self._untidy: deque[tuple[Workspace, str]] = deque()
+        self._untidy: deque[tuple[Workspace, str | None]] = deque()
         self._tidy_timer: asyncio.Handle | None = None
         self._unused_timer: asyncio.TimerHandle | None = None
 
@@ -54,13 +54,14 @@ class Disposal:
         """Whether a directory waits to be emptied or removed. Kept directories do not count."""
         return bool(self._removals or self._untidy)
 
-    def dispose(self, workspace: Workspace, loan: int, call_id: str) -> None:
+    def dispose(self, workspace: Workspace, loan: int, call_id: str | None) -> None:
         """Empty or remove a directory soon.
 
         A second call of this method for the same call does nothing, because another call may have the directory then.
 
         Args:
             loan: the value of ``workspace.loan`` when the call got the directory.
+            call_id: for the log, if the directory cannot be removed; None if it did not belong to a call.
         """
         if workspace.loan != loan:
             return

@@ -1,0 +1,63 @@
+"""Choose the kind of function of a service."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..logs.sink import LogWriter
+from ..process.supervisor import Supervisor
+from ..settings.declarations import Settings
+from ..settings.load import Configuration
+from ..telemetry.metrics import Metrics
+from ..workspace.disposal import Disposal
+from ..workspace.workspaces import Workspaces
+from .admission import Admission
+from .functions import ClassicFunction, Function, ScriptFunction
+
+
+def function_of(
+    configuration: Configuration,
+    environment: Mapping[str, str],
+    *,
+    admission: Admission,
+    sink: LogWriter,
+    supervisor: Supervisor,
+    workspaces: Workspaces,
+    disposal: Disposal,
+    metrics: Metrics,
+) -> Function:
+    """Return the function of a service.
+
+    Args:
+        environment: the variables that are the same for all calls.
+    """
+    settings = configuration.settings
+    if settings.fprocess is not None:
+        return ClassicFunction(settings, environment, supervisor)
+    if settings.warm:
+        # Imported only here, because other functions do not need it.
+        from .warm_function import WarmFunction
+
+        return WarmFunction(
+            settings,
+            environment,
+            supervisor,
+            configuration.script_text,
+            # A worker without a place would never serve a call.
+            count=min(admission.max_inflight, settings.warm) if admission.max_inflight else settings.warm,
+            sink=sink,
+            workspaces=workspaces,
+            disposal=disposal,
+            metrics=metrics,
+            # A job has no queue. It waits until its worker is loaded, or cannot be loaded.
+            longest_wait_s=admission.queue_timeout_s or math.inf,
+        )
+    return ScriptFunction(settings, environment, supervisor, configuration.script_text)
+
+
+def places_of(settings: Settings) -> int:
+    """Return the largest number of calls that run at the same time; 0 means no limit. A warm worker serves one call."""
+    if not settings.warm or settings.fprocess is not None:
+        return settings.max_inflight
+    return min(settings.max_inflight, settings.warm) if settings.max_inflight else settings.warm

@@ -1,0 +1,141 @@
+"""A warm script: its workers load once, and each of them serves many calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+from ..errors import WatchdogError
+from ..logs.sink import LogWriter
+from ..process.ended import Ended
+from ..process.supervisor import Supervisor
+from ..settings.declarations import Settings
+from ..telemetry.metrics import Metrics
+from ..warm.worker import Limits, Worker, WorkerCall
+from ..warm.workers import REASONS, Workers
+from ..workspace.disposal import Disposal
+from ..workspace.workspace import Workspace
+from ..workspace.workspaces import Workspaces
+from .call import Call, Task
+from .environment import INPUT_FILE_PATH, variables_of
+from .functions import ScriptFunction
+from .refusal import refused_by_system
+from .streams import Streams
+
+# The private directory of a worker, which is removed when the worker has ended.
+WORKER_DIR = "WORKER_DIR"
+
+
+class WarmFunction(ScriptFunction):
+    """A script that stays alive between calls.
+
+    Args:
+        count: the number of workers.
+        longest_wait_s: the longest time for which a call waits for a worker.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environment: Mapping[str, str],
+        supervisor: Supervisor,
+        text: bytes | None,
+        *,
+        count: int,
+        sink: LogWriter,
+        workspaces: Workspaces,
+        disposal: Disposal,
+        metrics: Metrics,
+        longest_wait_s: float,
+    ) -> None:
+        # A worker has no input before its first call, even if the image sets this variable.
+        environment = {name: value for name, value in environment.items() if name != INPUT_FILE_PATH}
+        super().__init__(settings, environment, supervisor, text)
+        self._sink = sink
+        self._workspaces = workspaces
+        self._disposal = disposal
+        self._metrics = metrics
+        self._longest_wait_s = longest_wait_s
+        self._limits = Limits(
+            start_timeout_s=settings.warm_start_timeout_s,
+            kill_grace_s=settings.kill_grace_s,
+            log_bytes_per_s=settings.max_log_rate_bytes,
+        )
+        self.workers: Workers = Workers(
+            count,
+            start=self._start_worker,
+            script_state=self._script_state,
+            max_calls=settings.warm_max_calls,
+            max_memory_bytes=settings.warm_max_memory_bytes,
+            note_loaded=metrics.worker_loaded,
+            note_ended=self._note_ended,
+        )
+        metrics.expect_workers(self.workers.states, REASONS)
+
+    @property
+    def problem(self) -> str | None:
+        """The reason why no call could be answered now, or None."""
+        return super().problem or self.workers.problem
+
+    def command(self, workspace: Workspace | None) -> list[str]:
+        """Check that the script could be run, and return the command of a worker.
+
+        Raises:
+            ScriptUnavailable: it could not be run.
+        """
+        return super().command(None)
+
+    async def execute(
+        self,
+        command: list[str],
+        call: Call,
+        task: Task,
+        workspace: Workspace,
+        streams: Streams,
+        stdin: AsyncIterator[bytes] | None,
+        timeout_s: float,
+    ) -> Ended:
+        """Let a worker serve a call, and return how the call ended, as if a process of its own had served it.
+
+        Raises:
+            WorkerNotLoaded, Overloaded, Draining, ScriptUnavailable: no worker took the call.
+            asyncio.CancelledError: this call was cancelled. No worker serves it any more.
+        """
+        self.workers.start()  # a job and a local run start the workers only when they need one
+        served = WorkerCall(
+            call_id=call.call_id,
+            variables=variables_of(call, task, workspace, self._environment, works_with_files=True),
+            timeout_s=timeout_s,
+            stdout=streams.take_stdout,
+            stderr=streams.take_stderr,
+        )
+        return await self.workers.serve(served, self._longest_wait_s)
+
+    def _script_state(self) -> object:
+        super().command(None)
+        return self._script.state
+
+    def _start_worker(self) -> Worker:
+        try:
+            workspace = self._workspaces.make()
+        except OSError as error:
+            raise refused_by_system("a workspace", error) from error
+        try:
+            command = super().command(workspace)
+            environment = {**self._environment, WORKER_DIR: workspace.path + "/"}
+            return Worker(
+                self._supervisor, self._sink, self._limits, command, environment, workspace, self._script.state
+            )
+        except (WatchdogError, OSError) as error:
+            self._remove(workspace)
+            if isinstance(error, OSError):
+                raise refused_by_system("the pipes of a worker", error) from error
+            raise
+
+    def _note_ended(self, worker: Worker) -> None:
+        if worker.end_reason in REASONS:
+            self._metrics.worker_restarted(worker.end_reason)
+        self._remove(worker.workspace)
+
+    def _remove(self, workspace: Workspace) -> None:
+        """Remove the directory of a worker in a thread."""
+        self._disposal.dispose(workspace, workspace.loan, None)

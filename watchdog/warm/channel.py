@@ -1,0 +1,140 @@
+"""The two pipes between the server and a worker: descriptor 3 for calls, and descriptor 4 for answers."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sys
+import termios
+from collections.abc import Callable
+
+from .protocol import Answer, AnswerLines, ProtocolError
+
+_FIRST_DESCRIPTOR = 5  # larger than 3 and 4, which the worker gets
+_READ_BYTES = 4096
+_NOTHING = bytes(4)  # a C int of the value 0
+
+
+class Channel:
+    """The server's ends of the two pipes.
+
+    Args:
+        take: is called with each answer of the worker.
+        report_fault: is called with a text if the worker writes something wrong. Then no more answers are taken.
+        report_closed: is called with a text if the worker has closed one of its ends. A worker that exits does so, too.
+
+    Attributes:
+        descriptors: the worker's ends, for 3 and 4. Close them with :meth:`close_descriptors` when it has started.
+
+    Raises:
+        OSError: no descriptor is free.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[Answer], None],
+        report_fault: Callable[[str], None],
+        report_closed: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._take = take
+        self._report_fault = report_fault
+        self._report_closed = report_closed
+        self._lines = AnswerLines()
+        self._unsent = b""
+        self._line_bytes = 0
+        self._calls_fd = self._answers_fd = -1
+        self.descriptors: list[int] = []
+        ends: list[int] = []
+        try:
+            for _ in range(2):
+                ends += os.pipe()
+            for fd in (ends[0], ends[3]):
+                self.descriptors.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
+                os.close(fd)
+                ends.remove(fd)
+        except OSError:
+            self.close_descriptors()
+            for fd in ends:
+                os.close(fd)
+            raise
+        self._calls_fd, self._answers_fd = ends[0], ends[1]
+        os.set_blocking(self._calls_fd, False)
+        os.set_blocking(self._answers_fd, False)
+        self._loop.add_reader(self._answers_fd, self.read)
+
+    def send(self, line: bytes) -> None:
+        """Send a call. The worker must have taken the call before."""
+        self._unsent, self._line_bytes = line, len(line)
+        self._write()
+
+    @property
+    def untaken_bytes(self) -> int:
+        """The number of bytes of the last call that the worker has not read yet."""
+        if self._calls_fd < 0:
+            return 0
+        waiting = fcntl.ioctl(self._calls_fd, termios.FIONREAD, _NOTHING)
+        return int.from_bytes(waiting, sys.byteorder) + len(self._unsent)
+
+    @property
+    def is_call_untouched(self) -> bool:
+        """Whether the worker has not read a single byte of the last call."""
+        return self.untaken_bytes == self._line_bytes
+
+    def read(self) -> None:
+        """Take the answers that the worker has written so far."""
+        while self._answers_fd >= 0:
+            try:
+                data = os.read(self._answers_fd, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close_answers()
+                cut_line = self._lines.end()
+                self._report_closed(str(cut_line or "the worker closed fd 4, to which it must write answers"))
+                return
+            for answer in self._lines.feed(data):
+                if isinstance(answer, ProtocolError):
+                    self._close_answers()
+                    self._report_fault(str(answer))
+                else:
+                    self._take(answer)
+            if len(data) < _READ_BYTES:
+                return
+
+    def end_calls(self) -> None:
+        """Let the worker read the end of its calls."""
+        if self._calls_fd >= 0:
+            self._loop.remove_writer(self._calls_fd)
+            os.close(self._calls_fd)
+            self._calls_fd = -1
+
+    def close_descriptors(self) -> None:
+        """Close the worker's ends in this process. Only then does the server notice that the worker has closed them."""
+        while self.descriptors:
+            os.close(self.descriptors.pop())
+
+    def close(self) -> None:
+        """Close both pipes."""
+        self.close_descriptors()
+        self.end_calls()
+        self._close_answers()
+
+    def _write(self) -> None:
+        self._loop.remove_writer(self._calls_fd)
+        try:
+            self._unsent = self._unsent[os.write(self._calls_fd, self._unsent) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._report_closed("the worker closed fd 3, from which it must read calls")
+            return
+        if self._unsent:  # the call is longer than the room in the pipe
+            self._loop.add_writer(self._calls_fd, self._write)
+
+    def _close_answers(self) -> None:
+        if self._answers_fd >= 0:
+            self._loop.remove_reader(self._answers_fd)
+            os.close(self._answers_fd)
+            self._answers_fd = -1

@@ -1,0 +1,451 @@
+"""One worker: a process of the script that stays alive, and serves one call after the other.
+
+::
+
+    loading ──ready──► idle ──call──► busy ──done──► idle …
+       │                │               │
+       └────────────────┴───────────────┴──► its whole process tree is ended
+
+A worker has two more pipes than other commands: it reads calls from descriptor 3, and writes answers to descriptor 4.
+``protocol.py`` and ``shell_line.py`` have the format of the lines.
+
+The server learns in three ways that a call has ended: the worker writes ``done``, its process exits, or the time of the
+call is over. The worker flushes its streams before ``done``. So after ``done`` the pipes of stdout and stderr have all
+bytes of the call, and the server reads them before the next call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from ..logs.setup import get_logger
+from ..logs.sink import LogWriter
+from ..logs.text import printable
+from ..process.child import Child
+from ..process.ended import Ended
+from ..process.pipes import Consumer, set_done
+from ..process.supervisor import Supervisor
+from ..system import proc
+from ..system.threads import settled
+from ..workspace.workspace import Workspace
+from .channel import Channel
+from .protocol import Answer, Done, Ready, json_line
+from .residents import Residents
+from .shell_line import ShellLine
+from .usage import Usage
+from .worker_log import WorkerLog
+
+log = get_logger("worker")
+# A process that exits closes its descriptors before the server learns of the exit. If it has closed one and has not
+# exited after this number of seconds, it does not keep to the protocol.
+_EXIT_S = 1.0
+_LOOK_S = 0.02
+_MOST_NAMES = 10  # names of processes or variables in one log event
+
+
+class NotTaken(Exception):
+    """The worker ended before it read the first byte of the call, so another worker can serve the call."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """The limits of all workers.
+
+    ``start_timeout_s``: the longest load; 0 means no limit. ``kill_grace_s``: the time between SIGTERM and SIGKILL.
+    ``log_bytes_per_s``: the room in the log for lines that belong to no call; 0 means no limit.
+    """
+
+    start_timeout_s: float
+    kill_grace_s: float
+    log_bytes_per_s: int
+
+
+class WorkerCall(msgspec.Struct, frozen=True, eq=False):
+    """A call for a worker.
+
+    ``variables``: what this call adds to the environment of the worker. ``timeout_s``: the longest time for the call; 0
+    means no limit. ``stdout``, ``stderr``: receive what the worker prints during the call.
+    """
+
+    call_id: str
+    variables: Mapping[str, str]
+    timeout_s: float
+    stdout: Consumer
+    stderr: Consumer
+
+
+class Worker:
+    """A worker, from its start to the end of its process tree.
+
+    Args:
+        environment: the environment of its process.
+        workspace: its private directory. The path shows which processes belong to it.
+        state: the state of the script's file at the start.
+
+    Attributes:
+        served: the number of calls that it has served or serves now.
+        load_s: how long it took to load; 0 as long as it is loading.
+        end_reason: why it ends, in one word; None as long as it does not end.
+        how_it_ended: how its process ended; None as long as its tree lives.
+        broken: how it broke the protocol, or None.
+
+    Raises:
+        ScriptUnavailable: the process cannot be started.
+        OSError: no descriptor is free for the pipes.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        sink: LogWriter,
+        limits: Limits,
+        command: list[str],
+        environment: Mapping[str, str],
+        workspace: Workspace,
+        state: object,
+    ) -> None:
+        self._loop = loop = asyncio.get_running_loop()
+        self._supervisor = supervisor
+        self._limits = limits
+        self._environment = environment
+        self.workspace = workspace
+        self.state = state
+        self.served = 0
+        self.load_s = 0.0
+        self.end_reason: str | None = None
+        self.how_it_ended: Ended | None = None
+        self.broken: str | None = None
+        self.log = WorkerLog(sink, limits.log_bytes_per_s)
+        self._ready: Ready | None = None
+        self._shell_line = ShellLine()
+        self._has_reported_left = False
+        self._wake_up: asyncio.Future[None] = loop.create_future()
+
+        # Of the call that it serves now. ``_is_taken``: it has read at least one byte of the call.
+        self._call: WorkerCall | None = None
+        self._is_taken = False
+        self._exit_code: int | None = None
+        self._timed_out = False
+        self._ending: asyncio.Future[None] | None = None
+
+        self._started_s = loop.time()
+        self._channel = Channel(self._take, self._break, self._note_closed)
+        self._child = self._start(command)
+        self._residents = Residents(supervisor, self._child)
+        self._usage = Usage(self._child.pid)
+        limit_s = limits.start_timeout_s
+        self._load_timer = loop.call_later(limit_s, self.end, "start_timeout") if limit_s else None
+        self._life = loop.create_task(self._live())
+
+    # Its life.
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._child.pid
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has loaded and has not begun to end."""
+        return self._ready is not None and not self.is_ending
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether its process has exited, or something has asked for its end."""
+        return self.end_reason is not None or self._child.wake_up.done()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether it serves a call now."""
+        return self._call is not None
+
+    async def loaded(self) -> bool:
+        """Wait until it has loaded or has ended, and return whether it has loaded."""
+        while self._ready is None and self.how_it_ended is None:
+            await self._news()
+        if self._ready is None:
+            return False
+        await self._residents.note()
+        return self.is_ready
+
+    async def ended(self) -> Ended:
+        """Wait until its whole process tree is gone."""
+        while self.how_it_ended is None:
+            await asyncio.wait([self._life])
+        return self.how_it_ended
+
+    def retire(self, reason: str) -> None:
+        """End it politely: it reads the end of its calls, and has ``kill_grace_s`` to exit. It must not be busy."""
+        if self.end_reason is None:
+            self.end_reason = reason
+            self._channel.end_calls()
+            self._loop.call_later(self._limits.kill_grace_s, self.end_now)
+
+    def end(self, reason: str) -> None:
+        """End its process tree: SIGTERM, ``kill_grace_s``, SIGKILL."""
+        if self.end_reason is None:
+            self.end_reason = reason
+        self._child.ask_to_end()
+
+    def end_now(self) -> None:
+        """Kill its process tree. Do nothing if it has ended."""
+        if self.how_it_ended is None:
+            self._child.grace_s = 0.0
+            self._child.ask_to_end()
+
+    async def memory_bytes(self) -> int:
+        """Return the resident memory of all its processes. Memory that they share counts several times."""
+        processes = await self._supervisor.processes_of(self._child)
+        if (own := proc.process(self.pid)) is not None:
+            processes.append(own)
+        return sum(each.resident_pages for each in processes) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def may_have_left(self) -> bool:
+        """Whether calls may have left processes that are not in the log yet."""
+        return not self._has_reported_left and self._residents.may_be_new()
+
+    async def report_left(self) -> None:
+        """Log the processes that calls have left, once in the life of the worker. They live as long as the worker."""
+        if self.may_have_left and (left := await self._residents.new()):
+            self._has_reported_left = True
+            log.warning(
+                "a call left processes, which live as long as the worker",
+                pid=self.pid,
+                count=len(left),
+                names=[printable(each.name) for each in left[:_MOST_NAMES]],
+            )
+
+    # One call.
+
+    async def serve(self, call: WorkerCall) -> Ended:
+        """Let the worker serve a call. Return how the call ended, as if a process of its own had served it.
+
+        If this is cancelled, the worker may continue for as long as its load took, because a new worker would need this
+        time. Then the worker is ended. The cancellation is raised when the call has ended.
+
+        Raises:
+            NotTaken: the worker ended before it read the call.
+        """
+        self._end_idle_time()
+        if self.is_ending:
+            raise NotTaken
+        self.served += 1
+        self._call, self._is_taken, self._exit_code, self._timed_out = call, False, None, False
+        self._usage.begin()
+        began_s = self._loop.time()
+        timer = self._loop.call_later(call.timeout_s, self._time_is_over) if call.timeout_s else None
+        try:
+            self._channel.send(self._line_of(call))
+            try:
+                exit_code = await self._exit_code_of_call()
+            except asyncio.CancelledError:
+                await settled(asyncio.ensure_future(self._finish_for_nobody()))
+                raise
+            if exit_code is None:
+                return self._how_call_ended(began_s)
+            # The worker has flushed its streams, so this is the rest of what the call printed.
+            for pipe in self._child.pipes:
+                if not pipe.drain():
+                    await pipe.finish()
+            return Ended(
+                exit_code=exit_code,
+                signal=None,
+                timed_out=self._timed_out,
+                ended_early=False,
+                duration_s=self._loop.time() - began_s,
+                cpu_s=self._usage.cpu_s(),
+                peak_rss_bytes=self._usage.peak_rss_bytes(),
+                survivors=0,
+                is_tree_gone=False,
+                served_before=self.served - 1,
+            )
+        finally:
+            if timer is not None:
+                timer.cancel()
+            self._call = None
+
+    def _line_of(self, call: WorkerCall) -> bytes:
+        assert self._ready is not None
+        if self._ready.dialect == "json":
+            deadline_s = time.time() + call.timeout_s if call.timeout_s else None
+            return json_line(call.call_id, deadline_s, call.variables)
+        line, left_out = self._shell_line.line(call.variables, self._environment)
+        if left_out:
+            names = [printable(name) for name in left_out[:_MOST_NAMES]]
+            reason = "the shell cannot get their names or values exactly"
+            log.warning("variables left out", call_id=call.call_id, count=len(left_out), names=names, reason=reason)
+        return line
+
+    async def _exit_code_of_call(self) -> int | None:
+        """Wait until the worker has written ``done``, and return the exit code; None if its process tree is gone."""
+        while self._exit_code is None and self.how_it_ended is None:
+            await self._news()
+        return self._exit_code
+
+    def _how_call_ended(self, began_s: float) -> Ended:
+        """Return how a call ended whose worker ended before it wrote ``done``."""
+        ended = self.how_it_ended
+        assert ended is not None
+        if not self._is_taken:
+            self.served -= 1
+            raise NotTaken
+        ended_early = ended.ended_early and not self._timed_out and self.broken is None
+        broken = self.broken
+        if ended.exit_code == 0 and not ended_early and not self._timed_out:
+            broken = broken or "the worker exited with code 0 before it wrote `done`"
+        return msgspec.structs.replace(
+            ended,
+            timed_out=self._timed_out,
+            ended_early=ended_early,
+            duration_s=self._loop.time() - began_s,
+            cpu_s=max(0.0, ended.cpu_s - self._usage.began_cpu_s),
+            is_tree_gone=False,
+            left={},
+            served_before=self.served - 1,
+            broken=broken,
+        )
+
+    def _time_is_over(self) -> None:
+        if self._exit_code is None:
+            self._timed_out = True
+            self._end_call("timeout")
+
+    async def _finish_for_nobody(self) -> None:
+        """Let the worker finish a call whose caller is gone, if this does not take longer than a new load."""
+        assert self._ready is not None
+        rest_s = 0.0 if self._ready.forks else self.load_s
+        timer = self._loop.call_later(rest_s, self._end_call, "caller_gone")
+        try:
+            await self._exit_code_of_call()
+        finally:
+            timer.cancel()
+
+    def _end_call(self, reason: str) -> None:
+        """End the call: only its own processes if the worker has forked them for it, else the whole worker."""
+        assert self._ready is not None
+        if self._exit_code is not None or self._call is None:
+            return
+        if self._ready.forks:
+            self._ending = asyncio.ensure_future(self._end_processes_of(self._call, reason))
+        else:
+            self.end(reason)
+
+    async def _end_processes_of(self, call: WorkerCall, reason: str) -> None:
+        """End the processes that a call started. If the worker does not write ``done`` then, end the worker."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            proc.signal_each(await self._residents.new(), number)
+            until_s = self._loop.time() + self._limits.kill_grace_s
+            while self._call is call and self._loop.time() < until_s:
+                if self._exit_code is not None or self.is_ending:
+                    return
+                await asyncio.sleep(_LOOK_S)
+        if self._call is call:
+            self.end(reason)
+
+    # Its process.
+
+    def _start(self, command: list[str]) -> Child:
+        try:
+            return self._supervisor.start(
+                command,
+                self._environment,
+                mark=self.workspace.path + "/",
+                stdout=self._take_stdout,
+                stderr=self._take_stderr,
+                kill_grace_s=self._limits.kill_grace_s,
+                descriptors=self._channel.descriptors,
+            )
+        except BaseException:
+            self._channel.close()
+            raise
+        finally:
+            self._channel.close_descriptors()
+
+    async def _live(self) -> None:
+        """Wait until the process tree is gone."""
+        ended = Ended(None, "SIGKILL", False, True, 0.0, 0.0, None, 0, False)  # if the server itself has a fault
+        try:
+            ended = await self._supervisor.until_ended(self._child, linger_timeout_s=0.0)
+        finally:
+            self._channel.read()  # it may have written `done` just before its end
+            self._note_whether_taken()
+            self._stop_load_timer()
+            self._channel.close()
+            self._residents.close()
+            self._usage.close()
+            self.log.end_lines()
+            self.how_it_ended = ended
+            if self.end_reason is None:
+                self.end_reason = "crashed"
+            set_done(self._wake_up)
+
+    async def _news(self) -> None:
+        """Wait until it is ready, has served its call, or has ended."""
+        self._wake_up = self._loop.create_future()
+        await self._wake_up
+
+    def _stop_load_timer(self) -> None:
+        if self._load_timer is not None:
+            self._load_timer.cancel()
+            self._load_timer = None
+
+    # What it prints.
+
+    def _take_stdout(self, data: bytes) -> asyncio.Future[None] | None:
+        if self._call is not None and self._note_whether_taken():
+            return self._call.stdout(data)
+        self.log.take_stdout(data)
+        return None
+
+    def _take_stderr(self, data: bytes) -> asyncio.Future[None] | None:
+        if self._call is not None and self._note_whether_taken():
+            return self._call.stderr(data)
+        self.log.take_stderr(data)
+        return None
+
+    def _note_whether_taken(self) -> bool:
+        """Return whether the worker has begun to read the call. Before that, its output belongs to no call."""
+        if not self._is_taken and self._call is not None:
+            self._is_taken = not self._channel.is_call_untouched
+        return self._is_taken
+
+    def _end_idle_time(self) -> None:
+        """Log what it printed since the last call, and take an answer that it wrote without a call."""
+        for pipe in self._child.pipes:
+            pipe.drain()
+        self.log.end_lines()
+        self._channel.read()
+
+    # What it answers.
+
+    def _take(self, answer: Answer) -> None:
+        if isinstance(answer, Ready):
+            if self._ready is not None:
+                self._break("the worker wrote `ready` a second time")
+            elif not self.is_ending:
+                self._ready = answer
+                self.load_s = self._loop.time() - self._started_s
+                self._stop_load_timer()
+                set_done(self._wake_up)
+        elif self._call is None or self._exit_code is not None or self._channel.untaken_bytes:
+            word = "done" if isinstance(answer, Done) else "progress"
+            self._break(f"the worker wrote `{word}` although it had read no call")
+        elif isinstance(answer, Done) and not self._child.asked_to_end.done():
+            self._exit_code = answer.exit_code
+            set_done(self._wake_up)
+
+    def _break(self, how: str) -> None:
+        """End the worker, because it does not keep to the protocol."""
+        if self.broken is None and not self.is_ending:
+            self.broken = how
+            log.error("a worker broke the protocol and is ended", pid=self.pid, reason=how)
+            self.end("protocol")
+
+    def _note_closed(self, how: str) -> None:
+        self._loop.call_later(_EXIT_S, self._break, how)

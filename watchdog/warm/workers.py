@@ -1,0 +1,353 @@
+"""Keep a fixed number of workers, and give each call one of them.
+
+::
+
+    each place:   load ──► ready ──► serve calls ──► ended ──► load …
+                    │ failed
+                    └────► pause: 1, 2, 4 … 60 s ──► load …
+
+Each place has a keeper, a task that starts a worker only when the process tree of the last one is gone. So there are
+never more workers than places. If a load has failed, the keepers load one worker at a time, until one is ready.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter, deque
+from collections.abc import Callable
+
+import msgspec
+
+from ..errors import Draining, Overloaded, WatchdogError, WorkerNotLoaded
+from ..logs.setup import get_logger
+from ..process.ended import Ended
+from ..process.pipes import set_done
+from .worker import NotTaken, Worker, WorkerCall
+
+log = get_logger("worker")
+_LONGEST_PAUSE_S = 60.0
+# The retry of a call that was rejected because no worker was ready in time.
+_RETRY_AFTER_S = 5
+STATES = ("loading", "idle", "busy", "ending")
+# Why a worker was replaced.
+REASONS = ("crashed", "load_failed", "protocol", "timeout", "caller_gone", "max_calls", "max_memory", "script_changed")
+
+
+class Workers:
+    """The workers of one function.
+
+    Args:
+        count: the number of workers, at least 1.
+        start: starts a worker. It may raise a ``WatchdogError``.
+        script_state: returns the state of the script's file now. It may raise ``ScriptUnavailable``.
+        max_calls: a worker is replaced after this number of calls; 0 means no limit.
+        max_memory_bytes: a worker is replaced if it has more memory than this after a call; 0 means no limit.
+        note_loaded: is called with the duration of each successful load in seconds.
+        note_ended: is called with each worker whose process tree is gone.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        start: Callable[[], Worker],
+        script_state: Callable[[], object],
+        max_calls: int,
+        max_memory_bytes: int,
+        note_loaded: Callable[[float], None],
+        note_ended: Callable[[Worker], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._count = count
+        self._start = start
+        self._script_state = script_state
+        self._max_calls = max_calls
+        self._max_memory_bytes = max_memory_bytes
+        self._note_loaded = note_loaded
+        self._note_ended = note_ended
+        self._keepers: list[asyncio.Task[None]] = []
+        self._looks: set[asyncio.Task[None]] = set()
+        self._workers: set[Worker] = set()
+        self._idle: list[Worker] = []  # the one that was used last is the last
+        self._queue: deque[WorkerCall] = deque()  # the calls that wait for a worker
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._turn = asyncio.Lock()
+        # The failed loads since the last successful one, without those that ended during the pause after another one.
+        self._failures = 0
+        self._failure: _Failure | None = None
+        self._pause_until_s = 0.0
+        self._refusal: Callable[[], Draining] | None = None
+        self._is_closing = False
+
+    def start(self) -> None:
+        """Begin to load all workers. A second call does nothing."""
+        if not self._keepers:
+            self._keepers = [self._loop.create_task(self._keep()) for _ in range(self._count)]
+
+    async def until_loaded(self) -> None:
+        """Wait until one worker is ready, or a load has failed."""
+        while self.is_loading and not self._is_closing:
+            await self._change(math.inf)
+
+    @property
+    def problem(self) -> str | None:
+        """The reason why no call could be served now, or None."""
+        if any(worker.is_ready for worker in self._workers):
+            return None
+        return "loading" if self._failure is None else self._failure.text
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether no worker is ready, and no load has failed since the last worker was ready."""
+        return self.problem is not None and self._failure is None
+
+    def states(self) -> dict[str, int]:
+        """Return the number of workers in each of ``STATES``."""
+        found = Counter(_state_of(worker) for worker in self._workers)
+        return {state: found[state] for state in STATES}
+
+    async def serve(self, call: WorkerCall, longest_wait_s: float) -> Ended:
+        """Let a worker serve a call, and return how the call ended.
+
+        Args:
+            longest_wait_s: the longest wait for a worker.
+
+        Raises:
+            WorkerNotLoaded: no worker is loaded or loading.
+            Overloaded: no worker was ready in time.
+            Draining: :meth:`refuse` was called.
+            ScriptUnavailable: the script's file is gone.
+        """
+        until_s = self._loop.time() + longest_wait_s
+        while True:
+            self._queue.append(call)
+            try:
+                worker = await self._taken(call, until_s, longest_wait_s)
+            finally:
+                self._queue.remove(call)
+                self._wake_all()
+            try:
+                return await worker.serve(call)
+            except NotTaken:
+                continue
+            finally:
+                self._give_back(worker)
+
+    def refuse(self, refusal: Callable[[], Draining]) -> None:
+        """Reject the calls that wait for a worker, now and later. ``refusal`` makes their error."""
+        self._refusal = refusal
+        self._wake_all()
+
+    async def close(self) -> None:
+        """End all workers politely: they read the end of their calls. Return when their process trees are gone."""
+        self._is_closing = True
+        self._wake_all()
+        for worker in [*self._workers]:
+            worker.retire("stopped")
+        if tasks := [*self._keepers, *self._looks]:
+            await asyncio.wait(tasks)
+
+    # One place.
+
+    async def _keep(self) -> None:
+        """Keep a worker in one place, until the workers are closed."""
+        while not self._is_closing:
+            if not self._failures:
+                worker = await self._load()
+            else:
+                async with self._turn:
+                    await self._pause()
+                    worker = await self._load()
+            if worker is None:
+                continue
+            ended = await worker.ended()
+            self._forget(worker)
+            if not worker.served and worker.end_reason in ("crashed", "protocol"):
+                self._note_failure(_Failure.of(worker, ended))
+
+    async def _pause(self) -> None:
+        """Wait until the pause after a failed load is over, or no more necessary."""
+        while self._failures and not self._is_closing and self._loop.time() < self._pause_until_s:
+            await self._change(self._pause_until_s)
+
+    async def _load(self) -> Worker | None:
+        """Load a worker, and return it when it is ready; None if this failed, or if the workers are closed."""
+        if self._is_closing:
+            return None
+        state: object = None
+        try:
+            state = self._script_state()
+            worker = self._start()
+        except WatchdogError as error:
+            self._note_failure(_Failure(str(error), state=state))
+            return None
+        self._workers.add(worker)
+        if await worker.loaded():
+            self._failures, self._failure = 0, None
+            log.info("worker ready", pid=worker.pid, load_s=round(worker.load_s, 3))
+            self._note_loaded(worker.load_s)
+            self._idle.append(worker)
+            self._wake_all()
+            return worker
+        ended = await worker.ended()
+        if worker.end_reason == "crashed":
+            worker.end_reason = "load_failed"
+        self._forget(worker)
+        if worker.end_reason not in ("stopped", "script_changed"):
+            self._note_failure(_Failure.of(worker, ended))
+        return None
+
+    def _note_failure(self, failure: _Failure) -> None:
+        """Note that a load has failed. The next one begins after a pause."""
+        if self._is_closing:
+            return
+        now_s = self._loop.time()
+        if now_s >= self._pause_until_s:
+            self._pause_until_s = now_s + min(2.0**self._failures, _LONGEST_PAUSE_S)
+            self._failures += 1
+        self._failure = failure
+        log.error(
+            "worker not loaded",
+            reason=failure.text,
+            exit_code=failure.exit_code,
+            retry_in_s=round(self._pause_until_s - now_s, 1),
+        )
+        self._wake_all()
+
+    def _forget(self, worker: Worker) -> None:
+        self._workers.discard(worker)
+        if worker in self._idle:
+            self._idle.remove(worker)
+        self._note_ended(worker)
+        self._wake_all()
+
+    # Workers for calls.
+
+    async def _taken(self, call: WorkerCall, until_s: float, longest_wait_s: float) -> Worker:
+        """Return an idle worker that runs the current script. Wait for it if necessary, and for earlier calls."""
+        while True:
+            if self._refusal is not None:
+                raise self._refusal()
+            self._retire_stale(self._script_state())
+            if self._idle and self._queue[0] is call:
+                return self._idle.pop()
+            if self._failure is not None and all(worker.is_ending for worker in self._workers):
+                raise self._failure.error(self._pause_until_s - self._loop.time())
+            if not await self._change(until_s):
+                raise Overloaded(
+                    f"no worker was ready in {longest_wait_s:g} s (queue_timeout); try again later", _RETRY_AFTER_S
+                )
+
+    def _retire_stale(self, state: object) -> None:
+        """Retire the idle workers that run an older script. Load again at once if the older script did not load."""
+        for worker in [*self._workers]:
+            if worker.state != state and not worker.is_ending and not worker.is_busy:
+                if worker in self._idle:
+                    self._idle.remove(worker)
+                worker.retire("script_changed")
+        self._idle = [worker for worker in self._idle if not worker.is_ending]
+        if self._failure is not None and self._failure.state != state:
+            self._failures, self._failure = 0, None
+            self._wake_all()
+
+    def _give_back(self, worker: Worker) -> None:
+        """Take a worker back after a call."""
+        if worker.is_ending:
+            return
+        if self._max_memory_bytes or worker.may_have_left:
+            look = self._loop.create_task(self._look_at(worker))
+            self._looks.add(look)
+            look.add_done_callback(self._looks.discard)
+        else:
+            self._offer_or_replace(worker, memory_bytes=0)
+
+    async def _look_at(self, worker: Worker) -> None:
+        """Look at the processes of a worker before it serves the next call."""
+        await worker.report_left()
+        memory_bytes = await worker.memory_bytes() if self._max_memory_bytes else 0
+        self._offer_or_replace(worker, memory_bytes)
+
+    def _offer_or_replace(self, worker: Worker, memory_bytes: int) -> None:
+        reason = None
+        if self._max_memory_bytes and memory_bytes > self._max_memory_bytes:
+            reason = "max_memory"
+        elif self._max_calls and worker.served >= self._max_calls:
+            reason = "max_calls"
+        # One at a time, so that the other workers can serve calls meanwhile.
+        others = self._workers - {worker}
+        if reason is not None and len(others) == self._count - 1 and all(other.is_ready for other in others):
+            worker.retire(reason)
+        elif not worker.is_ending:
+            self._idle.append(worker)
+        self._wake_all()
+
+    # Waits.
+
+    async def _change(self, until_s: float) -> bool:
+        """Wait until something has changed. Return False if the time is over."""
+        if self._loop.time() >= until_s:
+            return False
+        change = self._loop.create_future()
+        self._waiting.add(change)
+        timer = self._loop.call_at(until_s, set_done, change) if until_s < math.inf else None
+        try:
+            await change
+        finally:
+            self._waiting.discard(change)
+            if timer is not None:
+                timer.cancel()
+        return True
+
+    def _wake_all(self) -> None:
+        for change in self._waiting:
+            set_done(change)
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    """Why a worker was not loaded. ``state``: the state of the script's file at that time."""
+
+    text: str
+    exit_code: int | None = None
+    stderr: str = ""
+    state: object = None
+
+    @classmethod
+    def of(cls, worker: Worker, ended: Ended) -> _Failure:
+        """Return why a worker ended before it served a call."""
+        if worker.broken is not None:
+            text = worker.broken
+        elif worker.end_reason == "start_timeout":
+            text = "the script did not write `ready` to descriptor 4 in time (warm_start_timeout)"
+        elif worker.load_s:
+            text = f"the worker was ready, but ended with {_end_of(ended)} before it served a call"
+        elif ended.exit_code == 0:
+            text = (
+                "the script ended without writing `ready` to descriptor 4, so it is not a script for warm functions; "
+                "change it, or unset WATCHDOG_WARM"
+            )
+        else:
+            text = f"the script ended with {_end_of(ended)} while it loaded"
+        return cls(text, ended.exit_code, worker.log.tail.text(), worker.state)
+
+    def error(self, rest_s: float) -> WorkerNotLoaded:
+        """Return the error of a call that comes now. ``rest_s``: the time until the next attempt."""
+        retry_after_s = max(1, math.ceil(rest_s))
+        return WorkerNotLoaded(
+            f"{self.text}; the server tries again in {retry_after_s} s",
+            exit_code=self.exit_code,
+            retry_after_s=retry_after_s,
+            stderr=self.stderr,
+        )
+
+
+def _end_of(ended: Ended) -> str:
+    return f"exit code {ended.exit_code}" if ended.signal is None else ended.signal
+
+
+def _state_of(worker: Worker) -> str:
+    if worker.is_ending:
+        return "ending"
+    if worker.is_busy:
+        return "busy"
+    return "idle" if worker.is_ready else "loading"
