@@ -1,4 +1,4 @@
-"""Warm functions over HTTP: workers that load once, and serve many calls. Their faults are in faults/test_workers.py."""
+"""Warm functions over HTTP: workers that load once, and serve many calls. Their faults are in `faults/`."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Record(msgspec.Struct):
     reason: str | None = None
     exit_code: int | None = None
     signal: str | None = None
-    served_before: int | None = None  # the number of calls that the worker had served; None if it is no warm function
+    served_before: int | None = None  # the number of calls that the worker had served; None: not a warm function
     duration_s: float | None = None
     queue_wait_s: float | None = None
     input_bytes: int = 0

@@ -1,4 +1,4 @@
-"""Know which processes a worker started while it loaded, so that those that a call starts can be told from them."""
+"""Remember the processes that a worker started while it loaded. All others were started by calls."""
 
 from __future__ import annotations
 

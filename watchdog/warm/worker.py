@@ -395,7 +395,7 @@ class Worker:
             self._load_timer.cancel()
             self._load_timer = None
 
-    # What it prints.
+    # Its output.
 
     def _take_stdout(self, data: bytes) -> asyncio.Future[None] | None:
         if self._call is not None and self._note_whether_taken():
@@ -422,7 +422,7 @@ class Worker:
         self.log.end_lines()
         self._channel.read()
 
-    # What it answers.
+    # Its answers.
 
     def _take(self, answer: Answer) -> None:
         if isinstance(answer, Ready):
