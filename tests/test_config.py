@@ -878,6 +878,24 @@ def test_a_warm_function_has_a_place_for_each_worker() -> None:
     assert value("max_inflight", WATCHDOG_WARM="3", WATCHDOG_MAX_INFLIGHT="0") == 0
 
 
+def test_a_variable_of_the_service_definition_sets_a_setting(tmp_path: Path) -> None:
+    definition = tmp_path / "function_config.yaml"
+    definition.write_text("name: x\nenvironment:\n  variables:\n    WATCHDOG_WARM: '2'\n    WATCHDOG_KILL_GRACE: '7'\n")
+    environ = {"WATCHDOG_SERVICE_DEFINITION": str(definition)}
+    assert value("warm", **environ) == 2
+    assert value("kill_grace", **environ) == 7
+    assert value("kill_grace", **environ, WATCHDOG_KILL_GRACE="8") == 8
+    source = valid(**environ).sources["warm"]
+    assert str(source) == f"service definition {definition}, variable WATCHDOG_WARM"
+
+
+def test_a_wrong_variable_of_the_service_definition_is_a_problem(tmp_path: Path) -> None:
+    definition = tmp_path / "function_config.yaml"
+    definition.write_text("name: x\nenvironment:\n  variables:\n    WATCHDOG_WARM: many\n")
+    problem = only_problem(WATCHDOG_SERVICE_DEFINITION=str(definition))
+    assert problem.startswith(f"warm: service definition {definition}, variable WATCHDOG_WARM is 'many'; expected")
+
+
 def test_warm_with_fprocess_is_a_problem() -> None:
     problem = only_problem(fprocess="cat", WATCHDOG_WARM="1")
     assert problem.startswith("warm: environment WATCHDOG_WARM keeps a script loaded, but fprocess is the function")

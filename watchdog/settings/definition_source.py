@@ -6,7 +6,7 @@ import os
 
 from ..system.files import small_file
 from . import service_definition, storage_providers
-from .declarations import DEFAULT_SERVICE_DEFINITION
+from .declarations import DEFAULT_SERVICE_DEFINITION, SETTINGS
 from .reading import Reading
 from .service_definition import ServiceDefinition
 from .source import DEFAULT, SettingSource
@@ -70,6 +70,12 @@ def _take(
             f"{source}: script {in_quotes(script_path)} is ignored, because a definition in a variable has no "
             "directory; set SCRIPT or WATCHDOG_SCRIPT_PATH"
         )
+    # OSCAR gives these variables to the container, too. So a definition means the same with and without OSCAR.
+    for setting in SETTINGS.values():
+        value = parsed.service.variables.get(setting.variable)
+        if value is not None and not setting.secret and setting.name != "service_definition":
+            name = f"{origin}, variable {setting.variable}"
+            reading.from_service[setting.name] = (value, SettingSource("service definition", name))
     return parsed.service, source
 
 
