@@ -75,12 +75,15 @@ async def run_once(
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop, number)
+
+    async def hand_over_and_judge(result: Result) -> None:
+        await hand_over(result, invocations.stores)
+        record.output_bytes = sum(each.size_bytes for each in result.outputs)
+        if result.failure is not None:
+            raise result.failure
+
     try:
-        async with invocations.invoke(call, record) as result:
-            await hand_over(result, invocations.stores)
-            record.output_bytes = sum(each.size_bytes for each in result.outputs)
-            if result.failure is not None:
-                raise result.failure
+        await invocations.invoke(call, record, hand_over_and_judge)
         return record.exit_code or 0
     except (asyncio.CancelledError, Draining):
         return 128 + (caught[0] if caught else signal.SIGINT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 
 from multidict import CIMultiDict
@@ -116,24 +117,8 @@ class Calls:
             self._refuse_early(request)
             preference = None if self._is_classic else preference_of(request)
             call = self._call(request, call_id, trace)
-            async with self._invocations.invoke(call, record) as result:
-                with trace.phase("hand over answer"):
-                    if preference is None:
-                        await self._bodies.discard_rest(request)
-                        answer = self._printed(request, result)
-                    elif record.outcome == SKIPPED:
-                        answer = _skipped(call, record, preference)
-                    else:
-                        answer = await prepare(result, preference)
-                    record.status = record.chosen.status or (200 if result.failure is None else 500)
-                    await self._sender.send_answer(
-                        request,
-                        answer,
-                        status=record.status,
-                        headers=self._headers(call, record, answer, record.status),
-                        record=record,
-                        readers=self._admission.readers_with_place if record.keeps_place else self._admission.readers,
-                    )
+            hand_over = functools.partial(self._hand_over, request, call, record, preference)
+            await self._invocations.invoke(call, record, hand_over)
         except Exception as error:
             trace.failed(error)
             if record.is_begun:
@@ -146,6 +131,28 @@ class Calls:
                 raise
             return problem(request, call_id, record, error, is_draining=self._health.is_draining)
         return None
+
+    async def _hand_over(
+        self, request: Request, call: Call, record: Record, preference: AnswerPreference | None, result: Result
+    ) -> None:
+        """Send the result of a call. ``preference``: None for a classic function."""
+        with call.trace.phase("hand over answer"):
+            if preference is None:
+                await self._bodies.discard_rest(request)
+                answer = self._printed(request, result)
+            elif record.outcome == SKIPPED:
+                answer = _skipped(call, record, preference)
+            else:
+                answer = await prepare(result, preference)
+            record.status = record.chosen.status or (200 if result.failure is None else 500)
+            await self._sender.send_answer(
+                request,
+                answer,
+                status=record.status,
+                headers=self._headers(call, record, answer, record.status),
+                record=record,
+                readers=self._admission.readers_with_place if record.keeps_place else self._admission.readers,
+            )
 
     def _refuse_early(self, request: Request) -> None:
         """Reject a call early, if the state of the server or the headers alone show that it cannot be answered.

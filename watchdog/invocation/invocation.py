@@ -6,9 +6,8 @@ These steps do not depend on HTTP. The server, ``watchdog run``, jobs and tests 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from ..errors import Draining, ScriptFailed, ScriptKilled, WatchdogError
 from ..logs.setup import get_logger
@@ -113,11 +112,8 @@ class Invocations:
         # Whether a body may be an event of a storage of the service definition. If not, each body is data.
         self.takes_events = self._inputs.may_be_events
 
-    @contextlib.asynccontextmanager
-    async def invoke(self, call: Call, record: Record) -> AsyncIterator[Result]:
-        """Run the function on the body of the call, and yield its result.
-
-        The files of the call are removed when the context ends.
+    async def invoke(self, call: Call, record: Record, hand_over: Callable[[Result], Awaitable[None]]) -> None:
+        """Run the function on the body of the call, and hand over its result. Then remove the files of the call.
 
         If the body is an event without an object to process, the script does not run and the call does not wait for a
         place. Then the result is empty, ``record.outcome`` is ``SKIPPED``, and ``record.reason`` has the reason.
@@ -125,12 +121,13 @@ class Invocations:
         Raises:
             WatchdogError: any type of ``errors.py``. ``record`` has the values of all steps before the error. The
                 failure of a classic function is usually not raised: it is a part of the result, together with stdout.
+            Exception: the error that ``hand_over`` raised.
         """
         with self._accounting.of(call, record), self._admission.enter() as ticket, Cleanups() as cleanups:
             await self._wait_for_disk_space()
             tasks = await self._inputs.tasks(call, record, cleanups)
             if not tasks:
-                yield NOTHING
+                await hand_over(NOTHING)
                 return
             await self._wait_for_place(call, ticket, record)
             if len(tasks) == 1:
@@ -142,7 +139,7 @@ class Invocations:
             ticket.holds(record.input_bytes + size_of(result.outputs) + result.stdout.size_bytes)
             self._handing_over += 1
             try:
-                yield result
+                await hand_over(result)
             finally:
                 self._handing_over -= 1
 
