@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from typing import Self
 
-from ..errors import BadInput, CallerGone, CallerSilent, Overloaded, WatchdogError
+from ..errors import BadInput, CallerGone, CallerSilent, Draining, Overloaded, WatchdogError
 from ..invocation.admission import Admission
 from ..invocation.pace import Pace
 from ..settings.declarations import Settings
@@ -30,6 +30,7 @@ class Bodies:
 
     def __init__(self, settings: Settings, admission: Admission) -> None:
         self._admission = admission
+        self.senders = admission.senders  # the callers that the server waits for now
         self._read_timeout_s = settings.read_timeout_s
         self._write_timeout_s = settings.write_timeout_s
         self._least_rate = settings.min_data_rate_bytes
@@ -37,42 +38,9 @@ class Bodies:
         # The waits for the end of bodies that classic functions did not read.
         self._discard_waits = BoundedWaits(_REST_OF_BODY_S)
 
-    async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the pieces of the body as they arrive.
-
-        Raises:
-            BadInput: the body is malformed.
-            CallerGone: the connection ended before the body was complete.
-            CallerSilent: the body arrived too slowly.
-            Overloaded: the body arrived slowly, and another call needed this call's place.
-            Draining: the server is stopping and does not wait for the rest of the body.
-        """
-        pace: Pace | None = None
-        # This is sent only now, because the admission has let the call enter. If a call is rejected, a caller that
-        # waits for "100 Continue" does not send its body.
-        _send_continue(request)
-        try:
-            while True:
-                if self._are_refused:
-                    raise self._admission.refusal()
-                # A small body has usually arrived already, so it needs no timer for each piece and for its end.
-                piece = request.content.read_nowait()
-                if not piece and not request.content.is_complete:
-                    pace = pace or self._pace(request)
-                    async with pace.waiting(self._admission.senders):
-                        piece = await request.content.read()
-                if not piece:
-                    return
-                yield piece
-        except TimeoutError:
-            if self._are_refused:
-                raise self._admission.refusal() from None
-            assert pace is not None
-            raise self._too_slow(pace) from None
-        except MalformedBody as error:
-            raise BadInput(f"the body is malformed: {error}") from None
-        except ConnectionError as error:
-            raise CallerGone("the connection ended before the body was complete") from error
+    def read(self, request: Request) -> _Pieces:
+        """Return the pieces of the body, as they arrive."""
+        return _Pieces(self, request)
 
     async def discard_rest(self, request: Request) -> None:
         """Read and discard the rest of a body that a classic function did not read.
@@ -92,17 +60,22 @@ class Bodies:
                 server discards bytes for a few more seconds at most. It then has time to send the answers before the
                 drain ends.
         """
-        for pace in self._admission.senders if self._are_refused else ():
+        for pace in self.senders if self.are_refused else ():
             pace.end()
         half_s = self._write_timeout_s / 2
         self._discard_waits.shorten(0.0 if at_once else min(SHORT_LINGER_S, half_s or SHORT_LINGER_S))
 
     @property
-    def _are_refused(self) -> bool:
+    def are_refused(self) -> bool:
         """Whether calls with an incomplete body are rejected. A classic function already runs, so it may finish."""
         return self._admission.is_closed and not self._is_classic
 
-    def _pace(self, request: Request) -> Pace:
+    def refusal(self) -> Draining:
+        """Return the error of a call whose body the server does not wait for any more."""
+        return self._admission.refusal()
+
+    def pace_of(self, request: Request) -> Pace:
+        """Return how fast the caller sends its body."""
         content = request.content
         return Pace(
             lambda: content.total_bytes,
@@ -111,7 +84,7 @@ class Bodies:
             judged_after_s=_JUDGED_AFTER_S,
         )
 
-    def _too_slow(self, pace: Pace) -> WatchdogError:
+    def too_slow(self, pace: Pace) -> WatchdogError:
         """Return the reason why the server stopped waiting for the rest of a body."""
         if pace.is_given_up:
             return Overloaded(
@@ -125,6 +98,62 @@ class Bodies:
                 f"{self._least_rate} a second (min_data_rate); send it faster"
             )
         return CallerSilent(f"no byte of the body arrived for {self._read_timeout_s:g} s (read_timeout)")
+
+
+class _Pieces:
+    """The pieces of one body, as they arrive.
+
+    This is not a generator, because asyncio notes the begin and the end of each asynchronous generator.
+    """
+
+    __slots__ = ("_bodies", "_is_begun", "_pace", "_request")
+
+    def __init__(self, bodies: Bodies, request: Request) -> None:
+        self._bodies = bodies
+        self._request = request
+        self._pace: Pace | None = None
+        self._is_begun = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        """Return the next piece.
+
+        Raises:
+            BadInput: the body is malformed.
+            CallerGone: the connection ended before the body was complete.
+            CallerSilent: the body arrived too slowly.
+            Overloaded: the body arrived slowly, and another call needed this call's place.
+            Draining: the server is stopping and does not wait for the rest of the body.
+        """
+        bodies, request, content = self._bodies, self._request, self._request.content
+        if not self._is_begun:
+            # This is sent only now, because the admission has let the call enter. If a call is rejected, a caller that
+            # waits for "100 Continue" does not send its body.
+            self._is_begun = True
+            _send_continue(request)
+        try:
+            if bodies.are_refused:
+                raise bodies.refusal()
+            # A small body has usually arrived already, so it needs no timer for each piece and for its end.
+            piece = content.read_nowait()
+            if not piece and not content.is_complete:
+                self._pace = self._pace or bodies.pace_of(request)
+                async with self._pace.waiting(bodies.senders):
+                    piece = await content.read()
+        except TimeoutError:
+            if bodies.are_refused:
+                raise bodies.refusal() from None
+            assert self._pace is not None
+            raise bodies.too_slow(self._pace) from None
+        except MalformedBody as error:
+            raise BadInput(f"the body is malformed: {error}") from None
+        except ConnectionError as error:
+            raise CallerGone("the connection ended before the body was complete") from error
+        if not piece:
+            raise StopAsyncIteration
+        return piece
 
 
 def _send_continue(request: Request) -> None:
