@@ -19,13 +19,9 @@ class JsonFormat:
         self._encoder = msgspec.json.Encoder(enc_hook=str)
 
     def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
-        record = {
-            "timestamp": _time_before(age_s),
-            "level": level,
-            "event": fields.pop("event", ""),
-            "logger": fields.pop("logger", None),
-        }
-        record = {**record, **fields, **record}  # these four keys come first, and no field replaces them
+        # These four keys come first.
+        record: dict[str, Any] = {"timestamp": "", "level": "", "event": "", "logger": None, **fields}
+        record["timestamp"], record["level"] = _time_before(age_s), level  # no field replaces these two
         try:
             return self._encoder.encode(record) + b"\n"
         except Exception:  # such as lone surrogates of a file name, integers over 64 bits, a repr that raises
