@@ -215,9 +215,10 @@ class Calls:
         headers["Content-Type"] = answer.content_type
         # A header that the script chose replaces the server's header of this name. The script may choose a header
         # several times (Link, Set-Cookie).
-        for name in {name.lower() for name, _ in record.chosen.headers}:
-            headers.popall(name, None)
-        headers.extend(record.chosen.headers)
+        if record.chosen.headers:
+            for name in {name.lower() for name, _ in record.chosen.headers}:
+                headers.popall(name, None)
+            headers.extend(record.chosen.headers)
         if self._health.is_draining:
             headers["Connection"] = "close"
         return headers

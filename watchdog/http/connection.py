@@ -91,6 +91,7 @@ class Connection(asyncio.Protocol):
         # Whether the caller has said that it sends nothing after the current request.
         self._is_last = False
         self._is_discarding = False
+        self._is_reading = True
         self._is_half_closed = False
         self._linger_s = LINGER_S
         self._writable: asyncio.Future[None] | None = None
@@ -276,11 +277,15 @@ class Connection(asyncio.Protocol):
 
     def _choose_reading(self) -> None:
         """Read from the connection only if there is room for the bytes. The kernel then slows down the caller."""
+        has_room = self._body is None or self._body.has_room
+        may_read = self._is_discarding or (has_room and not self._next_bytes)
+        if may_read == self._is_reading:
+            return
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        has_room = self._body is None or self._body.has_room
-        if self._is_discarding or (has_room and not self._next_bytes):
+        self._is_reading = may_read
+        if may_read:
             transport.resume_reading()
             return
         transport.pause_reading()
@@ -294,7 +299,7 @@ class Connection(asyncio.Protocol):
         large body, and if a call waits for its place.
         """
         self._end_timer = None
-        if self._transport is None or self._transport.is_closing() or self._transport.is_reading():
+        if self._transport is None or self._transport.is_closing() or self._is_reading:
             return
         if self._socket is not None and has_ended(self._socket):
             self._transport.close()  # as asyncio does when it reads the end of the stream
@@ -508,6 +513,7 @@ class Connection(asyncio.Protocol):
         except OSError:  # the caller has already reset the connection
             self._transport.abort()
             return
+        self._is_reading = True
         self._transport.resume_reading()
         if limit_s is not None:
             self._start_linger_timer(limit_s)

@@ -152,7 +152,7 @@ class Response:
         lines = [f"HTTP/{version} {_STATUS_LINES.get(self.status) or f'{self.status} '}\r\n"]
         lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
         # These have no body. In a 304, a length is that of the answer which the caller already has (RFC 9110, 8.6).
-        if self.status not in (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED):
+        if self.status not in _WITHOUT_LENGTH:
             lines.append(f"Content-Length: {self.length}\r\n")
         if "Connection" not in self.headers and keep_alive == is_http_1_0:
             lines.append("Connection: keep-alive\r\n" if keep_alive else "Connection: close\r\n")
@@ -166,6 +166,7 @@ class Response:
         return text.encode("utf-8", "surrogateescape")
 
 
+_WITHOUT_LENGTH = (HTTPStatus.NO_CONTENT.value, HTTPStatus.NOT_MODIFIED.value)
 _STATUS_LINES = {status.value: f"{status.value} {status.phrase}" for status in HTTPStatus}
 
 

@@ -29,6 +29,8 @@ def event_of(headers: Mapping[str, str]) -> dict[str, str]:
         BadInput: an attribute is not percent-encoded UTF-8, or has a control character.
     """
     # This check comes first because most requests are not events.
+    if "ce-specversion" not in headers:
+        return {}
     if not all(headers.get(f"ce-{name}") for name in REQUIRED_ATTRIBUTES):
         return {}
     if not headers["ce-specversion"].startswith("1."):
