@@ -134,7 +134,7 @@ class _Pieces:
             self._is_begun = True
             _send_continue(request)
         try:
-            if bodies.are_refused:
+            if not content.is_complete and bodies.are_refused:
                 raise bodies.refusal()
             # A small body has usually arrived already, so it needs no timer for each piece and for its end.
             piece = content.read_nowait()

@@ -21,6 +21,8 @@ _DATA_URL = pattern(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
 _QUOTE = pattern(rb'\s*="')
 _JSON_START = pattern(rb"\s*[{\[]")
 _FORM_START = pattern(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
+# Letters and digits, except for the first letter of `data:`.
+_CERTAIN_STARTS = frozenset(bytes((byte,)) for byte in range(128) if chr(byte).isalnum() and chr(byte) not in "dD")
 # Clients send these types with any body. Any other type says what the body is, so such a body is raw bytes.
 _BASE64_TYPES = frozenset(
     {"", "text/plain", "application/x-www-form-urlencoded", "application/json", "application/octet-stream"}
@@ -81,10 +83,12 @@ def decide(
     if asked is None and (media_type not in _BASE64_TYPES or (complete and not head)):
         return _Decided("raw", Raw)
     start = len(BOM_UTF8) if head.startswith(BOM_UTF8) else 0
-    if asked is None and _JSON_START.match(head, start) and not _wide_characters(head):
-        return _Decided("json", Raw)
-
-    prefix = _DATA_URL.match(head, start) or _QUOTE.match(head, start)
+    # Nearly all base64 begins with a character that begins none of these patterns.
+    prefix = None
+    if head[start : start + 1] not in _CERTAIN_STARTS:
+        if asked is None and _JSON_START.match(head, start) and not _wide_characters(head):
+            return _Decided("json", Raw)
+        prefix = _DATA_URL.match(head, start) or _QUOTE.match(head, start)
     skip = prefix.end() if prefix else start
     quoted = prefix is not None and prefix[0].endswith(b'"')
 

@@ -156,12 +156,16 @@ class Admission:
         """Return when no call is inside any more."""
         await self._idle.wait()
 
-    async def _take_place(self) -> None:
+    def _takes_free_place(self) -> bool:
+        """Take a place if one is free. Return whether this was done."""
+        if self._draining or self._waiting or (self.max_inflight and self.running >= self.max_inflight):
+            return False
+        self.running += 1
+        return True
+
+    async def _wait_for_place(self) -> None:
         if self._draining:
             raise self.refusal()
-        if self.has_free_place and not self._waiting:
-            self.running += 1
-            return
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiting.append(waiter)
@@ -248,9 +252,12 @@ class Ticket:
             Overloaded: ``queue_timeout_s`` passed.
             Draining: the server is stopping.
         """
-        asked_s = time.monotonic()
+        asked_s = self._since_s = time.monotonic()
+        if self._admission._takes_free_place():
+            self._has_place = True
+            return 0.0
         try:
-            await self._admission._take_place()
+            await self._admission._wait_for_place()
             self._has_place = True
         finally:
             self._since_s = time.monotonic()

@@ -118,6 +118,7 @@ def _mime_types() -> mimetypes.MimeTypes:
     return types
 
 
+@functools.lru_cache(maxsize=64)
 def encoded_name(name: str) -> str:
     """Return a name as a header value.
 

@@ -27,7 +27,7 @@ def replacements(names: Sequence[str]) -> dict[str, str]:
         The new name of each renamed output, by its old name. A new name differs from all other names, old and new, and
         from the names of directories. If necessary, it has a number before the file's extension.
     """
-    unsafe = [name for name in names if _UNSAFE.search(name)]
+    unsafe = [name for name in names if ("\\" in name or ":" in name) and _UNSAFE.search(name)]
     if not unsafe:
         return {}
     taken = set(names)
