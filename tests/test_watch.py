@@ -11,7 +11,7 @@ import pytest
 from running_server import until
 
 from watchdog.process.guardian import Guardian
-from watchdog.process.watch import Watch
+from watchdog.process.watch import Wait, Watch
 
 
 @pytest.mark.parametrize("has_copies", [True, False])
@@ -38,6 +38,54 @@ async def test_closed_descriptor_is_not_taken_for_the_next_one_with_its_number(h
     watch.close()
     for fd in (writing, next_reading, next_writing, ready, ready_writing, *((copy,) if has_copies else ())):
         os.close(fd)
+
+
+async def test_task_goes_on_in_the_turn_in_which_its_wait_ends() -> None:
+    loop = asyncio.get_running_loop()
+    alone: Any = SimpleNamespace(is_alone=True)
+    watch = Watch(loop, alone)
+    reading, writing = os.pipe()
+    wait = Wait(loop)
+    order: list[str] = []
+
+    async def task() -> None:
+        await wait
+        order.append("task")
+
+    def ended() -> Wait:
+        loop.call_soon(order.append, "next turn")
+        return wait
+
+    waiting = asyncio.create_task(task())
+    watch.watch(reading, ended, once=True)
+    os.write(writing, b"1")
+    await waiting
+    await asyncio.sleep(0)
+    assert order == ["task", "next turn"]
+    wait.end_now()  # once more has no effect
+    watch.close()
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_cancelled_task_does_not_go_on_when_its_wait_ends() -> None:
+    wait = Wait(asyncio.get_running_loop())
+
+    async def task() -> None:
+        await wait
+
+    waiting = asyncio.create_task(task())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    wait.end_now()
+    await asyncio.sleep(0)
+    assert waiting.cancelled()
+
+
+async def test_wait_that_ended_before_does_not_stop_a_task() -> None:
+    wait = Wait(asyncio.get_running_loop())
+    wait.end_now()
+    await wait
 
 
 def test_pipe_ends_after_the_guardian_has_closed_its_copies() -> None:

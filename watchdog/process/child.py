@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from ..system import proc
 from .pipes import Feed, Pipe, set_done
-from .watch import Watch
+from .watch import Wait, Watch
 
 # Seconds to wait for the status of a command that another process traces.
 _TRACED_S = 5.0
@@ -60,8 +60,8 @@ class Child:
         self.kill_at_s = 0.0
         self.signalled: dict[tuple[int, int], str] = {}
         self.exited_by_itself = False
+        self.wake_up = Wait(loop)
         # `create_future` would do the same with one more function for each future.
-        self.wake_up: asyncio.Future[None] = asyncio.Future(loop=loop)
         self.exited: asyncio.Future[None] = asyncio.Future(loop=loop)
         self.asked_to_end: asyncio.Future[None] = asyncio.Future(loop=loop)
         self._pidfd = -1
@@ -130,13 +130,13 @@ class Child:
         for pipe in self.pipes:
             pipe.close()
 
-    def _set_exited(self) -> None:
+    def _set_exited(self) -> Wait:
         if not self.exited.done():
             self.exited_by_itself = not self.asked_to_end.done()
             self.exited.set_result(None)
-            set_done(self.wake_up)
+        return self.wake_up
 
     def _wait_in_thread(self) -> None:
         os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
         with contextlib.suppress(RuntimeError):  # the loop is closed
-            self.loop.call_soon_threadsafe(self._set_exited)
+            self.loop.call_soon_threadsafe(lambda: self._set_exited().end_now())
