@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cyclonedx.schema import SchemaVersion
-from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 SEEN_AT = "/opt/watchdog"
@@ -340,6 +338,10 @@ def _imports(tree: Path, python: str, root: Path | None, seen_at: str) -> Import
 
 def check_bill_of_materials(tree: Path) -> list[str]:
     """Valid, the same for each build, true of the wheels, and with a licence's text for each component."""
+    # The import takes more than a second, and each process of a test run imports this module.
+    from cyclonedx.schema import SchemaVersion
+    from cyclonedx.validation.json import JsonStrictValidator
+
     text = (tree / "share/sbom.cdx.json").read_text()
     error = JsonStrictValidator(SchemaVersion.V1_5).validate_str(text)
     if error is not None:
