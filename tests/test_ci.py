@@ -27,7 +27,10 @@ def fails_the_first_time(name):
 def run(directory: Path, tests: str, *arguments: str) -> tuple[int, str, list[str]]:
     """The exit code, the output and the names of flaky tests of a run on one file with these tests."""
     (directory / "test_it.py").write_text(ONCE + tests)
-    (directory / "pytest.ini").write_text("[pytest]\n")
+    # Each run would import these plug-ins, which takes most of its time.
+    (directory / "pytest.ini").write_text(
+        "[pytest]\naddopts = -p no:schemathesis -p no:hypothesispytest -p no:asyncio\n"
+    )
     report = directory / "flaky"
     command = [sys.executable, str(RUN_AGAIN), str(report), *arguments]
     # Not those of the run that this test belongs to.
