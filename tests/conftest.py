@@ -24,6 +24,7 @@ import running_server
 from guards import GUARDS
 from lifeline import Lifeline
 from running_server import RunningServer, Stall, StartServer
+from template import Template
 
 # By default an example fails that takes more than 0.2 s, which depends on the machine.
 hypothesis.settings.register_profile("any-machine", deadline=None)
@@ -87,9 +88,27 @@ def _kill(servers: Iterable[RunningServer]) -> None:
         server.process.kill()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def template_process() -> Iterator[Template]:
+    """It starts before the first test, because a test may let the process of pytest adopt orphans."""
+    template = Template()
+    yield template
+    template.close()
+
+
+@pytest.fixture
+def template(template_process: Template, request: pytest.FixtureRequest) -> Template | None:
+    """The process that the servers of a test are forks of; None if they are executed."""
+    return None if request.node.get_closest_marker("executed") else template_process
+
+
 @pytest.fixture
 def start_server(
-    tmp_path: Path, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    tmp_path: Path,
+    removed_guard: str | None,
+    template: Template | None,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Iterator[StartServer]:
     """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
     servers: list[RunningServer] = []
@@ -106,7 +125,7 @@ def start_server(
         removed += [] if has_closed_memory else ["hidden-memory"]
         program = (str(Path(__file__).parent / "guards.py"), ",".join(removed)) if removed else ("-m", "watchdog")
         try:
-            server = RunningServer(directory, script, *flags, **{"program": program, **options})
+            server = RunningServer(directory, script, *flags, **{"program": program, "template": template, **options})
         except Exception as error:
             if removed_guard is None:
                 raise
@@ -141,6 +160,7 @@ def shared_server(
     servers_of_file: dict[tuple[object, ...], RunningServer],
     start_server: StartServer,
     removed_guard: str | None,
+    template: Template | None,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> StartServer:
     """Return a server that other tests of the file use, too, if they give the same arguments.
@@ -152,9 +172,10 @@ def shared_server(
     def share(script: str | None = None, *flags: str, **environ: Any) -> RunningServer:
         if removed_guard is not None:
             return start_server(script, *flags, **environ)
-        key = (script, *flags, *sorted(environ.items()))
+        key = (script, *flags, *sorted(environ.items()), template is None)
         if key not in servers_of_file:
-            servers_of_file[key] = RunningServer(tmp_path_factory.mktemp("shared"), script, *flags, **environ)
+            directory = tmp_path_factory.mktemp("shared")
+            servers_of_file[key] = RunningServer(directory, script, *flags, template=template, **environ)
         return servers_of_file[key]
 
     return share

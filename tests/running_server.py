@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from template import ForkedProgram, Template, can_fork
+
 from watchdog.system import proc
 
 # Prefixes of a command. Root needs no user namespace, which containers often forbid.
@@ -47,7 +49,10 @@ class Answer:
 
 
 class RunningServer:
-    """``watchdog serve`` on a free port of the loopback interface."""
+    """``watchdog serve`` on a free port of the loopback interface.
+
+    With a template, it is forked, which is quicker, unless something needs a process that was executed.
+    """
 
     # How long to wait for what should come at once; generous, because machines are slow at times.
     patience_s: ClassVar[float] = 40
@@ -64,6 +69,7 @@ class RunningServer:
         prefix: tuple[str, ...] = (),
         program: tuple[str, ...] = ("-m", "watchdog"),
         has_logs: bool = True,
+        template: Template | None = None,
         **environ: str,
     ) -> None:
         self.directory = directory
@@ -94,13 +100,14 @@ class RunningServer:
         self.port = free_port() if is_quiet else 0
         self.command_without_serve = [*prefix, sys.executable, *program]
         command = [*self.command_without_serve, "serve", "--port", str(self.port), *flags]
-        self.process = subprocess.Popen(
-            command,
-            env=clean | environ,
-            stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            cwd=Path(__file__).parent.parent,
-        )
+        cwd = Path(__file__).parent.parent
+        self.process: subprocess.Popen[bytes] | ForkedProgram
+        if template is not None and not prefix and can_fork(clean | environ):
+            self.process = template.start(command[1:], clean | environ, cwd)
+        else:
+            self.process = subprocess.Popen(
+                command, env=clean | environ, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd=cwd
+            )
         self._reader = threading.Thread(target=self._read_logs, daemon=True)
         self._reader.start()
         if is_quiet:

@@ -509,6 +509,7 @@ def test_error_status_false_is_oscars_old_answer(start_server: StartServer) -> N
 # ---- concurrency and size
 
 
+@pytest.mark.executed
 def test_a_script_that_prints_without_end_finishes(start_server: StartServer) -> None:
     script = (
         "yes 'a line of the flood' | head -c 110000000 >&2; yes out | head -c 110000000; printf ok > $TMP_OUTPUT_DIR/x"

@@ -274,6 +274,7 @@ def test_callers_make_no_series(start_server: StartServer, metrics_port: int) ->
     assert series(after) == series(before)
 
 
+@pytest.mark.executed
 def test_the_server_itself(start_server: StartServer, metrics_port: int) -> None:
     server = start_server("echo hi", WATCHDOG_METRICS_PORT=str(metrics_port))
     scrape = Scrape(server, metrics_port)

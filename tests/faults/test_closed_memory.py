@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from running_server import WITHOUT_PRIVILEGES, StartServer
 
+pytestmark = pytest.mark.executed
 PROJECT = Path(__file__).parents[2]
 USER = 1000
 # Replaces the closed directories, in a mount namespace, by open ones that have only what the server needs.

@@ -625,6 +625,7 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
 ENDLESS_STATUS = {"target": 414, "trailers": 400, "trailer line": 400, "chunk extension": 400}
 
 
+@pytest.mark.executed
 @pytest.mark.guard("header-limits", never="the connection was not closed")
 @pytest.mark.parametrize("name", ENDLESS)
 def test_headers_without_end_are_refused_in_little_memory(start_server: StartServer, name: str) -> None:
@@ -703,6 +704,7 @@ def send_all(server: RunningServer, is_chunked: bool) -> list[Reply]:
         return replies(read_all(sock))
 
 
+@pytest.mark.executed
 @pytest.mark.guard("lingering")
 @pytest.mark.parametrize("status", EARLY)
 def test_who_is_answered_early_can_send_all(start_server: StartServer, tmp_path: Path, status: int) -> None:
@@ -712,6 +714,7 @@ def test_who_is_answered_early_can_send_all(start_server: StartServer, tmp_path:
         assert server.memory_mib("VmHWM") < 96
 
 
+@pytest.mark.executed
 @pytest.mark.parametrize("status", EARLY)
 @pytest.mark.parametrize("client", ["chunked", "http.client", "curl"])
 def test_clients_that_are_answered_early(start_server: StartServer, tmp_path: Path, status: int, client: str) -> None:
@@ -830,6 +833,7 @@ def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer
     assert server.call(b"YQ==").status == 200
 
 
+@pytest.mark.executed
 @pytest.mark.guard("write-timer", never="the descriptors to be closed")
 def test_a_hundred_callers_who_never_read(start_server: StartServer) -> None:
     server = start_server(
@@ -885,6 +889,7 @@ def test_a_bomb_stops_at_the_limit(start_server: StartServer, kind: str) -> None
     assert server.call(b"YQ==").body == b"1\n"
 
 
+@pytest.mark.executed
 @pytest.mark.guard("inflate-bound")
 @pytest.mark.parametrize("kind", ["gzip", "deflate", "part"])
 def test_a_bomb_is_never_in_memory(start_server: StartServer, kind: str) -> None:
@@ -896,6 +901,7 @@ def test_a_bomb_is_never_in_memory(start_server: StartServer, kind: str) -> None
     assert server.memory_mib("VmHWM") < before + 32
 
 
+@pytest.mark.executed
 def test_bombs_take_no_more_memory_and_disk_than_the_limit(start_server: StartServer) -> None:
     limit = 4 * MIB
     server = start_server(ECHO, WATCHDOG_MAX_INPUT_SIZE=str(limit))

@@ -121,6 +121,7 @@ def send_to_many(server: RunningServer, stack: contextlib.ExitStack, request: by
             assert sock.recv(100).startswith(b"HTTP/1.1 ")
 
 
+@pytest.mark.executed
 @pytest.mark.guard("head-memory", never="the connections that hold the most")
 def test_headers_of_idle_connections_take_bounded_memory(start_server: StartServer) -> None:
     server = start_server(LENGTHS, WATCHDOG_READ_TIMEOUT="300s", WATCHDOG_METRICS_PORT=str(free_port()))
@@ -132,6 +133,7 @@ def test_headers_of_idle_connections_take_bounded_memory(start_server: StartServ
         assert server.memory_mib("VmHWM") < before_mib + 150
 
 
+@pytest.mark.executed
 @pytest.mark.parametrize(
     "line",
     [b"GET /_/health HTTP/1.1\r\n", b"POST /?output=nothing HTTP/1.1\r\nContent-Length: 1000\r\n"],

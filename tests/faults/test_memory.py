@@ -15,6 +15,8 @@ from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, argum
 
 from watchdog.process import decoy
 
+pytestmark = pytest.mark.executed
+
 # What the kubelet gives a container of a Burstable pod with a small request.
 BURSTABLE = ("/bin/sh", "-c", 'echo 990 > /proc/self/oom_score_adj && exec "$@"', "sh")
 # 60 processes of 5 MiB at the same time, each of them smaller than the server. They wait until they are killed, so none

@@ -1,0 +1,216 @@
+"""Python programs in processes of their own that start quickly: as forks of a process with the libraries imported.
+
+Most of the processor time of a server's start are imports of libraries, and a run of all tests starts more than a
+thousand servers. So each process of pytest has a template: a process that has imported the libraries and waits. It
+forks once for each server. The fork imports and runs the program from its first line, as ``python -m`` would.
+
+The template imports nothing of ``watchdog`` itself. So a guard can be taken out before the program is imported
+(``guards.py``). The template is not a child of the process of pytest, because some tests look at the children of that.
+
+A fork has the command line and the first environment of the template in /proc, and shares memory with the template.
+A test that looks at these is marked ``executed``: its servers are started with ``exec``. The same is true of a server
+with an environment that the interpreter or a library reads when it starts (:func:`can_fork`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import types
+from collections.abc import Mapping
+from typing import IO, Any
+
+# What the server imports. If one is missing here, a start takes longer, and nothing else is different.
+_LIBRARIES = (
+    "asyncio",
+    "http.client",
+    "httptools",
+    "importlib.metadata",
+    "msgspec",
+    "multidict",
+    "multipart",
+    "prometheus_client",
+    "pybase64",
+    "structlog",
+    "yaml",
+    "yarl",
+)
+_READ_AT_START = (
+    "COVERAGE",
+    "GLIBC",
+    "LANG",
+    "LC_",
+    "LD_",
+    "MALLOC",
+    "NO_COLOR",
+    "OPENSSL",
+    "OTEL",
+    "PYTHON",
+    "SSL",
+    "TZ",
+)
+
+
+def can_fork(environ: Mapping[str, str]) -> bool:
+    """Whether the interpreter and the libraries read the same from this environment as from that of the template."""
+    is_measured = any(name.startswith("COVERAGE") for name in environ)
+    return not is_measured and _read_at_start(environ) == _read_at_start(os.environ)
+
+
+def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environ.items() if name.startswith(_READ_AT_START)}
+
+
+class Template:
+    """A process that forks programs."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, __file__, str(theirs.fileno())]
+            subprocess.run(command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], check=True)
+        self._lock = threading.Lock()
+
+    def start(self, arguments: list[str], environ: Mapping[str, str], cwd: str | os.PathLike[str]) -> ForkedProgram:
+        """Run what Python runs if it gets these arguments, with a pipe as its stderr."""
+        request = os.memfd_create("request")
+        read_end, write_end = os.pipe()
+        try:
+            with open(request, "w", closefd=False) as file:
+                json.dump({"arguments": arguments, "environ": dict(environ), "cwd": os.fspath(cwd)}, file)
+            pid = self._ask(b"start", request, write_end)
+            assert pid is not None
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(request)
+            os.close(write_end)
+        return ForkedProgram(self, pid, arguments, open(read_end, "rb"))
+
+    def exit_code(self, pid: int) -> int | None:
+        """Return the exit code of a program, negative for a signal, or None if it runs."""
+        return self._ask(str(pid).encode())
+
+    def _ask(self, message: bytes, *fds: int) -> int | None:
+        with self._lock:
+            try:
+                socket.send_fds(self._socket, [message], fds)
+                answer: int | None = json.loads(self._socket.recv(64))
+            except BaseException:  # such as a timeout of pytest
+                self._socket.close()  # the answer must not be taken for that to the next message
+                raise
+        return answer
+
+    def close(self) -> None:
+        """Let the process end."""
+        self._socket.close()
+
+
+class ForkedProgram:
+    """Has the part of the interface of :class:`subprocess.Popen` that the tests use."""
+
+    def __init__(self, template: Template, pid: int, args: list[str], stderr: IO[bytes]) -> None:
+        self._template = template
+        self.pid = pid
+        self.args = args
+        self.stderr = stderr
+        self.stdout: IO[bytes] | None = None  # the server has that of pytest
+        self.returncode: int | None = None
+        self._lock = threading.Lock()
+
+    def poll(self) -> int | None:
+        # The threads of a test wait for the same server, and the template can read its status only once.
+        with self._lock:
+            if self.returncode is None:
+                self.returncode = self._template.exit_code(self.pid)
+            return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.poll() is None:
+            pidfd = os.pidfd_open(self.pid)
+            try:
+                poller = select.poll()
+                poller.register(pidfd, select.POLLIN)
+                if not poller.poll(None if timeout is None else timeout * 1000):
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0)
+            finally:
+                os.close(pidfd)
+        code = self.poll()
+        assert code is not None
+        return code
+
+    def send_signal(self, number: int) -> None:
+        # The id belongs to this program until the template has read its status.
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _answer_requests(requests: socket.socket) -> dict[str, Any]:
+    """Fork a program for each request to start one. Return the request in the fork. Exit if pytest has ended."""
+    while True:
+        try:
+            message, fds, _, _ = socket.recv_fds(requests, 64, 2)
+        except KeyboardInterrupt:  # pytest ends its servers first
+            continue
+        if not message:
+            os._exit(0)
+        if not fds:
+            pid, status = os.waitpid(int(message), os.WNOHANG)
+            requests.send(json.dumps(os.waitstatus_to_exitcode(status) if pid else None).encode())
+            continue
+        pid = os.fork()
+        if pid == 0:
+            with open(fds[0]) as file:
+                file.seek(0)
+                request: dict[str, Any] = json.load(file)
+            os.dup2(fds[1], 2)
+            os.close(fds[1])
+            requests.close()
+            return request
+        for fd in fds:
+            os.close(fd)
+        requests.send(str(pid).encode())
+
+
+def _run(arguments: list[str]) -> None:
+    """Run what Python runs if it gets these arguments."""
+    first, *rest = arguments
+    if first == "-m":
+        sys.path[0] = os.getcwd()
+        sys.argv[:] = rest
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.path[0] = ""
+        sys.argv[:] = ["-c", *rest[1:]]
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        exec(compile(rest[0], "<string>", "exec"), vars(sys.modules["__main__"]))
+    else:
+        sys.path[0] = os.path.dirname(first)
+        sys.argv[:] = arguments
+        runpy.run_path(first, run_name="__main__")
+
+
+if __name__ == "__main__":
+    if os.fork():
+        os._exit(0)
+    for library in _LIBRARIES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(library)
+    wanted = _answer_requests(socket.socket(fileno=int(sys.argv[1])))
+    os.environ.clear()
+    os.environ.update(wanted["environ"])
+    os.chdir(wanted["cwd"])
+    _run(wanted["arguments"])

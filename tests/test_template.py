@@ -1,0 +1,96 @@
+"""A program that a template forks finds what it would find if it were executed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from template import Template, can_fork
+
+LOOK = """
+import json, os, resource, signal, sys, threading
+print(json.dumps({
+    "name": __name__,
+    "arguments": sys.argv,
+    "path": sys.path,
+    "environ": dict(os.environ),
+    "directory": os.getcwd(),
+    "descriptors": sorted(os.listdir("/proc/self/fd")),
+    "signals": {number.name: str(signal.getsignal(number)) for number in signal.Signals},
+    "blocked": sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])),
+    "limits": [resource.getrlimit(number) for number in range(16)],
+    "threads": threading.active_count(),
+    "group": os.getpgrp(),
+    "session": os.getsid(0),
+    "own modules": [name for name in sys.modules if name.partition(".")[0] in ("watchdog", "template", "guards")],
+    "is_main": vars(sys.modules["__main__"]) is globals(),
+    "stdin": os.read(0, 1).decode(),
+}), file=sys.stderr)
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def template() -> Iterator[Template]:
+    """One that starts with the limits that the process of pytest has now: other tests change them."""
+    template = Template()
+    yield template
+    template.close()
+
+
+@pytest.mark.parametrize("how", ["-c", "-m", "file"])
+def test_a_forked_program_finds_what_an_executed_one_finds(template: Template, tmp_path: Path, how: str) -> None:
+    (tmp_path / "look.py").write_text(LOOK)
+    first = {"-c": ["-c", LOOK], "-m": ["-m", "look"], "file": [str(tmp_path / "look.py")]}[how]
+    arguments = [*first, "serve", "--port", "0"]
+    environ = {**os.environ, "WATCHDOG_SCRIPT_PATH": "/x", "TMPDIR": str(tmp_path)}
+    executed = subprocess.run(
+        [sys.executable, *arguments],
+        env=environ,
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    program = template.start(arguments, environ, tmp_path)
+    with program.stderr:
+        forked = program.stderr.read()
+    assert json.loads(forked) == json.loads(executed.stderr)
+    assert program.wait() == executed.returncode == 3
+
+
+def test_the_end_by_a_signal_is_seen(template: Template) -> None:
+    program = template.start(["-c", "import signal; signal.pause()"], os.environ, "/")
+    assert program.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        program.wait(timeout=0.01)
+    program.kill()
+    assert program.wait(timeout=60) == program.poll() == -signal.SIGKILL
+    program.send_signal(signal.SIGTERM)
+    program.stderr.close()
+
+
+def test_several_threads_see_the_end_of_a_program(template: Template) -> None:
+    program = template.start(["-c", "import os; os.read(0, 1)"], os.environ, "/")
+    with program.stderr, ThreadPoolExecutor(8) as pool:
+        assert {call.result() for call in [pool.submit(program.wait, 60) for _ in range(8)]} == {0}
+
+
+def test_an_error_of_the_program_is_printed_and_its_exit_code_is_one(template: Template) -> None:
+    program = template.start(["-c", "raise ValueError('wrong')"], os.environ, "/")
+    with program.stderr:
+        assert program.stderr.read().endswith(b"ValueError: wrong\n")
+    assert program.wait() == 1
+
+
+def test_what_is_read_when_a_program_starts_is_not_changed_in_a_fork() -> None:
+    assert can_fork({**os.environ, "WATCHDOG_BIND": "::1"})
+    for name in ("PYTHONMALLOC", "LD_PRELOAD", "TZ", "SSL_CERT_FILE", "COVERAGE_PROCESS_CONFIG"):
+        assert not can_fork({**os.environ, name: "x"})
