@@ -44,12 +44,12 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
 
 test: $(VENV)/.ready  ## run all tests but the slow ones
-	@examples/install-packages.sh apache2-bin cowsay curl dash imagemagick procps unzip
+	@examples/install-packages.sh apache2-bin busybox-static cowsay curl dash imagemagick procps unzip
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph"
 
 test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor their programs
-	@examples/install-packages.sh apache2-bin curl dash procps unzip
+	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
 	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph" --ignore=tests/test_examples.py \
 	    --ignore=tests/contract/test_thumbnails_example.py
 
@@ -104,7 +104,7 @@ build/bench-tree/.ready: $(wildcard image/*) $(shell find watchdog -name '*.py')
 	    && examples/quietly.sh bench-tree $(BENCH_PYTHON) image/bundle.py --root build/bench-tree && touch $@
 
 coverage: $(VENV)/.ready  ## report which lines the tests run, here and in the processes they start
-	@examples/install-packages.sh apache2-bin curl dash procps unzip
+	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
 	@rm -rf build/coverage && mkdir -p build/coverage
 	-$(IN_VENV)python -m coverage run -m pytest $(PARALLEL) -m "not slow and not image and not ceph" $(COVERAGE_OF)
 	$(IN_VENV)python -m coverage combine --quiet

@@ -5,7 +5,8 @@ r"""The line of a call for a worker that said ``ready sh``: a shell runs it with
     CALL_ID='1' Http_Name='it'\''s'; unset -v Http_Other
 
 A caller chooses the values, and parts of the names. Between single quotes a shell gives no byte a meaning, except the
-next single quote. The shell reads one line, so a value with a newline is left out.
+next single quote. The shell reads one line, so a value with a newline is left out. A few values with a control
+character are left out, too, because bash would change them.
 
 A shell uses some variables itself. Some are read-only, and an assignment ends the shell. Others change how the shell
 runs (``IFS``). Bash evaluates the value of an integer such as ``RANDOM``: the value ``x[$(command)]`` would run a
@@ -19,19 +20,19 @@ from collections.abc import Mapping
 
 from ..system.pattern import pattern
 
-_NAME = pattern(r"(?!BASH)[A-Za-z_][A-Za-z0-9_]*")
-# Bash (its other names begin with BASH), dash, BusyBox, ksh, mksh and zsh. Variables that programs use, too, are not
-# here: PATH, HOME, LANG, TZ and others.
+_NAME = pattern(r"(?!BASH|ZSH|zsh_)[A-Za-z_][A-Za-z0-9_]*")
+# Bash, dash, BusyBox, ksh, mksh and zsh. Variables that programs use, too, are not here: PATH, HOME, LANG and others.
 _USED_BY_SHELLS = frozenset(
-    "_ ARGC ATTY CDPATH CHILD_MAX COLUMNS COMP_CWORD COMP_KEY COMP_LINE COMP_POINT COMP_TYPE COMP_WORDBREAKS "
+    "ARGC ATTY CDPATH CHILD_MAX COLUMNS COMP_CWORD COMP_KEY COMP_LINE COMP_POINT COMP_TYPE COMP_WORDBREAKS "
     "COMP_WORDS COPROC DIRSTACK DIRSTACKSIZE EGID EMACS ENV EPOCHREALTIME EPOCHSECONDS ERRNO EUID EXECIGNORE FCEDIT "
     "FIGNORE FPATH FUNCNAME FUNCNEST GID GLOBIGNORE GLOBSORT GROUPS HISTCHARS HISTCMD HISTCONTROL HISTFILE "
-    "HISTFILESIZE HISTIGNORE HISTSIZE HISTTIMEFORMAT HOSTFILE IFS IGNOREEOF INPUTRC KEYTIMEOUT KSHEGID KSHGID KSHUID "
-    "KSH_VERSION LINENO LINES LISTMAX LOGCHECK MAIL MAILCHECK MAILPATH MAPFILE NULLCMD OLDPWD OPTARG OPTERR OPTIND "
-    "PGRP PIPESTATUS POSIXLY_CORRECT PPID PROMPT_COMMAND PROMPT_DIRTRIM PS0 PS1 PS2 PS3 PS4 PWD RANDOM "
-    "READLINE_ARGUMENT READLINE_LINE READLINE_MARK READLINE_POINT READNULLCMD REPLY SAVEHIST SECONDS SHELLOPTS SHLVL "
-    "SRANDOM TIMEFORMAT TMOUT TTYIDLE UID USERNAME USER_ID argv auto_resume cdpath fignore fpath histchars mailpath "
-    "manpath module_path options path pipestatus prompt psvar signals status".split()
+    "HISTFILESIZE HISTIGNORE HISTSIZE HISTTIMEFORMAT HOSTFILE IFS IGNOREEOF INPUTRC JOBMAX KEYBOARD_HACK KEYTIMEOUT "
+    "KSHEGID KSHGID KSHUID KSH_VERSION LINENO LINES LISTMAX LOGCHECK MAIL MAILCHECK MAILPATH MAPFILE NULLCMD OLDPWD "
+    "OPTARG OPTERR OPTIND PGRP PIPESTATUS POSIXLY_CORRECT PPID PROMPT_COMMAND PROMPT_DIRTRIM PS0 PS1 PS2 PS3 PS4 "
+    "PWD RANDOM READLINE_ARGUMENT READLINE_LINE READLINE_MARK READLINE_POINT READNULLCMD REPLY SAVEHIST SECONDS "
+    "SHELLOPTS SHLVL SRANDOM TIMEFORMAT TMOUT TRY_BLOCK_ERROR TRY_BLOCK_INTERRUPT TTYIDLE UID USERNAME USER_ID _ "
+    "argv auto_resume cdpath fignore fpath histchars mailpath manpath module_path options path pipestatus prompt "
+    "psvar signals status".split()
 )
 
 
@@ -51,8 +52,13 @@ class ShellLine:
             variables: the variables that the call adds to the environment of the worker.
             own_environment: the environment that the worker was started with.
         """
-        left_out = [name for name, value in variables.items() if not _can_carry(name, value)]
-        values = {name: value for name, value in variables.items() if name not in left_out}
+        values: dict[str, str] = {}
+        left_out: list[str] = []
+        for name, value in variables.items():
+            if _can_carry(name, value):
+                values[name] = value
+            else:
+                left_out.append(name)
         unset = []
         names = set(values)
         for name in sorted(self._names - names):
@@ -63,14 +69,16 @@ class ShellLine:
                 values[name] = own
             else:
                 unset.append(name)
-                left_out.append(name)
+                left_out += [name] if name not in left_out else []
         self._names = names
         return _line(values, unset), left_out
 
 
 def _can_carry(name: str, value: str) -> bool:
-    is_plain = _NAME.fullmatch(name) is not None and name not in _USED_BY_SHELLS
-    return is_plain and "\n" not in value and "\0" not in value
+    if not _NAME.fullmatch(name) or name in _USED_BY_SHELLS or "\n" in value or "\0" in value:
+        return False
+    # Bash puts a \x01 of its own before each \x01. It sometimes removes one too many after half a character.
+    return "\x01" not in value or value.isascii()
 
 
 def _line(values: Mapping[str, str], unset: list[str]) -> bytes:
