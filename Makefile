@@ -29,7 +29,7 @@ SOAK_SECONDS ?= 600
 COVERAGE_OF ?= --ignore=tests/test_examples.py
 KILLED_CALLS ?= 20000
 DAEMON_CALLS ?= 100000
-FUZZ_TARGETS ?= accept intake request response_file script_log service_definition storage_event
+FUZZ_TARGETS ?= accept intake request response_file script_log service_definition storage_event warm_answer
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs docs-site lint format lock clean dist lint-workflows coverage

@@ -18,7 +18,16 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 BUILD = HERE.parent.parent / "build" / "fuzz"
-TARGETS = ("accept", "intake", "request", "response_file", "script_log", "service_definition", "storage_event")
+TARGETS = (
+    "accept",
+    "intake",
+    "request",
+    "response_file",
+    "script_log",
+    "service_definition",
+    "storage_event",
+    "warm_answer",
+)
 
 _LONGEST_INPUT_BYTES = 8 * 1024
 _LONGEST_RUN_S = 20

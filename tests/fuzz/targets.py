@@ -28,6 +28,7 @@ from urllib.parse import unquote_to_bytes
 
 import msgspec
 from request_target import check_request
+from warm_target import check_warm_answer
 
 from watchdog.errors import AnswerNotAvailable, BadInput, BadScriptResponse, InputError, InputTooLarge
 from watchdog.input import form as form_module
@@ -676,4 +677,5 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "script_log": check_script_log,
     "service_definition": check_service_definition,
     "storage_event": check_storage_event,
+    "warm_answer": check_warm_answer,
 }

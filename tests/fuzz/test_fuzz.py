@@ -23,6 +23,7 @@ from watchdog.storage.event import Event
 from watchdog.storage.stored_object import StoredObject
 from watchdog.system import base64_reader
 from watchdog.system.base64_reader import Base64Reader
+from watchdog.warm import protocol
 from watchdog.workspace import response_file
 from watchdog.workspace.held_input import HeldInput
 
@@ -208,6 +209,35 @@ def test_script_log_can_fail(
     monkeypatch.setattr(where, attribute, broken_version)
     with pytest.raises(AssertionError):
         targets.check_script_log(seed("script_log", name))
+
+
+def feed_lines_of_any_length(self: protocol.AnswerLines, data: bytes) -> list[protocol.Answer | protocol.ProtocolError]:
+    self._line += data
+    *lines, rest = self._line.split(b"\n")
+    self._line = rest
+    return [self._answer(bytes(line)) for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("name", "where", "attribute", "broken_version"),
+    [
+        ("cut-in-a-line", protocol.AnswerLines, "end", lambda self: None),
+        ("done-256", protocol, "_DONE", re.compile(rb"done(?: ([0-9]{1,2}))?.*")),
+        ("progress-over-1", protocol, "_PROGRESS", re.compile(rb"progress ([0-9])[0-9.]*(.*)")),
+        ("progress-not-utf8", protocol, "printable", lambda text: "\x1b[0m"),
+        ("binary", protocol, "quoted", lambda text: text),
+        ("one-over", protocol.AnswerLines, "feed", feed_lines_of_any_length),
+        ("small-too-long-no-end", protocol.AnswerLines, "feed", feed_lines_of_any_length),
+        ("several", protocol.AnswerLines, "feed", lambda self, data: []),
+        ("after-an-error", protocol.AnswerLines, "_error", lambda self, line, why: protocol.ProtocolError(why)),
+    ],
+)
+def test_warm_answer_can_fail(
+    monkeypatch: pytest.MonkeyPatch, name: str, where: object, attribute: str, broken_version: object
+) -> None:
+    monkeypatch.setattr(where, attribute, broken_version)
+    with pytest.raises(AssertionError):
+        targets.TARGETS["warm_answer"](seed("warm_answer", name))
 
 
 @pytest.mark.parametrize(

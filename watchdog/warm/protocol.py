@@ -17,11 +17,11 @@ from typing import Literal
 
 import msgspec
 
+from ..errors import quoted
 from ..logs.text import decode, printable
 from ..system.pattern import pattern
 
 LONGEST_LINE_BYTES = 4096
-_MOST_QUOTED = 100
 
 _FRACTION = rb"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
 _PROGRESS = pattern(rb"progress (" + _FRACTION + rb")(?: (.*))?", 16)  # re.DOTALL: the text may contain "\r"
@@ -106,8 +106,7 @@ class AnswerLines:
     def _error(self, line: bytes, why: str) -> ProtocolError:
         self._has_failed = True
         self._line.clear()
-        text = line[: 4 * _MOST_QUOTED].decode("utf-8", "surrogateescape")
-        shown = f"'{printable(text[:_MOST_QUOTED])}'" + ("..." if len(text) > _MOST_QUOTED else "")
+        shown = quoted(line.decode("utf-8", "surrogateescape"))
         return ProtocolError(
             f"the worker wrote the line {shown} to fd 4, which {why}; a line has at most {LONGEST_LINE_BYTES} bytes "
             "and is `ready`, `ready sh`, `ready fork`, `progress F` or `progress F TEXT` with F from 0 to 1, `done`, "
@@ -129,4 +128,4 @@ def json_line(call_id: str, deadline_s: float | None, variables: Mapping[str, st
     import json
 
     call = {"call_id": call_id, "deadline": deadline_s, "env": dict(variables)}
-    return json.dumps(call, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(call).encode() + b"\n"
