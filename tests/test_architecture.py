@@ -11,12 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "watchdog"
+# Files for scripts in other processes. The program never imports them.
+HELPERS = "warm/helper"
 
 
 def layers() -> dict[str, int]:
     """The layer of each folder and top-level module."""
     rows = re.findall(r"^\| (\d) \| `(\w+)` \|", (ROOT / "ARCHITECTURE.md").read_text(), re.MULTILINE)
     return {name: int(layer) for layer, name in rows}
+
+
+def modules() -> list[Path]:
+    """The files of all modules of the program."""
+    return [path for path in PACKAGE.rglob("*.py") if PACKAGE / HELPERS not in path.parents]
 
 
 def module_name(path: Path) -> str:
@@ -48,7 +55,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def all_imports() -> dict[str, set[str]]:
-    imports = {module_name(path): imports_of(path) for path in PACKAGE.rglob("*.py")}
+    imports = {module_name(path): imports_of(path) for path in modules()}
     return {name: imported for name, imported in imports.items() if name not in ("__init__", "__main__")}
 
 
@@ -107,7 +114,7 @@ def test_the_check_sees_every_kind_of_import(tmp_path: Path, monkeypatch: pytest
 
 
 def test_only_storage_knows_aiohttp() -> None:
-    for path in PACKAGE.rglob("*.py"):
+    for path in modules():
         if part_of(module_name(path)) != "storage":
             assert not re.search(r"^\s*(from|import) aiohttp", path.read_text(), re.MULTILINE), path
 
@@ -117,6 +124,6 @@ def test_the_environment_of_the_process_is_never_changed() -> None:
     changes = re.compile(
         r"os\.environ\[[^\]]+\]\s*=|del os\.environ|os\.(putenv|unsetenv)|os\.environ\.(update|pop|setdefault|clear)\("
     )
-    for path in PACKAGE.rglob("*.py"):
+    for path in modules():
         found = [found[0] for found in changes.finditer(path.read_text())]
         assert found == (["os.environ.pop("] if path.name == "cli.py" else []), path.name
