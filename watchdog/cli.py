@@ -84,6 +84,10 @@ def main(
     for name in ("SSLKEYLOGFILE", "SSL_CERT_FILE"):
         os.environ.pop(name, None)
     try:
+        if arguments.command == "helper":  # it needs no configuration, so it works while an image is built
+            from .commands.helper import helper
+
+            return helper(arguments.helper)
         configuration = load(environ, arguments.flags)
         if arguments.command == "check":
             from .commands.check import check

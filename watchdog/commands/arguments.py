@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-COMMANDS = ("serve", "run", "check", "health", "job")
+COMMANDS = ("serve", "run", "check", "health", "job", "helper")
 
 
 class Arguments(msgspec.Struct, frozen=True):
     """The arguments of one command line. ``flags``: texts of settings, by the name of the setting.
 
-    ``file``, ``output``, ``stores``: only for ``run``.
+    ``file``, ``output``, ``stores``: only for ``run``. ``helper``: only for ``helper``.
     """
 
     command: str
@@ -18,3 +18,4 @@ class Arguments(msgspec.Struct, frozen=True):
     file: str = ""
     output: str | None = None
     stores: bool = True
+    helper: str | None = None

@@ -34,10 +34,10 @@ def parse(words: list[str], called_as: str) -> Arguments:
 def without_argparse(words: Sequence[str]) -> Arguments | None:
     """Return the arguments if all are settings, written as ``--name value`` or ``--name=value``.
 
-    Return None for everything else, such as help, abbreviations, errors and the arguments of ``run``.
+    Return None for everything else, such as help, abbreviations, errors, and the arguments of ``run`` and ``helper``.
     """
     command, *rest = words
-    if command not in COMMANDS or command == "run":
+    if command not in COMMANDS or command in ("run", "helper"):
         return None
     names = {spec.flag: spec.name for spec in flag_specs()}
     flags = {}

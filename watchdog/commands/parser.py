@@ -27,10 +27,14 @@ def parse_all(words: list[str]) -> Arguments:
         "check": "print every setting with its source, and every problem; exit 2 if there are problems",
         "health": "exit 0 if the local server is ready, else 1 (for a container's HEALTHCHECK)",
         "job": "run the script on one event from stdin or $EVENT, store the outputs, print the answer",
+        "helper": "print a file that keeps a script loaded between calls, to be copied into an image",
     }
     for name, description in descriptions.items():
         command = commands.add_parser(name, help=description, description=description)
         command.add_argument("--version", action="version", version=version)
+        if name == "helper":
+            command.add_argument("helper", metavar="NAME", nargs="?", help="without it, list the names")
+            continue
         if name == "run":
             command.add_argument("file", metavar="FILE", help="the input file; - means stdin")
             command.add_argument(
@@ -62,10 +66,11 @@ def parse_all(words: list[str]) -> Arguments:
     found = vars(parser.parse_args(words))
     return Arguments(
         found["command"],
-        {spec.name: found[spec.name] for spec in flag_specs() if found[spec.name] is not None},
+        {spec.name: found[spec.name] for spec in flag_specs() if found.get(spec.name) is not None},
         file=found.get("file", ""),
         output=found.get("output"),
         stores=not found.get("no_store", False),
+        helper=found.get("helper"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 from ..logs.setup import get_logger
@@ -16,11 +17,17 @@ log = get_logger("invocation")
 _LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
 # A script must not get the value of the image if the call has no input.
 INPUT_FILE_PATH = "INPUT_FILE_PATH"
+# The directory of files with which a script stays loaded between calls. It may be put on a script's PYTHONPATH.
+WARM_HELPERS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "warm", "helper")
 
 
 def environment_of_all_calls(configuration: Configuration, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of the image without the server's secrets, and the variables of the service definition."""
-    environment = {k: v for k, v in environ.items() if k not in configuration.secret_names}
+    """Return the variables of the image without the server's secrets, and the variables of the service definition.
+
+    ``WATCHDOG_WARM_PY`` is the path of the Python helper of warm functions, unless one of the two has this variable.
+    """
+    environment = {"WATCHDOG_WARM_PY": os.path.join(WARM_HELPERS, "watchdog_warm.py")}
+    environment |= {k: v for k, v in environ.items() if k not in configuration.secret_names}
     if configuration.service is not None:
         environment.update(configuration.service.variables)
     return environment

@@ -16,7 +16,8 @@ from .text import in_quotes, one_line
 _SERVICE_LINK_NAME = pattern(
     r"WATCHDOG_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
 )
-_SYSTEMD_NAMES = frozenset({"WATCHDOG_USEC", "WATCHDOG_PID"})
+# Variables that are not settings: two of systemd, and one that the server gives to scripts.
+_OTHER_NAMES = frozenset({"WATCHDOG_USEC", "WATCHDOG_PID", "WATCHDOG_WARM_PY"})
 
 
 def check_script(reading: Reading) -> None:
@@ -87,7 +88,7 @@ def check_unknown_names(reading: Reading) -> None:
             reading.problem(name, SettingSource("flag"), "is not known; `watchdog --help` lists all flags")
     known = {setting.variable for setting in SETTINGS.values()}
     for name in sorted(reading.environ):
-        if not name.upper().startswith("WATCHDOG_") or name in known or name in _SYSTEMD_NAMES:
+        if not name.upper().startswith("WATCHDOG_") or name in known or name in _OTHER_NAMES:
             continue
         if _SERVICE_LINK_NAME.fullmatch(name):
             continue
