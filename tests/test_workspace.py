@@ -540,6 +540,43 @@ def test_directory_whose_state_has_changed_is_not_kept(
     workspaces.close()
 
 
+@pytest.mark.parametrize("place", ["input", "output", "."])
+@pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
+def test_directory_that_changed_while_other_scripts_ran_is_not_the_next_ones(
+    tmp_path: Path, change: Callable[[str], None], place: str
+) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspace = workspaces.make()
+    change(os.path.join(workspace.path, place))
+    workspaces.keep(workspace, others_run=True)
+    assert workspaces.make() is not workspace
+    workspaces.close()
+
+
+@pytest.mark.parametrize("script", _UNTIDY.values(), ids=_UNTIDY)
+def test_untidy_directory_is_not_the_next_ones_if_other_scripts_ran(tmp_path: Path, script: str) -> None:
+    workspaces = Workspaces(str(tmp_path))
+    workspace = after_script(workspaces, script)
+    workspaces.keep(workspace, others_run=True)
+    assert workspaces.make() is not workspace
+    workspaces.close()
+
+
+@pytest.mark.parametrize("place", ["input_dir", "output_dir", "path"])
+def test_nothing_behind_a_link_is_removed_while_other_scripts_run(tmp_path: Path, place: str) -> None:
+    workspaces = Workspaces(str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    workspace = workspaces.make()
+    directory = Path(getattr(workspace, place))
+    moved = tmp_path / "moved"
+    directory.rename(moved)
+    (moved / "data").touch()
+    directory.symlink_to(moved)
+    assert not workspaces.keep(workspace, others_run=True)
+    assert (moved / "data").exists()
+    workspaces.close()
+
+
 def settled_workspace(workspaces: Workspaces, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """Return a directory whose time of change shows each later change."""
     monkeypatch.setattr(workspace_module, "_SETTLED_S", -1.0)

@@ -122,11 +122,14 @@ class Workspace:
         return True
 
     def is_there(self) -> bool:
-        """Return whether its directories exist and were not replaced."""
+        """Return whether the input and the output directory exist and were not replaced."""
+        return self._are_there((self.input_dir, self.output_dir))
+
+    def _are_there(self, directories: Iterable[str]) -> bool:
         if not self._as_made:
             return False
         try:
-            for directory in (self.input_dir, self.output_dir):
+            for directory in directories:
                 status = os.lstat(directory)
                 if (status.st_dev, status.st_ino) != self._as_made[directory][0].identity:
                     return False
@@ -134,16 +137,20 @@ class Workspace:
             return False
         return True
 
-    def empty(self) -> bool:
+    def empty(self, *, is_checked_later: bool = False) -> bool:
         """Remove the files if they are few and small, and there is nothing else. Return whether the directory is empty.
 
         If a mount or a link is in the place of one of the directories, nothing in it is removed.
+
+        Args:
+            is_checked_later: this is called again before the next call gets the directory. So the state of the
+                directories need not be checked now.
         """
         files: list[str] = []
         below = (self.input_dir, self.output_dir)
         directories = below if self._is_untouched() else (self.path, *below)
         try:
-            if not self.is_as_made(directories):
+            if not (self._are_there(directories) if is_checked_later else self.is_as_made(directories)):
                 return False
             for directory in directories:
                 with os.scandir(directory) as entries:

@@ -100,7 +100,8 @@ class Workspaces:
         began_s = time.monotonic()
         if not self._roots or began_s < self._slow_until_s or not workspace.has_plenty():
             return False
-        is_empty = workspace.empty()
+        # After other scripts, it is emptied again and checked when the next call takes it.
+        is_empty = workspace.empty(is_checked_later=others_run)
         now_s = time.monotonic()
         was_slow, self._was_slow = self._was_slow, now_s - began_s > SLOW_S
         if was_slow and self._was_slow:
