@@ -120,24 +120,18 @@ def test_image_classification_answers_the_five_likeliest_digits(start_server: St
     assert len(set(labels)) == 5
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        "base64 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
-        "base64 -w 0 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
-        'curl -sS -d "=\\"$(base64 image3.jpg)\\"" $URL/run/plant-classification-sync',
-        "curl -sS -H 'Content-Type: image/jpeg' --data-binary @image3.jpg $URL/run/plant-classification-sync",
-        "curl -sS -F file=@image3.jpg $URL/run/plant-classification-sync",
-    ],
-    ids=["base64", "one line", "quoted", "raw", "form"],
-)
-def test_plant_classification_answers_the_classifiers_file(
-    start_server: StartServer, digits_path: str, tmp_path: Path, call: str
-) -> None:
-    # The service's own log level, CRITICAL, said once more: the test finds the server by its port then.
-    server = serve(start_server, "plant-classification-sync", PATH=digits_path, WATCHDOG_LOG_LEVEL="CRITICAL")
-    answer = shell(call + " | base64 -d", server, "plant-classification-sync")
+PLANT_CALLS = {
+    "base64": "base64 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
+    "one line": "base64 -w 0 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
+    "quoted": 'curl -sS -d "=\\"$(base64 image3.jpg)\\"" $URL/run/plant-classification-sync',
+    "raw": "curl -sS -H 'Content-Type: image/jpeg' --data-binary @image3.jpg $URL/run/plant-classification-sync",
+    "form": "curl -sS -F file=@image3.jpg $URL/run/plant-classification-sync",
+}
 
+
+def test_plant_classification_answers_the_classifiers_file(
+    start_server: StartServer, digits_path: str, tmp_path: Path
+) -> None:
     subprocess.run(
         ["deepaas-predict", "-i", PLANTS / "image3.jpg", "-o", tmp_path / "expected"],
         env=os.environ | {"PATH": digits_path},
@@ -145,8 +139,12 @@ def test_plant_classification_answers_the_classifiers_file(
         check=True,
     )
     (expected,) = (tmp_path / "expected").iterdir()
-    assert answer == expected.read_bytes()
-    assert len(top_labels(answer)) == 5
+    # The service's own log level, CRITICAL, said once more: the test finds the server by its port then.
+    server = serve(start_server, "plant-classification-sync", PATH=digits_path, WATCHDOG_LOG_LEVEL="CRITICAL")
+    for form, call in PLANT_CALLS.items():
+        answer = shell(call + " | base64 -d", server, "plant-classification-sync")
+        assert answer == expected.read_bytes(), form
+        assert len(top_labels(answer)) == 5
     assert server.stop() == 0
     assert server.logs == [], "nothing is logged below CRITICAL"
     assert server.leftovers() == []
