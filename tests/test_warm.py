@@ -260,3 +260,20 @@ def test_the_processes_of_a_worker_end_with_the_server(start_server: StartServer
     assert server.stop() == 0
     assert [pid for pid in pids if (found := proc.process(pid)) and found.is_alive] == []
     assert server.leftovers() == []
+
+
+def test_no_worker_loads_once_the_server_stops(start_server: StartServer, tmp_path: Path) -> None:
+    fifo = tmp_path / "wait"
+    os.mkfifo(fifo)
+    server = start_server(
+        loop(f'echo "it began" >&2; read -r line < {fifo}'),
+        WATCHDOG_WARM="1",
+        WATCHDOG_WRITE_TIMEOUT="0.5",
+        WATCHDOG_HEALTHCHECK_INTERVAL="0",
+    )
+    caller = threading.Thread(target=call, args=(server,))
+    caller.start()
+    server.event("it began")
+    assert server.stop() == 0
+    caller.join()
+    assert [event["event"] for event in server.logs].count("it loads") == 1

@@ -135,8 +135,13 @@ class Workers:
                 self._give_back(worker)
 
     def refuse(self, refusal: Callable[[], Draining]) -> None:
-        """Reject the calls that wait for a worker, now and later. ``refusal`` makes their error."""
+        """Reject the calls that wait for a worker, now and later, and load no more workers.
+
+        Args:
+            refusal: makes the error of these calls.
+        """
         self._refusal = refusal
+        self._is_closing = True
         self._wake_all()
 
     async def close(self) -> None:
