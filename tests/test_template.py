@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from running_server import StartServer
 from template import Template, can_fork
 
 LOOK = """
@@ -64,6 +65,26 @@ def test_a_forked_program_finds_what_an_executed_one_finds(template: Template, t
         forked = program.stderr.read()
     assert json.loads(forked) == json.loads(executed.stderr)
     assert program.wait() == executed.returncode == 3
+
+
+LIST_MODULES = """
+import sys
+specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
+print(*[spec.name for spec in specs if spec], file=sys.stderr)
+"""
+
+
+def test_a_template_imports_only_what_each_server_imports(template: Template, start_server: StartServer) -> None:
+    program = template.start(["-c", LIST_MODULES], os.environ, "/")
+    with program.stderr:
+        in_fork = set(program.stderr.read().decode().split())
+    command = [sys.executable, "-c", LIST_MODULES]
+    in_python = set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.split())
+    server = start_server("", program=("-X", "importtime", "-m", "watchdog"), template=None)
+    texts = [event["text"] for event in server.logs if event["event"] == "not json"]
+    in_server = {text.rpartition("|")[2].strip() for text in texts if text.startswith("import time:")}
+    assert {"httptools", "msgspec"} <= in_fork & in_server
+    assert in_fork - in_python - in_server == set()
 
 
 def test_the_end_by_a_signal_is_seen(template: Template) -> None:
