@@ -11,7 +11,7 @@ PYTEST := $(IN_VENV)python $(PYTEST_BY)
 export PYTHONDONTWRITEBYTECODE :=
 # Most tests wait for processes most of the time. A process without tests left takes some of those of another: tests
 # differ very much in how long they take.
-PARALLEL ?= -n 6 --dist worksteal
+PARALLEL ?= -n 10 --dist worksteal
 
 SLOW_TESTS ?= slow and not nightly
 
