@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from running_server import RunningServer, StartServer
+from running_server import RunningServer, StartServer, arguments_of, problem, until
+
+from watchdog.system import proc
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 DIGITS = EXAMPLES / "image-classification"
@@ -24,11 +28,11 @@ def digits_path() -> str:
     return f"{DIGITS / '.venv' / 'bin'}:{os.environ['PATH']}"
 
 
-def serve(start_server: StartServer, name: str, **environ: str) -> RunningServer:
+def serve(start_server: StartServer, name: str, script: str = "script.sh", **environ: str) -> RunningServer:
     return start_server(
         None,
         WATCHDOG_SERVICE_DEFINITION=str(EXAMPLES / name / "function_config.yaml"),
-        WATCHDOG_SCRIPT_PATH=str(EXAMPLES / name / "script.sh"),
+        WATCHDOG_SCRIPT_PATH=str(EXAMPLES / name / script),
         **environ,
     )
 
@@ -45,6 +49,17 @@ def shell(command: str, server: RunningServer, name: str) -> bytes:
     ).stdout
 
 
+def answers_of_one_worker(server: RunningServer, name: str, picture: str) -> list[bytes]:
+    """Call a warm function twice, as a README does. Check that one worker gave both answers, and return them."""
+    answers = []
+    for served_before in range(2):
+        command = f"base64 {picture} | curl -sS --include --data @- $URL/run/{name}"
+        head, _, body = shell(command, server, name).partition(b"\r\n\r\n")
+        assert f"X-Warm: {served_before}".encode() in head.splitlines()
+        answers.append(base64.b64decode(body))
+    return answers
+
+
 def top_labels(answer: bytes) -> list[str]:
     predictions = json.loads(answer)["predictions"]
     shares = [prediction["probability"] for prediction in predictions]
@@ -57,6 +72,14 @@ def test_every_example_is_complete() -> None:
         for file in ("script.sh", "function_config.yaml", "Dockerfile", "README.md"):
             assert (EXAMPLES / name / file).is_file(), f"{name} has no {file}"
         assert os.access(EXAMPLES / name / "script.sh", os.X_OK)
+
+
+def answers_after(server: RunningServer, served_before: int, body: bytes, **headers: str) -> bytes:
+    """Return the answer of a worker, and check how many calls it served before."""
+    answer = server.call(body, "/?input=raw&output=raw", headers=headers)
+    assert answer.status == 200, answer.body
+    assert answer.headers["X-Warm"] == str(served_before)
+    return answer.body
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,13 +99,17 @@ def test_check_finds_the_script_beside_the_service_definition(name: str) -> None
     assert "service definition" in line
 
 
+def gray_photo(tmp_path: Path) -> bytes:
+    expected = tmp_path / "expected.jpg"
+    subprocess.run(["convert", EXAMPLES / "grayify" / "photo.jpg", "-colorspace", "Gray", expected], check=True)
+    return expected.read_bytes()
+
+
 def test_grayify_answers_what_convert_makes(start_server: StartServer, tmp_path: Path) -> None:
     server = serve(start_server, "grayify")
     gray = shell("base64 photo.jpg | curl -sS --data @- $URL/run/grayify | base64 -d", server, "grayify")
 
-    expected = tmp_path / "expected.jpg"
-    subprocess.run(["convert", EXAMPLES / "grayify" / "photo.jpg", "-colorspace", "Gray", expected], check=True)
-    assert gray == expected.read_bytes()
+    assert gray == gray_photo(tmp_path)
     said = server.event("making JPEG of 96 by 64 pixels grey")
     assert (said["logger"], said["stream"], said["level"]) == ("script", "stdout", "info")
 
@@ -93,6 +120,15 @@ def test_grayify_tells_of_what_is_no_picture(start_server: StartServer) -> None:
     assert answer["status"] == 500
     assert answer["exit_code"] != 0
     assert "identify" in answer["stderr"]
+
+
+def test_grayify_as_a_loop_answers_the_same(start_server: StartServer, tmp_path: Path) -> None:
+    server = serve(start_server, "grayify", "warm.sh", WATCHDOG_WARM="1")
+    assert answers_of_one_worker(server, "grayify", "photo.jpg") == [gray_photo(tmp_path)] * 2
+    failed = problem(server.call(b"no picture", "/?input=raw"), 500)
+    assert failed["exit_code"] != 0
+    assert "identify" in str(failed["stderr"])
+    assert answers_after(server, 3, (EXAMPLES / "grayify" / "photo.jpg").read_bytes()) == gray_photo(tmp_path)
 
 
 def test_cowsay_answers_its_standard_output(start_server: StartServer) -> None:
@@ -118,6 +154,41 @@ def test_image_classification_answers_the_five_likeliest_digits(start_server: St
     labels = top_labels(answer)
     assert labels[0] == "4"
     assert len(set(labels)) == 5
+
+
+@pytest.mark.parametrize("script", ["warm.py", "warm.sh"])
+def test_image_classification_answers_the_same_if_its_model_stays_loaded(
+    start_server: StartServer, digits_path: str, script: str
+) -> None:
+    server = serve(start_server, "image-classification", script, PATH=digits_path, WATCHDOG_WARM="1")
+    for answer in answers_of_one_worker(server, "image-classification", "digit.png"):
+        assert json.loads(answer)["status"] == "ok"
+        labels = top_labels(answer)
+        assert labels[0] == "4"
+        assert len(set(labels)) == 5
+    assert problem(server.call(b"no picture", "/?input=raw"), 500)["exit_code"] in (1, 22)
+    assert top_labels(answers_after(server, 3, (DIGITS / "digit.png").read_bytes()))[0] == "4"
+    assert server.stop() == 0
+    assert server.leftovers() == []
+
+
+def test_copies_of_pictures_are_removed_and_a_killed_deepaas_run_is_replaced(
+    start_server: StartServer, digits_path: str
+) -> None:
+    server = serve(start_server, "image-classification", "warm.sh", PATH=digits_path, WATCHDOG_WARM="1")
+    picture = (DIGITS / "digit.png").read_bytes()
+    answers_after(server, 0, picture)
+    worker = int(server.event("worker ready")["pid"])
+    (directory,) = [
+        text for text in Path(f"/proc/{worker}/environ").read_text().split("\0") if text.startswith("WORKER_DIR=")
+    ]
+    assert not list(Path(directory.removeprefix("WORKER_DIR=")).glob("tmp*")), "deepaas-run leaves copies of pictures"
+    children = map(int, Path(f"/proc/{worker}/task/{worker}/children").read_text().split())
+    (deepaas,) = [pid for pid in children if b"deepaas-run" in arguments_of(pid)]
+    os.kill(deepaas, signal.SIGKILL)
+    until(lambda: proc.process(deepaas) is None, "the end of deepaas-run")
+    problem(server.call(picture, "/?input=raw"), 500)
+    assert top_labels(answers_after(server, 0, picture))[0] == "4"
 
 
 PLANT_CALLS = {

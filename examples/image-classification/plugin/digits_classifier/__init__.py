@@ -1,20 +1,26 @@
 """A DEEPaaS model: which digit is in a picture.
 
-What DEEPaaS 2 wants of a model is a module with the public functions below; ``deepaas-predict`` wants both
-``predict_data`` and ``predict_url``, whichever it calls. The classifier is made by
-``python -m digits_classifier.train`` and lies beside this file.
+A model for DEEPaaS 2 is a module with the public names below. ``deepaas-run`` calls ``predict``. ``deepaas-predict``
+needs both ``predict_data`` and ``predict_url``, and calls one of them. ``python -m digits_classifier.train`` makes the
+classifier, a file beside this one.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
+
+from marshmallow import fields
 
 MODEL_PATH = Path(__file__).with_name("digits.joblib")
 SIDE = 8  # the pictures that the classifier is trained on are 8 by 8
 INK = 16  # and their pixels go from 0, paper, to 16, ink
 TOP = 5
+
+# The form of the answer of ``deepaas-run``. Without it, the answer would be put into another dictionary.
+schema = {"status": fields.Str(required=True), "predictions": fields.List(fields.Dict(), required=True)}
 
 
 class _Json(dict[str, Any]):
@@ -29,7 +35,7 @@ def get_metadata() -> dict[str, str]:
 
 
 def get_predict_args() -> dict[str, Any]:
-    return {}
+    return {"image": fields.Raw(required=True, metadata={"type": "file", "location": "form"})}
 
 
 def get_train_args() -> dict[str, Any]:
@@ -37,11 +43,17 @@ def get_train_args() -> dict[str, Any]:
 
 
 def warm() -> None:
+    """Load the classifier, so that the first picture need not wait for it."""
     _classifier()
 
 
 def train(**_: Any) -> None:
     raise NotImplementedError("train with: python -m digits_classifier.train")
+
+
+def predict(image: Any) -> dict[str, Any]:
+    """Return the same as ``predict_data`` for one uploaded picture."""
+    return predict_data({"files": [image]})
 
 
 def predict_data(args: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +84,7 @@ def picture_to_pixels(path: str) -> list[float]:
     return [value * INK / 255 for value in small.tobytes()]
 
 
+@functools.cache
 def _classifier() -> Any:
     import joblib
 
