@@ -44,7 +44,7 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
 
 test: $(VENV)/.ready  ## run all tests but the slow ones
-	@examples/install-packages.sh apache2-bin busybox-static cowsay curl dash imagemagick procps unzip
+	@examples/install-packages.sh apache2-bin busybox-static cowsay curl dash imagemagick mawk nodejs perl procps unzip
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph"
 

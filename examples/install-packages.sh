@@ -20,6 +20,7 @@ works() {
         ceph-common) command -v ceph && command -v radosgw-admin ;;
         libnginx-mod-http-dav-ext) [ -e /usr/lib/nginx/modules/ngx_http_dav_ext_module.so ] ;;
         musl-tools) command -v musl-gcc ;;
+        nodejs) node --version ;;
         nginx-light) command -v nginx ;;
         *) command -v "$1" ;;
     esac >/dev/null 2>&1

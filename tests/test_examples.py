@@ -191,6 +191,24 @@ def test_copies_of_pictures_are_removed_and_a_killed_deepaas_run_is_replaced(
     assert top_labels(answers_after(server, 0, picture))[0] == "4"
 
 
+TEXT = b"three short words\nand a last\n"
+
+
+@pytest.mark.parametrize("worker", ["worker.awk", "worker.js", "worker.pl"])
+def test_a_worker_in_any_language_serves_calls(start_server: StartServer, worker: str, tmp_path: Path) -> None:
+    server = start_server(None, WATCHDOG_SCRIPT_PATH=str(EXAMPLES / "any-language" / worker), WATCHDOG_WARM="1")
+    # A quote in the name of the input, and a header that looks like another variable of the call.
+    hostile = {"X-Filename": 'it\'s a "text".txt', "X-Other": f"' TMP_OUTPUT_DIR='{tmp_path} $(id)"}
+    assert answers_after(server, 0, TEXT, **hostile) == b"6 words, call 1 of this worker\n"
+    failed = problem(server.call(b"", "/?input=raw"), 500)
+    assert failed["exit_code"] == 1
+    assert "the text has no words" in str(failed["stderr"])
+    assert answers_after(server, 2, TEXT * 10_000) == b"60000 words, call 2 of this worker\n"
+    assert server.stop() == 0
+    assert len([event for event in server.logs if event["event"] == "worker ready"]) == 1
+    assert server.leftovers() == []
+
+
 PLANT_CALLS = {
     "base64": "base64 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
     "one line": "base64 -w 0 image3.jpg | curl -sS --data @- $URL/run/plant-classification-sync",
