@@ -583,6 +583,7 @@ def test_a_wrong_command_line_gets_one_line_and_exit_code_2(python: str, program
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert "--preload MODULE" in line
+    assert ("there is no file 'no_such_program.py'; " in line) == ("no_such_program.py" in words)
 
 
 @pytest.mark.parametrize(("words", "text"), [(["--preload", "no_such", "--", "predict.py"], "no_such")])

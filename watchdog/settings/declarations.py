@@ -165,7 +165,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     warm: Annotated[
         int,
         Declared(
-            "number of workers: processes of the script that stay alive and serve many calls; 0 starts the script anew "
+            "number of workers: processes of the script that stay alive and serve many calls; 0 starts the script "
             "for each call",
             COUNT,
             0,

@@ -3,7 +3,7 @@
     @watchdog_warm.serve  # or @watchdog_warm.serve(fork=True): each call runs in a forked process
     def call(input_path, output_dir): ...  # input_path is None if the call has no input
 
-Or import modules once, and run a program that stays as it is, in a forked process for each call:
+Or import modules once, with all that they load, and run an unchanged program in a forked process for each call:
     python3 watchdog_warm.py --preload torch,my_model -- predict.py -i @INPUT -o @OUTPUT/result.json
 Without the server's descriptors 3 (calls) and 4 (answers) it runs once, with the variables of the environment."""
 
@@ -81,8 +81,8 @@ if __name__ == "__main__":
     is_module = sys.argv[4:5] == ["-m"]
     program, *words = sys.argv[4 + is_module :] or [""]
     if sys.argv[1:4:2] != ["--preload", "--"] or not (program if is_module else os.path.isfile(program)):
-        print("use: watchdog_warm.py --preload MODULE,MODULE -- PROGRAM.py (or -m MODULE) ARGUMENTS", file=sys.stderr)
-        sys.exit(2)
+        why = f"there is no file {program!r}; " if program and not os.path.isfile(program) else ""
+        sys.exit(print(f"{why}use: --preload MODULE,MODULE -- PROGRAM.py (or -m MODULE) ARGS", file=sys.stderr) or 2)
     sys.path[0] = os.path.dirname(os.path.realpath(program))  # of a module: the working directory
     list(map(importlib.import_module, sys.argv[2].split(",")))
     main = sys.modules["__main__"] = type(sys)("__main__")

@@ -3,8 +3,8 @@
 #
 #   #!/bin/sh
 #   . /opt/watchdog_warm.sh
-#   model=$(prepare)  # once
-#   call() { convert "$INPUT_FILE_PATH" -resize "$model" "$TMP_OUTPUT_DIR/small.png"; }
+#   size=$(find_size)  # once
+#   call() { convert "$INPUT_FILE_PATH" -resize "$size" "$TMP_OUTPUT_DIR/small.png"; }
 #   serve call        # or a command with arguments: serve python3 predict.py --fast
 #
 # Each call runs in a subshell, so `exit`, `cd`, `set` and new variables end with the call. The function can read all
