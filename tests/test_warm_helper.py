@@ -280,6 +280,7 @@ def test_buffers_of_python_and_c_are_written_before_done(start: Start, fork: boo
 def test_closed_or_missing_standard_streams_do_not_end_the_worker(start: Start, fork: bool) -> None:
     worker = start.serving("exec(os.environ['CODE'])", fork=fork)
     assert worker.call(CODE="sys.stdout.close()") == "done 0"
+    assert worker.call(CODE="sys.stderr.close()\n1 / 0") == "done 1"
     assert worker.call(CODE="sys.stdout = sys.stderr = sys.__stderr__ = None") == "done 0"
     assert worker.call(CODE="1 / 0") == "done 1"
     assert worker.call() == "done 1"
@@ -475,6 +476,9 @@ PROGRAM = """
 import atexit, os, pickle, sys
 import my_model
 class Result: pass
+class Last:
+    def __del__(self): print(len("end"))
+last = Last()
 def main(): pass
 print(sys.argv, os.path.abspath(sys.path[0]) == os.path.dirname(os.path.realpath(sys.argv[0])))
 print(my_model.model, __name__)
