@@ -147,6 +147,14 @@ def as_made() -> None:
 
 
 @guard
+def same_directories() -> None:
+    """While other scripts run, the files in a directory are removed, even if another directory is in its place."""
+    from watchdog.workspace.workspace import Workspace
+
+    replace(Workspace, "_are_there", lambda self, directories: True)
+
+
+@guard
 def root_as_made() -> None:
     """The server's directory is used as long as it exists, even if a script has changed it."""
     from watchdog.workspace import workspaces

@@ -784,8 +784,9 @@ def test_what_nobody_used_is_given_out_to_be_removed(tmp_path: Path) -> None:
     workspaces.close()
 
 
+@pytest.mark.parametrize("others_run", [False, True])
 @pytest.mark.parametrize("place", ["output", "output/file"])
-def test_nothing_is_removed_through_a_mount(tmp_path: Path, place: str) -> None:
+def test_nothing_is_removed_through_a_mount(tmp_path: Path, place: str, others_run: bool) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "directory").mkdir(parents=True)
     (elsewhere / "directory/file").touch()
@@ -800,10 +801,11 @@ if sys.argv[3] == "output/file":
     open(mounted, "w").close()
     source = "file"
 subprocess.run(["mount", "--bind", os.path.join(sys.argv[2], source), mounted], check=True)
-print(workspaces.keep(workspace))
+print(workspaces.keep(workspace, others_run=sys.argv[4] == "True"))
 """
     root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    command = ["unshare", *root, "--mount", sys.executable, "-c", code, str(tmp_path), str(elsewhere), place]
+    arguments = [str(tmp_path), str(elsewhere), place, str(others_run)]
+    command = ["unshare", *root, "--mount", sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=60)
     assert done.stdout == "False\n", done.stderr
     assert (elsewhere / "directory/file").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,29 @@ def assert_each_call_sees_the_same(start_server: StartServer, tmp_path: Path, mo
     answers = [server.call(b"", headers={"X-Kind": kind}) for _ in range(10)]
     assert [answer.status for answer in answers] == [200] * 10
     assert len({answer.body for answer in answers}) == 1, answers
+
+
+@pytest.mark.guard("same-directories")
+def test_files_behind_a_link_stay_when_other_scripts_run(start_server: StartServer, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/precious").touch()
+    server = start_server(
+        f"""#!/bin/sh
+case "$Http_X_Kind" in
+long) touch {tmp_path}/runs; until [ -e {tmp_path}/may_end ]; do sleep 0.02; done ;;
+link) mv "$TMP_INPUT_DIR" {tmp_path}/moved; ln -s {tmp_path}/data "$TMP_INPUT_DIR" ;;
+esac
+""",
+        WATCHDOG_MAX_INFLIGHT="2",
+    )
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(server.call, b"", headers={"X-Kind": "long"})
+        until((tmp_path / "runs").exists, "the other script to run")
+        assert server.call(b"", headers={"X-Kind": "link"}).status == 200
+        assert server.call(b"").status == 200  # before this answer, the directory of the last call was emptied
+        (tmp_path / "may_end").touch()
+        assert other.result().status == 200
+    assert (tmp_path / "data/precious").exists()
 
 
 SPOIL = {
