@@ -7,6 +7,7 @@ import os
 import re
 import runpy
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,28 @@ def test_a_call_that_fails_gets_the_error_that_the_page_shows(
     assert shown.pop("call_id")
     assert real.pop("call_id")
     assert real == shown
+
+
+def test_the_warm_function_of_the_guide_answers_as_the_page_shows(tmp_path: Path, start_server: StartServer) -> None:
+    page = (ROOT / "docs" / "guide" / "keep-your-model-loaded.md").read_text()
+    code = re.search(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    script = re.search(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert code is not None
+    assert script is not None
+    (tmp_path / "script.py").write_text(code[1].replace("time.sleep(3)", "time.sleep(0)"))
+    (tmp_path / "watchdog_warm.py").write_bytes((ROOT / "watchdog/warm/helper/watchdog_warm.py").read_bytes())
+    text = script[1].replace("/opt/my-function", str(tmp_path)).replace("exec python3", f"exec {sys.executable}")
+    server = start_server(text, WATCHDOG_WARM="1")
+
+    first, second, failing = re.findall(r"^\$ (\S.*grep X-Warm head\.txt)\n(.*)\n(.*)\n", page, re.MULTILINE)
+    for command, answer, header in (first, second):
+        assert output_of(f"cd {tmp_path}; {command}", server) == f"{answer}\n{header}\n"
+    command, answer, header = failing
+    body, real_header = output_of(f"cd {tmp_path}; {command}", server).splitlines()
+    assert real_header == header
+    shown, real = json.loads(answer), json.loads(body)
+    assert (real["status"], real["detail"], real["exit_code"]) == (shown["status"], shown["detail"], shown["exit_code"])
+    assert real["stderr"].splitlines()[-1] == shown["stderr"].splitlines()[-1]
 
 
 PATTERNS = ("*.md", "docs/*.md", "docs/*/*.md", "examples/*.md", "examples/*/*.md")
