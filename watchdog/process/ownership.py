@@ -82,11 +82,15 @@ class Ownership:
     def tree_of(self, child: Child, owners: list[tuple[proc.Process, Child]] | None = None) -> list[proc.Process]:
         """Return the living processes that the command started. Call this in a thread: it reads all of /proc.
 
+        If the command has been reaped, the list is empty.
+
         Args:
             owners: this list gets each orphan that certainly belongs to a command, with that command.
         """
         table = {each.pid: each for each in proc.processes()}
         commands = dict(self._commands)
+        if commands.get(child.pid) is not child or child.pid not in table:
+            return []
         tree: set[int] = set()
         strangers: set[int] = set()
 
