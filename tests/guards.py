@@ -1394,6 +1394,98 @@ def loans() -> None:
     replace(Workspaces, "make", make)
 
 
+# ---- workers of warm functions
+
+
+@guard
+def closed_pipes() -> None:
+    """When a worker writes ``done`` and exits, the server reads its pipes after it has closed them."""
+    import fcntl
+    import termios
+
+    from watchdog.process.pipes import Pipe
+
+    def drain(self: Any) -> bool:
+        waiting = fcntl.ioctl(self._reading_fd, termios.FIONREAD, bytes(4))
+        return self._pause is None if waiting == bytes(4) else self._take(self.taken_bytes + self._waiting_bytes())
+
+    replace(Pipe, "drain", drain)
+
+
+@guard
+def another_worker() -> None:
+    """A call fails that was sent to a worker which ended before it read it."""
+    from watchdog.warm.worker import Worker
+
+    def note_whether_taken(self: Any) -> bool:
+        self._is_taken = self._call is not None
+        return bool(self._is_taken)
+
+    replace(Worker, "_note_whether_taken", note_whether_taken)
+
+
+@guard
+def unread_call() -> None:
+    """A worker may write ``done`` for a call that it has not read."""
+    from watchdog.warm.channel import Channel
+    from watchdog.warm.protocol import Done
+    from watchdog.warm.worker import Worker
+
+    real = Worker._take
+
+    def take(self: Any, answer: Any) -> None:
+        if isinstance(answer, Done) and self._call is not None and self._exit_code is None:
+            replace(Channel, "untaken_bytes", 0)
+        real(self, answer)
+
+    replace(Worker, "_take", take)
+
+
+@guard
+def unread_timeout() -> None:
+    """If no worker reads a call, it is given to one worker after the other, each for the whole time of the call."""
+    from watchdog.warm.worker import NotTaken, Worker
+
+    real = Worker._how_call_ended
+
+    def how_call_ended(self: Any, began_s: float) -> Any:
+        if self._exit_code is None and not self._is_taken:
+            raise NotTaken
+        return real(self, began_s)
+
+    replace(Worker, "_how_call_ended", how_call_ended)
+
+
+@guard
+def one_pause() -> None:
+    """Each worker that fails doubles the pause before the next load, also if several fail at the same time."""
+    from watchdog.warm.workers import Workers
+
+    real = Workers._note_failure
+
+    def note_failure(self: Any, failure: Any) -> None:
+        self._pause_until_s = 0.0
+        real(self, failure)
+
+    replace(Workers, "_note_failure", note_failure)
+
+
+@guard
+def idle_crashes() -> None:
+    """A worker that is ready ends the pause that the crashes of others have caused."""
+    from watchdog.warm.workers import Workers
+
+    real = Workers._load
+
+    async def load(self: Any) -> Any:
+        worker = await real(self)
+        if worker is not None:
+            self._failures, self._pause_until_s = 0, 0.0
+        return worker
+
+    replace(Workers, "_load", load)
+
+
 def take_out(names: str) -> None:
     """Take guards out of this process. ``names``: the names, with commas between them."""
     for each in names.split(","):

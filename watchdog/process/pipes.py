@@ -62,6 +62,8 @@ class Pipe:
 
     def drain(self) -> bool:
         """Read what is in the pipe now. Return False if the consumer wants a pause before the rest."""
+        if self._is_closed:  # the supervisor has read all of it before
+            return self._pause is None
         if fcntl.ioctl(self._reading_fd, termios.FIONREAD, _NOTHING) == _NOTHING:
             return self._pause is None
         return self._take(self.taken_bytes + self._waiting_bytes())
@@ -82,6 +84,8 @@ class Pipe:
         return self._pause is None
 
     def _waiting_bytes(self) -> int:
+        if self._is_closed:
+            return 0
         return int.from_bytes(fcntl.ioctl(self._reading_fd, termios.FIONREAD, _NOTHING), sys.byteorder)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ class Channel:
 
     Attributes:
         descriptors: the worker's ends, for 3 and 4. Close them with :meth:`close_descriptors` when it has started.
+        cut_line: a text if the worker has closed its end within a line; else None.
 
     Raises:
         OSError: no descriptor is free.
@@ -43,9 +44,9 @@ class Channel:
         self._report_closed = report_closed
         self._lines = AnswerLines()
         self._unsent = b""
-        self._line_bytes = 0
         self._calls_fd = self._answers_fd = -1
         self.descriptors: list[int] = []
+        self.cut_line: str | None = None
         ends: list[int] = []
         try:
             for _ in range(2):
@@ -66,7 +67,7 @@ class Channel:
 
     def send(self, line: bytes) -> None:
         """Send a call. The worker must have taken the call before."""
-        self._unsent, self._line_bytes = line, len(line)
+        self._unsent = line
         self._write()
 
     @property
@@ -77,11 +78,6 @@ class Channel:
         waiting = fcntl.ioctl(self._calls_fd, termios.FIONREAD, _NOTHING)
         return int.from_bytes(waiting, sys.byteorder) + len(self._unsent)
 
-    @property
-    def is_call_untouched(self) -> bool:
-        """Whether the worker has not read a single byte of the last call."""
-        return self.untaken_bytes == self._line_bytes
-
     def read(self) -> None:
         """Take the answers that the worker has written so far."""
         while self._answers_fd >= 0:
@@ -91,8 +87,9 @@ class Channel:
                 return
             if not data:
                 self._close_answers()
-                cut_line = self._lines.end()
-                self._report_closed(str(cut_line or "the worker closed fd 4, to which it must write answers"))
+                if (error := self._lines.end()) is not None:
+                    self.cut_line = str(error)
+                self._report_closed(self.cut_line or "the worker closed fd 4, to which it must write answers")
                 return
             for answer in self._lines.feed(data):
                 if isinstance(answer, ProtocolError):

@@ -50,7 +50,7 @@ _MOST_NAMES = 10  # names of processes or variables in one log event
 
 
 class NotTaken(Exception):
-    """The worker ended before it read the first byte of the call, so another worker can serve the call."""
+    """The worker ended before it had read the whole line of the call, so another worker can serve the call."""
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -124,9 +124,10 @@ class Worker:
         self._ready: Ready | None = None
         self._shell_line = ShellLine()
         self._has_reported_left = False
+        self._has_closed = False
         self._wake_up: asyncio.Future[None] = loop.create_future()
 
-        # Of the call that it serves now. ``_is_taken``: it has read at least one byte of the call.
+        # Of the call that it serves now. ``_is_taken``: it has read the line of the call.
         self._call: WorkerCall | None = None
         self._is_taken = False
         self._exit_code: int | None = None
@@ -156,8 +157,17 @@ class Worker:
 
     @property
     def is_ending(self) -> bool:
-        """Whether its process has exited, or something has asked for its end."""
+        """Whether its process has exited, something has asked for its end, or it has closed descriptor 3 or 4."""
+        return self._has_closed or self._has_begun_to_end
+
+    @property
+    def _has_begun_to_end(self) -> bool:
         return self.end_reason is not None or self._child.wake_up.done()
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether it has neither loaded nor begun to end."""
+        return self._ready is None and not self.is_ending
 
     @property
     def is_busy(self) -> bool:
@@ -180,8 +190,13 @@ class Worker:
         return self.how_it_ended
 
     def retire(self, reason: str) -> None:
-        """End it politely: it reads the end of its calls, and has ``kill_grace_s`` to exit. It must not be busy."""
-        if self.end_reason is None:
+        """End it politely: it reads the end of its calls, and has ``kill_grace_s`` to exit. It must not be busy.
+
+        A worker that is loading does not read yet, so it gets a signal.
+        """
+        if self._ready is None:
+            self.end(reason)
+        elif self.end_reason is None:
             self.end_reason = reason
             self._channel.end_calls()
             self._loop.call_later(self._limits.kill_grace_s, self.end_now)
@@ -243,32 +258,15 @@ class Worker:
         try:
             self._channel.send(self._line_of(call))
             try:
-                exit_code = await self._exit_code_of_call()
+                await self._until_call_ended()
             except asyncio.CancelledError:
                 await settled(asyncio.ensure_future(self._finish_for_nobody()))
                 raise
-            if exit_code is None:
-                return self._how_call_ended(began_s)
-            # The worker has flushed its streams, so this is the rest of what the call printed.
-            for pipe in self._child.pipes:
-                if not pipe.drain():
-                    await pipe.finish()
-            return Ended(
-                exit_code=exit_code,
-                signal=None,
-                timed_out=self._timed_out,
-                ended_early=False,
-                duration_s=self._loop.time() - began_s,
-                cpu_s=self._usage.cpu_s(),
-                peak_rss_bytes=self._usage.peak_rss_bytes(),
-                survivors=0,
-                is_tree_gone=False,
-                served_before=self.served - 1,
-            )
+            return self._how_call_ended(began_s)
         finally:
             if timer is not None:
                 timer.cancel()
-            self._call = None
+            self._call = self._ending = None
 
     def _line_of(self, call: WorkerCall) -> bytes:
         assert self._ready is not None
@@ -282,23 +280,45 @@ class Worker:
             log.warning("variables left out", call_id=call.call_id, count=len(left_out), names=names, reason=reason)
         return line
 
-    async def _exit_code_of_call(self) -> int | None:
-        """Wait until the worker has written ``done``, and return the exit code; None if its process tree is gone."""
+    async def _until_call_ended(self) -> None:
+        """Wait until the worker has written ``done`` or its process tree is gone. Take all that the call printed."""
         while self._exit_code is None and self.how_it_ended is None:
             await self._news()
-        return self._exit_code
+        if self._ending is not None:
+            await asyncio.wait([self._ending])
+        # The worker has flushed its streams, so this is the rest of what the call printed.
+        for pipe in self._child.pipes:
+            if not pipe.drain():
+                await pipe.finish()
 
     def _how_call_ended(self, began_s: float) -> Ended:
-        """Return how a call ended whose worker ended before it wrote ``done``."""
+        """Return how a call ended.
+
+        Raises:
+            NotTaken: the worker ended before it read the call.
+        """
         ended = self.how_it_ended
+        if self._exit_code is not None:
+            return Ended(
+                exit_code=self._exit_code,
+                signal=None,
+                timed_out=self._timed_out,
+                ended_early=False,
+                duration_s=self._loop.time() - began_s,
+                cpu_s=max(0.0, ended.cpu_s - self._usage.began_cpu_s) if ended else self._usage.cpu_s(),
+                peak_rss_bytes=ended.peak_rss_bytes if ended else self._usage.peak_rss_bytes(),
+                survivors=0,
+                is_tree_gone=False,
+                served_before=self.served - 1,
+            )
         assert ended is not None
-        if not self._is_taken:
+        if not self._is_taken and not self._timed_out:
             self.served -= 1
             raise NotTaken
         ended_early = ended.ended_early and not self._timed_out and self.broken is None
         broken = self.broken
         if ended.exit_code == 0 and not ended_early and not self._timed_out:
-            broken = broken or "the worker exited with code 0 before it wrote `done`"
+            broken = broken or self._channel.cut_line or "the worker exited with code 0 before it wrote `done`"
         return msgspec.structs.replace(
             ended,
             timed_out=self._timed_out,
@@ -312,7 +332,7 @@ class Worker:
         )
 
     def _time_is_over(self) -> None:
-        if self._exit_code is None:
+        if self._exit_code is None and not self._has_begun_to_end:
             self._timed_out = True
             self._end_call("timeout")
 
@@ -322,31 +342,42 @@ class Worker:
         rest_s = 0.0 if self._ready.forks else self.load_s
         timer = self._loop.call_later(rest_s, self._end_call, "caller_gone")
         try:
-            await self._exit_code_of_call()
+            await self._until_call_ended()
         finally:
             timer.cancel()
 
     def _end_call(self, reason: str) -> None:
         """End the call: only its own processes if the worker has forked them for it, else the whole worker."""
         assert self._ready is not None
-        if self._exit_code is not None or self._call is None:
+        if self._exit_code is not None or self._call is None or self._ending is not None:
             return
         if self._ready.forks:
-            self._ending = asyncio.ensure_future(self._end_processes_of(self._call, reason))
+            self._ending = asyncio.ensure_future(self._end_processes_of_call(reason))
         else:
             self.end(reason)
 
-    async def _end_processes_of(self, call: WorkerCall, reason: str) -> None:
-        """End the processes that a call started. If the worker does not write ``done`` then, end the worker."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            proc.signal_each(await self._residents.new(), number)
-            until_s = self._loop.time() + self._limits.kill_grace_s
-            while self._call is call and self._loop.time() < until_s:
-                if self._exit_code is not None or self.is_ending:
+    async def _end_processes_of_call(self, reason: str) -> None:
+        """End the processes that the call started: SIGTERM, ``kill_grace_s``, SIGKILL. Return when they are gone.
+
+        Processes that earlier calls left are ended, too. If a process does not end, or if the worker does not write
+        ``done`` then, end the worker.
+        """
+        grace_s = self._limits.kill_grace_s
+        for number, longest_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, max(grace_s, _EXIT_S))):
+            until_s = self._loop.time() + longest_s
+            is_signalled = False
+            while True:
+                left = await self._residents.new()
+                if self._has_begun_to_end or (self._exit_code is not None and not left):
                     return
+                # A process that appears after SIGTERM may clean up for one that got it.
+                if not is_signalled or number == signal.SIGKILL:
+                    proc.signal_each(left, number)
+                    is_signalled = bool(left)
+                if self._loop.time() >= until_s:
+                    break
                 await asyncio.sleep(_LOOK_S)
-        if self._call is call:
-            self.end(reason)
+        self.end(reason)
 
     # Its process.
 
@@ -410,9 +441,13 @@ class Worker:
         return None
 
     def _note_whether_taken(self) -> bool:
-        """Return whether the worker has begun to read the call. Before that, its output belongs to no call."""
+        """Return whether the worker has read the line of the call. Before that, its output belongs to no call.
+
+        It cannot begin the call before it has the end of the line. A reader that is killed while it waits may still
+        take the first bytes out of the pipe.
+        """
         if not self._is_taken and self._call is not None:
-            self._is_taken = not self._channel.is_call_untouched
+            self._is_taken = not self._channel.untaken_bytes
         return self._is_taken
 
     def _end_idle_time(self) -> None:
@@ -442,10 +477,11 @@ class Worker:
 
     def _break(self, how: str) -> None:
         """End the worker, because it does not keep to the protocol."""
-        if self.broken is None and not self.is_ending:
+        if self.broken is None and not self._has_begun_to_end:
             self.broken = how
             log.error("a worker broke the protocol and is ended", pid=self.pid, reason=how)
             self.end("protocol")
 
     def _note_closed(self, how: str) -> None:
+        self._has_closed = True
         self._loop.call_later(_EXIT_S, self._break, how)

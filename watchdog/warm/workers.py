@@ -7,7 +7,8 @@
                     └────► pause: 1, 2, 4 … 60 s ──► load …
 
 Each place has a keeper, a task that starts a worker only when the process tree of the last one is gone. So there are
-never more workers than places. If a load has failed, the keepers load one worker at a time, until one is ready.
+never more workers than places. If a load has failed, the keepers load one worker at a time, until one has served a
+call. A worker that ends before its first call counts as a failed load, so the server does not load without a pause.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from .worker import NotTaken, Worker, WorkerCall
 
 log = get_logger("worker")
 _LONGEST_PAUSE_S = 60.0
+_MOST_DOUBLINGS = 6  # of the pause; then it is longer than the longest one
 # The retry of a call that was rejected because no worker was ready in time.
 _RETRY_AFTER_S = 5
 STATES = ("loading", "idle", "busy", "ending")
@@ -73,7 +75,7 @@ class Workers:
         self._queue: deque[WorkerCall] = deque()  # the calls that wait for a worker
         self._waiting: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
-        # The failed loads since the last successful one, without those that ended during the pause after another one.
+        # The failed loads since a worker served a call, without those that ended during the pause after another one.
         self._failures = 0
         self._failure: _Failure | None = None
         self._pause_until_s = 0.0
@@ -135,13 +137,15 @@ class Workers:
                 self._give_back(worker)
 
     def refuse(self, refusal: Callable[[], Draining]) -> None:
-        """Reject the calls that wait for a worker, now and later, and load no more workers.
+        """Reject the calls that no idle worker can serve, now and later, and load no more workers.
 
         Args:
             refusal: makes the error of these calls.
         """
         self._refusal = refusal
-        self._is_closing = True
+        for worker in [*self._workers]:
+            if worker.is_loading:
+                worker.end("stopped")
         self._wake_all()
 
     async def close(self) -> None:
@@ -157,28 +161,39 @@ class Workers:
 
     async def _keep(self) -> None:
         """Keep a worker in one place, until the workers are closed."""
-        while not self._is_closing:
-            if not self._failures:
+        while not self._is_over:
+            if not self._must_pause():
                 worker = await self._load()
             else:
                 async with self._turn:
                     await self._pause()
-                    worker = await self._load()
+                    worker = await self._load() if self._must_pause() else None
             if worker is None:
                 continue
+            ready_s = self._loop.time()
             ended = await worker.ended()
             self._forget(worker)
+            if self._loop.time() - ready_s > _LONGEST_PAUSE_S:
+                self._failures = 0
             if not worker.served and worker.end_reason in ("crashed", "protocol"):
                 self._note_failure(_Failure.of(worker, ended))
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether no more workers are needed."""
+        return self._is_closing or self._refusal is not None
+
+    def _must_pause(self) -> bool:
+        return self._failures > 0 or self._loop.time() < self._pause_until_s
+
     async def _pause(self) -> None:
         """Wait until the pause after a failed load is over, or no more necessary."""
-        while self._failures and not self._is_closing and self._loop.time() < self._pause_until_s:
+        while not self._is_over and self._loop.time() < self._pause_until_s:
             await self._change(self._pause_until_s)
 
     async def _load(self) -> Worker | None:
-        """Load a worker, and return it when it is ready; None if this failed, or if the workers are closed."""
-        if self._is_closing:
+        """Load a worker, and return it when it is ready; None if this failed, or if no more are needed."""
+        if self._is_over:
             return None
         state: object = None
         try:
@@ -189,7 +204,7 @@ class Workers:
             return None
         self._workers.add(worker)
         if await worker.loaded():
-            self._failures, self._failure = 0, None
+            self._failure = None
             log.info("worker ready", pid=worker.pid, load_s=round(worker.load_s, 3))
             self._note_loaded(worker.load_s)
             self._idle.append(worker)
@@ -205,11 +220,11 @@ class Workers:
 
     def _note_failure(self, failure: _Failure) -> None:
         """Note that a load has failed. The next one begins after a pause."""
-        if self._is_closing:
+        if self._is_over:
             return
         now_s = self._loop.time()
         if now_s >= self._pause_until_s:
-            self._pause_until_s = now_s + min(2.0**self._failures, _LONGEST_PAUSE_S)
+            self._pause_until_s = now_s + min(2.0 ** min(self._failures, _MOST_DOUBLINGS), _LONGEST_PAUSE_S)
             self._failures += 1
         self._failure = failure
         log.error(
@@ -232,11 +247,12 @@ class Workers:
     async def _taken(self, call: WorkerCall, until_s: float, longest_wait_s: float) -> Worker:
         """Return an idle worker that runs the current script. Wait for it if necessary, and for earlier calls."""
         while True:
-            if self._refusal is not None:
-                raise self._refusal()
             self._retire_stale(self._script_state())
             if self._idle and self._queue[0] is call:
                 return self._idle.pop()
+            # A running call may need a worker once more, for its next record: possibly the one that is looked at now.
+            if self._refusal is not None and not self._looks:
+                raise self._refusal()
             if self._failure is not None and all(worker.is_ending for worker in self._workers):
                 raise self._failure.error(self._pause_until_s - self._loop.time())
             if not await self._change(until_s):
@@ -253,25 +269,34 @@ class Workers:
                 worker.retire("script_changed")
         self._idle = [worker for worker in self._idle if not worker.is_ending]
         if self._failure is not None and self._failure.state != state:
-            self._failures, self._failure = 0, None
+            self._failures, self._failure, self._pause_until_s = 0, None, 0.0
             self._wake_all()
 
     def _give_back(self, worker: Worker) -> None:
         """Take a worker back after a call."""
         if worker.is_ending:
             return
+        self._failures = 0
         if self._max_memory_bytes or worker.may_have_left:
             look = self._loop.create_task(self._look_at(worker))
             self._looks.add(look)
-            look.add_done_callback(self._looks.discard)
+            look.add_done_callback(self._end_look)
         else:
             self._offer_or_replace(worker, memory_bytes=0)
 
     async def _look_at(self, worker: Worker) -> None:
         """Look at the processes of a worker before it serves the next call."""
-        await worker.report_left()
-        memory_bytes = await worker.memory_bytes() if self._max_memory_bytes else 0
-        self._offer_or_replace(worker, memory_bytes)
+        memory_bytes = 0
+        try:
+            await worker.report_left()
+            if self._max_memory_bytes:
+                memory_bytes = await worker.memory_bytes()
+        finally:
+            self._offer_or_replace(worker, memory_bytes)
+
+    def _end_look(self, look: asyncio.Task[None]) -> None:
+        self._looks.discard(look)
+        self._wake_all()
 
     def _offer_or_replace(self, worker: Worker, memory_bytes: int) -> None:
         reason = None
