@@ -29,6 +29,7 @@ SOAK_SECONDS ?= 600
 COVERAGE_OF ?= --ignore=tests/test_examples.py
 KILLED_CALLS ?= 20000
 DAEMON_CALLS ?= 100000
+WARM_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake request response_file script_log service_definition storage_event warm_answer
 
 .DEFAULT_GOAL := help
@@ -78,6 +79,7 @@ soak: $(VENV)/.ready  ## good, bad, slow, dying and vanishing calls for SOAK_SEC
 chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed, or scripts leave processes that hide (hours)
 	$(IN_VENV)python tests/faults/chaos.py kills --calls $(KILLED_CALLS) --terms 30 --kills 15
 	$(IN_VENV)python tests/faults/chaos.py daemons --calls $(DAEMON_CALLS)
+	$(IN_VENV)python tests/faults/warm_chaos.py --calls $(WARM_CALLS)
 
 bench: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## measure all against the bare script and other servers (20 minutes); renews docs/explanation/performance.md
 	@benchmarks/install-contenders.sh

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from control_groups import joining, made_control_group
 from guards import changed_program
 from lifeline import Lifeline
 from running_server import (
@@ -793,3 +795,99 @@ def test_crashes_under_load_never_lead_to_more_workers_than_asked_for(
                 assert problem(answer.result(), 500)["exit_code"] == 5
     assert server.stop() == 0
     assert server.leftovers() == []
+
+
+# ---- memory and disk
+
+
+def test_worker_that_runs_out_of_memory(start_server: StartServer, author: Author) -> None:
+    eats = f"{sys.executable} -c 'bytearray(400 << 20)'"
+    with made_control_group("memory", ("memory.limit_in_bytes", "memory.max"), str(160 << 20)) as group:
+        server = start_server(
+            author.worker(f'child) {eats}; echo "done $?" >&4 ;; itself) exec {eats} ;;'),
+            prefix=joining(group),
+            WATCHDOG_WARM="1",
+        )
+        for call_id, warm in (("child", "2"), ("itself", "0")):
+            assert_serves(server, "before")
+            document = problem(call(server, call_id), 500)
+            assert "out of memory" in str(document["detail"])
+            server.event("invocation ended", call_id=call_id, outcome="out_of_memory")
+            assert assert_serves(server).headers["X-Warm"] == warm
+        server.kill()
+
+
+def test_worker_that_fills_the_disk(start_server: StartServer, author: Author, tmp_path: Path) -> None:
+    assert os.geteuid() == 0, "this test mounts a small file system and must be root"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "none", str(disk)], check=True)
+    try:
+        fills = 'head -c 3000000 /dev/zero > "$TMP_OUTPUT_DIR/name"; echo "done $?" >&4'
+        server = start_server(author.worker(f"fills) {fills} ;;"), WATCHDOG_WARM="1", WATCHDOG_TMP_DIR=str(disk))
+        for warm in ("1", "3"):
+            assert problem(call(server, "fills"), 507)["exit_code"] == 1
+            assert assert_serves(server).headers["X-Warm"] == warm
+        # No worker can get a directory. The server goes on, and loads one when there is space again.
+        full = [disk / f"full-{number}" for number in range(100)]  # more than there is room for
+        with contextlib.suppress(OSError):
+            for path in full:
+                path.touch()
+        for worker in workers_of(server):
+            os.kill(worker, signal.SIGKILL)
+            until_gone(worker, "the end of the worker")
+        server.event("worker not loaded")
+        problem(call(server, "any"), 507)
+        assert server.call(None, "/_/health", "GET").status == 200
+        for path in full:
+            path.unlink(missing_ok=True)
+        server.event("worker ready")
+        assert_serves(server)
+        assert server.stop() == 0
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+# ---- local runs
+
+
+@pytest.mark.parametrize("state", ["loading", "running", "ignoring the end of its calls"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_ends_a_local_run_and_its_worker(
+    author: Author, lifeline: Lifeline, tmp_path: Path, state: str, number: signal.Signals
+) -> None:
+    author.gate("never")
+    hangs = f"{lifeline.script_line} trap '' TERM INT; setsid sleep 1000 & echo > up; read -r < never; sleep 1000"
+    script = tmp_path / "script.sh"
+    script.write_text(
+        {
+            "loading": author.worker(before=hangs),
+            "running": author.worker(f"*) {hangs} ;;"),
+            "ignoring the end of its calls": author.worker(end=hangs),
+        }[state]
+    )
+    tmp = tmp_path / "tmp"
+    tmp.mkdir()
+    environ = {**os.environ, "WATCHDOG_WARM": "1", "TMPDIR": str(tmp), "WATCHDOG_KILL_GRACE": "500ms"}
+    (tmp_path / "in").write_text("")
+    command = [sys.executable, "-m", "watchdog", "run", "--script-path", str(script), str(tmp_path / "in")]
+    with subprocess.Popen(command, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as run:
+        author.await_file("up")
+        run.send_signal(number)
+        _, printed = run.communicate(timeout=RunningServer.patience_s)
+    assert run.returncode == (128 + number if "calls" not in state else 0), printed
+    assert b"Traceback" not in printed
+    assert not lifeline.is_held()
+    assert list(tmp.iterdir()) == []
+
+
+def test_failed_load_ends_a_local_run(tmp_path: Path) -> None:
+    script = tmp_path / "script.sh"
+    script.write_text("echo 'no weights' >&2; exit 3")
+    environ = {**os.environ, "WATCHDOG_WARM": "1", "TMPDIR": str(tmp_path)}
+    (tmp_path / "in").write_text("")
+    command = [sys.executable, "-m", "watchdog", "run", "--script-path", str(script), str(tmp_path / "in")]
+    ran = subprocess.run(command, env=environ, capture_output=True, check=False, timeout=RunningServer.patience_s)
+    assert ran.returncode != 0
+    assert b"exit code 3 while it loaded" in ran.stderr

@@ -61,6 +61,7 @@ async def run_once(
     loop = asyncio.get_running_loop()
     loop.set_default_executor(threads.Threads("files"))
     caught: list[int] = []
+    is_over = False
 
     def stop(number: int) -> None:
         caught.append(number)
@@ -70,7 +71,8 @@ async def run_once(
         supervisor.end_all(at_once=number == signal.SIGINT or len(caught) > 1)
         invocations.refuse_waiting(of_all=True)
         # If the script runs, the job ends when the script has ended. The log event then has its exit code or signal.
-        if not invocations.running:
+        # A worker that ends slowly may be all that is left.
+        if not invocations.running and not is_over:
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -88,6 +90,7 @@ async def run_once(
     except (asyncio.CancelledError, Draining):
         return 128 + (caught[0] if caught else signal.SIGINT)
     finally:
+        is_over = True
         await invocations.close()
         supervisor.close()
         try:
