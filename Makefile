@@ -83,11 +83,13 @@ chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed,
 
 bench: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## measure all against the bare script and other servers (20 minutes); renews docs/explanation/performance.md
 	@benchmarks/install-contenders.sh
+	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --publish
 
 bench-quick: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## the same with less of each, in under three minutes; results in build/bench
 	@benchmarks/install-contenders.sh
+	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --quick
 

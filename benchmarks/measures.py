@@ -14,6 +14,7 @@ from loop_stalls import stall
 from measuring import Bench, Found
 from small_calls import eight_callers, eight_callers_on_tmpfs, one_caller, one_caller_on_tmpfs
 from starts import limited_start, start, start_cpu
+from warm_calls import warm_callers, warm_deepaas, warm_limited, warm_memory, warm_small
 
 MEASURES: dict[str, Callable[[Bench], Found]] = {
     "one_caller": one_caller,
@@ -23,6 +24,11 @@ MEASURES: dict[str, Callable[[Bench], Found]] = {
     "counts": counts,
     "call_cpu": call_cpu,
     "limited_calls": limited_calls,
+    "warm_small": warm_small,
+    "warm_callers": warm_callers,
+    "warm_deepaas": warm_deepaas,
+    "warm_memory": warm_memory,
+    "warm_limited": warm_limited,
     "base64_in": base64_in,
     "base64_out": base64_out,
     "peak_memory": peak_memory,

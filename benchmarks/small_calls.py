@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from measuring import MANY, Bench, Found, Row, Tally, alternated, bound, file_sy
 
 TMPFS = "tmpfs"
 _SHARED_MEMORY = Path("/dev/shm")
+
+
+class NoTmpfs(Exception):
+    """Files cannot be on a tmpfs in this run; the message says why."""
 
 
 def one_caller(bench: Bench) -> Found:
@@ -80,19 +85,33 @@ def eight_callers_on_tmpfs(bench: Bench) -> Found:
 
 def _on_tmpfs(bench: Bench, measure: Callable[[Bench], Found]) -> Found:
     name = f"{measure.__name__}_on_tmpfs"
-    reason = None
-    if file_system(bench.directory) == TMPFS:
-        reason = f"all files are on tmpfs in this run, so the rows of {measure.__name__} have these values"
-    elif file_system(_SHARED_MEMORY) != TMPFS or not os.access(_SHARED_MEMORY, os.W_OK):
-        reason = f"{_SHARED_MEMORY} is not a tmpfs that this user can write to"
-    if reason is not None:
-        return Found([Row(name, name.replace("_", " "), "", {}, 1.0, missing={TMPFS: reason})])
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=_SHARED_MEMORY) as directory:
-        found = measure(replace(bench, directory=Path(directory)))
+    try:
+        if file_system(bench.directory) == TMPFS:
+            raise NoTmpfs(f"all files are on tmpfs in this run, so the rows of {measure.__name__} have these values")
+        with in_memory(bench) as there:
+            found = measure(there)
+    except NoTmpfs as reason:
+        return Found([Row(name, name.replace("_", " "), "", {}, 1.0, missing={TMPFS: str(reason)})])
     for row in found.rows:
         row.measure = name
         row.what += ", files on tmpfs"
     return found
+
+
+@contextlib.contextmanager
+def in_memory(bench: Bench) -> Iterator[Bench]:
+    """Yield the bench with a directory on a tmpfs. The directory is removed when the context ends.
+
+    Raises:
+        NoTmpfs: this user must not write to one, or the machine has none.
+    """
+    if file_system(bench.directory) == TMPFS:
+        yield bench
+        return
+    if file_system(_SHARED_MEMORY) != TMPFS or not os.access(_SHARED_MEMORY, os.W_OK):
+        raise NoTmpfs(f"{_SHARED_MEMORY} is not a tmpfs that this user can write to")
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=_SHARED_MEMORY) as directory:
+        yield replace(bench, directory=Path(directory))
 
 
 def against_each(row: Row, missing: Mapping[str, str]) -> Found:

@@ -31,6 +31,7 @@ MODULES = (
     "report",
     "small_calls",
     "starts",
+    "warm_calls",
 )
 SMALL = [
     "one_caller",
@@ -38,6 +39,10 @@ SMALL = [
     "counts",
     "call_cpu",
     "limited_calls",
+    "warm_small",
+    "warm_deepaas",
+    "warm_memory",
+    "warm_limited",
     "base64_in",
     "base64_out",
     "peak_memory",
@@ -49,8 +54,8 @@ SMALL = [
     "log_lines",
 ]
 # What a machine may lack. A row that needs it says so in place of a value.
-MAY_LACK = {"control group", "the tree", "26d66e4", "tmpfs"}
-ALL = [*SMALL, "eight_callers", "eight_callers_on_tmpfs", "input_size", "callers", "endurance", "stall"]
+MAY_LACK = {"control group", "image-classification", "the tree", "26d66e4", "tmpfs"}
+ALL = [*SMALL, "eight_callers", "eight_callers_on_tmpfs", "warm_callers", "input_size", "callers", "endurance", "stall"]
 
 
 def bench(tmp_path: Path, *flags: str) -> dict[str, Any]:
@@ -187,6 +192,24 @@ def test_rows_of_tmpfs_are_left_out_of_a_run_on_tmpfs(
     bench = modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path)
     (row,) = modules["small_calls"].eight_callers_on_tmpfs(bench).rows
     assert "the rows of eight_callers have these values" in modules["report"].verdict(row)
+
+
+def test_without_its_environment_the_example_is_not_measured(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules["warm_calls"], "_DIGITS", tmp_path)
+    found = modules["warm_calls"].warm_deepaas(modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path))
+    verdict = modules["report"].verdict(found.rows[0])
+    assert verdict == "not measured: image-classification: run examples/image-classification/setup.sh first"
+
+
+@pytest.mark.parametrize("measure", ["warm_small", "warm_callers"])
+def test_without_a_tmpfs_the_rows_in_memory_say_so(
+    tmp_path: Path, modules: dict[str, Any], monkeypatch: pytest.MonkeyPatch, measure: str
+) -> None:
+    monkeypatch.setattr(modules["small_calls"], "file_system", lambda _: "ext2/ext3")
+    found = getattr(modules["warm_calls"], measure)(modules["measuring"].Bench(modules["measuring"].LEAST, tmp_path))
+    assert modules["report"].verdict(found.rows[0]).startswith("not measured: tmpfs: /dev/shm is not a tmpfs")
 
 
 def test_without_strace_the_row_says_so_and_functions_are_counted(

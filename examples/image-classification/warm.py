@@ -20,4 +20,4 @@ def call(input_path, output_dir):
     picture = UploadedFile(filename=input_path)
     answer = digits_classifier.predict_data({"files": [picture]})
     with open(os.path.join(output_dir, "digit.json"), "w") as file:
-        json.dump(answer, file)
+        print(json.dumps(answer), file=file)

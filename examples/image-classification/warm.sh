@@ -18,7 +18,7 @@ done
 cat <&"$printed" >&2 3<&- 4>&- & # the rest of what it prints goes to the log, too
 
 predict() {
-    curl --silent --show-error --fail-with-body --form 'image=@-;filename=picture' \
+    curl --silent --show-error --fail-with-body --write-out '\n' --form 'image=@-;filename=picture' \
         "$address/v2/models/digits/predict/" <"$INPUT_FILE_PATH" >"$TMP_OUTPUT_DIR/digit.json"
 }
 
