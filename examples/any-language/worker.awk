@@ -1,7 +1,19 @@
-#!/bin/sh
-# Counts the words of a text. It reads each call as a line of NAME='value' pairs. awk reads from its stdin and writes to
-# its stdout, so sh connects these with descriptors 3 and 4. mawk waits for many lines without `-W interactive`.
-program=$(cat <<'PROGRAM'
+#!/usr/bin/awk -f
+# Counts the words of a text. It reads each call as a line of NAME='value' pairs. Some kinds of awk read ahead and would
+# wait for more than one line, so a shell reads each line for it.
+BEGIN {
+    read_call = "IFS= read -r call <&3 && printf '%s\\n' \"$call\""
+    answers = "/dev/fd/4"
+    print "ready sh" > answers
+    fflush(answers)
+    while ((read_call | getline line) > 0) {
+        close(read_call)
+        parse(line)
+        print "done " count_words(env["INPUT_FILE_PATH"], env["TMP_OUTPUT_DIR"] "/words.txt") > answers
+        fflush(answers)
+    }
+}
+
 # Split the line of a call into the array env. A quote inside a value is '\''.
 function parse(line,    name, value, end) {
     split("", env)
@@ -20,20 +32,14 @@ function parse(line,    name, value, end) {
 }
 
 # Return the exit code of the call.
-function count_words(    text, parts, words) {
-    while ((getline text < env["INPUT_FILE_PATH"]) > 0) words += split(text, parts)
-    close(env["INPUT_FILE_PATH"])
+function count_words(input, output,    text, parts, words) {
+    while ((getline text < input) > 0) words += split(text, parts)
+    close(input)
     if (!words) {
         print "the text has no words" > "/dev/stderr"
         return 1
     }
     calls++ # in place of a model: it stays in memory
-    print words " words, call " calls " of this worker" > (env["TMP_OUTPUT_DIR"] "/words.txt")
-    return close(env["TMP_OUTPUT_DIR"] "/words.txt") != 0
+    print words " words, call " calls " of this worker" > output
+    return close(output) != 0
 }
-
-BEGIN { print "ready sh"; fflush() }
-{ parse($0); print "done " count_words(); fflush() }
-PROGRAM
-)
-exec mawk -W interactive "$program" <&3 >&4 3<&- 4>&-
