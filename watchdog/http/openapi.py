@@ -101,6 +101,7 @@ class Interface:
     Args:
         service_name: the name of the service on its platform or in its service definition.
         is_classic: the function is a command that reads the body from stdin, not a script with files.
+        is_warm: the function is a script that stays alive between calls.
         has_token: calls must have a bearer token.
         is_token_for_all: requests for this document and for the metrics must have the token, too.
         has_storage: the server fetches the objects of storage events, or stores outputs.
@@ -115,6 +116,7 @@ class Interface:
 
     service_name: str
     is_classic: bool
+    is_warm: bool
     has_token: bool
     is_token_for_all: bool
     has_storage: bool
@@ -413,7 +415,9 @@ def _parameters(interface: Interface) -> _Json:
 
 
 def _responses(interface: Interface) -> _Json:
-    headers = _refs_to_headers("X-Call-Id", "X-Exit-Code", "X-Duration-Seconds", "X-Input-Encoding", "X-Warm")
+    headers = _refs_to_headers("X-Call-Id", "X-Exit-Code", "X-Duration-Seconds", "X-Input-Encoding")
+    if interface.is_warm:
+        headers |= _refs_to_headers("X-Warm")
     problem = {_PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     responses: _Json = {"200": _success(interface, headers)}
     for status in _error_statuses(interface):

@@ -133,6 +133,7 @@ class Routes:
             openapi.Interface(
                 service_name=self._configuration.service_name,
                 is_classic=settings.fprocess is not None,
+                is_warm=self._invocations.is_warm,
                 has_token=has_token,
                 is_token_for_all=settings.auth_all,
                 has_storage=self._invocations.stores or self._invocations.takes_events,

@@ -301,6 +301,11 @@ class Invocations:
         return self._runner.running
 
     @property
+    def is_warm(self) -> bool:
+        """Whether the function is a script that stays alive between calls."""
+        return self._workers is not None
+
+    @property
     def is_loading(self) -> bool:
         """Whether the workers of a warm function load, and none of them is ready or has failed yet."""
         return self._workers is not None and self._workers.is_loading
