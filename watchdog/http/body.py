@@ -67,7 +67,10 @@ class Bodies:
 
     @property
     def are_refused(self) -> bool:
-        """Whether calls with an incomplete body are rejected. A classic function already runs, so it may finish."""
+        """Whether calls with an incomplete body are rejected.
+
+        A classic function already runs while its body arrives, so its calls may finish.
+        """
         return self._admission.is_closed and not self._is_classic
 
     def refusal(self) -> Draining:
@@ -103,7 +106,7 @@ class Bodies:
 class _Pieces:
     """The pieces of one body, as they arrive.
 
-    This is not a generator, because asyncio notes the begin and the end of each asynchronous generator.
+    This is not an asynchronous generator. For each of those, asyncio does extra work at the start and at the end.
     """
 
     __slots__ = ("_bodies", "_is_begun", "_pace", "_request")
@@ -129,8 +132,8 @@ class _Pieces:
         """
         bodies, request, content = self._bodies, self._request, self._request.content
         if not self._is_begun:
-            # This is sent only now, because the admission has let the call enter. If a call is rejected, a caller that
-            # waits for "100 Continue" does not send its body.
+            # "100 Continue" is sent only now, when the admission has let the call enter. If a call is rejected, a
+            # caller that waits for "100 Continue" does not send its body.
             self._is_begun = True
             _send_continue(request)
         try:

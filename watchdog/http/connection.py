@@ -1,4 +1,4 @@
-"""One connection: read its requests one after the other, bound slow callers, and close without losing an answer.
+"""One connection: read its requests one after the other, disconnect slow callers, and close without losing an answer.
 
 ::
 
@@ -8,8 +8,8 @@
 
 - A request is read only when the one before it is answered. Until then its bytes wait.
 - If the server closes a connection while bytes from the caller are unread, the kernel resets the connection, and the
-  caller may lose the answer. So the server closes its own side first, and discards bytes until the caller has closed
-  its side, too, or a time is over.
+  caller may lose the answer. So the server closes its own side first. Then it discards bytes until the caller has
+  closed its side, too, but only for a limited time.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ from .request_head import Head, HeadTooLarge, MalformedRequest
 from .request_reader import RequestReader
 
 log = get_logger("server")
-# The time between two checks whether a caller has closed its side, while the server does not read its bytes.
+# While the server does not read from a connection, it checks at this interval whether the caller has closed its side.
 _END_CHECK_S = 0.5
-# If the head of a request is refused, the server closes the connection, or it drains, it discards what the caller still
-# sends for at most this time after the answer.
+# After an answer, the server discards further bytes of the caller for at most this time. This limit applies if the head
+# of the request was refused, if the server closes the connection, and during a drain.
 SHORT_LINGER_S = 3.0
 # If a caller is answered before its body is complete (401, 413, 429), the server reads and discards the rest for this
 # time. A reset could make the caller lose the answer.
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
     """A connection.
 
     Args:
-        handler: answers a request. If the caller disconnects, it is cancelled.
+        handler: answers a request. If the caller disconnects, the handler is cancelled.
         idle: the idle connections of this process.
         connections: contains this connection as long as it is open.
         read_timeout_s: the longest time until the headers of a request are complete; 0 means no limit.
@@ -150,12 +150,12 @@ class Connection(asyncio.Protocol):
         lost = ConnectionResetError("the connection ended")
         if self._body is not None:
             self._body.end(lost)
-        # These refer to this connection. Without the cycle, its memory is free at once.
+        # The body and the request refer to this connection. Without these cycles, the memory is freed at once.
         self._body = self._request = None
         self._forget_reader()
         if self._writable is not None and not self._writable.done():
             self._writable.set_exception(lost)
-            self._writable.exception()  # nobody may wait for it
+            self._writable.exception()  # otherwise asyncio logs the error if no task waits for it
         if self._task is not None:
             self._task.cancel()
 
@@ -261,7 +261,7 @@ class Connection(asyncio.Protocol):
             self._discard()
             self._close_own_side()
         elif self._next_bytes:
-            # Not at once: each of very many small requests would call the code of the next one.
+            # Do not call `_read_next` here: with very many small requests, these calls would nest too deeply.
             self._loop.call_soon(self._read_next)
         else:
             self._choose_reading()
@@ -503,7 +503,7 @@ class Connection(asyncio.Protocol):
         """Send the end of the stream. The connection is closed when the caller does the same.
 
         Args:
-            limit_s: the time after which this side ends the connection; None means that the calling code does it.
+            limit_s: the time after which this side ends the connection; None means that the calling code ends it.
         """
         if self._transport is None or self._transport.is_closing():
             return

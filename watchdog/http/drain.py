@@ -87,7 +87,7 @@ class Drain:
                 await drain
             self.refuse_all(at_once=True)
             self._supervisor.end_all(at_once=True)
-            # All scripts are killed now. Wait a moment for the answers, but not longer for callers that do not read.
+            # All scripts are killed now. Give callers one second to read their answers: some callers never read.
             await within(1.0, self._admission.empty(), self._calls.all_answered())
 
     async def _run(self, signal_name: str) -> None:

@@ -87,8 +87,8 @@ class Health:
     def _keep_lock_file(self, lock_file: LockFile) -> None:
         """Check the lock file, now and at regular intervals, until the server drains.
 
-        A health check such as ``cat`` reads the file without the server. So the server must check the file without a
-        request.
+        A health check such as ``cat`` reads the file without the server. So the server checks the file regularly,
+        without a request.
         """
         if not self.is_draining:
             # This comes first, so that an error in this check does not prevent the next check.

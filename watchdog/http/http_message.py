@@ -80,7 +80,7 @@ class Request:
         self.refused = head.refused
         # The target of a request through a proxy may be a whole URL (RFC 9112, section 3.2.2).
         target = head.target if head.target.startswith("/") else _without_authority(head.target)
-        # As the caller sent them.
+        # The path and the query, as the caller sent them.
         self.raw_path, _, self.query_string = target.partition("?")
         self.path = self.raw_path
         if "%" in self.path:
@@ -90,7 +90,7 @@ class Request:
         self._query: dict[str, str] | None = None
         # How fast the caller reads its answer, if the server has waited for the caller.
         self.pace: Pace | None = None
-        # The bytes of the answer that the connection has got.
+        # The number of bytes of the answer that the server has given to the connection.
         self.sent_bytes = 0
 
     @property
@@ -113,8 +113,8 @@ class Response:
     """A response.
 
     Args:
-        length: the number of bytes of the body; by default, those of ``body``. If the body is sent in pieces, ``body``
-            is empty.
+        length: the number of bytes of the body; by default, the length of ``body``. If the body is sent in pieces,
+            ``body`` is empty.
         must_close: the connection is closed after this response.
     """
 
@@ -151,7 +151,8 @@ class Response:
         version = "1.0" if is_http_1_0 else "1.1"
         lines = [f"HTTP/{version} {_STATUS_LINES.get(self.status) or f'{self.status} '}\r\n"]
         lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
-        # These have no body. In a 304, a length is that of the answer which the caller already has (RFC 9110, 8.6).
+        # Responses with these statuses have no body. In a 304, Content-Length would be the length of the answer that
+        # the caller already has (RFC 9110, 8.6).
         if self.status not in _WITHOUT_LENGTH:
             lines.append(f"Content-Length: {self.length}\r\n")
         if "Connection" not in self.headers and keep_alive == is_http_1_0:
@@ -160,7 +161,7 @@ class Response:
             lines.append(_NO_SNIFFING)
         lines += [_date_line(int(time.time())), _SERVER, "\r\n"]
         text = "".join(lines)
-        # Scripts and callers have a part in headers. None of them may begin a line of its own.
+        # Some parts of headers come from scripts and callers. Such a part must not begin a new line.
         if text.count("\n") != len(lines) or text.count("\r") != len(lines) or "\0" in text:
             raise ValueError(f"a header of the answer contains a line end or a NUL: {dict(self.headers)!r}")
         return text.encode("utf-8", "surrogateescape")

@@ -44,7 +44,7 @@ class Listener:
         """Listen from now on.
 
         Args:
-            setting: the name of the setting for the port, which the error names.
+            setting: the name of the setting for the port, for the text of the error.
 
         Raises:
             ListenError: the server cannot listen on this address.
@@ -128,7 +128,7 @@ def listening_socket(bind: str | None, port: int, setting: str) -> socket.socket
                     raise
         if bind is None:
             return socket.create_server(("", port), backlog=BACKLOG)
-        # As bytes, because Python imports the tables of IDNA for a text.
+        # Pass the host as bytes: for a host of type `str`, Python would import the tables of IDNA.
         family, _, _, _, address = socket.getaddrinfo(os.fsencode(bind), port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except OSError as error:

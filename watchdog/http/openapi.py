@@ -232,7 +232,7 @@ def _readable(operation: _Json, behind_token: Interface | None) -> _Json:
     """Return an operation twice: as GET, and as HEAD, which returns only the headers.
 
     Args:
-        behind_token: the interface of the server, if this path may need the token.
+        behind_token: the interface of the server if requests for this path may need the token, else None.
     """
     if behind_token is not None and behind_token.is_token_for_all:
         refusals = {code: _ref("responses", code) for code in ("401", "429")}

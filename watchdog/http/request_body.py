@@ -90,7 +90,7 @@ class RequestBody:
         return piece
 
     async def read(self) -> bytes:
-        """Wait for bytes, and return them; no bytes at the end of the body. Raises what :meth:`read_nowait` raises."""
+        """Wait for bytes and return them; b"" at the end of the body. Raises the same errors as :meth:`read_nowait`."""
         if not self._pieces and not self.is_complete and self._error is None:
             self._waiter = asyncio.get_running_loop().create_future()
             try:

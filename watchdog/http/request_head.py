@@ -47,7 +47,7 @@ class Head:
 
     Attributes:
         content_length: the number of bytes of the body; None if the head does not say it.
-        refused: how the request violates RFC 9112 although the parser accepts it; None if it does not.
+        refused: why the server refuses the request although the parser accepts it; None if the server accepts it, too.
     """
 
     __slots__ = ("content_length", "headers", "is_chunked", "is_http_1_0", "keep_alive", "method", "refused", "target")

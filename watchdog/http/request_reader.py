@@ -56,7 +56,7 @@ class RequestReader:
 
     @property
     def head_memory_bytes(self) -> int:
-        """The approximate number of bytes of memory that the part of the head that has arrived takes."""
+        """The approximate memory of the head so far, in bytes."""
         return self.head_bytes + self._lines * HEADER_MEMORY_BYTES
 
     def close(self) -> None:
@@ -132,7 +132,7 @@ class RequestReader:
         if len(self._headers) > MOST_HEADERS:
             raise self._too_large(has_many_headers=True)
         self._body = self._make_body(head)
-        self._head = None  # the body may take long, so the headers are not kept for it
+        self._head = None  # free the headers now: the body may take a long time to arrive
         self._headers = []
         # If the end of the request is not certain, no byte after its head is read.
         if head.refused is not None or head.method == "CONNECT":

@@ -2,7 +2,7 @@
 
 ========================  ===========================================================
 ``listener``              opens the listening socket, and closes it without a reset
-``connection``            reads the requests of one connection, bounds slow callers, closes without a reset
+``connection``            reads the requests of one connection, disconnects slow callers, closes without a reset
 ``routes``                passes each request to the part that answers it
 ``calls``                 answers one call: request -> invocation -> answer
 ``request``, ``body``     read the headers and the body of a request
