@@ -1,10 +1,11 @@
 """Find out whether processes are working. Processes that a script left may continue as long as they work.
 
 A process that waits for a processor is working, even if it got no CPU time since the last check: under a CPU quota, or
-on a busy machine, the wait may be long. So the check reads the state of a process, and not only its CPU time. Between
-two checks a process may also run for less than the 10 ms that ``/proc/PID/stat`` can show (proc(5)), and sleep again.
-So the check also compares the ``schedstat`` of each thread: its nanoseconds on a processor, and how often it ran (the
-kernel's ``Documentation/scheduler/sched-stats.rst``). If the kernel has no such file, the check uses ``stat`` alone.
+on a busy machine, the wait may be long. So the check reads the state of a process, and not only its CPU time.
+``/proc/PID/stat`` counts CPU time in steps of 10 ms (proc(5)). Between two checks a process may run for less than one
+step, and sleep again. So the check also compares the ``schedstat`` of each thread: its nanoseconds on a processor, and
+how often it ran (the kernel's ``Documentation/scheduler/sched-stats.rst``). If the kernel has no such file, the check
+uses ``stat`` alone.
 """
 
 from __future__ import annotations

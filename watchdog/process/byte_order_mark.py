@@ -20,7 +20,7 @@ _UTF16_STARTS = (BOM_UTF16_LE, BOM_UTF16_BE, b"#\0!\0", b"\0#\0!")
 
 
 def has_mark(start: bytes) -> bool:
-    """Return whether the script that begins with these bytes begins with a byte order mark of UTF-8."""
+    """Return whether these first bytes of a script begin with a byte order mark of UTF-8."""
     return start.startswith(BOM_UTF8)
 
 

@@ -61,7 +61,7 @@ class Child:
         self.signalled: dict[tuple[int, int], str] = {}
         self.exited_by_itself = False
         self.wake_up = Wait(loop)
-        # `create_future` would do the same with one more function for each future.
+        # `loop.create_future()` does the same, but takes one more function call for each future.
         self.exited: asyncio.Future[None] = asyncio.Future(loop=loop)
         self.asked_to_end: asyncio.Future[None] = asyncio.Future(loop=loop)
         self._pidfd = -1
@@ -93,8 +93,8 @@ class Child:
         """Send SIGTERM to processes of the tree, once to each."""
         new = [each for each in tree if each.identity not in self.signalled]
         self.note_signalled(new)
-        # If the group got SIGTERM before, a trap of the script has started each process that is new in the group, to
-        # clean up. Such a process gets no SIGTERM.
+        # If the group already got SIGTERM, new processes in the group come from a trap of the script that cleans up.
+        # Such a process gets no SIGTERM.
         proc.signal_each(new, signal.SIGTERM, except_group=self.pid if self.kill_at_s else 0)
 
     def note_signalled(self, processes: Iterable[proc.Process]) -> None:

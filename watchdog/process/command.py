@@ -69,9 +69,10 @@ def is_shell_script(start: bytes) -> bool:
 
 
 def has_crlf(start: bytes) -> bool:
-    """Return whether a shell runs this script although its lines end as on Windows.
+    """Return whether this is a shell script whose lines end as on Windows.
 
-    Some lines of a correct script may end like this, such as the lines of a here-document, but not the first one.
+    In a correct script, some lines may end like this, such as the lines of a here-document. The first line of the
+    script never ends like this.
     """
     if not start.partition(b"\n")[0].endswith(b"\r") or not is_shell_script(start):
         return False
@@ -81,7 +82,7 @@ def has_crlf(start: bytes) -> bool:
 class Script:
     """A script file. Its command is determined again when the file has changed.
 
-    ``has_crlf``, ``has_mark``: the results of the functions of these names for the file of the last command.
+    ``has_crlf``, ``has_mark``: the results of ``has_crlf()`` and ``has_mark()`` for the file of the last command.
     ``state``: what the file system said about the file of the last command. It differs if the file has changed.
 
     Args:
@@ -95,7 +96,7 @@ class Script:
         self._known: tuple[tuple[object, ...], list[str]] | None = None
 
     def command(self, path: str) -> list[str]:
-        """Return and raise the same as :func:`command_for`, with only two system calls if nothing has changed."""
+        """Do the same as :func:`command_for`. If nothing has changed, this takes only two system calls."""
         try:
             status = os.stat(self._path)
         except OSError:

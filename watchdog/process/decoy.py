@@ -1,10 +1,10 @@
 """Keep a small process that the kernel ends before the server when the container's memory runs out.
 
-The kernel ends the process that counts as the largest: its memory plus its ``oom_score_adj``, in thousandths of the
-memory limit (proc(5)). Scripts get 500 more than the server, but the largest value is 1000. In a pod of the class
-Burstable the server itself has up to 999 (the kubelet's ``GetContainerOOMScoreAdjust``), and only root of the whole
-machine may lower this value. If a script then has its memory in many small processes, the server counts as the largest
-process, and the kernel ends it.
+The kernel ends the process that counts as the largest. The size of a process is its memory plus its ``oom_score_adj``.
+One unit of ``oom_score_adj`` is a thousandth of the memory limit (proc(5)). Scripts get 500 more than the server, but
+the largest value is 1000. In a pod of the class Burstable the server itself has up to 999 (the kubelet's
+``GetContainerOOMScoreAdjust``), and only root of the whole machine may lower this value. If a script then has its
+memory in many small processes, the server counts as the largest process, and the kernel ends it.
 
 The decoy has the value 1000 and counts as larger than the server, although it has little memory: it maps the same few
 pages many times, and the kernel counts each mapping. So the kernel ends the decoy first, and a script ends together
@@ -39,8 +39,8 @@ LARGEST_OOM_SCORE_ADJ = 1000
 # Scripts have 500 more than the server, so a script counts as larger by half of the memory limit.
 OOM_SCORE_ADJ_OF_SCRIPTS = 500
 _MIB = 1 << 20
-# The memory that the kernel counts for the decoy: far more than the server ever has (96 MiB by its own tests). The page
-# tables for it take 0.5 MiB.
+# The memory that the kernel counts for the decoy: far more than the server ever has (its tests allow 96 MiB). The
+# page tables for it take 0.5 MiB.
 _COUNTED_BYTES = 256 * _MIB
 # Python holds a descriptor for each mapping, so few large mappings are better than many small ones.
 _MAPPED_BYTES = 2 * _MIB
@@ -137,7 +137,7 @@ class Decoy:
                 os.set_inheritable(own_alarm, False)
 
     def aim_at(self, group: int) -> None:
-        """Choose the process group that ends together with the decoy; 0 if none is to end."""
+        """Choose the process group that ends together with the decoy; 0 for none."""
         if not self.pid or group == self.aim:
             return
         self.aim = group
@@ -170,8 +170,8 @@ def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
     """Run as the decoy: count as large, and sleep until the server is gone.
 
     Args:
-        own_alarm_fd: the reading end of one pipe. Only this process is to have the writing end of that pipe.
-        twins_write_fd: the writing end of the other pipe. Only the twin is to have it.
+        own_alarm_fd: the reading end of one pipe. Only this process will have the writing end of that pipe.
+        twins_write_fd: the writing end of the other pipe. Only the twin will have this end.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
@@ -191,8 +191,8 @@ def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
     stack = mmap.mmap(-1, _TWIN_STACK_BYTES)
     if _start_twin(stack):
         with contextlib.suppress(OSError):
-            # Opened after the start of the twin, because the twin must not have it. If the open fails, the decoy and
-            # the twin share the other pipe.
+            # The decoy opens its writing end after the start of the twin, because the twin must not have this end. If
+            # this fails, the decoy and the twin share the other pipe.
             os.open(f"/proc/self/fd/{own_alarm_fd}", os.O_WRONLY | os.O_CLOEXEC)
             os.close(twins_write_fd)
     os.close(own_alarm_fd)
@@ -200,9 +200,10 @@ def wait(own_alarm_fd: int, twins_write_fd: int) -> None:
 
 
 def _start_twin(stack: mmap.mmap) -> bool:
-    """Start the twin, a process in the memory of this one that sleeps in a read of stdin. Return whether it started.
+    """Start the twin, and return whether it started.
 
-    The twin runs one function of the C library, and no Python code.
+    The twin uses the same memory as this process, and sleeps in a read of stdin. The twin runs one function of the C
+    library, and no Python code.
     """
     import ctypes
 

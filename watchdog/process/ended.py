@@ -27,13 +27,14 @@ class Ended(msgspec.Struct, frozen=True):
         survivors: the number of processes that even SIGKILL did not end.
         is_tree_gone: it is certain that no process of the command lives any more. This is never certain if orphans do
             not become children of this server.
-        left: the processes that the command left when it exited by itself, and that had to be ended: how many of each
-            name.
+        left: the processes that the command left when it exited by itself, and that had to be ended. For each name, the
+            value is the number of these processes.
         were_working: these processes still worked when ``linger_timeout_s`` was over. The output may lack their last
             bytes.
         served_before: the number of calls that the worker of a warm function had served before; None if the command ran
             for one call only.
-        broken: how a worker broke the protocol, so that it is not known whether the call succeeded; None if it did not.
+        broken: how a worker broke the protocol, else None. If the protocol was broken, it is not known whether the call
+            succeeded.
     """
 
     exit_code: int | None

@@ -13,14 +13,14 @@ only the script, not the processes that it started, and posix_spawn cannot set s
 For an invocation the server only writes a few bytes into shared memory. The guardian sleeps in a read of the pipe.
 
 The guardian is a fork of the server and executes no program. Scripts run as the same user. After an ``exec`` a script
-could access the guardian's memory until the guardian closes it again (prctl(2), PR_SET_DUMPABLE): the script could kill
-the guardian, wait for the next one, and change it in that time. The memory of a fork is closed from the start, because
-the memory of the server is closed.
+could access the guardian's memory until the guardian closes it again (prctl(2), PR_SET_DUMPABLE). A script could kill
+the guardian, wait for the next guardian, and change the memory of that process in this short time. The memory of a fork
+is closed from the start, because the memory of the server is closed.
 
 A process may leave the session, lose its parent, remove its environment and close its memory. The guardian finds it by
 its resource limit (``limit_mark.py``). The guardian cannot find a process that lowered this limit below the limits of
-all commands of this server. It also cannot find a chain of forks outside the session in which each process ends before
-the guardian reads about it in /proc.
+all commands of this server. It also cannot find a chain of forks outside the session, if each process of the chain
+ends before the guardian reads about it in /proc.
 """
 
 from __future__ import annotations
@@ -257,12 +257,15 @@ def _has_one_of(marks: list[bytes], environment: bytes) -> bool:
 
 
 def _belonging(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], bool], server: int) -> list[Process]:
-    """Return the living processes of these sessions, or with one of these marks or the limit, and their descendants.
+    """Return the living processes that are in one of these sessions, or have one of these marks or the limit.
+
+    The result also has their living descendants.
 
     Args:
-        server: the pid of the server. It has the limit of its last command. Race: the kernel closes the files of a
-            killed process before it gives its children another parent, so other children of the server would count as
-            descendants of a process with the limit.
+        server: the pid of the server, which is left out although it has the limit of its last command. When the server
+            is killed, the kernel first closes its files, and then gives its children another parent. Between these two
+            moments, the other children of the server would otherwise count as descendants of a process
+            with the limit.
     """
     table = {each.pid: each for each in processes() if each.pid not in (os.getpid(), server)}
     belonging: set[int] = set()

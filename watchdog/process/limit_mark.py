@@ -69,7 +69,7 @@ class LimitMark:
         return hard if 0 <= hard <= self.own else None
 
     def of_command(self, pid: int) -> int | None:
-        """Return the value of a process if it is one of this server's commands; None for all other processes."""
+        """Return the value of a process; None if no command of this server has, had or will have this value."""
         try:
             value = self.read(pid)
         except PermissionError:

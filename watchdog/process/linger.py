@@ -69,7 +69,7 @@ async def _is_working(child: Child, tree: Tree, activity: Activity, until_s: flo
     waits_for = (check,) if child.asked_to_end.done() else (check, child.asked_to_end)
     await asyncio.wait(waits_for, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
     if not check.done():
-        # The time is over: give the running check a last moment.
+        # The time is over: let the running check finish, but wait only for a short time.
         await asyncio.wait((check,), timeout=_IDLE_S)
     if not check.done():
         check.cancel()

@@ -13,8 +13,8 @@ from .decoy import LARGEST_OOM_SCORE_ADJ, OOM_SCORE_ADJ_OF_SCRIPTS, own_oom_scor
 class OomPreference:
     """Gives scripts a higher ``oom_score_adj`` (proc(5)), so that the kernel ends them first when memory runs out.
 
-    The server takes the value of scripts while it starts a script, and the script and all its forks inherit it. If the
-    server set the value after the start, processes that the script forked before would not have it.
+    While the server starts a script, the server itself has the value of scripts. The script and all its forks inherit
+    this value. If the server set the value after the start, processes that the script forked before would not have it.
 
     Use it as a context manager: all processes that are started in the context inherit the value of scripts.
     """

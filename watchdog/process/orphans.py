@@ -59,7 +59,8 @@ class Orphans:
         self._decoy = decoy
         self._listed_children = Children()
         self._is_subreaper = _become_subreaper()
-        # An entry point may start a daemon and then execute this program. These children are not orphans of scripts.
+        # An entry point may start a daemon and then execute this program. Such a daemon is a child of this process, but
+        # not an orphan of a script.
         listed = self._listed_children.pids()
         self._from_before = set(children_by_parent() if listed is None else listed)
         self.known: dict[int, Orphan] = {}
@@ -168,7 +169,7 @@ class Orphans:
                 os.kill(pid, signal.SIGCONT)
         if self._reap_if_dead(pid):
             return _Verdict.LEFT_ALONE
-        # Checked after the environment was read: the process may have begun to exit or to execute a program meanwhile.
+        # Check this after the environment was read: the process may now have begun to exit or to execute a program.
         if self._is_undecided(pid):
             os.sched_yield()
             return _Verdict.UNKNOWN
@@ -177,8 +178,8 @@ class Orphans:
     def _is_undecided(self, pid: int) -> bool:
         """Return whether only a later check can show which command a process belongs to.
 
-        There are two such cases: the process is exiting, and its children will become children of this process; or
-        ``exec`` is just replacing the memory of the process.
+        There are two such cases. In one case, the process is exiting, and its children will become children of this
+        process. In the other case, ``exec`` is replacing the memory of the process.
         """
         process = proc.process(pid)
         if process is None or not (process.is_exiting or proc.is_starting(pid)):
@@ -187,7 +188,7 @@ class Orphans:
         return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
 
     def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
-        """Find out where an orphan comes from if it does not certainly belong to any command. This is done only once.
+        """Find out where an orphan comes from, if it is not certain to which command it belongs. This is done once.
 
         A process of a script is ended together with the last of the commands that it may belong to. A process that may
         come from ``docker exec``, or may be a process that a script has hidden, is left alone. As long as a process of

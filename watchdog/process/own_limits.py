@@ -18,7 +18,7 @@ _COUNT = 16  # RLIM_NLIMITS in asm-generic/resource.h
 
 
 class OwnLimits:
-    """The limits that this process had at the start. Create it after ``LimitMark`` has lowered its own limit."""
+    """The limits that this process had at the start. Create this object after ``LimitMark`` lowered RLIMIT_LOCKS."""
 
     def __init__(self) -> None:
         self._as_found = {number: resource.getrlimit(number) for number in range(_COUNT)}

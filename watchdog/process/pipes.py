@@ -48,7 +48,7 @@ class Pipe:
                 inode = os.fstat(self.writing_fd).st_ino
             except OSError:
                 return ""
-            if self._is_closed:  # meanwhile, so the descriptor may already belong to another file
+            if self._is_closed:  # closed meanwhile: the descriptor may already belong to another file
                 return ""
             self._name = f"pipe:[{inode}]"
         return self._name
@@ -100,7 +100,7 @@ class Pipe:
     def _read(self) -> None:
         if not self._is_read:
             # Another process may read from the pipe first. Then the server must not wait for bytes. Most scripts print
-            # nothing, so this is set only now.
+            # nothing, so the pipe becomes non-blocking only now.
             self._is_read = True
             os.set_blocking(self._reading_fd, False)
         data = os.read(self._reading_fd, READ_BYTES)

@@ -29,5 +29,5 @@ class SpareDescriptor:
             self._fd = -1
 
     def _open(self) -> None:
-        with contextlib.suppress(OSError):  # there is no reserve then, until the next context has ended
+        with contextlib.suppress(OSError):  # then no descriptor is in reserve until the end of the next context
             self._fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -1,7 +1,8 @@
 """Run one command as a process tree, and do not return before the whole tree is gone.
 
 The supervisor owns the tree: :meth:`Supervisor.until_ended` returns only after every process that the command left is
-dead and reaped, inside or outside of the command's process group. If the call is cancelled, it raises only then, too.
+dead and reaped, inside or outside of the command's process group. If this method is cancelled, it raises
+``CancelledError`` only after that, too.
 
 Each step has a file of its own:
 
@@ -19,8 +20,8 @@ Each step has a file of its own:
 Once a second, the supervisor reaps orphans and restarts two helpers if they died: ``guardian.py`` ends the commands if
 this process is killed, and the kernel ends the process of ``decoy.py`` before this process if memory runs out.
 
-This needs Linux: posix_spawn with setsid, PR_SET_CHILD_SUBREAPER, and pidfd_open (since 5.3; before, a thread waits for
-the exit).
+This needs Linux: posix_spawn with setsid, PR_SET_CHILD_SUBREAPER, and pidfd_open. Before Linux 5.3, which added
+pidfd_open, a thread waits for the exit.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ class Supervisor:
         linger_timeout_s: float = 5.0,
         kill_grace_s: float = 5.0,
     ) -> Ended:
-        """Run a command until it has ended, and all processes that it started (:meth:`start`, :meth:`until_ended`)."""
+        """Run a command. Return when it and all its processes have ended (:meth:`start`, :meth:`until_ended`)."""
         child = self.start(
             command, environment, mark=mark, stdout=stdout, stderr=stderr, stdin=stdin, kill_grace_s=kill_grace_s
         )
@@ -136,8 +137,8 @@ class Supervisor:
             stdin: the input of the command, read as fast as the command reads it; None if stdin is empty. The rest is
                 not read when the command has ended or has closed its stdin.
             kill_grace_s: the time between SIGTERM and SIGKILL.
-            descriptors: the command gets copies of these as 3, 4 and so on. Each must be larger than the last of these
-                numbers.
+            descriptors: the command gets copies of these, with the numbers 3, 4 and so on. Each descriptor given
+                here must have a larger number than all copies.
 
         Raises:
             ScriptUnavailable: the command cannot be started.
@@ -183,7 +184,7 @@ class Supervisor:
         return await Tree(child, self._orphans, self._spare).living()
 
     def may_have_new_orphans(self, child: Child, known: Collection[int]) -> bool:
-        """Return whether this process has a child with another pid than these that may belong to this command.
+        """Return whether this process has a child that may belong to the command and whose pid is not in ``known``.
 
         If the kernel does not list children, this returns False.
         """

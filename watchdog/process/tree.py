@@ -22,7 +22,7 @@ _UNKILLABLE_S = 5.0
 # This number of searches in a row must find no process: one list of all processes may lack processes that fork and exit
 # all the time.
 _QUIET_SEARCHES = 3
-# The smallest number of searches, even if the time is over: a whole machine may stand still for seconds.
+# Search at least this number of times, even if the time is over: the whole machine may pause for seconds.
 _FEWEST_SEARCHES = 20
 
 
@@ -42,7 +42,7 @@ class Tree:
     async def end_politely(self) -> None:
         """Send SIGTERM to all processes, wait for the grace, send SIGKILL. Return when the command itself is dead."""
         child = self._child
-        # The group gets the signal first: a list of the tree needs a thread and descriptors, and none may be free now.
+        # The group gets the signal first: to list the tree takes a thread and descriptors, which may all be in use now.
         child.signal_group(signal.SIGTERM)
         listing = asyncio.ensure_future(self.living())
         listing.add_done_callback(child.terminate_listed)

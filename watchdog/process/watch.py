@@ -13,7 +13,7 @@ from .guardian import Guardian
 
 
 class Wait(asyncio.Future[None]):
-    """A future for which one task waits. The task can go on in the same turn of the event loop in which it is done.
+    """A future for which one task waits. The task can go on in the turn of the event loop that ends the future.
 
     With a plain future, the event loop would first look for other events, which costs one more turn.
     """
@@ -57,7 +57,7 @@ class Watch:
         loop.add_reader(self._epoll.fileno(), self._call_back)
 
     def watch(self, fd: int, callback: Callable[[], Wait | None], *, once: bool = False) -> None:
-        """Call back whenever ``fd`` is readable, or only the first time. The callback returns a wait to end."""
+        """Call back whenever ``fd`` is readable, or only the first time. If the callback returns a ``Wait``, end it."""
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT if once else select.EPOLLIN)
         self._callbacks[fd] = callback
 
@@ -86,6 +86,7 @@ class Watch:
             # One of these callbacks may have called `forget` for another descriptor.
             if (callback := self._callbacks.get(fd)) is not None and (wait := callback()) is not None:
                 ended.append(wait)
-        # After the callbacks: the tasks that go on may close descriptors, and open others that get the same numbers.
+        # End the waits after all callbacks. A task that goes on may close a descriptor and open another file, which
+        # gets the same number.
         for wait in ended:
             wait.end_now()
