@@ -11,8 +11,8 @@ of both alphabets, the armour of PEM, wrong padding, and a last character with b
 these, a lenient decoder would return other bytes than the caller sent.
 
 The result does not depend on how the network cuts the body into pieces. Between two pieces, the reader keeps only the
-state that ``Base64Reader.__init__`` sets. It decodes each piece with C code first, and searches for the reason only if
-that fails.
+state that ``Base64Reader.__init__`` sets. It decodes each piece with C code first, and searches for the fault only if
+the C code fails.
 """
 
 from __future__ import annotations
@@ -353,7 +353,7 @@ def _how_pem(where: str) -> str:
 
 
 def _or_armour(byte: int, starts_line: bool, where: str) -> str:
-    """Return a hint if the byte is a hyphen at the start of a line. Possibly more bytes arrive later."""
+    """Return a hint if the byte is a hyphen at the start of a line. The rest of an armour may still be on its way."""
     if byte != ord("-") or not starts_line:
         return ""
     return f"if this is the armour of PEM (-----BEGIN …), {_how_pem(where)}; else "

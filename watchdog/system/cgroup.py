@@ -36,7 +36,8 @@ class Cgroup:
                     self._v2_levels += _levels(mount, place)
             for controller in controllers.split(","):
                 if controller in ("cpu", "memory"):
-                    # A tree of two controllers has both names, and each name alone is a link to it.
+                    # If two controllers share a tree, the name of its directory contains both (`cpu,cpuacct`). Each
+                    # single name is a link to this directory.
                     for mount in (os.path.join(root, controller), os.path.join(root, controllers)):
                         if os.path.isdir(mount):
                             self._v1_levels[controller] = list(_levels(mount, place))
@@ -49,7 +50,7 @@ class Cgroup:
     def cpu_quota(self) -> float | None:
         """Return how many CPUs this process may use (0.5: half of the time of one CPU); None if there is no quota.
 
-        The quota of each group above counts, too, so this is the smallest of them.
+        The quota of each group above counts, too, so the result is the smallest quota.
         """
         quotas = []
         for level in self._v2_levels:

@@ -1,7 +1,7 @@
-"""Read the properties of a directory that a script can change, to see whether it changed any of them.
+"""Read the properties that a script can change in a directory, to see whether the script changed any of them.
 
-These are the owner and the mode, extended attributes, which include access lists (acl(5)), and the flags and the
-project id of ``chattr`` (ioctl_iflags(2), ioctl_fs_xattr(2)). They stay when the files of the directory are removed,
+These are the owner, the mode, the extended attributes (also access lists, acl(5)), and the flags and the project id
+that ``chattr`` sets (ioctl_iflags(2), ioctl_fs_xattr(2)). They stay when the files of the directory are removed,
 and new files inherit many of them. The time of the last change does not show whether a property changed, because each
 new file changes that time, too.
 

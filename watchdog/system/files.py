@@ -8,7 +8,7 @@ import stat
 
 # This process or the whole machine has reached its limit of open files.
 TOO_MANY_OPEN_FILES = frozenset({errno.EMFILE, errno.ENFILE})
-# Errors of an `open` that may succeed a moment later: no descriptor, or no memory for one, is free now.
+# After these errors, an `open` may succeed a moment later. Now there is no free descriptor, or no memory for one.
 NO_DESCRIPTOR = TOO_MANY_OPEN_FILES | {errno.ENOMEM}
 
 

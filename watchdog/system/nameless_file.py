@@ -36,7 +36,7 @@ def open_nameless(directory: str, mode: int = 0o600) -> int:
 def link(fd: int, path: str) -> bool:
     """Give a file of :func:`open_nameless` a name on the same file system. Return whether this was possible.
 
-    If it was not possible, make a copy with a name (:func:`copy_part`).
+    If it was not possible, the caller can make a copy with a name (:func:`copy_part`).
 
     Raises:
         FileExistsError: ``path`` exists.

@@ -13,8 +13,8 @@ _READ_BYTES = 256 * 1024
 async def read_some(fd: int) -> bytes:
     """Return the next bytes as soon as there are any; b"" at the end of the file.
 
-    The read runs in a thread of its own, because it may never return. At its end, the process does not wait for this
-    thread.
+    The read runs in a thread of its own, because it may never return. When the process ends, it does not wait for
+    this thread.
 
     Raises:
         OSError: the file cannot be read.

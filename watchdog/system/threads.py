@@ -1,4 +1,4 @@
-"""Run work that may block in threads: work on files that a script chose or that are on a slow disk, and on ``/proc``.
+"""Use threads for work that may block: on ``/proc``, on files that a script chose, and on files on a slow disk.
 
 ::
 
@@ -147,7 +147,7 @@ async def settled(job: asyncio.Future[Any]) -> None:
 
 
 def take_error(job: asyncio.Future[Any]) -> None:
-    """Retrieve the error of a job that is done and whose result nothing awaits, so that asyncio does not log it."""
+    """Retrieve the error of a finished job, so that asyncio does not log it. Call this if no task awaits the job."""
     if not job.cancelled():
         job.exception()
 
@@ -158,7 +158,8 @@ async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> Async
     job = loop.run_in_executor(threads, next, steps, None)
     try:
         while True:
-            # Not `await job`: a cancellation would cancel the job, and it would no longer show when the thread is done.
+            # Do not `await job`: a cancellation would also cancel the job, and a cancelled job does not show when its
+            # thread is done.
             await asyncio.wait((job,))
             step = job.result()
             if step is None:
@@ -182,8 +183,8 @@ async def one_ahead(steps: Generator[_T, None, None], threads: Threads) -> Async
 async def in_steps(steps: Generator[object, None, None], threads: Threads) -> None:
     """Run a generator to its end in threads, step by step.
 
-    If this is cancelled, it returns at once, even if a step hangs. The generator is closed after that step. So the rest
-    of the step must do no harm.
+    If this function is cancelled, it returns at once, even if a step hangs. The current step then runs to its end, and
+    the generator is closed after that. So the rest of the step must do no harm.
     """
     loop = asyncio.get_running_loop()
     while True:
@@ -195,7 +196,8 @@ async def in_steps(steps: Generator[object, None, None], threads: Threads) -> No
                 return
             continue
         try:
-            # Not `await job`: a cancellation would cancel the job, and it would no longer show when the thread is done.
+            # Do not `await job`: a cancellation would also cancel the job, and a cancelled job does not show when its
+            # thread is done.
             await asyncio.wait((job,))
         except asyncio.CancelledError:
             job.add_done_callback(lambda job: _close(steps, job))
