@@ -85,7 +85,7 @@ LogFormat = JsonFormat | ConsoleFormat
 
 
 def origin_of(call_id: str | None) -> dict[str, str]:
-    """Return the field that says whose line it is: a script's in a call, or a worker's that belongs to no call."""
+    """Return the field that shows where a line is from: a script in a call, or a worker that is not in a call."""
     return {"logger": "worker" if call_id is None else "script"}
 
 

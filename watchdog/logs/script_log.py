@@ -301,7 +301,7 @@ class ScriptLog:
         self._progress_s = None
 
 
-# The part of whole lines with carriage returns that a terminal does not show. ScriptLog._grow does the same for an
-# unfinished line.
+# A terminal does not show text that is overwritten after a carriage return. This pattern finds such text in whole
+# lines. ScriptLog._grow removes such text from an unfinished line.
 _OVERWRITTEN = pattern(rb"(?m)^[^\n]*\r(?=[^\n\r]*\S)")
 _LAST_BLANKS = pattern(rb"(?m)\r[^\S\n]*$")

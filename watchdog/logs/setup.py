@@ -62,7 +62,7 @@ def get_logger(name: str) -> Logger:
 
 
 class _Handler(logging.Handler):
-    """A handler for events of :mod:`logging` (asyncio, aiohttp, warnings), in the same form and with the same sink."""
+    """Sends events of :mod:`logging` (asyncio, aiohttp, warnings) to the sink, in the form of this program's events."""
 
     def __init__(self, sink: LogWriter) -> None:
         super().__init__()

@@ -83,7 +83,7 @@ class LogWriter:
             self._append(_ERASE_LINE, 0)
 
     def lose(self, events: int) -> None:
-        """Count script lines that were dropped before they became events, because ``is_full``."""
+        """Count script lines that were dropped before they became events, because ``is_full`` was true."""
         with self._lock:
             self._lost += events
             if not self.is_full:  # the writer has made room since the caller checked

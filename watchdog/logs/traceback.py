@@ -35,7 +35,7 @@ class Traceback:
 
     @property
     def pause_s(self) -> float:
-        """Return the silence after which it is complete."""
+        """Return the seconds of silence after which the traceback is complete."""
         return _FIRST_LINE_PAUSE_S if self._is_java and not self._has_frames else _TRACEBACK_PAUSE_S
 
     @property
@@ -49,7 +49,7 @@ class Traceback:
         return classify(self._lines[0]) or (logging.ERROR if self._has_frames else logging.INFO)
 
     def starts(self, line: str) -> bool:
-        """Keep this line if a traceback begins with it. Return whether one does."""
+        """Return whether a traceback begins with this line. If so, keep the line."""
         self._is_java = False
         if _SYNTAX_ERROR.match(line):
             self._next = self._frame
@@ -74,7 +74,10 @@ class Traceback:
         return True
 
     def end(self) -> tuple[str, int]:
-        """Return its text, at most 64 KiB, and its whole length in bytes, or 0 if it was not cut. Forget its lines."""
+        """Return the text of the traceback, and forget its lines.
+
+        The text has at most 64 KiB. If the text was cut, the second value is the whole length in bytes, else 0.
+        """
         text = "\n".join(self._lines).rstrip()
         whole_bytes = self._size_bytes if self._size_bytes > self._kept_bytes else 0
         self._lines = []
