@@ -25,6 +25,7 @@ from types import FrameType, ModuleType
 from typing import Any
 
 from watchdog.__main__ import main
+from watchdog.logs import logger
 from watchdog.system import allocator
 
 MARK = "text" + "-to-forget-"  # in two parts: the constant of this file is not to be counted
@@ -38,6 +39,9 @@ def inspect_soon(number: int, frame: FrameType | None) -> None:
 
 
 def _inspect(loop: asyncio.AbstractEventLoop) -> None:
+    # Events that wait for the thread of the log have texts of calls, too.
+    if logger._sink is not None:
+        logger._sink.flush(10.0)
     # A first look makes objects that stay, such as those of modules it is the first to use. The second shows them.
     _look(loop)
     line = json.dumps(_look(loop)) + "\n"

@@ -145,17 +145,9 @@ class LogWriter:
                     self._is_waiting = True
                     self._changed.wait()
                     self._is_waiting = False
-                batch, events, size_bytes = [], 0, 0
-                while self._queue and size_bytes < _WRITE_BYTES:
-                    data, count = self._queue.popleft()
-                    batch.append(data)
-                    events += count
-                    size_bytes += len(data)
-                if self._is_status_shown:
-                    batch.insert(0, _ERASE_LINE)
-                batch.append(self._status)
-                self._is_status_shown = bool(self._status)
-            written = self._write(b"".join(batch))
+                batch, events, size_bytes = self._next_batch()
+            written = self._write(batch)
+            del batch  # the thread may now wait for a long time
             with self._lock:
                 self._pending_bytes -= size_bytes
                 if not written:
@@ -173,6 +165,20 @@ class LogWriter:
                     self._changed.notify_all()
                 # Without a pause, each event would wake this thread, and both threads would compete for the GIL.
                 self._changed.wait_for(self._cannot_wait, _PAUSE_S)
+
+    def _next_batch(self) -> tuple[bytes, int, int]:
+        """Return the bytes to write next, the number of their events, and the size of these events."""
+        batch, events, size_bytes = [], 0, 0
+        while self._queue and size_bytes < _WRITE_BYTES:
+            data, count = self._queue.popleft()
+            batch.append(data)
+            events += count
+            size_bytes += len(data)
+        if self._is_status_shown:
+            batch.insert(0, _ERASE_LINE)
+        batch.append(self._status)
+        self._is_status_shown = bool(self._status)
+        return b"".join(batch), events, size_bytes
 
     def _cannot_wait(self) -> bool:
         return self._closing or self._is_hurried or self._pending_bytes >= _WRITE_BYTES
