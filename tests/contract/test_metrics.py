@@ -289,7 +289,8 @@ def test_the_server_itself(start_server: StartServer, metrics_port: int) -> None
 
 def test_each_metric_is_explained(start_server: StartServer, metrics_port: int) -> None:
     # Only such a function has the metrics of workers.
-    server = start_server("echo ready >&4; read -r call <&3", WATCHDOG_METRICS_PORT=str(metrics_port), WATCHDOG_WARM="1")
+    worker = "echo ready >&4; read -r call <&3"
+    server = start_server(worker, WATCHDOG_METRICS_PORT=str(metrics_port), WATCHDOG_WARM="1")
     page = (Path(__file__).parent.parent.parent / "docs" / "reference" / "metrics.md").read_text()
     families = Scrape(server, metrics_port).families.values()
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
