@@ -31,7 +31,7 @@ from load import Caller
 
 STARTS = 11
 PACKAGES = ("watchdog", "aiohttp", "httptools", "asyncio", "ssl", "msgspec", "structlog", "multipart", "yarl")
-# Patterns for the file and name of a function, and the row of the table for it. The first pattern that matches counts.
+# For each row of the table: a pattern for the file and name of its functions. The first pattern that matches counts.
 PLACES = (
     (r"/watchdog/process[/.]|posix_spawn|wait4|pidfd_open", "process, and starting the script"),
     (r"/watchdog/(workspace|input|output|intake|response_file|delivery)[/.]", "workspace, input, output"),

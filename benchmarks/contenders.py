@@ -1,7 +1,8 @@
 """Start the contenders. Each is a real server with its usual command, as a child process of the benchmark.
 
 All have the same job: run ``sh`` on a script in which one ``cat`` copies the 12 bytes of the body. Each listens on a
-free port of the loopback interface. All have the same small environment, and so has the floor.
+free port of the loopback interface. All contenders have the same small environment. The floor (``floor.py``) has this
+environment, too.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 INPUT = b"hello world!"
 SCRIPT = '#!/bin/sh\ncat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/out"\n'
-# With the directories in which Debian installs servers, because the PATH of a user may not have them.
+# Debian installs servers in these directories. They are possibly missing from the PATH of a user.
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
 # The interpreter of the servers, with only the packages of requirements.txt. Packages that only tests need can make a
 # start slower (structlog imports rich if it is installed).
 BARE_PYTHON = ROOT / "build" / "bench-python" / "bin" / "python"
-# Generous, because the machine may be busy.
+# A long time, because the machine may be busy.
 PATIENCE_S = 60.0
 
 
@@ -60,7 +61,7 @@ class Server:
     """
 
     name = ""
-    # What the watchdog does for a call and this server does not.
+    # The work for a call that the watchdog does and this server does not do.
     does_less = ""
     job = Job()
 
@@ -85,7 +86,7 @@ class Server:
                     stderr=log,
                     env=environ or ENVIRONMENT,
                     cwd=cwd,
-                    # In a process group of its own, because fcgiwrap does not end the processes that it forked ahead.
+                    # Each program has its own process group, because fcgiwrap does not end the processes that it forks.
                     process_group=0,
                 )
             )
@@ -121,7 +122,7 @@ class Server:
             deadline = time.monotonic() + PATIENCE_S
             while not _has_ended(process) and time.monotonic() < deadline:
                 time.sleep(0.001)
-            # Before wait() takes the status. Until then no other process group can get the same id.
+            # Kill the group before wait() takes the status. Until then no other group can get the same id.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
@@ -133,7 +134,7 @@ class Watchdog(Server):
         source: the root of a checkout, or a program to run. The code of each checkout runs with the same interpreter
             and the same packages, so that nothing else differs.
         launcher: a script of ``benchmarks/`` that is started in place of ``-m watchdog``.
-        environ: settings that an older checkout may not have. It would refuse to start with an unknown flag.
+        environ: settings that an older checkout possibly does not have. It would refuse to start with an unknown flag.
     """
 
     name = "watchdog"
@@ -204,7 +205,7 @@ class Watchdog(Server):
             for line in log:
                 if b'"logger":"script"' in line:
                     logged += 1
-                elif b'log lines dropped"' in line:  # by the server, or those of one call by `max_log_rate`
+                elif b'log lines dropped"' in line:  # the event of the whole log, or of one call's `max_log_rate`
                     dropped += json.loads(line)["count"]
         return logged, dropped
 
@@ -212,8 +213,8 @@ class Watchdog(Server):
         """Return the processor time of its process in seconds.
 
         Args:
-            with_children: add the processes that it has started and that still run. Before the first call this is the
-                guardian.
+            with_children: add the processes that it has started and that still run. Before the first call, the only
+                such process is the guardian.
         """
         pids = [self.pid, *(map(int, self._children()) if with_children else ())]
         return sum(time.clock_gettime(clock_of(pid)) for pid in pids)

@@ -1,4 +1,4 @@
-"""Make a control group that limits processor time, of version 1 or 2 of control groups, whichever this machine has."""
+"""Make a control group that limits processor time. The machine may have version 1 or 2 of control groups."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class NoControlGroup(Exception):
 
 @contextlib.contextmanager
 def limited_to(cpus: float) -> Iterator[tuple[str, ...]]:
-    """Make a group, and yield the words before a command that start it in the group. Remove the group at the end.
+    """Make a group, and remove it at the end. Yield words: a command after these words starts in the group.
 
     Raises:
         NoControlGroup: this user must not make one, or the kernel has no such groups.

@@ -27,10 +27,10 @@ from measuring import Bench, Found, Row, Tally, alternated, bound
 
 _UNDER_PROFILE = Path(__file__).resolve().parent / "under_profile.py"
 WARM_UP = 50  # calls before the measurement, because the first calls do more work
-# The server remembers the first line of a script, and uses a directory again with fewer checks, only if both have not
-# changed for two seconds: some file systems store times in whole seconds.
+# Some file systems store times in whole seconds. If a script has not changed for two seconds, the server remembers its
+# first line. If a directory has not changed for two seconds, the server uses it again with fewer checks.
 SETTLED_S = 2.1
-PART = 25  # the server is profiled for so many calls at a time
+PART = 25  # the number of calls in one part of the profile
 # Work that the server does after the answer is counted, too.
 AFTER_ANSWER_S = 0.005
 _OF_FILES = re.compile(r"openat|close|\w*stat\w*|getdents64|\w*xattr|unlink\w*|mkdir\w*|rmdir|rename\w*|link\w*|access")
@@ -49,7 +49,7 @@ class Profile:
 
 @dataclass
 class SystemCalls:
-    """The system calls of the server's threads for a call. Those for files are some of those of the event loop."""
+    """The system calls of the server's threads for a call. ``of_loop`` includes ``for_files``."""
 
     of_loop: float
     for_files: float
@@ -210,7 +210,7 @@ def system_calls(source: Path, calls: int, place: Path) -> SystemCalls:
 
 
 def _settle(caller: Caller) -> None:
-    """Call without a long pause, until the server has what an ordinary call finds."""
+    """Call without a long pause, until the server is in the state in which it serves most calls."""
     until_s = time.monotonic() + SETTLED_S
     _call(caller, WARM_UP)
     while time.monotonic() < until_s:

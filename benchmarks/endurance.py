@@ -16,7 +16,9 @@ from measuring import MANY, Bench, Found, Row, Tally, alternated, bound
 
 
 def endurance(bench: Bench) -> Found:
-    """Measure the time of a call and the memory of a server after many calls, in turns with a server after a hundred.
+    """Measure the time of a call and the memory of a server after many calls.
+
+    This server takes turns with a new server, which has served a hundred calls.
 
     The first calls of the old server cannot be compared, because the speed of the machine may have changed since then.
     """
@@ -49,7 +51,7 @@ def endurance(bench: Bench) -> Found:
                 if server is not None:
                     server.stop()
                     shutil.rmtree(server.directory)
-    # Less than the planned number, if the time was not enough.
+    # This is less than the planned number if the time was not enough.
     served = details["watchdog"]["calls"][-1]
     what = f"after {served:,} calls against after 100"
     times_ms = values | {"a fresh one": fresh_values["watchdog"]}
@@ -81,7 +83,7 @@ def _hundred(server: Server, tally: Tally, name: str) -> None:
 
 
 def _served(server: Watchdog, invocations: int, tally: Tally, name: str) -> list[tuple[int, float]]:
-    """Call until there were so many invocations, or until five minutes have passed.
+    """Call until the server has served ``invocations`` calls, or until five minutes have passed.
 
     Return pairs: the number of calls so far, and the memory in MiB after them.
     """

@@ -1,11 +1,11 @@
-"""Measure the floor: a bare loop starts the same script, whose files are ready, and waits for its end.
+"""Measure the floor: a bare loop starts the servers' script, whose files are ready, and waits for its end.
 
     python floor.py SCRIPT DIRECTORY COUNT IN_FLIGHT
 
 Each run has a directory of its own, which is made before the measurement. The script creates its output in it, as it
-does under the server. The interpreter does nothing else: no pipes, no process group, stdin, stdout and stderr on
-/dev/null. The outputs are checked afterwards. This prints JSON: the seconds of each run, the seconds of all runs, and
-how many were wrong.
+does under the server. The interpreter does nothing else: it makes no pipes and no process group. Stdin, stdout and
+stderr are /dev/null. The outputs are checked afterwards. This prints JSON: the seconds of each run, the seconds of all
+runs, and how many were wrong.
 """
 
 from __future__ import annotations

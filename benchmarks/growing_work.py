@@ -45,7 +45,7 @@ def input_size(bench: Bench) -> Found:
 
 
 def output_files(bench: Bench) -> Found:
-    """Measure the server's own time of a call, without the script's, for each number of output files."""
+    """Measure the server's own time of a call, without the script's time, for each number of output files."""
     tally = Tally()
     costs: dict[str, list[list[float]]] = {name: [] for name in bench.sources}
     templates = bench.place()
@@ -161,9 +161,9 @@ def _growth_row(growth: Growth, tally: Tally) -> Row:
 def crookedness(growth: Growth, name: str) -> float:
     """Return the largest ratio between a cost and a straight line from the least to the greatest amount.
 
-    The ratio is that of the larger to the smaller value, so 1 is linear. A step is above the line. A cost that grows
-    faster than the amount is below it. If the cost should be constant, return the largest ratio of the costs of two
-    neighbouring amounts.
+    The ratio is that of the larger to the smaller value, so 1 is linear. A cost with a step is above the line. A
+    cost that grows faster than the amount is below the line. If the cost should be constant, return the largest ratio
+    of the costs of two neighbouring amounts.
     """
     costs = [statistics.median(values) for values in growth.costs[name]]
     if growth.is_flat:

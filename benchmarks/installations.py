@@ -18,7 +18,10 @@ BASE = "26d66e4"  # the commit that some targets compare with, unless --against 
 
 @dataclass
 class Installation:
-    """Programs that are installed in the same way, with the same Python and packages, and why others are missing."""
+    """Programs that are installed in the same way, with the same Python and packages.
+
+    ``missing``: why other programs are missing.
+    """
 
     how: str
     programs: dict[str, Path] = field(default_factory=dict)
@@ -30,7 +33,7 @@ def base_name(bench: Bench) -> str:
 
 
 def installations(bench: Bench, *, with_base: bool = False) -> Iterator[Installation]:
-    """Yield both installations of this checkout, and of the one to compare with.
+    """Yield both installations of this checkout, and of the checkout to compare with.
 
     Args:
         with_base: without --against, compare with the commit ``BASE``.

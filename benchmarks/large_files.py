@@ -1,4 +1,4 @@
-"""Large files in and out: the rate beside coreutils, and the peak memory of the server."""
+"""Large files in and out: the rate compared with coreutils, and the peak memory of the server."""
 
 from __future__ import annotations
 

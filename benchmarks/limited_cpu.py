@@ -15,9 +15,9 @@ CPUS = 0.2
 
 
 def limited_calls(bench: Bench) -> Found:
-    """Measure the mean time of calls back to back. All servers and their scripts are in one control group.
+    """Measure the mean time of calls without pauses. All servers and their scripts are in one control group.
 
-    The mean, because a group that has used its share waits: most calls are quick, and a few wait for long.
+    The mean is used because a group waits after it has used its share. So most calls are quick, and a few are slow.
     """
     tally = Tally()
     what = f"small calls back to back at {CPUS} CPU, mean"

@@ -203,7 +203,7 @@ def exchange(server: Server, sent: Content | None, expected: Iterable[bytes]) ->
 
 
 def at_once(server: Server, count: int, content: Content) -> int:
-    """Let ``count`` callers send the content at the same time. Return how many did not get it back."""
+    """Let ``count`` callers send the content at the same time. Return how many of them did not get the content back."""
     results: list[bool] = []
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""What all measures share: the amount of work, the rows of the table, and contenders that take turns.
+"""The common parts of all measures: the amount of work, the rows of the table, and contenders that take turns.
 
 A value comes from one round of one contender. A ratio is made of two values of the same round, so that other work of
 the machine affects both. The table has the medians of values and ratios, and the quartiles of ratios.
@@ -107,9 +107,9 @@ LEAST = Scale(
 class Row:
     """One line of the table.
 
-    ``values``: the values of each contender by round. ``against``: the target is for the ratios of the watchdog's
-    values to those of this contender; if it is None, for the values themselves. ``limit``: the target, which is an
-    upper limit, or a lower limit if ``more_is_better``.
+    ``values``: the values of each contender by round. ``against``: the contender to compare with. The target is then
+    for the ratios of the watchdog's values to this contender's values. If ``against`` is None, the target is for the
+    watchdog's values. ``limit``: the target, which is an upper limit, or a lower limit if ``more_is_better``.
     """
 
     measure: str
@@ -194,7 +194,7 @@ class Bench:
 
     @contextlib.contextmanager
     def contenders(self, prefix: Sequence[str] = ()) -> Iterator[tuple[dict[str, Server], dict[str, str]]]:
-        """Start all available servers for the small job. Yield them, and why others are missing.
+        """Start all available servers for the small job. Yield them, and the reasons why others are missing.
 
         Args:
             prefix: words before the commands of the servers.

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from running_server import RunningServer
 
 PERCENTILE = 0.99
-# For the measurement: a run takes 0.2 s, four runs at the same time, and 70 % of the calls a second that this allows.
+# For the measurement: a run takes 0.2 s, and there are four places. The rate of calls is 70 % of the possible rate.
 PLACES = 4
 SLEEP_S = 0.2
 UTILISATION = 0.7
@@ -125,7 +125,7 @@ def measure(directory: Path, seconds: float) -> None:
         f"From the program's start to the first connection: {statistics.median(starts):.2f} s (median of {STARTS}).\n"
     )
 
-    # The arrivals are drawn before, so that the queue of a perfect server with the same arrivals can be calculated.
+    # The times of arrival are chosen before the calls. So the queue of a perfect server can be calculated from them.
     rate = UTILISATION * PLACES / SLEEP_S
     random.seed(7)
     arrivals = [random.expovariate(rate)]

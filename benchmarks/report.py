@@ -116,7 +116,7 @@ def _why_not(name: str, about: dict[str, Any]) -> str:
 
 def _markdown_of(row: Row) -> str:
     measured = _value(row.values["watchdog"], row.unit) if "watchdog" in row.values else "–"
-    # The rows of one measure compare with different contenders. Each row shows only its own.
+    # The rows of one measure compare with different contenders. Each row shows only the contenders that it compares.
     named = [name for name in row.values if name != "watchdog" and (row.against is None or name in _beside(row))]
     others = ", ".join(f"{name} {_value(row.values[name], row.unit)}" for name in named) or "–"
     compared = "–"
@@ -215,7 +215,7 @@ def plot(found: dict[str, Found], directory: Path) -> list[str]:
     import matplotlib
 
     matplotlib.use("svg")
-    # With these, the same figures make the same files.
+    # With these parameters, the same figures make the same files.
     matplotlib.rcParams.update({"svg.hashsalt": "bench", "font.size": 9, "axes.grid": True, "grid.alpha": 0.3})
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""Small calls of one caller and of eight callers, beside the bare script and other servers."""
+"""Small calls of one caller and of eight callers, compared with the bare script and other servers."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def eight_callers(bench: Bench) -> Found:
 
 
 def one_caller_on_tmpfs(bench: Bench) -> Found:
-    """Measure the same with all files of the contenders in memory."""
+    """Measure the median time as :func:`one_caller` does, with all files of the contenders in memory."""
     return _on_tmpfs(bench, one_caller)
 
 
 def eight_callers_on_tmpfs(bench: Bench) -> Found:
-    """Measure the same with all files of the contenders in memory."""
+    """Measure the calls a second as :func:`eight_callers` does, with all files of the contenders in memory."""
     return _on_tmpfs(bench, eight_callers)
 
 
@@ -115,7 +115,10 @@ def in_memory(bench: Bench) -> Iterator[Bench]:
 
 
 def against_each(row: Row, missing: Mapping[str, str]) -> Found:
-    """Return the row with the floor as target, and a row for each other server, which should not be faster."""
+    """Return the row that compares with the floor, and a row for each other server.
+
+    The other servers should not be faster than the watchdog.
+    """
     servers = ("webhook", "nginx+fcgiwrap")
     others = {
         name: replace(row, what=f"the same against {name}", limit=1.0, against=name, notes=[]) for name in servers

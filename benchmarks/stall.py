@@ -105,7 +105,7 @@ def _description_of(handle: asyncio.Handle) -> str:
 def main() -> int:
     report = Path(sys.argv[1])
     sys.argv[:2] = ["watchdog"]
-    # Replaces the directory of this script, because the server must not find the modules there.
+    # Replace the directory of this script in the path, because the server must not find the modules there.
     sys.path[0] = os.getcwd()
     clock = Clock()
     clock.install()

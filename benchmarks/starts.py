@@ -23,7 +23,7 @@ def start(bench: Bench) -> Found:
 
 
 def limited_start(bench: Bench) -> Found:
-    """Measure the same in a control group."""
+    """Measure the time as :func:`start` does, in a control group."""
     first = Row("limited_start", f"from exec to the first 200 at {CPUS} CPU", "s", {}, 0.60)
 
     def begin(program: Path, prefix: Sequence[str]) -> float:
@@ -63,7 +63,10 @@ def _measured(
     with_base: bool = False,
     beside: Mapping[str, Callable[[], float]] | None = None,
 ) -> Found:
-    """Return a row like the first for each installation. Files are cached, and byte code is compiled."""
+    """Return a row for each installation, with the measure and target of ``first``.
+
+    Files are cached, and byte code is compiled.
+    """
     rows = []
     for installed in installations(bench, with_base=with_base):
         contenders = {}

@@ -39,7 +39,7 @@ _UNUSED_MODULES = (
     "lib-dynload/readline.* lib-dynload/_sqlite3.* lib-dynload/_dbm.* lib-dynload/_gdbm.* lib-dynload/nis.* "
     "lib-dynload/ossaudiodev.* lib-dynload/_test*.* lib-dynload/xx*.* lib-dynload/_xxtest*.* "
     "lib-dynload/_ctypes_test.* config-* LICENSE.txt EXTERNALLY-MANAGED sitecustomize.py dist-packages site-packages "
-    # For Python code in other processes or interpreters, and XML except xml.etree.
+    # For Python code in other processes or interpreters, and for XML (except xml.etree).
     "multiprocessing lib-dynload/_multiprocessing.* lib-dynload/_posixshmem.* concurrent/futures/process.py "
     "lib-dynload/_interp*.* xml/dom xml/sax "
     # For interactive use, for developers, for other kinds of files, and for other systems.
@@ -60,8 +60,8 @@ _UNUSED_OF_WHEELS = (
     "**/*.pyi **/*.pyx **/*.pxd **/*.c **/*.h bin *.dist-info/RECORD *.dist-info/REQUESTED *.dist-info/INSTALLER "
     "*.dist-info/direct_url.json"
 ).split()
-# Libraries that no ELF file lists, because glibc opens them by name while the program runs: for the end of a thread and
-# for names of hosts. Since glibc 2.34, some of them are part of libc itself.
+# Libraries that no ELF file lists. glibc opens them by name while the program runs: to end a thread, and to look up
+# names of hosts. Since glibc 2.34, some of them are part of libc itself.
 _OPENED_LIBRARIES = ("libgcc_s.so.1", "libnss_files.so.2", "libnss_dns.so.2", "libnss_compat.so.2", "libresolv.so.2")
 _LICENCE_FIELDS = ("License-Expression", "License", "Classifier")  # fields in the METADATA of a wheel
 _LINKED_IN = "musl-dev"  # the package of the library that is linked into the launcher

@@ -9,9 +9,9 @@ import os
 import sys
 import time
 
-# Variables that change glibc while a program runs (the list of variables that glibc ignores in set-user-id programs,
-# sysdeps/generic/unsecvars.h, and the locale), and variables that change OpenSSL. The image's values are for the
-# image's libraries, not for the libraries of the tree.
+# Variables that change the behaviour of glibc or OpenSSL while a program runs. Those of glibc are the variables of the
+# locale, and the variables that glibc ignores in set-user-id programs (sysdeps/generic/unsecvars.h). The image's
+# values are for the image's libraries, not for the libraries of the tree.
 _FOR_LIBRARIES = frozenset(
     "GCONV_PATH GETCONF_DIR GLIBC_TUNABLES HOSTALIASES LANG LANGUAGE LOCALDOMAIN LOCPATH NIS_PATH NLSPATH "
     "RESOLV_HOST_CONF RES_OPTIONS TZDIR CTLOG_FILE".split()
@@ -54,7 +54,7 @@ def _set_process_name() -> None:
     try:
         with open("/proc/self/comm", "w") as file:
             file.write("watchdog")
-    except OSError:  # /proc may be read-only, or may not be mounted
+    except OSError:  # /proc is possibly read-only, or not mounted
         pass
 
 

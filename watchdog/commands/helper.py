@@ -1,4 +1,4 @@
-"""`watchdog helper`: print a file with which a script stays loaded between calls, to be copied into an image."""
+"""`watchdog helper`: print a helper file for warm functions. Authors of scripts copy it into their images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FILES = {"python": "watchdog_warm.py", "sh": "watchdog_warm.sh"}
 
 
 def helper(name: str | None) -> int:
-    """Print the file of this helper, or without a name the list of helpers. Return the exit code 0.
+    """Print the file of this helper. If no name is given, print the list of helpers. Return the exit code 0.
 
     Raises:
         ConfigError: there is no such helper.

@@ -21,7 +21,8 @@ _DATA_URL = pattern(rb"\s*data:[^,\"]{0,500};base64,", re.IGNORECASE)
 _QUOTE = pattern(rb'\s*="')
 _JSON_START = pattern(rb"\s*[{\[]")
 _FORM_START = pattern(rb"(?!#!)[^=&\x00-\x1f\"<]+=")
-# Letters and digits, except for the first letter of `data:`.
+# A body that begins with one of these characters does not match _DATA_URL, _QUOTE or _JSON_START. They are the
+# letters and digits except `d` and `D`, with which `data:` begins.
 _CERTAIN_STARTS = frozenset(bytes((byte,)) for byte in range(128) if chr(byte).isalnum() and chr(byte) not in "dD")
 # Clients send these types with any body. Any other type says what the body is, so such a body is raw bytes.
 _BASE64_TYPES = frozenset(
@@ -83,7 +84,7 @@ def decide(
     if asked is None and (media_type not in _BASE64_TYPES or (complete and not head)):
         return _Decided("raw", Raw)
     start = len(BOM_UTF8) if head.startswith(BOM_UTF8) else 0
-    # Nearly all base64 begins with a character that begins none of these patterns.
+    # Nearly all base64 begins with one of _CERTAIN_STARTS. Then the patterns need not be tried.
     prefix = None
     if head[start : start + 1] not in _CERTAIN_STARTS:
         if asked is None and _JSON_START.match(head, start) and not _wide_characters(head):

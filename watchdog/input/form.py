@@ -29,7 +29,7 @@ _WRITTEN_BYTES = 64 * 1024
 _STEP_BYTES = 16 * 1024
 _MOST_FIELDS = 10_000
 _HEAD_BYTES = 4096
-_OVERLAP_BYTES = 100  # more than the longest armour line of PEM, and more than an escape
+_OVERLAP_BYTES = 100  # longer than any armour line of PEM, and than any escape
 _DIGEST_BYTES = 16
 _WHITESPACE = b" \t\n\r\x0b\x0c"
 

@@ -87,7 +87,7 @@ class Accounting:
 
 
 class _Account:
-    """The time in which a call is inside."""
+    """The context that :meth:`Accounting.of` returns. It measures the duration of a call."""
 
     __slots__ = ("_accounting", "_call", "_record", "_started_s")
 

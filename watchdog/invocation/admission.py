@@ -8,7 +8,8 @@
   answers, because each of them has files in ``tmp_dir``. The bytes of the answers are bounded for the same reason.
 
 If a new call exceeds one of these bounds, the server gives up its slowest caller: it stops waiting for this caller, and
-the new call may enter. A sender that is given up is answered 429. A reader that is given up is disconnected.
+the new call may enter. If this caller was sending a body, it gets the status 429. If it was reading an answer, the
+server disconnects it.
 
 Some calls keep their place while the server waits for their callers: a caller sends its body to a classic function, or
 it reads an answer whose outputs other scripts must not see. If another call has waited for a place for some seconds,
@@ -174,7 +175,7 @@ class Admission:
             async with asyncio.timeout(self.queue_timeout_s):
                 await waiter
         except BaseException as error:
-            # Race: this call may have got a place at the same moment at which its wait ended.
+            # Race: this call may have got a place just when its wait ended.
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self._give_place_back()
             elif waiter in self._waiting:

@@ -44,7 +44,7 @@ def function_of(
             environment,
             supervisor,
             configuration.script_text,
-            # A worker without a place would never serve a call.
+            # More workers than places are useless: each worker serves one call, and each call needs a place.
             count=min(admission.max_inflight, settings.warm) if admission.max_inflight else settings.warm,
             sink=sink,
             workspaces=workspaces,

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 
 class Cleanups:
-    """The steps that free what a call has. They are done when the context ends, the last one first.
+    """The steps that free the resources of a call. They are done when the context ends, the last step first.
 
     This is the part of ``contextlib.ExitStack`` that calls need, at a tenth of its cost.
     """

@@ -48,7 +48,7 @@ def is_structured(content_type: str) -> bool:
 
 
 def headers_of_answer(event: Mapping[str, str], service_name: str) -> dict[str, str]:
-    """Return the headers that make an answer an event. Knative's brokers reject any other answer that has a body.
+    """Return the headers of an answer that is a CloudEvent. Knative's brokers reject any other answer that has a body.
 
     The answer has the id of the event that it answers. So two answers to the same event count as one event.
     """

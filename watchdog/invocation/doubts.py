@@ -75,7 +75,7 @@ class Doubts:
             except RuntimeError:  # no thread can be started now
                 elsewhere = search(workspace.input_dir, since_ns)
             else:
-                job.add_done_callback(take_error)  # nothing awaits a search that takes too long
+                job.add_done_callback(take_error)  # a search that takes too long is not awaited
                 if (await asyncio.wait((job,), timeout=_LOOK_ELSEWHERE_S))[0]:
                     elsewhere = job.result()
                 else:

@@ -15,16 +15,17 @@ from .cloud_event import REQUIRED_ATTRIBUTES
 log = get_logger("invocation")
 # MAX_ARG_STRLEN of the kernel (execve(2)), minus the name, `=` and the NUL at the end.
 _LONGEST_EVENT_BYTES = 131_072 - len("EVENT=\0")
-# A script must not get the value of the image if the call has no input.
+# If the call has no input, this variable is removed. So a script never gets the value of the image.
 INPUT_FILE_PATH = "INPUT_FILE_PATH"
-# The directory of files with which a script stays loaded between calls. It may be put on a script's PYTHONPATH.
+# The directory of the helper files of warm functions. A script's PYTHONPATH may contain it.
 WARM_HELPERS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "warm", "helper")
 
 
 def environment_of_all_calls(configuration: Configuration, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the variables of the image without the server's secrets, and the variables of the service definition.
 
-    ``WATCHDOG_WARM_PY`` is the path of the Python helper of warm functions, unless one of the two has this variable.
+    ``WATCHDOG_WARM_PY`` is the path of the Python helper of warm functions, unless the image or the service definition
+    sets this variable.
     """
     environment = {"WATCHDOG_WARM_PY": os.path.join(WARM_HELPERS, "watchdog_warm.py")}
     environment |= {k: v for k, v in environ.items() if k not in configuration.secret_names}
@@ -50,7 +51,7 @@ def environment_of(
 def variables_of(
     call: Call, task: Task, workspace: Workspace, of_all_calls: Mapping[str, str], works_with_files: bool
 ) -> dict[str, str]:
-    """Return the variables that one run adds to those of all calls, or changes."""
+    """Return the variables of one run. They are added to the variables of all calls, or replace them."""
     variables = {**call.variables, **task.variables}
     variables |= {"CALL_ID": call.call_id, "HTTP_RESPONSE_FILE": workspace.response_file}
     if works_with_files:

@@ -76,7 +76,9 @@ class Function(ABC):
         stdin: AsyncIterator[bytes] | None,
         timeout_s: float,
     ) -> Ended:
-        """Run the function for a call, and return how it ended. Then no process of it can delay the call.
+        """Run the function for a call, and return how it ended.
+
+        After the return, no process of the function can delay the call.
 
         Args:
             command: what :meth:`command` returned.
@@ -137,7 +139,7 @@ class ScriptFunction(Function):
     """A script: the file ``script_path``, or the text in the variable ``SCRIPT``.
 
     Args:
-        text: the text of the script, if it replaces the file, which possibly does not exist yet.
+        text: the text of ``SCRIPT``; None if the script is the file. The file possibly does not exist yet.
     """
 
     noun = "script"
@@ -216,5 +218,5 @@ class ClassicFunction(Function):
             yield piece
 
     def answers_with(self, failure: ScriptFailed | ScriptKilled) -> bool:
-        # If memory or disk space ran out, the call must fail with that error, so that the operator notices it, too.
+        # If memory or disk space ran out, the call must fail with that error. Then the operator notices the shortage.
         return not isinstance(failure, (ScriptOutOfMemory, ScriptOutOfSpace))

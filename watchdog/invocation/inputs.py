@@ -152,8 +152,8 @@ class Inputs:
             return None
         text = await _content(taken, held)
         event = storage_event.read_data(call.event["type"], text) if call.event else storage_event.read(text)
-        # From a caller, two kinds of events are treated as data: a message in an envelope that reports no object, and
-        # an event whose objects cannot be in any storage of this service. From a job, both are events.
+        # Two kinds of events from a caller are treated as data: a message in an envelope that reports no object, and an
+        # event whose objects cannot be in any storage of this service. In a job, both kinds are treated as events.
         if event is not None and not call.is_job and not any(map(self._transfers.locator.knows, event.kinds)):
             return None
         return event

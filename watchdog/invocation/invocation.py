@@ -248,7 +248,7 @@ class Invocations:
         return workspace
 
     def _failure_of(self, run: Run, record: Record) -> ScriptFailed | ScriptKilled | None:
-        """Raise the error of a run. Return the error instead if stdout is the answer although the run failed."""
+        """Raise the error of a run. If stdout is the answer in spite of the failure, return the error instead."""
         try:
             self._failures.raise_for(run)
         except (ScriptFailed, ScriptKilled) as error:
@@ -324,8 +324,8 @@ class Invocations:
         """Reject the calls that are fetching their first input, and those that wait for a worker.
 
         Args:
-            of_all: also reject calls that are fetching or storing objects, and that have or had a place. From then on
-                no script and no transfer starts, not even for a call that is running.
+            of_all: also reject the calls that have or had a place, if they are fetching or storing objects. From then
+                on no script and no transfer starts, not even for a call that is running.
         """
         self._before_place.end()
         if self._workers is not None:
@@ -334,7 +334,10 @@ class Invocations:
             self._after_place.end()
 
     async def end_workers(self) -> None:
-        """End the workers of a warm function politely. Call this only when no invocation runs any more."""
+        """Ask the workers of a warm function to end, and return when they have ended.
+
+        Call this only when no invocation runs any more.
+        """
         if self._workers is not None:
             await self._workers.close()
 

@@ -48,11 +48,11 @@ class Pace:
 
     @contextlib.asynccontextmanager
     async def waiting(self, among: Paces, *, is_watched: bool = False) -> AsyncIterator[asyncio.Timeout]:
-        """Wait for the caller inside this context. During the wait, the caller is one of ``among``.
+        """Wait for the caller inside this context. During the wait, ``among`` contains this caller.
 
         Args:
             is_watched: bytes move during the wait. The code in the context checks :attr:`left_s` from time to time, and
-                moves the bound.
+                moves the deadline of the yielded timeout.
 
         Raises:
             TimeoutError: the caller was silent, too slow (:attr:`is_too_slow`) or given up (:attr:`is_given_up`).
@@ -99,7 +99,7 @@ class Pace:
         return not self.is_given_up and self._now_s >= self._judged_after_s and self.rate < _FAST_BYTES_PER_S
 
     def give_up(self) -> None:
-        """End the current wait, because another call needs what this caller occupies."""
+        """End the current wait, because another call needs the resources that this caller occupies."""
         self.is_given_up = True
         self.end()
 

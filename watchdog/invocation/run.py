@@ -15,8 +15,8 @@ class Run(msgspec.Struct, frozen=True):
     ``chosen``: the status and headers in the script's response file; None if the file was not read or is malformed.
     ``bad_choice``: the reason why the response file is malformed and the run failed, or None.
     ``has_oom_kill``: during the run, the kernel killed a process of this container because memory ran out. It may have
-    been a process of this run. ``is_out_of_memory``: the script was killed, or it ended because one of its children
-    was killed. ``has_no_space``: ``tmp_dir`` was full at the end of the run.
+    been a process of this run. ``is_out_of_memory``: ``has_oom_kill`` is true, and SIGKILL ended the script or
+    one of its children. ``has_no_space``: ``tmp_dir`` was full at the end of the run.
     ``has_crlf``: the script had Windows line ends. ``has_mark``: the script began with a byte order mark.
     ``stdout_tail``, ``stderr_tail``: the ends of both streams, as text. ``printed_type``: the media type of stdout.
     """

@@ -60,7 +60,7 @@ class Streams:
         self._stderr_tail.take(data)
 
     def close(self) -> None:
-        """Log what is unfinished, because both streams have ended."""
+        """Log the unfinished last line of each stream, because both streams have ended."""
         for log in (self._stdout_log, self._stderr_log):
             if log is not None:
                 log.close()

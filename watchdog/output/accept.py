@@ -16,7 +16,7 @@ from .media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, guessed_typ
 from .printed import TEXT
 
 _NAMED_FILES = 5
-_LONGEST_KEPT = 256  # characters; the meaning of a longer header is not kept for the next call
+_LONGEST_KEPT = 256  # in characters; if a header is longer, its meaning is not kept for the next call
 
 
 class AnswerForm(enum.Enum):

@@ -87,7 +87,8 @@ class Answer(msgspec.Struct, frozen=True):
 
         Args:
             ahead: returns, in any thread, how many pieces of at most 512 KiB are read at once. The same number of
-                pieces may already wait to be sent. It takes longer to wake a thread for a piece than to read the piece.
+                earlier pieces may still wait to be sent. It takes longer to wake a thread for a piece than to read
+                the piece.
 
         Raises:
             OutputUnreadable: an output changed or cannot be read, so that the rest of the body is missing.
@@ -101,7 +102,7 @@ class Answer(msgspec.Struct, frozen=True):
             async for batch in batches:
                 for piece in batch:
                     yield piece
-                # A caller that takes all pieces at once must not block the event loop for the others.
+                # If this caller takes each piece without delay, the event loop must still serve the other callers.
                 await asyncio.sleep(0)
         finally:
             await batches.aclose()

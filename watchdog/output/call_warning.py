@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import msgspec
 
 _MOST_NAMED = 3
-# Entries of one directory that are read; more would take too long for a hint.
+# The largest number of entries that are read in one directory. More would take too long for a hint.
 _MOST_ENTRIES = 1000
 
 

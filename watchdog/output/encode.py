@@ -30,9 +30,9 @@ class StdoutSource(Protocol):
 
 
 def read_output(output: Output) -> Generator[bytes, None, None]:
-    """Yield the bytes of a file, as many as it had when it was listed, in pieces of exactly ``_PIECE_BYTES``.
+    """Yield the bytes of a file in pieces of exactly ``_PIECE_BYTES``. Only the last piece may be shorter.
 
-    Only the last piece may be shorter.
+    The number of bytes is the size that the file had when it was listed.
     """
     is_held = output.fd >= 0
     fd = output.fd if is_held else open_output(output)
@@ -54,7 +54,7 @@ def read_output(output: Output) -> Generator[bytes, None, None]:
 
 
 def _read_piece(fd: int, size_bytes: int, at: int, output: Output) -> bytes:
-    """Return ``size_bytes`` of a file. It is less only if the file ends before."""
+    """Return ``size_bytes`` bytes of a file, or fewer if the file ends earlier."""
     try:
         data = os.pread(fd, size_bytes, at)
         while 0 < len(data) < size_bytes and (more := os.pread(fd, size_bytes - len(data), at + len(data))):

@@ -14,9 +14,9 @@ from ..system.pattern import pattern
 TEXT = "text/plain"
 BINARY = "application/octet-stream"
 
-# The first bytes of file formats as regular expressions, and the media types, which are the same as those of file names
-# (media_type.guessed_type). A text could also begin with letters such as "BM". The patterns of such formats include
-# later bytes of the header that do not occur in texts.
+# The first bytes of file formats as regular expressions, and the media type of each format. It is the type that
+# media_type.guessed_type returns for the file names of this format. A text could also begin with letters such as "BM".
+# The patterns of such formats include later bytes of the header that do not occur in texts.
 _FORMATS: tuple[tuple[bytes, str], ...] = (
     (rb"\x89PNG\r\n\x1a\n", "image/png"),
     (rb"\xff\xd8\xff", "image/jpeg"),

@@ -99,7 +99,7 @@ def _default_tmp_dir(known: Known) -> str:
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The checked values of all settings. Durations are in seconds, sizes in bytes.
 
-    The order is that of the docs, and a computed default may use what stands above it.
+    The order is that of the docs. A computed default may use the settings that are declared above it.
     """
 
     port: Annotated[int, Declared("port to listen on", PORT, 8080, bare=True)]

@@ -65,7 +65,7 @@ class Reading:
         self.set_default(setting)
 
     def leave_out(self, name: str) -> None:
-        """Give a setting that has no effect its default, without a check of its value."""
+        """Give a setting its default, because the setting has no effect. Its value is not checked."""
         text, source = self.find(SETTINGS[name])
         if text is not None:
             self.ignored_names.append(source.name)
@@ -97,7 +97,7 @@ class Reading:
         return self.from_service.get(setting.name, (None, DEFAULT))
 
     def problem(self, name: str, source: SettingSource, text: str) -> None:
-        """Note that the value from ``source`` cannot be used, so that what depends on the setting is not known."""
+        """Note that the value from ``source`` cannot be used. So the effect of the setting is not known."""
         self.unread.add(name)
         self.problems.append(f"{name}: {source} {text}")
 

@@ -334,9 +334,9 @@ def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
         """
 
         def flatten_mapping(self, node: Any) -> None:
-            """Look for duplicates when PyYAML sees an object for the first time, as its author wrote it.
+            """Look for duplicate keys when PyYAML sees an object for the first time.
 
-            After this step the node also has the keys that `<<` adds.
+            At that time the object is as its author wrote it. PyYAML then adds the keys of `<<` to the node.
             """
             if id(node) not in self._seen:
                 self._seen[id(node)] = node

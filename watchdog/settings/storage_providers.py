@@ -134,7 +134,7 @@ def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[s
 
 
 def _feeds(output: Place, given: Place) -> bool:
-    """Return whether the storage reports what is stored in the output as a new object of the input."""
+    """Return whether the storage reports files of the output as new objects of the input."""
     if output.provider != given.provider:
         return False
     # dCache reports the files of one directory; a bucket and a space report all objects below a path.

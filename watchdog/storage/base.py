@@ -69,7 +69,7 @@ class Storage(Protocol):
             ObjectMissing: the bucket or space does not exist.
             StorageError: the server cannot be reached, refuses the request, is silent or closes the connection.
             OutputUnreadable: the file is gone or changed after it was listed. Nothing is stored then, with one
-                exception: S3 may have stored a small file in the state in which it was sent.
+                exception: S3 may have stored a small file as it was when it was sent.
         """
 
     async def close(self) -> None:

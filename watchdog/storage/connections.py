@@ -63,7 +63,7 @@ class Connections:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self._ca_file is not None:
             try:
-                # Raises if the file is a FIFO, because OpenSSL would wait for a process that writes to it.
+                # This rejects a FIFO: OpenSSL would wait for a process that writes to it.
                 os.close(open_regular(self._ca_file))
                 context.load_verify_locations(self._ca_file)
             except OSError as error:  # includes ssl.SSLError

@@ -14,9 +14,9 @@ class Dialect(Protocol):
     """The authorization of requests to one kind of storage, and the errors in its answers."""
 
     def headers(self, method: str, url: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
-        """Return the headers that authorize a request. ``headers``: its other headers.
+        """Return the headers that authorize a request. ``headers``: the request's other headers.
 
-        They are made for each attempt, and sent only to the provider's own origin.
+        The authorizing headers are made for each attempt, and sent only to the provider's own origin.
         """
 
     def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:

@@ -70,8 +70,8 @@ class Download:
     def _size(self, response: aiohttp.ClientResponse, asked_for_rest: bool) -> int | None:
         """Return the size of the whole object; None if the server does not report it.
 
-        If the answer is the whole object, empty the file first. Raise ``Transient`` if the answer is another part than
-        the part that is missing.
+        If the answer is the whole object, empty the file first. Raise ``Transient`` if the answer is neither the whole
+        object nor the missing part.
         """
         content_range = response.headers.get("Content-Range", "")
         if response.status == 206:

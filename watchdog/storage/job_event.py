@@ -66,7 +66,10 @@ def _is_echo_of(stdin: bytes, variable: bytes) -> bool:
 
 
 def _files_of(word: bytes) -> list[bytes]:
-    """Return the files that match a pattern. A shell does not change a word that matches none or is not a pattern."""
+    """Return the files that match a pattern.
+
+    If no file matches, or if the word is not a pattern, a shell does not change the word.
+    """
     return sorted(glob.glob(word)) if glob.has_magic(word) else []
 
 

@@ -71,8 +71,8 @@ class Locator:
             is_trusted: whether the event comes from the platform, like the event of a job.
 
         Raises:
-            StorageError: the provider that the event names is not defined, or the provider of a trusted event is not
-                defined or not clear.
+            StorageError: the provider that the event names is not defined. Or the event is trusted, and its provider
+                is not defined or not clear.
         """
         kinds = _KINDS[stored.kind]
         provider = self._resolved(named, kinds) if named else None

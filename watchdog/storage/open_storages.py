@@ -28,8 +28,8 @@ class OpenStorages:
     """The storages that are in use. A storage connects only for its first transfer.
 
     The code for the inputs and outputs of the service definition is imported at the start. The import takes about
-    0.1 s, or 0.5 s with 0.2 CPU. Later it would stop the event loop for this time, and with it all calls and probes.
-    The code of another provider is imported when an event names that provider.
+    0.1 s, or 0.5 s with 0.2 CPU. A later import would stop the event loop for this time, so all calls and
+    probes would wait. The code of another provider is imported when an event names that provider.
 
     Args:
         timeout_s: the longest silence of a storage, and how long failed requests are repeated.

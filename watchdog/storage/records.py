@@ -12,7 +12,7 @@ from .envelope import decoded
 from .stored_object import StoredObject
 
 # The largest number of bytes in the texts of all objects of one event: eight times the longest event. Each text repeats
-# what the event has beside its records, so an event with many short records could fill the memory.
+# the fields of the event outside of its records, so an event with many short records could fill the memory.
 MOST_TEXT_BYTES = 8 << 20
 _SOURCES = {"minio:s3": "minio", "aws:s3": "s3", "ceph:s3": "ceph"}
 # The id that MinIO before the middle of 2020 sends for objects in a bucket without versions. A GET with it fails.
@@ -24,8 +24,8 @@ def objects_of(fields: Mapping[str, msgspec.Raw], text: bytes) -> tuple[StoredOb
     """Return the objects of an event without an envelope; none if one of its records is incomplete."""
     if "Records" in fields:
         records = decoded(fields["Records"], list[msgspec.Raw]) or []
-        # The text of each object repeats what the event has beside its records. Real senders write little beside the
-        # records.
+        # The text of each object repeats the fields of the event outside of its records. In events of real senders,
+        # these fields are short.
         if len(records) * (len(text) - len(bytes(fields["Records"]))) > MOST_TEXT_BYTES:
             return ()
         objects: list[StoredObject] = []

@@ -33,7 +33,7 @@ class Transient(Exception):
 async def with_retries(attempt: Callable[[Progress], Awaitable[_T]], timeout_s: float) -> _T:
     """Repeat an attempt that raises ``Transient``, until attempts have failed for ``timeout_s`` without progress.
 
-    So a silent server is given up after twice that time.
+    So the client gives up a silent server after twice ``timeout_s``.
     """
     progress = Progress()
     pause_s, failing_since_s = _FIRST_PAUSE_S, 0.0
@@ -77,7 +77,7 @@ class Progress:
             self._bound.reschedule(asyncio.get_running_loop().time() + self._timeout_s)
 
     def reached(self, count: int, step_bytes: int) -> None:
-        """Note that ``count`` bytes of the whole have moved, including the bytes of this step.
+        """Note that the first ``count`` bytes have moved. The last ``step_bytes`` of them moved in this step.
 
         If the rate is high enough, move the deadline.
         """

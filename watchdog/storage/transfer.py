@@ -24,7 +24,7 @@ from .transfer_progress import Moving, Watcher, reported
 log = get_logger("storage")
 
 _AT_ONCE = 8
-# After this number of failures in a row, the storage is the cause and not a file, so no more files are tried.
+# After this number of failures in a row, the cause is the storage, not a file. So no more files are sent to it.
 _MOST_FAILURES = 8
 _NAMED_FILES = 5
 
@@ -92,8 +92,8 @@ class Transfers:
     async def store(self, outputs: Sequence[Output], *, call_id: str) -> None:
         """Store each output in each place that the service definition gives for it.
 
-        If one output cannot be stored, the others are still stored. If a storage has failed eight times in a row, the
-        rest of its outputs is not tried.
+        If one output cannot be stored, the others are still stored. If a storage has failed eight times in a row, no
+        more outputs are sent to it.
 
         Raises:
             StoreFailed: some outputs could not be stored; the error names them.
@@ -159,7 +159,10 @@ class Transfers:
 
     @contextlib.contextmanager
     def _counted(self, direction: str, provider: str) -> Iterator[Callable[[int], None]]:
-        """Count a transfer with its outcome. Call the yielded function with the size of a transfer that succeeded."""
+        """Count a transfer with its outcome.
+
+        If the transfer succeeds, the code in the context calls the yielded function with the size.
+        """
         outcome = "failed"
         sizes: list[int] = []
         try:

@@ -120,7 +120,10 @@ class Metrics:
         cpu_s: float,
         peak_rss_bytes: int | None,
     ) -> None:
-        """Count an invocation. None means that it did not reach a step, or that the peak is not known."""
+        """Count an invocation.
+
+        A time is None if the invocation did not reach that step. The peak is None if it is not known.
+        """
         self._invocations[outcome] += 1
         if duration_s is not None:
             self._runs[outcome].observe(duration_s)

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 
-# Characters of a log event, or of an attribute of a span.
+# The largest number of characters of a log event, or of an attribute of a span.
 LONGEST_TEXT = 1024
 _log = logging.getLogger("tracing")
 _SDK_LOGGERS = ("opentelemetry", "urllib3")

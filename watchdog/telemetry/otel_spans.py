@@ -2,8 +2,8 @@
 
 A call is a span of kind SERVER, and each of its phases is a child of that span. The script's ``TRACEPARENT`` has the
 span of the phase that runs the script. The names of attributes are those of OpenTelemetry's semantic conventions for
-HTTP servers, FaaS, processes and CloudEvents. An attribute without such a name has its name in the log, after
-``watchdog.``.
+HTTP servers, FaaS, processes and CloudEvents. If the conventions have no name for an attribute, its name is
+``watchdog.`` and then its name in the log.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("tracing")
 
 _SAMPLED = 0x01
-_RANDOM_TRACE_ID = 0x02  # in level 2 of W3C Trace Context
+_RANDOM_TRACE_ID = 0x02  # a flag that level 2 of W3C Trace Context defines
 _STOP_S = 2.0
 _ATTRIBUTES = {
     "call_id": "faas.invocation_id",
@@ -54,7 +54,7 @@ _ATTRIBUTES = {
     "ce_source": "cloudevents.event_source",
     "ce_type": "cloudevents.event_type",
 }
-_NO_ATTRIBUTES = frozenset({"trace_id", "traceparent"})  # the span has them anyway
+_NO_ATTRIBUTES = frozenset({"trace_id", "traceparent"})  # a span has these values already
 
 
 class Recording(Tracing):

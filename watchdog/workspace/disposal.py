@@ -1,4 +1,4 @@
-"""Empty the directories of calls that have ended for the next call, or remove them.
+"""Empty the directories of ended calls so that the next calls can use them, or remove them.
 
 ::
 
@@ -71,8 +71,8 @@ class Disposal:
             return
         self._untidy.append((workspace, call_id))
         if self._tidy_timer is None:
-            # In the next turn of the loop: a small answer was sent by then, and no other script can have started. If a
-            # script ran before, the directory would need one more check before the next call gets it.
+            # Empty directories in the next turn of the loop. By then a small answer has been sent, but no other script
+            # can have started. After the start of another script, the directory would need one more check.
             self._tidy_timer = self._loop.call_soon(self._tidy_up)
 
     def in_thread(self, remove: Callable[[], None]) -> None:
@@ -84,7 +84,7 @@ class Disposal:
         else:
             self._removals.add(removal)
             removal.add_done_callback(self._removals.discard)
-            removal.add_done_callback(take_error)  # only a removal that is abandoned has an error here
+            removal.add_done_callback(take_error)  # a removal has an error here only if it was abandoned
 
     async def until_no_name_is_left(self) -> None:
         """Return when no file of an ended call has a name any more."""

@@ -16,9 +16,9 @@ _LONGEST_NAME_BYTES = 200
 def safe_file_name(name: str) -> str | None:
     """Return a safe file name made from a name that a caller gave; None if nothing of the name is left.
 
-    This removes folders before the name, invisible characters (marks of the writing direction, characters of zero
-    width), and dots at the start, because ``ls`` and ``*`` do not show such a file. It shortens a long name, but keeps
-    the extension.
+    This removes folders before the name, and invisible characters (marks of the writing direction, characters of zero
+    width). It also removes dots at the start, because ``ls`` and ``*`` do not show a file whose name begins with a dot.
+    It shortens a long name, but keeps the extension.
 
     Raises:
         BadInput: the name has a control character.

@@ -53,7 +53,7 @@ class HeldInput:
         return bool(self._names) and name.encode(*_FILE_NAMES) in self._names
 
     def create(self, name: str) -> HeldFile:
-        """Begin the next file. After this, the files before it must not be written.
+        """Begin the next file. After this, the caller must not write to earlier files.
 
         Args:
             name: a name that no other file has.

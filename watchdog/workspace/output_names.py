@@ -1,7 +1,7 @@
 r"""Rename outputs whose names would lead out of their directory on another system.
 
-On Linux, ``..\..\x`` and ``C:x`` are names of ordinary files. A program on Windows that unpacks the ZIP, or writes
-files with the names in JSON, reads a backslash as a separator and ``C:`` as a drive, and writes to another directory.
+On Linux, ``..\..\x`` and ``C:x`` are names of ordinary files. A program on Windows may unpack the ZIP, or write files
+with the names in JSON. It reads a backslash as a separator and ``C:`` as a drive, so it writes to another directory.
 So ``_`` replaces each backslash, and the colon of a drive. Other names do not change.
 """
 

@@ -50,7 +50,7 @@ class Listing(msgspec.Struct):
 
 def size_of(outputs: Sequence[Output]) -> int:
     """Return the number of bytes of all outputs together."""
-    if len(outputs) == 1:  # as usual
+    if len(outputs) == 1:  # the usual case
         return outputs[0].size_bytes
     return sum(output.size_bytes for output in outputs)
 

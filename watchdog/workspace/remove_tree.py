@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 # If emptying a directory takes longer than SLOW_S twice in a row, no directory is emptied for SLOW_PAUSE_S. One slow
-# time does not count, because the whole machine may have stood still.
+# time does not count, because the whole machine may have paused.
 SLOW_S = 0.01
 SLOW_PAUSE_S = 10.0
 _REMOVED_AT_ONCE = 10_000

@@ -47,8 +47,8 @@ def read_response_file(path: str) -> ResponseOverrides:
     """Return what the script chose; ``NO_OVERRIDES`` if there is no file.
 
     Raises:
-        BadScriptResponse: the file cannot be read or is too large, a line is not ``Name: value``, or no script is
-            allowed to set its header.
+        BadScriptResponse: the file cannot be read or is too large, a line is not ``Name: value``, or a line sets a
+            header that scripts must not set.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

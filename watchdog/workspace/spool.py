@@ -37,8 +37,8 @@ class Spool:
     """Keeps the bytes of a stream: up to 64 KiB in memory, more in a file. So memory does not grow with the stream.
 
     Args:
-        directory: a directory on the file system for the file. The file is created when it is needed. It has no name,
-            so no other script can read or change it.
+        directory: any directory of the file system on which the file is created. The file is created when it is
+            needed. It has no name, so no other script can read or change it.
         max_bytes: the most bytes that are kept; 0 means no limit.
 
     Attributes:

@@ -96,8 +96,8 @@ class Workspace:
         # The state and the size of each directory. They are empty if a directory cannot be opened. The unit of the size
         # depends on the file system.
         self._as_made: dict[str, tuple[DirectoryState, int]] = {}
-        # When the directory `path` itself was last changed (ctime, in nanoseconds), since when this time is known, and
-        # whether it shows each later change.
+        # For the directory `path` itself: its ctime in nanoseconds, the time when this ctime was first seen, and
+        # whether each later change of the directory will change the ctime.
         self._changed_ns, self._since_s, self._is_settled = 0, 0.0, False
         self._space: os.statvfs_result | None = None
         with contextlib.suppress(OSError):
@@ -171,7 +171,7 @@ class Workspace:
         return True
 
     def _is_untouched(self) -> bool:
-        """Return whether the directory ``path`` itself surely has its entries and its state of the last full check.
+        """Return whether the directory ``path`` itself has certainly not changed since the last full check.
 
         Each change of an entry or of the state changes the directory's ctime, which no process can set. So if the
         directory has its old ctime, it need not be opened and listed.
@@ -191,7 +191,7 @@ class Workspace:
         )
 
     def _note_change(self, changed_ns: int) -> None:
-        """Note the ctime of the directory ``path`` in its state as made.
+        """Note the ctime of the directory ``path``, which was just found in the same state as when it was made.
 
         Two changes in the same clock tick give a directory the same ctime. So the ctime shows each later change only
         after it has been the same for longer than a tick.
@@ -302,8 +302,8 @@ class Workspace:
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 return "a symbolic link to nothing"
-            # If the script cannot reach the target either, and the target is outside of the directory, the link leaves
-            # the directory.
+            # With EACCES, the script cannot reach the target either. If such a target is outside of the directory, the
+            # link leaves the directory.
             target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
             if error.errno == errno.EACCES and not _is_below(target, self.output_dir):
                 return leaves
@@ -318,13 +318,13 @@ class Workspace:
     def has_plenty(self) -> bool:
         """Return whether there is enough free space to keep this directory for the next call.
 
-        The space of the end of the last script is known from :meth:`is_full`.
+        If :meth:`is_full` measured the space at the end of the last script, this uses its result.
         """
         space, self._space = self._space or space_of(self.path), None
         return is_plenty(space)
 
     def _raise_if_impossible(self, name: str, size_bytes: int) -> None:
-        """Raise ``OutputTooLarge`` if a file is larger than its file system, because to read its holes takes hours."""
+        """Raise ``OutputTooLarge`` if a file is larger than its file system. Reading its holes would take hours."""
         status = os.statvfs(self.path)
         capacity_bytes = status.f_blocks * status.f_frsize
         if capacity_bytes and size_bytes > capacity_bytes:

@@ -100,7 +100,7 @@ class Workspaces:
         began_s = time.monotonic()
         if not self._roots or began_s < self._slow_until_s or not workspace.has_plenty():
             return False
-        # After other scripts, it is emptied again and checked when the next call takes it.
+        # If other scripts run, the next call that takes the directory empties and checks it again.
         is_empty = workspace.empty(is_checked_later=others_run)
         now_s = time.monotonic()
         was_slow, self._was_slow = self._was_slow, now_s - began_s > SLOW_S
