@@ -846,3 +846,61 @@ def test_what_another_script_puts_into_a_kept_directory_is_not_lent(
     assert [path.name for path in Path(lent.path).rglob("*")] == ["input", "output"]
     assert (lent is kept) is (plant == "a file")
     workspaces.close()
+
+
+def test_small_directory_is_removed_at_once(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path), keeps=False)
+    workspace = workspaces.make()
+    Path(workspace.input_dir, "in").write_bytes(b"x" * 1000)
+    Path(workspace.output_dir, "out").touch()
+    Path(workspace.response_file).touch()
+    assert workspaces.remove_small(workspace)
+    assert not os.path.lexists(workspace.path)
+    workspaces.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda directory: os.mkdir(directory + "/below"),
+        lambda directory: os.truncate(_touched(directory + "/large"), 2 << 20),
+        lambda directory: [_touched(f"{directory}/{number}") for number in range(100)],
+    ],
+    ids=["a directory", "a large file", "many files"],
+)
+def test_other_directories_are_not_removed_at_once(tmp_path: Path, change: Callable[[str], None]) -> None:
+    workspaces = Workspaces(str(tmp_path), keeps=False)
+    workspace = workspaces.make()
+    change(workspace.output_dir)
+    assert not workspaces.remove_small(workspace)
+    workspace.remove()
+    assert not os.path.lexists(workspace.path)
+    workspaces.close()
+
+
+@pytest.mark.parametrize("place", ["input_dir", "output_dir", "path"])
+def test_nothing_behind_a_link_is_removed_at_once(tmp_path: Path, place: str) -> None:
+    workspaces = Workspaces(str(tmp_path), keeps=False)
+    workspace = workspaces.make()
+    directory = Path(getattr(workspace, place))
+    moved = tmp_path / "moved"
+    directory.rename(moved)
+    (moved / "data").touch()
+    before = sorted(moved.iterdir())
+    directory.symlink_to(moved)
+    assert not workspaces.remove_small(workspace)
+    assert sorted(moved.iterdir()) == before
+    workspaces.close()
+
+
+def test_directory_that_is_not_to_be_kept_is_not_kept(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path), keeps=False)
+    workspace = workspaces.make()
+    assert not workspaces.keep(workspace)
+    workspace.remove()
+    workspaces.close()
+
+
+def _touched(path: str) -> str:
+    Path(path).touch()
+    return path

@@ -44,7 +44,7 @@ async def run_once(
         WatchdogError: see :meth:`Invocations.invoke`.
     """
     supervisor = Supervisor()
-    workspaces = Workspaces(configuration.settings.tmp_dir)
+    workspaces = Workspaces(configuration.settings.tmp_dir, keeps=False)
     is_watched = sys.stderr.isatty() and configuration.settings.log_format != "json"
     invocations = Invocations(
         configuration,

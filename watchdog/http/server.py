@@ -110,7 +110,7 @@ class Server:
 
         # The parts that run the function.
         self._supervisor = Supervisor()
-        self._workspaces = Workspaces(settings.tmp_dir)
+        self._workspaces = Workspaces(settings.tmp_dir, keeps=not settings.warm)
         self._admission = Admission(
             max_inflight=places_of(settings),
             max_queue=settings.max_queue,

@@ -2,10 +2,11 @@
 
 ::
 
-    dispose ─┬─ a process may still write into it ──────────────────────────────► removed in a thread
-             └─ emptied in the next turn of the event loop ─┬─ not possible ────► removed in a thread
-                                                            └─ kept ─┬─ the next call takes it
-                                                                     └─ unused ─► removed in a thread
+    dispose ─► in the next turn of the event loop:
+                 ├─ no process can write into it: emptied and kept ─┬─ the next call takes it
+                 │                                                  └─ unused: removed in a thread
+                 ├─ a process may write into it: removed
+                 └─ large, changed, or on a slow disk: removed in a thread
 """
 
 from __future__ import annotations
@@ -66,9 +67,6 @@ class Disposal:
         if workspace.loan != loan:
             return
         workspace.loan = 0
-        if not workspace.is_tree_gone:
-            self._remove_later(workspace, call_id)
-            return
         self._untidy.append((workspace, call_id))
         if self._tidy_timer is None:
             # Empty directories in the next turn of the loop. By then a small answer has been sent, but no other script
@@ -102,7 +100,7 @@ class Disposal:
             await asyncio.wait(self._removals)
 
     def _tidy_up(self) -> None:
-        """Empty the directories of calls that have ended, for the next ones."""
+        """Empty the directories of calls that have ended, for the next ones, or remove them."""
         self._tidy_timer = None
         loop = self._loop
         until_s = loop.time() + _TIDY_FOR_S
@@ -111,7 +109,11 @@ class Disposal:
                 self._tidy_timer = loop.call_soon(self._tidy_up)
                 break
             workspace, call_id = self._untidy.popleft()
-            if not self._workspaces.keep(workspace, others_run=self._others_run()):
+            if workspace.is_tree_gone:
+                is_done = self._workspaces.keep(workspace, others_run=self._others_run())
+            else:
+                is_done = self._workspaces.remove_small(workspace)
+            if not is_done:
                 self._remove_later(workspace, call_id)
         if self._unused_timer is None and self._workspaces.has_kept:
             self._unused_timer = loop.call_later(_KEPT_S, self._remove_unused)

@@ -60,6 +60,9 @@ _SETTLED_S = 2.0
 class Workspace:
     """The private directory of one invocation. Its four paths are absolute.
 
+    Args:
+        is_kept: another invocation may get the directory later. If not, :meth:`empty` always returns False.
+
     Attributes:
         loan: the number of the invocation that has the directory now; 0 if no invocation has it.
         is_tree_gone: no process of the last script can write into the directory any more.
@@ -79,7 +82,7 @@ class Workspace:
         "response_file",
     )
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, is_kept: bool = True) -> None:
         self.path = path
         self.input_dir = path + "/input"
         self.output_dir = path + "/output"
@@ -100,6 +103,8 @@ class Workspace:
         # whether each later change of the directory will change the ctime.
         self._changed_ns, self._since_s, self._is_settled = 0, 0.0, False
         self._space: os.statvfs_result | None = None
+        if not is_kept:
+            return
         with contextlib.suppress(OSError):
             found = {each: state_of(each) for each in (path, self.input_dir, self.output_dir)}
             self._as_made = {each: (state, status.st_size) for each, (state, status) in found.items()}
@@ -157,15 +162,33 @@ class Workspace:
                     for entry in entries:
                         if entry.path in below:
                             continue
-                        status = entry.stat(follow_symlinks=False)
                         # Compare the current size, because the script may have made the input or the response file
                         # large.
-                        is_small = status.st_size <= _SMALL_BYTES and status.st_blocks * 512 <= _SMALL_BYTES
-                        if stat.S_ISDIR(status.st_mode) or not is_small or len(files) == _FEW_FILES:
+                        if not _is_small_file(entry.stat(follow_symlinks=False)) or len(files) == _FEW_FILES:
                             return False
                         files.append(entry.path)
             for path in files:
                 os.unlink(path)
+        except OSError:
+            return False
+        return True
+
+    def remove_small(self) -> bool:
+        """Remove the directory if it has few and small files. Return whether it is removed.
+
+        If not, some of its files may be removed already. Nothing behind a link or a mount is removed.
+        """
+        try:
+            if not stat.S_ISDIR(os.lstat(self.path).st_mode):
+                return False
+            for directory in (self.output_dir, self.input_dir, self.path):
+                try:
+                    os.rmdir(directory)
+                except OSError as error:
+                    # EBUSY, which comes first, means that something is mounted there.
+                    if error.errno != errno.ENOTEMPTY or not _empty_small(directory):
+                        return False
+                    os.rmdir(directory)
         except OSError:
             return False
         return True
@@ -364,6 +387,31 @@ def _real_path(path: str) -> tuple[str, os.stat_result]:
         return os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
     finally:
         os.close(fd)
+
+
+def _empty_small(directory: str) -> bool:
+    """Remove the files in a directory if they are few and small. Return whether it is empty.
+
+    Raises:
+        OSError: it is not a directory, or a file cannot be removed.
+    """
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        names = os.listdir(fd)
+        if len(names) > _FEW_FILES:
+            return False
+        for name in names:
+            if not _is_small_file(os.stat(name, dir_fd=fd, follow_symlinks=False)):
+                return False
+            os.unlink(name, dir_fd=fd)
+    finally:
+        os.close(fd)
+    return True
+
+
+def _is_small_file(status: os.stat_result) -> bool:
+    is_small = status.st_size <= _SMALL_BYTES and status.st_blocks * 512 <= _SMALL_BYTES
+    return is_small and not stat.S_ISDIR(status.st_mode)
 
 
 def _is_below(path: str, directory: str) -> bool:

@@ -29,10 +29,12 @@ class Workspaces:
 
     Args:
         tmp_dir: the parent of the server's directory. It must exist and be writable.
+        keeps: whether the directories of calls may be kept for later calls. If not, their state is not read.
     """
 
-    def __init__(self, tmp_dir: str) -> None:
+    def __init__(self, tmp_dir: str, *, keeps: bool = True) -> None:
         self.tmp_dir = os.path.abspath(tmp_dir)
+        self._keeps = keeps
         self._roots: list[_Root] = []  # new directories are made in the last one
         self._serial = itertools.count(1)
         self._kept: list[_Kept] = []  # the oldest one is the first
@@ -78,7 +80,7 @@ class Workspaces:
 
     def _new(self) -> Workspace:
         try:
-            return Workspace(self._new_path())
+            return Workspace(self._new_path(), is_kept=self._keeps)
         except OSError as error:
             raise_if_no_space(error, f"a workspace in {self.tmp_dir}")
             raise
@@ -97,18 +99,39 @@ class Workspaces:
             Whether the directory is kept. If not, the caller must remove it: for example, it has many or large files,
             or a script has changed it.
         """
-        began_s = time.monotonic()
-        if not self._roots or began_s < self._slow_until_s or not workspace.has_plenty():
+        if not self._is_quick() or not workspace.has_plenty():
             return False
+        began_s = time.monotonic()
         # If other scripts run, the next call that takes the directory empties and checks it again.
         is_empty = workspace.empty(is_checked_later=others_run)
+        now_s = self._note_time(began_s)
+        if is_empty:
+            self._kept.append(_Kept(workspace, now_s, -1 if others_run else self._lent))
+        return is_empty
+
+    def remove_small(self, workspace: Workspace) -> bool:
+        """Remove the directory of a small call at once. Return whether this was done.
+
+        If not, the caller must remove the directory in a thread: it has many or large files, or the disk is slow.
+        """
+        if not self._is_quick():
+            return False
+        began_s = time.monotonic()
+        is_removed = workspace.remove_small()
+        self._note_time(began_s)
+        return is_removed
+
+    def _is_quick(self) -> bool:
+        """Return whether the disk was not slow when directories were last emptied."""
+        return bool(self._roots) and time.monotonic() >= self._slow_until_s
+
+    def _note_time(self, began_s: float) -> float:
+        """Note how long it took to empty a directory, and return the time now."""
         now_s = time.monotonic()
         was_slow, self._was_slow = self._was_slow, now_s - began_s > SLOW_S
         if was_slow and self._was_slow:
             self._slow_until_s = now_s + SLOW_PAUSE_S
-        if is_empty:
-            self._kept.append(_Kept(workspace, now_s, -1 if others_run else self._lent))
-        return is_empty
+        return now_s
 
     @property
     def has_kept(self) -> bool:
