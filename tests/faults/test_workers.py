@@ -302,7 +302,8 @@ def test_fd_4_closed_by_an_idle_worker_costs_no_call(start_server: StartServer, 
 
 
 def test_done_twice_is_an_answer_to_one_call(start_server: StartServer, author: Author) -> None:
-    does = r"""echo twice > "$TMP_OUTPUT_DIR/name"; printf 'done\ndone\n' >&4"""
+    # In one write, unlike the printf of bash.
+    does = r"""echo twice > "$TMP_OUTPUT_DIR/name"; env printf 'done\ndone\n' >&4"""
     server = start_server(author.worker(f"twice) {does} ;;"), WATCHDOG_WARM="1")
     for _ in range(5):
         assert_serves(server, "twice")
@@ -396,6 +397,67 @@ def test_what_is_printed_while_idle_belongs_to_no_call(start_server: StartServer
     assert idle
     assert {(event["logger"], event.get("call_id")) for event in idle} == {("worker", None)}
     assert [event.get("call_id") for event in server.logs if event["event"] == "cut"] == [None, None]
+
+
+@pytest.mark.guard("another-worker")
+def test_output_before_a_call_is_read_belongs_to_no_call(
+    start_server: StartServer, author: Author, free_port: int
+) -> None:
+    """The server has sent the call, and the worker prints before it reads the call."""
+    gate, again = author.gate("gate"), author.gate("again")
+    first = 'echo "done" >&4; read -r < gate; echo between; read -r < again'
+    server = start_server(
+        author.worker(f'first) {first} ;; says) echo says; echo "done" >&4 ;;'),
+        WATCHDOG_WARM="1",
+        WATCHDOG_METRICS_PORT=str(free_port),
+    )
+    call(server, "first")
+    with calls_in_background() as pool:
+        answer = pool.submit(call, server, "says")
+        until(lambda: server.metric('watchdog_workers{state="busy"}') == 1, "the call to be sent")
+        gate.write_text("go\n")
+        event = server.event("between")
+        again.write_text("go\n")
+        assert answer.result().body == b"says\n"
+    assert (event["logger"], event.get("call_id")) == ("worker", None)
+
+
+@pytest.mark.guard("bounded-read", never="no answer came")
+def test_worker_that_writes_answers_on_and_on_does_not_hold_up_the_server(
+    start_server: StartServer, author: Author
+) -> None:
+    server = start_server(
+        author.worker("floods) : > up; yes 'progress 0.5' >&4 ;;"), WATCHDOG_WARM="1", WATCHDOG_KILL_GRACE="200ms"
+    )
+    with leave(server, "floods"):
+        until((author.there / "up").exists, "the flood")
+        for _ in range(20):
+            assert server.call(None, "/_/health", "GET").status == 200
+    server.event("invocation ended", call_id="floods")
+    assert_serves(server)
+    problem(call(server, "floods", X_Timeout="500ms"), 504)
+
+
+# The server has descriptors 3 and 4 open until it makes the pipes of its first worker.
+FREE_NUMBERS = """
+import os
+from watchdog.warm import channel
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(2)]
+init = channel.Channel.__init__
+def init_with_free_numbers(self, *arguments):
+    while held:
+        os.close(held.pop())
+    init(self, *arguments)
+replace(channel.Channel, "__init__", init_with_free_numbers)
+"""
+
+
+@pytest.mark.guard("high-descriptors")
+def test_descriptors_3_and_4_may_be_free_in_the_server(
+    start_server: StartServer, author: Author, removed_guard: str | None
+) -> None:
+    server = start_server(author.worker(), program=changed_program(FREE_NUMBERS, removed_guard), WATCHDOG_WARM="1")
+    assert_serves(server)
 
 
 # ---- time
@@ -602,6 +664,11 @@ def test_worker_that_dies_while_the_server_lists_its_processes_does_not_cost_its
         assert_serves(server)
     assert server.stop() == 0
     assert server.leftovers() == []
+
+
+def test_on_knative_the_port_opens_after_a_failed_load(start_server: StartServer) -> None:
+    server = start_server("echo 'no weights' >&2; exit 3", WATCHDOG_WARM="1", K_SERVICE="plants")
+    assert problem(call(server, "any"), 503)["exit_code"] == 3
 
 
 # ---- the end of the server

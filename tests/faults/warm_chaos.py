@@ -51,13 +51,13 @@ while IFS= read -r call <&3; do eval "export $call"
   cd "$TMP_OUTPUT_DIR" || exit 99
   echo "$CALL_ID says it" >&2
   case $CALL_ID in
-  *-copy-end) cat "$INPUT_FILE_PATH" > out; echo "done" >&4 ;;
-  *-print-end) cat "$INPUT_FILE_PATH"; echo "done" >&4 ;;
+  *-copy-end) cat "$INPUT_FILE_PATH" > out; echo "done $?" >&4 ;;
+  *-print-end) cat "$INPUT_FILE_PATH"; echo "done $?" >&4 ;;
   *-exit-end) echo half > out; echo "done 3" >&4 ;;
   *-crash-end) echo half > out; kill -9 $$ ;;
   *-quit-end) echo half > out; exit 0 ;;
   *-last-end) cat "$INPUT_FILE_PATH" > out; echo "done" >&4; kill -9 $$ ;;
-  *-twice-end) cat "$INPUT_FILE_PATH" > out; printf 'done\ndone\n' >&4 ;;
+  *-twice-end) cat "$INPUT_FILE_PATH" > out; env printf 'done\ndone\n' >&4 ;; # in one write, unlike that of bash
   *-lie-end) echo half > out; printf '\377 no answer\n' >&4; read -r < never ;;
   *-hang-end) echo half > out; sleep 1000 & wait ;;
   *-stray-end)
@@ -126,7 +126,7 @@ def fault_of(answer: Answer, call_id: str, kind: str, data: bytes, was_killed: C
         return f"it has bytes of {strangers}"
     status = KINDS[kind][1]
     if answer.status == 200 == status:
-        return None if answer.body == data else f"it is not the call's own data: {answer.body[:300]!r}"
+        return None if answer.body == data else f"it is not the call's own data: {answer.body[:300]!r} {answer.headers}"
     if answer.status == status:
         return None
     document = answer.json

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,48 @@ def test_all_records_are_processed(
     assert [len(json.loads(line)["Records"]) for line in lines[1::2]] == [1, 1, 1]
     assert json.loads(lines[3])["Records"][0]["s3"]["object"]["key"].endswith("1")
     until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
+
+
+def test_records_of_a_running_call_go_on_in_a_drain_of_a_warm_function(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str, tmp_path: Path
+) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f"""#!/bin/bash
+echo "ready sh" >&4
+while IFS= read -r call <&3; do eval "export $call"
+  case $STORAGE_OBJECT_KEY in */0) touch {tmp_path}/up; read -r < {gate} ;; esac
+  cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/"
+  echo "done $?" >&4
+done
+"""
+    server = start_server(
+        script,
+        WATCHDOG_SERVICE_DEFINITION=define(),
+        WATCHDOG_WARM="1",
+        WATCHDOG_WARM_MAX_MEMORY="1G",
+        WATCHDOG_HEALTHCHECK_INTERVAL="0",
+    )
+    names = [f"{place}/in/{number}" for number in range(3)]
+    for name in names:
+        bucket_server.put(name, name.encode())
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.call, event(*names))
+        until((tmp_path / "up").exists, "the first record")
+        server.signal(signal.SIGTERM)
+        until(lambda: is_refused(server), "the server to take no more connections")
+        gate.write_text("go\n")
+        assert answer.result().status == 200, answer.result().body
+    assert bucket_server.objects(f"{place}/out") == {str(number): name.encode() for number, name in enumerate(names)}
+    assert server.wait() == 0
+
+
+def is_refused(server: RunningServer) -> bool:
+    try:
+        server.connect().close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_a_warning_of_several_runs_is_in_the_answer_once(

@@ -171,6 +171,27 @@ def test_all_records(job: Job, define: Define, bucket_server: S3Server, place: s
     assert bucket_server.objects(f"{place}/out") == {str(number): name.encode() for number, name in enumerate(names)}
 
 
+def test_all_records_go_through_one_load_of_a_warm_worker(
+    job: Job, define: Define, bucket_server: S3Server, place: str
+) -> None:
+    names = [f"{place}/in/{number}" for number in range(3)]
+    for name in names:
+        bucket_server.put(name, name.encode())
+    script = f"""#!/bin/bash
+echo "it loads" >&2
+echo "ready sh" >&4
+while IFS= read -r call <&3; do eval "export $call"
+  {COPY}
+  echo "done $?" >&4
+done
+"""
+    done = job(script, define(), event(*names), WATCHDOG_WARM="2")
+    assert done.code == 0
+    assert done.out.decode().split() == [name.partition("/")[2] for name in names]
+    assert bucket_server.objects(f"{place}/out") == {str(number): name.encode() for number, name in enumerate(names)}
+    assert [line["event"] for line in done.logs].count("it loads") == 1
+
+
 @pytest.mark.parametrize("provider", ["minio.default", "default", "minio"])
 def test_delegated(job: Job, define: Define, bucket_server: S3Server, place: str, provider: str) -> None:
     bucket_server.put(f"{place}/in/x", b"object")

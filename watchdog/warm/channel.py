@@ -13,6 +13,7 @@ from .protocol import Answer, AnswerLines, ProtocolError
 
 _FIRST_DESCRIPTOR = 5  # larger than 3 and 4, which the worker gets
 _READ_BYTES = 4096
+_MOST_READS = 16  # as many as empty a full pipe; a worker may write faster than the server reads
 _NOTHING = bytes(4)  # a C int of the value 0
 
 
@@ -79,8 +80,10 @@ class Channel:
         return int.from_bytes(waiting, sys.byteorder) + len(self._unsent)
 
     def read(self) -> None:
-        """Take the answers that the worker has written so far."""
-        while self._answers_fd >= 0:
+        """Take the answers that the worker has written so far. If it writes on and on, take only some of them."""
+        for _ in range(_MOST_READS):
+            if self._answers_fd < 0:
+                return
             try:
                 data = os.read(self._answers_fd, _READ_BYTES)
             except BlockingIOError:

@@ -481,6 +481,10 @@ class Worker:
             self.broken = how
             log.error("a worker broke the protocol and is ended", pid=self.pid, reason=how)
             self.end("protocol")
+            if self._call is not None and not self._note_whether_taken():
+                # Before it reads the call, so that another worker can serve this call.
+                self._child.grace_s = 0.0
+                self._child.signal_group(signal.SIGKILL)
 
     def _note_closed(self, how: str) -> None:
         self._has_closed = True
