@@ -80,6 +80,7 @@ chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed,
 	$(IN_VENV)python tests/faults/chaos.py kills --calls $(KILLED_CALLS) --terms 30 --kills 15
 	$(IN_VENV)python tests/faults/chaos.py daemons --calls $(DAEMON_CALLS)
 	$(IN_VENV)python tests/faults/warm_chaos.py --calls $(WARM_CALLS)
+	$(IN_VENV)python tests/faults/warm_chaos.py --calls $(WARM_CALLS) --fork
 
 bench: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## measure all against the bare script and other servers (20 minutes); renews docs/explanation/performance.md
 	@benchmarks/install-contenders.sh

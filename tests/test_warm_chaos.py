@@ -20,8 +20,9 @@ ID = "warm-ab-1-2-copy-end"
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_calls_at_warm_workers_lose_and_leave_nothing() -> None:
-    run = run_of("warm_chaos.py", "--calls", "400", "--seed", "3")
+@pytest.mark.parametrize("flags", [(), ("--fork",)], ids=["loop", "fork"])
+def test_calls_at_warm_workers_lose_and_leave_nothing(flags: tuple[str, ...]) -> None:
+    run = run_of("warm_chaos.py", "--calls", "400", "--seed", "3", *flags)
     assert run.returncode == 0, run.stdout
     assert run.stdout.splitlines()[-1] == "faults: 0"
     # It did something.

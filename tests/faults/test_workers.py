@@ -164,9 +164,9 @@ def test_worker_that_is_killed_in_a_call_fails_only_this_call(
 
 @pytest.mark.guard("closed-pipes")
 def test_done_and_exit_are_noticed_at_the_same_time(start_server: StartServer, author: Author) -> None:
-    """The server reads both while it is stopped: it then knows of the exit before it takes the answer."""
+    """The server is stopped meanwhile. It then sees the output and the exit before the answer."""
     gate = author.gate("gate")
-    does = 'echo victim > "$TMP_OUTPUT_DIR/name"; echo printed; : > up; read -r < gate; echo "done" >&4; exit'
+    does = 'echo victim > "$TMP_OUTPUT_DIR/name"; : > up; read -r < gate; echo printed; echo "done" >&4; exit'
     server = start_server(author.worker(f"victim) {does} ;;"), WATCHDOG_WARM="1")
     with calls_in_background() as pool:
         for _ in range(10):

@@ -3,13 +3,14 @@
 ::
 
     python tests/faults/warm_chaos.py --calls 20000
+    python tests/faults/warm_chaos.py --calls 20000 --fork
 
 Two workers serve all calls. Each call has a name, which says what its worker does: it serves the call, crashes, hangs,
 breaks the protocol, or leaves a process that writes on. Meanwhile, workers are killed at random, the script is edited,
-and callers hang up. An answer may have the name of its call and no other name. A failure must be explained: by the kind
-of the call, or by a kill, of which each one explains the failure of one call. There must never be more than two
-workers. In the end no process, descriptor or directory may be left, and the memory of the server must be as before. The
-exit code is 0 if all this is so.
+and callers hang up. With ``--fork``, the workers run each call in a child process of its own. An answer may have the
+name of its call and no other name. A failure must be explained: by the kind of the call, or by a kill, of which each
+one explains the failure of one call. There must never be more than two workers. In the end no process, descriptor or
+directory may be left, and the memory of the server must be as before. The exit code is 0 if all this is so.
 """
 
 from __future__ import annotations
@@ -72,8 +73,42 @@ while IFS= read -r call <&3; do eval "export $call"
   cd /
 done
 """
+# What a child of a worker does for a call.
+CHILD = r"""
+cd "$TMP_OUTPUT_DIR" || exit 99
+echo "$CALL_ID says it" >&2
+case $CALL_ID in
+*-copy-end) cat "$INPUT_FILE_PATH" > out ;;
+*-print-end) cat "$INPUT_FILE_PATH" ;;
+*-exit-end) echo half > out; exit 3 ;;
+*-crash-end) echo half > out; kill -9 $$ ;;
+*-hang-end) echo half > out; (trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000) & wait ;;
+*-stray-end)
+    cat "$INPUT_FILE_PATH" > out
+    exec 8>> held; rm held
+    (exec > /dev/null 2>&1
+     while [ -e out ]; do sleep 0.01; done
+     for i in $(seq 50); do echo "$CALL_ID was here" >&8; echo "$CALL_ID was here" >> late; sleep 0.02; done) & ;;
+*) exit 98 ;;
+esac
+"""
+FORKING_SCRIPT = f"""#!{sys.executable} -S
+import json, os
+# edit {{edit}}
+os.write(4, b"ready fork\\n")
+for line in open(3, closefd=False):
+    call = json.loads(line)
+    child = os.fork()
+    if not child:
+        os.environ.update(call["env"])
+        os.execv("/bin/bash", ["bash", "-c", {CHILD!r}])
+    _, status = os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    os.write(4, b"done %d\\n" % (code if code >= 0 else 128 - code))
+"""
 # How often, and what the caller gets: the status, and the outcomes in the log.
-KINDS: dict[str, tuple[int, int, frozenset[str]]] = {
+Kinds = dict[str, tuple[int, int, frozenset[str]]]
+KINDS: Kinds = {
     "copy": (30, 200, frozenset({"ok"})),
     "print": (10, 200, frozenset({"ok"})),
     "last": (1, 200, frozenset({"ok"})),
@@ -84,6 +119,10 @@ KINDS: dict[str, tuple[int, int, frozenset[str]]] = {
     "quit": (1, 500, frozenset({"bad_worker"})),
     "lie": (1, 500, frozenset({"bad_worker"})),
     "hang": (1, 504, frozenset({"timeout"})),
+}
+FORKED_KINDS: Kinds = {
+    **{kind: KINDS[kind] for kind in ("copy", "print", "stray", "exit", "hang")},
+    "crash": (2, 500, frozenset({"failed"})),
 }
 ANY = frozenset({"ok", "failed", "killed", "timeout", "caller_gone", "not_loaded", "bad_worker"})
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)
@@ -143,7 +182,8 @@ def fault_of(answer: Answer, call_id: str, kind: str, data: bytes, was_killed: C
 class Caller:
     """Calls again and again, and judges each answer."""
 
-    def __init__(self, number: int, seed: str, server: SoakedServer, name: str, books: Books) -> None:
+    def __init__(self, number: int, seed: str, server: SoakedServer, name: str, kinds: Kinds, books: Books) -> None:
+        self._kinds = kinds
         self._number = number
         self._dice = random.Random(f"{seed}/{number}")
         self._server = server
@@ -162,7 +202,7 @@ class Caller:
     def _call(self) -> None:
         dice = self._dice
         self._serial += 1
-        kind = dice.choices([*KINDS], [weight for weight, *_ in KINDS.values()])[0]
+        kind = dice.choices([*self._kinds], [weight for weight, *_ in self._kinds.values()])[0]
         call_id = f"{self._name}-{self._number}-{self._serial}-{kind}-end"
         data = f"{call_id}\n".encode() * dice.choice([1, 1, 1, 50, 4000])
         headers = {"X-Timeout": TIMEOUT} if kind == "hang" else {}
@@ -185,8 +225,8 @@ class Caller:
         if fault := fault_of(answer, call_id, kind, data, self._books.take_kill):
             self._books.blame(f"{call_id}: {fault}")
         # A call that had to fail may have been killed before.
-        is_as_wanted = answer.status == KINDS[kind][1] != 500
-        self._books.answered(call_id, str(answer.status), KINDS[kind][2] if is_as_wanted else ANY)
+        is_as_wanted = answer.status == self._kinds[kind][1] != 500
+        self._books.answered(call_id, str(answer.status), self._kinds[kind][2] if is_as_wanted else ANY)
         if answer.status == 503:
             time.sleep(0.2)
 
@@ -194,7 +234,8 @@ class Caller:
 class Gremlin:
     """Kills workers, edits the script, and counts the workers."""
 
-    def __init__(self, seed: str, server: SoakedServer, books: Books) -> None:
+    def __init__(self, seed: str, server: SoakedServer, script: str, books: Books) -> None:
+        self._script = script
         self._dice = random.Random(f"{seed}/gremlin")
         self._server = server
         self._books = books
@@ -218,7 +259,7 @@ class Gremlin:
     def _edit(self) -> None:
         self._edits += 1
         new = self._server.script.with_name("new")
-        new.write_text(SCRIPT.replace("{edit}", str(self._edits)))
+        new.write_text(self._script.replace("{edit}", str(self._edits)))
         os.replace(new, self._server.script)
         self._books.did("edits")
 
@@ -282,6 +323,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=1000, help="how many calls (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3600, help="at most so long (default: %(default)s)")
     parser.add_argument("--callers", type=int, default=CALLERS, help="how many call at once (default: %(default)s)")
+    parser.add_argument("--fork", action="store_true", help="workers that run each call in a child process")
     parser.add_argument("--seed", type=int, help="of the dice (default: a new one, which is printed)")
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
@@ -298,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(directory: Path, options: argparse.Namespace, seed: str, books: Books) -> None:
     name = f"warm-{secrets.token_hex(4)}"
+    script, kinds = (FORKING_SCRIPT, FORKED_KINDS) if options.fork else (SCRIPT, KINDS)
     mark = f"WARM_CHAOS={name}"
     started_s = time.monotonic()
     guards = str(Path(__file__).resolve().parents[1] / "guards.py")
@@ -306,7 +349,7 @@ def run(directory: Path, options: argparse.Namespace, seed: str, books: Books) -
         # An ordinary user cannot look at the descriptors of a server with closed memory.
         ("-m", "watchdog") if os.geteuid() == 0 else (guards, "hidden-memory"),
         directory,
-        SCRIPT.replace("{edit}", "0"),
+        script.replace("{edit}", "0"),
         WARM_CHAOS=name,
         WATCHDOG_WARM=str(WORKERS),
         WATCHDOG_METRICS_PORT=str(free_port()),
@@ -327,10 +370,14 @@ def run(directory: Path, options: argparse.Namespace, seed: str, books: Books) -
     try:
         at_first = come_to_rest(server, name, mark, Counter(), books)
         crew = [
-            threading.Thread(target=Caller(number, seed, server, name, books).call_until, args=(is_over,), daemon=True)
+            threading.Thread(
+                target=Caller(number, seed, server, name, kinds, books).call_until, args=(is_over,), daemon=True
+            )
             for number in range(options.callers)
         ]
-        crew.append(threading.Thread(target=Gremlin(seed, server, books).act_until, args=(is_over,), daemon=True))
+        crew.append(
+            threading.Thread(target=Gremlin(seed, server, script, books).act_until, args=(is_over,), daemon=True)
+        )
         for thread in crew:
             thread.start()
         while not is_over():
