@@ -226,7 +226,10 @@ class Caller:
             self._books.blame(f"{call_id}: {fault}")
         # A call that had to fail may have been killed before.
         is_as_wanted = answer.status == self._kinds[kind][1] != 500
-        self._books.answered(call_id, str(answer.status), self._kinds[kind][2] if is_as_wanted else ANY)
+        result = str(answer.status)
+        if answer.status == 503:
+            result += ": ended while it loaded" if "while it loaded" in answer.json["detail"] else ": ended while idle"
+        self._books.answered(call_id, result, self._kinds[kind][2] if is_as_wanted else ANY)
         if answer.status == 503:
             time.sleep(0.2)
 

@@ -8,7 +8,8 @@
 
 Each place has a keeper, a task that starts a worker only when the process tree of the last one is gone. So there are
 never more workers than places. If a load has failed, the keepers load one worker at a time, until one has served a
-call. A worker that ends before its first call counts as a failed load, so the server does not load without a pause.
+call. A worker that was ready and ends before its first call is replaced at once. If this happens more often than there
+are places, it counts as a failed load.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Workers:
         # The failed loads since a worker served a call, without those that ended during the pause after another one.
         self._failures = 0
         self._failure: _Failure | None = None
+        self._unused = 0  # workers that were ready and ended before their first calls, since a worker served a call
         self._pause_until_s = 0.0
         self._refusal: Callable[[], Draining] | None = None
         self._is_closing = False
@@ -86,6 +88,8 @@ class Workers:
         """Begin to load all workers. A second call does nothing."""
         if not self._keepers:
             self._keepers = [self._loop.create_task(self._keep()) for _ in range(self._count)]
+            for keeper in self._keepers:
+                keeper.add_done_callback(_report_fault)
 
     async def until_loaded(self) -> None:
         """Wait until one worker is ready, or a load has failed."""
@@ -174,9 +178,11 @@ class Workers:
             ended = await worker.ended()
             self._forget(worker)
             if self._loop.time() - ready_s > _LONGEST_PAUSE_S:
-                self._failures = 0
+                self._failures = self._unused = 0
             if not worker.served and worker.end_reason in ("crashed", "protocol"):
-                self._note_failure(_Failure.of(worker, ended))
+                self._unused += 1
+                if self._unused > self._count:
+                    self._note_failure(_Failure.of(worker, ended))
 
     @property
     def _is_over(self) -> bool:
@@ -269,14 +275,14 @@ class Workers:
                 worker.retire("script_changed")
         self._idle = [worker for worker in self._idle if not worker.is_ending]
         if self._failure is not None and self._failure.state != state:
-            self._failures, self._failure, self._pause_until_s = 0, None, 0.0
+            self._failures, self._failure, self._pause_until_s, self._unused = 0, None, 0.0, 0
             self._wake_all()
 
     def _give_back(self, worker: Worker) -> None:
         """Take a worker back after a call."""
         if worker.is_ending:
             return
-        self._failures = 0
+        self._failures = self._unused = 0
         if self._max_memory_bytes or worker.may_have_left:
             look = self._loop.create_task(self._look_at(worker))
             self._looks.add(look)
@@ -369,6 +375,13 @@ class _Failure(msgspec.Struct, frozen=True):
             retry_after_s=retry_after_s,
             stderr=self.stderr,
         )
+
+
+def _report_fault(keeper: asyncio.Task[None]) -> None:
+    """Report at once that a keeper has a fault. The server would go on with one worker fewer."""
+    if not keeper.cancelled() and (error := keeper.exception()) is not None:
+        context = {"message": "a place for a worker is lost", "exception": error}
+        keeper.get_loop().call_exception_handler(context)
 
 
 def _end_of(ended: Ended) -> str:
