@@ -180,9 +180,7 @@ class Workers:
             if self._loop.time() - ready_s > _LONGEST_PAUSE_S:
                 self._failures = self._unused = 0
             if not worker.served and worker.end_reason in ("crashed", "protocol"):
-                self._unused += 1
-                if self._unused > self._count:
-                    self._note_failure(_Failure.of(worker, ended))
+                self._note_unused(worker, ended)
 
     @property
     def _is_over(self) -> bool:
@@ -217,12 +215,20 @@ class Workers:
             self._wake_all()
             return worker
         ended = await worker.ended()
-        if worker.end_reason == "crashed":
+        if worker.end_reason == "crashed" and not worker.load_s:
             worker.end_reason = "load_failed"
         self._forget(worker)
         if worker.end_reason not in ("stopped", "script_changed"):
-            self._note_failure(_Failure.of(worker, ended))
+            self._note_unused(worker, ended)
         return None
+
+    def _note_unused(self, worker: Worker, ended: Ended) -> None:
+        """Note that a worker has ended before its first call. If it was ready, this may happen once for each place."""
+        if worker.load_s:
+            self._unused += 1
+            if self._unused <= self._count:
+                return
+        self._note_failure(_Failure.of(worker, ended))
 
     def _note_failure(self, failure: _Failure) -> None:
         """Note that a load has failed. The next one begins after a pause."""
