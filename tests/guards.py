@@ -1457,14 +1457,6 @@ def unread_timeout() -> None:
 
 
 @guard
-def bounded_read() -> None:
-    """The server reads the answers of a worker until the pipe is empty, although the worker writes on and on."""
-    from watchdog.warm import channel
-
-    replace(channel, "_MOST_READS", sys.maxsize)
-
-
-@guard
 def high_descriptors() -> None:
     """The server's descriptors for a worker may have the numbers 3 and 4 by chance."""
     from watchdog.warm import channel
