@@ -219,6 +219,7 @@ PLANT_CALLS = {
 }
 
 
+@pytest.mark.timeout(600)
 def test_plant_classification_answers_the_classifiers_file(
     start_server: StartServer, digits_path: str, tmp_path: Path
 ) -> None:

@@ -64,6 +64,7 @@ def test_idle_connections_to_the_metrics_count_as_well(start_server: StartServer
         until(lambda: server.metric(closed) >= CONNECTIONS - 160, "the oldest connections to be closed")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.guard("room-of-slow-callers", never="no answer came")
 def test_callers_that_do_not_take_answers_of_the_server_itself_are_given_up(start_server: StartServer) -> None:
     server = start_server("echo hi", prefix=("prlimit", "--nofile=48"), WATCHDOG_WRITE_TIMEOUT="300s")

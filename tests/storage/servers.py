@@ -20,7 +20,7 @@ from running_server import free_port
 from storage.certificates import Certificates
 from watchdog.settings.storage_providers import Provider
 
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 ACCESS_KEY, SECRET_KEY = "ACCESSKEYOFTESTS", "secret-key-of-tests/+="
 REGION = "us-east-1"
 
