@@ -77,12 +77,12 @@ class WarmFunction(ScriptFunction):
         return super().problem or self.workers.problem
 
     def command(self, workspace: Workspace | None) -> list[str]:
-        """Check that the script could be run, and return the command of a worker.
+        """Check that the script could be run. For a call, do nothing: :meth:`execute` checks it.
 
         Raises:
             ScriptUnavailable: it could not be run.
         """
-        return super().command(None)
+        return super().command(None) if workspace is None else []
 
     async def execute(
         self,
@@ -137,5 +137,5 @@ class WarmFunction(ScriptFunction):
         self._remove(worker.workspace)
 
     def _remove(self, workspace: Workspace) -> None:
-        """Remove the directory of a worker in a thread."""
+        """Remove the directory of a worker soon."""
         self._disposal.dispose(workspace, workspace.loan, None)
