@@ -44,7 +44,7 @@ def function_of(
             environment,
             supervisor,
             configuration.script_text,
-            # More workers than places are useless: each worker serves one call, and each call needs a place.
+            # More workers than places are useless: a call needs a place, and a worker serves one call at a time.
             count=min(admission.max_inflight, settings.warm) if admission.max_inflight else settings.warm,
             sink=sink,
             workspaces=workspaces,
@@ -57,7 +57,10 @@ def function_of(
 
 
 def places_of(settings: Settings) -> int:
-    """Return the largest number of calls that run at the same time; 0 means no limit. A warm worker serves one call."""
+    """Return the largest number of calls that run at the same time; 0 means no limit.
+
+    A warm worker serves one call at a time.
+    """
     if not settings.warm or settings.fprocess is not None:
         return settings.max_inflight
     return min(settings.max_inflight, settings.warm) if settings.max_inflight else settings.warm

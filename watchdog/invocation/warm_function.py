@@ -94,7 +94,7 @@ class WarmFunction(ScriptFunction):
         stdin: AsyncIterator[bytes] | None,
         timeout_s: float,
     ) -> Ended:
-        """Let a worker serve a call, and return how the call ended, as if a process of its own had served it.
+        """Let a worker serve a call. Return how the call ended, in the same form as for a script that is not warm.
 
         Raises:
             WorkerNotLoaded, Overloaded, Draining, ScriptUnavailable: no worker took the call.

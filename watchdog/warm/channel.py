@@ -13,7 +13,7 @@ from .protocol import Answer, AnswerLines, ProtocolError
 
 _FIRST_DESCRIPTOR = 5  # larger than 3 and 4, which the worker gets
 _READ_BYTES = 4096
-_MOST_READS = 16  # as many as empty a full pipe; a worker may write faster than the server reads
+_MOST_READS = 16  # enough for a full pipe (64 KiB); a limit for a worker that writes faster than the server reads
 _NOTHING = bytes(4)  # a C int of the value 0
 
 
@@ -23,7 +23,7 @@ class Channel:
     Args:
         take: is called with each answer of the worker.
         report_fault: is called with a text if the worker writes something wrong. Then no more answers are taken.
-        report_closed: is called with a text if the worker has closed one of its ends. A worker that exits does so, too.
+        report_closed: is called with a text if the worker has closed one of its ends, or has exited.
 
     Attributes:
         descriptors: the worker's ends, for 3 and 4. Close them with :meth:`close_descriptors` when it has started.
@@ -67,7 +67,7 @@ class Channel:
         self._loop.add_reader(self._answers_fd, self.read)
 
     def send(self, line: bytes) -> None:
-        """Send a call. The worker must have taken the call before."""
+        """Send a call. The worker must have read the previous call."""
         self._unsent = line
         self._write()
 
@@ -80,7 +80,7 @@ class Channel:
         return int.from_bytes(waiting, sys.byteorder) + len(self._unsent)
 
     def read(self) -> None:
-        """Take the answers that the worker has written so far. If it writes on and on, take only some of them."""
+        """Take the answers that the worker has written so far. Stop after some of them if it writes without a pause."""
         for _ in range(_MOST_READS):
             if self._answers_fd < 0:
                 return
@@ -104,14 +104,17 @@ class Channel:
                 return
 
     def end_calls(self) -> None:
-        """Let the worker read the end of its calls."""
+        """Close the pipe of calls, so that the worker reads end-of-file."""
         if self._calls_fd >= 0:
             self._loop.remove_writer(self._calls_fd)
             os.close(self._calls_fd)
             self._calls_fd = -1
 
     def close_descriptors(self) -> None:
-        """Close the worker's ends in this process. Only then does the server notice that the worker has closed them."""
+        """Close the worker's ends in this process.
+
+        While they are open here, the server cannot notice that the worker has closed them.
+        """
         while self.descriptors:
             os.close(self.descriptors.pop())
 

@@ -7,7 +7,7 @@ A worker writes these lines::
     done | done N                          the call has ended with the exit code N, from 0 to 255; without N: 0
 
 A line has at most 4096 bytes with its newline. It may end with ``\r\n``, as in a script that was written on Windows.
-Any other line is an error: the server cannot know any more which call the worker is at.
+Any other line is an error, because the server then does not know which call the worker serves.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ _READY = {b"ready": Ready(), b"ready sh": Ready(dialect="sh"), b"ready fork": Re
 class AnswerLines:
     """Read answers from the bytes of fd 4, which may be cut anywhere.
 
-    A line that is not an answer ends the reading: its ``ProtocolError`` is returned, not raised, as the last element of
-    a list. So the caller gets the answers before it, and gets the error at once. ``feed`` then ignores all bytes.
+    A line that is not an answer ends the reading. Its ``ProtocolError`` is not raised: it is the last element of the
+    returned list, after the answers that came before the wrong line. ``feed`` then ignores all bytes.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class AnswerLines:
         self._has_failed = False
 
     def feed(self, data: bytes) -> list[Answer | ProtocolError]:
-        """Return the answers that end in ``data``, and as the last one possibly an error."""
+        """Return the answers that end in ``data``. If a line is wrong, the last element is an error."""
         answers: list[Answer | ProtocolError] = []
         begin = 0
         while begin < len(data) and not self._has_failed:

@@ -4,13 +4,13 @@ r"""The line of a call for a worker that said ``ready sh``: a shell runs it with
 
     CALL_ID='1' Http_Name='it'\''s'; unset -v Http_Other
 
-A caller chooses the values, and parts of the names. Between single quotes a shell gives no byte a meaning, except the
-next single quote. The shell reads one line, so a value with a newline is left out. A few values with a control
-character are left out, too, because bash would change them.
+A caller chooses the values, and parts of the names. Between single quotes, only the next single quote has a meaning for
+a shell. The shell reads one line, so a value with a newline is left out. A few values with a control character are left
+out, too, because bash would change them.
 
 A shell uses some variables itself. Some are read-only, and an assignment ends the shell. Others change how the shell
-runs (``IFS``). Bash evaluates the value of an integer such as ``RANDOM``: the value ``x[$(command)]`` would run a
-command. The line never has such a variable.
+runs (``IFS``). Bash evaluates the text that is assigned to an integer variable such as ``RANDOM``: the text
+``x[$(command)]`` would run a command. The line never has a variable of these kinds.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class ShellLine:
     def line(self, variables: Mapping[str, str], own_environment: Mapping[str, str]) -> tuple[bytes, list[str]]:
         """Return the line of a call, and the names whose value the line cannot carry.
 
-        The line gives a variable that only the last call set the value of the worker's own environment again, or
-        removes it.
+        If the previous call set a variable that this call does not set, the line restores the value of the worker's own
+        environment, or removes the variable.
 
         Args:
             variables: the variables that the call adds to the environment of the worker.
@@ -77,7 +77,7 @@ class ShellLine:
 def _can_carry(name: str, value: str) -> bool:
     if not _NAME.fullmatch(name) or name in _USED_BY_SHELLS or "\n" in value or "\0" in value:
         return False
-    # Bash puts a \x01 of its own before each \x01. It sometimes removes one too many after half a character.
+    # Bash puts an extra \x01 before each \x01. After an incomplete character, it sometimes removes one \x01 too many.
     return "\x01" not in value or value.isascii()
 
 

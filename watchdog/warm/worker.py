@@ -42,8 +42,8 @@ from .usage import Usage
 from .worker_log import WorkerLog
 
 log = get_logger("worker")
-# A process that exits closes its descriptors before the server learns of the exit. If it has closed one and has not
-# exited after this number of seconds, it does not keep to the protocol.
+# A process that exits closes its descriptors before the server learns of the exit. A worker breaks the protocol if it
+# has closed descriptor 3 or 4, and has not exited after this number of seconds.
 _EXIT_S = 1.0
 _LOOK_S = 0.02
 _MOST_NAMES = 10  # names of processes or variables in one log event
@@ -84,7 +84,8 @@ class Worker:
 
     Args:
         environment: the environment of its process.
-        workspace: its private directory. The path shows which processes belong to it.
+        workspace: its private directory. The path is in the environment of the worker's processes, so the server can
+            find them.
         state: the state of the script's file at the start.
 
     Attributes:
@@ -127,7 +128,7 @@ class Worker:
         self._has_closed = False
         self._wake_up: asyncio.Future[None] = loop.create_future()
 
-        # Of the call that it serves now. ``_is_taken``: it has read the line of the call.
+        # The call that it serves now. ``_is_taken``: the worker has read the line of the call.
         self._call: WorkerCall | None = None
         self._is_taken = False
         self._exit_code: int | None = None
@@ -190,7 +191,7 @@ class Worker:
         return self.how_it_ended
 
     def retire(self, reason: str) -> None:
-        """End it politely: it reads the end of its calls, and has ``kill_grace_s`` to exit. It must not be busy.
+        """Ask it to exit: it reads end-of-file from fd 3, and has ``kill_grace_s`` to exit. It must not be busy.
 
         A worker that is loading does not read yet, so it gets a signal.
         """
@@ -239,7 +240,7 @@ class Worker:
     # One call.
 
     async def serve(self, call: WorkerCall) -> Ended:
-        """Let the worker serve a call. Return how the call ended, as if a process of its own had served it.
+        """Let the worker serve a call. Return how the call ended, in the same form as for a script that is not warm.
 
         If this is cancelled, the worker may continue for as long as its load took, because a new worker would need this
         time. Then the worker is ended. The cancellation is raised when the call has ended.
@@ -347,7 +348,7 @@ class Worker:
             timer.cancel()
 
     def _end_call(self, reason: str) -> None:
-        """End the call: only its own processes if the worker has forked them for it, else the whole worker."""
+        """End the call. If the worker forks for calls, end only the processes of this call, else the whole worker."""
         assert self._ready is not None
         if self._exit_code is not None or self._call is None or self._ending is not None:
             return
@@ -370,7 +371,7 @@ class Worker:
                 left = await self._residents.new()
                 if self._has_begun_to_end or (self._exit_code is not None and not left):
                     return
-                # A process that appears after SIGTERM may clean up for one that got it.
+                # Send SIGTERM only once: a process that appears later may clean up for a process that got SIGTERM.
                 if not is_signalled or number == signal.SIGKILL:
                     proc.signal_each(left, number)
                     is_signalled = bool(left)
@@ -443,8 +444,8 @@ class Worker:
     def _note_whether_taken(self) -> bool:
         """Return whether the worker has read the line of the call. Before that, its output belongs to no call.
 
-        It cannot begin the call before it has the end of the line. A reader that is killed while it waits may still
-        take the first bytes out of the pipe.
+        A worker can begin the call only after it has read the whole line. The first bytes prove nothing: a worker that
+        is killed while it waits for a call may have taken them out of the pipe.
         """
         if not self._is_taken and self._call is not None:
             self._is_taken = not self._channel.untaken_bytes
@@ -482,7 +483,7 @@ class Worker:
             log.error("a worker broke the protocol and is ended", pid=self.pid, reason=how)
             self.end("protocol")
             if self._call is not None and not self._note_whether_taken():
-                # Before it reads the call, so that another worker can serve this call.
+                # Kill it before it reads the call, so that another worker can serve this call.
                 self._child.grace_s = 0.0
                 self._child.signal_group(signal.SIGKILL)
 

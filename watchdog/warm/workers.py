@@ -8,8 +8,8 @@
 
 Each place has a keeper, a task that starts a worker only when the process tree of the last one is gone. So there are
 never more workers than places. If a load has failed, the keepers load one worker at a time, until one has served a
-call. A worker that was ready and ends before its first call is replaced at once. If this happens more often than there
-are places, it counts as a failed load.
+call. A worker that was ready and ends before its first call is replaced at once. With N places, this may happen N
+times. Each further time counts as a failed load.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .worker import NotTaken, Worker, WorkerCall
 
 log = get_logger("worker")
 _LONGEST_PAUSE_S = 60.0
-_MOST_DOUBLINGS = 6  # of the pause; then it is longer than the longest one
-# The retry of a call that was rejected because no worker was ready in time.
+_MOST_DOUBLINGS = 6  # the pause begins with 1 s and doubles; 2 ** 6 s is longer than the longest pause
+# A caller may send a call again after this time, if no worker was ready in time.
 _RETRY_AFTER_S = 5
 STATES = ("loading", "idle", "busy", "ending")
 # Why a worker was replaced.
@@ -72,14 +72,15 @@ class Workers:
         self._keepers: list[asyncio.Task[None]] = []
         self._looks: set[asyncio.Task[None]] = set()
         self._workers: set[Worker] = set()
-        self._idle: list[Worker] = []  # the one that was used last is the last
+        self._idle: list[Worker] = []  # the worker that was used last is at the end
         self._queue: deque[WorkerCall] = deque()  # the calls that wait for a worker
         self._waiting: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
-        # The failed loads since a worker served a call, without those that ended during the pause after another one.
+        # The number of failed loads since a worker served a call. A load that fails during a pause does not count.
         self._failures = 0
         self._failure: _Failure | None = None
-        self._unused = 0  # workers that were ready and ended before their first calls, since a worker served a call
+        # The number of workers that were ready but ended before their first call, since a worker served a call.
+        self._unused = 0
         self._pause_until_s = 0.0
         self._refusal: Callable[[], Draining] | None = None
         self._is_closing = False
@@ -153,7 +154,7 @@ class Workers:
         self._wake_all()
 
     async def close(self) -> None:
-        """End all workers politely: they read the end of their calls. Return when their process trees are gone."""
+        """Let all workers read end-of-file, so that they exit. Return when their process trees are gone."""
         self._is_closing = True
         self._wake_all()
         for worker in [*self._workers]:
@@ -191,7 +192,7 @@ class Workers:
         return self._failures > 0 or self._loop.time() < self._pause_until_s
 
     async def _pause(self) -> None:
-        """Wait until the pause after a failed load is over, or no more necessary."""
+        """Wait until the pause after a failed load is over, or no longer necessary."""
         while not self._is_over and self._loop.time() < self._pause_until_s:
             await self._change(self._pause_until_s)
 
@@ -223,7 +224,10 @@ class Workers:
         return None
 
     def _note_unused(self, worker: Worker, ended: Ended) -> None:
-        """Note that a worker has ended before its first call. If it was ready, this may happen once for each place."""
+        """Note that a worker has ended before its first call.
+
+        If the worker was ready, the server ignores this once for each place. After that, it is a failed load.
+        """
         if worker.load_s:
             self._unused += 1
             if self._unused <= self._count:
@@ -262,7 +266,8 @@ class Workers:
             self._retire_stale(self._script_state())
             if self._idle and self._queue[0] is call:
                 return self._idle.pop()
-            # A running call may need a worker once more, for its next record: possibly the one that is looked at now.
+            # Do not reject the call while the server looks at a worker, because this worker may be idle soon. The call
+            # may be the next record of an event that the server serves now.
             if self._refusal is not None and not self._looks:
                 raise self._refusal()
             if self._failure is not None and all(worker.is_ending for worker in self._workers):
@@ -316,7 +321,7 @@ class Workers:
             reason = "max_memory"
         elif self._max_calls and worker.served >= self._max_calls:
             reason = "max_calls"
-        # One at a time, so that the other workers can serve calls meanwhile.
+        # Replace one worker at a time, so that the others can serve calls meanwhile.
         others = self._workers - {worker}
         if reason is not None and len(others) == self._count - 1 and all(other.is_ready for other in others):
             worker.retire(reason)
@@ -384,7 +389,7 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 def _report_fault(keeper: asyncio.Task[None]) -> None:
-    """Report at once that a keeper has a fault. The server would go on with one worker fewer."""
+    """Report at once that a keeper has failed. Its place stays empty, and the server continues with the others."""
     if not keeper.cancelled() and (error := keeper.exception()) is not None:
         context = {"message": "a place for a worker is lost", "exception": error}
         keeper.get_loop().call_exception_handler(context)

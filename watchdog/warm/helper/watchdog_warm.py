@@ -11,7 +11,7 @@ import atexit, contextlib, gc, importlib, json, os, re, runpy, sys, threading  #
 
 _calls, _flush_c = None, bool
 with contextlib.suppress(OSError, ImportError, AttributeError):
-    # Only descriptors from the server are inheritable. To read or write nothing is an error if the mode is wrong.
+    # Only descriptors from the server are inheritable. Reading or writing 0 bytes fails if the mode is wrong.
     if os.get_inheritable(3) and os.get_inheritable(4) and os.read(3, 0) == b"" and os.write(4, b"") == 0:
         _calls, _answers = open(3, "rb"), open(4, "wb", buffering=0)  # noqa: SIM115
         for _fd in (3, 4):  # no process that a call starts may have them
@@ -50,7 +50,7 @@ def _run_in_child(*action):
     if child:
         status = os.waitpid(child, 0)[1]
         sys.exit(os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status))
-    with contextlib.suppress(BaseException):  # end as a program does, but leave the parent's objects and exit functions
+    with contextlib.suppress(BaseException):  # end like a program, without the parent's exit functions or destructors
         if sys.version_info < (3, 7):  # noqa: UP036
             _calls.raw.close(), _answers.close(), importlib.import_module("random").seed()
         atexit._clear()
@@ -83,7 +83,7 @@ if __name__ == "__main__":
     if sys.argv[1:4:2] != ["--preload", "--"] or not (program if is_module else os.path.isfile(program)):
         why = f"there is no file {program!r}; " if program and not os.path.isfile(program) else ""
         sys.exit(print(f"{why}use: --preload MODULE,MODULE -- PROGRAM.py (or -m MODULE) ARGS", file=sys.stderr) or 2)
-    sys.path[0] = os.path.dirname(os.path.realpath(program))  # of a module: the working directory
+    sys.path[0] = os.path.dirname(os.path.realpath(program))  # with -m, this is the working directory
     list(map(importlib.import_module, sys.argv[2].split(",")))
     main = sys.modules["__main__"] = type(sys)("__main__")
 

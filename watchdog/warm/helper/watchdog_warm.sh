@@ -1,5 +1,5 @@
-# Prepare once, and answer many calls of oscar-watchdog with it. For any POSIX shell. Copy this file into the image. In
-# script.sh, define a function, prepare what it needs, and end with `serve`:
+# Start a script once, and let it answer many calls of oscar-watchdog. For any POSIX shell. Copy this file into the
+# image. In script.sh, define a function, prepare what it needs, and end with `serve`:
 #
 #   #!/bin/sh
 #   . /opt/watchdog_warm.sh
