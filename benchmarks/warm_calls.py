@@ -29,7 +29,7 @@ def copy(input_path, output_dir):
     with open(input_path, "rb") as source, open(output_dir + "/out", "wb") as target:
         target.write(source.read())
 """
-# The same in a shell, whose process is small.
+# The small job in a shell. The process of a shell is small.
 _LOOP = """#!/bin/sh
 echo "ready sh" >&4
 while IFS= read -r call <&3; do
