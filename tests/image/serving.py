@@ -30,7 +30,7 @@ ON_LOOPBACK = (
 )
 _ANY_BYTES = random.Random(1).randbytes(300_000)
 _OF_THE_CONTRACT = frozenset(
-    [b"INPUT_FILE_PATH", b"TMP_INPUT_DIR", b"TMP_OUTPUT_DIR", b"CALL_ID", b"HTTP_RESPONSE_FILE"]
+    [b"INPUT_FILE_PATH", b"TMP_INPUT_DIR", b"TMP_OUTPUT_DIR", b"CALL_ID", b"HTTP_RESPONSE_FILE", b"WATCHDOG_WARM_PY"]
 )
 # As strict as a platform can be: the tmpfs as Docker makes it, which is noexec.
 HARDENED = (

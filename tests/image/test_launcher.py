@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
 
 _NAMES = ("watchdog", "fwatchdog", "supervisor")
 _OF_THE_CONTRACT = frozenset(
-    [b"INPUT_FILE_PATH", b"TMP_INPUT_DIR", b"TMP_OUTPUT_DIR", b"CALL_ID", b"HTTP_RESPONSE_FILE"]
+    [b"INPUT_FILE_PATH", b"TMP_INPUT_DIR", b"TMP_OUTPUT_DIR", b"CALL_ID", b"HTTP_RESPONSE_FILE", b"WATCHDOG_WARM_PY"]
 )
 _PROJECT = Path(__file__).parents[2]
 _WAIT_S = 60
