@@ -339,9 +339,9 @@ def read_terminal(fd: int, through: bytes | None = None) -> bytes:
     return bytes(data)
 
 
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for what can only be looked at."""
-    deadline = time.monotonic() + patience_for_s(what)
+def until(condition: Callable[[], object], what: str, patience_s: float | None = None) -> None:
+    """Wait for what can only be looked at. ``patience_s``: for what takes long on a busy machine."""
+    deadline = time.monotonic() + (patience_s or patience_for_s(what))
     while not condition():
         if time.monotonic() > deadline:
             raise stalled(f"waited in vain for {what}")

@@ -36,7 +36,6 @@ _LIBRARIES = (
     "decimal",
     "httptools",
     "inspect",
-    "ipaddress",
     "logging",
     "msgspec",
     "multidict",
@@ -46,7 +45,6 @@ _LIBRARIES = (
     "shlex",
     "typing_extensions",
     "unicodedata",
-    "urllib.parse",
     "uuid",
 )
 _READ_AT_START = (

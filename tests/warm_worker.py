@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,14 @@ class WarmWorker:
         if is_warm:
             actions += [(os.POSIX_SPAWN_DUP2, theirs_of_calls, 3), (os.POSIX_SPAWN_DUP2, theirs_of_answers, 4)]
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HELPERS), **(environ or {})}
-        self.pid = os.posix_spawnp(command[0], command, environ, file_actions=actions)  # type: ignore[arg-type]
+        # As the server does it: a shell starts programs in the background with SIGINT ignored.
+        self.pid = os.posix_spawnp(
+            command[0],
+            [*command],
+            environ,
+            file_actions=actions,
+            setsigdef=[signal.SIGINT],
+        )
         self._has_ended = False
         os.close(theirs_of_calls)
         os.close(theirs_of_answers)

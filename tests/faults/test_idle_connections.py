@@ -77,4 +77,4 @@ def test_callers_that_do_not_take_answers_of_the_server_itself_are_given_up(star
             sock.connect(("127.0.0.1", server.port))
             sock.sendall(request * 300)
         # Until the server has waited for them for five seconds, it is not known that they are slow.
-        until(lambda: server.call(b"").body == b"hi\n", "a call to get a descriptor")
+        until(lambda: server.call(b"").body == b"hi\n", "a call to get a descriptor", patience_s=300)
