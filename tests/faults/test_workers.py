@@ -317,7 +317,8 @@ def test_done_before_the_call_is_read_is_no_answer_to_it(
 ) -> None:
     """The worker writes a second ``done`` when the next call is on its way, and has not read this call."""
     gate = author.gate("gate")
-    does = 'echo first > "$TMP_OUTPUT_DIR/name"; echo "done" >&4; read -r < gate; echo "done" >&4; read -r < gate'
+    author.gate("never")  # the first gate may still be open for writing when the worker would open it again
+    does = 'echo first > "$TMP_OUTPUT_DIR/name"; echo "done" >&4; read -r < gate; echo "done" >&4; read -r < never'
     server = start_server(author.worker(f"first) {does} ;;"), WATCHDOG_WARM="1", WATCHDOG_METRICS_PORT=str(free_port))
     assert_serves(server, "first")
     with calls_in_background() as pool:
