@@ -25,7 +25,6 @@ from typing import Any
 
 from ..errors import ListenError
 from ..invocation.admission import Admission
-from ..invocation.choose_function import places_of
 from ..invocation.invocation import Invocations
 from ..invocation.outcome import OUTCOMES
 from ..logs.setup import get_logger
@@ -112,7 +111,7 @@ class Server:
         self._supervisor = Supervisor()
         self._workspaces = Workspaces(settings.tmp_dir, keeps=not settings.warm)
         self._admission = Admission(
-            max_inflight=places_of(settings),
+            max_inflight=settings.places,
             max_queue=settings.max_queue,
             queue_timeout_s=settings.queue_timeout_s,
             free_bytes=lambda: free_bytes(settings.tmp_dir),

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 
 from ..logs.sink import LogWriter
 from ..process.supervisor import Supervisor
-from ..settings.declarations import Settings
 from ..settings.load import Configuration
 from ..telemetry.metrics import Metrics
 from ..workspace.disposal import Disposal
@@ -44,8 +43,7 @@ def function_of(
             environment,
             supervisor,
             configuration.script_text,
-            # More workers than places are useless: a call needs a place, and a worker serves one call at a time.
-            count=min(admission.max_inflight, settings.warm) if admission.max_inflight else settings.warm,
+            count=admission.max_inflight,  # one worker for each place
             sink=sink,
             workspaces=workspaces,
             disposal=disposal,
@@ -54,13 +52,3 @@ def function_of(
             longest_wait_s=admission.queue_timeout_s or math.inf,
         )
     return ScriptFunction(settings, environment, supervisor, configuration.script_text)
-
-
-def places_of(settings: Settings) -> int:
-    """Return the largest number of calls that run at the same time; 0 means no limit.
-
-    A warm worker serves one call at a time.
-    """
-    if not settings.warm or settings.fprocess is not None:
-        return settings.max_inflight
-    return min(settings.max_inflight, settings.warm) if settings.max_inflight else settings.warm

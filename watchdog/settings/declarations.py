@@ -307,6 +307,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
 
+    @property
+    def places(self) -> int:
+        """The largest number of calls that run at the same time; 0 means no limit. A worker serves one at a time."""
+        return min(self.max_inflight or self.warm, self.warm) if self.warm else self.max_inflight
+
     def __repr__(self) -> str:
         """Return the settings without the token, because a repr may get into logs."""
         fields = (f"{s.attribute}={shown_value(s, getattr(self, s.attribute))}" for s in SETTINGS.values())

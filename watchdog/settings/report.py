@@ -97,8 +97,7 @@ def report(configuration: Configuration, problems: Sequence[str] | None = None) 
 
 
 def _about_warm(settings: Settings) -> str:
-    count = min(settings.warm, settings.max_inflight or settings.warm)
-    workers = "1 worker" if count == 1 else f"{count} workers"
+    workers = "1 worker" if settings.places == 1 else f"{settings.places} workers"
     limits = [
         f"{shown_value(SETTINGS[name], getattr(settings, SETTINGS[name].attribute))} {what}"
         for name, what in (("warm_max_calls", "calls"), ("warm_max_memory", "bytes of memory"))
