@@ -13,14 +13,20 @@ _HALF_A_PAGE_BYTES = 2048
 
 
 class Children:
-    """The kernel's list of the children of this process, living or dead."""
+    """The kernel's list of the children of a process, living or dead.
 
-    def __init__(self) -> None:
+    Args:
+        pid: another process, of which only the children of the main thread are listed. None means this process.
+    """
+
+    def __init__(self, pid: int | None = None) -> None:
         self._fds: list[int] = []
         # Orphans become children of the main thread. Commands are children of the current thread, which spawns them.
+        threads = {os.getpid(), threading.get_native_id()} if pid is None else {pid}
         with contextlib.suppress(OSError):
-            for thread in sorted({os.getpid(), threading.get_native_id()}):
-                self._fds.append(os.open(f"/proc/self/task/{thread}/children", os.O_RDONLY | os.O_CLOEXEC))
+            for thread in sorted(threads):
+                path = f"/proc/{pid or 'self'}/task/{thread}/children"
+                self._fds.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def pids(self) -> list[int] | None:
         """Return the pids of the children; None if the kernel does not list them (CONFIG_PROC_CHILDREN)."""

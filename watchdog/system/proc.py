@@ -105,10 +105,15 @@ def own_peak_rss_bytes() -> int:
     that program (``exec_mmap`` in fs/exec.c). For example, pytest starts the server with vfork(2) in its own memory.
     """
     with contextlib.suppress(OSError), open("/proc/self/status", "rb", buffering=0) as file:
-        _, found, rest = file.read().partition(b"\nVmHWM:")
-        if found:
-            return int(rest.split(None, 1)[0]) * 1024
+        if (peak_rss_bytes := peak_rss_bytes_in(file.read())) is not None:
+            return peak_rss_bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def peak_rss_bytes_in(status: bytes) -> int | None:
+    """Return the peak memory in bytes from the content of a file ``status``; None if it is not there."""
+    _, found, rest = status.partition(b"\nVmHWM:")
+    return int(rest.split(None, 1)[0]) * 1024 if found else None
 
 
 def is_starting(pid: int) -> bool:

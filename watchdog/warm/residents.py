@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 from ..process.child import Child
+from ..process.children import Children
 from ..process.supervisor import Supervisor
 from ..system import proc
-
-_READ_BYTES = 4096
 
 
 class Residents:
@@ -21,38 +18,29 @@ class Residents:
     def __init__(self, supervisor: Supervisor, child: Child) -> None:
         self._supervisor = supervisor
         self._child = child
-        self._identities: set[tuple[int, int]] = set()
-        self._pids: set[int] = set()
-        try:
-            self._fd = os.open(f"/proc/{child.pid}/task/{child.pid}/children", os.O_RDONLY | os.O_CLOEXEC)
-        except OSError:  # the kernel does not list children (CONFIG_PROC_CHILDREN)
-            self._fd = -1
+        self._children = Children(child.pid)
+        self._noted: dict[int, proc.Process] = {}  # by pid
 
     async def note(self) -> None:
         """Note the processes that the worker has now."""
-        for each in await self._supervisor.processes_of(self._child):
-            self._identities.add(each.identity)
-            self._pids.add(each.pid)
+        self._noted |= {each.pid: each for each in await self._supervisor.processes_of(self._child)}
 
     def may_be_new(self) -> bool:
         """Return whether there may be a process that was not noted. This takes two system calls."""
-        children: list[int] = []
-        if self._fd >= 0:
-            try:
-                children = [*map(int, os.pread(self._fd, _READ_BYTES, 0).split())]
-            except OSError:  # the worker has just exited
-                return False
-        return any(pid not in self._pids for pid in children) or self._supervisor.may_have_new_orphans(
-            self._child, self._pids
+        children = self._children.pids() or ()
+        return any(pid not in self._noted for pid in children) or self._supervisor.may_have_new_orphans(
+            self._child, self._noted
         )
 
     async def new(self) -> list[proc.Process]:
         """Return the living processes of the worker that were not noted."""
         processes = await self._supervisor.processes_of(self._child)
-        return [each for each in processes if each.identity not in self._identities]
+        return [each for each in processes if not self._is_noted(each)]
+
+    def _is_noted(self, process: proc.Process) -> bool:
+        noted = self._noted.get(process.pid)
+        return noted is not None and noted.identity == process.identity
 
     def close(self) -> None:
         """Close the list of children."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._children.close()

@@ -6,6 +6,8 @@ import contextlib
 import os
 import time
 
+from ..system import proc
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _LARGEST_FILE_BYTES = 4096
 _CPUCLOCK_SCHED = 2  # linux/posix-timers.h
@@ -44,10 +46,9 @@ class Usage:
     def peak_rss_bytes(self) -> int | None:
         """Return the peak memory of the process since :meth:`begin`; None if it cannot be read."""
         try:
-            _, found, rest = os.pread(self._status_fd, _LARGEST_FILE_BYTES, 0).partition(b"\nVmHWM:")
+            return proc.peak_rss_bytes_in(os.pread(self._status_fd, _LARGEST_FILE_BYTES, 0))
         except OSError:
             return None
-        return int(rest.split(None, 1)[0]) * 1024 if found else None
 
     def close(self) -> None:
         """Close the files."""
