@@ -187,6 +187,14 @@ class RunningServer:
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=self.patience_s)
 
+    def refuses_connections(self) -> bool:
+        """Whether nothing listens on its port any more."""
+        try:
+            self.connect().close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
     def raw(self, data: bytes) -> bytes:
         """Send bytes, and return all that comes until the server closes."""
         with self.connect() as sock:

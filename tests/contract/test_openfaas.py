@@ -6,7 +6,6 @@ docs/explanation/platforms.md lists the facts of ``openfaas/classic-watchdog`` a
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import os
 import random
@@ -357,20 +356,12 @@ def test_a_drain_ends_with_what_runs(start_server: StartServer, tmp_path: Path, 
         server.await_waiting()
         server.signal(signal.SIGTERM)
         problem(waiting.result(), 503)
-        until(functools.partial(is_refused, server), "new connections to be refused")
+        until(server.refuses_connections, "new connections to be refused")
         assert not running.done()
         (tmp_path / "go").touch()
         assert running.result().body == b"done\n"
     assert server.wait() == 0
     assert not (tmp_path / "up-waits").exists()
-
-
-def is_refused(server: RunningServer) -> bool:
-    try:
-        server.connect().close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 # ---- flags

@@ -243,19 +243,11 @@ done
         answer = pool.submit(server.call, event(*names))
         until((tmp_path / "up").exists, "the first record")
         server.signal(signal.SIGTERM)
-        until(lambda: is_refused(server), "the server to take no more connections")
+        until(server.refuses_connections, "the server to take no more connections")
         gate.write_text("go\n")
         assert answer.result().status == 200, answer.result().body
     assert bucket_server.objects(f"{place}/out") == {str(number): name.encode() for number, name in enumerate(names)}
     assert server.wait() == 0
-
-
-def is_refused(server: RunningServer) -> bool:
-    try:
-        server.connect().close()
-    except ConnectionRefusedError:
-        return True
-    return False
 
 
 def test_a_warning_of_several_runs_is_in_the_answer_once(
