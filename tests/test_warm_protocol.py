@@ -12,12 +12,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from watchdog.logs.progress_line import LONGEST_LINE_BYTES, Progress
 from watchdog.warm.protocol import (
-    LONGEST_LINE_BYTES,
     Answer,
     AnswerLines,
     Done,
-    Progress,
     ProtocolError,
     Ready,
     json_line,

@@ -32,6 +32,7 @@ from .errors import (
 )
 from .logs.setup import configure, get_logger
 from .logs.sink import LogWriter
+from .process.progress_descriptor import open_progress_descriptor
 from .settings.load import Configuration, load, require_valid, without_outputs
 from .system import proc, standard_output
 
@@ -99,6 +100,7 @@ def main(
 
             return health(configuration)
         _make_tmp_dir(configuration.settings.tmp_dir)
+        open_progress_descriptor()
         if arguments.command == "run":
             return _run(configuration, environ, arguments.file, arguments.output, arguments.stores)
         if arguments.command == "job":

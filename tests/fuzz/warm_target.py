@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from unittest import mock
 
+from watchdog.logs.progress_line import Progress
 from watchdog.logs.text import decode, printable
 from watchdog.warm import protocol
-from watchdog.warm.protocol import Answer, AnswerLines, Done, Progress, ProtocolError, Ready
+from watchdog.warm.protocol import Answer, AnswerLines, Done, ProtocolError, Ready
 
 _SMALL_LINE_BYTES = 32
 _KIND: dict[bytes, Answer] = {

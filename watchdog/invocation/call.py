@@ -11,6 +11,7 @@ from ..errors import (
 )
 from ..input.detect import BodyHints
 from ..input.receive import Input
+from ..logs.observer import Observer
 from ..storage.locator import Source
 from ..storage.stored_object import StoredObject
 from ..telemetry.tracing import NO_TRACE, Trace
@@ -26,7 +27,7 @@ class Call(msgspec.Struct, frozen=True):
     the script's environment, in addition to those that every script gets. ``timeout_s``: the caller's own limit; 0
     means that it has none. ``event``: the attributes of the CloudEvent, if the call is one; otherwise empty.
     ``is_job``: the body is an event that the platform sent. So it may be an event of a kind that is not
-    accepted from a caller.
+    accepted from a caller. ``observer``: watches the call while it runs.
     """
 
     call_id: str
@@ -37,6 +38,7 @@ class Call(msgspec.Struct, frozen=True):
     trace: Trace = NO_TRACE
     event: Mapping[str, str] = {}
     is_job: bool = False
+    observer: Observer | None = None
 
 
 class Task(msgspec.Struct):

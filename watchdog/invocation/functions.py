@@ -92,6 +92,8 @@ class Function(ABC):
             Exception: the error that ``stdin`` raised.
         """
         settings = self._settings
+        if call.observer is not None:
+            call.observer.started(None)
         return await self._supervisor.run(
             command,
             environment_of(call, task, workspace, self._environment, works_with_files=self.works_with_files),
@@ -99,6 +101,7 @@ class Function(ABC):
             mark=workspace.path + "/",
             stdout=streams.take_stdout,
             stderr=None if settings.combine_output else streams.take_stderr,
+            progress=streams.take_progress,
             stdin=stdin,
             timeout_s=timeout_s,
             linger_timeout_s=settings.linger_timeout_s,

@@ -71,7 +71,12 @@ class Runner:
         command = function.command(workspace)
         has_crlf, has_mark = function.has_crlf, function.has_mark
         streams = Streams(
-            self._sink, call.call_id, settings.max_log_rate_bytes, stdout, is_data=not function.works_with_files
+            self._sink,
+            call.call_id,
+            settings.max_log_rate_bytes,
+            stdout,
+            is_data=not function.works_with_files,
+            observer=call.observer,
         )
         timeout_s = _shorter(settings.exec_timeout_s, call.timeout_s)
         oom_kills = self._cgroup.oom_kills()

@@ -1,4 +1,4 @@
-"""Take what one run prints: into the log, for the answer, and for the messages of errors."""
+"""Take what one run prints: into the log, for the answer, for the messages of errors, and for an observer."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import asyncio
 from typing import Literal
 
 from ..logs.log_rate import LogRate
+from ..logs.observer import Observer
+from ..logs.progress_line import ProgressLines
 from ..logs.script_log import ScriptLog
 from ..logs.sink import LogWriter
 from ..output.printed import TEXT, Printed
+from ..process.pipes import Consumer
 from ..workspace.spool import Spool, Tail
 
 
@@ -22,14 +25,29 @@ class Streams:
         log_bytes_per_s: the limit of the log; see :class:`LogRate`.
         spool: receives the bytes of stdout.
         is_data: stdout is the body of the answer. It may have gigabytes, and is not logged.
+        observer: watches the run.
+
+    Attributes:
+        take_progress: takes the bytes that the run writes to fd 4; None if nothing watches the run.
     """
 
-    def __init__(self, sink: LogWriter, call_id: str, log_bytes_per_s: int, spool: Spool, *, is_data: bool) -> None:
+    def __init__(
+        self,
+        sink: LogWriter,
+        call_id: str,
+        log_bytes_per_s: int,
+        spool: Spool,
+        *,
+        is_data: bool,
+        observer: Observer | None = None,
+    ) -> None:
         self._sink = sink
         self._call_id = call_id
         self._log_bytes_per_s = log_bytes_per_s
         self._spool = spool
         self._is_data = is_data
+        self._observer = observer
+        self.take_progress: Consumer | None = None if observer is None else ProgressLines(observer.progress).take
         self._rate: LogRate | None = None
         self._printed: Printed | None = None
         self._stdout_log: ScriptLog | None = None
@@ -83,4 +101,11 @@ class Streams:
     def _new_log(self, stream: Literal["stdout", "stderr"]) -> ScriptLog:
         self._rate = self._rate or LogRate(self._log_bytes_per_s)
         later = asyncio.get_running_loop().call_later
-        return ScriptLog(self._sink, stream=stream, call_id=self._call_id, rate=self._rate, call_later=later)
+        return ScriptLog(
+            self._sink,
+            stream=stream,
+            call_id=self._call_id,
+            rate=self._rate,
+            observer=self._observer,
+            call_later=later,
+        )

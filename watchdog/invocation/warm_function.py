@@ -107,6 +107,7 @@ class WarmFunction(ScriptFunction):
             timeout_s=timeout_s,
             stdout=streams.take_stdout,
             stderr=streams.take_stderr,
+            observer=call.observer,
         )
         return await self.workers.serve(served, self._longest_wait_s)
 

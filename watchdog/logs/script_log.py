@@ -12,6 +12,7 @@ from . import java_trace
 from .formats import origin_of
 from .level import LEVEL_NAMES, LINE_BYTES, SHORT_LINE, classify, classify_again, may_show_level
 from .log_rate import LogRate
+from .observer import Observer
 from .sink import LogWriter
 from .text import decode
 from .traceback import Traceback
@@ -41,6 +42,7 @@ class ScriptLog:
     Args:
         call_id: None if the lines belong to no call: a worker prints them while it loads or waits.
         rate: the room of the call in the log. Lines without room are dropped and counted.
+        observer: gets each line that is logged.
         clock: returns seconds that never decrease.
         call_later: calls a function after a number of seconds, like the method of an event loop. Without it, a line or
             traceback that is held back is logged with the next feed.
@@ -53,6 +55,7 @@ class ScriptLog:
         stream: Literal["stdout", "stderr"],
         call_id: str | None,
         rate: LogRate | None = None,
+        observer: Observer | None = None,
         clock: Callable[[], float] = time.monotonic,
         call_later: Callable[[float, Callable[[], None]], Timer] | None = None,
     ) -> None:
@@ -61,6 +64,7 @@ class ScriptLog:
         self._timer: Timer | None = None  # runs while a traceback waits for more
         self._sink = sink
         self._rate = rate or LogRate(0)
+        self._observer = observer
         self._stream = stream
         self._call_id = call_id
         self._levels: list[int] = []  # the levels of the lines that wait for the end of this feed
@@ -243,9 +247,11 @@ class ScriptLog:
         if level >= self._sink.level:
             self._send()
             if not self._rate.has_room():
-                self._rate.drop(1, len(text))
+                self._lose_for_rate(1, len(text))
                 return
             self._report_dropped()
+            if self._observer is not None:
+                self._observer.log_lines(self._stream, (level,), (text,))
             fields = {"event": text, **origin_of(self._call_id), "stream": self._stream, **self._fields_of_call()}
             event = self._sink.form.event(LEVEL_NAMES[level], fields | more, age_s=age_s)
             self._rate.spend(len(event))
@@ -258,13 +264,15 @@ class ScriptLog:
         self._levels, self._texts = [], []
         for at in range(0, len(texts), _SLICE):
             if self._sink.is_full:
-                self._sink.lose(len(texts) - at)
+                self._lose_for_sink(len(texts) - at)
                 return
             if not self._rate.has_room():
-                self._rate.drop(len(texts) - at, sum(map(len, texts[at:])))
+                self._lose_for_rate(len(texts) - at, sum(map(len, texts[at:])))
                 return
             self._report_dropped()
             ahead = slice(at, at + _SLICE)
+            if self._observer is not None:
+                self._observer.log_lines(self._stream, levels[ahead], texts[ahead])
             lines = self._sink.form.script_lines(levels[ahead], texts[ahead], self._stream, self._call_id, age_s=age_s)
             self._rate.spend(len(lines))
             self._sink.put(lines, min(_SLICE, len(texts) - at))
@@ -286,14 +294,24 @@ class ScriptLog:
             }
             self._sink.put_own(self._sink.form.event("warning", fields))
 
+    def _lose_for_sink(self, lines: int) -> None:
+        self._sink.lose(lines)
+        if self._observer is not None:
+            self._observer.lines_dropped(lines)
+
+    def _lose_for_rate(self, lines: int, size_bytes: int) -> None:
+        self._rate.drop(lines, size_bytes)
+        if self._observer is not None:
+            self._observer.lines_dropped(lines)
+
     def _drop(self, lines: int, size_bytes: int) -> None:
         """Drop whole lines unread, because there is no room for them and reading takes time."""
         self._end_traceback()
         self._send()
         if self._sink.is_full:
-            self._sink.lose(lines)
+            self._lose_for_sink(lines)
         else:
-            self._rate.drop(lines, size_bytes)
+            self._lose_for_rate(lines, size_bytes)
         self._line.clear()
         self._line_bytes = 0
         self._state = (b"", 0)

@@ -18,6 +18,7 @@ from .guardian import Guardian
 from .limit_mark import LimitMark
 from .oom_preference import OomPreference
 from .pipes import Consumer, Feed, Pipe
+from .progress_descriptor import PROGRESS_FD
 from .watch import Watch
 
 # Python ignores SIGPIPE and SIGXFSZ. If the server was started with `&` or nohup, other signals may be ignored, too.
@@ -47,6 +48,7 @@ class Spawner:
         stdout: Consumer,
         stderr: Consumer | None,
         stdin: AsyncIterator[bytes] | None,
+        progress: Consumer | None,
         kill_grace_s: float,
         descriptors: Sequence[int] = (),
     ) -> Child:
@@ -72,6 +74,9 @@ class Spawner:
                 stdin_ends = os.pipe()
                 from_stdin = (os.POSIX_SPAWN_DUP2, stdin_ends[0], 0)
             more = [(os.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(descriptors, 3)]
+            if progress is not None:
+                pipes = (*pipes, Pipe(self._watch, progress))
+                more.append((os.POSIX_SPAWN_DUP2, pipes[-1].writing_fd, PROGRESS_FD))
             limit = self._limit_mark.next()
             with self._preference:
                 pid = os.posix_spawn(

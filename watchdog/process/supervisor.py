@@ -105,13 +105,21 @@ class Supervisor:
         stdout: Consumer,
         stderr: Consumer | None,
         stdin: AsyncIterator[bytes] | None = None,
+        progress: Consumer | None = None,
         timeout_s: float = 0.0,
         linger_timeout_s: float = 5.0,
         kill_grace_s: float = 5.0,
     ) -> Ended:
         """Run a command. Return when it and all its processes have ended (:meth:`start`, :meth:`until_ended`)."""
         child = self.start(
-            command, environment, mark=mark, stdout=stdout, stderr=stderr, stdin=stdin, kill_grace_s=kill_grace_s
+            command,
+            environment,
+            mark=mark,
+            stdout=stdout,
+            stderr=stderr,
+            stdin=stdin,
+            progress=progress,
+            kill_grace_s=kill_grace_s,
         )
         return await self.until_ended(child, timeout_s=timeout_s, linger_timeout_s=linger_timeout_s)
 
@@ -124,6 +132,7 @@ class Supervisor:
         stdout: Consumer,
         stderr: Consumer | None,
         stdin: AsyncIterator[bytes] | None = None,
+        progress: Consumer | None = None,
         kill_grace_s: float = 5.0,
         descriptors: Sequence[int] = (),
     ) -> Child:
@@ -136,6 +145,8 @@ class Supervisor:
                 is paused until the future is done. If ``stderr`` is None, both outputs are one stream.
             stdin: the input of the command, read as fast as the command reads it; None if stdin is empty. The rest is
                 not read when the command has ended or has closed its stdin.
+            progress: is called with each piece that the command writes to descriptor 4. If it is None, the command
+                inherits descriptor 4 of this process (``progress_descriptor.py``).
             kill_grace_s: the time between SIGTERM and SIGKILL.
             descriptors: the command gets copies of these, with the numbers 3, 4 and so on. Each descriptor given
                 here must have a larger number than all copies.
@@ -144,7 +155,9 @@ class Supervisor:
             ScriptUnavailable: the command cannot be started.
         """
         self._guardian_keeper.start()
-        child = self._spawner.spawn(command, environment, mark, stdout, stderr, stdin, kill_grace_s, descriptors)
+        child = self._spawner.spawn(
+            command, environment, mark, stdout, stderr, stdin, progress, kill_grace_s, descriptors
+        )
         self._children[child.pid] = child
         return child
 

@@ -18,13 +18,9 @@ from typing import Literal
 import msgspec
 
 from ..errors import quoted
-from ..logs.text import decode, printable
+from ..logs.progress_line import LONGEST_LINE_BYTES, Progress, progress_of
 from ..system.pattern import pattern
 
-LONGEST_LINE_BYTES = 4096
-
-_FRACTION = rb"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_PROGRESS = pattern(rb"progress (" + _FRACTION + rb")(?: (.*))?", 16)  # re.DOTALL: the text may contain "\r"
 _DONE = pattern(rb"done(?: ([0-9]{1,3}))?")
 
 
@@ -36,13 +32,6 @@ class Ready(msgspec.Struct, frozen=True):
 
     dialect: Literal["json", "sh"] = "json"
     forks: bool = False
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """``fraction``: from 0 to 1. ``text``: one line without control characters, possibly empty."""
-
-    fraction: float
-    text: str = ""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -99,8 +88,8 @@ class AnswerLines:
             return ready
         if (match := _DONE.fullmatch(text)) and (exit_code := int(match[1] or 0)) <= 255:
             return Done(exit_code)
-        if (match := _PROGRESS.fullmatch(text)) and (fraction := float(match[1])) <= 1:
-            return Progress(fraction, printable(decode(match[2] or b"")))
+        if (progress := progress_of(text)) is not None:
+            return progress
         return self._error(line, "is not an answer")
 
     def _error(self, line: bytes, why: str) -> ProtocolError:

@@ -24,6 +24,8 @@ from collections.abc import Mapping
 
 import msgspec
 
+from ..logs.observer import Observer
+from ..logs.progress_line import Progress
 from ..logs.setup import get_logger
 from ..logs.sink import LogWriter
 from ..logs.text import printable
@@ -69,7 +71,8 @@ class WorkerCall(msgspec.Struct, frozen=True, eq=False):
     """A call for a worker.
 
     ``variables``: what this call adds to the environment of the worker. ``timeout_s``: the longest time for the call; 0
-    means no limit. ``stdout``, ``stderr``: receive what the worker prints during the call.
+    means no limit. ``stdout``, ``stderr``: receive what the worker prints during the call. ``observer``: watches the
+    call.
     """
 
     call_id: str
@@ -77,6 +80,7 @@ class WorkerCall(msgspec.Struct, frozen=True, eq=False):
     timeout_s: float
     stdout: Consumer
     stderr: Consumer
+    observer: Observer | None = None
 
 
 class Worker:
@@ -258,6 +262,8 @@ class Worker:
         timer = self._loop.call_later(call.timeout_s, self._time_is_over) if call.timeout_s else None
         try:
             self._channel.send(self._line_of(call))
+            if call.observer is not None:
+                call.observer.started(self.served - 1)
             try:
                 await self._until_call_ended()
             except asyncio.CancelledError:
@@ -475,6 +481,8 @@ class Worker:
         elif isinstance(answer, Done) and not self._child.asked_to_end.done():
             self._exit_code = answer.exit_code
             set_done(self._wake_up)
+        elif isinstance(answer, Progress) and self._call.observer is not None:
+            self._call.observer.progress(answer.fraction, answer.text)
 
     def _break(self, how: str) -> None:
         """End the worker, because it does not keep to the protocol."""
