@@ -39,6 +39,8 @@ _SMALL_ANSWERS_BYTES = 16 << 20
 _WAIT_FOR_SLOW_S = 5.0
 # If there is no slow caller then, the server looks for one again after this time.
 _LOOK_AGAIN_S = 1.0
+# The time between two reports of the positions of waiting calls.
+_REPORT_S = 0.5
 
 
 class Admission:
@@ -77,6 +79,9 @@ class Admission:
         self.given_up = {"body": 0, "answer": 0}
         self._free_bytes = free_bytes
         self._waiting: deque[asyncio.Future[None]] = deque()
+        # The waiting calls that want to know their position, and the timer of their next report.
+        self._report_to: dict[asyncio.Future[None], Callable[[int], None]] = {}
+        self._report: asyncio.TimerHandle | None = None
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -164,12 +169,15 @@ class Admission:
         self.running += 1
         return True
 
-    async def _wait_for_place(self) -> None:
+    async def _wait_for_place(self, report_position: Callable[[int], None] | None) -> None:
         if self._draining:
             raise self.refusal()
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()
         self._waiting.append(waiter)
+        if report_position is not None:
+            self._report_to[waiter] = report_position
+            report_position(len(self._waiting))
         look = loop.call_later(min(_WAIT_FOR_SLOW_S, self.queue_timeout_s / 2), self._look_for_slow, waiter)
         try:
             async with asyncio.timeout(self.queue_timeout_s):
@@ -180,6 +188,7 @@ class Admission:
                 self._give_place_back()
             elif waiter in self._waiting:
                 self._waiting.remove(waiter)
+                self._positions_changed()
             if isinstance(error, TimeoutError):
                 raise Overloaded(
                     f"no place became free in {self.queue_timeout_s:g} s (queue_timeout); try again later",
@@ -188,6 +197,18 @@ class Admission:
             raise
         finally:
             look.cancel()
+            self._report_to.pop(waiter, None)
+
+    def _positions_changed(self) -> None:
+        """Report the new positions of waiting calls soon. A report for each change would take too long."""
+        if self._report_to and self._report is None:
+            self._report = asyncio.get_running_loop().call_later(_REPORT_S, self._report_positions)
+
+    def _report_positions(self) -> None:
+        self._report = None
+        for position, waiter in enumerate(self._waiting, 1):
+            if (report := self._report_to.get(waiter)) is not None and not waiter.done():
+                report(position)
 
     def _look_for_slow(self, waiter: asyncio.Future[None]) -> None:
         """Give up the slowest caller that has a place, so that a waiting call gets this place.
@@ -212,6 +233,7 @@ class Admission:
             if not waiter.done():
                 # The place passes directly to the waiting call, so that no other call can take it first.
                 waiter.set_result(None)
+                self._positions_changed()
                 return
         self.running -= 1
 
@@ -246,8 +268,12 @@ class Ticket:
         self._since_s = 0.0
         self.waited_s = 0.0
 
-    async def place(self) -> float:
+    async def place(self, report_position: Callable[[int], None] | None = None) -> float:
         """Wait for a place, and return the length of the wait in seconds. ``waited_s`` has it after an error, too.
+
+        Args:
+            report_position: is called with the position of the call if the call has to wait, and again when its
+                position may have changed. The position is 1 for the call that gets the next place.
 
         Raises:
             Overloaded: ``queue_timeout_s`` passed.
@@ -258,7 +284,7 @@ class Ticket:
             self._has_place = True
             return 0.0
         try:
-            await self._admission._wait_for_place()
+            await self._admission._wait_for_place(report_position)
             self._has_place = True
         finally:
             self._since_s = time.monotonic()

@@ -158,7 +158,7 @@ class Invocations:
     async def _wait_for_place(self, call: Call, ticket: Ticket, record: Record) -> None:
         try:
             with call.trace.phase("wait for a place"):
-                await ticket.place()
+                await ticket.place(None if call.observer is None else call.observer.queued)
         finally:  # also for a call that got no place
             record.queue_wait_s = ticket.waited_s
 
