@@ -153,12 +153,14 @@ def test_other_methods_are_answered_as_on_the_health_route(start_server: StartSe
     assert not any(event["event"] == "invocation ended" for event in server.logs)
 
 
-def test_a_classic_function_has_no_forms_and_no_encodings(start_server: StartServer) -> None:
+def test_a_classic_function_has_no_encodings_and_one_form(start_server: StartServer) -> None:
     document = document_of(start_server(None, **CONFIGURATIONS["classic-with-type"]))
     components = document["components"]
-    assert components["parameters"].keys() == {"path", "X-Call-Id", "X-Timeout", "traceparent", "tracestate"}
+    others = {"path", "X-Call-Id", "X-Timeout", "traceparent", "tracestate"}
+    assert components["parameters"].keys() == {*others, "output"}
+    assert components["parameters"]["output"]["schema"]["enum"] == ["events"]
     assert components["requestBodies"]["input"]["content"].keys() == {"*/*"}
-    assert components["responses"]["200"]["content"].keys() == {"text/csv; charset=utf-8"}
+    assert components["responses"]["200"]["content"].keys() == {"text/csv; charset=utf-8", "text/event-stream"}
     assert components["responses"]["500"]["content"].keys() == {"text/plain", "application/problem+json"}
 
 

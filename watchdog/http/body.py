@@ -135,7 +135,7 @@ class _Pieces:
             # "100 Continue" is sent only now, when the admission has let the call enter. If a call is rejected, a
             # caller that waits for "100 Continue" does not send its body.
             self._is_begun = True
-            _send_continue(request)
+            request.send_continue()
         try:
             if not content.is_complete and bodies.are_refused:
                 raise bodies.refusal()
@@ -157,9 +157,3 @@ class _Pieces:
         if not piece:
             raise StopAsyncIteration
         return piece
-
-
-def _send_continue(request: Request) -> None:
-    """Send "100 Continue" if the caller waits for it before it sends the body (RFC 9110, section 10.1.1)."""
-    if "Expect" in request.headers and not request.is_http_1_0:
-        request.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")

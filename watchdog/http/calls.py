@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 from multidict import CIMultiDict
 
-from ..errors import BadInput, InputTooLarge, OutOfResources, WatchdogError, quoted
+from ..errors import BadInput, InputTooLarge, OutOfResources, ScriptError, WatchdogError, quoted
 from ..input.detect import BodyHints
 from ..invocation.admission import Admission
 from ..invocation.call import Call, Record
@@ -16,8 +19,10 @@ from ..invocation.cloud_event import event_of, headers_of_answer, is_structured
 from ..invocation.invocation import Invocations
 from ..invocation.outcome import SKIPPED
 from ..logs.setup import get_logger
-from ..output.accept import AnswerPreference
-from ..output.answer import Answer, Result, prepare, prepare_printed, prepare_skipped
+from ..output.accept import AnswerForm, AnswerPreference
+from ..output.answer import Answer, Result, in_pieces, prepare, prepare_printed, prepare_skipped
+from ..output.event_stream import completed, result_events
+from ..output.media_type import without_surrogates
 from ..settings.kinds import parse_duration_s
 from ..settings.load import Configuration
 from ..telemetry.metrics import Metrics
@@ -26,9 +31,10 @@ from .authorization import Authorization
 from .body import Bodies
 from .health import Health
 from .http_message import Request, Response
+from .live import LiveStream
 from .problem_document import PROBLEM_TYPE
 from .problems import problem
-from .request import body_hints, call_id_of, cgi_variables, preference_of
+from .request import body_hints, call_id_of, cgi_variables, preference_of, wants_events
 from .response import Sender, headers_of
 
 log = get_logger("server")
@@ -110,18 +116,27 @@ class Calls:
     async def _answer(self, request: Request, record: Record, trace: Trace) -> Response | None:
         """Send the answer of the function. If the call fails, return the answer that reports the problem."""
         call_id = os.urandom(16).hex()
+        live: LiveStream | None = None
         try:
             call_id = call_id_of(request, call_id)
             trace.note({"call_id": call_id})
             await self._authorization.check(request)
             self._refuse_early(request)
             preference = None if self._is_classic else preference_of(request)
-            call = self._call(request, call_id, trace)
-            hand_over = functools.partial(self._hand_over, request, call, record, preference)
+            if wants_events(request) if preference is None else preference.form is AnswerForm.EVENTS:
+                live = LiveStream(request, call_id)
+            call = self._call(request, call_id, trace, live)
+            if live is None:
+                hand_over = functools.partial(self._hand_over, request, call, record, preference)
+            else:
+                hand_over = functools.partial(self._hand_over_live, request, call, record, live)
             await self._invocations.invoke(call, record, hand_over)
         except Exception as error:
             trace.failed(error)
-            if record.is_begun:
+            if live is not None and live.is_open and isinstance(error, WatchdogError):
+                await self._fail_live(request, call_id, record, live, error)
+                return None
+            if record.is_begun or (live is not None and live.is_open):
                 # The status is already sent. So only a reset of the connection shows the caller that bytes are missing.
                 if not isinstance(error, (WatchdogError, ConnectionError)):
                     log.error("internal error", reason=repr(error), exc_info=error)
@@ -130,6 +145,9 @@ class Calls:
             if not isinstance(error, WatchdogError):
                 raise
             return problem(request, call_id, record, error, is_draining=self._health.is_draining)
+        finally:
+            if live is not None:
+                live.close()
         return None
 
     async def _hand_over(
@@ -154,6 +172,44 @@ class Calls:
                 readers=self._admission.readers_with_place if record.keeps_place else self._admission.readers,
             )
 
+    async def _hand_over_live(
+        self, request: Request, call: Call, record: Record, live: LiveStream, result: Result
+    ) -> None:
+        """Send the outputs and the verdict of a call whose events the caller gets."""
+        if result.failure is not None:
+            raise result.failure
+        with call.trace.phase("hand over answer"):
+            if self._is_classic:
+                await self._bodies.discard_rest(request)
+            verdict = _verdict(call.call_id, record, record.chosen.status or 200)
+            pieces = in_pieces(result_events(result, verdict), self._sender.pieces_ahead)
+            async with contextlib.aclosing(pieces):
+                await live.finish(pieces, self._sending(request, record), record)
+
+    async def _fail_live(
+        self, request: Request, call_id: str, record: Record, live: LiveStream, error: WatchdogError
+    ) -> None:
+        """Send the verdict of a call that failed after its stream was opened."""
+        response = problem(request, call_id, record, error, is_draining=self._health.is_draining)
+        retry_after = response.headers.get("Retry-After")
+        last = completed(
+            _verdict(call_id, record, response.status),
+            error=response.body,
+            stderr=without_surrogates(error.stderr) if isinstance(error, ScriptError) else "",
+            retry_after_s=None if retry_after is None else int(retry_after),
+        )
+        await live.finish(_only(last), self._sending(request, record), record)
+
+    def _sending(self, request: Request, record: Record) -> Callable[[bytes], Awaitable[None]]:
+        """Return the function that sends the last events of a stream to a caller."""
+        readers = self._admission.readers_with_place if record.keeps_place else self._admission.readers
+
+        async def send(data: bytes) -> None:
+            record.output_bytes += len(data)
+            await self._sender.send_in_time(request, data, readers)
+
+        return send
+
     def _refuse_early(self, request: Request) -> None:
         """Reject a call early, if the state of the server or the headers alone show that it cannot be answered.
 
@@ -172,7 +228,7 @@ class Calls:
             if expect.lower() != "100-continue":
                 raise BadInput(f"Expect: {quoted(expect)} is not supported; use 100-continue")
 
-    def _call(self, request: Request, call_id: str, trace: Trace) -> Call:
+    def _call(self, request: Request, call_id: str, trace: Trace, live: LiveStream | None) -> Call:
         headers = request.headers
         timeout = headers.get("X-Timeout")
         try:
@@ -190,6 +246,7 @@ class Calls:
             timeout_s=timeout_s,
             trace=trace,
             event=event_of(headers),
+            observer=live,
         )
 
     def _printed(self, request: Request, result: Result) -> Answer:
@@ -222,6 +279,32 @@ class Calls:
         if self._health.is_draining:
             headers["Connection"] = "close"
         return headers
+
+
+def _verdict(call_id: str, record: Record, status: int) -> dict[str, Any]:
+    """Return the members of the last event of a stream that do not depend on the result.
+
+    Args:
+        status: the status that the call would have without a stream.
+    """
+    verdict: dict[str, Any] = {
+        "call_id": call_id,
+        "status": status,
+        "outcome": record.outcome,
+        "exit_code": record.exit_code,
+        "duration_s": None if record.duration_s is None else round(record.duration_s, 6),
+        "queue_wait_s": round(record.queue_wait_s or 0.0, 6),
+        "input_encoding": record.input_encoding,
+    }
+    if record.served_before is not None:
+        verdict["worker"] = {"calls": record.served_before}
+    if record.outcome == SKIPPED:
+        verdict["skipped"] = record.reason
+    return verdict
+
+
+async def _only(piece: bytes) -> AsyncIterator[bytes]:
+    yield piece
 
 
 def _skipped(call: Call, record: Record, preference: AnswerPreference) -> Answer:

@@ -353,6 +353,8 @@ class Connection(asyncio.Protocol):
         """Decide whether the connection stays open after this response, and return its head."""
         given = response.headers.get("Connection")
         self._keeps_open = self._keeps_open and not response.must_close and (given or "").lower() != "close"
+        if request.is_http_1_0 and not response.has_length:
+            self._keeps_open = False  # only the end of the connection shows the end of the body
         # If a caller waits for "100 Continue" and gets another answer, it is free to send its body or not. So the
         # server cannot know where the next request on this connection would begin.
         if not request.content.is_complete and "Expect" in request.headers:

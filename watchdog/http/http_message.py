@@ -51,6 +51,7 @@ class Request:
     """
 
     __slots__ = (
+        "_has_continued",
         "_query",
         "connection",
         "content",
@@ -88,6 +89,7 @@ class Request:
 
             self.path = unquote(self.path)
         self._query: dict[str, str] | None = None
+        self._has_continued = False
         # How fast the caller reads its answer, if the server has waited for the caller.
         self.pace: Pace | None = None
         # The number of bytes of the answer that the server has given to the connection.
@@ -96,6 +98,15 @@ class Request:
     @property
     def has_body(self) -> bool:
         return self.is_chunked or bool(self.content_length)
+
+    def send_continue(self) -> None:
+        """Send "100 Continue" if the caller waits for it before it sends the body (RFC 9110, section 10.1.1).
+
+        Repeating this has no effect.
+        """
+        if not self._has_continued and "Expect" in self.headers and not self.is_http_1_0:
+            self.connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._has_continued = True
 
     @property
     def query(self) -> dict[str, str]:
@@ -116,9 +127,11 @@ class Response:
         length: the number of bytes of the body; by default, the length of ``body``. If the body is sent in pieces,
             ``body`` is empty.
         must_close: the connection is closed after this response.
+        has_length: False if the length of the body is not known yet. Its pieces are then sent as chunks (RFC 9112,
+            section 7.1), or end with the connection in HTTP/1.0.
     """
 
-    __slots__ = ("body", "headers", "length", "must_close", "status")
+    __slots__ = ("body", "has_length", "headers", "length", "must_close", "status")
 
     def __init__(
         self,
@@ -128,12 +141,14 @@ class Response:
         *,
         length: int | None = None,
         must_close: bool = False,
+        has_length: bool = True,
     ) -> None:
         self.status = status
         self.headers = headers if isinstance(headers, CIMultiDict) else CIMultiDict(headers)
         self.body = body
         self.length = len(body) if length is None else length
         self.must_close = must_close
+        self.has_length = has_length
 
     @classmethod
     def of_text(cls, status: int, text: str, headers: Iterable[tuple[str, str]] = ()) -> Response:
@@ -153,7 +168,9 @@ class Response:
         lines += [f"{name}: {value}\r\n" for name, value in self.headers.items()]
         # Responses with these statuses have no body. In a 304, Content-Length would be the length of the answer that
         # the caller already has (RFC 9110, 8.6).
-        if self.status not in _WITHOUT_LENGTH:
+        if not self.has_length:
+            lines += [] if is_http_1_0 else ["Transfer-Encoding: chunked\r\n"]
+        elif self.status not in _WITHOUT_LENGTH:
             lines.append(f"Content-Length: {self.length}\r\n")
         if "Connection" not in self.headers and keep_alive == is_http_1_0:
             lines.append("Connection: keep-alive\r\n" if keep_alive else "Connection: close\r\n")

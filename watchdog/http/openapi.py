@@ -18,12 +18,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import __version__
+from ..output.accept import AnswerForm
+from ..output.event_stream import EVENT_STREAM_TYPE
 
 _Json = dict[str, Any]
 
 _PROBLEM = "application/problem+json"
 _ANY_TYPE = "*/*"
 _TEXT = "text/plain"
+_ABOUT_EVENTS = (
+    "`events`, like `Accept: text/event-stream`, answers with server-sent events while the function runs. The last "
+    "event is `completed`, with the status that the call would have without the stream. A stream without it failed."
+)
 # The format "binary" is from OpenAPI 3.0. OpenAPI 3.1 does not need it, but generators of clients use it.
 _BYTES: _Json = {"type": "string", "format": "binary"}
 # The meaning of each status of an error, also for the docs (`make docs`).
@@ -389,14 +395,17 @@ def _parameters(interface: Interface) -> _Json:
         "tracestate": header("tracestate", "W3C Trace Context, used together with `traceparent`.", text),
     }
     if interface.is_classic:
-        return of_any
+        events = {**text, "enum": [AnswerForm.EVENTS.value]}
+        return {**of_any, "output": query("output", _ABOUT_EVENTS, events)}
     return {
         **of_any,
         "input": query(
             "input", "How to read the body. Without it, the content type and the first bytes decide.", encoding
         ),
         "output": query(
-            "output", "The form of the answer. It overrides `Accept`.", {**text, "enum": [*interface.forms]}
+            "output",
+            f"The form of the answer. It overrides `Accept`. {_ABOUT_EVENTS}",
+            {**text, "enum": [*interface.forms]},
         ),
         "filename": query(
             "filename",
@@ -457,7 +466,7 @@ def _responses(interface: Interface) -> _Json:
 
 def _success(interface: Interface, headers: _Json) -> _Json:
     if interface.is_classic:
-        content: _Json = {interface.content_type or _ANY_TYPE: {}}
+        content: _Json = {interface.content_type or _ANY_TYPE: {}, EVENT_STREAM_TYPE: {}}
         return {
             "description": "The function's stdout.",
             "headers": headers | _refs_to_headers("X-Warning"),
@@ -477,6 +486,7 @@ def _success(interface: Interface, headers: _Json) -> _Json:
             "application/json": {"schema": {"$ref": "#/components/schemas/Outcome"}},
             "application/zip": {},
             "application/octet-stream": {},
+            EVENT_STREAM_TYPE: {},
             _ANY_TYPE: {},
         },
     }

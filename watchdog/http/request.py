@@ -6,10 +6,10 @@ import functools
 import os
 from collections.abc import Mapping
 
-from ..errors import BadInput, quoted
+from ..errors import AnswerNotAvailable, BadInput, quoted
 from ..input import content_disposition
 from ..input.detect import ENCODINGS, BodyHints
-from ..output.accept import AnswerPreference, choose_form
+from ..output.accept import AnswerForm, AnswerPreference, choose_form
 from ..system.pattern import pattern
 from .http_message import Request
 
@@ -26,6 +26,19 @@ _LONGEST_CACHED = 256
 
 def preference_of(request: Request) -> AnswerPreference:
     return choose_form(", ".join(request.headers.getall("Accept", [])) or None, request.query.get("output"))
+
+
+def wants_events(request: Request) -> bool:
+    """Return whether the caller of a classic function wants a stream of events. It has no other choice."""
+    if request.query_string and request.query.get("output", "").lower() == AnswerForm.EVENTS.value:
+        return True
+    accept = ", ".join(request.headers.getall("Accept", []))
+    if "event-stream" not in accept.lower():
+        return False
+    try:
+        return choose_form(accept, None).form is AnswerForm.EVENTS
+    except (AnswerNotAvailable, BadInput):
+        return False
 
 
 def body_hints(request: Request) -> BodyHints:

@@ -57,7 +57,7 @@ class Sender:
         """Send a response that is not the answer of a script."""
         head = request.connection.begin_answer(request, response)
         body = b"" if request.method == "HEAD" else response.body
-        await self._send_in_time(request, head + body, self._other_readers)
+        await self.send_in_time(request, head + body, self._other_readers)
 
     async def send_answer(
         self,
@@ -80,26 +80,26 @@ class Sender:
             record.output_bytes = answer.length if body else 0
             head = connection.begin_answer(request, Response(status, headers, body))
             record.is_handed_over = connection.is_open
-            await self._send_in_time(request, head + body, readers)
+            await self.send_in_time(request, head + body, readers)
             return
         response = Response(status, headers, length=answer.length)
-        await self._send_in_time(request, connection.begin_answer(request, response), readers)
+        await self.send_in_time(request, connection.begin_answer(request, response), readers)
         record.is_begun = True
         self._long_answers += 1
         try:
-            async with contextlib.aclosing(answer.chunks(self._pieces_ahead)) as chunks:
+            async with contextlib.aclosing(answer.chunks(self.pieces_ahead)) as chunks:
                 async for piece in chunks:
                     record.output_bytes += len(piece)
                     record.is_handed_over = record.output_bytes == answer.length
-                    await self._send_in_time(request, piece, readers)
+                    await self.send_in_time(request, piece, readers)
         finally:
             self._long_answers -= 1
 
-    def _pieces_ahead(self) -> int:
+    def pieces_ahead(self) -> int:
         """Return how many pieces of a long answer are read at a time. The fewer long answers, the more pieces."""
         return max(1, min(_MOST_PIECES_AHEAD, _PIECES_AHEAD_OF_ALL // max(1, self._long_answers)))
 
-    async def _send_in_time(self, request: Request, data: bytes | memoryview, readers: Paces) -> None:
+    async def send_in_time(self, request: Request, data: bytes | memoryview, readers: Paces) -> None:
         """Send bytes, and disconnect a caller that reads nothing for ``write_timeout``, or reads too slowly.
 
         One write may have megabytes, which take long on a slow line. So what counts is whether the caller has

@@ -15,6 +15,8 @@ from ..workspace.outputs import Output
 from .media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, guessed_type
 from .printed import TEXT
 
+# The type of a stream of events. It is not among the offers: the caller must ask for it before the script runs.
+_STREAM = ("text", "event-stream")
 _NAMED_FILES = 5
 _LONGEST_KEPT = 256  # in characters; if a header is longer, its meaning is not kept for the next call
 
@@ -26,6 +28,7 @@ class AnswerForm(enum.Enum):
     RAW = "raw"
     ZIP = "zip"
     JSON = "json"
+    EVENTS = "events"
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -113,10 +116,11 @@ def choose_form(accept: str | None, output_param: str | None) -> AnswerPreferenc
     """Return what the caller wants, from all ``Accept`` headers (joined by commas) and ``?output=``.
 
     ``?output=`` overrides ``Accept``. A missing ``Accept``, ``*/*`` and ``text/plain`` mean base64. ``application/zip``
-    and ``application/json`` mean those forms, even if the only output is itself such a file. Any other type means the
-    bytes of the only output, if the output has that type or the type is ``application/octet-stream``. The range with
-    the greatest weight wins. If weights are equal, the more specific range wins. Types with no more weight than a
-    ``*/*`` in the same header count as ``*/*``.
+    and ``application/json`` mean those forms, even if the only output is itself such a file. ``text/event-stream``
+    means a stream of events, unless another type has a greater weight. Any other type means the bytes of the only
+    output, if the output has that type or the type is ``application/octet-stream``. The range with the greatest weight
+    wins. If weights are equal, the more specific range wins. Types with no more weight than a ``*/*`` in the same
+    header count as ``*/*``.
 
     Raises:
         BadInput: ``?output=`` is not one of the forms, or ``Accept`` is malformed.
@@ -165,6 +169,9 @@ def _preference_of(accept: str) -> AnswerPreference:
             f"the Accept header {quoted(accept)} refuses every form of answer; accept at least one of "
             f"{PLAIN_TYPE} (base64), {BYTES_TYPE} (raw), {ZIP_TYPE}, {JSON_TYPE}"
         )
+    most = max(r.quality for r in ranges)
+    if any((r.type, r.subtype) == _STREAM and r.quality == most for r in ranges):
+        return AnswerPreference(AnswerForm.EVENTS)
     return AnswerPreference(None, accept, tuple(ranges))
 
 

@@ -97,15 +97,27 @@ class Answer(msgspec.Struct, frozen=True):
             if self.body:
                 yield self.body
             return
-        batches = one_ahead(_batched(self.pieces(), ahead), OUTPUTS)
+        pieces = in_pieces(self.pieces(), ahead)
         try:
-            async for batch in batches:
-                for piece in batch:
-                    yield piece
-                # If this caller takes each piece without delay, the event loop must still serve the other callers.
-                await asyncio.sleep(0)
+            async for piece in pieces:
+                yield piece
         finally:
-            await batches.aclose()
+            await pieces.aclose()
+
+
+async def in_pieces(
+    pieces: Generator[bytes, None, None], ahead: Callable[[], int] = lambda: 1
+) -> AsyncGenerator[bytes, None]:
+    """Run a generator in a thread, ``ahead()`` pieces at a time, and yield its pieces (:meth:`Answer.chunks`)."""
+    batches = one_ahead(_batched(pieces, ahead), OUTPUTS)
+    try:
+        async for batch in batches:
+            for piece in batch:
+                yield piece
+            # If this caller takes each piece without delay, the event loop must still serve the other callers.
+            await asyncio.sleep(0)
+    finally:
+        await batches.aclose()
 
 
 async def prepare(result: Result, preference: AnswerPreference) -> Answer:

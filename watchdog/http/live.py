@@ -1,0 +1,197 @@
+"""Send the events of a live call to its caller while the call runs.
+
+A slow caller never slows down the script. As long as the kernel accepts no bytes for the caller, the server holds some
+events. If they become too many, lines are dropped, and the caller gets the number of these lines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from multidict import CIMultiDict
+
+from ..invocation.call import Record
+from ..logs.level import LEVEL_NAMES
+from ..output.event_stream import EVENT_STREAM_TYPE, HEARTBEAT, event
+from .http_message import Request, Response
+
+# The largest size of the events that are held for a slow caller.
+_MOST_HELD_BYTES = 64 * 1024
+# Proxies close connections on which nothing was sent for 30 s (HAProxy's examples), 60 s (nginx, most load balancers)
+# or longer.
+_HEARTBEAT_S = 15.0
+
+
+class LiveStream:
+    """The stream of one call. It is the :class:`Observer` of this call.
+
+    The stream is opened by the first event. Before that, a call that fails is answered as any other call is.
+
+    Attributes:
+        is_open: the status and the headers are sent.
+    """
+
+    def __init__(self, request: Request, call_id: str) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._request = request
+        self._connection = request.connection
+        self._call_id = call_id
+        self.is_open = False
+        self._has_started = False
+        self._takes_events = True
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+        self._dropped_lines = 0
+        self._flushing: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.TimerHandle | None = None
+        self._written_s = 0.0
+
+    # The events of a call that runs.
+
+    def queued(self, position: int) -> None:
+        self._put(event("queued", {"position": position}))
+
+    def started(self, served_before: int | None) -> None:
+        if self._has_started:  # a call may have several runs, and a worker may end before it takes the call
+            return
+        self._has_started = True
+        about: dict[str, object] = {"call_id": self._call_id}
+        if served_before is not None:
+            about["worker"] = {"calls": served_before}
+        self._put(event("started", about))
+
+    def log_lines(self, stream: str, levels: Sequence[int], texts: Sequence[str]) -> None:
+        if self._dropped_lines:
+            self._dropped_lines += len(texts)
+            return
+        events = [
+            event("log", {"level": LEVEL_NAMES[level], "stream": stream, "text": text})
+            for level, text in zip(levels, texts, strict=True)
+        ]
+        self._put(b"".join(events), lines=len(events))
+
+    def lines_dropped(self, count: int) -> None:
+        if self._dropped_lines or self._is_blocked:
+            self._dropped_lines += count
+            self._flush_later()
+        else:
+            self._put(event("dropped", {"lines": count}))
+
+    def progress(self, fraction: float, text: str) -> None:
+        self._put(event("progress", {"fraction": fraction, "text": text}))
+
+    # The end of the call.
+
+    async def finish(
+        self, pieces: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], record: Record
+    ) -> None:
+        """Send the last events, and the end of the stream.
+
+        Args:
+            send: sends bytes, and waits until the kernel has them.
+            record: gets the status, and whether the answer is handed over.
+
+        Raises:
+            ConnectionResetError: the connection has ended, or the caller reads too slowly.
+            OutputUnreadable: see :func:`result_events`. Then call this again with the verdict.
+        """
+        self.close()
+        record.status = 200  # of the stream; its last event has the status of the call
+        if not self.is_open:
+            self._open()
+        if held := self._take_held():
+            await send(self._framed(held))
+        async for piece in pieces:
+            await send(self._framed(piece))
+        record.is_handed_over = True
+        if end := self._framed(b""):
+            await send(end)
+
+    def close(self) -> None:
+        """Take no more events."""
+        self._takes_events = False
+        if self._flushing is not None:
+            self._flushing.cancel()
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+
+    # Sending.
+
+    @property
+    def _is_blocked(self) -> bool:
+        return bool(self._held) or self._connection.is_blocked
+
+    def _open(self) -> None:
+        self.is_open = True
+        request = self._request
+        # A classic function runs while its body arrives. "100 Continue" must not come after the head of the answer.
+        request.send_continue()
+        headers = CIMultiDict(
+            {
+                "X-Call-Id": self._call_id,
+                "Content-Type": EVENT_STREAM_TYPE,
+                "Cache-Control": "no-store",
+                "X-Accel-Buffering": "no",  # nginx then passes on each event at once
+            }
+        )
+        self._write(self._connection.begin_answer(request, Response(200, headers, has_length=False)))
+        self._heartbeat = self._loop.call_later(_HEARTBEAT_S, self._beat)
+
+    def _put(self, data: bytes, *, lines: int = 0) -> None:
+        """Send events, or hold them, or drop them."""
+        if not self._takes_events or not self._connection.is_open:
+            return
+        if not self.is_open:
+            self._open()
+        if not self._is_blocked:
+            self._write(self._framed(data))
+        elif self._held_bytes + len(data) <= _MOST_HELD_BYTES:
+            self._held.append(data)
+            self._held_bytes += len(data)
+            self._flush_later()
+        else:
+            self._dropped_lines += lines
+            self._flush_later()
+
+    def _flush_later(self) -> None:
+        if self._flushing is None:
+            self._flushing = self._loop.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        """Send the events that are held, as soon as the kernel takes bytes again."""
+        try:
+            while self._held or self._dropped_lines:
+                await self._connection.until_written()
+                self._write(self._framed(self._take_held()))
+        except ConnectionError:
+            pass
+        finally:
+            self._flushing = None
+
+    def _take_held(self) -> bytes:
+        held = b"".join(self._held)
+        self._held.clear()
+        self._held_bytes = 0
+        if self._dropped_lines:
+            held += event("dropped", {"lines": self._dropped_lines})
+            self._dropped_lines = 0
+        return held
+
+    def _beat(self) -> None:
+        """Send a comment if nothing was sent for a while."""
+        silent_s = self._loop.time() - self._written_s
+        if silent_s >= _HEARTBEAT_S and not self._is_blocked:
+            self._write(self._framed(HEARTBEAT))
+            silent_s = 0.0
+        self._heartbeat = self._loop.call_later(max(1.0, _HEARTBEAT_S - silent_s), self._beat)
+
+    def _framed(self, data: bytes) -> bytes:
+        """Return a chunk (RFC 9112, section 7.1). Without data, return the end of the chunks."""
+        return data if self._request.is_http_1_0 else b"%x\r\n%b\r\n" % (len(data), data)
+
+    def _write(self, data: bytes) -> None:
+        if self._connection.is_open:
+            self._written_s = self._loop.time()
+            self._request.sent_bytes += len(data)
+            self._connection.write(data)
