@@ -283,6 +283,25 @@ def test_a_directory_of_many_entries_is_removed_in_pieces(tmp_path: Path, monkey
     assert not root.exists()
 
 
+def test_directory_in_which_files_appear_during_the_removal_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that a warm script left may write on. Here it does so just before each of the first directories goes."""
+    late = iter(range(3))
+    rmdir = os.rmdir
+
+    def rmdir_after_a_write(path: str) -> None:
+        if (number := next(late, None)) is not None:
+            Path(path, f"late-{number}").touch()
+        rmdir(path)
+
+    monkeypatch.setattr(os, "rmdir", rmdir_after_a_write)
+    root = tmp_path / "root"
+    (root / "a" / "b").mkdir(parents=True)
+    remove_tree(str(root))
+    assert not root.exists()
+
+
 def test_what_took_its_permissions_away_is_removed(tmp_path: Path) -> None:
     code = """
 import os, sys

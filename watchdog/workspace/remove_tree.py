@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import os
@@ -14,14 +15,29 @@ from collections.abc import Callable
 SLOW_S = 0.01
 SLOW_PAUSE_S = 10.0
 _REMOVED_AT_ONCE = 10_000
+# A process may create files while the directory is removed, such as a process that a warm script left. The removal
+# begins again this often before it fails.
+_MOST_ROUNDS = 100
 
 
 def remove_tree(root: str) -> None:
     """Remove a directory and everything in it, or the file that is in its place. Do nothing if it does not exist.
 
     Raises:
-        OSError: something cannot be removed (an immutable file, a mount point).
+        OSError: something cannot be removed (an immutable file, a mount point), or a process creates files faster than
+            they are removed.
     """
+    for _ in range(_MOST_ROUNDS - 1):
+        try:
+            _remove_tree(root)
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+    _remove_tree(root)
+
+
+def _remove_tree(root: str) -> None:
     mode = lstat_mode(root)
     if mode and not stat.S_ISDIR(mode):  # perhaps a link to a directory that must not be removed
         os.unlink(root)
