@@ -32,9 +32,8 @@ async def supervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Superviso
 def run(supervisor: Supervisor, *command: str) -> asyncio.Task[Ended]:
     drop = bytearray().extend
     environment = {"PATH": os.environ["PATH"]}
-    return asyncio.create_task(
-        supervisor.run([*command], environment, mark=f"/mark/{command}", stdout=drop, stderr=drop)
-    )
+    child = supervisor.start([*command], environment, mark=f"/mark/{command}", stdout=drop, stderr=drop)
+    return asyncio.create_task(supervisor.until_ended(child))
 
 
 async def commands(supervisor: Supervisor, count: int) -> None:

@@ -25,12 +25,14 @@ import pytest
 from changes import lengthen, rewrite, shorten
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from live_call import Event, outputs_of
 
 from watchdog.errors import AnswerNotAvailable, BadInput, OutputUnreadable
 from watchdog.output import encode, zip_format
 from watchdog.output import media_type as media_type_module
 from watchdog.output.accept import AnswerForm, AnswerPreference, choose_form
 from watchdog.output.answer import Answer, Result, prepare
+from watchdog.output.event_stream import result_events
 from watchdog.workspace.outputs import Output
 
 PIECE_BYTES = 384 * 1024
@@ -408,6 +410,10 @@ async def test_every_form_gives_the_files_back(
 ) -> None:
     root = tmp_path_factory.mktemp("outputs")
     result = left(root, {os.fsdecode(name): data for name, data in files.items()}, b"stdout")
+    if form is AnswerForm.EVENTS:
+        events = [Event.read(event) for event in result_events(result, {})]
+        assert list(outputs_of(events).values()) == (list(files.values()) or [b"stdout"])
+        return
     try:
         answer, body = await answered(result, output=form.value)
     except AnswerNotAvailable:

@@ -42,6 +42,20 @@ async def supervisor() -> AsyncIterator[Supervisor]:
     one.close()
 
 
+async def run_command(
+    supervisor: Supervisor,
+    command: list[str],
+    environment: Mapping[str, str],
+    *,
+    timeout_s: float = 0.0,
+    linger_timeout_s: float = 5.0,
+    **options: Any,
+) -> Ended:
+    """Start a command, and return how it ended."""
+    child = supervisor.start(command, environment, **options)
+    return await supervisor.until_ended(child, timeout_s=timeout_s, linger_timeout_s=linger_timeout_s)
+
+
 class Run:
     """One shell command under a supervisor, with what it printed."""
 
@@ -52,7 +66,8 @@ class Run:
         self._line = asyncio.Event()
         environment: Mapping[str, str] = {"PATH": os.environ["PATH"], "TMP_INPUT_DIR": self.mark}
         self.task = asyncio.ensure_future(
-            supervisor.run(
+            run_command(
+                supervisor,
                 ["/bin/bash", "-c", script],
                 environment,
                 mark=self.mark,
@@ -203,7 +218,7 @@ async def test_descriptors_are_closed_after_feeding(supervisor: Supervisor) -> N
     for script in ("cat", "true", "exec <&-", "kill -9 $$"):
         await Run(supervisor, script, stdin=source()).ended()
     with pytest.raises(ScriptUnavailable):
-        await supervisor.run(["/nowhere"], {}, mark="/m", stdout=print, stderr=None, stdin=source())
+        await run_command(supervisor, ["/nowhere"], {}, mark="/m", stdout=print, stderr=None, stdin=source())
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
@@ -286,7 +301,7 @@ async def test_a_paused_stream_loses_nothing(supervisor: Supervisor) -> None:
         return asyncio.get_running_loop().run_in_executor(None, os.sched_yield)
 
     command = ["/bin/sh", "-c", "head -c 1000000 /dev/zero"]
-    ended = await supervisor.run(command, {}, mark="/m", stdout=slowly, stderr=lambda data: None)
+    ended = await run_command(supervisor, command, {}, mark="/m", stdout=slowly, stderr=lambda data: None)
     assert (ended.exit_code, len(taken)) == (0, 1_000_000)
 
 
@@ -500,7 +515,7 @@ async def test_no_descriptor_is_left(supervisor: Supervisor) -> None:
     for _ in range(20):
         await Run(supervisor, "exit 1").ended()
         with contextlib.suppress(ScriptUnavailable):
-            await supervisor.run(["/no/such"], {}, mark="/m", stdout=lambda d: None, stderr=lambda d: None)
+            await run_command(supervisor, ["/no/such"], {}, mark="/m", stdout=lambda d: None, stderr=lambda d: None)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -520,7 +535,9 @@ async def test_a_peak_that_may_be_our_own_is_not_told(supervisor: Supervisor) ->
 async def test_an_environment_that_is_too_large_is_told(supervisor: Supervisor) -> None:
     environment = {f"V{n}": "x" * 100_000 for n in range(100)}
     with pytest.raises(ScriptUnavailable, match="its environment has 100"):
-        await supervisor.run(["/bin/true"], environment, mark="/m", stdout=lambda d: None, stderr=lambda d: None)
+        await run_command(
+            supervisor, ["/bin/true"], environment, mark="/m", stdout=lambda d: None, stderr=lambda d: None
+        )
 
 
 def test_as_pid_1_orphans_are_reaped_and_the_status_is_true(tmp_path: Path) -> None:
@@ -533,8 +550,9 @@ async def main():
     supervisor = Supervisor()
     out = bytearray()
     script = "(setsid sleep 60 &); (setsid sleep 0.1 &); sleep 0.3; exit 6"
-    ended = await supervisor.run(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
-                                 stdout=out.extend, stderr=out.extend)
+    child = supervisor.start(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
+                             stdout=out.extend, stderr=out.extend)
+    ended = await supervisor.until_ended(child)
     print(os.getpid(), ended.exit_code, [p.pid for p in processes()])
 asyncio.run(main())
 """
@@ -631,6 +649,7 @@ async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, leave: str, is_spared: bool
 ) -> None:
     """A process that is stopped and continued has run: its own command would take it for one at work."""
+    supervisor._reap_handle.cancel()  # on a slow machine, the regular work would find the orphan first
     run, other = (Run(supervisor, f"{leave_it} echo up; read", stdin=endless()) for leave_it in (f"({leave});", ""))
     await run.line("up")
     await other.line("up")
@@ -902,8 +921,9 @@ async def main():
     supervisor = Supervisor()
     for _ in range(2):
         script = "setsid sleep 60 & (env -i setsid sleep 60 &); sleep 0.2; exit 6"
-        ended = await supervisor.run(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
-                                     stdout=lambda data: None, stderr=lambda data: None)
+        child = supervisor.start(["/bin/bash", "-c", script], dict(os.environ), mark="/m",
+                                 stdout=lambda data: None, stderr=lambda data: None)
+        ended = await supervisor.until_ended(child)
         print(ended.exit_code, len(before), daemons(supervisor._guardian.pid) == before)
 asyncio.run(main())
 for pid in daemons():

@@ -286,7 +286,7 @@ def test_a_directory_of_many_entries_is_removed_in_pieces(tmp_path: Path, monkey
 def test_directory_in_which_files_appear_during_the_removal_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that a warm script left may write on. Here it does so just before each of the first directories goes."""
+    """A process that a warm script left may write on. Here it does so just before a directory goes."""
     late = iter(range(3))
     rmdir = os.rmdir
 

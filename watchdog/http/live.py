@@ -21,6 +21,7 @@ _MOST_HELD_BYTES = 64 * 1024
 # Proxies close connections on which nothing was sent for 30 s (HAProxy's examples), 60 s (nginx, most load balancers)
 # or longer.
 _HEARTBEAT_S = 15.0
+_SHORTEST_PAUSE_S = 1.0
 
 
 class LiveStream:
@@ -184,7 +185,7 @@ class LiveStream:
         if silent_s >= _HEARTBEAT_S and not self._is_blocked:
             self._write(self._framed(HEARTBEAT))
             silent_s = 0.0
-        self._heartbeat = self._loop.call_later(max(1.0, _HEARTBEAT_S - silent_s), self._beat)
+        self._heartbeat = self._loop.call_later(max(_SHORTEST_PAUSE_S, _HEARTBEAT_S - silent_s), self._beat)
 
     def _framed(self, data: bytes) -> bytes:
         """Return a chunk (RFC 9112, section 7.1). Without data, return the end of the chunks."""

@@ -92,9 +92,7 @@ class Function(ABC):
             Exception: the error that ``stdin`` raised.
         """
         settings = self._settings
-        if call.observer is not None:
-            call.observer.started(None)
-        return await self._supervisor.run(
+        child = self._supervisor.start(
             command,
             environment_of(call, task, workspace, self._environment, works_with_files=self.works_with_files),
             # With the slash, the mark of workspace 1 is not a prefix of the mark of workspace 10.
@@ -103,9 +101,12 @@ class Function(ABC):
             stderr=None if settings.combine_output else streams.take_stderr,
             progress=streams.take_progress,
             stdin=stdin,
-            timeout_s=timeout_s,
-            linger_timeout_s=settings.linger_timeout_s,
             kill_grace_s=settings.kill_grace_s,
+        )
+        if call.observer is not None:
+            call.observer.started(None)
+        return await self._supervisor.until_ended(
+            child, timeout_s=timeout_s, linger_timeout_s=settings.linger_timeout_s
         )
 
     @abstractmethod

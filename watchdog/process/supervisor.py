@@ -96,33 +96,6 @@ class Supervisor:
         """The number of living children that do not certainly belong to one command. Any thread may read it."""
         return self._orphans.unattributed
 
-    async def run(
-        self,
-        command: list[str],
-        environment: Mapping[str, str],
-        *,
-        mark: str,
-        stdout: Consumer,
-        stderr: Consumer | None,
-        stdin: AsyncIterator[bytes] | None = None,
-        progress: Consumer | None = None,
-        timeout_s: float = 0.0,
-        linger_timeout_s: float = 5.0,
-        kill_grace_s: float = 5.0,
-    ) -> Ended:
-        """Run a command. Return when it and all its processes have ended (:meth:`start`, :meth:`until_ended`)."""
-        child = self.start(
-            command,
-            environment,
-            mark=mark,
-            stdout=stdout,
-            stderr=stderr,
-            stdin=stdin,
-            progress=progress,
-            kill_grace_s=kill_grace_s,
-        )
-        return await self.until_ended(child, timeout_s=timeout_s, linger_timeout_s=linger_timeout_s)
-
     def start(
         self,
         command: list[str],
