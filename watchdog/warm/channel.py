@@ -24,6 +24,7 @@ class Channel:
         take: is called with each answer of the worker.
         report_fault: is called with a text if the worker writes something wrong. Then no more answers are taken.
         report_closed: is called with a text if the worker has closed one of its ends, or has exited.
+        after_reading: is called by the event loop after these three, when no other task runs.
 
     Attributes:
         descriptors: the worker's ends, for 3 and 4. Close them with :meth:`close_descriptors` when it has started.
@@ -38,11 +39,13 @@ class Channel:
         take: Callable[[Answer], None],
         report_fault: Callable[[str], None],
         report_closed: Callable[[str], None],
+        after_reading: Callable[[], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._take = take
         self._report_fault = report_fault
         self._report_closed = report_closed
+        self._after_reading = after_reading
         self._lines = AnswerLines()
         self._unsent = b""
         self._calls_fd = self._answers_fd = -1
@@ -64,7 +67,7 @@ class Channel:
         self._calls_fd, self._answers_fd = ends[0], ends[1]
         os.set_blocking(self._calls_fd, False)
         os.set_blocking(self._answers_fd, False)
-        self._loop.add_reader(self._answers_fd, self.read)
+        self._loop.add_reader(self._answers_fd, self._readable)
 
     def send(self, line: bytes) -> None:
         """Send a call. The worker must have read the previous call."""
@@ -123,6 +126,10 @@ class Channel:
         self.close_descriptors()
         self.end_calls()
         self._close_answers()
+
+    def _readable(self) -> None:
+        self.read()
+        self._after_reading()
 
     def _write(self) -> None:
         self._loop.remove_writer(self._calls_fd)

@@ -33,6 +33,7 @@ from ..process.child import Child
 from ..process.ended import Ended
 from ..process.pipes import Consumer, set_done
 from ..process.supervisor import Supervisor
+from ..process.watch import Wait
 from ..system import proc
 from ..system.threads import settled
 from ..workspace.workspace import Workspace
@@ -130,7 +131,7 @@ class Worker:
         self._shell_line = ShellLine()
         self._has_reported_left = False
         self._has_closed = False
-        self._wake_up: asyncio.Future[None] = loop.create_future()
+        self._wake_up = Wait(loop)
 
         # The call that it serves now. ``_is_taken``: the worker has read the line of the call.
         self._call: WorkerCall | None = None
@@ -140,7 +141,7 @@ class Worker:
         self._ending: asyncio.Future[None] | None = None
 
         self._started_s = loop.time()
-        self._channel = Channel(self._take, self._break, self._note_closed)
+        self._channel = Channel(self._take, self._break, self._note_closed, self._read)
         self._child = self._start(command)
         self._residents = Residents(supervisor, self._child)
         self._usage = Usage(self._child.pid)
@@ -424,9 +425,13 @@ class Worker:
             set_done(self._wake_up)
 
     async def _news(self) -> None:
-        """Wait until it is ready, has served its call, or has ended."""
-        self._wake_up = self._loop.create_future()
+        """Wait until it has written an answer or has ended."""
+        self._wake_up = Wait(self._loop)
         await self._wake_up
+
+    def _read(self) -> None:
+        """Go on with the call in the same turn of the event loop in which its answer was read."""
+        self._wake_up.end_now()
 
     def _stop_load_timer(self) -> None:
         if self._load_timer is not None:
@@ -474,13 +479,11 @@ class Worker:
                 self._ready = answer
                 self.load_s = self._loop.time() - self._started_s
                 self._stop_load_timer()
-                set_done(self._wake_up)
         elif self._call is None or self._exit_code is not None or self._channel.untaken_bytes:
             word = "done" if isinstance(answer, Done) else "progress"
             self._break(f"the worker wrote `{word}` although it had read no call")
         elif isinstance(answer, Done) and not self._child.asked_to_end.done():
             self._exit_code = answer.exit_code
-            set_done(self._wake_up)
         elif isinstance(answer, Progress) and self._call.observer is not None:
             self._call.observer.progress(answer.fraction, answer.text)
 
