@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pod
 import pytest
+from live_call import LiveCall
 from queue_proxy import QueueProxy
 from running_server import Answer, RunningServer, StartServer, read_all, read_answer, until
 
@@ -334,3 +335,21 @@ def test_an_upgrade_to_h2c_is_ignored(start_server: StartServer, body: bytes) ->
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"\r\nupgrade:" not in answer.lower()
     assert answer.endswith(b"\r\n\r\n2\n" if body else b"\r\n\r\n0\n")
+
+
+def test_live_call_passes_queue_proxy_event_by_event(start_server: StartServer, handshake: Path) -> None:
+    server = start_server(f"echo here; {WAIT}echo end", HANDSHAKE=str(handshake), **ONE_AT_A_TIME)
+    with QueueProxy(server.port) as proxy, LiveCall(proxy.port) as call:
+        assert call.next("log").data["text"] == "here"
+        (handshake / "go").touch()
+        assert call.next("completed").data["outcome"] == "ok"
+
+
+def test_caller_that_leaves_a_live_call_at_queue_proxy_ends_the_script(
+    start_server: StartServer, handshake: Path
+) -> None:
+    server = start_server(f"echo here; {WAIT}echo end", HANDSHAKE=str(handshake), **ONE_AT_A_TIME)
+    with QueueProxy(server.port) as proxy, LiveCall(proxy.port) as call:
+        call.next("log")
+        call.leave()
+        assert server.event("invocation ended")["outcome"] == "caller_gone"

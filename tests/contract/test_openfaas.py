@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 from gateway import Gateway
+from live_call import LiveCall, outputs_of
 from prometheus_client.parser import text_string_to_metric_families
 from running_server import RunningServer, StartServer, problem, read_all, until
 from running_server import free_port as a_free_port
@@ -451,3 +452,24 @@ def test_a_request_without_a_body_on_a_kept_connection(start_server: StartServer
             last = b"Connection: close\r\n" if number == 2 else b""
             sock.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nX-Call-Id: c%d\r\n%s\r\n" % (number, last))
         assert re.findall(rb"\n(c\d)\n", read_all(sock)) == [b"c0", b"c1", b"c2"]
+
+
+def test_live_call_passes_the_gateway_event_by_event(start_server: StartServer, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    server = start_server('echo here; until [ -e "$GATE" ]; do sleep 0.02; done; echo end', GATE=str(gate))
+    with Gateway(server.port) as gateway, LiveCall(gateway.port, b"", "/function/fn?output=events") as call:
+        assert call.next("log").data["text"] == "here"
+        gate.touch()
+        assert call.next("completed").data["outcome"] == "ok"
+
+
+def test_live_call_of_a_classic_function_passes_the_gateway(start_server: StartServer, tmp_path: Path) -> None:
+    """The gateway sends the body in chunks, and the stream begins before the function has read all of it."""
+    gate = tmp_path / "gate"
+    command = """sh -c 'echo here >&2; until [ -e "$GATE" ]; do sleep 0.02; done; cat'"""
+    server = start_server(None, fprocess=command, GATE=str(gate))
+    accept = {"Accept": "text/event-stream"}
+    with Gateway(server.port) as gateway, LiveCall(gateway.port, b"x" * 300_000, "/function/fn", accept) as call:
+        assert call.next("log").data["text"] == "here"
+        gate.touch()
+        assert len(outputs_of(call.rest())[None]) == 300_000

@@ -28,6 +28,7 @@ import oscar_manager
 import pod
 import pytest
 import requests
+from live_call import LiveCall, outputs_of
 from oscar_manager import OscarManager
 from oscar_python.client import Client  # type: ignore[import-untyped]
 from running_server import Answer, RunningServer, problem, until
@@ -668,3 +669,18 @@ def test_error_status_false_restores_200(start_service: Callable[..., Service]) 
     assert (partly.status, base64.b64decode(partly.body)) == (200, b"partly")
     assert service.answer("no-such-program").status == 200
     assert oscar_cli_run(service, b"x") == b""
+
+
+def test_live_call_passes_the_manager_event_by_event(service: Service) -> None:
+    """The manager drops the path and keeps the query."""
+    service.set_script('echo here; until [ -e /tmp/gate ]; do sleep 0.02; done; cat "$INPUT_FILE_PATH"')
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    body = base64.b64encode(b"a picture")
+    with LiveCall(service.manager.port, body, f"/run/{NAME}?output=events", headers) as call:
+        assert call.headers["Content-Type"] == "text/event-stream"
+        assert call.next("log").data["text"] == "here"
+        (service.tmp() / "gate").touch()
+        events = call.rest()
+        (service.tmp() / "gate").unlink()
+    assert events[-1].data["outcome"] == "ok"
+    assert outputs_of(events) == {None: b"here\na picture"}
