@@ -1,110 +1,34 @@
 """The manifests of ``examples/knative/``: valid for a cluster, consistent in themselves, and at work.
 
-A cluster drops a field that it does not know; here it is an error. ``schemas/README.md`` tells where the schemas come
-from.
+``manifests.py`` holds them against the schemas of a cluster.
 """
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pod
 import pytest
-import yaml
+from manifests import Document, documents, one, problems
 from running_server import RunningServer, StartServer
 
 from watchdog.settings.kinds import parse_duration_s, parse_size_bytes
 
-if TYPE_CHECKING:
-    from jsonschema import Draft7Validator
-
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).parent.parent.parent
 MANIFESTS = sorted((ROOT / "examples" / "knative").glob("*.yaml"))
 SCALING = (ROOT / "docs" / "explanation" / "scaling.md").read_text()
-Document = dict[str, Any]
 
 SERVER_BYTES = 96 << 20
 # Of a pod's grace period, which is timeoutSeconds, Knative's preStop hook uses this time before SIGTERM.
 PRE_STOP_S = 30
 # What a drain takes at most beside the times that are set (docs/explanation/platforms.md).
 LAST_ANSWERS_S = 3
-
-
-# ---- the schemas
-
-
-def closed(schema: Document) -> Document:
-    """A structural schema that refuses what it does not name.
-
-    ``x-kubernetes-preserve-unknown-fields`` alone is taken for no field at all, so that nothing goes unchecked.
-    """
-    schema = dict(schema)
-    if "properties" in schema:
-        schema["properties"] = {name: closed(each) for name, each in schema["properties"].items()}
-    if isinstance(schema.get("additionalProperties"), dict):
-        schema["additionalProperties"] = closed(schema["additionalProperties"])
-    elif schema.get("type") == "object":
-        schema["additionalProperties"] = False
-    if "items" in schema:
-        schema["items"] = closed(schema["items"])
-    return schema
-
-
-@cache
-def schemas() -> dict[tuple[str, str], Draft7Validator]:
-    """By apiVersion and kind."""
-    # It takes a second to import: too much for each process that only looks for its tests.
-    from jsonschema import Draft7Validator
-
-    kubernetes = json.loads((HERE / "schemas" / "kubernetes-core.json").read_text())["definitions"]
-    definitions = {name: closed(each) for name, each in kubernetes.items()}
-    meta = {"$ref": "#/definitions/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
-    crd = yaml.safe_load((HERE / "schemas" / "knative-service.yaml").read_text())
-    (version,) = crd["spec"]["versions"]
-    service = copy.deepcopy(version["schema"]["openAPIV3Schema"])
-    service["properties"]["metadata"] = meta
-    template = service["properties"]["spec"]["properties"]["template"]["properties"]
-    template["metadata"] = meta
-    volume = template["spec"]["properties"]["volumes"]["items"]["properties"]
-    volume["emptyDir"] = {"$ref": "#/definitions/io.k8s.api.core.v1.EmptyDirVolumeSource"}
-    config_map = {"$ref": "#/definitions/io.k8s.api.core.v1.ConfigMap"}
-    found = {
-        (f"{crd['spec']['group']}/{version['name']}", crd["spec"]["names"]["kind"]): closed(service),
-        ("v1", "ConfigMap"): config_map,
-        ("v1", "Secret"): {"$ref": "#/definitions/io.k8s.api.core.v1.Secret"},
-        ("batch/v1", "Job"): {"$ref": "#/definitions/io.k8s.api.batch.v1.Job"},
-    }
-    return {key: Draft7Validator({"allOf": [each], "definitions": definitions}) for key, each in found.items()}
-
-
-def problems(document: Document) -> list[str]:
-    """What the schema, and the rule that a resource has a name, object to."""
-    key = (document.get("apiVersion", ""), document.get("kind", ""))
-    if key not in schemas():
-        return [f"no such resource: {key}"]
-    found = [f"{error.json_path}: {error.message}" for error in schemas()[key].iter_errors(document)]
-    if not isinstance(document.get("metadata"), dict) or not document["metadata"].get("name"):
-        found.append("$.metadata.name: a resource needs a name")
-    return found
-
-
-def documents(path: Path) -> list[Document]:
-    return list(yaml.safe_load_all(path.read_text()))
-
-
-def one(path: Path, kind: str) -> Document:
-    (found,) = [each for each in documents(path) if each["kind"] == kind]
-    return found
 
 
 @pytest.fixture(params=MANIFESTS, ids=lambda path: path.name)

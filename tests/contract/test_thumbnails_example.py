@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from manifests import problems
 from running_server import free_port
 from storage.servers import rclone_s3_command, running
-from test_manifests import problems
 
 from watchdog.settings.declarations import SETTINGS
 
