@@ -178,6 +178,9 @@ def make_launcher(tree: Path) -> None:
         (tree / "bin" / name).symlink_to("watchdog")
     for name in ("watchdog", "fwatchdog", "supervisor"):
         (tree / name).symlink_to(f"bin/{name}")
+    # Where OSCAR looks for it in a service with `alpine: true`.
+    (tree / "alpine").mkdir()
+    (tree / "alpine/supervisor").symlink_to("../bin/supervisor")
     (tree / "libexec/python3").symlink_to("../bin/watchdog")
 
 

@@ -81,7 +81,7 @@ def test_it_starts_under_each_name(name: str, tree: Path, version: str, tmp_path
 
 def test_it_starts_where_copying_made_files_of_links(tree: Path, version: str, tmp_path: Path) -> None:
     _run("cp", "-rL", tree, tmp_path / "copy")
-    for name in (*_NAMES, *(f"bin/{name}" for name in _NAMES)):
+    for name in (*_NAMES, *(f"bin/{name}" for name in _NAMES), "alpine/supervisor"):
         assert _run(tmp_path / "copy" / name, "--version").stdout == version
 
 
