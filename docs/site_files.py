@@ -27,6 +27,7 @@ _FILES = (
     "examples/*/*.md",
     # Pages of the examples link to these.
     "examples/knative/*.yaml",
+    "examples/kubernetes/*.yaml",
     "examples/oscar-cluster/*.yaml",
     "examples/openfaas/*/script.sh",
     "examples/openfaas/*/index.py",

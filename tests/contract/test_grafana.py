@@ -19,14 +19,20 @@ ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "examples" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
 RULES: dict[str, Any] = yaml.safe_load((FOLDER / "alerts.yaml").read_text())
+Series = dict[str, set[str]]
+"""Names of metrics, each with its labels."""
+
 # Given to each series by who scrapes it.
 OF_THE_SCRAPER = frozenset({"job", "instance"})
 WORDS = frozenset(
     "and bool by changes count group_left group_right histogram_quantile ignoring increase label_values max min offset "
-    "on or rate sum unless vector without".split()
+    "on or present_over_time rate sum unless vector without".split()
 )
+# Prometheus has this metric about each server that it scrapes.
+OF_PROMETHEUS: Series = {"up": set()}
 # Samples a minute apart that each alert must be told by, and such as are nothing to worry about.
 BAD: dict[str, dict[str, str]] = {
+    "WatchdogIsDown": {"up{}": "1x50 0x10"},
     "WatchdogCallsFail": {'http_requests_total{code="500"}': "0+10x60", 'http_requests_total{code="200"}': "0+100x60"},
     "WatchdogCannotRunTheScript": {'watchdog_invocations_total{outcome="no_script"}': "0x55 1x5"},
     "WatchdogScriptsRunOutOfMemory": {'watchdog_invocations_total{outcome="out_of_memory"}': "0x50 1x10"},
@@ -48,6 +54,7 @@ BAD: dict[str, dict[str, str]] = {
     "WatchdogIsRestarted": {"process_start_time_seconds{}": "100x10 200x10 300x10 400x30"},
 }
 GOOD: dict[str, dict[str, str]] = {
+    "WatchdogIsDown": {"up{}": "1x57 0x3"},
     "WatchdogCallsFail": {'http_requests_total{code="500"}': "0+1x60", 'http_requests_total{code="200"}': "0+100x60"},
     "WatchdogCannotRunTheScript": {'watchdog_invocations_total{outcome="no_script"}': "1x60"},
     "WatchdogScriptsRunOutOfMemory": {'watchdog_invocations_total{outcome="out_of_memory"}': "0x60"},
@@ -70,9 +77,6 @@ GOOD: dict[str, dict[str, str]] = {
 promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not here (Debian's package prometheus has it)"
 )
-
-Series = dict[str, set[str]]
-"""Names of metrics, each with its labels."""
 
 
 def panels() -> list[dict[str, Any]]:
@@ -137,7 +141,7 @@ def after_some_calls(server: RunningServer, port: int) -> Series:
 
 def test_everything_asked_for_is_told_by_a_server(start_server: StartServer, free_port: int) -> None:
     server = start_server("exit ${Http_X_Exit:-0}", WATCHDOG_METRICS_PORT=str(free_port))
-    there = after_some_calls(server, free_port)
+    there = after_some_calls(server, free_port) | OF_PROMETHEUS
     assert {text: problems for text in expressions() if (problems := missing(text, there))} == {}
 
 
@@ -224,12 +228,20 @@ def test_each_alert_comes_when_it_should_and_only_then(alert: str, tmp_path: Pat
     assert not fires(alert, GOOD[alert], tmp_path)
 
 
-def fires(alert: str, samples: dict[str, str], directory: Path) -> bool:
+@promtool
+def test_a_program_that_is_not_a_watchdog_is_not_reported_as_down(tmp_path: Path) -> None:
+    assert not fires("WatchdogIsDown", BAD["WatchdogIsDown"], tmp_path, {})
+
+
+ALWAYS = {'watchdog_build_info{version="1"}': "1x60"}
+
+
+def fires(alert: str, samples: dict[str, str], directory: Path, always: dict[str, str] = ALWAYS) -> bool:
     """Whether Prometheus has the alert after an hour of these samples."""
     of_the_scraper = 'job="plants", instance="pod-1"'
     series = [
         {"series": re.sub(r"\{(?=.)", "{" + of_the_scraper + ", ", name).replace(", }", "}"), "values": values}
-        for name, values in ({'watchdog_build_info{version="1"}': "1x60"} | samples).items()
+        for name, values in (always | samples).items()
     ]
     # What is expected is that it is silent: promtool tells what came instead.
     test = {"interval": "1m", "input_series": series, "alert_rule_test": [{"eval_time": "1h", "alertname": alert}]}
