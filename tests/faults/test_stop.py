@@ -21,6 +21,7 @@ from running_server import RunningServer, StartServer, is_whole, problem, read_a
 
 from watchdog.http import listener as listener_module
 from watchdog.settings.declarations import SETTINGS
+from watchdog.system.handshakes import has_half_open
 
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27  # asm-generic/socket.h
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
@@ -195,7 +196,7 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
         sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(drop)))
         sock.setblocking(False)
         sock.connect_ex(("127.0.0.1", server.port))
-        until(lambda: listener_module.has_half_open(server.port), "the handshake to begin")
+        until(lambda: has_half_open(server.port), "the handshake to begin")
         server.signal(signal.SIGTERM)
         server.event("draining")
         # Without the guard the server closes its socket now, and soon.
@@ -224,7 +225,7 @@ def look_and_connect(listening):
     port = listening.getsockname()[1]
     if (port == int(os.environ["WATCHDOG_METRICS_PORT"])) is not {is_metrics}:
         return found
-    if next(looks) == 2 * listener._TURNS_TO_CONNECTION:
+    if next(looks) == listener._TURNS_TO_CONNECTION:
         sock = socket.create_connection(listening.getsockname())
         sock.sendall({request!r})
         threading.Thread(target=read, args=(sock,)).start()
@@ -239,7 +240,7 @@ def read(sock):
 
 replace(listener, "ignore_new_connections", lambda sock: None)
 replace(listener, "is_readable", look_and_connect)
-# The caller must come before this time is over, also if a slow machine lists thousands of connections for each look.
+# The caller must come before this time is over, on a slow machine too.
 replace(listener, "_LONGEST_ACCEPT_S", 60.0)
 """
 

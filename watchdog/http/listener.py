@@ -14,11 +14,11 @@ from typing import Any
 
 from ..errors import ListenError
 from ..system.files import TOO_MANY_OPEN_FILES
+from ..system.handshakes import has_half_open
 from ..system.tcp import is_readable
 
 BACKLOG = 1024
 _SO_ATTACH_FILTER = 26  # asm-generic/socket.h
-_SYN_RECV = b"03"  # net/tcp_states.h
 # The server waits at least this time for callers that have begun their TCP handshake.
 _HANDSHAKE_S = 0.05
 _HANDSHAKE_CHECK_S = 0.01
@@ -75,16 +75,13 @@ class Listener:
             ignore_new_connections(sock)
         await asyncio.sleep(_HANDSHAKE_S)
         until_s = self._loop.time() + _LONGEST_ACCEPT_S
-        quiet_turns = 0
+        # No handshake begins from now on. So if none is incomplete now, none will be incomplete later.
+        while has_half_open(self.address[1]) and self._loop.time() < until_s:
+            await asyncio.sleep(_HANDSHAKE_CHECK_S)
         # asyncio accepts one connection in each turn of the loop, and completes it some turns later. If the listening
         # socket is closed before that, asyncio drops the connection.
-        ports = {sock.getsockname()[1] for sock in sockets}
+        quiet_turns = 0
         while quiet_turns < _TURNS_TO_CONNECTION and self._loop.time() < until_s:
-            if not any(map(is_readable, sockets)) and any(map(has_half_open, ports)):
-                quiet_turns = 0
-                await asyncio.sleep(_HANDSHAKE_CHECK_S)
-                continue
-            # A handshake may have been completed since the last check, so check again.
             quiet_turns = 0 if any(map(is_readable, sockets)) else quiet_turns + 1
             await asyncio.sleep(0)
         late = await self._accept_late(self._socket)
@@ -161,14 +158,3 @@ def is_out_of_descriptors(context: dict[str, Any]) -> bool:
     """Return whether the event loop reports that no descriptor was free for a new connection."""
     error = context.get("exception")
     return isinstance(error, OSError) and error.errno in TOO_MANY_OPEN_FILES and "socket" in context
-
-
-def has_half_open(port: int) -> bool:
-    """Return whether a handshake with a port of this machine has begun and is not complete (proc(5), net/tcp)."""
-    end = b":%04X" % port
-    for name in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/self/net/{name}", "rb") as table:
-            for _, local_address, _, state, *_ in map(bytes.split, table):
-                if state == _SYN_RECV and local_address.endswith(end):
-                    return True
-    return False
