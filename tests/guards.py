@@ -1120,6 +1120,22 @@ def whole_location() -> None:
 
 
 @guard
+def cors_of_scripts() -> None:
+    """A script allows more pages than the setting cors_origins."""
+    from watchdog.http import cors
+
+    replace(cors, "_PREFIX", "no header begins with this")
+
+
+@guard
+def paths_for_browsers() -> None:
+    """A browser that opens any page of the server also runs the function, because it wants an icon."""
+    from watchdog.http import routes
+
+    replace(routes, "_FOR_BROWSERS", frozenset())
+
+
+@guard
 def kubernetes_probe() -> None:
     """A probe of the kubelet at the path of calls runs the script."""
     from watchdog.http import routes

@@ -88,6 +88,7 @@ def test_defaults() -> None:
         "auth_token": None,
         "auth_token_file": None,
         "auth_all": False,
+        "cors_origins": (),
         "cgi_headers": True,
         "error_status": True,
     }

@@ -20,6 +20,7 @@ import functools
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from ..logs.setup import get_logger
 from ..system.tcp import acknowledged_bytes, has_ended, is_readable, reset, unacknowledged_bytes
@@ -29,6 +30,9 @@ from .problem_document import PROBLEM_TYPE, problem_document
 from .request_body import MalformedBody, RequestBody
 from .request_head import Head, HeadTooLarge, MalformedRequest
 from .request_reader import RequestReader
+
+if TYPE_CHECKING:
+    from .cors import Cors
 
 log = get_logger("server")
 # While the server does not read from a connection, it checks at this interval whether the caller has closed its side.
@@ -59,6 +63,7 @@ class Connection(asyncio.Protocol):
         connections: contains this connection as long as it is open.
         read_timeout_s: the longest time until the headers of a request are complete; 0 means no limit.
         write_timeout_s: a caller that reads no byte for this time is disconnected; 0 means no limit.
+        cors: adds the headers for web pages to each answer; None if no page of another origin may call.
     """
 
     def __init__(
@@ -69,6 +74,7 @@ class Connection(asyncio.Protocol):
         connections: set[Connection],
         read_timeout_s: float,
         write_timeout_s: float,
+        cors: Cors | None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handler = handler
@@ -76,6 +82,7 @@ class Connection(asyncio.Protocol):
         self._connections = connections
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
+        self._cors = cors
         self._transport: asyncio.Transport | None = None
         self._socket: socket.socket | None = None
         self._reader: RequestReader | None = None
@@ -223,7 +230,7 @@ class Connection(asyncio.Protocol):
                 self.reset()  # only this shows the caller that bytes of the answer are missing
             else:
                 detail = "the server failed to answer this call; see its log for the reason"
-                self._send_problem(500, "Internal error", detail, has_body=request.method != "HEAD")
+                self._send_problem(500, "Internal error", detail, request=request, has_body=request.method != "HEAD")
                 self._keeps_open = False
         finally:
             self._task = None
@@ -339,12 +346,20 @@ class Connection(asyncio.Protocol):
         if self._reader is not None and self._body is None:
             self._send_problem(408, "Request timed out", detail)
 
-    def _send_problem(self, status: int, title: str, detail: str, *, has_body: bool = True) -> None:
-        """Send an answer that needs no handler. The connection is closed after it."""
+    def _send_problem(
+        self, status: int, title: str, detail: str, *, request: Request | None = None, has_body: bool = True
+    ) -> None:
+        """Send an answer that needs no handler. The connection is closed after it.
+
+        Args:
+            request: None if the server could not read the head of the request.
+        """
         if self._transport is None or self._transport.is_closing():
             return
         body = problem_document(status, title, detail)
         response = Response(status, [("Content-Type", PROBLEM_TYPE)], body)
+        if self._cors is not None:
+            self._cors.add_headers(response, request)
         self._transport.write(response.head(is_http_1_0=False, keep_alive=False) + (body if has_body else b""))
 
     # ---- send answers
@@ -359,6 +374,8 @@ class Connection(asyncio.Protocol):
         # server cannot know where the next request on this connection would begin.
         if not request.content.is_complete and "Expect" in request.headers:
             self._keeps_open = False
+        if self._cors is not None:
+            self._cors.add_headers(response, request)
         return response.head(is_http_1_0=request.is_http_1_0, keep_alive=self._keeps_open)
 
     def write(self, data: bytes | memoryview) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from typing import TYPE_CHECKING
 
 from .connection import SHORT_LINGER_S, Connection, Handler
 from .idle_connections import IdleConnections
+
+if TYPE_CHECKING:
+    from .cors import Cors
 
 # At a stop, a new connection gets this time, because its first request may be on its way.
 _FRESH_S = 0.1
@@ -25,16 +29,24 @@ class HttpServer:
         read_timeout_s: the longest time until the headers of a request are complete; 0 means no limit.
         write_timeout_s: a caller that reads no byte of its answer for this time is disconnected; 0 means no limit.
         idle: the idle connections of all servers of this process.
+        cors: adds the headers for web pages to each answer; None if no page of another origin may call.
     """
 
     def __init__(
-        self, handler: Handler, *, read_timeout_s: float, write_timeout_s: float, idle: IdleConnections
+        self,
+        handler: Handler,
+        *,
+        read_timeout_s: float,
+        write_timeout_s: float,
+        idle: IdleConnections,
+        cors: Cors | None = None,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._handler = handler
         self._read_timeout_s = read_timeout_s
         self._write_timeout_s = write_timeout_s
         self._idle = idle
+        self._cors = cors
         self._connections: set[Connection] = set()
 
     def __call__(self) -> Connection:
@@ -45,6 +57,7 @@ class HttpServer:
             connections=self._connections,
             read_timeout_s=self._read_timeout_s,
             write_timeout_s=self._write_timeout_s,
+            cors=self._cors,
         )
 
     async def close_idle(self) -> None:

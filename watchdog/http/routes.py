@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,12 +27,19 @@ from .problems import STATUS_OF_ERROR, malformed, not_allowed, problem
 from .request import METHODS, READING_METHODS, is_probe, without_base_path
 from .response import Sender
 
+if TYPE_CHECKING:
+    from .cors import Cors
+
+# Browsers and crawlers ask for these paths themselves, whatever the server is. Only GET and HEAD are special here.
+_FOR_BROWSERS = frozenset({"/favicon.ico", "/robots.txt"})
+
 
 class Routes:
     """Passes each request to the part of the server that answers it.
 
     Args:
         base_path: the prefix that the server removes from the path of each request.
+        cors: the permission for web pages of other origins; None if there is none.
     """
 
     def __init__(
@@ -47,6 +54,7 @@ class Routes:
         health: Health,
         authorization: Authorization,
         sender: Sender,
+        cors: Cors | None,
     ) -> None:
         self._configuration = configuration
         self._base_path = base_path
@@ -57,6 +65,7 @@ class Routes:
         self._health = health
         self._authorization = authorization
         self._sender = sender
+        self._cors = cors
         self.metrics_port: int | None = None
 
     def answer(self, request: Request) -> Coroutine[Any, Any, None]:
@@ -67,10 +76,14 @@ class Routes:
         if request.refused is not None:
             return self._sender.send(request, malformed(request.refused))
         path = without_base_path(self._base_path, request.path)
+        if self._cors is not None and self._cors.allows_preflight(request):
+            return self._sender.send(request, Response(204))  # the connection adds the headers
         if path == "/_/ready":
             return self._sender.send(request, self._probe(request, is_ready=True))
         if path == "/_/openapi.json":
             return self._send_description(request)
+        if path in _FOR_BROWSERS and request.method in READING_METHODS:
+            return self._sender.send(request, _for_browsers(path))
         if path == "/_/health" or is_probe(request):
             return self._sender.send(request, self._probe(request, is_ready=False))
         if request.method not in METHODS:
@@ -151,3 +164,10 @@ class Routes:
             )
         )
         return Response(200, [("Content-Type", "application/json")], msgspec.json.encode(document))
+
+
+def _for_browsers(path: str) -> Response:
+    """Return the answer to a request that no user has made. The function does not run."""
+    if path == "/robots.txt":
+        return Response.of_text(200, "User-agent: *\nDisallow: /\n")  # each visit of a crawler would be a call
+    return Response(204, [("Cache-Control", "max-age=86400")])

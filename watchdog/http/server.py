@@ -7,6 +7,7 @@
 ``calls``                 answers one call: request -> invocation -> answer
 ``request``, ``body``     read the headers and the body of a request
 ``response``              sends answers, also to slow callers
+``cors``                  lets web pages of other origins read answers
 ``problems``              maps an error to its status and document
 ``health``                answers probes
 ``drain``                 stops the server gracefully, step by step
@@ -21,7 +22,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ListenError
 from ..invocation.admission import Admission
@@ -32,6 +33,7 @@ from ..logs.sink import LogWriter
 from ..process.byte_order_mark import MARK_HINT
 from ..process.command import CRLF_HINT
 from ..process.supervisor import Supervisor
+from ..settings.declarations import Settings
 from ..settings.load import Configuration
 from ..system import threads
 from ..system.allocator import keep_freed_memory
@@ -47,9 +49,12 @@ from .health import Health
 from .http_server import HttpServer
 from .idle_connections import IdleConnections
 from .listener import Listener, is_out_of_descriptors
-from .request import base_path_of
+from .request import METHODS, base_path_of
 from .response import Sender
 from .routes import Routes
+
+if TYPE_CHECKING:
+    from .cors import Cors
 
 log = get_logger("server")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -97,6 +102,14 @@ def _ignore_warnings() -> None:
     warnings.simplefilter("ignore")
 
 
+def _cors(settings: Settings) -> Cors | None:
+    if not settings.cors_origins:
+        return None
+    from .cors import Cors
+
+    return Cors(settings.cors_origins, METHODS)
+
+
 class Server:
     """A server for one function."""
 
@@ -139,6 +152,7 @@ class Server:
         authorization = Authorization(settings, self._health)
         bodies = Bodies(settings, self._admission)
         sender = Sender(settings)
+        cors = _cors(settings)
         calls = Calls(
             configuration,
             base_path=base_path,
@@ -161,11 +175,12 @@ class Server:
             health=self._health,
             authorization=authorization,
             sender=sender,
+            cors=cors,
         )
 
         # The parts that accept and close connections.
         self._idle = IdleConnections(give_up=sender.give_up_other_reader)
-        self._http = self._http_server(self._routes.answer)
+        self._http = self._http_server(self._routes.answer, cors)
         self._listener = Listener(self._http)
         self._metrics_http = self._http_server(self._routes.answer_metrics)
         self._metrics_listener = Listener(self._metrics_http)
@@ -229,12 +244,13 @@ class Server:
             log.error("threads left behind", count=count, reason="their operations on files do not end")
         log.info("stopped")
 
-    def _http_server(self, handler: Any) -> HttpServer:
+    def _http_server(self, handler: Any, cors: Cors | None = None) -> HttpServer:
         return HttpServer(
             handler,
             read_timeout_s=self._settings.read_timeout_s,
             write_timeout_s=self._settings.write_timeout_s,
             idle=self._idle,
+            cors=cors,
         )
 
     def _callers(self) -> Callers:

@@ -5,7 +5,7 @@ Unlike the other modules, this one does not keep annotations as text: ``SETTINGS
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import msgspec
@@ -20,6 +20,7 @@ from .kinds import (
     LEVEL,
     LOG_FORMAT,
     MEDIA_TYPE,
+    ORIGINS,
     PATH,
     PORT,
     SIZE,
@@ -295,6 +296,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Declared("/metrics and /_/openapi.json also need the token; health and readiness never need it", TRUTH, False),
     ]
+    cors_origins: Annotated[
+        Sequence[str],
+        Declared("origins of the web pages that may call the function, separated by commas; * allows all", ORIGINS, ()),
+    ]
     cgi_headers: Annotated[
         bool, Declared("give the script the request headers and the query as Http_* variables", TRUTH, True, bare=True)
     ]
@@ -339,8 +344,10 @@ def _declarations() -> dict[str, Setting]:
 
 def _plain(kind: Kind, value: object) -> str:
     """Return a value as a user would write it."""
-    if value is None:
+    if value is None or value == ():
         return "-"
+    if isinstance(value, tuple):
+        return ", ".join(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if kind is DURATION:

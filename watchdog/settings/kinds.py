@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import quoted
@@ -154,6 +154,12 @@ def _parse_media_type(text: str) -> str:
     return text
 
 
+def _parse_origins(text: str) -> Sequence[str]:
+    from .origins import parse_origins  # a server without this setting does not need it
+
+    return parse_origins(text)
+
+
 def parse_token(text: str) -> str:
     token = text.strip()
     if not re.fullmatch(r"[!-~]+", token):
@@ -178,4 +184,5 @@ PATH = Kind(_parse_path, "a path", "PATH")
 DIRECTORY = Kind(_parse_directory, "a path", "PATH")
 COMMAND = Kind(_parse_command, "a command and its arguments, quoted as for a shell", "COMMAND")
 MEDIA_TYPE = Kind(_parse_media_type, "a media type like text/plain; charset=utf-8", "TYPE")
+ORIGINS = Kind(_parse_origins, "origins like https://a.example, http://localhost:3000, or *", "ORIGINS")
 TOKEN = Kind(parse_token, "ASCII characters without white space, at least one", "TOKEN")

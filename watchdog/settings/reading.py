@@ -10,7 +10,7 @@ from ..system.pattern import pattern
 from .declarations import SETTINGS, Known, Setting
 from .kinds import PORT
 from .source import DEFAULT, SettingSource
-from .text import in_quotes
+from .text import Correctable, in_quotes
 
 # Kubernetes gives a pod the address of every Service of its namespace in variables. A Service named `watchdog` sets
 # WATCHDOG_PORT to such a value.
@@ -51,7 +51,7 @@ class Reading:
                 self.values[name] = setting.kind.parse(text)
                 self.sources[name] = source
                 return
-            except ValueError:
+            except ValueError as error:
                 if name == "log_level" and source.kind == "environment" and source.name != setting.variable:
                     # This is the only bad value that does not stop the start. The variable may be meant for the script.
                     self.warnings.append(
@@ -59,8 +59,9 @@ class Reading:
                         f"to choose a level, set {setting.variable} to {setting.kind.accepts}"
                     )
                 else:
+                    expected = error if isinstance(error, Correctable) else f"expected {setting.kind.accepts}"
                     shown = "not a usable token (not shown)" if setting.secret and text.strip() else in_quotes(text)
-                    self.problem(name, source, f"is {shown}; expected {setting.kind.accepts}")
+                    self.problem(name, source, f"is {shown}; {expected}")
 
         self.set_default(setting)
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 
 
+class Correctable(ValueError):
+    """The text of a setting cannot be read. The message says what is wrong and what to write instead."""
+
+
 def in_quotes(value: str) -> str:
     """Return a value in quotes, printable and short enough to read."""
     return repr(value) if len(value) <= 200 else repr(value[:200]) + " and more"
