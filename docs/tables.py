@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from watchdog.http.openapi import ANSWERED_BEFORE_A_CALL, MEANINGS
+from watchdog.http.openapi.answers import ANSWERED_BEFORE_A_CALL, MEANINGS
 from watchdog.http.problems import STATUS_OF_ERROR
 from watchdog.invocation import outcome
 from watchdog.settings.declarations import SETTINGS

@@ -138,12 +138,13 @@ class Routes:
 
     def _description(self) -> Response:
         """Return the description of the server in OpenAPI."""
-        from . import openapi
+        from .openapi.document import document
+        from .openapi.interface import LIMITS, Interface
 
         settings = self._configuration.settings
         has_token = settings.auth_token is not None
-        document = openapi.document(
-            openapi.Interface(
+        description = document(
+            Interface(
                 service_name=self._configuration.service_name,
                 is_classic=settings.fprocess is not None,
                 is_warm=self._invocations.is_warm,
@@ -160,10 +161,10 @@ class Routes:
                 forms=[form.value for form in AnswerForm],
                 content_type=settings.content_type,
                 metrics_port=self.metrics_port,
-                limits={name: getattr(settings, name) for name in openapi.LIMITS},
+                limits={name: getattr(settings, name) for name in LIMITS},
             )
         )
-        return Response(200, [("Content-Type", "application/json")], msgspec.json.encode(document))
+        return Response(200, [("Content-Type", "application/json")], msgspec.json.encode(description))
 
 
 def _for_browsers(path: str) -> Response:
