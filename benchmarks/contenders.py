@@ -29,7 +29,7 @@ SCRIPT = '#!/bin/sh\ncat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/out"\n'
 PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 ENVIRONMENT = {"PATH": PATH, "LANG": "C.UTF-8"}
 # The interpreter of the servers, with only the packages of requirements.txt. Packages that only tests need can make a
-# start slower (structlog imports rich if it is installed).
+# start slower.
 BARE_PYTHON = ROOT / "build" / "bench-python" / "bin" / "python"
 # A long time, because the machine may be busy.
 PATIENCE_S = 60.0

@@ -39,6 +39,27 @@ def replace(owner: Any, name: str, new: Any) -> None:
     setattr(owner, name, new)
 
 
+# ---- the log
+
+
+@guard
+def terminal_escapes() -> None:
+    """The console shows names, ids and texts as they are, with their control characters."""
+    from watchdog.logs import console, console_events
+
+    for module in (console, console_events):
+        replace(module, "printable", str)
+        replace(module, "printable_lines", str)
+
+
+@guard
+def no_narration_for_programs() -> None:
+    """A log of JSON also has events for the wait and the start of a call."""
+    from watchdog.logs.formats import JsonFormat
+
+    replace(JsonFormat, "is_for_people", True)
+
+
 # ---- process trees
 
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from running_server import read_terminal
 
 from watchdog.logs import level as level_module
 from watchdog.logs import script_log, setup
@@ -987,44 +986,6 @@ warnings.warn("old")
 def test_unknown_level_or_format_is_refused(level: str, format_: str) -> None:
     with pytest.raises(ValueError):
         setup.configure(level=level, format=format_)
-
-
-CONSOLE = """
-from watchdog.logs.script_log import ScriptLog
-get_logger("server").info("listening", port=8080, name="\\x1b[2Jevil\\udcff")
-try: 1/0
-except Exception: get_logger("server").exception("internal error")
-log = ScriptLog(sink, stream="stdout", call_id="c-1")
-log.feed(b"ERROR: bad \\x07 bell\\n")
-log.close()
-sink.close(5)
-"""
-
-
-def test_console_without_a_terminal_has_no_colors() -> None:
-    text = run(CONFIGURE.format(level="INFO", format="console") + CONSOLE).decode()
-    assert "\x1b" not in text
-    assert "listening" in text
-    assert "port=8080" in text
-    assert "\\x1b[2Jevil\\xff" in text
-    assert "ZeroDivisionError" in text
-    assert "[error    ] ERROR: bad \\x07 bell" in text
-    assert "stdout c-1" in text
-
-
-@pytest.mark.parametrize("no_color", ["", "1"])
-def test_auto_is_console_on_a_terminal(no_color: str) -> None:
-    ours, theirs = os.openpty()
-    environ = os.environ | {"NO_COLOR": no_color, "TERM": "xterm"}
-    command = [sys.executable, "-c", CONFIGURE.format(level="INFO", format="auto") + CONSOLE]
-    with subprocess.Popen(command, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT, env=environ) as process:
-        os.close(theirs)
-        text = read_terminal(ours)
-    os.close(ours)
-    assert process.returncode == 0
-    assert b"ERROR: bad \\x07 bell" in text
-    assert b"\x1b[2J" not in text
-    assert (b"\x1b[" in text) is (not no_color)
 
 
 def test_printable() -> None:

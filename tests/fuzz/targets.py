@@ -35,6 +35,7 @@ from watchdog.input import form as form_module
 from watchdog.input import receive
 from watchdog.input.detect import BodyHints
 from watchdog.input.receive import Receiver
+from watchdog.logs import console as console_module
 from watchdog.logs import formats
 from watchdog.logs import level as level_module
 from watchdog.logs import script_log as script_log_module
@@ -553,7 +554,7 @@ def check_script_log(data: bytes) -> None:
     ):
         whole = _logged([output], formats.JsonFormat(), level)
         cut = _logged(pieces, formats.JsonFormat(), level)
-        console = _logged(pieces, formats.ConsoleFormat(colors=False), level)
+        console = _logged(pieces, console_module.ConsoleFormat(colors=False), level)
 
     events = _events_in(whole, level, limit_bytes)
     cut_events = _events_in(cut, level, limit_bytes)

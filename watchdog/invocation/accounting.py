@@ -64,6 +64,8 @@ class Accounting:
             "peak_rss_bytes": record.peak_rss_bytes,
             "reason": record.reason,
         }
+        if record.shown is not None:
+            fields |= record.shown
         if call.event:
             fields |= {f"ce_{name}": call.event.get(name) for name in _LOGGED_EVENT_ATTRIBUTES}
         call.trace.note(fields)

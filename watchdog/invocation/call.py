@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -86,6 +87,7 @@ class Record(msgspec.Struct):
     # has very many outputs.
     keeps_place: bool = False
     is_of_storage: bool = False  # the input is an object that an event reported
+    shown: dict[str, Any] | None = None  # names and sizes of files, which only a log for people shows (narration.py)
     stopped_by: str | None = None  # the name of the signal that stopped a job or a local run
 
 

@@ -38,6 +38,7 @@ from .environment import environment_of_all_calls
 from .failures import Failures
 from .found_outputs import check_size, found_outputs
 from .inputs import Inputs
+from .narration import Narration
 from .outcome import outcome_of
 from .refusal import refused_by_system
 from .results import NOTHING, joined
@@ -106,6 +107,7 @@ class Invocations:
         self._doubts = Doubts(settings.tmp_dir)
         self._held_outputs = HeldOutputs(self._disposal.in_thread)
         self._accounting = Accounting(self._function.noun, metrics)
+        self._narration = Narration() if sink.form.is_for_people else None
         self._handing_over = 0
         # Whether outputs are stored in a storage.
         self.stores = self._transfers.stores and self._function.works_with_files
@@ -156,6 +158,8 @@ class Invocations:
             await asyncio.sleep(0.005)
 
     async def _wait_for_place(self, call: Call, ticket: Ticket, record: Record) -> None:
+        if self._narration is not None and not self._admission.has_free_place:
+            self._narration.waits(call, self._admission.waiting + 1)
         try:
             with call.trace.phase("wait for a place"):
                 await ticket.place(None if call.observer is None else call.observer.queued)
@@ -205,10 +209,14 @@ class Invocations:
         cleanups.add(stdout.close)
         if task.held is not None:
             await self._inputs.give_names(task.held, workspace)
+        if self._narration is not None:
+            self._narration.starts(call, task, record)
         run = await self._runner.run(call, task, workspace, stdout, function.stdin(call.body, record))
         add_run(record, run)
         failure = self._failure_of(run, record)
         outputs, skipped = await found_outputs(workspace, run, call.call_id) if function.works_with_files else ([], 0)
+        if self._narration is not None:
+            self._narration.leaves(record, outputs, stdout.size_bytes)
         check_size(outputs, record.outputs, stdout, settings.max_output_size_bytes, function.noun)
         warnings = await self._doubts.warnings_of(
             run,

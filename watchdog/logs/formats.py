@@ -1,19 +1,38 @@
-"""Format log events as JSON, or as text for people."""
+"""Format log events as JSON. The format for people is in ``console.py``."""
 
 from __future__ import annotations
 
-import time
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from .level import LEVEL_NAMES
-from .text import as_plain, as_text, as_unicode, printable, printable_lines
+from .text import as_plain, as_unicode
+
+
+class LogFormat(Protocol):
+    """A form of the log.
+
+    ``is_for_people``: the log also shows when a call waits and starts, and the names of its files.
+    """
+
+    @property
+    def is_for_people(self) -> bool: ...
+
+    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
+        """Return an event of this program. ``age_s``: the event happened so many seconds ago."""
+
+    def script_lines(
+        self, levels: list[int], texts: list[str], stream: str, call_id: str | None, *, age_s: float = 0.0
+    ) -> bytes:
+        """Return lines of a script as events. ``call_id``: None if a worker printed the lines between calls."""
 
 
 class JsonFormat:
     """One object per line, with its keys in this order: timestamp, level, event, logger, then the rest."""
+
+    is_for_people = False
 
     def __init__(self) -> None:
         self._encoder = msgspec.json.Encoder(enc_hook=str)
@@ -48,42 +67,6 @@ class JsonFormat:
         return b"".join([heads[level] + string + tail for level, string in pairs])
 
 
-class ConsoleFormat:
-    """Text for people."""
-
-    def __init__(self, *, colors: bool) -> None:
-        import structlog.dev  # its import takes a tenth of the time of a start, and JSON does not need it
-
-        self._render = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-        self._dim, self._reset = ("\x1b[2m", "\x1b[0m") if colors else ("", "")
-        shades = {"debug": "\x1b[32m", "info": "\x1b[32m", "warning": "\x1b[33m"} if colors else {}
-        shade = "\x1b[31m" if colors else ""
-        self._badges = {
-            number: f"[{shades.get(name, shade)}{name:<9}{self._reset}]" for number, name in LEVEL_NAMES.items()
-        }
-
-    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
-        # Callers choose some names and ids, which must not reach the terminal as control sequences.
-        shown = {
-            key: printable_lines(value) if isinstance(value, str) else printable(as_text(value))
-            for key, value in fields.items()
-        }
-        shown |= {"timestamp": _clock_time_before(age_s), "level": level}
-        return (str(self._render(None, level, shown)) + "\n").encode()
-
-    def script_lines(
-        self, levels: list[int], texts: list[str], stream: str, call_id: str | None, *, age_s: float = 0.0
-    ) -> bytes:
-        head = f"{self._dim}{_clock_time_before(age_s)}{self._reset} "
-        tail = f"  {self._dim}{stream} {'worker' if call_id is None else printable(call_id)}{self._reset}\n"
-        return "".join(
-            [f"{head}{self._badges[level]} {printable(text)}{tail}" for level, text in zip(levels, texts, strict=True)]
-        ).encode()
-
-
-LogFormat = JsonFormat | ConsoleFormat
-
-
 def origin_of(call_id: str | None) -> dict[str, str]:
     """Return the field that shows where a line is from: a script in a call, or a worker that is not in a call."""
     return {"logger": "worker" if call_id is None else "script"}
@@ -97,7 +80,3 @@ def time_in(later_s: float) -> str:
 def _time_before(age_s: float) -> str:
     time_ = datetime.now(UTC) - timedelta(seconds=age_s) if age_s else datetime.now(UTC)
     return time_.isoformat(timespec="microseconds")[:-6] + "Z"
-
-
-def _clock_time_before(age_s: float) -> str:
-    return time.strftime("%H:%M:%S", time.localtime(time.time() - age_s))

@@ -1,7 +1,6 @@
 """The loggers of this program's own modules: ``log.info("listening", port=8080)``.
 
-This is the part of structlog's interface that the program needs. The import of structlog takes a tenth of the time of a
-start, so only the format for people imports structlog.
+This is the part of structlog's interface that the program needs.
 """
 
 from __future__ import annotations

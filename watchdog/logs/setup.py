@@ -20,7 +20,7 @@ import logging
 import os
 from typing import Any
 
-from .formats import ConsoleFormat, JsonFormat, LogFormat
+from .formats import JsonFormat, LogFormat
 from .level import LEVEL_NAMES
 from .logger import Logger, send_to
 from .sink import LogWriter
@@ -45,6 +45,8 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # n
     is_terminal = os.isatty(stream_fd)
     form: LogFormat = JsonFormat()
     if format == "console" or (format == "auto" and is_terminal):
+        from .console import ConsoleFormat
+
         form = ConsoleFormat(colors=is_terminal and not os.environ.get("NO_COLOR"))
     sink = LogWriter(stream_fd, form, level=number[level])
 

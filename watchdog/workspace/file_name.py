@@ -11,6 +11,7 @@ from ..errors import BadInput, quoted
 
 # The limit of Linux is 255 bytes (NAME_MAX). The rest is left for endings that scripts append (".jpg", "-resized").
 _LONGEST_NAME_BYTES = 200
+NEW_NAME_BEGINS = "event-file-"
 
 
 def safe_file_name(name: str) -> str | None:
@@ -42,4 +43,4 @@ def new_file_name() -> str:
     """
     bits = random.getrandbits(128) & ~(0xF000 << 64) & ~(0xC000 << 48) | (0x4000 << 64) | (0x8000 << 48)
     digits = f"{bits:032x}"
-    return f"event-file-{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+    return f"{NEW_NAME_BEGINS}{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"

@@ -1,0 +1,99 @@
+"""Format log events as text for people at a terminal.
+
+::
+
+    12:37:30  listening on http://localhost:8080, runs script.sh (2 calls at a time, 20 may wait)
+    12:37:34  6668c6e9  start  photo.jpg 1.1 kB
+    12:37:34  6668c6e9  | a line that the script printed
+    12:37:34  6668c6e9  ok  0.02 s  photo.jpg 1.1 kB -> gray.jpg 585 B
+
+Callers and scripts choose some names, ids and texts. No control character of these reaches the terminal.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from . import readable
+from .console_events import worded
+from .level import LEVEL_NAMES
+from .text import as_text, printable, printable_lines
+
+_ID_COLUMNS = 8
+_MOST_CALLS = 100
+_RESET = "\x1b[0m"
+_DIM = "\x1b[2m"
+_GREEN = "\x1b[32m"
+_COLORS = {"debug": _DIM, "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[1;31m"}
+_BLANK_TIME = " " * len("12:37:30")
+
+
+class ConsoleFormat:
+    """Text for people. Each line of a text is a line on the terminal, and lines of one call are aligned."""
+
+    is_for_people = True
+
+    def __init__(self, *, colors: bool) -> None:
+        self._has_colors = colors
+        # The reasons that events of a call have shown, by call id.
+        self._said: dict[str, list[str]] = {}
+
+    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
+        if "stream" in fields:
+            return self._long_line(level, fields, age_s)
+        call_id = fields.get("call_id")
+        text = worded(level, fields, is_reason_said=call_id is not None and self._is_said(str(call_id), fields))
+        lead = self._colored(text.lead, _GREEN if text.is_good else _COLORS.get(level, ""))
+        origin = None if call_id is None else readable.call_id(printable(as_text(call_id)))
+        return self._lines(origin, (lead + text.rest).split("\n"), age_s)
+
+    def script_lines(
+        self, levels: list[int], texts: list[str], stream: str, call_id: str | None, *, age_s: float = 0.0
+    ) -> bytes:
+        origin = "worker" if call_id is None else readable.call_id(printable(call_id))
+        return b"".join(
+            [
+                self._lines(origin, self._script_text(LEVEL_NAMES[level], text), age_s)
+                for level, text in zip(levels, texts, strict=True)
+            ]
+        )
+
+    def _long_line(self, level: str, fields: dict[str, Any], age_s: float) -> bytes:
+        """Return a line of a script that has an event of its own, for example because the line was cut."""
+        call_id = fields.get("call_id")
+        lines = self._script_text(level, as_text(fields["event"]))
+        if fields.get("truncated"):
+            lines.append(f"  (cut: {readable.size(fields['line_bytes'])} in all)")
+        return self._lines("worker" if call_id is None else readable.call_id(printable(call_id)), lines, age_s)
+
+    def _script_text(self, level: str, text: str) -> list[str]:
+        """Return the lines of a text as the script printed it. Its own words show the level, and a colour, too."""
+        color = _COLORS.get(level, "")
+        return [f"| {self._colored(line, color)}" for line in printable_lines(text).split("\n")]
+
+    def _lines(self, origin: str | None, lines: list[str], age_s: float) -> bytes:
+        """Return lines of one event. The first one has the time and the origin, and the next ones are aligned to it."""
+        clock = time.strftime("%H:%M:%S", time.localtime(time.time() - age_s))
+        shown = "" if origin is None else f"{origin:<{_ID_COLUMNS}}  "
+        head = f"{self._colored(f'{clock}  {shown}', _DIM)}"
+        indent = _BLANK_TIME + "  " + " " * len(shown)
+        return (head + f"\n{indent}".join(lines) + "\n").encode()
+
+    def _colored(self, text: str, color: str) -> str:
+        return f"{color}{text}{_RESET}" if self._has_colors and color and text else text
+
+    def _is_said(self, call_id: str, fields: dict[str, Any]) -> bool:
+        """Return whether an earlier event of a call had the reason of this event, and note the reason."""
+        reason = fields.get("reason")
+        if fields["event"] == "invocation ended":
+            return reason in self._said.pop(call_id, ())
+        if reason is None:
+            return False
+        said = self._said.setdefault(call_id, [])
+        if reason in said:
+            return True
+        said.append(reason)
+        while len(self._said) > _MOST_CALLS:
+            self._said.pop(next(iter(self._said)), None)
+        return False
