@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from watchdog.commands.catalogue import CATALOGUE, Command
+from watchdog.commands.setting_groups import ALL, setting_groups
 from watchdog.http.openapi.answers import ANSWERED_BEFORE_A_CALL, MEANINGS
 from watchdog.http.problems import STATUS_OF_ERROR
 from watchdog.invocation import outcome
@@ -64,6 +66,36 @@ def outcomes_table() -> str:
     )
 
 
+def commands_text() -> str:
+    """Return a section for each command, with its arguments and examples."""
+    return "\n".join(_section(name, command) for name, command in CATALOGUE.items())
+
+
+def _section(name: str, command: Command) -> str:
+    lines = [f"## watchdog {name}", "", f"{command.summary[0].upper()}{command.summary[1:]}.", ""]
+    lines += ["```", f"watchdog {name} {command.synopsis}", "```", ""]
+    rows = [(f"`{', '.join(_shown_names(*each))}`", each.help) for each in command.arguments]
+    text = "\n".join([*lines, ""]) + (_table(("argument", "meaning"), rows) + "\n" if rows else "")
+    if command.settings == ALL:
+        text += "All [settings](settings.md) have an effect.\n\n"
+    elif command.settings:
+        groups = setting_groups()
+        names = [f"`{setting}`" for title in command.settings for setting in groups[title]]
+        text += f"These [settings](settings.md) have an effect: {', '.join(names)}.\n\n"
+    rows = [(f"`{_in_table(line)}`", does) for line, does in command.examples]
+    return text + _table(("example", "what it does"), rows)
+
+
+def _shown_names(names: tuple[str, ...], _: str, options: Mapping[str, object]) -> list[str]:
+    """Return the names of an argument as a user writes them: ``-o PATH``, or ``FILE`` for one without a dash."""
+    metavar = options.get("metavar", "")
+    return [f"{each} {metavar}".rstrip() if each.startswith("-") else str(metavar) for each in names]
+
+
+def _in_table(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
 def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     lines = (f"| {' | '.join(row)} |\n" for row in (titles, *rows))
     return next(lines) + "|---" * len(titles) + "|\n" + "".join(lines)
@@ -72,6 +104,7 @@ def _table(titles: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 _TABLES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "README.md": {"settings": lambda: settings_table([SETTINGS[name] for name in _MOST_USED])},
     "docs/reference/settings.md": {"settings": lambda: settings_table(SETTINGS.values())},
+    "docs/reference/commands.md": {"commands": commands_text},
     "docs/reference/metrics.md": {"metrics": metrics_table},
     "docs/reference/statuses-and-outcomes.md": {"statuses": statuses_table, "outcomes": outcomes_table},
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,8 +15,13 @@ from running_server import StartServer
 
 from watchdog import __version__, errors
 from watchdog.cli import exit_code_of
+from watchdog.commands.arguments import COMMANDS
+from watchdog.commands.catalogue import CATALOGUE
 from watchdog.commands.command_line import without_argparse
 from watchdog.commands.parser import parse_all
+from watchdog.commands.setting_groups import ALL as ALL_GROUPS
+from watchdog.commands.setting_groups import setting_groups
+from watchdog.settings.declarations import SETTINGS
 
 ROOT = Path(__file__).parent.parent
 
@@ -49,11 +55,77 @@ def test_version_and_help(environ: dict[str, str]) -> None:
     for words in (["--version"], ["-version"], ["serve", "--version"]):
         done = watchdog(environ, *words)
         assert (done.returncode, done.stdout) == (0, f"oscar-watchdog {__version__}\n")
-    assert "serve" in watchdog(environ, "--help").stdout
-    for command in ("serve", "run", "check", "health", "job"):
-        done = watchdog(environ, command, "--help")
-        assert done.returncode == 0
-        assert "--exec-timeout" in done.stdout
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["help"]])
+def test_the_help_lists_every_command_with_examples(environ: dict[str, str], words: list[str]) -> None:
+    done = watchdog(environ, *words)
+    assert done.returncode == 0
+    for name, command in CATALOGUE.items():
+        assert re.search(rf"^  {name} +{re.escape(command.summary)}$", done.stdout, re.MULTILINE), name
+    assert "\nExamples:\n  watchdog " in done.stdout
+    assert "--max-queue" not in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_is_the_same_in_both_ways_and_has_examples(environ: dict[str, str], name: str) -> None:
+    done = watchdog(environ, "help", name)
+    assert done.returncode == 0
+    assert done.stdout == watchdog(environ, name, "--help").stdout
+    assert f"\nExamples:\n  watchdog {name}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "belongs", "does_not_belong"),
+    [
+        ("serve", ["--exec-timeout", "--max-queue", "--port"], ["--no-store"]),
+        ("run", ["--exec-timeout", "--no-store", "FILE"], ["--max-queue", "--port", "--auth-token-file"]),
+        ("job", ["--exec-timeout", "--secrets-dir"], ["--max-queue", "--port"]),
+        ("health", ["--port", "--bind"], ["--exec-timeout", "--script-path"]),
+        ("helper", ["NAME"], ["--port", "--log-level"]),
+    ],
+)
+def test_the_help_of_a_command_shows_only_what_belongs_to_it(
+    environ: dict[str, str], command: str, belongs: list[str], does_not_belong: list[str]
+) -> None:
+    text = watchdog(environ, command, "--help").stdout
+    assert [each for each in belongs if each not in text] == []
+    assert [each for each in does_not_belong if each in text] == []
+
+
+def test_a_setting_that_the_help_of_a_command_does_not_show_is_still_accepted() -> None:
+    assert parse_all(["health", "--exec-timeout", "1s"]).flags == {"exec_timeout": "1s"}
+    assert parse_all(["run", "f", "--port", "1"]).flags == {"port": "1"}
+
+
+def test_every_command_is_declared_and_every_setting_has_a_group() -> None:
+    assert set(CATALOGUE) == set(COMMANDS)
+    groups = setting_groups()
+    assert "" not in groups, "the first setting has no group"
+    assert list(groups) == list(ALL_GROUPS), "a group begins with a setting that does not exist"
+    assert [name for names in groups.values() for name in names] == list(SETTINGS)
+    for command in CATALOGUE.values():
+        assert set(command.settings) <= set(groups)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["chekc"], "there is no command 'chekc'; the nearest name is check"),
+        (["SERVE"], "the nearest name is serve"),
+        (["help", "rum"], "there is no command 'rum'; the nearest name is run"),
+        (["--prot", "80"], "there is no flag '--prot'; the nearest name is --port"),
+        (["serve", "--max_inflght=2"], "the nearest name is --max-inflight"),
+        (["run", "file", "--outptu", "x"], "there is no flag '--outptu'; the nearest name is --output"),
+        (["helper", "--port", "1"], "there is no flag '--port'"),
+        (["serve", "--zzzzzz"], "there is no flag '--zzzzzz'\n"),
+        (["serve", "surplus"], "the argument 'surplus' is not expected"),
+    ],
+)
+def test_a_mistyped_word_gets_the_nearest_name(environ: dict[str, str], words: list[str], text: str) -> None:
+    done = watchdog(environ, *words)
+    assert done.returncode == 2
+    assert text in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def main(
         if arguments.command == "helper":  # it needs no configuration, so it works while an image is built
             from .commands.helper import helper
 
-            return helper(arguments.helper)
+            return helper(arguments.own["name"])
         configuration = load(environ, arguments.flags)
         if arguments.command == "check":
             from .commands.check import check
@@ -102,7 +102,8 @@ def main(
         _make_tmp_dir(configuration.settings.tmp_dir)
         open_progress_descriptor()
         if arguments.command == "run":
-            return _run(configuration, environ, arguments.file, arguments.output, arguments.stores)
+            own = arguments.own
+            return _run(configuration, environ, own["file"], own["output"], not own["no_store"])
         if arguments.command == "job":
             return _job(configuration, environ)
         return _serve(configuration, environ)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
 
-COMMANDS = ("serve", "run", "check", "health", "job", "helper")
+# The commands that have settings, but no arguments of their own.
+WITH_SETTINGS_ONLY = ("serve", "check", "health", "job")
+COMMANDS = (*WITH_SETTINGS_ONLY, "run", "helper")
 
 
 class Arguments(msgspec.Struct, frozen=True):
-    """The arguments of one command line. ``flags``: texts of settings, by the name of the setting.
+    """The arguments of one command line.
 
-    ``file``, ``output``, ``stores``: only for ``run``. ``helper``: only for ``helper``.
+    ``flags``: texts of settings, by the name of the setting. ``own``: the values of the command's own arguments, by
+    their names in ``catalogue.py``.
     """
 
     command: str
     flags: dict[str, str]
-    file: str = ""
-    output: str | None = None
-    stores: bool = True
-    helper: str | None = None
+    own: Mapping[str, Any] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..settings.report import flag_specs
-from .arguments import COMMANDS, Arguments
+from .arguments import WITH_SETTINGS_ONLY, Arguments
 
 
 def parse(words: list[str], called_as: str) -> Arguments:
@@ -34,10 +34,10 @@ def parse(words: list[str], called_as: str) -> Arguments:
 def without_argparse(words: Sequence[str]) -> Arguments | None:
     """Return the arguments if all are settings, written as ``--name value`` or ``--name=value``.
 
-    Return None for everything else, such as help, abbreviations, errors, and the arguments of ``run`` and ``helper``.
+    Return None for everything else, such as help, abbreviations, errors, and commands with arguments of their own.
     """
     command, *rest = words
-    if command not in COMMANDS or command in ("run", "helper"):
+    if command not in WITH_SETTINGS_ONLY:
         return None
     names = {spec.flag: spec.name for spec in flag_specs()}
     flags = {}

@@ -1,77 +1,140 @@
-"""The command line for argparse: all commands, a flag for each setting, help, and errors."""
+"""Read the command line with argparse: the commands of the catalogue, a flag for each setting, help, and errors."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import shlex
+import sys
+from collections.abc import Iterable
+from typing import NoReturn
 
 from .. import __version__
 from ..settings.declarations import secret_names
 from ..settings.report import flag_specs
 from .arguments import COMMANDS, Arguments
+from .catalogue import CATALOGUE, Command, Example
+from .setting_groups import setting_groups
+
+_ABOUT = "Run a container's script for each file that is sent over HTTP, and answer with its outputs."
+_USAGE = "watchdog [COMMAND] [ARGUMENTS]"
+_HELP_WORDS = ("help", "-h", "--help")
+_EXAMPLES_OF_ALL = ("run", "serve", "check")  # the commands whose first example is in the overview
+# The smallest likeness of a flag that is suggested, between 0 and 1.
+_LIKENESS_OF_FLAGS = 0.6
 
 
 def parse_all(words: list[str]) -> Arguments:
     """Return the command and its arguments, or exit after printing an error, the help or the version."""
-    parser = argparse.ArgumentParser(
-        prog="watchdog",
-        description="Run a container's script for each file that is sent over HTTP, and answer with its outputs.",
-        epilog="The default command is serve. `watchdog COMMAND --help` lists the settings.",
+    name, *rest = words
+    if name in _HELP_WORDS:
+        if not rest:
+            print(overview())
+            sys.exit(0)
+        name, rest = rest[0], ["--help"]
+    if name == "--version":
+        rest = ["--version"]
+    elif name not in COMMANDS:
+        _exit_with_error(_USAGE, "watchdog", _no_command(name))
+    return _parse(name if name in COMMANDS else "serve", rest)
+
+
+def overview() -> str:
+    """Return the text of ``watchdog --help``: all commands in groups, and examples."""
+    lines = [f"usage: {_USAGE}", "", _ABOUT]
+    width = max(map(len, CATALOGUE))
+    for kind in dict.fromkeys(command.kind for command in CATALOGUE.values()):
+        lines += ["", f"{kind}:"]
+        lines += [f"  {name:{width}}  {each.summary}" for name, each in CATALOGUE.items() if each.kind == kind]
+    lines += ["", "Examples:", *_example_lines(CATALOGUE[name].examples[0] for name in _EXAMPLES_OF_ALL)]
+    lines += ["", "`watchdog help COMMAND` shows the arguments, settings and examples of a command."]
+    return "\n".join(lines)
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of one command. Its help shows only what has an effect on this command."""
+    command = CATALOGUE[name]
+    parser = _Parser(
+        prog=f"watchdog {name}",
+        usage=f"watchdog {name} {command.synopsis}",
+        description=f"{command.summary[0].upper()}{command.summary[1:]}.",
+        epilog="\n".join(["Examples:", *_example_lines(command.examples)]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    version = f"oscar-watchdog {__version__}"
-    parser.add_argument("--version", action="version", version=version)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    descriptions = {
-        "serve": "run the HTTP server",
-        "run": "run the script once on a local file, without HTTP",
-        "check": "print every setting with its source, and every problem; exit 2 if there are problems",
-        "health": "exit 0 if the local server is ready, else 1 (for a container's HEALTHCHECK)",
-        "job": "run the script on one event from stdin or $EVENT, store the outputs, print the answer",
-        "helper": "print a file that keeps a script loaded between calls, to be copied into an image",
-    }
-    for name, description in descriptions.items():
-        command = commands.add_parser(name, help=description, description=description)
-        command.add_argument("--version", action="version", version=version)
-        if name == "helper":
-            command.add_argument("helper", metavar="NAME", nargs="?", help="without it, list the names")
-            continue
-        if name == "run":
-            command.add_argument("file", metavar="FILE", help="the input file; - means stdin")
-            command.add_argument(
-                "-o",
-                "--output",
-                metavar="PATH",
-                help="where to write the outputs: a file for one output, a directory for several",
+    parser.add_argument("--version", action="version", version=f"oscar-watchdog {__version__}")
+    for argument in command.arguments:
+        parser.add_argument(*argument.names, help=argument.help.replace("%", "%%"), **argument.options)
+    if command.settings:
+        _add_settings(parser, command)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
+    specs = {spec.name: spec for spec in flag_specs()}
+    secrets = secret_names()
+    for title, names in setting_groups().items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            if name in secrets:
+                parser.add_argument("--" + name.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
+                continue
+            spec = specs[name]
+            text = f"{spec.help} (default: {spec.default})".replace("%", "%%")
+            is_shown = title in command.settings
+            group.add_argument(
+                spec.flag, dest=spec.name, metavar=spec.metavar, help=text if is_shown else argparse.SUPPRESS
             )
-            command.add_argument(
-                "--no-store", action="store_true", help="store no outputs, even if the service definition says to"
-            )
-        settings = command.add_argument_group(
-            "settings", "each is also an environment variable: docs/reference/settings.md"
-        )
-        for spec in flag_specs():
-            settings.add_argument(
-                spec.flag,
-                dest=spec.name,
-                metavar=spec.metavar,
-                help=f"{spec.help} (default: {spec.default})".replace("%", "%%"),
-            )
-        for setting in secret_names():
-            command.add_argument("--" + setting.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
-    if words[0] not in COMMANDS and not words[0].startswith("-"):
-        parser.error(
-            f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}; to start another program of "
-            f"the image, use docker run --entrypoint {shlex.quote(words[0])} IMAGE"
-        )
-    found = vars(parser.parse_args(words))
+
+
+def _example_lines(examples: Iterable[Example]) -> list[str]:
+    return [line for each in examples for line in (f"  {each.line}", f"      {each.meaning}")]
+
+
+def _parse(name: str, words: list[str]) -> Arguments:
+    parser = parser_of(name)
+    found, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(_not_known(unknown[0], name))
+    values = vars(found)
+    settings = [spec.name for spec in flag_specs()] if CATALOGUE[name].settings else []
     return Arguments(
-        found["command"],
-        {spec.name: found[spec.name] for spec in flag_specs() if found.get(spec.name) is not None},
-        file=found.get("file", ""),
-        output=found.get("output"),
-        stores=not found.get("no_store", False),
-        helper=found.get("helper"),
+        name,
+        {setting: values[setting] for setting in settings if values[setting] is not None},
+        {own: value for own, value in values.items() if own not in settings and own not in secret_names()},
     )
+
+
+def _no_command(name: str) -> str:
+    nearest = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
+    suggestion = f"; the nearest name is {nearest[0]}" if nearest else ""
+    return (
+        f"there is no command {name!r}{suggestion}; the commands are {', '.join(CATALOGUE)}; to start another program "
+        f"of the image, use docker run --entrypoint {shlex.quote(name)} IMAGE"
+    )
+
+
+def _not_known(word: str, command: str) -> str:
+    if not word.startswith("-"):
+        return f"the argument {word!r} is not expected"
+    flag = word.partition("=")[0]
+    flags = [spec.flag for spec in flag_specs()] if CATALOGUE[command].settings else []
+    flags += [each for argument in CATALOGUE[command].arguments for each in argument.names if each.startswith("-")]
+    nearest = difflib.get_close_matches(flag.lower().replace("_", "-"), flags, n=1, cutoff=_LIKENESS_OF_FLAGS)
+    return f"there is no flag {flag!r}" + (f"; the nearest name is {nearest[0]}" if nearest else "")
+
+
+def _exit_with_error(usage: str, program: str, text: str) -> NoReturn:
+    topic = program.removeprefix("watchdog").strip()
+    print(f"usage: {usage}\n{program}: error: {text}", file=sys.stderr)
+    print(f"`watchdog help{f' {topic}' if topic else ''}` shows more.", file=sys.stderr)
+    sys.exit(2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors name the command that shows the help."""
+
+    def error(self, message: str) -> NoReturn:
+        _exit_with_error(str(self.usage), self.prog, message)
 
 
 class _Secret(argparse.Action):
