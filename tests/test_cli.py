@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from watchdog.commands.command_line import without_argparse
 from watchdog.commands.parser import parse_all
 from watchdog.commands.setting_groups import ALL as ALL_GROUPS
 from watchdog.commands.setting_groups import setting_groups
+from watchdog.logs import readable
 from watchdog.settings.declarations import SETTINGS
 
 ROOT = Path(__file__).parent.parent
@@ -206,6 +208,105 @@ def test_run_copies_several_outputs_to_a_directory(environ: dict[str, str], tmp_
     assert "use -o PATH to keep them" in done.stderr
 
 
+def test_run_reports_what_it_wrote_and_where(environ: dict[str, str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    for script, target, report in (
+        ("printf 123", "printed", f"wrote {out}/printed (3 B, which the script printed)"),
+        ('printf 123 > "$TMP_OUTPUT_DIR/a"', "one", f"wrote {out}/one (3 B)"),
+        (
+            'printf 1 > "$TMP_OUTPUT_DIR/a"; printf 2 > "$TMP_OUTPUT_DIR/b"',
+            "d",
+            f"wrote 2 files (2 B) into {out}/d/: a, b",
+        ),
+    ):
+        write_script(tmp_path, script)
+        done = watchdog(environ, "run", "/dev/null", "-o", f"{out}/{target}")
+        assert done.stderr.splitlines()[-1] == report
+
+
+def test_run_writes_a_zip_if_the_name_says_so(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, 'mkdir "$TMP_OUTPUT_DIR/d"; echo 1 > "$TMP_OUTPUT_DIR/a"; echo 2 > "$TMP_OUTPUT_DIR/d/b"')
+    target = tmp_path / "new" / "out.ZIP"
+    done = watchdog(environ, "run", "/dev/null", "-o", str(target))
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(target) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == {"a": b"1\n", "d/b": b"2\n"}
+    size = readable.size(target.stat().st_size)
+    assert done.stderr.splitlines()[-1] == f"wrote {target} (2 files, {size})"
+
+
+def test_run_copies_an_output_that_is_itself_a_zip(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, 'printf PK-and-more > "$TMP_OUTPUT_DIR/result.zip"')
+    done = watchdog(environ, "run", "/dev/null", "-o", str(tmp_path / "out.zip"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out.zip").read_bytes() == b"PK-and-more"
+
+
+def test_run_makes_no_zip_of_a_printed_text(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "echo only text")
+    done = watchdog(environ, "run", "/dev/null", "-o", str(tmp_path / "out.zip"))
+    assert done.returncode == 1
+    assert "the script left no file for" in done.stderr
+    assert not (tmp_path / "out.zip").exists()
+
+
+@pytest.mark.parametrize("script", ["echo 1", 'echo 1 > "$TMP_OUTPUT_DIR/a"'])
+def test_run_reports_an_output_that_a_full_disk_refuses(environ: dict[str, str], tmp_path: Path, script: str) -> None:
+    write_script(tmp_path, script)
+    done = watchdog(environ, "run", "/dev/null", "-o", "/dev/full")
+    assert done.returncode == 1
+    assert "the output /dev/full cannot be written to its end: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_leaves_no_part_of_an_output_that_does_not_fit(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, 'head -c 3000000 /dev/zero > "$TMP_OUTPUT_DIR/a"')
+    target = tmp_path / "out"
+    code = f"""
+import resource, sys
+from watchdog.commands import local_run
+def limited(path, *arguments, created=local_run._created):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000000, 1000000))
+    return created(path, *arguments)
+local_run._created = limited
+from watchdog.cli import main
+sys.exit(main(["run", "/dev/null", "-o", {str(target)!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=environ, text=True, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert f"the output {target} cannot be written to its end: File too large" in done.stderr
+    assert not target.exists()
+
+
+def test_run_uses_the_script_of_this_directory_if_none_is_configured(environ: dict[str, str], tmp_path: Path) -> None:
+    del environ["WATCHDOG_SCRIPT_PATH"]
+    write_script(tmp_path, "echo here")
+    done = watchdog(environ, "run", "/dev/null", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "here\n")
+    assert done.stderr.startswith("no script is configured, so ./script.sh is used\n")
+    (tmp_path / "other.sh").write_text("echo other")
+    done = watchdog(environ, "run", "/dev/null", "--script-path", "other.sh", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "other\n")
+    assert "./script.sh" not in done.stderr
+    done = watchdog(environ, "run", "/dev/null", "--fprocess", "echo classic", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "classic\n")
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+def test_run_gives_the_reason_of_a_failure_once(environ: dict[str, str], tmp_path: Path, format_: str) -> None:
+    write_script(tmp_path, "sleep 60")
+    done = watchdog(environ, "run", "/dev/null", "--exec-timeout", "200ms", "--log-format", format_)
+    assert done.returncode == 124
+    assert done.stderr.count("longer than 0.2 s") == 1
+
+
+def test_run_gives_the_reason_of_a_failure_if_the_log_hides_it(environ: dict[str, str], tmp_path: Path) -> None:
+    write_script(tmp_path, "exit 3")
+    done = watchdog(environ, "run", "/dev/null", "--log-level", "CRITICAL")
+    assert (done.returncode, done.stderr) == (3, "the script ended with exit code 3\n")
+
+
 def test_run_prints_stdout_where_there_is_no_output(environ: dict[str, str], tmp_path: Path) -> None:
     write_script(tmp_path, "echo out; echo err >&2")
     done = watchdog(environ, "run", "/dev/null")
@@ -267,6 +368,7 @@ def test_ctrl_c_ends_run_and_its_script_at_once(environ: dict[str, str], tmp_pat
         run.send_signal(signal.SIGINT)
         text = run.stderr.read()
         assert run.wait() == 130
+    assert text.splitlines()[-1] == "Ctrl-C stopped the run; the script and all its processes are ended"
     assert "Traceback" not in text
     assert list((tmp_path / "tmp").iterdir()) == []
     needle = str(tmp_path).encode()

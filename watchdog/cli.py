@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -176,21 +177,28 @@ def _collect_garbage() -> None:
 def _run(configuration: Configuration, environ: Mapping[str, str], file: str, output: str | None, stores: bool) -> int:
     import asyncio
 
+    from .commands.local_run import run_file, with_script_here
+    from .invocation.call import Record
+
     try:
         source: BinaryIO = sys.stdin.buffer if file == "-" else open(file, "rb")  # noqa: SIM115
     except OSError as error:
         print(f"the input {file} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
-    if not stores:
-        configuration = without_outputs(configuration)
+    configuration = with_script_here(configuration if stores else without_outputs(configuration))
     sink = _start_logs(configuration)
     try:
-        from .commands.local_run import run_file
-
         name = None if file == "-" else os.path.basename(file)
         _collect_garbage()
-        with source:
-            return asyncio.run(run_file(configuration, environ, sink, source, name=name, target=output))
+        record = Record()
+        try:
+            with source:
+                return asyncio.run(run_file(configuration, environ, sink, source, record, name=name, target=output))
+        except WatchdogError as error:
+            # The log has shown the reason, unless it shows only events of higher levels.
+            if not record.is_logged or sink.level > logging.WARNING:
+                raise
+            return exit_code_of(error)
     finally:
         sink.close(2.0)
 

@@ -6,22 +6,45 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO
+
+import msgspec
 
 from ..errors import WatchdogError
 from ..input.detect import BodyHints
 from ..invocation.call import Call, Record
+from ..logs import readable
 from ..logs.sink import LogWriter
 from ..logs.text import printable
-from ..output.answer import Result
+from ..output.accept import choose_form
+from ..output.answer import Result, prepare
 from ..settings.load import Configuration
 from ..system import standard_output
 from ..system.standard_input import read_some
-from ..workspace.outputs import Output, open_output
+from ..workspace.outputs import Output, open_output, size_of
 from .run_once import run_once
 
 _COPY_BYTES = 256 * 1024
+_MOST_NAMED = 10
+_SCRIPT_HERE = "script.sh"
+_FLUSH_S = 2.0
+
+
+def with_script_here(configuration: Configuration) -> Configuration:
+    """Return a configuration that uses ``./script.sh`` if no script is configured, and report that to the user."""
+    settings = configuration.settings
+    is_configured = (
+        configuration.is_set("script_path")
+        or configuration.script_text is not None
+        or settings.fprocess is not None
+        or os.path.exists(settings.script_path)
+    )
+    if is_configured or not os.path.isfile(_SCRIPT_HERE):
+        return configuration
+    _report(f"no script is configured, so ./{_SCRIPT_HERE} is used")
+    settings = msgspec.structs.replace(settings, script_path=os.path.abspath(_SCRIPT_HERE))
+    return msgspec.structs.replace(configuration, settings=settings)
 
 
 async def run_file(
@@ -29,6 +52,7 @@ async def run_file(
     environ: Mapping[str, str],
     sink: LogWriter,
     source: BinaryIO,
+    record: Record,
     *,
     name: str | None,
     target: str | None,
@@ -37,7 +61,8 @@ async def run_file(
 
     Args:
         name: the name of the input file, if it has one.
-        target: the file for one output, or the directory for several outputs; None means stdout.
+        target: the file for one output, the directory for several outputs, or a name with ``.zip`` for a ZIP of all
+            outputs; None means stdout.
 
     Raises:
         WatchdogError: see :meth:`Invocations.invoke`. It is also raised if an output cannot be written.
@@ -47,42 +72,118 @@ async def run_file(
         while piece := await read_some(source.fileno()):
             yield piece
 
+    report: str | None = None
+
     async def hand_over(result: Result, is_stored: bool) -> None:
-        await asyncio.to_thread(_hand_over, result, target, is_stored)
+        nonlocal report
+        if target is None:
+            report = await asyncio.to_thread(_print, result, is_stored)
+        elif _is_zip_wanted(result, target):
+            report = await _write_zip(result, target)
+        else:
+            report = await asyncio.to_thread(_write, result, target)
 
     call = Call(environ.get("CALL_ID", "local"), body(), BodyHints(encoding="raw", file_name=name))
-    return await run_once(configuration, environ, sink, call, Record(), hand_over)
+    exit_code = await run_once(configuration, environ, sink, call, record, hand_over)
+    if record.outcome == "drained":
+        signal_name = "Ctrl-C" if record.stopped_by == "SIGINT" else record.stopped_by
+        report = f"{signal_name} stopped the run; the script and all its processes are ended"
+    if report is not None:
+        sink.flush(_FLUSH_S)  # the log comes first
+        _report(report)
+    return exit_code
 
 
-def _hand_over(result: Result, target: str | None, is_stored: bool) -> None:
-    """Copy the outputs to the target. If there are no outputs, copy the script's stdout to the target."""
+def _is_zip_wanted(result: Result, target: str) -> bool:
+    """Return whether the outputs are put into a ZIP. An only output that is itself a ZIP is copied."""
+    if not target.lower().endswith(".zip") or os.path.isdir(target):
+        return False
     if not result.outputs:
-        with contextlib.ExitStack() as stack:
-            write = standard_output.write if target is None else stack.enter_context(_created(target)).write
+        return not result.printed_type.startswith("application/zip")
+    return len(result.outputs) > 1 or not result.outputs[0].name.lower().endswith(".zip")
+
+
+async def _write_zip(result: Result, target: str) -> str:
+    """Write the outputs into a ZIP, and return a report."""
+    if not result.outputs:
+        raise WatchdogError(
+            f"the script left no file for {target}, only {result.stdout.size_bytes} bytes on stdout; use -o with a "
+            "name without .zip to keep these"
+        )
+    answer = await prepare(result, choose_form(None, "zip"))
+    with _created(target) as file:
+        async for piece in answer.chunks():
+            await asyncio.to_thread(file.write, piece)
+    return f"wrote {target} ({_count(result.outputs)}, {readable.size(answer.length)})"
+
+
+def _write(result: Result, target: str) -> str:
+    """Write the outputs to the target, or what the script printed if there are none. Return a report."""
+    outputs = result.outputs
+    if not outputs:
+        with _created(target) as file:
             for piece in result.stdout.pieces(_COPY_BYTES):
-                write(piece)
-    elif target is None and len(result.outputs) == 1 and not sys.stdout.isatty():
+                file.write(piece)
+        return f"wrote {target} ({readable.size(result.stdout.size_bytes)}, which the script printed)"
+    if len(outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
+        with _created(target) as file:
+            _copy(outputs[0], file.write)
+        return f"wrote {target} ({readable.size(outputs[0].size_bytes)})"
+    for output in outputs:
+        with _created(os.path.join(target, output.name)) as file:
+            _copy(output, file.write)
+    names = ", ".join(output.name for output in outputs[:_MOST_NAMED]) + (", …" if len(outputs) > _MOST_NAMED else "")
+    return f"wrote {_count(outputs)} ({readable.size(size_of(outputs))}) into {os.path.join(target, '')}: {names}"
+
+
+def _print(result: Result, is_stored: bool) -> str | None:
+    """Write the only output, or what the script printed, to stdout. Otherwise print a list of the outputs.
+
+    Return a report if the outputs are lost.
+    """
+    if not result.outputs:
+        for piece in result.stdout.pieces(_COPY_BYTES):
+            standard_output.write(piece)
+    elif len(result.outputs) == 1 and not sys.stdout.isatty():
         _copy(result.outputs[0], standard_output.write)
-    elif target is None:
+    else:
         for output in result.outputs:
             standard_output.write_line(f"{output.size_bytes:>12}  {printable(output.name)}")
         if not is_stored:
-            print("these outputs are removed now; use -o PATH to keep them", file=sys.stderr)
-    elif len(result.outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
-        with _created(target) as file:
-            _copy(result.outputs[0], file.write)
-    else:
-        for output in result.outputs:
-            with _created(os.path.join(target, output.name)) as file:
-                _copy(output, file.write)
+            return "these outputs are removed now; use -o PATH to keep them"
+    return None
 
 
-def _created(path: str) -> BinaryIO:
+def _count(outputs: Sequence[Output]) -> str:
+    return "1 file" if len(outputs) == 1 else f"{len(outputs)} files"
+
+
+def _report(text: str) -> None:
+    print(printable(text), file=sys.stderr)
+
+
+@contextlib.contextmanager
+def _created(path: str) -> Iterator[BinaryIO]:
+    """Open a file for writing. If it cannot be written to its end, remove it, so that no part looks like the whole.
+
+    Raises:
+        WatchdogError: the file cannot be made or written.
+    """
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        return open(path, "wb")
+        file = open(path, "wb")  # noqa: SIM115
     except OSError as error:
         raise WatchdogError(f"the output {path} cannot be written: {error.strerror}") from error
+    try:
+        with file:
+            yield file
+    except BaseException as error:
+        if os.path.isfile(path):  # not a device or a pipe
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        if isinstance(error, OSError):
+            raise WatchdogError(f"the output {path} cannot be written to its end: {error.strerror}") from error
+        raise
 
 
 def _copy(output: Output, write: Callable[[bytes], int]) -> None:
