@@ -60,6 +60,17 @@ def no_narration_for_programs() -> None:
     replace(JsonFormat, "is_for_people", True)
 
 
+# ---- commands
+
+
+@guard
+def init_takes_back() -> None:
+    """If `watchdog init` cannot write a file, the files that it wrote before stay."""
+    from watchdog.commands import init
+
+    replace(init, "_take_back", lambda written, new_directory: None)
+
+
 # ---- process trees
 
 

@@ -90,6 +90,10 @@ def main(
             from .commands.helper import helper
 
             return helper(arguments.own["name"])
+        if arguments.command == "init":
+            from .commands.init import init
+
+            return init(arguments.own["directory"])
         configuration = load(environ, arguments.flags)
         if arguments.command == "check":
             from .commands.check import check

@@ -43,6 +43,20 @@ class Command(NamedTuple):
 
 
 CATALOGUE: Mapping[str, Command] = {
+    "init": Command(
+        LOCAL,
+        "write a first function: a script, a service definition, a Dockerfile and a README",
+        "[DIR]",
+        (
+            Example("watchdog init my-function", "write the files into the directory my-function"),
+            Example("watchdog init", "write those that are missing here; no file is overwritten"),
+        ),
+        (
+            Argument(
+                ("directory",), "the directory; by default, this one", {"metavar": "DIR", "nargs": "?", "default": "."}
+            ),
+        ),
+    ),
     "run": Command(
         LOCAL,
         "run the script once on a local file, without HTTP",

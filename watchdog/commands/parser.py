@@ -19,7 +19,7 @@ from .setting_groups import setting_groups
 _ABOUT = "Run a container's script for each file that is sent over HTTP, and answer with its outputs."
 _USAGE = "watchdog [COMMAND] [ARGUMENTS]"
 _HELP_WORDS = ("help", "-h", "--help")
-_EXAMPLES_OF_ALL = ("run", "serve", "check")  # the commands whose first example is in the overview
+_EXAMPLES_OF_ALL = ("init", "run", "serve")  # the commands whose first example is in the overview
 # The smallest likeness of a flag that is suggested, between 0 and 1.
 _LIKENESS_OF_FLAGS = 0.6
 
