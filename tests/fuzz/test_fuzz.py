@@ -15,7 +15,7 @@ from watchdog.errors import BadInput, InputTooLarge
 from watchdog.http import request_reader
 from watchdog.input import detect, form, inflate, readers, receive
 from watchdog.input import files as files_module
-from watchdog.logs import formats, script_log
+from watchdog.logs import console, formats, script_log
 from watchdog.output import accept as accept_module
 from watchdog.settings.service_definition import Parsed, ServiceDefinition, parse
 from watchdog.storage import event as event_module
@@ -199,7 +199,7 @@ def test_accept_can_fail_for_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> N
         ("line-without-end-all-levels", script_log.ScriptLog, "close", lambda self: None),
         ("long-line", script_log.ScriptLog, "_extend", lambda self, piece: self._line.extend(piece * 9)),
         ("words-below", script_log, "may_show_level", lambda text: "\n" not in text),
-        ("colors", formats, "printable", lambda text: text + "\x1b[0m"),
+        ("colors", console, "printable_lines", lambda text: text + "\x1b[0m"),
         ("line", formats.JsonFormat, "script_lines", lambda *_, **__: b'{"level": "info"\n'),
     ],
 )
