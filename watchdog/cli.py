@@ -17,18 +17,25 @@ from typing import BinaryIO
 
 from .commands.command_line import parse
 from .errors import (
+    AnswerBroken,
+    AnswerNotKept,
+    CallTookTooLong,
     ConfigError,
+    FileUnreadable,
     InputError,
     ListenError,
     NoSpace,
+    RefusedForNow,
     ScriptFailed,
     ScriptKilled,
     ScriptTimedOut,
     ScriptUnavailable,
+    ServiceUnreachable,
     StdoutClosed,
     StdoutUnwritable,
     StorageError,
     StoreFailed,
+    Unauthorized,
     WatchdogError,
 )
 from .logs.setup import configure, get_logger
@@ -38,8 +45,9 @@ from .settings.load import Configuration, load, require_valid, without_outputs
 from .system import proc, standard_output
 
 # The exit code of each error. The first row whose type matches is used. ScriptFailed is not in the table, because the
-# exit code of the script is used. 124 is from timeout(1), 127 from shells. 65, 66, 73 and 74 are EX_DATAERR,
-# EX_NOINPUT, EX_CANTCREAT and EX_IOERR of sysexits.h.
+# exit code of the script is used. 124 is from timeout(1), 127 from shells. 65 (EX_DATAERR),
+# 66 (EX_NOINPUT), 69 (EX_UNAVAILABLE), 73 (EX_CANTCREAT), 74 (EX_IOERR), 75 (EX_TEMPFAIL), 76 (EX_PROTOCOL) and 77
+# (EX_NOPERM) are from sysexits.h.
 _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (ConfigError, 2),
     (ListenError, 1),
@@ -50,6 +58,13 @@ _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (StoreFailed, 74),
     (StorageError, 66),
     (NoSpace, 73),
+    (Unauthorized, 77),
+    (ServiceUnreachable, 69),
+    (RefusedForNow, 75),
+    (CallTookTooLong, 124),
+    (AnswerBroken, 76),
+    (FileUnreadable, 66),
+    (AnswerNotKept, 73),
     (WatchdogError, 1),
 )
 
@@ -90,10 +105,12 @@ def main(
             from .commands.helper import helper
 
             return helper(arguments.own["name"])
-        if arguments.command == "init":
-            from .commands.init import init
+        if arguments.command == "invoke":  # it calls any service, so the settings of a server do not concern it
+            from .commands.invoke import invoke
+            from .commands.invoke_arguments import invoke_arguments
 
-            return init(arguments.own["directory"])
+            _collect_garbage()
+            return invoke(invoke_arguments(arguments.own), environ)
         configuration = load(environ, arguments.flags)
         if arguments.command == "check":
             from .commands.check import check

@@ -35,6 +35,13 @@
     │   ├── ObjectMissing            the object, bucket or space does not exist
     │   └── StoreFailed              some outputs could not be stored
     ├── NoSpace                      ``tmp_dir`` is full
+    ├── ServiceError                 `watchdog invoke`: the service gave no answer that can be used
+    │   ├── ServiceUnreachable       nothing at the URL answers as a service does
+    │   ├── RefusedForNow            the service refuses the call, and may accept it later
+    │   ├── CallTookTooLong          the time of ``--timeout`` passed
+    │   └── AnswerBroken             the answer was cut off, is malformed, or does not fit its checksum
+    ├── FileUnreadable               `watchdog invoke`: an input file cannot be read
+    ├── AnswerNotKept                `watchdog invoke`: the answer cannot be written to its place
     └── OutOfResources               the system refused something else: a descriptor, memory, a directory
 
 No type contains a status or an exit code. The table of statuses is in ``http/problems.py``. The table of exit codes is
@@ -223,6 +230,34 @@ class StoreFailed(StorageError):
 
 class NoSpace(WatchdogError):
     """``tmp_dir`` has no space left."""
+
+
+class ServiceError(WatchdogError):
+    """The service that `watchdog invoke` called gave no answer that can be used."""
+
+
+class ServiceUnreachable(ServiceError):
+    """No connection could be made, or what answers at the URL does not answer calls."""
+
+
+class RefusedForNow(ServiceError):
+    """The service did not start the call (429, 503), also not after several attempts. It may accept the call later."""
+
+
+class CallTookTooLong(ServiceError):
+    """The whole call took longer than ``--timeout``, so the client has ended it."""
+
+
+class AnswerBroken(ServiceError):
+    """The answer was cut off, is malformed, or does not fit its checksum. The script may have run."""
+
+
+class FileUnreadable(WatchdogError):
+    """A file that `watchdog invoke` should send cannot be read."""
+
+
+class AnswerNotKept(WatchdogError):
+    """The answer of a service cannot be written to the place that the user named."""
 
 
 class OutOfResources(WatchdogError):

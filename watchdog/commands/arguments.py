@@ -9,7 +9,7 @@ import msgspec
 
 # The commands that have settings, but no arguments of their own.
 WITH_SETTINGS_ONLY = ("serve", "check", "health", "job")
-COMMANDS = (*WITH_SETTINGS_ONLY, "run", "helper", "init")
+COMMANDS = (*WITH_SETTINGS_ONLY, "run", "helper", "init", "invoke")
 
 
 class Arguments(msgspec.Struct, frozen=True):

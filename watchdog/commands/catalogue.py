@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .invoke_arguments import choice, duration, jobs
 from .setting_groups import ALL, WITHOUT_HTTP
 
 LOCAL, IN_A_CONTAINER = "On your machine", "In a container"
@@ -32,6 +33,7 @@ class Command(NamedTuple):
     ``kind``: the heading in the overview. ``summary``: one line. ``synopsis``: the arguments after the name.
     ``settings``: the groups of settings that its help shows. A command with some settings accepts all of them,
     because one line of flags may be used for several commands. Without groups, it accepts none.
+    ``secrets``: flags that would give a secret; to use one of them is an error. ``notes``: the end of its help.
     """
 
     kind: str
@@ -40,6 +42,8 @@ class Command(NamedTuple):
     examples: tuple[Example, ...]
     arguments: tuple[Argument, ...] = ()
     settings: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    notes: str = ""
 
 
 CATALOGUE: Mapping[str, Command] = {
@@ -81,6 +85,85 @@ CATALOGUE: Mapping[str, Command] = {
             ),
         ),
         WITHOUT_HTTP,
+    ),
+    "invoke": Command(
+        LOCAL,
+        "send files to a service over HTTP, and keep the answers",
+        "URL FILE... [-o DIR] [-j N] [--live] [--token-file PATH] [OPTIONS]",
+        (
+            Example(
+                "watchdog invoke http://localhost:8080 photo.jpg -o out", "write the answer into the directory out"
+            ),
+            Example("watchdog invoke http://localhost:8080 photo.jpg > gray.jpg", "write the answer to a file"),
+            Example(
+                "watchdog invoke https://CLUSTER/run/SERVICE *.jpg -o out -j 4 --token-file token.txt",
+                "send many files to a service on OSCAR, four at a time",
+            ),
+            Example('echo "three words" | watchdog invoke http://localhost:8080 -', "send stdin"),
+        ),
+        (
+            Argument(
+                ("url",), "the service: http://HOST:PORT, or https://CLUSTER/run/SERVICE on OSCAR", {"metavar": "URL"}
+            ),
+            Argument(
+                ("files",),
+                "the files to send, each in a call of its own; - means stdin",
+                {"metavar": "FILE", "nargs": "+"},
+            ),
+            Argument(("-o",), "the directory for answers; - means stdout", {"dest": "output_to", "metavar": "DIR"}),
+            Argument(("--force",), "replace files that exist in DIR", {"dest": "replaces", "action": "store_true"}),
+            Argument(
+                ("-j",),
+                "calls at the same time (default: 1)",
+                {"dest": "jobs", "metavar": "N", "type": jobs, "default": 1},
+            ),
+            Argument(
+                ("--live",),
+                "show the script's log and progress while it runs",
+                {"dest": "is_live", "action": "store_true"},
+            ),
+            Argument(
+                ("--output",),
+                "keep the answer as raw bytes, as a ZIP or as one JSON object; by default, each output is a file",
+                {
+                    "dest": "form",
+                    "metavar": "FORM",
+                    "type": choice("raw", "zip", "json", what="the form of the answer (for a directory, use -o DIR)"),
+                },
+            ),
+            Argument(
+                ("--input",),
+                "send base64 (default), or raw: the bytes themselves, for a classic function (fprocess)",
+                {
+                    "dest": "input_form",
+                    "metavar": "FORM",
+                    "type": choice("base64", "raw", what="the form of the body"),
+                    "default": "base64",
+                },
+            ),
+            Argument(("--token-file",), "a file with the token of the service", {"metavar": "PATH"}),
+            Argument(
+                ("--ca-file",),
+                "the certificates to trust (PEM), in place of those of the system",
+                {"metavar": "PATH"},
+            ),
+            Argument(
+                ("--timeout",),
+                "longest time for each FILE with all waits (default: no limit); the call is then cancelled",
+                {"dest": "timeout_s", "metavar": "DURATION", "type": duration, "default": 0.0},
+            ),
+            Argument(
+                ("--retry-for",),
+                "for how long a call that is refused for now (429, 503) is sent again (default: 60s)",
+                {"dest": "retry_for_s", "metavar": "DURATION", "type": duration, "default": 60.0},
+            ),
+        ),
+        secrets=("--token", "--auth-token", "--password"),
+        notes=(
+            "Exit codes: the script's own; 65 bad input, 66 no FILE, 69 unreachable, 73 answer not written, "
+            "75 refused for now, 76 answer cut off or damaged, 77 wrong token, 124 took too long, 130 Ctrl-C; "
+            "1 if any of several files failed."
+        ),
     ),
     "serve": Command(
         LOCAL,

@@ -6,6 +6,7 @@ import argparse
 import difflib
 import shlex
 import sys
+import textwrap
 from collections.abc import Iterable
 from typing import NoReturn
 
@@ -14,6 +15,7 @@ from ..settings.declarations import secret_names
 from ..settings.report import flag_specs
 from .arguments import COMMANDS, Arguments
 from .catalogue import CATALOGUE, Command, Example
+from .invoke_arguments import SecretFlag
 from .setting_groups import setting_groups
 
 _ABOUT = "Run a container's script for each file that is sent over HTTP, and answer with its outputs."
@@ -58,12 +60,14 @@ def parser_of(name: str) -> argparse.ArgumentParser:
         prog=f"watchdog {name}",
         usage=f"watchdog {name} {command.synopsis}",
         description=f"{command.summary[0].upper()}{command.summary[1:]}.",
-        epilog="\n".join(["Examples:", *_example_lines(command.examples)]),
+        epilog="\n".join(["Examples:", *_example_lines(command.examples), *_lines_of(command.notes)]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"oscar-watchdog {__version__}")
     for argument in command.arguments:
         parser.add_argument(*argument.names, help=argument.help.replace("%", "%%"), **argument.options)
+    for flag in command.secrets:
+        parser.add_argument(flag, action=SecretFlag, help=argparse.SUPPRESS)
     if command.settings:
         _add_settings(parser, command)
     return parser
@@ -84,6 +88,10 @@ def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
             group.add_argument(
                 spec.flag, dest=spec.name, metavar=spec.metavar, help=text if is_shown else argparse.SUPPRESS
             )
+
+
+def _lines_of(notes: str) -> list[str]:
+    return ["", *textwrap.wrap(notes, 100)] if notes else []
 
 
 def _example_lines(examples: Iterable[Example]) -> list[str]:

@@ -41,7 +41,7 @@ from .encode import (
     regrouped,
     take_checksums,
 )
-from .media_type import JSON_TYPE, PLAIN_TYPE, encoded_name, guessed_type, without_surrogates
+from .media_type import JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, encoded_name, guessed_type, without_surrogates
 from .printed import TEXT
 from .zip_format import zip_parts
 
@@ -308,6 +308,9 @@ def _headers(outputs: Sequence[Output], form: AnswerForm) -> dict[str, str]:
             headers["Content-Disposition"] = _attachment(name.rpartition("/")[2])
     if form is AnswerForm.ZIP:
         headers["Content-Disposition"] = _attachment("outputs.zip")
+    elif form is AnswerForm.BASE64 and len(outputs) > 1:
+        # Only this shows a client that the text is base64 of a ZIP, and not a text that the script printed.
+        headers["X-Output-Content-Type"] = ZIP_TYPE
     return headers
 
 

@@ -108,6 +108,13 @@ def guessed_type(name: str) -> str:
     return media_type or BYTES_TYPE
 
 
+def ending_of(media_type: str) -> str:
+    """Return the usual ending of file names for a media type: ``.txt``; an empty text if the type is not known."""
+    if media_type in (PLAIN_TYPE, ZIP_TYPE, JSON_TYPE):
+        return {PLAIN_TYPE: ".txt", ZIP_TYPE: ".zip", JSON_TYPE: ".json"}[media_type]
+    return "" if media_type == BYTES_TYPE else _mime_types().guess_extension(media_type) or ""
+
+
 @functools.cache
 def _mime_types() -> mimetypes.MimeTypes:
     import mimetypes

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import StorageError
 from ..settings.storage_providers import Provider, Storages
+from ..system.certificates import system_bundle
 from .base import Storage
 
 if TYPE_CHECKING:
     from .onedata import Onedata
     from .s3 import S3
     from .webdav import WebDav
-
-# Files of the certificates that a system trusts. The first is for Debian and Alpine, then Fedora, openSUSE, and BSD.
-_SYSTEM_BUNDLES = (
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-)
 
 
 class OpenStorages:
@@ -51,7 +43,7 @@ class OpenStorages:
             if name in self._storages.unusable:
                 raise StorageError(f"{name} cannot be used: {self._storages.unusable[name]}")
             provider = self._storages.providers[name]
-            ca_file = provider.ca_file or self._ca_bundle or _system_bundle()
+            ca_file = provider.ca_file or self._ca_bundle or system_bundle()
             self._opened[name] = _open(provider, self._timeout_s, ca_file if provider.verify else None)
         return self._opened[name]
 
@@ -78,13 +70,3 @@ def _class_of(provider: Provider) -> type[S3 | WebDav | Onedata]:
     from .onedata import Onedata
 
     return Onedata
-
-
-def _system_bundle() -> str | None:
-    """Return the file of certificates that the image trusts, or this program's own file if the image has none."""
-    for path in _SYSTEM_BUNDLES:
-        if os.access(path, os.R_OK):
-            return path
-    import certifi
-
-    return certifi.where()

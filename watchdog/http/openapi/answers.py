@@ -127,7 +127,11 @@ def headers() -> Json:
             {"type": "integer", "minimum": 0},
         ),
         "X-Output-Name": header("The name of the only output file, percent-encoded.", TEXT),
-        "X-Output-Content-Type": header("The content type of the only output file, guessed from its name.", TEXT),
+        "X-Output-Content-Type": header(
+            "The content type of the only output file, guessed from its name; `application/zip` if the answer is "
+            "base64 of a ZIP.",
+            TEXT,
+        ),
         "X-Warning": header(
             "Why the result may be wrong or incomplete although the function did not fail: names such as `no-output`, "
             "separated by commas.",

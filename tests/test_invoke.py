@@ -1,0 +1,481 @@
+"""`watchdog invoke` against the real server: what is sent, where answers go, and the exit codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from client_command import Done, clean_environment, command, files_in, invoke, stderr_of
+from running_server import RunningServer, StartServer, read_terminal, until
+
+SCRIPT = """
+name=${INPUT_FILE_PATH##*/}
+case $name in
+fail*) echo "no picture" >&2; exit 3 ;;
+kill*) kill -9 $$ ;;
+two*) cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/a.txt"; mkdir "$TMP_OUTPUT_DIR/d"
+      echo second > "$TMP_OUTPUT_DIR/d/b.txt" ;;
+one*) cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/out.bin" ;;
+empty*) : > "$TMP_OUTPUT_DIR/empty.txt" ;;
+quiet*) ;;
+png*) printf '\\211PNG\\r\\n\\032\\n' ;;
+odd*) cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/ä b%41.txt" ;;
+base64*) printf QUJD ;;
+*) printf '%s:' "$name"; cat "$INPUT_FILE_PATH" ;;
+esac
+"""
+ALL_BYTES = bytes(range(256)) * 3 + b"x"
+
+
+@pytest.fixture
+def server(shared_server: StartServer) -> RunningServer:
+    return shared_server(SCRIPT)
+
+
+def url(server: RunningServer) -> str:
+    return f"http://127.0.0.1:{server.port}"
+
+
+def write(directory: Path, *names: str, content: bytes = ALL_BYTES) -> None:
+    for name in names:
+        (directory / name).write_bytes(content)
+
+
+def check(done: Done, exit_code: int = 0) -> str:
+    assert done.returncode == exit_code, stderr_of(done)
+    return stderr_of(done)
+
+
+# ------------------------------------------------------------------------------------------------ one file
+
+
+def test_printed_text_goes_to_stdout_and_nothing_to_stderr(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "words.txt", content=b"three short words")
+    done = invoke(url(server), "words.txt", cwd=tmp_path)
+    assert check(done) == ""
+    assert done.stdout == b"words.txt:three short words"
+
+
+def test_stdin_is_sent_without_a_name(server: RunningServer, tmp_path: Path) -> None:
+    done = invoke(url(server), "-", cwd=tmp_path, stdin=ALL_BYTES)
+    check(done)
+    assert re.fullmatch(rb"event-file-[0-9a-f-]+", done.stdout.partition(b":")[0])
+    assert done.stdout.partition(b":")[2] == ALL_BYTES
+
+
+def test_a_pipe_of_the_shell_is_sent(server: RunningServer, tmp_path: Path) -> None:
+    read, write_end = os.pipe()
+    os.write(write_end, b"from a pipe")
+    os.close(write_end)
+    done = subprocess.run(
+        command(url(server), f"/dev/fd/{read}"),
+        env=clean_environment(),
+        pass_fds=[read],
+        capture_output=True,
+        timeout=60,
+        check=True,
+        cwd=tmp_path,
+    )
+    os.close(read)
+    assert done.stdout.endswith(b":from a pipe")
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 2, 3, 192 * 1024, 192 * 1024 + 1, 1_000_000])
+def test_every_byte_arrives_and_comes_back(server: RunningServer, tmp_path: Path, size_bytes: int) -> None:
+    content = (ALL_BYTES * (size_bytes // len(ALL_BYTES) + 1))[:size_bytes]
+    write(tmp_path, "one", content=content)
+    done = invoke(url(server), "one", "-o", "new/out", cwd=tmp_path)
+    assert re.fullmatch(r"ok  \S+ s  one .+ -> new/out/out\.bin .+B\n", check(done))
+    assert files_in(tmp_path / "new") == {"out/out.bin": content}
+    assert invoke(url(server), "one", cwd=tmp_path).stdout == content
+
+
+def test_input_is_sent_raw_with_input_raw(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "one")
+    check(invoke(url(server), "one", "--input", "raw", "-o", "out", cwd=tmp_path))
+    assert files_in(tmp_path / "out") == {"out.bin": ALL_BYTES}
+    event = server.event("invocation ended", input_encoding="raw")
+    assert event["input_bytes"] == len(ALL_BYTES)
+
+
+def test_several_outputs_become_files_in_their_folders(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "two")
+    text = check(invoke(url(server), "two", "-o", "out", cwd=tmp_path))
+    assert files_in(tmp_path / "out") == {"a.txt": ALL_BYTES, "d/b.txt": b"second\n"}
+    assert "-> out/a.txt 769 B, out/d/b.txt 7 B\n" in text
+
+
+def test_several_outputs_are_a_zip_on_stdout(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "two")
+    done = invoke(url(server), "two", cwd=tmp_path)
+    check(done)
+    with zipfile.ZipFile(BytesIO(done.stdout)) as archive:
+        assert archive.namelist() == ["a.txt", "d/b.txt"]
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "start"), [("zip", "one.zip", b"PK"), ("json", "one.json", b"{"), ("raw", "out.bin", b"\0\1")]
+)
+def test_the_form_of_the_answer_can_be_chosen(
+    server: RunningServer, tmp_path: Path, form: str, name: str, start: bytes
+) -> None:
+    write(tmp_path, "one")
+    check(invoke(url(server), "one", "--output", form, "-o", "out", cwd=tmp_path))
+    ((kept, content),) = files_in(tmp_path / "out").items()
+    assert (kept, content[: len(start)]) == (name, start)
+
+
+def test_a_printed_answer_is_named_after_the_input_and_its_type(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "words", "png", content=b"x")
+    check(invoke(url(server), "words", "-o", "out", cwd=tmp_path))
+    check(invoke(url(server), "png", "-o", "out", cwd=tmp_path))
+    check(invoke(url(server), "-", "-o", "out", cwd=tmp_path, stdin=b"y"))
+    assert files_in(tmp_path / "out").keys() == {"words.txt", "png.png", "stdin.txt"}
+
+
+def test_printed_base64_is_not_decoded(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "base64")
+    assert invoke(url(server), "base64", cwd=tmp_path).stdout == b"QUJD"
+
+
+def test_an_empty_file_is_kept_and_no_output_is_a_warning(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "empty", "quiet", content=b"x")
+    check(invoke(url(server), "empty", "-o", "out", cwd=tmp_path))
+    assert files_in(tmp_path / "out") == {"empty.txt": b""}
+    text = check(invoke(url(server), "quiet", "-o", "out", cwd=tmp_path))
+    assert "warning  quiet: no-output" in text
+    assert files_in(tmp_path / "out") == {"empty.txt": b""}
+
+
+def test_names_keep_their_bytes_in_both_directions(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "odd ü%20.txt", "words ü%20.txt")
+    done = invoke(url(server), "words ü%20.txt", cwd=tmp_path)
+    assert done.stdout.startswith("words ü%20.txt:".encode())
+    check(invoke(url(server), "odd ü%20.txt", "-o", "out", cwd=tmp_path))
+    assert files_in(tmp_path / "out") == {"ä b%41.txt": ALL_BYTES}
+
+
+def test_a_name_that_the_server_would_refuse_is_changed(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "words \udcff\n\x1b.txt", content=b"abc")
+    done = invoke(url(server), "words \udcff\n\x1b.txt", "-o", "out", cwd=tmp_path)
+    assert "words \\xff\\n\\x1b.txt 3 B -> " in check(done)
+    assert list(files_in(tmp_path / "out").values()) == ["words \ufffd__.txt:abc".encode()]
+
+
+# ------------------------------------------------------------------------------------------------ existing files
+
+
+def test_a_file_that_exists_is_not_overwritten_and_the_answer_is_not_lost(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    write(tmp_path, "one")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "out.bin").write_bytes(b"old")
+    text = check(invoke(url(server), "one", "-o", "out", cwd=tmp_path), 73)
+    assert text == "out/out.bin exists, so the answer is in out/out-2.bin\nuse --force to replace files\n"
+    assert files_in(tmp_path / "out") == {"out.bin": b"old", "out-2.bin": ALL_BYTES}
+    check(invoke(url(server), "one", "-o", "out", "--force", cwd=tmp_path))
+    assert files_in(tmp_path / "out") == {"out.bin": ALL_BYTES, "out-2.bin": ALL_BYTES}
+
+
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_symbolic_link_is_neither_written_through_nor_followed(
+    server: RunningServer, tmp_path: Path, replaces: bool
+) -> None:
+    write(tmp_path, "one", "two")
+    out, outside = tmp_path / "out", tmp_path / "outside"
+    outside.mkdir()
+    out.mkdir()
+    (outside / "victim").write_bytes(b"old")
+    (out / "out.bin").symlink_to(outside / "victim")
+    (out / "d").symlink_to(outside)
+    flags = ["--force"] if replaces else []
+    check(invoke(url(server), "one", "-o", "out", *flags, cwd=tmp_path), 0 if replaces else 73)
+    text = check(invoke(url(server), "two", "-o", "out", *flags, cwd=tmp_path), 73)
+    assert "out/d is a symbolic link or a file, and not a directory" in text
+    assert files_in(outside) == {"victim": b"old"}
+    assert list(out.glob(".invoke-*")) == []
+
+
+def test_a_directory_that_cannot_be_used_is_reported_before_the_call(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "one", "file")
+    ended = len(server.logs)
+    for words in (["-o", "file"], ["-o", "file/below"]):
+        assert "(-o) cannot be used" in check(invoke(url(server), "one", *words, cwd=tmp_path), 73)
+    server.call(b"", headers={"X-Call-Id": "afterwards"})
+    server.event("invocation ended", call_id="afterwards")
+    assert [event for event in server.logs[ended:] if event.get("file") == "one"] == []
+
+
+# ------------------------------------------------------------------------------------------------ several files
+
+
+def test_several_files_have_a_verdict_each_a_summary_and_a_place_of_their_own(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    (tmp_path / "sub").mkdir()
+    write(tmp_path, "one.x", "sub/one.x", "two", "words", "fail", content=b"abc")
+    done = invoke(url(server), "one.x", "sub/one.x", "two", "words", "fail", "-o", "out", "-j", 3, cwd=tmp_path)
+    lines = check(done, 1).splitlines()
+    assert done.stdout == b""
+    assert files_in(tmp_path / "out") == {
+        "one.x/out.bin": b"abc",
+        "one-2.x/out.bin": b"abc",
+        "two/a.txt": b"abc",
+        "two/d/b.txt": b"second\n",
+        "words.txt": b"words:abc",
+    }
+    assert re.fullmatch(r"4 ok, 1 failed, in .+ s", lines.pop())
+    verdicts = sorted(re.sub(r"  \S+ s  ", "  T  ", line) for line in lines)
+    assert verdicts == [
+        "failed  T  fail: Script failed: the script ended with exit code 3: no picture",
+        "ok  T  one-2.x 3 B -> out/one-2.x/out.bin 3 B",
+        "ok  T  one.x 3 B -> out/one.x/out.bin 3 B",
+        "ok  T  two 3 B -> out/two/a.txt 3 B, out/two/d/b.txt 7 B",
+        "ok  T  words 3 B -> out/words.txt 9 B",
+    ]
+
+
+def test_as_many_calls_run_at_a_time_as_j_says(start_server: StartServer, tmp_path: Path) -> None:
+    """Each run waits until two have begun, so one at a time would never end."""
+    server = start_server(
+        f"""echo > {tmp_path}/began-${{INPUT_FILE_PATH##*/}}
+while [ $(ls {tmp_path} | grep -c began) -lt 2 ]; do sleep 0.05; done""",
+        WATCHDOG_MAX_INFLIGHT="4",
+    )
+    write(tmp_path, "a", "b")
+    check(invoke(url(server), "a", "b", "-o", "out", "-j", 2, cwd=tmp_path))
+
+
+# ------------------------------------------------------------------------------------------------ failures
+
+
+def test_the_exit_code_is_that_of_the_script(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "fail", "kill")
+    done = invoke(url(server), "fail", "-o", "out", cwd=tmp_path)
+    assert check(done, 3) == "Script failed: the script ended with exit code 3\n  no picture\n"
+    assert files_in(tmp_path / "out") == {}
+    assert check(invoke(url(server), "kill", cwd=tmp_path), 137).startswith("Script killed: ")
+
+
+def test_the_answer_of_a_server_that_hides_failures_is_kept_with_the_exit_code(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server("echo partial; exit 4", WATCHDOG_ERROR_STATUS="false")
+    done = invoke(url(server), "-", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (4, b"partial\n")
+    assert "exit code 4" in stderr_of(done)
+
+
+def test_the_statuses_of_the_server_have_exit_codes(start_server: StartServer, tmp_path: Path) -> None:
+    write(tmp_path, "in", content=b"abc")
+    (tmp_path / "token").write_text("secret\n")
+    server = start_server(
+        "sleep 100",
+        WATCHDOG_MAX_INPUT_SIZE="2",
+        WATCHDOG_AUTH_TOKEN="secret",
+        WATCHDOG_EXEC_TIMEOUT="0.2",
+    )
+    text = check(invoke(url(server), "in", cwd=tmp_path), 77)
+    assert text.startswith("Unauthorized: ")
+    assert "--token-file" in text
+    assert check(invoke(url(server), "in", "--token-file", "token", cwd=tmp_path), 65).startswith("Input too large: ")
+    (tmp_path / "in").write_bytes(b"a")
+    done = invoke(url(server), "in", "--token-file", "token", cwd=tmp_path)
+    assert check(done, 124).startswith("Script timed out: ")
+
+
+def test_a_full_server_is_tried_again_until_it_has_a_place(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(
+        f"""if [ -s "$INPUT_FILE_PATH" ]; then
+echo > {tmp_path}/began; until [ -e {tmp_path}/go ]; do sleep 0.05; done
+fi; echo done""",
+        WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_MAX_QUEUE="0",
+    )
+    blocker = threading.Thread(target=server.call, args=(b"QUJD",))
+    blocker.start()
+    until((tmp_path / "began").exists, "the first call to run")
+    done = invoke(url(server), "-", "--retry-for", "0", cwd=tmp_path)
+    text = check(done, 75)
+    assert text.startswith("Too many calls: ")
+    assert "try again in 1.00 s" in text
+    with subprocess.Popen(
+        command(url(server), "-"), env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+    ) as waiting:
+        server.event("invocation ended", outcome="overloaded")  # that of the call before
+        server.event("invocation ended", outcome="overloaded")
+        server.event("invocation ended", outcome="overloaded")
+        (tmp_path / "go").touch()
+        output, _ = waiting.communicate(timeout=60)
+    blocker.join()
+    assert (waiting.returncode, output) == (0, b"done\n")
+
+
+def test_nothing_that_listens_is_unreachable(tmp_path: Path, free_port: int) -> None:
+    done = invoke(f"http://127.0.0.1:{free_port}", "-", cwd=tmp_path)
+    assert check(done, 69) == (
+        f"127.0.0.1:{free_port} cannot be reached: Connection refused; check the URL, and that the service runs\n"
+    )
+    text = check(invoke("http://nowhere.invalid", "-", cwd=tmp_path), 69)
+    assert text == "the host nowhere.invalid is not known; check the URL\n"
+
+
+def test_an_input_that_cannot_be_read_is_named(server: RunningServer, tmp_path: Path) -> None:
+    text = check(invoke(url(server), "missing", cwd=tmp_path), 66)
+    assert text == "the file missing cannot be read: No such file or directory\n"
+    text = check(invoke(url(server), tmp_path, cwd=tmp_path), 66)
+    assert text == f"{tmp_path} is a directory; give the files in it\n"
+    text = check(invoke(url(server), "-", cwd=tmp_path, stdin=b"x", TMPDIR=str(tmp_path / "missing")), 66)
+    assert "set TMPDIR" in text
+
+
+@pytest.mark.parametrize("flags", [[], ["-o", "out"]])
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_the_run_on_the_server_and_leaves_no_file(
+    start_server: StartServer, tmp_path: Path, number: signal.Signals, exit_code: int, flags: list[str]
+) -> None:
+    server = start_server("echo began; sleep 1000")
+    with subprocess.Popen(
+        command(url(server), "/dev/null", *flags), env=clean_environment(), stderr=subprocess.PIPE, cwd=tmp_path
+    ) as running:
+        assert running.stderr is not None
+        server.event("began")
+        running.send_signal(number)
+        assert running.wait(timeout=60) == exit_code
+        assert running.stderr.read() == b""
+    assert server.event("invocation ended")["outcome"] == "caller_gone"
+    until(lambda: not server.leftovers_of_calls(), "the files of the call to be removed")
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and "server-" not in str(path)] == []
+
+
+def test_a_timeout_cancels_the_run_on_the_server(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("sleep 1000")
+    done = invoke(url(server), "-", "--timeout", "3s", cwd=tmp_path)
+    assert check(done, 124) == "the call took longer than 3 s (--timeout), and was cancelled\n"
+    # A slow machine may not even have begun the call.
+    server.call(b"", headers={"X-Timeout": "0.1", "X-Call-Id": "last"})
+    server.event("invocation ended", call_id="last")
+    ended = [event for event in server.logs if event["event"] == "invocation ended" and event["call_id"] != "last"]
+    assert [event["outcome"] for event in ended] in ([], ["caller_gone"])
+
+
+def test_a_closed_stdout_ends_the_command_quietly(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "one", content=bytes(3_000_000))
+    with subprocess.Popen(
+        command(url(server), "one"),
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.read(10) == bytes(10)
+        running.stdout.close()
+        assert running.wait(timeout=60) == 141
+        assert running.stderr.read() == b""
+
+
+# ------------------------------------------------------------------------------------------------ on a terminal
+
+
+def on_terminal(*words: object, cwd: Path) -> tuple[int, str]:
+    """Run the command on a terminal. Return its exit code, and all that the terminal got."""
+    mine, its = os.openpty()
+    process = subprocess.Popen(
+        command(*words), cwd=cwd, env=clean_environment(TERM="xterm"), stdin=its, stdout=its, stderr=its
+    )
+    os.close(its)
+    shown = read_terminal(mine).decode().replace("\r\n", "\n")
+    os.close(mine)
+    return process.wait(timeout=60), shown
+
+
+def test_on_a_terminal_text_is_shown_and_other_answers_become_files(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "words", "one", content=b"abc")
+    exit_code, shown = on_terminal(url(server), "words", cwd=tmp_path)
+    assert exit_code == 0
+    assert "words:abc" in shown
+    exit_code, shown = on_terminal(url(server), "one", cwd=tmp_path)
+    assert (exit_code, (tmp_path / "out.bin").read_bytes()) == (0, b"abc")
+    assert "one 3 B -> ./out.bin 3 B" in shown
+    assert "sending" in shown
+
+
+def test_binary_data_is_not_written_to_a_terminal(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "one", content=b"abc")
+    exit_code, shown = on_terminal(url(server), "one", "-o", "-", cwd=tmp_path)
+    assert exit_code == 73
+    assert "redirect stdout to a file (> FILE), or use -o DIR" in shown
+    assert "abc" not in shown
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["localhost:8080", "f"], "use http://localhost:8080"),
+        (["cluster.org/run/x", "f"], "use https://cluster.org/run/x"),
+        (["ftp://host", "f"], "use http:// or https://"),
+        (["http://", "f"], "has no host"),
+        (["http://host:99999", "f"], "cannot be read"),
+        (["http://user:s3cret@host", "f"], "--token-file"),
+        (["http://host/a b", "f"], "percent-encode"),
+        (["http://host?output=zip", "f"], "use --output"),
+        (["http://host", "a", "b"], "several files need -o DIR"),
+        (["http://host", "a", "b", "-o", "-"], "several files need -o DIR"),
+        (["http://host"], "FILE"),
+        (["http://host", "-", "-", "-o", "x"], "only once"),
+        (["http://host", "f", "--output", "out"], "use -o DIR"),
+        (["http://host", "f", "--live", "--output", "zip"], "cannot be used together"),
+        (["http://host", "f", "-j", "0"], "1 to 1000"),
+        (["http://host", "f", "--timeout", "soon"], "duration"),
+        (["http://host", "f", "--token", "s3cret"], "--token-file"),
+        (["http://host", "f", "--token-file", "missing"], "missing"),
+        (["http://host", "f", "--token-file", "/dev/null"], "is empty"),
+        (["https://host", "f", "--ca-file", "missing"], "--ca-file"),
+        (["https://host", "f", "--ca-file", "/dev/null"], "PEM"),
+    ],
+)
+def test_wrong_arguments_exit_2_with_a_hint(tmp_path: Path, words: list[str], reason: str) -> None:
+    done = invoke(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert reason in " ".join(stderr_of(done).split())
+    assert "s3cret" not in stderr_of(done)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_settings_of_a_server_have_no_effect(server: RunningServer, tmp_path: Path) -> None:
+    done = invoke(url(server), "-", cwd=tmp_path, WATCHDOG_PORT="nonsense", WATCHDOG_SERVICE_DEFINITION="/missing")
+    assert check(done) == ""
+
+
+def test_help_lists_only_the_flags_of_the_command(tmp_path: Path) -> None:
+    done = invoke("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert b"--retry-for" in done.stdout
+    assert b"--max-queue" not in done.stdout
+
+
+def test_the_parameters_of_the_url_reach_the_script(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server('printf "%s %s" "$Http_Path" "$Http_Query"', WATCHDOG_CGI_HEADERS="true")
+    done = invoke(f"{url(server)}/a%2Fb?x=%20y#part", "-", cwd=tmp_path)
+    assert done.stdout == b"/a%2Fb x=%20y&output=base64"
+
+
+def test_a_classic_function_gets_the_bytes_with_input_raw(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(None, WATCHDOG_FPROCESS="rev")
+    assert invoke(url(server), "-", "--input", "raw", cwd=tmp_path, stdin=b"abc").stdout == b"cba"
+    server = start_server(None, WATCHDOG_FPROCESS="false")
+    done = invoke(url(server), "-", "--input", "raw", cwd=tmp_path)
+    assert check(done, 1).startswith("Script failed: ")

@@ -1,0 +1,224 @@
+"""Keep the answers of one call as files below a directory: all of a file or nothing, and never over another file.
+
+The bytes first go to numbered files in a hidden directory, ``.invoke-XXXXXXXX.part``. When the answer is complete, each
+of them gets its own name with link(2), which fails if a file with this name exists. The folders of a name are opened
+one by one, and none of them may be a symbolic link. So nothing that a service answers can lead out of the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from ..errors import AnswerNotKept
+from ..logs.text import printable
+from ..system.nameless_file import open_nameless, write_all
+from .names import numbered, parts_of
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# The file system has no hard links (FAT, some network file systems), or the file has too many.
+_NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """An answer that was kept. ``path``: as the user can type it."""
+
+    path: str
+    size_bytes: int
+
+
+class KeptFile:
+    """A file that is being written. Its name is given later."""
+
+    def __init__(self, fd: int, number: int, parts: list[str]) -> None:
+        self.number = number
+        self.parts = parts
+        self.size_bytes = 0
+        self._fd = fd
+
+    def write(self, data: bytes) -> None:
+        try:
+            write_all(self._fd, data)
+        except OSError as error:
+            raise _not_kept("/".join(self.parts), error) from None
+        self.size_bytes += len(data)
+
+    def reader(self) -> BinaryIO:
+        """Return the file for reading. Closing the reader also closes the file."""
+        fd, self._fd = self._fd, -1
+        os.lseek(fd, 0, os.SEEK_SET)
+        return open(fd, "rb")
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            try:
+                os.close(fd)
+            except OSError as error:  # a network file system may report a full disk only now
+                raise _not_kept("/".join(self.parts), error) from None
+
+
+class Folder:
+    """The answers of one call. Use it as a context: at the end, whatever has no name yet is removed.
+
+    Args:
+        path: the directory of the user. It must exist.
+        prefix: the folder below it for files that a script left; "" for the directory itself.
+        replaces: whether files with the same name are replaced.
+    """
+
+    def __init__(self, path: str, prefix: str, *, replaces: bool) -> None:
+        self._path = path
+        self._prefix = [prefix] if prefix else []
+        self._replaces = replaces
+        self._root = self._staging = -1
+        self._staging_name = ""
+        self._files: list[KeptFile] = []
+
+    def __enter__(self) -> Folder:
+        try:
+            self._root = os.open(self._path, _DIRECTORY)
+            self._staging_name = f".invoke-{secrets.token_hex(4)}.part"
+            os.mkdir(self._staging_name, 0o700, dir_fd=self._root)
+            self._staging = os.open(self._staging_name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root)
+        except OSError as error:
+            self.__exit__()
+            raise _not_kept(self._path, error) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for file in self._files:
+            with contextlib.suppress(AnswerNotKept):
+                file.close()
+            with contextlib.suppress(OSError):
+                os.unlink(str(file.number), dir_fd=self._staging)
+        if self._staging >= 0:
+            os.close(self._staging)
+            with contextlib.suppress(OSError):
+                os.rmdir(self._staging_name, dir_fd=self._root)
+        if self._root >= 0:
+            os.close(self._root)
+        self._root = self._staging = -1
+
+    def scratch(self) -> KeptFile:
+        """Begin a file that never gets a name."""
+        try:
+            return KeptFile(open_nameless(self._path), -1, [".invoke.part"])
+        except OSError as error:
+            raise _not_kept(self._path, error) from None
+
+    def create(self, name: str, *, is_own: bool) -> KeptFile:
+        """Begin a file.
+
+        Args:
+            is_own: the client chose the name. Then the file gets no folder before its name.
+
+        Raises:
+            AnswerBroken: the name is not a path below a directory.
+            AnswerNotKept: the file cannot be made.
+        """
+        parts = parts_of(name) if is_own else [*self._prefix, *parts_of(name)]
+        number = len(self._files)
+        try:
+            fd = os.open(str(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._staging)
+        except OSError as error:
+            raise _not_kept("/".join(parts), error) from None
+        file = KeptFile(fd, number, parts)
+        self._files.append(file)
+        return file
+
+    def reopened(self, file: KeptFile) -> BinaryIO:
+        """Open a file of :meth:`create` for reading."""
+        return open(os.open(str(file.number), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._staging), "rb")
+
+    def finish(self) -> list[Kept]:
+        """Give all files their names, and return them.
+
+        Raises:
+            AnswerNotKept: a name is taken, or a file cannot have its name. A file whose name is taken is kept under
+                another name, so that the run was not in vain.
+        """
+        kept, taken = [], []
+        for file in self._files:
+            file.close()
+            with self._parent(file.parts) as parent:
+                wanted = file.parts[-1]
+                name = self._name(file.number, parent, wanted, "/".join(file.parts))
+            path = os.path.join(self._path, *file.parts[:-1], name)
+            kept.append(Kept(path, file.size_bytes))
+            if name != wanted:
+                taken.append((os.path.join(self._path, *file.parts), path))
+        if taken:
+            shown = "\n".join(f"{printable(old)} exists, so the answer is in {printable(new)}" for old, new in taken)
+            raise AnswerNotKept(f"{shown}\nuse --force to replace files")
+        return kept
+
+    @contextlib.contextmanager
+    def _parent(self, parts: list[str]) -> Iterator[int]:
+        """Open the directory for a file below the user's directory, and make it if it is missing."""
+        parent = os.dup(self._root)
+        try:
+            for depth, part in enumerate(parts[:-1], 1):
+                try:
+                    child = _directory(part, parent)
+                except OSError as error:
+                    path = printable(os.path.join(self._path, *parts[:depth]))
+                    if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                        why = "is a symbolic link or a file, and not a directory; remove it, or choose another -o DIR"
+                        raise AnswerNotKept(f"{path} {why}") from None
+                    raise _not_kept(path, error) from None
+                os.close(parent)
+                parent = child
+            yield parent
+        finally:
+            os.close(parent)
+
+    def _name(self, number: int, parent: int, wanted: str, shown: str) -> str:
+        """Give a file its name, or another one if the name is taken. Return the name that it has got."""
+        staged = str(number)
+        try:
+            if self._replaces:
+                os.rename(staged, wanted, src_dir_fd=self._staging, dst_dir_fd=parent)
+                return wanted
+            if self._took(staged, wanted, parent):
+                return wanted
+            return next(name for name in numbered(wanted) if self._took(staged, name, parent))
+        except OSError as error:
+            raise _not_kept(shown, error) from None
+
+    def _took(self, staged: str, name: str, parent: int) -> bool:
+        """Give a file its name, and return True. Return False if the name is taken."""
+        try:
+            os.link(staged, name, src_dir_fd=self._staging, dst_dir_fd=parent, follow_symlinks=False)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            # The name is taken with an empty file first. Nobody else can take it then.
+            try:
+                os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=parent))
+            except FileExistsError:
+                return False
+            os.rename(staged, name, src_dir_fd=self._staging, dst_dir_fd=parent)
+        return True
+
+
+def _directory(name: str, parent: int) -> int:
+    flags = _DIRECTORY | os.O_NOFOLLOW
+    try:
+        return os.open(name, flags, dir_fd=parent)
+    except FileNotFoundError:
+        with contextlib.suppress(FileExistsError):  # another call has just made it
+            os.mkdir(name, dir_fd=parent)
+        return os.open(name, flags, dir_fd=parent)
+
+
+def _not_kept(path: str, error: OSError) -> AnswerNotKept:
+    return AnswerNotKept(f"the answer cannot be written to {printable(path)}: {error.strerror}")

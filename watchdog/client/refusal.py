@@ -1,0 +1,118 @@
+"""Turn an answer that reports an error into one of the program's errors.
+
+The server reports an error as a problem document (RFC 9457). The last event of a live call contains the same document.
+A proxy or another server may answer with something else, such as a page of HTML.
+"""
+
+from __future__ import annotations
+
+import http
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from ..errors import (
+    BadInput,
+    RefusedForNow,
+    ScriptFailed,
+    ScriptKilled,
+    ScriptTimedOut,
+    ServiceError,
+    ServiceUnreachable,
+    Unauthorized,
+    WatchdogError,
+)
+from ..logs.text import printable, printable_lines
+from ..system.pattern import pattern
+
+_MOST_SHOWN = 300  # characters of a page that is not a problem document
+_MARKUP = pattern(r"(?s)<(?:style|script|head)\b.*?</(?:style|script|head)>|<[^>]*>")
+_REFUSED = frozenset({408, 429, 503})
+_BAD_INPUT = frozenset({400, 406, 413, 414, 415, 422, 431})
+_NO_SERVICE = frozenset({404, 405, 410, 502})
+
+
+def is_refused_for_now(status: int, headers: Mapping[str, str]) -> bool:
+    """Return whether the service did not start the call, so that the same call may be sent again.
+
+    A script may also choose the status 429 or 503 for its own failure. Then it has run, and the answer has its exit
+    code.
+    """
+    return status in (429, 503) and "X-Exit-Code" not in headers
+
+
+def error_of(status: int, headers: Mapping[str, str], body: bytes) -> WatchdogError:
+    """Return the error that an answer reports."""
+    if 300 <= status < 400:
+        return _redirect(status, headers)
+    content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if content_type == "application/problem+json":
+        try:
+            document = msgspec.json.decode(body)
+        except msgspec.DecodeError:
+            document = None
+        if isinstance(document, dict):
+            return error_of_document(status, document, headers.get("X-Exit-Code", ""))
+    return _of_kind(status, f"the server answered {_status_line(status)}{_excerpt(body)}", {})
+
+
+def error_of_document(status: int, document: dict[str, Any], exit_code: str = "") -> WatchdogError:
+    """Return the error that a problem document reports. ``exit_code``: the header X-Exit-Code, if the answer has it."""
+    title, detail = _text(document, "title") or _status_line(status), _text(document, "detail")
+    text = f"{title}: {detail}" if detail else title
+    if stderr := _text(document, "stderr").strip("\n"):
+        lines = printable_lines(stderr).split("\n")
+        text += "\n" + "\n".join(f"  {line}" for line in lines)
+    members = dict(document)
+    if exit_code.isdecimal():
+        members["exit_code"] = int(exit_code)
+    elif status == 503:
+        # The exit code of a worker that could not be loaded. The call itself did not run.
+        members.pop("exit_code", None)
+    return _of_kind(status, text, members)
+
+
+def _of_kind(status: int, text: str, members: dict[str, Any]) -> WatchdogError:
+    """Return the error for this status, with this text."""
+    exit_code, signal = members.get("exit_code"), members.get("signal")
+    if isinstance(exit_code, int) and 0 < exit_code < 256:
+        return ScriptFailed(text, exit_code=exit_code)
+    if isinstance(signal, str) and re.fullmatch(r"SIG[A-Z0-9+-]{1,12}", signal):
+        return ScriptKilled(text, signal=signal)
+    if status == 504:
+        return ScriptTimedOut(text)
+    if status in (401, 403):
+        return Unauthorized(f"{text}; give the token of the service with --token-file")
+    if status in _REFUSED:
+        return RefusedForNow(text)
+    if status in _BAD_INPUT:
+        return BadInput(text)
+    if status in _NO_SERVICE:
+        return ServiceUnreachable(f"{text}\ncheck the URL, and that the service runs")
+    return ServiceError(text)
+
+
+def _redirect(status: int, headers: Mapping[str, str]) -> ServiceUnreachable:
+    location = printable(headers.get("Location", ""))[:_MOST_SHOWN]
+    where = f" to {location}; if you trust this address, use it as the URL" if location else ""
+    return ServiceUnreachable(f"the server redirects the call ({_status_line(status)}){where}")
+
+
+def _status_line(status: int) -> str:
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
+
+
+def _text(document: dict[str, Any], name: str) -> str:
+    value = document.get(name)
+    return printable_lines(value) if isinstance(value, str) else ""
+
+
+def _excerpt(body: bytes) -> str:
+    """Return the beginning of a page as text, without its markup."""
+    text = " ".join(_MARKUP.sub(" ", body.decode("utf-8", "replace")).split())
+    return f": {printable(text[:_MOST_SHOWN])}{' …' if len(text) > _MOST_SHOWN else ''}" if text else ""

@@ -1,0 +1,20 @@
+"""The verdict of a call that succeeded."""
+
+from __future__ import annotations
+
+import msgspec
+
+from .folder import Kept
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """The verdict.
+
+    ``kept``: the files; empty if the answer went to stdout, or if there was nothing to keep. ``exit_code``: that of the
+    script. A server with ``error_status=false`` answers 200 also if it is not 0. ``warnings``: why the result may be
+    wrong.
+    """
+
+    kept: list[Kept]
+    exit_code: int
+    warnings: list[str]

@@ -1,0 +1,197 @@
+"""`watchdog invoke`: send files to a service, and keep the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from ..client.exchange import Exchange
+from ..client.live import LiveCall
+from ..client.names import distinct
+from ..client.plain import receive
+from ..client.progress import Display
+from ..client.service import Service, service
+from ..client.source import open_source
+from ..client.target import Target, targets
+from ..client.verdict import Verdict
+from ..errors import CallTookTooLong, WatchdogError
+from ..logs.formats import ConsoleFormat
+from ..logs.readable import seconds, size
+from ..logs.sink import LogWriter
+from ..logs.text import printable
+from .invoke_arguments import InvokeArguments
+
+_MOST_NAMED = 3
+_PROBLEM_TYPE = "application/problem+json"
+# If FORM does not matter to a server, such as a classic function, an error should be a document, too.
+_ACCEPT = f"{_PROBLEM_TYPE}, */*;q=0.5"
+_ACCEPT_LIVE = f"text/event-stream, {_PROBLEM_TYPE};q=0.5"
+
+
+def invoke(arguments: InvokeArguments, environ: Mapping[str, str]) -> int:
+    """Send all files, and return the exit code. SIGTERM cancels the calls, as Ctrl-C does.
+
+    Raises:
+        ConfigError: the arguments cannot be used.
+        WatchdogError: the only call failed.
+        KeyboardInterrupt: the user pressed Ctrl-C.
+    """
+    called = service(arguments.url, token_file=arguments.token_file, ca_file=arguments.ca_file, environ=environ)
+    labels = distinct("stdin" if file == "-" else os.path.basename(file) for file in arguments.files)
+    places = targets(arguments.output, labels, replaces=arguments.replaces)
+    for place in places:
+        place.prepare()
+    has_colors = sys.stderr.isatty() and not environ.get("NO_COLOR")
+    sink = LogWriter(2, ConsoleFormat(colors=has_colors))
+    session = _Session(arguments, environ, called, sink, has_colors=has_colors)
+    try:
+        return asyncio.run(_until_sigterm(session, labels, places))
+    finally:
+        sink.close(2.0)
+
+
+async def _until_sigterm(session: _Session, labels: list[str], places: list[Target]) -> int:
+    task = asyncio.current_task()
+    assert task is not None
+    is_ended = False
+
+    def end() -> None:
+        nonlocal is_ended
+        is_ended = True
+        task.cancel()
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    try:
+        return await session.run(labels, places)
+    except asyncio.CancelledError:
+        if not is_ended:
+            raise
+        return 128 + signal.SIGTERM
+
+
+class _Session:
+    """All calls of one command."""
+
+    def __init__(
+        self,
+        arguments: InvokeArguments,
+        environ: Mapping[str, str],
+        called: Service,
+        sink: LogWriter,
+        *,
+        has_colors: bool,
+    ) -> None:
+        self._arguments = arguments
+        self._environ = environ
+        self._service = called
+        self._sink = sink
+        self._has_colors = has_colors
+
+    async def run(self, labels: list[str], targets: list[Target]) -> int:
+        arguments = self._arguments
+        is_base64 = arguments.input_form == "base64"
+        async with Exchange(self._service, is_base64=is_base64, retry_for_s=arguments.retry_for_s) as exchange:
+            if len(labels) == 1:
+                verdict = await self._call(exchange, arguments.files[0], labels[0], targets[0], is_only=True)
+                return verdict.exit_code
+            began_s = time.monotonic()
+            # One task for each call at a time, and not for each file: there may be 100,000 files.
+            waiting = iter(list(zip(arguments.files, labels, targets, strict=True)))
+            results: list[bool] = []
+
+            async def work() -> None:
+                for file, label, target in waiting:
+                    results.append(await self._is_done(exchange, file, label, target))
+
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(arguments.jobs, len(labels))):
+                    group.create_task(work())
+            failed = results.count(False)
+            took = seconds(time.monotonic() - began_s)
+            self._write(f"{len(results) - failed} ok, {failed} failed, in {took}")
+            return 1 if failed else 0
+
+    async def _is_done(self, exchange: Exchange, file: str, label: str, target: Target) -> bool:
+        """Make one of several calls, write its verdict, and return whether it succeeded."""
+        began_s = time.monotonic()
+        try:
+            verdict = await self._call(exchange, file, label, target, is_only=False)
+        except WatchdogError as error:
+            took = seconds(time.monotonic() - began_s)
+            self._write(f"failed  {took}  {printable(label)}: {_in_one_line(error)}")
+            return False
+        return verdict.exit_code == 0
+
+    async def _call(self, exchange: Exchange, file: str, label: str, target: Target, *, is_only: bool) -> Verdict:
+        """Make one call, and write the lines about it if it succeeded."""
+        began_s = time.monotonic()
+        display = Display(
+            self._sink,
+            has_status=is_only and sys.stderr.isatty(),
+            has_colors=self._has_colors,
+            label="" if is_only else label,
+        )
+        arguments = self._arguments
+        scratch = self._environ.get("TMPDIR") or "/tmp"
+        try:
+            async with _bounded(arguments.timeout_s):
+                with await open_source(file, self._environ) as source:
+                    size_bytes = source.size_bytes
+                    if arguments.is_live:
+                        verdict = await exchange.call(
+                            source,
+                            "events",
+                            _ACCEPT_LIVE,
+                            display,
+                            lambda response: LiveCall(label, target, display, scratch).receive(response),
+                        )
+                    else:
+                        verdict = await exchange.call(
+                            source,
+                            arguments.form,
+                            _ACCEPT,
+                            display,
+                            lambda response: receive(response, arguments.form, label, target, display),
+                        )
+        finally:
+            display.end()
+        self._report(verdict, label, size_bytes, time.monotonic() - began_s, is_only=is_only)
+        return verdict
+
+    def _report(self, verdict: Verdict, label: str, size_bytes: int, took_s: float, *, is_only: bool) -> None:
+        for warning in verdict.warnings:
+            self._write(f"warning  {printable(label)}: {warning} (docs/reference/warnings.md)")
+        word = "ok" if not verdict.exit_code else f"exit code {verdict.exit_code}"
+        if is_only and not verdict.kept and not verdict.exit_code:
+            return
+        named = ", ".join(f"{printable(each.path)} {size(each.size_bytes)}" for each in verdict.kept[:_MOST_NAMED])
+        if (more := len(verdict.kept) - _MOST_NAMED) > 0:
+            total = size(sum(each.size_bytes for each in verdict.kept))
+            named += f" and {more} more files, {total} in all"
+        arrow = f" -> {named}" if named else " -> no output" if not is_only else ""
+        self._write(f"{word}  {seconds(took_s)}  {printable(label)} {size(size_bytes)}{arrow}")
+
+    def _write(self, line: str) -> None:
+        self._sink.put_own(f"{line}\n".encode())
+
+
+@contextlib.asynccontextmanager
+async def _bounded(timeout_s: float) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(timeout_s or None) as bound:
+            yield
+    except TimeoutError:
+        if not bound.expired():
+            raise
+        raise CallTookTooLong(f"the call took longer than {timeout_s:g} s (--timeout), and was cancelled") from None
+
+
+def _in_one_line(error: WatchdogError) -> str:
+    """Return the first line of an error, and the last line of the script's stderr if there is one."""
+    first, *rest = str(error).strip().split("\n")
+    return f"{first}: {rest[-1].strip()}" if rest else first
