@@ -241,7 +241,12 @@ class ServiceUnreachable(ServiceError):
 
 
 class RefusedForNow(ServiceError):
-    """The service did not start the call (429, 503), also not after several attempts. It may accept the call later."""
+    """The service did not start the call (429, 503). It may accept the call later.
+
+    ``retry_after_s``: the service accepts the call after this many seconds at the earliest; None if that is not known.
+    """
+
+    retry_after_s: float | None = None
 
 
 class CallTookTooLong(ServiceError):

@@ -8,6 +8,7 @@ from ..errors import AnswerBroken
 
 # The server sends an output in pieces of half a megabyte. A longer event is not from this server.
 _MOST_BYTES = 16 * 1024 * 1024
+_LINE_BYTES = 48  # the memory for an object of Python, in addition to its bytes
 
 
 class EventReader:
@@ -48,7 +49,7 @@ class EventReader:
     def _take(self, line: bytes) -> None:
         field, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
-        self._size_bytes += len(value)
+        self._size_bytes += len(value) + _LINE_BYTES
         if field == b"data":
             self._data.append(value)
         elif field == b"event":

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 import aiohttp
 import msgspec
 
-from ..errors import AnswerBroken, AnswerNotKept, BadInput
+from ..errors import AnswerBroken, AnswerNotKept, BadInput, RefusedForNow, WatchdogError
 from ..logs.text import printable
 from ..output.media_type import ZIP_TYPE
 from ..system import standard_output
@@ -41,13 +41,18 @@ class CompletedOutput(msgspec.Struct):
 
 
 class Completed(msgspec.Struct):
-    """The last event of a live call: its verdict. ``error``: a problem document if the call failed."""
+    """The last event of a live call: its verdict.
+
+    ``error``: a problem document if the call failed. ``skipped``: why the script did not run, for a storage event.
+    """
 
     status: int
     exit_code: int | None = None
     outputs: list[CompletedOutput] = []
     warnings: list[dict[str, Any]] = []
     error: dict[str, Any] | None = None
+    retry_after_s: float | None = None
+    skipped: str | None = None
 
 
 class _Received:
@@ -77,7 +82,8 @@ class _Received:
         self._guarded(self._reader.finish)
         if self.file.size_bytes != self.size_bytes:
             raise AnswerBroken(
-                f"the output {_shown(self.name)} has {self.file.size_bytes} of {self.size_bytes} bytes: it was cut off"
+                f"the output {_shown(self.name)} has {self.file.size_bytes} bytes and not {self.size_bytes}: it was "
+                "cut off or damaged"
             )
         self.file.close()
 
@@ -104,7 +110,6 @@ class LiveCall:
         self._scratch = scratch
         self._outputs: dict[str | None, _Received] = {}
         self._current: _Received | None = None
-        self._completed: Completed | None = None
 
     async def receive(self, response: aiohttp.ClientResponse) -> Verdict:
         """Read the whole stream, and keep the outputs.
@@ -123,8 +128,10 @@ class LiveCall:
         with Folder(self._waiting_room(), self._target.prefix, replaces=self._target.replaces) as folder:
             completed = await self._read(response, folder)
             if completed.error is not None:
-                raise error_of_document(completed.status, completed.error, _digits(completed.exit_code))
+                raise _error_of(completed)
             self._check(completed)
+            if completed.skipped is not None:
+                self._display.note(completed.skipped)
             warnings = [
                 ": ".join(printable(str(each.get(key, ""))) for key in ("name", "detail"))
                 for each in completed.warnings
@@ -160,8 +167,6 @@ class LiveCall:
                 raise AnswerBroken("the stream of events was cut off: it ended without the verdict")
             for name, data in reader.feed(piece):
                 if name == "completed":
-                    if self._current is not None:
-                        self._current.finish()
                     return _decoded(name, data, Completed)
                 self._take(name, data, folder)
 
@@ -207,6 +212,8 @@ class LiveCall:
 
     def _check(self, completed: Completed) -> None:
         """Compare the outputs with the verdict. Raise ``AnswerBroken`` if they differ."""
+        if self._current is not None:
+            self._current.finish()
         listed = {each.name: each for each in completed.outputs if each.name is not None}
         if listed.keys() != self._outputs.keys() - {None}:
             raise AnswerBroken("the outputs are not those that the verdict of the service lists")
@@ -286,8 +293,12 @@ def _copy(source: BinaryIO, write: Callable[[bytes], int]) -> None:
         write(piece)
 
 
-def _digits(exit_code: int | None) -> str:
-    return "" if exit_code is None else str(exit_code)
+def _error_of(completed: Completed) -> WatchdogError:
+    exit_code = "" if completed.exit_code is None else str(completed.exit_code)
+    error = error_of_document(completed.status, completed.error or {}, exit_code)
+    if isinstance(error, RefusedForNow):
+        error.retry_after_s = completed.retry_after_s
+    return error
 
 
 def _shown(name: str | None) -> str:
