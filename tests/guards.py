@@ -1542,6 +1542,56 @@ def idle_crashes() -> None:
     replace(Workers, "_load", load)
 
 
+# ---- the client: `watchdog invoke`
+
+
+@guard
+def existing_files() -> None:
+    """`watchdog invoke` writes an answer over a file that has its name."""
+    from watchdog.client.folder import Folder
+
+    def replaced(self: Any, staged: str, name: str, parent: int) -> bool:
+        os.rename(staged, name, src_dir_fd=self._staging, dst_dir_fd=parent)
+        return True
+
+    replace(Folder, "_took", replaced)
+
+
+@guard
+def names_of_answers() -> None:
+    """`watchdog invoke` uses the name of an output as it is."""
+    from watchdog.client import folder
+
+    replace(folder, "parts_of", lambda name: name.split("/"))
+
+
+@guard
+def links_in_the_folder() -> None:
+    """`watchdog invoke` follows a symbolic link in the directory for answers."""
+    from watchdog.client import folder
+
+    def opened(name: str, parent: int) -> int:
+        return os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=parent)
+
+    replace(folder, "_directory", opened)
+
+
+@guard
+def checksums_of_answers() -> None:
+    """`watchdog invoke --live` does not compare the outputs with the verdict."""
+    from watchdog.client.live import LiveCall
+
+    replace(LiveCall, "_check", lambda self, completed: None)
+
+
+@guard
+def calls_that_ran() -> None:
+    """`watchdog invoke` sends a call again if the script itself answered 429 or 503."""
+    from watchdog.client import exchange
+
+    replace(exchange, "is_refused_for_now", lambda status, headers: status in (429, 503))
+
+
 def take_out(names: str) -> None:
     """Take guards out of this process. ``names``: the names, with commas between them."""
     for each in names.split(","):

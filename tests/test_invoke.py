@@ -8,12 +8,16 @@ import signal
 import subprocess
 import threading
 import zipfile
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
 import pytest
-from client_command import Done, clean_environment, command, files_in, invoke, stderr_of
+from client_command import ROOT, Done, clean_environment, command, files_in, invoke, stderr_of
 from running_server import RunningServer, StartServer, read_terminal, until
+
+from watchdog import errors
+from watchdog.cli import exit_code_of
 
 SCRIPT = """
 name=${INPUT_FILE_PATH##*/}
@@ -172,22 +176,24 @@ def test_a_name_that_the_server_would_refuse_is_changed(server: RunningServer, t
 # ------------------------------------------------------------------------------------------------ existing files
 
 
+@pytest.mark.guard("existing-files")
 def test_a_file_that_exists_is_not_overwritten_and_the_answer_is_not_lost(
-    server: RunningServer, tmp_path: Path
+    server: RunningServer, tmp_path: Path, removed_guard: str | None
 ) -> None:
     write(tmp_path, "one")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "out.bin").write_bytes(b"old")
-    text = check(invoke(url(server), "one", "-o", "out", cwd=tmp_path), 73)
+    text = check(invoke(url(server), "one", "-o", "out", cwd=tmp_path, without=removed_guard), 73)
     assert text == "out/out.bin exists, so the answer is in out/out-2.bin\nuse --force to replace files\n"
     assert files_in(tmp_path / "out") == {"out.bin": b"old", "out-2.bin": ALL_BYTES}
     check(invoke(url(server), "one", "-o", "out", "--force", cwd=tmp_path))
     assert files_in(tmp_path / "out") == {"out.bin": ALL_BYTES, "out-2.bin": ALL_BYTES}
 
 
+@pytest.mark.guard("links-in-the-folder")
 @pytest.mark.parametrize("replaces", [False, True])
 def test_a_symbolic_link_is_neither_written_through_nor_followed(
-    server: RunningServer, tmp_path: Path, replaces: bool
+    server: RunningServer, tmp_path: Path, replaces: bool, removed_guard: str | None
 ) -> None:
     write(tmp_path, "one", "two")
     out, outside = tmp_path / "out", tmp_path / "outside"
@@ -198,7 +204,7 @@ def test_a_symbolic_link_is_neither_written_through_nor_followed(
     (out / "d").symlink_to(outside)
     flags = ["--force"] if replaces else []
     check(invoke(url(server), "one", "-o", "out", *flags, cwd=tmp_path), 0 if replaces else 73)
-    text = check(invoke(url(server), "two", "-o", "out", *flags, cwd=tmp_path), 73)
+    text = check(invoke(url(server), "two", "-o", "out", *flags, cwd=tmp_path, without=removed_guard), 73)
     assert "out/d is a symbolic link or a file, and not a directory" in text
     assert files_in(outside) == {"victim": b"old"}
     assert list(out.glob(".invoke-*")) == []
@@ -479,3 +485,28 @@ def test_a_classic_function_gets_the_bytes_with_input_raw(start_server: StartSer
     server = start_server(None, WATCHDOG_FPROCESS="false")
     done = invoke(url(server), "-", "--input", "raw", cwd=tmp_path)
     assert check(done, 1).startswith("Script failed: ")
+
+
+def test_the_docs_list_each_exit_code() -> None:
+    page = (ROOT / "docs" / "guide" / "command-line.md").read_text()
+    table = page.partition("## Exit codes")[2].partition("\n## ")[0]
+    listed = {
+        int(number) for cell in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE) for number in cell.split(",")
+    }
+    codes = {exit_code_of(error("x")) for error in CLIENT_ERRORS}
+    assert codes | {0, 1, 2, 130, 143} == listed
+
+
+CLIENT_ERRORS: tuple[Callable[[str], errors.WatchdogError], ...] = (
+    errors.BadInput,
+    errors.FileUnreadable,
+    errors.ServiceUnreachable,
+    errors.AnswerNotKept,
+    errors.RefusedForNow,
+    errors.AnswerBroken,
+    errors.Unauthorized,
+    errors.CallTookTooLong,
+    errors.ScriptTimedOut,
+    errors.StdoutClosed,
+    errors.ServiceError,
+)

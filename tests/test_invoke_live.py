@@ -200,10 +200,10 @@ def completed(*outputs: tuple[str, bytes], **more: Any) -> bytes:
     return event("completed", members | more)
 
 
-def call(tmp_path: Path, *events: bytes, flags: tuple[object, ...] = ("-o", "out")) -> Done:
+def call(tmp_path: Path, *events: bytes, without: str | None = None) -> Done:
     (tmp_path / "in").write_bytes(b"abc")
     with scripted([STREAM, *map(chunk, events)]) as service:
-        done = invoke(service.url, "in", "--live", *flags, cwd=tmp_path)
+        done = invoke(service.url, "in", "--live", "-o", "out", cwd=tmp_path, without=without)
         assert len(service.requests) == 1
     assert list((tmp_path / "out").glob(".*")) == [], "a part of an answer was left"
     return done
@@ -337,3 +337,9 @@ def test_the_files_wait_in_a_hidden_directory_until_the_verdict(tmp_path: Path) 
     with scripted(half) as service:
         assert invoke(service.url, "in", "--live", "-o", "out", cwd=tmp_path).returncode == 0
     assert files_in(tmp_path / "out") == {"a": CONTENT[:300]}
+
+
+@pytest.mark.guard("checksums-of-answers")
+def test_an_output_with_another_checksum_is_not_kept(tmp_path: Path, removed_guard: str | None) -> None:
+    done = call(tmp_path, output("a", b"abc"), completed(("a", b"abd")), without=removed_guard)
+    assert (done.returncode, files_in(tmp_path)) == (76, {"in": b"abc"})

@@ -78,7 +78,7 @@ async def receive(response: aiohttp.ClientResponse, form: str, label: str, targe
     """
     headers = response.headers
     exit_code = headers.get("X-Exit-Code", "")
-    warnings = [name for name in headers.get("X-Warning", "").split(", ") if name]
+    warnings = [f"{name} (docs/reference/warnings.md)" for name in headers.get("X-Warning", "").split(", ") if name]
     kept = [] if response.status == 204 else await _kept(response, form, label, target, display)
     return Verdict(kept, int(exit_code[:3]) if exit_code.isdecimal() else 0, warnings)
 

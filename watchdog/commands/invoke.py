@@ -165,7 +165,7 @@ class _Session:
 
     def _report(self, verdict: Verdict, label: str, size_bytes: int, took_s: float, *, is_only: bool) -> None:
         for warning in verdict.warnings:
-            self._write(f"warning  {printable(label)}: {warning} (docs/reference/warnings.md)")
+            self._write(f"warning  {printable(label)}: {printable(warning)}")
         word = "ok" if not verdict.exit_code else f"exit code {verdict.exit_code}"
         if is_only and not verdict.kept and not verdict.exit_code:
             return
