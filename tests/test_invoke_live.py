@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -21,7 +22,9 @@ from client_command import Done, answer, clean_environment, command, files_in, i
 from running_server import RunningServer, StartServer, read_terminal, until
 
 from watchdog.client.event_stream import EventReader
+from watchdog.client.progress import Display, PlainFormat
 from watchdog.errors import AnswerBroken
+from watchdog.logs.sink import LogWriter
 
 CONTENT = os.urandom(1_000_000)
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -343,3 +346,45 @@ def test_the_files_wait_in_a_hidden_directory_until_the_verdict(tmp_path: Path) 
 def test_an_output_with_another_checksum_is_not_kept(tmp_path: Path, removed_guard: str | None) -> None:
     done = call(tmp_path, output("a", b"abc"), completed(("a", b"abd")), without=removed_guard)
     assert (done.returncode, files_in(tmp_path)) == (76, {"in": b"abc"})
+
+
+def test_a_log_that_nobody_reads_does_not_stop_the_call(tmp_path: Path) -> None:
+    """20 MB of log, more than the client holds. The stream ends only after the client has read it."""
+    line = event("log", {"text": "x" * 1000})
+    (tmp_path / "in").write_bytes(b"abc")
+    parts = [STREAM, *[chunk(line * 1000)] * 20, chunk(output(None, b"printed") + completed())]
+    with (
+        scripted(parts) as service,
+        subprocess.Popen(
+            command(service.url, "in", "--live"),
+            cwd=tmp_path,
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as running,
+    ):
+        assert running.stdout is not None
+        assert running.stdout.read() == b"printed"
+        assert running.wait(timeout=60) == 0
+
+
+def test_lines_that_are_dropped_are_counted() -> None:
+    read, write = os.pipe()
+    sink = LogWriter(write, PlainFormat(), limit_bytes=1000)
+    display = Display(sink, has_status=False, has_colors=False)
+    for _ in range(1000):
+        display.log("info", "x" * 999)
+    os.set_blocking(read, False)
+    shown = b""
+
+    def are_all_accounted_for() -> bool:
+        nonlocal shown
+        with contextlib.suppress(BlockingIOError):
+            shown += os.read(read, 65536)
+        missing = re.findall(rb"\((\d+) lines of the log are missing here", shown)
+        return bool(missing) and shown.count(b"x" * 999) + sum(map(int, missing)) == 1000
+
+    until(are_all_accounted_for, "each line to be shown or counted")
+    assert sink.close(60)
+    os.close(read)
+    os.close(write)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..logs.formats import JsonFormat
 from ..logs.progress import ProgressBar
 from ..logs.sink import LogWriter
 from ..logs.text import printable_lines
@@ -9,6 +12,14 @@ from ..logs.text import printable_lines
 _BAR_COLUMNS = 24
 _COLORS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _RESET = "\x1b[0m"
+
+
+class PlainFormat(JsonFormat):
+    """The form of the only event that :class:`LogWriter` itself logs."""
+
+    def event(self, level: str, fields: dict[str, Any], *, age_s: float = 0.0) -> bytes:
+        """Return the line that reports dropped lines."""
+        return f"({fields.get('count')} lines of the log are missing here, because they were not read)\n".encode()
 
 
 class Display:

@@ -14,13 +14,12 @@ from ..client.exchange import Exchange
 from ..client.live import LiveCall
 from ..client.names import distinct
 from ..client.plain import receive
-from ..client.progress import Display
+from ..client.progress import Display, PlainFormat
 from ..client.service import Service, service
 from ..client.source import open_source
 from ..client.target import Target, targets
 from ..client.verdict import Verdict
 from ..errors import CallTookTooLong, WatchdogError
-from ..logs.formats import ConsoleFormat
 from ..logs.readable import seconds, size
 from ..logs.sink import LogWriter
 from ..logs.text import printable
@@ -44,10 +43,9 @@ def invoke(arguments: InvokeArguments, environ: Mapping[str, str]) -> int:
     called = service(arguments.url, token_file=arguments.token_file, ca_file=arguments.ca_file, environ=environ)
     labels = distinct("stdin" if file == "-" else os.path.basename(file) for file in arguments.files)
     places = targets(arguments.output, labels, replaces=arguments.replaces)
-    for place in places:
-        place.prepare()
+    places[0].prepare()  # all have the same directory
     has_colors = sys.stderr.isatty() and not environ.get("NO_COLOR")
-    sink = LogWriter(2, ConsoleFormat(colors=has_colors))
+    sink = LogWriter(2, PlainFormat())
     session = _Session(arguments, environ, called, sink, has_colors=has_colors)
     try:
         return asyncio.run(_until_sigterm(session, labels, places))
