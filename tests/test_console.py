@@ -155,10 +155,12 @@ def test_a_console_without_a_terminal_has_no_colors() -> None:
     assert lines[-1] == "c-1       | ERROR: bad \\x07 bell"
 
 
-@pytest.mark.parametrize("no_color", ["", "1"])
-def test_a_terminal_gets_colors_unless_no_color_is_set(no_color: str) -> None:
+@pytest.mark.parametrize(
+    ("no_color", "term", "has_colors"), [("", "xterm", True), ("1", "xterm", False), ("", "dumb", False)]
+)
+def test_a_terminal_gets_colors_unless_the_environment_says_no(no_color: str, term: str, has_colors: bool) -> None:
     ours, theirs = os.openpty()
-    environ = os.environ | {"NO_COLOR": no_color, "TERM": "xterm"}
+    environ = os.environ | {"NO_COLOR": no_color, "TERM": term}
     command = [sys.executable, "-c", COLORED, "auto"]
     with subprocess.Popen(command, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT, env=environ) as process:
         os.close(theirs)
@@ -166,7 +168,7 @@ def test_a_terminal_gets_colors_unless_no_color_is_set(no_color: str) -> None:
     os.close(ours)
     assert process.returncode == 0
     assert b"ERROR: bad \\x07 bell" in text
-    assert (b"\x1b[" in text) is (not no_color)
+    assert (b"\x1b[" in text) is has_colors
 
 
 def test_each_color_ends_on_its_line_and_its_text_is_the_same_without_colors() -> None:

@@ -47,7 +47,8 @@ def configure(*, level: str, format: str, stream_fd: int = 2) -> LogWriter:  # n
     if format == "console" or (format == "auto" and is_terminal):
         from .console import ConsoleFormat
 
-        form = ConsoleFormat(colors=is_terminal and not os.environ.get("NO_COLOR"))
+        has_colors = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        form = ConsoleFormat(colors=has_colors)
     sink = LogWriter(stream_fd, form, level=number[level])
 
     send_to(sink)
