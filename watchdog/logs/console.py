@@ -26,7 +26,6 @@ _RESET = "\x1b[0m"
 _DIM = "\x1b[2m"
 _GREEN = "\x1b[32m"
 _COLORS = {"debug": _DIM, "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[1;31m"}
-_BLANK_TIME = " " * len("12:37:30")
 
 
 class ConsoleFormat:
@@ -46,39 +45,37 @@ class ConsoleFormat:
         text = worded(level, fields, is_reason_said=call_id is not None and self._is_said(str(call_id), fields))
         lead = self._colored(text.lead, _GREEN if text.is_good else _COLORS.get(level, ""))
         origin = None if call_id is None else readable.call_id(printable(as_text(call_id)))
-        return self._lines(origin, (lead + text.rest).split("\n"), age_s)
+        head, indent = self._margins(origin, age_s)
+        return (head + (lead + text.rest).replace("\n", indent) + "\n").encode()
 
     def script_lines(
         self, levels: list[int], texts: list[str], stream: str, call_id: str | None, *, age_s: float = 0.0
     ) -> bytes:
-        origin = "worker" if call_id is None else readable.call_id(printable(call_id))
-        return b"".join(
-            [
-                self._lines(origin, self._script_text(LEVEL_NAMES[level], text), age_s)
-                for level, text in zip(levels, texts, strict=True)
-            ]
-        )
+        head, indent = self._margins(_origin(call_id), age_s)
+        lines = [
+            f"{head}{self._script_text(LEVEL_NAMES[level], text, indent)}\n"
+            for level, text in zip(levels, texts, strict=True)
+        ]
+        return "".join(lines).encode()
 
     def _long_line(self, level: str, fields: dict[str, Any], age_s: float) -> bytes:
         """Return a line of a script that has an event of its own, for example because the line was cut."""
-        call_id = fields.get("call_id")
-        lines = self._script_text(level, as_text(fields["event"]))
+        head, indent = self._margins(_origin(fields.get("call_id")), age_s)
+        text = self._script_text(level, as_text(fields["event"]), indent)
         if fields.get("truncated"):
-            lines.append(f"  (cut: {readable.size(fields['line_bytes'])} in all)")
-        return self._lines("worker" if call_id is None else readable.call_id(printable(call_id)), lines, age_s)
+            text += f"{indent}  (cut: {readable.size(fields['line_bytes'])} in all)"
+        return f"{head}{text}\n".encode()
 
-    def _script_text(self, level: str, text: str) -> list[str]:
-        """Return the lines of a text as the script printed it. Its own words show the level, and a colour, too."""
+    def _script_text(self, level: str, text: str, indent: str) -> str:
+        """Return a text as the script printed it. Its own words show the level, and a colour, too."""
         color = _COLORS.get(level, "")
-        return [f"| {self._colored(line, color)}" for line in printable_lines(text).split("\n")]
+        return "| " + f"{indent}| ".join(self._colored(line, color) for line in printable_lines(text).split("\n"))
 
-    def _lines(self, origin: str | None, lines: list[str], age_s: float) -> bytes:
-        """Return lines of one event. The first one has the time and the origin, and the next ones are aligned to it."""
+    def _margins(self, origin: str | None, age_s: float) -> tuple[str, str]:
+        """Return the text before the first line, and the text between lines, which aligns the further lines."""
         clock = time.strftime("%H:%M:%S", time.localtime(time.time() - age_s))
         shown = "" if origin is None else f"{origin:<{_ID_COLUMNS}}  "
-        head = f"{self._colored(f'{clock}  {shown}', _DIM)}"
-        indent = _BLANK_TIME + "  " + " " * len(shown)
-        return (head + f"\n{indent}".join(lines) + "\n").encode()
+        return self._colored(f"{clock}  {shown}", _DIM), "\n" + " " * len(f"{clock}  {shown}")
 
     def _colored(self, text: str, color: str) -> str:
         return f"{color}{text}{_RESET}" if self._has_colors and color and text else text
@@ -97,3 +94,8 @@ class ConsoleFormat:
         while len(self._said) > _MOST_CALLS:
             self._said.pop(next(iter(self._said)), None)
         return False
+
+
+def _origin(call_id: str | None) -> str:
+    """Return where a script's line is from: its call, or a worker that is not in a call."""
+    return "worker" if call_id is None else readable.call_id(printable(call_id))
