@@ -368,7 +368,7 @@ def test_ctrl_c_ends_run_and_its_script_at_once(environ: dict[str, str], tmp_pat
         run.send_signal(signal.SIGINT)
         text = run.stderr.read()
         assert run.wait() == 130
-    assert text.splitlines()[-1] == "Ctrl-C stopped the run; the script and all its processes are ended"
+    assert text.splitlines()[-1] == "Ctrl-C stopped the run; no process of the script is left"
     assert "Traceback" not in text
     assert list((tmp_path / "tmp").iterdir()) == []
     needle = str(tmp_path).encode()

@@ -87,7 +87,7 @@ async def run_file(
     exit_code = await run_once(configuration, environ, sink, call, record, hand_over)
     if record.outcome == "drained":
         signal_name = "Ctrl-C" if record.stopped_by == "SIGINT" else record.stopped_by
-        report = f"{signal_name} stopped the run; the script and all its processes are ended"
+        report = f"{signal_name} stopped the run; no process of the script is left"
     if report is not None:
         sink.flush(_FLUSH_S)  # the log comes first
         _report(report)
