@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import gzip
 import io
 import json
@@ -11,6 +12,9 @@ import re
 import signal
 import socket
 import subprocess
+import sys
+import termios
+import time
 import zipfile
 from pathlib import Path
 
@@ -25,6 +29,7 @@ from client_command import (
     scripted,
     stderr_of,
 )
+from running_server import until
 
 CONTENT = os.urandom(300_000)
 BASE64 = base64.b64encode(CONTENT) + b"\n"
@@ -404,7 +409,8 @@ def test_a_file_size_limit_is_an_error_and_no_part_is_left(tmp_path: Path) -> No
     assert files_in(tmp_path / "out") == {}
 
 
-def test_a_signal_during_the_answer_leaves_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_the_answer_leaves_no_file(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "in").write_bytes(b"abc")
 
     def half(connection: socket.socket) -> None:
@@ -419,6 +425,30 @@ def test_a_signal_during_the_answer_leaves_no_file(tmp_path: Path) -> None:
             assert running.poll() is None
         (name,) = files_in(tmp_path / "out")
         assert re.fullmatch(r"\.invoke-[0-9a-f]{8}\.part/0", name)
-        running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=60) == 143
+        running.send_signal(number)
+        assert running.wait(timeout=60) == 128 + number
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_second_signal_ends_a_command_whose_reader_has_stalled(tmp_path: Path) -> None:
+    """The first signal cannot cancel the call, because the command waits for the reader of its stdout."""
+    (tmp_path / "in").write_bytes(b"abc")
+    with (
+        scripted(answer(bytes(3_000_000), Content_Type="text/plain")) as service,
+        subprocess.Popen(
+            command(service.url, "in"), cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE
+        ) as running,
+    ):
+        assert running.stdout is not None
+        pipe = running.stdout.fileno()
+        # The pipe is full, so the command waits for its reader.
+        until(lambda: bytes_in(pipe) >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ), "the pipe to be full")
+        while running.poll() is None:
+            running.send_signal(signal.SIGTERM)
+            time.sleep(0.05)
+        # While Python ends, it has no handler any more.
+        assert running.returncode in (143, -signal.SIGTERM)
+
+
+def bytes_in(pipe: int) -> int:
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

@@ -138,6 +138,7 @@ class LiveCall:
             ]
             if self._place() is not None:
                 return Verdict(folder.finish(), completed.exit_code or 0, warnings)
+            self._display.end()
             self._to_stdout(folder)
             return Verdict([], completed.exit_code or 0, warnings)
 

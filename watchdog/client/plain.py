@@ -13,6 +13,7 @@ missing                      what the script printed, as it is
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from typing import BinaryIO, Protocol
 
@@ -96,6 +97,8 @@ async def _kept(
     directory = target.directory_for(content_type)
     display.begin("receiving", _size_bytes(headers.get("Content-Length"), is_base64=encoded_type is not None))
     if directory is None:
+        if sys.stdout.isatty():
+            display.end()
         await _copy(response, _ToStdout(), display, is_base64=encoded_type is not None)
         return []
     with Folder(directory, target.prefix, replaces=target.replaces) as folder:

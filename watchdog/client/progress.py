@@ -10,6 +10,7 @@ from ..logs.sink import LogWriter
 from ..logs.text import printable_lines
 
 _BAR_COLUMNS = 24
+_FLUSH_S = 1.0
 _COLORS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _RESET = "\x1b[0m"
 
@@ -57,8 +58,11 @@ class Display:
         self._sink.show_status(text)
 
     def end(self) -> None:
-        """Remove the line for progress."""
-        self.status("")
+        """Remove the line for progress, and show no other. Then the answer can be written to the same terminal."""
+        if self._bar is not None:
+            self.status("")
+            self._bar = None
+            self._sink.flush(_FLUSH_S)
 
     def log(self, level: str, text: str) -> None:
         """Show a line of the script, or a whole traceback. Lines are dropped if nobody reads stderr."""

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
+from types import FrameType
 
 from ..client.exchange import Exchange
 from ..client.live import LiveCall
@@ -33,12 +34,11 @@ _ACCEPT_LIVE = f"text/event-stream, {_PROBLEM_TYPE};q=0.5"
 
 
 def invoke(arguments: InvokeArguments, environ: Mapping[str, str]) -> int:
-    """Send all files, and return the exit code. SIGTERM cancels the calls, as Ctrl-C does.
+    """Send all files, and return the exit code. Ctrl-C, SIGTERM and SIGHUP cancel the calls.
 
     Raises:
         ConfigError: the arguments cannot be used.
         WatchdogError: the only call failed.
-        KeyboardInterrupt: the user pressed Ctrl-C.
     """
     called = service(arguments.url, token_file=arguments.token_file, ca_file=arguments.ca_file, environ=environ)
     labels = distinct("stdin" if file == "-" else os.path.basename(file) for file in arguments.files)
@@ -48,28 +48,34 @@ def invoke(arguments: InvokeArguments, environ: Mapping[str, str]) -> int:
     sink = LogWriter(2, PlainFormat())
     session = _Session(arguments, environ, called, sink, has_colors=has_colors)
     try:
-        return asyncio.run(_until_sigterm(session, labels, places))
+        return asyncio.run(_until_signal(session, labels, places))
     finally:
         sink.close(2.0)
 
 
-async def _until_sigterm(session: _Session, labels: list[str], places: list[Target]) -> int:
-    task = asyncio.current_task()
+async def _until_signal(session: _Session, labels: list[str], places: list[Target]) -> int:
+    """Make all calls. The first signal cancels them, and a second one ends the process at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    is_ended = False
+    stopped_by: list[int] = []
 
-    def end() -> None:
-        nonlocal is_ended
-        is_ended = True
-        task.cancel()
+    def stop(number: int, frame: FrameType | None) -> None:
+        # These handlers also run while this thread waits for a slow reader of stdout. Those of asyncio would not.
+        if stopped_by:
+            os._exit(128 + number)
+        stopped_by.append(number)
+        loop.call_soon_threadsafe(task.cancel)
 
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, stop)
     try:
         return await session.run(labels, places)
     except asyncio.CancelledError:
-        if not is_ended:
+        if not stopped_by:
             raise
-        return 128 + signal.SIGTERM
+        stopped = signal.Signals(stopped_by[0])
+        session.report_cancelled("Ctrl-C" if stopped == signal.SIGINT else stopped.name)
+        return 128 + stopped
 
 
 class _Session:
@@ -89,6 +95,10 @@ class _Session:
         self._service = called
         self._sink = sink
         self._has_colors = has_colors
+
+    def report_cancelled(self, by: str) -> None:
+        """Write that a signal has cancelled all calls that were running."""
+        self._write(f"{by} cancelled the call, so the service ends the script; no part of its answer was kept")
 
     async def run(self, labels: list[str], targets: list[Target]) -> int:
         arguments = self._arguments
