@@ -363,6 +363,22 @@ def test_a_signal_cancels_the_run_on_the_server_and_leaves_no_file(
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "server-" not in str(path)] == []
 
 
+def test_a_command_of_nohup_survives_the_end_of_the_terminal(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(f"echo began; until [ -e {tmp_path}/go ]; do sleep 0.05; done; echo done")
+    with subprocess.Popen(
+        ["nohup", *command(url(server), "/dev/null")],
+        env=clean_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as running:
+        server.event("began")
+        running.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        output, _ = running.communicate(timeout=60)
+    assert (running.returncode, output) == (0, b"began\ndone\n")
+
+
 def test_a_timeout_cancels_the_run_on_the_server(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("sleep 1000")
     done = invoke(url(server), "-", "--timeout", "3s", cwd=tmp_path)

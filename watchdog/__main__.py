@@ -19,7 +19,9 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     # If this process is PID 1, the kernel discards a signal without a handler. `docker stop` during the imports would
     # then have no effect. No script runs yet, so the program can end at once. The commands set handlers of their own.
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, _exit)
+        # nohup(1) lets the program ignore SIGHUP. The server and the runs of scripts handle SIGHUP nevertheless.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _exit)
     # The launcher of the self-contained tree has blocked these signals until now. The process that started the
     # program may have blocked other signals.
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

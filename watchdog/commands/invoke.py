@@ -67,7 +67,8 @@ async def _until_signal(session: _Session, labels: list[str], places: list[Targe
         loop.call_soon_threadsafe(task.cancel)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, stop)
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
+            signal.signal(number, stop)
     try:
         return await session.run(labels, places)
     except asyncio.CancelledError:
