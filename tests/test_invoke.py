@@ -431,7 +431,6 @@ def test_on_a_terminal_text_is_shown_and_other_answers_become_files(server: Runn
     exit_code, shown = on_terminal(url(server), "one", cwd=tmp_path)
     assert (exit_code, (tmp_path / "out.bin").read_bytes()) == (0, b"abc")
     assert "one 3 B -> ./out.bin 3 B" in shown
-    assert "sending" in shown
 
 
 def test_binary_data_is_not_written_to_a_terminal(server: RunningServer, tmp_path: Path) -> None:

@@ -26,10 +26,11 @@ from client_command import (
     command,
     files_in,
     invoke,
+    read_request,
     scripted,
     stderr_of,
 )
-from running_server import until
+from running_server import read_terminal, until
 
 CONTENT = os.urandom(300_000)
 BASE64 = base64.b64encode(CONTENT) + b"\n"
@@ -428,6 +429,39 @@ def test_a_signal_during_the_answer_leaves_no_file(tmp_path: Path, number: signa
         running.send_signal(number)
         assert running.wait(timeout=60) == 128 + number
     assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_terminal_shows_the_progress_in_both_directions(tmp_path: Path) -> None:
+    """The service goes on only after the terminal has shown each step."""
+    (tmp_path / "in").write_bytes(bytes(30 << 20))
+    mine, its = os.openpty()
+
+    def serve(connection: socket.socket) -> None:
+        read_terminal(mine, through=b"waiting for the answer")
+        connection.sendall(WHOLE[: HEAD + 200_000])
+        read_terminal(mine, through=b"receiving  [")
+        connection.sendall(WHOLE[HEAD + 200_000 :])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        running = subprocess.Popen(
+            command(f"http://127.0.0.1:{listener.getsockname()[1]}", "in", "-o", "out"),
+            cwd=tmp_path,
+            env=clean_environment(TERM="xterm"),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+        )
+        os.close(its)
+        connection, _ = listener.accept()
+        with connection:
+            shown = read_terminal(mine, through=b" of 30.0 MiB")
+            assert b"sending  [" in shown
+            read_request(connection)
+            serve(connection)
+            shown = read_terminal(mine)
+    os.close(mine)
+    assert running.wait(timeout=60) == 0
+    assert b"in 31 MB -> out/out.bin 300 kB" in shown
 
 
 def test_a_second_signal_ends_a_command_whose_reader_has_stalled(tmp_path: Path) -> None:
