@@ -39,6 +39,45 @@ def replace(owner: Any, name: str, new: Any) -> None:
     setattr(owner, name, new)
 
 
+# ---- the try-it page
+
+
+@guard
+def only_for_navigation() -> None:
+    """A frame or a picture of another page that asks for ``/`` gets the page, and the function is not called."""
+    from watchdog.http import page
+
+    replace(page, "is_navigation", lambda request: True)
+
+
+@guard
+def escaped_facts() -> None:
+    """The name of the service is markup of the page."""
+    import html
+
+    replace(html, "escape", str)
+
+
+@guard
+def facts_need_the_token() -> None:
+    """With ``auth_all``, the page still reveals the limits to everybody."""
+    from watchdog.http import page
+
+    facts = page._facts
+    replace(page, "_facts", lambda configuration: facts(_without_auth_all(configuration)))
+
+
+def _without_auth_all(configuration: Any) -> Any:
+    return type(
+        "Open",
+        (),
+        {
+            "settings": msgspec.structs.replace(configuration.settings, auth_all=False),
+            "service_name": configuration.service_name,
+        },
+    )
+
+
 # ---- the log
 
 

@@ -90,6 +90,7 @@ def test_defaults() -> None:
         "auth_all": False,
         "cors_origins": (),
         "cgi_headers": True,
+        "page": True,
         "error_status": True,
     }
     assert set(map(str, configuration.sources.values())) == {"default"}

@@ -1,4 +1,4 @@
-"""The paths of the server: probes, its description, metrics. A request to any other path calls the function."""
+"""The paths of the server: probes, description, page, metrics. A request to any other path calls the function."""
 
 from __future__ import annotations
 
@@ -66,6 +66,8 @@ class Routes:
         self._authorization = authorization
         self._sender = sender
         self._cors = cors
+        self._has_page = configuration.settings.page
+        self._page: Response | None = None
         self.metrics_port: int | None = None
 
     def answer(self, request: Request) -> Coroutine[Any, Any, None]:
@@ -84,8 +86,15 @@ class Routes:
             return self._send_description(request)
         if path in _FOR_BROWSERS and request.method in READING_METHODS:
             return self._sender.send(request, _for_browsers(path))
+        if path == "/_/try" and self._has_page:
+            return self._sender.send(request, self._page_for(request))
         if path == "/_/health" or is_probe(request):
             return self._sender.send(request, self._probe(request, is_ready=False))
+        if request.method == "GET" and self._has_page and path == "/" and "Sec-Fetch-Mode" in request.headers:
+            from . import page
+
+            if page.is_navigation(request):
+                return self._sender.send(request, page.redirect(self._base_path))
         if request.method not in METHODS:
             return self._sender.send(request, not_allowed(request, METHODS))
         return self._calls.answer(request)
@@ -121,6 +130,16 @@ class Routes:
                 status, text = 429, "no room for another call"
         headers = [("Retry-After", str(DRAINING_RETRY_AFTER_S))] if status == 503 else []
         return Response.of_text(status, text, headers)
+
+    def _page_for(self, request: Request) -> Response:
+        """Return the try-it page."""
+        if request.method not in READING_METHODS:
+            return not_allowed(request, READING_METHODS)
+        if self._page is None:
+            from .page import page
+
+            self._page = page(self._configuration)
+        return self._page
 
     async def _send_description(self, request: Request) -> None:
         refusal = await self._refusal_of_reader(request)

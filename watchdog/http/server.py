@@ -10,6 +10,7 @@
 ``cors``                  lets web pages of other origins read answers
 ``problems``              maps an error to its status and document
 ``health``                answers probes
+``page``                  makes the try-it page
 ``drain``                 stops the server gracefully, step by step
 ========================  ===========================================================
 """

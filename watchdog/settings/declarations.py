@@ -303,6 +303,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cgi_headers: Annotated[
         bool, Declared("give the script the request headers and the query as Http_* variables", TRUTH, True, bare=True)
     ]
+    page: Annotated[
+        bool,
+        Declared(
+            "serve a page at /_/try with which a person calls the function from a browser",
+            TRUTH,
+            True,
+        ),
+    ]
     error_status: Annotated[
         bool,
         Declared(

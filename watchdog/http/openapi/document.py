@@ -10,6 +10,8 @@ modules that define them, so the document cannot contradict these modules. OpenA
 descriptions contain them: a path of any depth, a status and headers that the script chooses, and the form of the answer
 that ``Accept`` chooses (OpenAPI ignores a parameter of that name).
 
+The try-it page (``/_/try``) is not in the document, because it is for people.
+
 Generators make one function of a client from each operation. So each thing that a program wants to do is described
 once: the function has only POST, and HEAD is nowhere. The descriptions name the other methods.
 """
