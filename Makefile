@@ -33,7 +33,7 @@ WARM_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake request response_file script_log service_definition storage_event warm_answer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test fuzz soak chaos bench bench-quick docs docs-site lint format lock clean dist lint-workflows coverage
+.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test browser-test screenshots fuzz soak chaos bench bench-quick docs docs-site lint format lock clean dist lint-workflows coverage
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,11 +47,11 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 test: $(VENV)/.ready  ## run all tests but the slow ones
 	@examples/install-packages.sh apache2-bin busybox-static cowsay curl dash imagemagick mawk nodejs perl procps unzip
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
-	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph"
+	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph and not browser"
 
 test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor their programs
 	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
-	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph" --ignore=tests/test_examples.py \
+	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph and not browser" --ignore=tests/test_examples.py \
 	    --ignore=tests/contract/test_thumbnails_example.py
 
 test-slow: $(VENV)/.ready  ## run the slow tests in their short form (SLOW_TESTS=slow for their full length, too)
@@ -68,6 +68,16 @@ image-test: $(VENV)/.ready  ## build the image and try it in many containers (as
 ceph-test: $(VENV)/.ready  ## storage and pushed events against a Ceph cluster, started on this machine (Debian 12)
 	@examples/install-packages.sh ceph-common ceph-mon ceph-osd radosgw
 	$(PYTEST) -m ceph tests/storage
+
+browser-test: $(VENV)/.ready  ## use the try-it page in a real browser (Debian's chromium)
+	@examples/install-packages.sh chromium fonts-dejavu-core
+	@examples/quietly.sh pip-browser $(PIP) install --require-hashes -r tests/browser/requirements.txt
+	$(PYTEST) -n 2 -m browser tests/browser
+
+screenshots: $(VENV)/.ready  ## renew the pictures of the try-it page in docs/images
+	@examples/install-packages.sh chromium fonts-dejavu-core imagemagick
+	@examples/quietly.sh pip-browser $(PIP) install --require-hashes -r tests/browser/requirements.txt
+	$(IN_VENV)python tests/browser/screenshots.py
 
 fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-64; FUZZ_TARGETS=intake for one)
 	@examples/quietly.sh pip-fuzz $(PIP) install --require-hashes -r tests/fuzz/requirements.txt
@@ -111,7 +121,7 @@ build/bench-tree/.ready: $(wildcard image/*) $(shell find watchdog -name '*.py')
 coverage: $(VENV)/.ready  ## report which lines the tests run, here and in the processes they start
 	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
 	@rm -rf build/coverage && mkdir -p build/coverage
-	-$(IN_VENV)python -m coverage run -m pytest $(PARALLEL) -m "not slow and not image and not ceph" $(COVERAGE_OF)
+	-$(IN_VENV)python -m coverage run -m pytest $(PARALLEL) -m "not slow and not image and not ceph and not browser" $(COVERAGE_OF)
 	$(IN_VENV)python -m coverage combine --quiet
 	$(IN_VENV)python -m coverage html --quiet
 	$(IN_VENV)python -m coverage report --skip-covered
@@ -182,9 +192,10 @@ lock:  ## renew all requirements*.txt (with Python 3.11)
 	$(LOCK) --output-file=$(DIGITS)/requirements.txt $(DIGITS)/requirements.in
 	$(LOCK) --output-file=tests/fuzz/requirements.txt tests/fuzz/requirements.in
 	$(LOCK) --output-file=docs/requirements.txt docs/requirements.in
+	$(LOCK) --constraint=requirements-dev.txt --output-file=tests/browser/requirements.txt tests/browser/requirements.in
 	$(LOCK) --constraint=requirements-dev.txt --output-file=benchmarks/requirements.txt benchmarks/requirements.in
 	$(UNLOCAL) requirements.txt requirements-dev.txt image/requirements.txt $(DIGITS)/requirements.txt \
-	    tests/fuzz/requirements.txt benchmarks/requirements.txt docs/requirements.txt
+	    tests/fuzz/requirements.txt benchmarks/requirements.txt docs/requirements.txt tests/browser/requirements.txt
 
 clean:  ## remove all that the other targets made
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache $(DIGITS)/.venv

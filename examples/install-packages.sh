@@ -11,6 +11,7 @@ works() {
         cowsay) PATH=$PATH:/usr/games cowsay moo ;;
         binutils) readelf --version ;;
         busybox-static) [ -x /bin/busybox ] && ! head -c 4096 /bin/busybox | grep -q ld-linux ;;
+        fonts-dejavu-core) [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] ;;
         coreutils) base64 --version ;;
         prometheus) command -v promtool ;;
         procps) command -v ps ;;

@@ -1,0 +1,1 @@
+"""The try-it page in a real browser; run by ``make browser-test``."""
