@@ -18,6 +18,7 @@ _REPOSITORY = Path(__file__).parent.parent
 _FILES = (
     "docs/**/*.md",
     "docs/**/*.svg",
+    "docs/images/*.png",
     "docs/site.css",
     "ARCHITECTURE.md",
     "CHANGELOG.md",
