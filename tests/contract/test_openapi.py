@@ -151,8 +151,8 @@ def test_a_classic_function_has_no_encodings_and_one_form(start_server: StartSer
     components = document["components"]
     others = {"X-Call-Id", "X-Timeout", "traceparent", "tracestate"}
     assert components["parameters"].keys() == {*others, "output"}
-    assert components["parameters"]["output"]["schema"]["enum"] == ["events"]
-    assert components["requestBodies"]["input"]["content"].keys() == {"*/*"}
+    assert components["parameters"]["output"]["schema"] == {"type": "string", "examples": ["events"]}
+    assert components["requestBodies"]["input"]["content"].keys() == {"application/octet-stream", "*/*"}
     assert components["responses"]["200"]["content"].keys() == {"text/csv; charset=utf-8", "text/event-stream"}
     assert components["responses"]["500"]["content"].keys() == {"text/plain", "application/problem+json"}
 
@@ -342,12 +342,21 @@ def test_schemathesis_sees_a_document_that_is_not_true(start_server: StartServer
 
 
 @many_calls
+def test_schemathesis_sees_a_wrong_schema_of_the_data_of_an_event(start_server: StartServer) -> None:
+    server = start_server(COPY)
+    document = made_strict(document_of(server))
+    document["components"]["schemas"]["CompletedEvent"]["properties"]["status"]["type"] = "string"
+    assert failures(server, document, fuzzes=False) == {"JsonSchemaError"}
+
+
+@many_calls
 def test_schemathesis_sees_a_script_that_fails(start_server: StartServer) -> None:
     server = start_server(FAIL)
     assert failures(server, made_strict(document_of(server))) == {"ServerError"}
 
 
-def failures(server: RunningServer, document: Document) -> set[str]:
+def failures(server: RunningServer, document: Document, *, fuzzes: bool = True) -> set[str]:
     """The kinds of failures that are found in one way to call the function, in which there are none as it is."""
-    flags = ("--include-operation-id", "invoke", "--phases", "coverage,fuzzing", "--max-examples", "25")
+    phases = "coverage,fuzzing" if fuzzes else "coverage"
+    flags = ("--include-operation-id", "invoke", "--phases", phases, "--max-examples", "25")
     return {failure["type"] for failure in schemathesis(server, document, *flags)["failures"]}

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ...output.event_stream import EVENT_STREAM_TYPE
 from .interface import Interface
-from .parts import ANY_TYPE, BYTES, EVENTS_TYPE, JSON_TYPE, PROBLEM_TYPE, TEXT, TEXT_TYPE, Json, ref, refs_to_headers
+from .parts import (
+    ANY_TYPE,
+    BYTES,
+    BYTES_TYPE,
+    JSON_TYPE,
+    PROBLEM_TYPE,
+    TEXT,
+    TEXT_TYPE,
+    Json,
+    ref,
+    refs_to_headers,
+)
 
 # The meaning of each status of an error, also for the docs (`make docs`).
 MEANINGS: Mapping[int, str] = {
@@ -79,12 +91,14 @@ def responses(interface: Interface) -> Json:
 
 
 def _success(interface: Interface, headers: Json) -> Json:
-    of_events: Json = {EVENTS_TYPE: {"schema": ref("schemas", "EventStream")}} if interface.has_events else {}
+    of_events: Json = {EVENT_STREAM_TYPE: {"schema": ref("schemas", "ServerSentEvent")}}
     if interface.is_classic:
+        # If the setting content_type is missing, the answer has the type of the body.
+        types = [interface.content_type] if interface.content_type else [BYTES_TYPE, ANY_TYPE]
         return {
             "description": "The function's stdout.",
             "headers": headers | refs_to_headers("X-Warning"),
-            "content": {interface.content_type or ANY_TYPE: {}, **of_events},
+            "content": {**{name: {"schema": BYTES} if name == BYTES_TYPE else {} for name in types}, **of_events},
         }
     return {
         "description": (
@@ -100,7 +114,7 @@ def _success(interface: Interface, headers: Json) -> Json:
             JSON_TYPE: {"schema": ref("schemas", "Outcome")},
             TEXT_TYPE: {"schema": dict(TEXT)},
             "application/zip": {"schema": dict(BYTES)},
-            "application/octet-stream": {"schema": dict(BYTES)},
+            BYTES_TYPE: {"schema": dict(BYTES)},
             **of_events,
             ANY_TYPE: {},
         },

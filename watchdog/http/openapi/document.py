@@ -38,7 +38,7 @@ def document(interface: Interface) -> Json:
         server = _metrics_server(interface.metrics_port)
         paths["/metrics"] = {"servers": [server], "get": _behind_token(_metrics(), interface)}
     components: Json = {
-        "schemas": schemas(interface),
+        "schemas": schemas(),
         "parameters": parameters(interface),
         "headers": headers(),
         "responses": responses(interface),
@@ -82,9 +82,7 @@ def _description(interface: Interface) -> str:
 
 
 def _function(interface: Interface) -> Json:
-    names = ["output"] if interface.has_events else []
-    if not interface.is_classic:
-        names = ["input", "output", "filename", "X-Input-Encoding", "X-Filename"]
+    names = ["output"] if interface.is_classic else ["input", "output", "filename", "X-Input-Encoding", "X-Filename"]
     names += ["X-Call-Id", "X-Timeout", "traceparent", "tracestate"]
     of_http = [status for status, _ in ANSWERED_BEFORE_A_CALL]
     codes = ["200", *sorted({str(status) for status in [*error_statuses(interface), *of_http]}), "default"]

@@ -53,11 +53,6 @@ class Interface:
     metrics_port: int | None
     limits: Mapping[str, float]
 
-    @property
-    def has_events(self) -> bool:
-        """Whether the server can answer a stream of events while the function runs."""
-        return "events" in self.forms
-
 
 def limit_text(interface: Interface, name: str) -> str:
     """Return the name and the value of a limit, as a user would write them."""

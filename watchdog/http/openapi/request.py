@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ...output.accept import AnswerForm
 from .interface import Interface, limit_text
-from .parts import ABOUT_EVENTS, ANY_TYPE, BYTES, JSON_TYPE, TEXT, TEXT_TYPE, Json, ref
+from .parts import ABOUT_EVENTS, ANY_TYPE, BYTES, BYTES_TYPE, JSON_TYPE, TEXT, TEXT_TYPE, Json, ref
 
 # The texts that base64_reader.py accepts, as regular expressions of ECMA-262. A text has only one alphabet. Line
 # ends may be anywhere. Blanks may be at the start and the end of a line. The padding is complete or missing. All unused
@@ -37,10 +38,10 @@ def request_body(interface: Interface) -> Json:
     limit = limit_text(interface, "max_input_size_bytes")
     if interface.is_classic:
         description = f"Any bytes, with any content type. They are not decoded. {limit}."
-        return {"description": description, "content": {ANY_TYPE: {"schema": dict(BYTES)}}}
+        return {"description": description, "content": {name: {"schema": BYTES} for name in (BYTES_TYPE, ANY_TYPE)}}
     content: Json = {
         TEXT_TYPE: {"schema": ref("schemas", "Base64"), "example": "aGVsbG8K"},
-        "application/octet-stream": {"schema": dict(BYTES)},
+        BYTES_TYPE: {"schema": dict(BYTES)},
         JSON_TYPE: {"schema": ref("schemas", "Json")},
         "application/x-www-form-urlencoded": {
             "schema": {
@@ -106,11 +107,9 @@ def parameters(interface: Interface) -> Json:
         ),
         "tracestate": header("tracestate", "W3C Trace Context, used together with `traceparent`.", TEXT),
     }
-    about_events = f" {ABOUT_EVENTS}" if interface.has_events else ""
     if interface.is_classic:
-        if interface.has_events:
-            of_any["output"] = query("output", f"The form of the answer.{about_events}", {**TEXT, "enum": ["events"]})
-        return of_any
+        events = {**TEXT, "examples": [AnswerForm.EVENTS.value]}
+        return {**of_any, "output": query("output", f"{ABOUT_EVENTS} Only the function reads other values.", events)}
     return {
         **of_any,
         "input": query(
@@ -118,7 +117,7 @@ def parameters(interface: Interface) -> Json:
         ),
         "output": query(
             "output",
-            f"The form of the answer. It overrides `Accept`.{about_events}",
+            f"The form of the answer. It overrides `Accept`. {ABOUT_EVENTS}",
             {**TEXT, "enum": [*interface.forms]},
         ),
         "filename": query(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .interface import Interface
 from .parts import ABOUT_EVENTS, TEXT, Json, ref
 from .request import BASE64_PATTERNS
 
@@ -44,20 +43,21 @@ _FILE: Json = {
 }
 
 
-def schemas(interface: Interface) -> Json:
+def schemas() -> Json:
     """Return the schemas. Their names are the names of types in generated clients."""
     return {
         "Base64": {
             "description": "Base64 in one alphabet, with or without padding and line ends; also as `data:…;base64,`.",
             **_BASE64,
-            "anyOf": [{"pattern": pattern} for pattern in BASE64_PATTERNS],
+            "anyOf": [{"type": "string", "pattern": pattern} for pattern in BASE64_PATTERNS],
         },
-        # Generators need the types here. A client of openapi-python-client would fail with a schema that has none.
+        # openapi-python-client leaves out such a body, because an array has no `items`. With `items`, or without types,
+        # its clients would fail in each call, also with other bodies (0.29.1).
         "Json": {
             "description": "Any JSON, which is kept byte for byte; or base64.",
             "anyOf": [
-                {"type": "array", "items": {}},
-                *({"type": name} for name in ("object", "string", "number", "integer", "boolean", "null")),
+                {"type": "object", "additionalProperties": True},
+                *({"type": name} for name in ("array", "string", "number", "boolean", "null")),
             ],
         },
         "Problem": _object(
@@ -108,7 +108,7 @@ def schemas(interface: Interface) -> Json:
             optional=("skipped",),
         ),
         "Output": _object("An output file of the function.", {**_FILE, "data": _BASE64}),
-        **(_events() if interface.has_events else {}),
+        **_events(),
     }
 
 
@@ -192,10 +192,10 @@ def _events() -> Json:
             {"calls": {"description": "The number of calls that it had served before.", **_COUNT}},
         ),
         "OutputFile": _object("An output file of the function, without its data.", _FILE),
-        "EventStream": {
-            "description": f"Server-sent events. {ABOUT_EVENTS} The data of each event is one JSON document, see "
-            "`Events`. Ignore events with other names, and comments.",
-            **TEXT,
+        # Before OpenAPI 3.2, the schema of a stream describes one event.
+        "ServerSentEvent": {
+            "description": f"An event of a stream. {ABOUT_EVENTS} Ignore events with other names, and comments.",
+            "oneOf": [_sent(name, schema) for name, schema in names.items()],
         },
         "Events": _object(
             "The data of each event, by the name of the event. No document has this form; it names the types.",
@@ -203,3 +203,9 @@ def _events() -> Json:
         ),
         **{names[name]: schema for name, schema in events.items()},
     }
+
+
+def _sent(name: str, schema: str) -> Json:
+    """Return the schema of an event as it is sent: its data is JSON as text."""
+    data = {**TEXT, "contentMediaType": "application/json", "contentSchema": ref("schemas", schema)}
+    return _object(f"The event `{name}`.", {"event": {"const": name}, "data": data})
