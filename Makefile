@@ -44,12 +44,12 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 	@packages=$$(examples/run-example.sh --packages $(EXAMPLE)) && examples/install-packages.sh curl $$packages
 	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
 
-test: $(VENV)/.ready  ## run all tests but the slow ones
+test: $(VENV)/.ready build/clients/.ready  ## run all tests but the slow ones
 	@examples/install-packages.sh apache2-bin busybox-static cowsay curl dash imagemagick mawk nodejs perl procps unzip
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph and not browser"
 
-test-unit: $(VENV)/.ready  ## run the tests that need neither the examples nor their programs
+test-unit: $(VENV)/.ready build/clients/.ready  ## run the tests that need neither the examples nor their programs
 	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
 	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph and not browser" --ignore=tests/test_examples.py \
 	    --ignore=tests/contract/test_thumbnails_example.py
@@ -140,6 +140,15 @@ build/docs/.ready: docs/requirements.txt $(VENV)/.ready
 	@examples/quietly.sh pip-docs $(PIP) --python build/docs/bin/python install --require-hashes -r docs/requirements.txt
 	@touch $@
 
+# A generator of clients in TypeScript. The lock file has the hash of each package, and names no registry.
+build/clients/.ready: tests/clients/package.json tests/clients/package-lock.json
+	@mkdir -p build/clients && cp $^ build/clients
+	@if command -v npm >/dev/null; then \
+	    examples/quietly.sh npm npm ci --prefix build/clients --ignore-scripts --no-audit --no-fund && touch $@; \
+	else \
+	    echo "npm is missing, so the test of a client in TypeScript is skipped" >&2; \
+	fi
+
 dist: $(VENV)/.ready  ## build the wheel and the sdist into dist/
 	$(IN_VENV)python -m hatchling build
 
@@ -181,7 +190,7 @@ LOCK := build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --strip-e
 UNLOCAL := sed -i -e 's/ (pyproject\.toml)//' -e 's/-c [^ ,]*, //' -e '/^--/d' \
     -e '/^$$/d' -e '/^# The following packages/d'
 
-lock:  ## renew all requirements*.txt (with Python 3.11)
+lock:  ## renew all requirements*.txt (with Python 3.11) and the lock of the tests' npm packages
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	    echo "the locks are made with Python 3.11, and $(PYTHON) is not that: make lock PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv build/lock
@@ -194,6 +203,8 @@ lock:  ## renew all requirements*.txt (with Python 3.11)
 	$(LOCK) --output-file=docs/requirements.txt docs/requirements.in
 	$(LOCK) --constraint=requirements-dev.txt --output-file=tests/browser/requirements.txt tests/browser/requirements.in
 	$(LOCK) --constraint=requirements-dev.txt --output-file=benchmarks/requirements.txt benchmarks/requirements.in
+	cd tests/clients && rm -f package-lock.json && npm install --package-lock-only --ignore-scripts --no-audit \
+	    --no-fund --omit-lockfile-registry-resolved
 	$(UNLOCAL) requirements.txt requirements-dev.txt image/requirements.txt $(DIGITS)/requirements.txt \
 	    tests/fuzz/requirements.txt benchmarks/requirements.txt docs/requirements.txt tests/browser/requirements.txt
 
