@@ -26,6 +26,9 @@ STATUSES: Mapping[str, int] = {
     "json": 200,
     "printed": 200,
     "long": 200,
+    "events": 200,
+    "events of a failure": 200,
+    "events of a classic function": 200,
     "http 1.0": 200,
     "without a body": 204,
     "status of the script": 404,
@@ -80,6 +83,7 @@ def every_answer(
     server = start_server(None, fprocess="sh", **environ)
     answers["classic"] = server.raw(request(body=b"echo printed", headers=own))
     answers["classic failed"] = server.raw(request(body=b"exit 3", headers=own))
+    answers["events of a classic function"] = server.raw(request("POST", "/?output=events", body=b"true", headers=own))
     for kind, status in STATUSES.items():
         version = b"1.0" if kind == "http 1.0" else b"1.1"
         assert answers[kind].startswith(b"HTTP/%b %d " % (version, status)), (kind, answers[kind][:500])
@@ -144,6 +148,8 @@ def _of_a_script(start_server: StartServer, own: Mapping[str, str], environ: Map
         "json": call(one_file, "/?output=json"),
         "printed": call("echo printed"),
         "long": call(LONG_ANSWER),
+        "events": call(one_file, "/?output=events"),
+        "events of a failure": call("exit 3", Accept="text/event-stream"),
         "http 1.0": call(one_file, version="1.0"),
         "without a body": call(choose.format(204)),
         "status of the script": call(choose.format(404)),
