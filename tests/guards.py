@@ -845,6 +845,14 @@ def request_checks() -> None:
 
 
 @guard
+def reconnection() -> None:
+    """Each request for a stream of events is a new call, also one with a Last-Event-ID."""
+    from watchdog.http import calls
+
+    replace(calls, "is_reconnection", lambda request: False)
+
+
+@guard
 def distrust() -> None:
     """Bytes after a body always count as the next request."""
     from watchdog.http import request_reader

@@ -337,7 +337,7 @@ def test_stream_of_http_1_0_ends_with_the_connection(start_server: StartServer) 
     head, _, body = text.partition(b"\r\n\r\n")
     assert b"Transfer-Encoding" not in head
     assert b"Content-Length" not in head
-    assert body.startswith(b"event: started\ndata: ")
+    assert b"\n\nevent: started\ndata: " in body
     assert body.split(b"\n\n")[-2].startswith(b"event: completed\ndata: ")
 
 
@@ -350,6 +350,27 @@ def test_silent_script_does_not_leave_the_connection_silent(start_server: StartS
             call.next_comment()
         gate.touch()
         assert completed(call)["outcome"] == "ok"
+
+
+@pytest.mark.guard("reconnection")
+def test_event_source_that_connects_again_does_not_run_the_script_again(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """The EventSource of a browser sends its request again when a stream has ended. A 204 stops it."""
+    runs = tmp_path / "runs"
+    server = start_server(f"echo run >> {runs}")
+    request = b"GET /?output=events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nConnection: close\r\n"
+    first = server.raw(request + b"X-Call-Id: mine\r\n\r\n")
+    assert b"\r\nid: mine\n\n\r\n" in first
+    again = server.raw(request + b"Last-Event-ID: mine\r\n\r\n")
+    assert again.startswith(b"HTTP/1.1 204 ")
+    assert runs.read_text() == "run\n"
+
+
+def test_last_event_id_does_not_keep_a_post_from_running(start_server: StartServer) -> None:
+    server = start_server("echo ran")
+    with live(server, Last_Event_ID="mine") as call:
+        assert completed(call)["stdout"] == "ran\n"
 
 
 # ---- slow callers

@@ -34,7 +34,7 @@ from .http_message import Request, Response
 from .live import LiveStream
 from .problem_document import PROBLEM_TYPE
 from .problems import problem
-from .request import body_hints, call_id_of, cgi_variables, preference_of, wants_events
+from .request import body_hints, call_id_of, cgi_variables, is_reconnection, preference_of, wants_events
 from .response import Sender, headers_of
 
 log = get_logger("server")
@@ -124,6 +124,9 @@ class Calls:
             self._refuse_early(request)
             preference = None if self._is_classic else preference_of(request)
             if wants_events(request) if preference is None else preference.form is AnswerForm.EVENTS:
+                if is_reconnection(request):
+                    log.info("call not repeated", call_id=call_id, reason="the request has a Last-Event-ID")
+                    return Response(204, [("X-Call-Id", call_id)])
                 live = LiveStream(request, call_id)
             call = self._call(request, call_id, trace, live)
             if live is None:

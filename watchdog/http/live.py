@@ -13,7 +13,7 @@ from multidict import CIMultiDict
 
 from ..invocation.call import Record
 from ..logs.level import LEVEL_NAMES
-from ..output.event_stream import EVENT_STREAM_TYPE, HEARTBEAT, event
+from ..output.event_stream import EVENT_STREAM_TYPE, HEARTBEAT, event, id_of_stream
 from .http_message import Request, Response
 
 # The largest size of the events that are held for a slow caller.
@@ -136,7 +136,8 @@ class LiveStream:
                 "X-Accel-Buffering": "no",  # nginx then passes on each event at once
             }
         )
-        self._write(self._connection.begin_answer(request, Response(200, headers, has_length=False)))
+        head = self._connection.begin_answer(request, Response(200, headers, has_length=False))
+        self._write(head + self._framed(id_of_stream(self._call_id)))
         self._heartbeat = self._loop.call_later(_HEARTBEAT_S, self._beat)
 
     def _put(self, data: bytes, *, lines: int = 0) -> None:

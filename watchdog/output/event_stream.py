@@ -9,6 +9,8 @@
 ``output``     ``name``, ``content_type``, ``size``, ``offset`` in bytes, ``data`` in base64; a large output has several
 ``completed``  the verdict; a stream that ends without it failed
 =============  =====================================================================================================
+
+Before the events, the stream has the call id in a field ``id``.
 """
 
 from __future__ import annotations
@@ -28,6 +30,15 @@ from .media_type import guessed_type, without_surrogates
 EVENT_STREAM_TYPE = "text/event-stream"
 # A comment, which clients ignore. It shows proxies that the connection is alive.
 HEARTBEAT = b":\n\n"
+
+
+def id_of_stream(call_id: str) -> bytes:
+    """Return the first bytes of a stream. A client sees no event in them.
+
+    The ``EventSource`` of a browser connects again when a stream has ended. It then sends this id as ``Last-Event-ID``,
+    so the server sees that this request is not a new call.
+    """
+    return b"id: %b\n\n" % call_id.encode()
 
 
 def event(name: str, data: Mapping[str, Any]) -> bytes:
