@@ -319,6 +319,38 @@ def test_worker_that_cannot_load_has_its_own_status(start_server: StartServer) -
         assert call.problem()["exit_code"] == 4
 
 
+def test_caller_is_not_left_in_silence_while_a_worker_loads(start_server: StartServer, gate: Path) -> None:
+    """Proxies end a connection on which nothing was sent for a minute. A worker may load for longer."""
+    program = (str(Path(__file__).parent / "quick_heartbeat.py"),)
+    server = start_server(f"{WAIT} echo broken >&2; exit 4", WATCHDOG_WARM="1", GATE=str(gate), program=program)
+    with live(server) as call:
+        assert call.status == 200
+        for _ in range(3):
+            call.next_comment()
+        gate.touch()
+        verdict = completed(call)
+    assert (verdict["status"], verdict["outcome"]) == (503, server.event("invocation ended")["outcome"])
+    assert isinstance(verdict["retry_after_s"], int)
+
+
+def test_comments_do_not_begin_before_the_body_is_complete(
+    start_server: StartServer, gate: Path, free_port: int
+) -> None:
+    """A body that cannot be read is answered with its own status, even if the caller sends it slowly."""
+    program = (str(Path(__file__).parent / "quick_heartbeat.py"),)
+    server = start_server(WAIT, GATE=str(gate), WATCHDOG_METRICS_PORT=str(free_port), program=program)
+    with server.connect() as slow:
+        slow.sendall(b"POST /?output=events HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\na b")
+        server.await_bodies()
+        with live(server) as other:
+            for _ in range(5):
+                other.next_comment()
+            slow.sendall(b"+c")
+            assert slow.recv(65536).startswith(b"HTTP/1.1 400 ")
+            gate.touch()
+            assert completed(other)["outcome"] == "ok"
+
+
 # ---- HTTP
 
 

@@ -27,7 +27,8 @@ _SHORTEST_PAUSE_S = 1.0
 class LiveStream:
     """The stream of one call. It is the :class:`Observer` of this call.
 
-    The stream is opened by the first event. Before that, a call that fails is answered as any other call is.
+    The first event opens the stream. Before that, a call that fails is answered as any other call is. If the script has
+    not started after 15 s, because a worker loads or the input is being fetched, a comment opens the stream.
 
     Attributes:
         is_open: the status and the headers are sent.
@@ -45,8 +46,8 @@ class LiveStream:
         self._held_bytes = 0
         self._dropped_lines = 0
         self._flushing: asyncio.Task[None] | None = None
-        self._heartbeat: asyncio.TimerHandle | None = None
-        self._written_s = 0.0
+        self._written_s = self._loop.time()
+        self._heartbeat = self._loop.call_later(_HEARTBEAT_S, self._beat)
 
     # The events of a call that runs.
 
@@ -114,8 +115,7 @@ class LiveStream:
         self._takes_events = False
         if self._flushing is not None:
             self._flushing.cancel()
-        if self._heartbeat is not None:
-            self._heartbeat.cancel()
+        self._heartbeat.cancel()
 
     # Sending.
 
@@ -138,7 +138,6 @@ class LiveStream:
         )
         head = self._connection.begin_answer(request, Response(200, headers, has_length=False))
         self._write(head + self._framed(id_of_stream(self._call_id)))
-        self._heartbeat = self._loop.call_later(_HEARTBEAT_S, self._beat)
 
     def _put(self, data: bytes, *, lines: int = 0) -> None:
         """Send events, or hold them, or drop them."""
@@ -183,7 +182,12 @@ class LiveStream:
     def _beat(self) -> None:
         """Send a comment if nothing was sent for a while."""
         silent_s = self._loop.time() - self._written_s
-        if silent_s >= _HEARTBEAT_S and not self._is_blocked:
+        # As long as the body arrives, the caller is not waiting for an answer. A body that cannot be read has its own
+        # status.
+        may_open = self._request.content.is_complete and self._connection.is_open
+        if silent_s >= _HEARTBEAT_S and (self.is_open or may_open) and not self._is_blocked:
+            if not self.is_open:
+                self._open()
             self._write(self._framed(HEARTBEAT))
             silent_s = 0.0
         self._heartbeat = self._loop.call_later(max(_SHORTEST_PAUSE_S, _HEARTBEAT_S - silent_s), self._beat)
