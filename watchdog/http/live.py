@@ -1,13 +1,14 @@
 """Send the events of a live call to its caller while the call runs.
 
 A slow caller never slows down the script. As long as the kernel accepts no bytes for the caller, the server holds some
-events. If they become too many, lines are dropped, and the caller gets the number of these lines.
+events. If they become too many, lines are dropped, and the caller gets the number of these lines. A position in the
+queue and a progress replace an earlier one that is still held. So the newest one is never lost.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from multidict import CIMultiDict
 
@@ -22,6 +23,8 @@ _MOST_HELD_BYTES = 64 * 1024
 # or longer.
 _HEARTBEAT_S = 15.0
 _SHORTEST_PAUSE_S = 1.0
+# The time between two reports of progress. A script may report each of a million steps.
+_PROGRESS_PAUSE_S = 0.1
 
 
 class LiveStream:
@@ -45,6 +48,9 @@ class LiveStream:
         self._held: list[bytes] = []
         self._held_bytes = 0
         self._dropped_lines = 0
+        self._position = 0
+        self._newest: dict[str, Mapping[str, object]] = {}  # the newest position and progress that are not sent yet
+        self._progress_pause: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self._written_s = self._loop.time()
         self._heartbeat = self._loop.call_later(_HEARTBEAT_S, self._beat)
@@ -52,12 +58,16 @@ class LiveStream:
     # The events of a call that runs.
 
     def queued(self, position: int) -> None:
-        self._put(event("queued", {"position": position}))
+        if position != self._position:
+            self._position = position
+            self._newest["queued"] = {"position": position}
+            self._send_newest("queued")
 
     def started(self, served_before: int | None) -> None:
         if self._has_started:  # a call may have several runs, and a worker may end before it takes the call
             return
         self._has_started = True
+        self._newest.pop("queued", None)
         about: dict[str, object] = {"call_id": self._call_id}
         if served_before is not None:
             about["worker"] = {"calls": served_before}
@@ -81,7 +91,9 @@ class LiveStream:
             self._put(event("dropped", {"lines": count}))
 
     def progress(self, fraction: float, text: str) -> None:
-        self._put(event("progress", {"fraction": fraction, "text": text}))
+        self._newest["progress"] = {"fraction": fraction, "text": text}
+        if self._progress_pause is None:
+            self._send_progress()
 
     # The end of the call.
 
@@ -115,6 +127,8 @@ class LiveStream:
         self._takes_events = False
         if self._flushing is not None:
             self._flushing.cancel()
+        if self._progress_pause is not None:
+            self._progress_pause.cancel()
         self._heartbeat.cancel()
 
     # Sending.
@@ -140,14 +154,18 @@ class LiveStream:
         self._write(head + self._framed(id_of_stream(self._call_id)))
 
     def _put(self, data: bytes, *, lines: int = 0) -> None:
-        """Send events, or hold them, or drop them."""
+        """Send events, or hold them, or drop them.
+
+        Args:
+            lines: the number of lines in ``data``. Other events are few, and are never dropped.
+        """
         if not self._takes_events or not self._connection.is_open:
             return
         if not self.is_open:
             self._open()
         if not self._is_blocked:
             self._write(self._framed(data))
-        elif self._held_bytes + len(data) <= _MOST_HELD_BYTES:
+        elif not lines or self._held_bytes + len(data) <= _MOST_HELD_BYTES:
             self._held.append(data)
             self._held_bytes += len(data)
             self._flush_later()
@@ -155,16 +173,30 @@ class LiveStream:
             self._dropped_lines += lines
             self._flush_later()
 
+    def _send_newest(self, name: str) -> None:
+        """Send the newest event with this name now, or as soon as the kernel takes bytes again."""
+        if self._is_blocked:
+            self._flush_later()
+        else:
+            self._put(event(name, self._newest.pop(name)))
+
+    def _send_progress(self) -> None:
+        self._progress_pause = None
+        if "progress" in self._newest:
+            self._send_newest("progress")
+            self._progress_pause = self._loop.call_later(_PROGRESS_PAUSE_S, self._send_progress)
+
     def _flush_later(self) -> None:
-        if self._flushing is None:
+        if self._flushing is None and self._takes_events and self._connection.is_open:
             self._flushing = self._loop.create_task(self._flush())
 
     async def _flush(self) -> None:
         """Send the events that are held, as soon as the kernel takes bytes again."""
         try:
-            while self._held or self._dropped_lines:
+            while self._held or self._dropped_lines or self._newest:
                 await self._connection.until_written()
-                self._write(self._framed(self._take_held()))
+                if held := self._take_held():  # an empty chunk would end the stream
+                    self._write(self._framed(held))
         except ConnectionError:
             pass
         finally:
@@ -177,6 +209,8 @@ class LiveStream:
         if self._dropped_lines:
             held += event("dropped", {"lines": self._dropped_lines})
             self._dropped_lines = 0
+        held += b"".join(event(name, data) for name, data in self._newest.items())
+        self._newest.clear()
         return held
 
     def _beat(self) -> None:
