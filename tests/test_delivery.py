@@ -412,7 +412,7 @@ async def test_every_form_gives_the_files_back(
     root = tmp_path_factory.mktemp("outputs")
     result = left(root, {os.fsdecode(name): data for name, data in files.items()}, b"stdout")
     if form is AnswerForm.EVENTS:
-        events = [Event.read(event) for event in result_events(result, {})]
+        events = [Event.read(event) for event in result_events(result, {}, result.printed_type)]
         assert list(outputs_of(events).values()) == (list(files.values()) or [b"stdout"])
         return
     try:

@@ -183,6 +183,24 @@ def test_printed_answer_is_an_output_without_a_name(start_server: StartServer) -
     assert events[-1].data["outputs"] == []
 
 
+def test_printed_answer_has_the_type_that_the_script_chose(start_server: StartServer) -> None:
+    server = start_server("""echo 'Content-Type: text/html' > "$HTTP_RESPONSE_FILE"; echo '<b>'""")
+    assert server.call(b"").headers["Content-Type"] == "text/html"
+    with live(server) as call:
+        assert call.next("output").data["content_type"] == "text/html"
+
+
+@pytest.mark.parametrize(("setting", "media_type"), [("", "image/png"), ("image/gif", "image/gif")])
+def test_answer_of_a_classic_function_has_the_type_of_an_ordinary_answer(
+    start_server: StartServer, setting: str, media_type: str
+) -> None:
+    server = start_server(None, fprocess="cat", content_type=setting)
+    headers = {"Content-Type": "image/png"}
+    assert server.call(b"data", headers=headers).headers["Content-Type"] == media_type
+    with LiveCall(server.port, b"data", "/?output=events", headers) as call:
+        assert call.next("output").data["content_type"] == media_type
+
+
 def test_name_that_is_not_utf8_has_escapes(start_server: StartServer) -> None:
     server = start_server("""cd "$TMP_OUTPUT_DIR"; : > "$(printf 'a\\377')"; printf 'line \\377\\n'""")
     with live(server) as call:
@@ -192,12 +210,12 @@ def test_name_that_is_not_utf8_has_escapes(start_server: StartServer) -> None:
 
 
 def test_failed_script_has_the_verdict_of_an_ordinary_call(start_server: StartServer) -> None:
-    server = start_server("echo why >&2; exit 3")
+    server = start_server("echo half; echo why >&2; exit 3")
     ordinary = server.call(b"", "/?output=json")
     with live(server) as call:
         verdict = completed(call)
     assert (verdict["status"], verdict["outcome"], verdict["exit_code"]) == (ordinary.status, "failed", 3)
-    assert verdict["stderr"] == "why\n"
+    assert (verdict["stdout"], verdict["stderr"]) == ("half\n", "why\n")
     problem = ordinary.json
     assert isinstance(verdict["error"], dict)
     assert verdict["error"] | {"call_id": ""} == problem | {"call_id": ""}

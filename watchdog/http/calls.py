@@ -185,7 +185,11 @@ class Calls:
             if self._is_classic:
                 await self._bodies.discard_rest(request)
             verdict = _verdict(call.call_id, record, record.chosen.status or 200)
-            pieces = in_pieces(result_events(result, verdict), self._sender.pieces_ahead)
+            printed_type = self._type_of_printed(request) if self._is_classic else result.printed_type
+            for name, value in record.chosen.headers:
+                if name.lower() == "content-type":
+                    printed_type = value
+            pieces = in_pieces(result_events(result, verdict, printed_type), self._sender.pieces_ahead)
             async with contextlib.aclosing(pieces):
                 await live.finish(pieces, self._sending(request, record), record)
 
@@ -198,7 +202,8 @@ class Calls:
         last = completed(
             _verdict(call_id, record, response.status),
             error=response.body,
-            stderr=without_surrogates(error.stderr) if isinstance(error, ScriptError) else "",
+            stdout=without_surrogates(record.stdout_tail),
+            stderr=without_surrogates(error.stderr if isinstance(error, ScriptError) else record.stderr_tail),
             retry_after_s=None if retry_after is None else int(retry_after),
         )
         await live.finish(_only(last), self._sending(request, record), record)
@@ -259,12 +264,15 @@ class Calls:
             ScriptFailed, ScriptKilled: the function failed, and the caller accepts JSON. So the error is sent as JSON.
         """
         if result.failure is None:
-            type_of_caller = request.headers.get("Content-Type") or "application/octet-stream"
-            return prepare_printed(result, self._settings.content_type or type_of_caller)
+            return prepare_printed(result, self._type_of_printed(request))
         accept = ",".join(request.headers.getall("Accept", [])).lower()
         if PROBLEM_TYPE in accept or "application/json" in accept:
             raise result.failure
         return prepare_printed(result, "text/plain; charset=utf-8")
+
+    def _type_of_printed(self, request: Request) -> str:
+        """Return the media type of what a classic function prints."""
+        return self._settings.content_type or request.headers.get("Content-Type") or "application/octet-stream"
 
     def _headers(self, call: Call, record: Record, answer: Answer, status: int) -> CIMultiDict[str]:
         """Return the headers of an answer from the script."""

@@ -69,6 +69,8 @@ class Record(msgspec.Struct):
     reason: str | None = None
     exit_code: int | None = None
     signal: str | None = None
+    stdout_tail: str = ""
+    stderr_tail: str = ""
     served_before: int | None = None  # the number of calls that the worker had served; None: not a warm function
     duration_s: float | None = None
     queue_wait_s: float | None = None
@@ -94,13 +96,15 @@ class Record(msgspec.Struct):
 def add_run(record: Record, run: Run) -> None:
     """Add one run of the script to the record.
 
-    If a call has several runs, the exit code and the signal are those of the first run that failed. Times are added.
+    If a call has several runs, the exit code, the signal, and the ends of stdout and stderr are those of the first run
+    that failed. Times are added.
     ``peak_rss_bytes`` is the largest value of all runs.
     """
     ended = run.ended
     if not record.exit_code and record.signal is None:
         record.exit_code = ended.exit_code
         record.signal = ended.signal
+        record.stdout_tail, record.stderr_tail = run.stdout_tail, run.stderr_tail
     if record.served_before is None:
         record.served_before = ended.served_before
     record.duration_s = (record.duration_s or 0.0) + ended.duration_s

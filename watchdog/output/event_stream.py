@@ -50,13 +50,14 @@ def event(name: str, data: Mapping[str, Any]) -> bytes:
     return b"event: %b\ndata: %b\n\n" % (name.encode(), text)
 
 
-def result_events(result: Result, verdict: Mapping[str, Any]) -> Generator[bytes, None, None]:
+def result_events(result: Result, verdict: Mapping[str, Any], printed_type: str) -> Generator[bytes, None, None]:
     """Yield the events of a call that succeeded: its outputs in pieces of at most 384 KiB, then ``completed``.
 
     If the script left no file, its stdout is sent as an output without a name.
 
     Args:
         verdict: the members of ``completed`` that do not depend on the result.
+        printed_type: the media type of stdout.
 
     Raises:
         OutputUnreadable: an output changed or cannot be read. Then ``completed`` is not among the events.
@@ -76,7 +77,7 @@ def result_events(result: Result, verdict: Mapping[str, Any]) -> Generator[bytes
             yield _output_event(about, offset, piece)
         about_all.append(about | {"sha256": checksum.hexdigest()})
     if not result.outputs and result.stdout.size_bytes:
-        about = {"name": None, "content_type": result.printed_type, "size": result.stdout.size_bytes}
+        about = {"name": None, "content_type": printed_type, "size": result.stdout.size_bytes}
         for offset, piece in _with_offsets(read_stdout(result.stdout)):
             yield _output_event(about, offset, piece)
     yield completed(
