@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import template as template_module
 from running_server import StartServer
 from template import Template, can_fork
 
@@ -72,19 +73,43 @@ import sys
 specs = [getattr(module, "__spec__", None) for module in sys.modules.values()]
 print(*[spec.name for spec in specs if spec], file=sys.stderr)
 """
+STORAGES = {
+    "name": "plants",
+    "storage_providers": {
+        "minio": {"default": {"endpoint": "https://127.0.0.1:1", "access_key": "a", "secret_key": "b"}}
+    },
+    "output": [{"storage_provider": "minio.default", "path": "bucket/out"}],
+}
 
 
-def test_a_template_imports_only_what_each_server_imports(template: Template, start_server: StartServer) -> None:
-    program = template.start(["-c", LIST_MODULES], os.environ, "/")
+@pytest.mark.parametrize("imports", ["", template_module.PLAIN_SERVER, template_module.SERVER_WITH_STORAGES])
+def test_a_template_imports_only_what_each_server_imports(
+    template: Template, start_server: StartServer, tmp_path: Path, imports: str
+) -> None:
+    program = template.with_imports(imports).start(["-c", LIST_MODULES], os.environ, "/")
     with program.stderr:
         in_fork = set(program.stderr.read().decode().split())
     command = [sys.executable, "-c", LIST_MODULES]
     in_python = set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.split())
-    server = start_server("", program=("-X", "importtime", "-m", "watchdog"), template=None)
+    environ = {}
+    if imports == template_module.SERVER_WITH_STORAGES:
+        (tmp_path / "service.json").write_text(json.dumps(STORAGES))
+        environ["WATCHDOG_SERVICE_DEFINITION"] = str(tmp_path / "service.json")
+    server = start_server("", program=("-X", "importtime", "-m", "watchdog"), template=None, **environ)
     texts = [event["text"] for event in server.logs if event["event"] == "not json"]
     in_server = {text.rpartition("|")[2].strip() for text in texts if text.startswith("import time:")}
     assert {"httptools", "msgspec"} <= in_fork & in_server
     assert in_fork - in_python - in_server == set()
+    assert ("watchdog.http.server" in in_fork) is bool(imports)
+    assert ("ssl" in in_fork) is (imports == template_module.SERVER_WITH_STORAGES)
+
+
+@pytest.mark.parametrize("variable", ["WATCHDOG_SERVICE_DEFINITION", "FUNCTION_CONFIG"])
+def test_a_server_with_a_service_definition_has_imported_ssl_before_asyncio(variable: str) -> None:
+    server = ["-m", "watchdog", "serve", "--port", "0"]
+    assert template_module.imports_of(server, {variable: "x"}) == template_module.SERVER_WITH_STORAGES
+    assert template_module.imports_of(server, {variable: ""}) == template_module.PLAIN_SERVER
+    assert template_module.imports_of(["guards.py", "drain", "serve"], {}) == ""
 
 
 def test_the_end_by_a_signal_is_seen(template: Template) -> None:
