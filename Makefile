@@ -9,9 +9,9 @@ PYTEST_BY ?= -m pytest
 PYTEST := $(IN_VENV)python $(PYTEST_BY)
 # Each process of the tests would compile all of them again where this is set, as it is in many images.
 export PYTHONDONTWRITEBYTECODE :=
-# Most tests wait for processes most of the time. A process without tests left takes some of those of another: tests
-# differ very much in how long they take.
-PARALLEL ?= -n 10 --dist worksteal
+# Most tests wait for processes most of the time. But each process collects all tests first, which takes 4 s of processor
+# time. A process without tests left takes some of those of another: tests differ very much in how long they take.
+PARALLEL ?= -n 8 --dist worksteal
 
 SLOW_TESTS ?= slow and not nightly
 

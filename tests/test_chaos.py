@@ -22,7 +22,7 @@ ID = "chaos-ab-0-1-2-end"
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("place", chaos.places())
+@pytest.mark.parametrize("place", chaos.PLACE_NAMES)
 def test_kills_at_random_lose_and_leave_nothing(place: str) -> None:
     run = run_of("chaos.py", "kills", "--calls", "160", "--terms", "1", "--kills", "1", "--place", place, "--seed", "3")
     assert run.returncode == 0, run.stdout
@@ -35,7 +35,7 @@ def test_kills_at_random_lose_and_leave_nothing(place: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("place", chaos.places())
+@pytest.mark.parametrize("place", chaos.PLACE_NAMES)
 def test_processes_that_hide_reach_no_other_call(place: str) -> None:
     run = run_of("chaos.py", "daemons", "--calls", "80", "--place", place, "--seed", "3")
     assert run.returncode == 0, run.stdout
@@ -46,7 +46,7 @@ def test_processes_that_hide_reach_no_other_call(place: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_chaos_notices_processes_that_outlive_their_calls() -> None:
-    place = next(iter(chaos.places()))
+    place = chaos.PLACE_NAMES[0]
     options = ["--calls", "40", "--place", place, "--patience", "3", "--without", "straggler-search"]
     run = run_of("chaos.py", "daemons", *options)
     assert run.returncode == 1, run.stdout

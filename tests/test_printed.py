@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import functools
 import gzip
 import io
 import itertools
@@ -35,6 +36,7 @@ BINARY = "application/octet-stream"
 # ---- real files, made by other programs, and the beginnings of formats that no program here writes
 
 
+@functools.cache
 def picture(ending: str) -> bytes:
     command = ["convert", "-size", "40x30", "xc:red", f"{ending}:-"]
     return subprocess.run(command, capture_output=True, check=True).stdout
@@ -74,13 +76,9 @@ def sqlite_file() -> bytes:
         return connection.serialize()
 
 
+# Made when a test needs one: each process of the tests imports this file.
+PICTURES = {"a.png": "png", "a.jpg": "jpg", "a.gif": "gif", "a.tiff": "tiff", "a.bmp": "bmp", "old.bmp": "bmp2"}
 FILES = {
-    "a.png": picture("png"),
-    "a.jpg": picture("jpg"),
-    "a.gif": picture("gif"),
-    "a.tiff": picture("tiff"),
-    "a.bmp": picture("bmp"),
-    "old.bmp": picture("bmp2"),
     "a.zip": zip_file(),
     "empty.zip": empty_zip_file(),
     "gnu.tar": tar_file(tarfile.GNU_FORMAT),
@@ -118,10 +116,14 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("name", FILES)
+def content(name: str) -> bytes:
+    return picture(PICTURES[name]) if name in PICTURES else FILES[name]
+
+
+@pytest.mark.parametrize("name", [*PICTURES, *FILES])
 def test_the_first_bytes_give_the_type_that_the_file_name_gives(name: str) -> None:
     assert guessed_type(name) != BINARY
-    assert type_of_start(FILES[name][:265]) == guessed_type(name)
+    assert type_of_start(content(name)[:265]) == guessed_type(name)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +182,9 @@ def test_text_is_utf_8_without_nul(data: bytes, media_type: str) -> None:
 
 
 @given(
-    data=st.one_of(st.binary(max_size=400), st.text().map(str.encode), st.sampled_from(sorted(FILES.values()))),
+    data=st.one_of(
+        st.binary(max_size=400), st.text().map(str.encode), st.sampled_from([*PICTURES, *FILES]).map(content)
+    ),
     cuts=st.lists(st.integers(0, 400)),
 )
 @example(data=FILES["gnu.tar"], cuts=list(range(400)))
@@ -230,7 +234,8 @@ def test_the_type_of_several_streams() -> None:
 # ---- through the server
 
 
-PNG = FILES["a.png"] + NOISE
+def png() -> bytes:
+    return picture("png") + NOISE
 
 
 def printing(data: bytes, directory: Path) -> str:
@@ -254,10 +259,10 @@ def printing(data: bytes, directory: Path) -> str:
 def test_a_printed_picture_has_its_type(
     start_server: StartServer, tmp_path: Path, path: str, accept: str, media_type: str
 ) -> None:
-    server = start_server(printing(PNG, tmp_path))
+    server = start_server(printing(png(), tmp_path))
     answer = server.call(b"", path, headers={"Accept": accept})
     assert (answer.status, answer.headers["Content-Type"]) == (200, media_type)
-    assert answer.body == PNG
+    assert answer.body == png()
     assert answer.headers["X-Warning"] is None
 
 
@@ -269,7 +274,7 @@ def test_a_printed_zip_is_what_accept_zip_asks_for(start_server: StartServer, tm
 
 
 def test_what_accept_cannot_have_of_a_printed_picture(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(printing(PNG, tmp_path))
+    server = start_server(printing(png(), tmp_path))
     detail = str(problem(server.call(b"", headers={"Accept": "image/jpeg"}), 406)["detail"])
     assert "only its stdout, of type image/png" in detail
     assert "image/png or application/octet-stream (?output=raw)" in detail
@@ -283,25 +288,25 @@ def test_printed_text_is_plain_text_as_before(start_server: StartServer) -> None
 
 
 def test_the_type_that_the_script_chose_wins(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server("echo 'Content-Type: image/x-mine' > $HTTP_RESPONSE_FILE; " + printing(PNG, tmp_path))
+    server = start_server("echo 'Content-Type: image/x-mine' > $HTTP_RESPONSE_FILE; " + printing(png(), tmp_path))
     assert server.call(b"").headers.get_all("Content-Type") == ["image/x-mine"]
 
 
 def test_the_type_of_a_classic_function_does_not_depend_on_what_it_prints(
     start_server: StartServer, tmp_path: Path
 ) -> None:
-    server = start_server(None, fprocess=printing(PNG, tmp_path))
+    server = start_server(None, fprocess=printing(png(), tmp_path))
     assert server.call(b"", headers={"Content-Type": "text/csv"}).headers["Content-Type"] == "text/csv"
 
 
 @pytest.mark.guard("binary-data-left-out")
 def test_printed_binary_data_is_one_line_in_the_log(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(printing(PNG, tmp_path))
+    server = start_server(printing(png(), tmp_path))
     call_id = server.call(b"").headers["X-Call-Id"]
     server.event("invocation ended")
     assert server.stop() == 0
     lines = [event for event in server.logs if event["logger"] == "script"]
-    assert [line["event"] for line in lines] == [f"{len(PNG):,} bytes of binary data on stdout"]
+    assert [line["event"] for line in lines] == [f"{len(png()):,} bytes of binary data on stdout"]
     assert (lines[0]["level"], lines[0]["stream"], lines[0]["call_id"]) == ("info", "stdout", call_id)
 
 
@@ -329,18 +334,18 @@ def test_text_before_printed_binary_data_is_logged(start_server: StartServer, tm
     # The pause between both is the server's own: the second write waits until the first line is in the log.
     go = tmp_path / "go"
     server = start_server(
-        f"echo converting; printf 'to png '; until [ -e {go} ]; do sleep 0.02; done; {printing(PNG, tmp_path)}"
+        f"echo converting; printf 'to png '; until [ -e {go} ]; do sleep 0.02; done; {printing(png(), tmp_path)}"
     )
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         server.event("converting")
         go.touch()
         server.event("to png ")
-        binary = server.event(f"{len(PNG):,} bytes of binary data on stdout")
+        binary = server.event(f"{len(png()):,} bytes of binary data on stdout")
     assert binary["stream"] == "stdout"
 
 
 def test_json_of_a_call_that_printed_binary_data_is_json(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(printing(PNG, tmp_path))
+    server = start_server(printing(png(), tmp_path))
     outcome = json.loads(server.call(b"", "/?output=json").body)
     assert (outcome["outputs"], outcome["warnings"]) == ([], [])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,16 +25,25 @@ OLDEST = (3, 6)
 
 
 def found_pythons() -> dict[tuple[int, ...], str]:
-    """Return the path of an interpreter for each version of Python from 3.6 on that this machine has."""
-    candidates = [sys.executable, *map(str, Path.home().glob(".pyenv/versions/*/bin/python3"))]
-    candidates += [path for minor in range(6, 20) if (path := shutil.which(f"python3.{minor}")) is not None]
-    found: dict[tuple[int, ...], str] = {}
-    for path in candidates:
-        code = "import sys; print(*sys.version_info[:2])"
-        done = subprocess.run([path, "-c", code], capture_output=True, text=True, check=False)
-        if done.returncode == 0 and (version := tuple(map(int, done.stdout.split()))) >= OLDEST:
-            found.setdefault(version, path)
-    return found
+    """Return the path of an interpreter for each version of Python from 3.6 on that this machine has.
+
+    Each process of the tests asks for this, so only interpreters are run whose directory does not name their version.
+    """
+    found: dict[tuple[int, ...], str] = {sys.version_info[:2]: sys.executable}
+    for directory in Path.home().glob(".pyenv/versions/*"):
+        if (named := re.match(r"(\d+)\.(\d+)\.", directory.name)) and (path := directory / "bin/python3").exists():
+            found.setdefault((int(named[1]), int(named[2])), str(path))
+    for minor in range(6, 20):
+        path_or_none = shutil.which(f"python3.{minor}")
+        if (3, minor) not in found and path_or_none is not None and is_python(path_or_none, minor):
+            found[3, minor] = path_or_none
+    return {version: path for version, path in found.items() if version >= OLDEST}
+
+
+def is_python(path: str, minor: int) -> bool:
+    """Whether this starts as that version; a program of pyenv does not, if that version is not chosen."""
+    code = f"import sys; sys.exit(sys.version_info[:2] != (3, {minor}))"
+    return subprocess.run([path, "-IS", "-c", code], capture_output=True, check=False).returncode == 0
 
 
 PYTHONS = found_pythons()

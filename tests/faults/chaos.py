@@ -172,6 +172,9 @@ class Where:
     most_scripts: int
 
 
+PLACE_NAMES = ("root", "root-pid-1", "user", "user-pid-1") if IS_ROOT else ("user", "user-pid-1")
+
+
 def places() -> dict[str, Where]:
     if IS_ROOT:
         user = USER if _can_run_the_server(AS_USER) else 0
@@ -678,7 +681,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--calls", type=int, default=1000, help="calls at all places together (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=3600, help="the most for each place (default: %(default)s)")
     parser.add_argument(
-        "--place", choices=[*places()], action="append", help="one place; may be repeated (default: all)"
+        "--place", choices=PLACE_NAMES, action="append", help="one place; may be repeated (default: all)"
     )
     parser.add_argument(
         "--terms", type=int, help="SIGTERMs to servers at all places together (default: one for 600 calls)"
