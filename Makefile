@@ -14,6 +14,8 @@ export PYTHONDONTWRITEBYTECODE :=
 PARALLEL ?= -n 8 --dist worksteal
 
 SLOW_TESTS ?= slow and not nightly
+# Each of the other kinds has a target of its own.
+ORDINARY_TESTS := not slow and not image and not docker and not ceph and not browser
 
 EXAMPLE ?= grayify
 DIGITS := examples/image-classification
@@ -33,7 +35,7 @@ WARM_CALLS ?= 100000
 FUZZ_TARGETS ?= accept intake request response_file script_log service_definition storage_event warm_answer
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-slow nightly image-test ceph-test browser-test screenshots fuzz soak chaos bench bench-quick docs docs-site lint format lock clean dist lint-workflows coverage
+.PHONY: help setup run test test-unit test-slow nightly image-test docker-test ceph-test browser-test screenshots fuzz soak chaos bench bench-quick docs docs-site lint format lock clean dist lint-workflows coverage
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,11 +49,11 @@ run: $(VENV)/.ready  ## start the server with an example, send it a real file, s
 test: $(VENV)/.ready build/clients/.ready  ## run all tests but the slow ones
 	@examples/install-packages.sh apache2-bin busybox-static cowsay curl dash imagemagick mawk nodejs perl procps unzip
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
-	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph and not browser"
+	$(PYTEST) $(PARALLEL) -m "$(ORDINARY_TESTS)"
 
 test-unit: $(VENV)/.ready build/clients/.ready  ## run the tests that need neither the examples nor their programs
 	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
-	$(PYTEST) $(PARALLEL) -m "not slow and not image and not ceph and not browser" --ignore=tests/test_examples.py \
+	$(PYTEST) $(PARALLEL) -m "$(ORDINARY_TESTS)" --ignore=tests/test_examples.py \
 	    --ignore=tests/contract/test_thumbnails_example.py
 
 test-slow: $(VENV)/.ready  ## run the slow tests in their short form (SLOW_TESTS=slow for their full length, too)
@@ -64,6 +66,10 @@ nightly:  ## run all that CI runs, in full length and on every Python that is fo
 image-test: $(VENV)/.ready  ## build the image and try it in many containers (as root, on Debian 12; no Docker needed)
 	@examples/install-packages.sh binutils buildah busybox-static curl debootstrap git podman procps runc
 	$(PYTEST) -m image tests/image
+
+docker-test: $(VENV)/.ready  ## the Docker commands of the pages and compose.yaml, with a Docker daemon of its own (as root)
+	@examples/install-packages.sh busybox-static curl debootstrap git iproute2 iptables runc slirp4netns
+	$(PYTEST) -m docker tests/dockerd
 
 ceph-test: $(VENV)/.ready  ## storage and pushed events against a Ceph cluster, started on this machine (Debian 12)
 	@examples/install-packages.sh ceph-common ceph-mon ceph-osd radosgw
@@ -121,7 +127,7 @@ build/bench-tree/.ready: $(wildcard image/*) $(shell find watchdog -name '*.py')
 coverage: $(VENV)/.ready  ## report which lines the tests run, here and in the processes they start
 	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
 	@rm -rf build/coverage && mkdir -p build/coverage
-	-$(IN_VENV)python -m coverage run -m pytest $(PARALLEL) -m "not slow and not image and not ceph and not browser" $(COVERAGE_OF)
+	-$(IN_VENV)python -m coverage run -m pytest $(PARALLEL) -m "$(ORDINARY_TESTS)" $(COVERAGE_OF)
 	$(IN_VENV)python -m coverage combine --quiet
 	$(IN_VENV)python -m coverage html --quiet
 	$(IN_VENV)python -m coverage report --skip-covered

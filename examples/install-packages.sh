@@ -8,6 +8,7 @@ quietly=$(dirname "$0")/quietly.sh
 works() {
     case $1 in
         imagemagick) convert -version ;;
+        iproute2) ip -Version ;;
         cowsay) PATH=$PATH:/usr/games cowsay moo ;;
         binutils) readelf --version ;;
         busybox-static) [ -x /bin/busybox ] && ! head -c 4096 /bin/busybox | grep -q ld-linux ;;
