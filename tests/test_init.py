@@ -92,6 +92,7 @@ def test_if_one_file_cannot_be_written_none_is_left(
     # Both files before the README are smaller than this.
     code = f"""
 import resource, sys
+sys.dont_write_bytecode = True  # the limit below would cut this, too
 sys.path.insert(0, {str(ROOT / "tests")!r})
 from guards import GUARDS
 for name in {removed!r}: GUARDS[name]()

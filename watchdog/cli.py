@@ -105,6 +105,10 @@ def main(
             from .commands.helper import helper
 
             return helper(arguments.own["name"])
+        if arguments.command == "init":
+            from .commands.init import init
+
+            return init(arguments.own["directory"])
         if arguments.command == "invoke":  # it calls any service, so the settings of a server do not concern it
             from .commands.invoke import invoke
             from .commands.invoke_arguments import invoke_arguments
@@ -128,7 +132,9 @@ def main(
             return _run(configuration, environ, own["file"], own["output"], not own["no_store"])
         if arguments.command == "job":
             return _job(configuration, environ)
-        return _serve(configuration, environ)
+        if arguments.command == "serve":
+            return _serve(configuration, environ)
+        raise AssertionError(f"cli.py does not run the command {arguments.command}")
     except StdoutClosed as error:
         return exit_code_of(error)
     except WatchdogError as error:
