@@ -101,6 +101,23 @@ def test_a_call_that_waits_says_so_and_how_long_it_waited(start_server: StartSer
     second.join()
 
 
+def test_a_call_that_comes_before_a_worker_has_loaded_says_so(start_server: StartServer, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    serve = 'while IFS= read -r call <&3; do echo "done 0" >&4; done'
+    server = start_console(start_server, f'read line < "{gate}"; echo "ready sh" >&4; {serve}', WATCHDOG_WARM="1")
+    calls = [threading.Thread(target=server.call, args=(b"",)) for _ in range(2)]
+    calls[0].start()
+    assert line_with(server, "start").endswith("  start  as soon as a worker has loaded")
+    gate.write_text("go\n")
+    line_with(server, "worker ready")
+    line_with(server, "ok")
+    calls[1].start()
+    assert line_with(server, "start").endswith("  start")
+    for each in calls:
+        each.join()
+
+
 @pytest.mark.guard("terminal-escapes")
 def test_no_control_character_of_a_caller_or_a_script_reaches_the_terminal(start_server: StartServer) -> None:
     script = """printf 'bell \\007 \\033[2J\\n' >&2; : > "$TMP_OUTPUT_DIR/$(printf 'a\\033[2Jb')"; exit 0"""

@@ -210,7 +210,7 @@ class Invocations:
         if task.held is not None:
             await self._inputs.give_names(task.held, workspace)
         if self._narration is not None:
-            self._narration.starts(call, task, record)
+            self._narration.starts(call, task, record, is_loading=self.is_loading)
         run = await self._runner.run(call, task, workspace, stdout, function.stdin(call.body, record))
         add_run(record, run)
         failure = self._failure_of(run, record)

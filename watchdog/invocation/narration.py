@@ -21,14 +21,16 @@ class Narration:
     def waits(self, call: Call, position: int) -> None:
         log.info("call waits", call_id=call.call_id, position=position)
 
-    def starts(self, call: Call, task: Task, record: Record) -> None:
+    def starts(self, call: Call, task: Task, record: Record, *, is_loading: bool) -> None:
+        """Log that a call has its place. ``is_loading``: it still waits until a worker of a warm function is ready."""
         taken = task.taken
         has_name = taken is not None and not taken.name.startswith(NEW_NAME_BEGINS)
         shown = {
             "input_name": taken.name if taken is not None and has_name else None,
             "input_bytes": None if taken is None else taken.size_bytes,
         }
-        log.info("call started", call_id=call.call_id, queue_wait_s=record.queue_wait_s, **shown)
+        queue_wait_s = record.queue_wait_s
+        log.info("call started", call_id=call.call_id, queue_wait_s=queue_wait_s, is_loading=is_loading, **shown)
         if record.shown is None:
             record.shown = {"input_name": shown["input_name"], "outputs": [], "printed_bytes": 0}
         else:  # the next object of an event

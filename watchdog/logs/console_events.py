@@ -108,6 +108,8 @@ def _starts(fields: Mapping[str, Any]) -> Worded:
     parts = ["start", *_input(fields)]
     if fields.get("queue_wait_s"):
         parts.append(f"after {readable.seconds(fields['queue_wait_s'])} in the queue")
+    if fields.get("is_loading"):
+        parts.append("as soon as a worker has loaded")
     return Worded("", "  ".join(parts))
 
 
