@@ -18,6 +18,7 @@ from running_server import RunningServer, StartServer, read_terminal, until
 
 from watchdog import errors
 from watchdog.cli import exit_code_of
+from watchdog.client.names import distinct
 
 SCRIPT = """
 name=${INPUT_FILE_PATH##*/}
@@ -247,6 +248,27 @@ def test_several_files_have_a_verdict_each_a_summary_and_a_place_of_their_own(
         "ok  T  two 3 B -> out/two/a.txt 3 B, out/two/d/b.txt 7 B",
         "ok  T  words 3 B -> out/words.txt 9 B",
     ]
+
+
+def test_odd_names_of_files_are_shown_with_escapes(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "words\udcff", content=b"x")
+    done = invoke(url(server), "words\udcff", "missing\udcff\x1b", "-o", "out", cwd=tmp_path)
+    assert b"words\\xff 1 B -> " in done.stderr
+    assert b"missing\\xff\\x1b cannot be read" in done.stderr
+    assert (done.returncode, done.stderr.count(b"\x1b")) == (1, 0)
+
+
+def test_a_long_name_leaves_room_for_the_ending(server: RunningServer, tmp_path: Path) -> None:
+    write(tmp_path, "w" * 255, content=b"x")
+    check(invoke(url(server), "w" * 255, "-o", "out", cwd=tmp_path))
+    assert list(files_in(tmp_path / "out")) == ["w" * 251 + ".txt"]
+
+
+def test_each_name_is_there_once() -> None:
+    assert distinct(["a.b", "a.b", "a-2.b", "a.b", "c", "c", ".x", ".x"]) == [
+        *("a.b", "a-2.b", "a-2-2.b", "a-3.b", "c", "c-2", ".x", ".x-2")
+    ]
+    assert len(set(distinct(["x.jpg"] * 100_000))) == 100_000
 
 
 def test_as_many_calls_run_at_a_time_as_j_says(start_server: StartServer, tmp_path: Path) -> None:

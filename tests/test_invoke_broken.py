@@ -345,6 +345,28 @@ def test_a_script_that_answers_503_itself_is_not_run_again(tmp_path: Path, remov
     assert call(tmp_path, refused, flags=("--retry-for", "1"), without=removed_guard).returncode == 5
 
 
+def test_a_503_of_a_proxy_that_lost_the_service_is_not_tried_again(tmp_path: Path) -> None:
+    done = call(
+        tmp_path, answer(b"upstream connect error or disconnect/reset before headers", "503 Service Unavailable")
+    )
+    check(done, 75, "upstream connect error")
+
+
+@pytest.mark.parametrize(("code", "expected"), [("7", 7), ("256", 1), ("99999999999", 1), ("-1", 0), ("0", 0)])
+def test_an_exit_code_of_a_kept_answer_is_never_turned_into_success(tmp_path: Path, code: str, expected: int) -> None:
+    done = call(tmp_path, answer(b"QUJD", X_Exit_Code=code, **FILE))
+    assert done.returncode == expected, stderr_of(done)
+    assert files_in(tmp_path / "out") == {"out.bin": b"ABC"}
+
+
+def test_a_page_full_of_open_tags_is_searched_quickly(tmp_path: Path) -> None:
+    check(
+        call(tmp_path, answer(b"x" + b"<head" * 13_000, "500 X", Content_Type="text/html")),
+        1,
+        "the server answered 500",
+    )
+
+
 def test_a_lost_connection_is_not_tried_again(tmp_path: Path) -> None:
     done = call(tmp_path, b"", requests=1)
     check(done, 76, "the script may have run, so the call was not sent again")

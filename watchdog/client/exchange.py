@@ -31,6 +31,7 @@ from .source import Source
 _CONNECT_S = 15.0
 _HEADER_MOST_BYTES = 64 * 1024
 _PROBLEM_MOST_BYTES = 64 * 1024
+_PROBLEM_S = 30.0
 # The waits between attempts if the answer does not have Retry-After.
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 15.0
@@ -174,11 +175,12 @@ def _check_coding(headers: Mapping[str, str]) -> None:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    """Return the beginning of the body of an error. An error is reported even if its body is cut off."""
+    """Return the beginning of the body of an error. An error is reported even if its body is cut off or stalls."""
     body = b""
-    with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-        while len(body) < _PROBLEM_MOST_BYTES and (piece := await response.content.readany()):
-            body += piece
+    with contextlib.suppress(aiohttp.ClientError, ConnectionError, TimeoutError):
+        async with asyncio.timeout(_PROBLEM_S):
+            while len(body) < _PROBLEM_MOST_BYTES and (piece := await response.content.readany()):
+                body += piece
     return body[:_PROBLEM_MOST_BYTES]
 
 

@@ -27,7 +27,7 @@ from .names import name_for
 from .progress import Display
 from .refusal import error_of_document
 from .target import Target
-from .verdict import Verdict
+from .verdict import Verdict, exit_code_from
 
 # The server sends at least a comment every 15 s.
 _SILENCE_S = 90.0
@@ -137,10 +137,10 @@ class LiveCall:
                 for each in completed.warnings
             ]
             if self._place() is not None:
-                return Verdict(folder.finish(), completed.exit_code or 0, warnings)
+                return Verdict(folder.finish(), exit_code_from(completed.exit_code), warnings)
             self._display.end()
             self._to_stdout(folder)
-            return Verdict([], completed.exit_code or 0, warnings)
+            return Verdict([], exit_code_from(completed.exit_code), warnings)
 
     def _waiting_room(self) -> str:
         """Return the directory in which outputs wait for the verdict. It is on the file system of their target."""

@@ -9,6 +9,8 @@ from urllib.parse import unquote_to_bytes
 from ..errors import AnswerBroken, quoted
 from ..output.media_type import ending_of
 
+_LONGEST_NAME_BYTES = 255  # NAME_MAX of Linux
+
 
 def name_in_header(value: str) -> str:
     """Return the name in ``X-Output-Name``, which is percent-encoded. Its bytes may be UTF-8 or not."""
@@ -32,7 +34,8 @@ def parts_of(name: str) -> list[str]:
 
 def name_for(label: str, content_type: str) -> str:
     """Return the name of an answer that has no name: that of the input, with an ending that fits the content type."""
-    return label + ending_of(content_type.partition(";")[0].strip().lower())
+    ending = ending_of(content_type.partition(";")[0].strip().lower())
+    return os.fsdecode(os.fsencode(label)[: _LONGEST_NAME_BYTES - len(ending)]) + ending
 
 
 def numbered(name: str) -> Iterator[str]:
@@ -46,12 +49,11 @@ def numbered(name: str) -> Iterator[str]:
 
 def distinct(labels: Iterable[str]) -> list[str]:
     """Return the labels in their order. A label that occurs again gets a number: ``x.jpg``, ``x-2.jpg``."""
-    taken: set[str] = set()
-    made = []
+    taken: dict[str, None] = {}
+    others: dict[str, Iterator[str]] = {}
     for label in labels:
         name = label
         if name in taken:
-            name = next(each for each in numbered(label) if each not in taken)
-        taken.add(name)
-        made.append(name)
-    return made
+            name = next(each for each in others.setdefault(label, numbered(label)) if each not in taken)
+        taken[name] = None
+    return list(taken)

@@ -26,7 +26,7 @@ from .folder import Folder, Kept
 from .names import name_for, name_in_header
 from .progress import Display
 from .target import Target
-from .verdict import Verdict
+from .verdict import Verdict, exit_code_from
 
 _COPY_BYTES = 256 * 1024
 
@@ -81,7 +81,7 @@ async def receive(response: aiohttp.ClientResponse, form: str, label: str, targe
     exit_code = headers.get("X-Exit-Code", "")
     warnings = [f"{name} (docs/reference/warnings.md)" for name in headers.get("X-Warning", "").split(", ") if name]
     kept = [] if response.status == 204 else await _kept(response, form, label, target, display)
-    return Verdict(kept, int(exit_code[:3]) if exit_code.isdecimal() else 0, warnings)
+    return Verdict(kept, exit_code_from(int(exit_code[:9]) if exit_code.isdecimal() else None), warnings)
 
 
 async def _kept(

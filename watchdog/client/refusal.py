@@ -28,6 +28,7 @@ from ..logs.text import printable, printable_lines
 from ..system.pattern import pattern
 
 _MOST_SHOWN = 300  # characters of a page that is not a problem document
+_MOST_SEARCHED_BYTES = 8192  # the time of the search grows with the square of the number of bytes
 _MARKUP = pattern(r"(?s)<(?:style|script|head)\b.*?</(?:style|script|head)>|<[^>]*>")
 _REFUSED = frozenset({408, 429, 503})
 _BAD_INPUT = frozenset({400, 406, 413, 414, 415, 422, 431})
@@ -38,9 +39,11 @@ def is_refused_for_now(status: int, headers: Mapping[str, str]) -> bool:
     """Return whether the service did not start the call, so that the same call may be sent again.
 
     A script may also choose the status 429 or 503 for its own failure. Then it has run, and the answer has its exit
-    code.
+    code. A proxy also answers 503 if it lost the connection to the service while the script was running (Envoy does).
+    Such an answer has no Retry-After.
     """
-    return status in (429, 503) and "X-Exit-Code" not in headers
+    is_refused = status == 429 or (status == 503 and "Retry-After" in headers)
+    return is_refused and "X-Exit-Code" not in headers
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> WatchdogError:
@@ -114,5 +117,5 @@ def _text(document: dict[str, Any], name: str) -> str:
 
 def _excerpt(body: bytes) -> str:
     """Return the beginning of a page as text, without its markup."""
-    text = " ".join(_MARKUP.sub(" ", body.decode("utf-8", "replace")).split())
+    text = " ".join(_MARKUP.sub(" ", body[:_MOST_SEARCHED_BYTES].decode("utf-8", "replace")).split())
     return f": {printable(text[:_MOST_SHOWN])}{' …' if len(text) > _MOST_SHOWN else ''}" if text else ""

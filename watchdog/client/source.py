@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 import pybase64
 
 from ..errors import FileUnreadable
+from ..logs.text import printable
 from ..system.nameless_file import open_nameless, write_all
 from ..system.standard_input import read_some
 
@@ -61,9 +62,11 @@ class Source:
                 piece += more
             if len(piece) == wanted:
                 return piece
-            self.error = FileUnreadable(f"the file {self.label} became shorter while it was sent; send it again")
+            self.error = FileUnreadable(
+                f"the file {printable(self.label)} became shorter while it was sent; send it again"
+            )
         except OSError as error:
-            self.error = FileUnreadable(f"the file {self.label} cannot be read: {error.strerror}")
+            self.error = FileUnreadable(f"the file {printable(self.label)} cannot be read: {error.strerror}")
         raise self.error
 
 
@@ -77,11 +80,11 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
     try:
         fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise FileUnreadable(f"the file {path} cannot be read: {error.strerror}") from None
+        raise FileUnreadable(f"the file {printable(path)} cannot be read: {error.strerror}") from None
     try:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
-            raise FileUnreadable(f"{path} is a directory; give the files in it")
+            raise FileUnreadable(f"{printable(path)} is a directory; give the files in it")
         if stat.S_ISREG(status.st_mode) and path != "-":
             return Source(label, name, fd, status.st_size)
         copy, size_bytes = await _copied(fd, path, environ)
@@ -95,11 +98,11 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
 
 async def _copied(fd: int, path: str, environ: Mapping[str, str]) -> tuple[int, int]:
     """Copy all that can be read to a file without a name. Return its descriptor and its size in bytes."""
-    directory = environ.get("TMPDIR") or "/tmp"
+    directory, shown = environ.get("TMPDIR") or "/tmp", printable(path)
     try:
         copy = open_nameless(directory)
     except OSError as error:
-        why = f"{path} must be copied to {directory} before it is sent, which fails: {error.strerror}; set TMPDIR"
+        why = f"{shown} must be copied to {directory} before it is sent, which fails: {error.strerror}; set TMPDIR"
         raise FileUnreadable(why) from None
     size_bytes = 0
     try:
@@ -107,13 +110,13 @@ async def _copied(fd: int, path: str, environ: Mapping[str, str]) -> tuple[int, 
             try:
                 piece = await read_some(fd)
             except OSError as error:
-                raise FileUnreadable(f"{path} cannot be read: {error.strerror}") from None
+                raise FileUnreadable(f"{shown} cannot be read: {error.strerror}") from None
             if not piece:
                 return copy, size_bytes
             try:
                 write_all(copy, piece)
             except OSError as error:
-                why = f"{path} cannot be copied to {directory}: {error.strerror}; free space there, or set TMPDIR"
+                why = f"{shown} cannot be copied to {directory}: {error.strerror}; free space there, or set TMPDIR"
                 raise FileUnreadable(why) from None
             size_bytes += len(piece)
     except BaseException:

@@ -18,3 +18,8 @@ class Verdict(msgspec.Struct, frozen=True):
     kept: list[Kept]
     exit_code: int
     warnings: list[str]
+
+
+def exit_code_from(code: int | None) -> int:
+    """Return an exit code that the service reports. A number that is not an exit code counts as a failure."""
+    return 0 if code is None else code if 0 <= code < 256 else 1

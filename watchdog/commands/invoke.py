@@ -64,7 +64,8 @@ async def _until_signal(session: _Session, labels: list[str], places: list[Targe
         if stopped_by:
             os._exit(128 + number)
         stopped_by.append(number)
-        loop.call_soon_threadsafe(task.cancel)
+        with contextlib.suppress(RuntimeError):  # the calls have ended, and the loop is closed
+            loop.call_soon_threadsafe(task.cancel)
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
@@ -186,7 +187,7 @@ class _Session:
         self._write(f"{word}  {seconds(took_s)}  {printable(label)} {size(size_bytes)}{arrow}")
 
     def _write(self, line: str) -> None:
-        self._sink.put_own(f"{line}\n".encode())
+        self._sink.put_own(f"{line}\n".encode("utf-8", "backslashreplace"))
 
 
 @contextlib.asynccontextmanager
