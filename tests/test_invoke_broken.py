@@ -486,6 +486,26 @@ def test_a_terminal_shows_the_progress_in_both_directions(tmp_path: Path) -> Non
     assert b"in 31 MB -> out/out.bin 300 kB" in shown
 
 
+@pytest.mark.parametrize("flags", [[], ["--live"]])
+def test_a_service_cannot_make_a_hidden_file_in_the_current_directory(tmp_path: Path, flags: list[str]) -> None:
+    (tmp_path / "in").write_bytes(b"abc")
+    data = {"name": ".bashrc", "content_type": "application/x", "size": 3, "data": "QUJD"}
+    stream = b"event: output\ndata: %b\n\n" % json.dumps(data).encode()
+    live = answer(stream, Content_Type="text/event-stream")
+    plain = answer(b"QUJD", **(FILE | {"X_Output_Name": ".bashrc"}))
+    mine, its = os.openpty()
+    with scripted(live if flags else plain) as service:
+        running = subprocess.Popen(
+            command(service.url, "in", *flags), cwd=tmp_path, env=clean_environment(), stdin=its, stdout=its, stderr=its
+        )
+        os.close(its)
+        shown = read_terminal(mine)
+        assert running.wait(timeout=60) == 73
+    os.close(mine)
+    assert b"use -o DIR to keep it there" in shown
+    assert files_in(tmp_path) == {"in": b"abc"}
+
+
 def test_a_second_signal_ends_a_command_whose_reader_has_stalled(tmp_path: Path) -> None:
     """The first signal cannot cancel the call, because the command waits for the reader of its stdout."""
     (tmp_path / "in").write_bytes(b"abc")

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from ..errors import AnswerNotKept
+from ..errors import AnswerNotKept, quoted
 from ..logs.text import printable
 from ..system.nameless_file import open_nameless, write_all
 from .names import numbered, parts_of
@@ -71,12 +71,15 @@ class Folder:
         path: the directory of the user. It must exist.
         prefix: the folder below it for files that a script left; "" for the directory itself.
         replaces: whether files with the same name are replaced.
+        has_hidden: whether names may begin with a dot. False if the user did not name the directory, because a service
+            could make a ``.bashrc`` in it.
     """
 
-    def __init__(self, path: str, prefix: str, *, replaces: bool) -> None:
+    def __init__(self, path: str, prefix: str, *, replaces: bool, has_hidden: bool = True) -> None:
         self._path = path
         self._prefix = [prefix] if prefix else []
         self._replaces = replaces
+        self._has_hidden = has_hidden
         self._root = self._staging = -1
         self._staging_name = ""
         self._files: list[KeptFile] = []
@@ -124,6 +127,11 @@ class Folder:
             AnswerNotKept: the file cannot be made.
         """
         parts = parts_of(name) if is_own else [*self._prefix, *parts_of(name)]
+        if parts[0].startswith(".") and not self._has_hidden:
+            raise AnswerNotKept(
+                f"the service named its output {quoted(name)}, which would be a hidden file in the current directory; "
+                "use -o DIR to keep it there"
+            )
         number = len(self._files)
         try:
             fd = os.open(str(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._staging)

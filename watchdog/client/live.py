@@ -31,6 +31,7 @@ from .verdict import Verdict, exit_code_from
 
 # The server sends at least a comment every 15 s.
 _SILENCE_S = 90.0
+_HERE = "."
 _COPY_BYTES = 256 * 1024
 
 
@@ -125,7 +126,9 @@ class LiveCall:
                 f"the service answers without live events ({printable(content_type) or 'no content type'}); call it "
                 "without --live"
             )
-        with Folder(self._waiting_room(), self._target.prefix, replaces=self._target.replaces) as folder:
+        room, target = self._waiting_room(), self._target
+        has_hidden = target.directory is not None or room != _HERE
+        with Folder(room, target.prefix, replaces=target.replaces, has_hidden=has_hidden) as folder:
             completed = await self._read(response, folder)
             if completed.error is not None:
                 raise _error_of(completed)
@@ -146,7 +149,7 @@ class LiveCall:
         """Return the directory in which outputs wait for the verdict. It is on the file system of their target."""
         if self._target.directory is not None:
             return self._target.directory
-        return "." if sys.stdout.isatty() and not self._target.is_forced_to_stdout else self._scratch
+        return _HERE if sys.stdout.isatty() and not self._target.is_forced_to_stdout else self._scratch
 
     def _place(self) -> str | None:
         """Return the directory for the outputs; None means stdout."""

@@ -101,7 +101,8 @@ async def _kept(
             display.end()
         await _copy(response, _ToStdout(), display, is_base64=encoded_type is not None)
         return []
-    with Folder(directory, target.prefix, replaces=target.replaces) as folder:
+    is_named = target.directory is not None
+    with Folder(directory, target.prefix, replaces=target.replaces, has_hidden=is_named) as folder:
         if encoded_type is not None and name is None:
             archive = folder.scratch()
             await _copy(response, archive, display, is_base64=True)
