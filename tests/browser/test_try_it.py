@@ -397,6 +397,37 @@ def test_documents_of_a_script_never_run_in_the_page(
     assert tab.page.evaluate("window.isHacked") is None
 
 
+def test_the_browser_refuses_markup_scripts_and_hosts_that_are_not_of_the_page(
+    start_server: StartServer, open_page: OpenPage
+) -> None:
+    tab = open_page(start_server("true"))
+    attempts = """async () => {
+        const attempts = {
+            markup: () => (document.body.innerHTML = "<b>x</b>"),
+            script: () => (document.createElement("script").text = "1"),
+            host: () => fetch("http://127.0.0.2:9/"),
+        };
+        const refused = [];
+        for (const [name, attempt] of Object.entries(attempts)) {
+            try { await attempt(); } catch { refused.push(name); }
+        }
+        return refused;
+    }"""
+    assert tab.page.evaluate(attempts) == ["markup", "script", "host"]
+    assert {"require-trusted-types-for", "connect-src"} <= set(tab.page.evaluate("violations"))
+    tab.page.evaluate("violations.length = 0")
+    tab.complaints.clear()
+
+
+def test_another_page_cannot_show_the_page_in_a_frame(start_server: StartServer, open_page: OpenPage) -> None:
+    url = f"http://127.0.0.1:{start_server('true').port}/_/try"
+    command = f"printf '<iframe src={url}></iframe>'"
+    other = start_server(None, WATCHDOG_FPROCESS=command, WATCHDOG_CONTENT_TYPE="text/html")
+    tab = open_page(other, "/page")
+    assert [frame.url for frame in tab.page.frames[1:]] == ["chrome-error://chromewebdata/"]
+    tab.complaints.clear()
+
+
 # ---- copy as
 
 
