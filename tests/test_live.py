@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
 import json
 import os
@@ -440,6 +441,23 @@ def test_stalled_reader_does_not_slow_down_the_script(start_server: StartServer,
     assert sent + dropped == 40_000
     assert events[-1].data["outcome"] == "ok"
     assert len(outputs_of(events)[None]) == 40_000_000
+
+
+def test_outputs_of_many_stalled_readers_take_little_memory(start_server: StartServer, tmp_path: Path) -> None:
+    """Each caller stops after the first piece of its output. The server has read some pieces ahead for each of them."""
+    large = tmp_path / "large"
+    large.write_bytes(os.urandom(1 << 20) * 16)
+    script = f'ln {large} "$TMP_OUTPUT_DIR/out"'
+    server = start_server(script, "--max-inflight", "2", "--max-queue", "50", WATCHDOG_WRITE_TIMEOUT="0")
+    callers = 40
+    with contextlib.ExitStack() as stack:
+        before_mib = server.memory_mib("VmRSS")
+        calls = [stack.enter_context(live(server)) for _ in range(callers)]
+        for call in calls:
+            call.next("output")
+        assert server.memory_mib("VmHWM") - before_mib < 4.5 * callers  # 6 without a limit for all
+        for call in calls:
+            call.leave()
 
 
 def test_one_stalled_reader_does_not_delay_other_callers(start_server: StartServer) -> None:

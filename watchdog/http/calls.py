@@ -190,8 +190,9 @@ class Calls:
                 if name.lower() == "content-type":
                     printed_type = value
             pieces = in_pieces(result_events(result, verdict, printed_type), self._sender.pieces_ahead)
-            async with contextlib.aclosing(pieces):
-                await live.finish(pieces, self._sending(request, record), record)
+            with self._sender.long_answer():
+                async with contextlib.aclosing(pieces):
+                    await live.finish(pieces, self._sending(request, record), record)
 
     async def _fail_live(
         self, request: Request, call_id: str, record: Record, live: LiveStream, error: WatchdogError

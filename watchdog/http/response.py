@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 
 from multidict import CIMultiDict
 
@@ -85,13 +86,19 @@ class Sender:
         response = Response(status, headers, length=answer.length)
         await self.send_in_time(request, connection.begin_answer(request, response), readers)
         record.is_begun = True
-        self._long_answers += 1
-        try:
+        with self.long_answer():
             async with contextlib.aclosing(answer.chunks(self.pieces_ahead)) as chunks:
                 async for piece in chunks:
                     record.output_bytes += len(piece)
                     record.is_handed_over = record.output_bytes == answer.length
                     await self.send_in_time(request, piece, readers)
+
+    @contextlib.contextmanager
+    def long_answer(self) -> Iterator[None]:
+        """Count one more long answer as long as the context lasts."""
+        self._long_answers += 1
+        try:
+            yield
         finally:
             self._long_answers -= 1
 
