@@ -10,6 +10,7 @@ from endurance import endurance
 from growing_work import callers, input_size, log_lines, output_files
 from large_files import base64_in, base64_out, peak_memory
 from limited_cpu import limited_calls
+from live_calls import live_stalled
 from loop_stalls import stall
 from measuring import Bench, Found
 from small_calls import eight_callers, eight_callers_on_tmpfs, one_caller, one_caller_on_tmpfs
@@ -29,6 +30,7 @@ MEASURES: dict[str, Callable[[Bench], Found]] = {
     "warm_deepaas": warm_deepaas,
     "warm_memory": warm_memory,
     "warm_limited": warm_limited,
+    "live_stalled": live_stalled,
     "base64_in": base64_in,
     "base64_out": base64_out,
     "peak_memory": peak_memory,

@@ -43,6 +43,7 @@ SMALL = [
     "warm_deepaas",
     "warm_memory",
     "warm_limited",
+    "live_stalled",
     "base64_in",
     "base64_out",
     "peak_memory",
