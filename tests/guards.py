@@ -853,6 +853,20 @@ def reconnection() -> None:
 
 
 @guard
+def rest_beside_verdict() -> None:
+    """A live call discards the rest of its body before it sends its last events."""
+    from watchdog.http.calls import Calls
+
+    finish = Calls._finish_live
+
+    async def first(self: Any, request: Any, record: Any, live: Any, pieces: Any) -> None:
+        await self._bodies.discard_rest(request)
+        await finish(self, request, record, live, pieces)
+
+    replace(Calls, "_finish_live", first)
+
+
+@guard
 def distrust() -> None:
     """Bytes after a body always count as the next request."""
     from watchdog.http import request_reader

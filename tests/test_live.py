@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from live_call import Event, LiveCall, outputs_of
-from running_server import RunningServer, StartServer, until
+from running_server import RunningServer, StartServer, read_all, until
 
 from watchdog.system import proc
 
@@ -505,6 +505,32 @@ def test_caller_of_a_classic_function_may_wait_for_100_continue(start_server: St
             text += sock.recv(65536)
     assert text.count(b"100 Continue") == 1
     assert b'"data":"ZGF0YQ=="' in text
+
+
+@pytest.mark.guard("rest-beside-verdict")
+@pytest.mark.parametrize(("command", "status"), [("echo early", 200), ("sh -c 'exit 3'", 500)])
+def test_verdict_does_not_wait_for_a_body_that_a_classic_function_does_not_read(
+    start_server: StartServer, command: str, status: int
+) -> None:
+    server = start_server(None, fprocess=command)
+    with server.connect() as sock:
+        sock.sendall(b"POST /?output=events HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nab")
+        text = b""
+        while b"event: completed" not in text or not text.endswith(b"\n\n\r\n"):
+            text += sock.recv(65536)
+            assert b"\n:\n" not in text, "the verdict waits for the body, so a comment came first"
+        assert b'"status":%d,' % status in text
+        sock.sendall(b"cdPOST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        rest = read_all(sock)
+    assert rest.startswith(b"0\r\n\r\nHTTP/1.1 "), rest
+    assert server.event("invocation ended")["outcome"] == ("ok" if status == 200 else "failed")
+
+
+def test_classic_function_may_print_much_while_its_caller_only_sends(start_server: StartServer) -> None:
+    """Neither side may wait for the other one for ever. The caller reads only after it has sent all."""
+    server = start_server(None, "--max-output-size", "1GB", fprocess="head -c 20000000 /dev/zero")
+    with LiveCall(server.port, bytes(20_000_000), "/?output=events") as call:
+        assert len(outputs_of(call.rest())[None]) == 20_000_000
 
 
 def test_local_run_may_report_progress(tmp_path: Path) -> None:

@@ -182,8 +182,6 @@ class Calls:
         if result.failure is not None:
             raise result.failure
         with call.trace.phase("hand over answer"):
-            if self._is_classic:
-                await self._bodies.discard_rest(request)
             verdict = _verdict(call.call_id, record, record.chosen.status or 200)
             printed_type = self._type_of_printed(request) if self._is_classic else result.printed_type
             for name, value in record.chosen.headers:
@@ -192,7 +190,7 @@ class Calls:
             pieces = in_pieces(result_events(result, verdict, printed_type), self._sender.pieces_ahead)
             with self._sender.long_answer():
                 async with contextlib.aclosing(pieces):
-                    await live.finish(pieces, self._sending(request, record), record)
+                    await self._finish_live(request, record, live, pieces)
 
     async def _fail_live(
         self, request: Request, call_id: str, record: Record, live: LiveStream, error: WatchdogError
@@ -207,7 +205,25 @@ class Calls:
             stderr=without_surrogates(error.stderr if isinstance(error, ScriptError) else record.stderr_tail),
             retry_after_s=None if retry_after is None else int(retry_after),
         )
-        await live.finish(_only(last), self._sending(request, record), record)
+        await self._finish_live(request, record, live, _only(last))
+
+    async def _finish_live(
+        self, request: Request, record: Record, live: LiveStream, pieces: AsyncIterator[bytes]
+    ) -> None:
+        """Send the last events, and the end of the stream.
+
+        The caller of a classic function may still be sending a body that the function did not read. The last events do
+        not wait for this body, but the end of the stream does (:meth:`Bodies.discard_rest`).
+        """
+        send = self._sending(request, record)
+        if request.content.is_complete:
+            await live.finish(pieces, send, record)
+            return
+        rest = asyncio.ensure_future(self._bodies.discard_rest(request))
+        try:
+            await live.finish(pieces, send, record, rest)
+        finally:
+            rest.cancel()
 
     def _sending(self, request: Request, record: Record) -> Callable[[bytes], Awaitable[None]]:
         """Return the function that sends the last events of a stream to a caller."""

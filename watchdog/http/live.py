@@ -98,13 +98,18 @@ class LiveStream:
     # The end of the call.
 
     async def finish(
-        self, pieces: AsyncIterator[bytes], send: Callable[[bytes], Awaitable[None]], record: Record
+        self,
+        pieces: AsyncIterator[bytes],
+        send: Callable[[bytes], Awaitable[None]],
+        record: Record,
+        before_end: Awaitable[None] | None = None,
     ) -> None:
         """Send the last events, and the end of the stream.
 
         Args:
             send: sends bytes, and waits until the kernel has them.
             record: gets the status, and whether the answer is handed over.
+            before_end: is awaited after the last event, before the end of the stream.
 
         Raises:
             ConnectionResetError: the connection has ended, or the caller reads too slowly.
@@ -119,6 +124,8 @@ class LiveStream:
         async for piece in pieces:
             await send(self._framed(piece))
         record.is_handed_over = True
+        if before_end is not None:
+            await before_end
         if end := self._framed(b""):
             await send(end)
 
