@@ -241,6 +241,21 @@ def test_verdict_of_a_failure(
     assert verdict["outcome"] == server.event("invocation ended")["outcome"]
 
 
+def test_metrics_count_a_stream_with_the_status_of_its_verdict(start_server: StartServer, free_port: int) -> None:
+    """An alert on 5xx must also see the live calls that fail."""
+    server = start_server('[ ! -s "$INPUT_FILE_PATH" ]', WATCHDOG_METRICS_PORT=str(free_port))
+    for body in (b"", b"x"):
+        with live(server, body) as call:
+            call.rest()
+    lines = [b'http_requests_total{code="%d",method="POST"} 1.0\n' % code for code in (200, 500)]
+
+    def are_counted() -> bool:
+        metrics = server.call(None, "/metrics", "GET", port=free_port).body
+        return all(line in metrics for line in lines)
+
+    until(are_counted, "both calls to be counted")
+
+
 def test_script_may_choose_the_status_of_the_verdict(start_server: StartServer) -> None:
     server = start_server("""echo '{"status": 418}' > "$HTTP_RESPONSE_FILE" """)
     ordinary = server.call(b"")

@@ -182,7 +182,9 @@ class Calls:
         if result.failure is not None:
             raise result.failure
         with call.trace.phase("hand over answer"):
-            verdict = _verdict(call.call_id, record, record.chosen.status or 200)
+            # The status of the stream is always 200. Metrics and traces have the status of the verdict.
+            record.status = record.chosen.status or 200
+            verdict = _verdict(call.call_id, record, record.status)
             printed_type = self._type_of_printed(request) if self._is_classic else result.printed_type
             for name, value in record.chosen.headers:
                 if name.lower() == "content-type":
@@ -197,6 +199,7 @@ class Calls:
     ) -> None:
         """Send the verdict of a call that failed after its stream was opened."""
         response = problem(request, call_id, record, error, is_draining=self._health.is_draining)
+        record.status = response.status
         retry_after = response.headers.get("Retry-After")
         last = completed(
             _verdict(call_id, record, response.status),

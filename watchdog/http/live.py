@@ -108,7 +108,7 @@ class LiveStream:
 
         Args:
             send: sends bytes, and waits until the kernel has them.
-            record: gets the status, and whether the answer is handed over.
+            record: gets whether the answer is handed over.
             before_end: is awaited after the last event, before the end of the stream.
 
         Raises:
@@ -116,7 +116,6 @@ class LiveStream:
             OutputUnreadable: see :func:`result_events`. Then call this again with the verdict.
         """
         self.close()
-        record.status = 200  # of the stream; its last event has the status of the call
         if not self.is_open:
             self._open()
         if held := self._take_held():

@@ -180,7 +180,9 @@ class Metrics:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
         requests = CounterMetricFamily(
-            "http_requests", "Calls answered. Code 499: the caller disconnected.", labels=["code", "method"]
+            "http_requests",
+            "Calls answered. Code 499: the caller disconnected. A stream of events counts with its verdict's status.",
+            labels=["code", "method"],
         )
         request_seconds = HistogramMetricFamily(
             "http_request_duration_seconds",
