@@ -85,9 +85,10 @@ screenshots: $(VENV)/.ready  ## renew the pictures of the try-it page in docs/im
 	@examples/quietly.sh pip-browser $(PIP) install --require-hashes -r tests/browser/requirements.txt
 	$(IN_VENV)python tests/browser/screenshots.py
 
-fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS (on x86-64; FUZZ_TARGETS=intake for one)
+fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS, one reader on each CPU (on x86-64; FUZZ_TARGETS=intake for one)
 	@examples/quietly.sh pip-fuzz $(PIP) install --require-hashes -r tests/fuzz/requirements.txt
-	@set -e; for target in $(FUZZ_TARGETS); do $(IN_VENV)python tests/fuzz/fuzz.py $$target --seconds $(SECONDS); done
+	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P "$$(nproc)" -I TARGET sh -c 'examples/quietly.sh fuzz-TARGET \
+	    $(IN_VENV)python tests/fuzz/fuzz.py TARGET --seconds $(SECONDS) && echo "TARGET: nothing found"'
 
 soak: $(VENV)/.ready  ## good, bad, slow, dying and vanishing calls for SOAK_SECONDS; counts lost answers and leaks
 	$(IN_VENV)python tests/faults/soak.py --seconds $(SOAK_SECONDS)
