@@ -145,7 +145,7 @@ def start_server(
 
     yield start
     for server in servers:
-        server.kill()
+        server.discard()
 
 
 @pytest.fixture(scope="module")

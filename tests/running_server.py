@@ -15,13 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from template import ForkedProgram, Template, can_fork
 
+from watchdog.process.guardian import NAME as GUARDIAN
 from watchdog.system import proc
 
 # Prefixes of a command. Root needs no user namespace, which containers often forbid.
@@ -252,6 +253,36 @@ class RunningServer:
     def leftovers_of_calls(self) -> list[Path]:
         """The workspaces that are there."""
         return list(self.tmp.glob("watchdog-*/[0-9]*"))
+
+    def discard(self) -> None:
+        """Kill it at the end of a test, together with its guardian if nothing else is left of it.
+
+        The guardian would look three times at all processes of the machine, for those that scripts of the server left.
+        This takes more processor time than most tests. But what scripts left is a child of the server, if anything is.
+        """
+        with contextlib.suppress(OSError), self._lone_guardian() as guardian:
+            self.process.kill()
+            signal.pidfd_send_signal(guardian, signal.SIGKILL)
+        self.kill()
+
+    @contextlib.contextmanager
+    def _lone_guardian(self) -> Iterator[int]:
+        """Open a descriptor of its guardian.
+
+        Raises:
+            OSError: it has ended, has no guardian or has other children, or the kernel does not list children.
+        """
+        tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
+        children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
+        if len(children) != 1:
+            raise ChildProcessError("it has no child, or several")
+        guardian = os.pidfd_open(children[0])
+        try:
+            if Path(f"/proc/{children[0]}/comm").read_text() != f"{GUARDIAN}\n":
+                raise ChildProcessError("the child is not the guardian")
+            yield guardian
+        finally:
+            os.close(guardian)
 
     def kill(self) -> None:
         if self.process.poll() is None:
