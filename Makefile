@@ -174,6 +174,7 @@ lint-workflows:
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
 	    .github/ISSUE_TEMPLATE/idea.yml
+	$(IN_VENV)check-jsonschema --builtin-schema vendor.compose-spec examples/grafana/compose.yaml
 	$(IN_VENV)zizmor --offline --quiet .github
 
 format: $(VENV)/.ready  ## mend style and format as far as ruff can

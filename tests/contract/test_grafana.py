@@ -15,6 +15,8 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from running_server import RunningServer, StartServer, until
 
+from watchdog.settings.declarations import SETTINGS
+
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "examples" / "grafana"
 DASHBOARD: dict[str, Any] = json.loads((FOLDER / "dashboard.json").read_text())
@@ -256,7 +258,7 @@ def fires(alert: str, samples: dict[str, str], directory: Path, always: dict[str
 
 
 @promtool
-@pytest.mark.parametrize("name", ["prometheus.yaml", "prometheus-knative.yaml"])
+@pytest.mark.parametrize("name", ["prometheus.yaml", "prometheus-compose.yaml", "prometheus-knative.yaml"])
 def test_promtool_understands_the_configuration(name: str, tmp_path: Path) -> None:
     configuration = yaml.safe_load((FOLDER / name).read_text())
     for job in configuration["scrape_configs"]:
@@ -276,3 +278,54 @@ def promtool_check(what: str, file: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["promtool", "check", what, str(file)], capture_output=True, text=True, timeout=RunningServer.patience_s
     )
+
+
+# ---- compose.yaml, with which tests/dockerd/test_compose.py starts the function and Prometheus
+
+COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+
+
+def mounts(service: str) -> dict[str, Path]:
+    """Files of this folder, by their paths in the container."""
+    found = [volume.split(":") for volume in COMPOSE["services"][service]["volumes"] if volume.startswith("./")]
+    assert all(options == "ro" for _, _, options in found)
+    return {target: FOLDER / source for source, target, _ in found}
+
+
+def test_only_this_machine_reaches_the_services() -> None:
+    ports = [port for service in COMPOSE["services"].values() for port in service["ports"]]
+    assert len(ports) == 3
+    assert [port for port in ports if not port.startswith("127.0.0.1:")] == []
+
+
+def test_all_files_that_the_services_mount_exist() -> None:
+    files = [*mounts("prometheus").values(), *mounts("grafana").values()]
+    assert len(files) == 5
+    assert [path for path in files if not path.is_file()] == []
+
+
+def test_prometheus_finds_its_rules_and_the_function() -> None:
+    (option,) = [each for each in COMPOSE["services"]["prometheus"]["command"] if each.startswith("--config.file=")]
+    at = Path(option.partition("=")[2])
+    configuration = yaml.safe_load(mounts("prometheus")[str(at)].read_text())
+    (rules,) = configuration["rule_files"]
+    assert mounts("prometheus")[str(at.parent / rules)] == FOLDER / "alerts.yaml"
+    (job,) = configuration["scrape_configs"]
+    (host, _, port) = job["static_configs"][0]["targets"][0].partition(":")
+    assert host in COMPOSE["services"]
+    assert int(port) == SETTINGS["metrics_port"].default
+
+
+def test_grafana_finds_prometheus_and_the_dashboard() -> None:
+    files = mounts("grafana")
+    (source,) = yaml.safe_load(files["/etc/grafana/provisioning/datasources/datasource.yaml"].read_text())[
+        "datasources"
+    ]
+    assert source["type"] == DASHBOARD["templating"]["list"][0]["query"] == "prometheus"
+    assert source["isDefault"] is True
+    host, _, port = source["url"].removeprefix("http://").partition(":")
+    assert COMPOSE["services"][host]["ports"] == [f"127.0.0.1:{port}:{port}"]
+    (provider,) = yaml.safe_load(files["/etc/grafana/provisioning/dashboards/dashboards.yaml"].read_text())["providers"]
+    home = COMPOSE["services"]["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert str(Path(home).parent) == provider["options"]["path"]
+    assert files[home] == FOLDER / "dashboard.json"

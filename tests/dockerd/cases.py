@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +16,10 @@ PHOTO = (
 )
 JPEG = " ff d8 ff\n"
 COUNT = '#!/bin/sh\nwc -w < "$INPUT_FILE_PATH"\n'
+
+
+# Environment variables by which programs of this machine are told of a private CA's certificate.
+_CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ _IMAGES = "docs/guide/images.md"
 _WARM = "docs/guide/keep-your-model-loaded.md"
 _VOLUME = "build/volume"
 _PUSH = NotRun("It needs a registry, and none can be reached.")
+_COMPOSE = NotRun("test_compose.py runs it, but without Grafana, whose image cannot be reached.")
 _NAME_OF_AN_OPTION = NotRun("The page only names an option.")
 _BASE = "docker build -t oscar-watchdog -f Dockerfile.base ."
 _WITH_SCRIPT = "docker run --rm -p 8080:8080 -v $PWD/script.sh:/oscar/config/script.sh oscar-watchdog"
@@ -218,6 +225,10 @@ CASES: dict[tuple[str, str], Case | NotRun] = {
         "examples/knative/README.md",
         "docker build --tag registry/oscar-watchdog:tag --file ../../Dockerfile.base ../..",
     ): (Case("examples/knative")),
+    ("examples/grafana/README.md", "docker build --tag oscar-watchdog --file Dockerfile.base ."): BUILT,
+    ("examples/grafana/README.md", "docker compose --file examples/grafana/compose.yaml up --build --detach"): _COMPOSE,
+    ("examples/grafana/README.md", "docker compose --file examples/grafana/compose.yaml stop cowsay"): _COMPOSE,
+    ("examples/grafana/README.md", "docker compose --file examples/grafana/compose.yaml down --volumes"): _COMPOSE,
     ("examples/knative/README.md", "docker push registry/oscar-watchdog:tag"): _PUSH,
     ("examples/openfaas/README.md", "docker build --tag oscar-watchdog --file Dockerfile.base ."): BUILT,
 }
@@ -233,3 +244,14 @@ def write_files(case: Case, repository: Path) -> Path:
         # Python writes 0600 only where the umask says so; a user of a container reads all files.
         path.chmod(0o755 if name.endswith(".sh") else 0o644)
     return folder
+
+
+def typed(command: str, case: Case) -> str:
+    """The command with the reader's own words, and with a private CA if this machine has one (docs/guide/images.md)."""
+    for word, value in case.placeholders.items():
+        assert word in command
+        command = command.replace(word, value)
+    certificate = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
+    if certificate is not None and "Dockerfile.base" in command:
+        command = command.replace("docker build", f"docker build --secret id=ca,src={shlex.quote(certificate)}", 1)
+    return command

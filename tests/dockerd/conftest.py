@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,9 +11,11 @@ from pathlib import Path
 import pytest
 from image.roots import Roots
 
+from dockerd import pages
+from dockerd.cases import CASES, Case, typed
 from dockerd.daemon import Daemon, running
 
-_PROJECT = Path(__file__).parents[2]
+_PROJECT = pages.PROJECT
 _KEPT = _PROJECT / "build/image"
 
 
@@ -52,3 +56,26 @@ def daemon(docker_root: Path, roots: Roots) -> Iterator[Daemon]:
         one.import_root(roots["debian-12"], "debian:bookworm-slim", 'CMD ["bash"]')
         one.import_root(roots["busybox"], "busybox", 'CMD ["sh"]')
         yield one
+
+
+@pytest.fixture(scope="session")
+def repository(daemon: Daemon) -> Path:
+    """A clone, with the files as they are now, where the user of a container may read what is mounted."""
+    copy = daemon.directory / "repository"
+    listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listing, cwd=pages.PROJECT, capture_output=True, check=True).stdout.split(b"\0")
+    for name in {os.fsdecode(name) for name in names if name}:
+        if (pages.PROJECT / name).exists():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(pages.PROJECT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope="session")
+def base_image(daemon: Daemon, repository: Path) -> str:
+    """The image on which all pages build."""
+    command = pages.commands("README.md")[0]
+    case = CASES["README.md", command]
+    assert isinstance(case, Case)
+    daemon.run(typed(command, case), repository)
+    return "oscar-watchdog"
