@@ -379,10 +379,34 @@ def test_a_signal_cancels_the_run_on_the_server_and_leaves_no_file(
         running.send_signal(number)
         assert running.wait(timeout=60) == exit_code
         name = b"Ctrl-C" if number == signal.SIGINT else b"SIGTERM"
-        assert running.stderr.read().startswith(name + b" cancelled the call, so the service ends the script")
+        assert running.stderr.read() == name + b" cancelled the call, so the service ends the script\n"
     assert server.event("invocation ended")["outcome"] == "caller_gone"
     until(lambda: not server.leftovers_of_calls(), "the files of the call to be removed")
     assert [path for path in tmp_path.rglob("*") if path.is_file() and "server-" not in str(path)] == []
+
+
+def test_a_signal_cancels_all_calls_that_run_at_the_time(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(
+        "case $INPUT_FILE_PATH in *quick) echo done ;; *) echo began; sleep 1000 ;; esac", WATCHDOG_MAX_INFLIGHT="2"
+    )
+    write(tmp_path, "quick", "a", "b", "c", content=b"x")
+    words = command(url(server), "quick", "a", "b", "c", "-o", "out", "-j", 2)
+    with subprocess.Popen(words, env=clean_environment(), stderr=subprocess.PIPE, cwd=tmp_path) as running:
+        server.event("began")
+        server.event("began")
+        running.send_signal(signal.SIGINT)
+        _, shown = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert re.fullmatch(rb"ok  .* s  quick 1 B -> out/quick\.txt 5 B\nCtrl-C cancelled the call, .*\n", shown)
+    for _ in range(2):
+        server.event("invocation ended", outcome="caller_gone")
+    assert files_in(tmp_path / "out") == {"quick.txt": b"done\n"}
+
+
+def test_a_service_on_ipv6_is_called(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server("echo six", WATCHDOG_BIND="::1", has_closed_memory=True)
+    done = invoke(f"http://[::1]:{server.port}?x=1", "-", cwd=tmp_path, http_proxy="http://127.0.0.1:1", no_proxy="::1")
+    assert (done.returncode, done.stdout) == (0, b"six\n"), stderr_of(done)
 
 
 def test_a_command_of_nohup_survives_the_end_of_the_terminal(start_server: StartServer, tmp_path: Path) -> None:

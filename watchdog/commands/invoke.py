@@ -100,7 +100,7 @@ class _Session:
 
     def report_cancelled(self, by: str) -> None:
         """Write that a signal has cancelled all calls that were running."""
-        self._write(f"{by} cancelled the call, so the service ends the script; no part of its answer was kept")
+        self._write(f"{by} cancelled the call, so the service ends the script")
 
     async def run(self, labels: list[str], targets: list[Target]) -> int:
         arguments = self._arguments
