@@ -159,11 +159,12 @@ build/clients/.ready: tests/clients/package.json tests/clients/package-lock.json
 dist: $(VENV)/.ready  ## build the wheel and the sdist into dist/
 	$(IN_VENV)python -m hatchling build
 
-lint: $(VENV)/.ready  ## check style, format, types, workflows, prose, and the docs with their site
+lint: $(VENV)/.ready  ## check style, format, types, prose, compose.yaml, workflows, and the docs with their site
 	$(IN_VENV)ruff check .
 	$(IN_VENV)ruff format --check .
 	$(IN_VENV)mypy
 	$(IN_VENV)python tests/prose.py
+	$(IN_VENV)check-jsonschema --builtin-schema vendor.compose-spec examples/grafana/compose.yaml
 	@$(MAKE) --no-print-directory lint-workflows
 	$(IN_VENV)python docs/tables.py --check
 	@$(MAKE) --no-print-directory docs-site
@@ -174,7 +175,6 @@ lint-workflows:
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml \
 	    .github/ISSUE_TEMPLATE/idea.yml
-	$(IN_VENV)check-jsonschema --builtin-schema vendor.compose-spec examples/grafana/compose.yaml
 	$(IN_VENV)zizmor --offline --quiet .github
 
 format: $(VENV)/.ready  ## mend style and format as far as ruff can
