@@ -949,7 +949,7 @@ def write_timer() -> None:
         request.connection.write(data)
         await request.connection.until_written()
 
-    replace(Sender, "_send_in_time", send)
+    replace(Sender, "send_in_time", send)
     _serve_with(write_timeout_s=0.0)
 
 
