@@ -7,7 +7,6 @@ import contextlib
 import io
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -152,17 +151,32 @@ def test_logs_that_cannot_be_written_harm_nobody(start_server: StartServer, log:
     assert server.process.wait(timeout=server.patience_s) == 0
 
 
-def test_out_of_descriptors_is_told_and_passes(start_server: StartServer) -> None:
-    server = start_server("sleep 0.3; echo hi")
-    in_use = server.descriptors_at_rest()
-    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (in_use + 4, 4096))
-    with ThreadPoolExecutor(3) as pool:
-        answers = list(pool.map(lambda _: server.call(b"", headers={"Connection": "close"}), range(3)))
-    assert {answer.status for answer in answers} <= {200, 500}
-    failed = [answer for answer in answers if answer.status == 500]
-    assert failed
-    assert all("limit of open files" in str(answer.json["detail"]) for answer in failed)
-    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (1024, 4096))
+def test_call_without_free_descriptors_is_refused_and_the_next_one_is_served(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    """The server starts with its low limit: it would restore a limit that was lowered later."""
+    up, gate = tmp_path / "up", tmp_path / "gate"
+    script = 'touch "$UP"; until [ -e "$GATE" ]; do sleep 0.02; done; echo hi'
+
+    def started(most: int) -> tuple[RunningServer, int]:
+        gate.touch()
+        prefix = ("prlimit", f"--nofile={most}:{most}")
+        server = start_server(script, "--max-inflight", "2", prefix=prefix, UP=str(up), GATE=str(gate))
+        in_use = server.descriptors_at_rest()
+        gate.unlink()
+        up.unlink()
+        return server, in_use
+
+    _, in_use = started(256)
+    server, _ = started(in_use + 10)  # enough for one call and for the connection of another one
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.call, b"")
+        until(up.exists, "the first script to run")
+        refused = server.call(b"", headers={"Connection": "close"})
+        gate.touch()
+        assert first.result().body == b"hi\n"
+    assert refused.status == 500
+    assert "limit of open files" in refused.json["detail"]
     assert server.call(b"").body == b"hi\n"
     server.stop()
     assert len(server.logs) < 200  # the log is not flooded
