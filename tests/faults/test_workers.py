@@ -362,9 +362,10 @@ def test_what_a_call_left_harms_no_later_call(start_server: StartServer, author:
     """It has fd 3, fd 4, stdout and a file of the outputs open, is in their directory, and prints and writes."""
     gate = author.gate("gate")
     leaves = """echo leaves > "$TMP_OUTPUT_DIR/name"
-        (cd "$TMP_OUTPUT_DIR"; exec 8>> name; read -r < $OLDPWD/gate
+        (cd "$TMP_OUTPUT_DIR"; exec 8>> name; echo > $OLDPWD/placed; read -r < $OLDPWD/gate
          for i in $(seq 20); do echo stray; echo stray >&8; echo stray > late-$i; echo stray > "$TMP_OUTPUT_DIR/name"
          done 2> /dev/null; echo > $OLDPWD/wrote; exec sleep 1000) &
+        until [ -e placed ]; do sleep 0.01; done
         """
     server = start_server(author.worker(f'leaves) {leaves} echo "done" >&4 ;;'), WATCHDOG_WARM="1")
     answer = call(server, "leaves")

@@ -15,7 +15,7 @@ from watchdog.errors import BadInput, InputTooLarge
 from watchdog.http import request_reader
 from watchdog.input import detect, form, inflate, readers, receive
 from watchdog.input import files as files_module
-from watchdog.logs import console, formats, script_log
+from watchdog.logs import console, formats, progress_line, script_log
 from watchdog.output import accept as accept_module
 from watchdog.settings.service_definition import Parsed, ServiceDefinition, parse
 from watchdog.storage import event as event_module
@@ -223,8 +223,8 @@ def feed_lines_of_any_length(self: protocol.AnswerLines, data: bytes) -> list[pr
     [
         ("cut-in-a-line", protocol.AnswerLines, "end", lambda self: None),
         ("done-256", protocol, "_DONE", re.compile(rb"done(?: ([0-9]{1,2}))?.*")),
-        ("progress-over-1", protocol, "_PROGRESS", re.compile(rb"progress ([0-9])[0-9.]*(.*)")),
-        ("progress-not-utf8", protocol, "printable", lambda text: "\x1b[0m"),
+        ("progress-over-1", progress_line, "_PROGRESS", re.compile(rb"progress ([0-9])[0-9.]*(.*)")),
+        ("progress-not-utf8", progress_line, "printable", lambda text: "\x1b[0m"),
         ("binary", protocol, "quoted", lambda text: text),
         ("one-over", protocol.AnswerLines, "feed", feed_lines_of_any_length),
         ("small-too-long-no-end", protocol.AnswerLines, "feed", feed_lines_of_any_length),
