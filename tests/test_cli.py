@@ -121,7 +121,10 @@ def test_every_command_is_declared_and_every_setting_has_a_group() -> None:
         (["run", "file", "--outptu", "x"], "there is no flag '--outptu'; the nearest name is --output"),
         (["helper", "--port", "1"], "there is no flag '--port'"),
         (["serve", "--zzzzzz"], "there is no flag '--zzzzzz'\n"),
-        (["serve", "surplus"], "the argument 'surplus' is not expected"),
+        (["serve", "surplus"], "the argument 'surplus' is not expected; name the script with --script-path PATH"),
+        (["run", "script.sh", "photo.jpg"], "'photo.jpg' is not expected; name the script with --script-path PATH"),
+        (["health", "surplus"], "the argument 'surplus' is not expected\n"),
+        ([__file__], f"to run this file for each call, use watchdog serve --script-path {__file__}"),
     ],
 )
 def test_a_mistyped_word_gets_the_nearest_name(environ: dict[str, str], words: list[str], text: str) -> None:
@@ -291,6 +294,10 @@ def test_run_uses_the_script_of_this_directory_if_none_is_configured(environ: di
     assert "./script.sh" not in done.stderr
     done = watchdog(environ, "run", "/dev/null", "--fprocess", "echo classic", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "classic\n")
+    (tmp_path / "script.sh").unlink()
+    done = watchdog(environ, "run", "/dev/null", cwd=tmp_path)
+    assert done.returncode == 127
+    assert f"there is no script at {tmp_path}/script.sh" in done.stderr
 
 
 @pytest.mark.parametrize("format_", ["json", "console"])

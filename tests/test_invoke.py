@@ -215,7 +215,9 @@ def test_a_directory_that_cannot_be_used_is_reported_before_the_call(server: Run
     write(tmp_path, "one", "file")
     ended = len(server.logs)
     for words in (["-o", "file"], ["-o", "file/below"]):
-        assert "(-o) cannot be used" in check(invoke(url(server), "one", *words, cwd=tmp_path), 73)
+        text = check(invoke(url(server), "one", *words, cwd=tmp_path), 73)
+        assert f"the directory {words[1]} (-o) cannot be used" in text
+        assert "give a directory, or write the answer to a file with > FILE" in text
     server.call(b"", headers={"X-Call-Id": "afterwards"})
     server.event("invocation ended", call_id="afterwards")
     assert [event for event in server.logs[ended:] if event.get("file") == "one"] == []
@@ -495,6 +497,8 @@ def test_binary_data_is_not_written_to_a_terminal(server: RunningServer, tmp_pat
     [
         (["localhost:8080", "f"], "use http://localhost:8080"),
         (["cluster.org/run/x", "f"], "use https://cluster.org/run/x"),
+        (["http:/host:80/x", "f"], "only one slash after http:; use http://host:80/x"),
+        ([__file__, "http://host"], "is the name of a file; give the URL before the files"),
         (["ftp://host", "f"], "use http:// or https://"),
         (["http://", "f"], "has no host"),
         (["http://host:99999", "f"], "cannot be read"),

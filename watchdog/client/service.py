@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
@@ -58,6 +59,11 @@ def _checked(url: str) -> tuple[str, bool]:
         raise ConfigError([f"the URL {url!r} has a character that a URL cannot contain; percent-encode it (%20)"])
     scheme, separator, _ = url.partition("://")
     if not separator:
+        if os.path.isfile(url):
+            raise ConfigError([f"the URL {url!r} is the name of a file; give the URL before the files"])
+        scheme, separator, rest = url.partition(":/")
+        if separator and scheme.lower() in ("http", "https"):
+            raise ConfigError([f"the URL {url!r} has only one slash after {scheme}:; use {scheme}://{rest}"])
         host = url.partition("/")[0]
         likely = "http" if host.startswith(_LOOPBACK) else "https"
         raise ConfigError([f"the URL {url!r} does not begin with http:// or https://; use {likely}://{url}"])

@@ -39,7 +39,9 @@ class Target(msgspec.Struct, frozen=True):
         try:
             os.makedirs(self.directory, exist_ok=True)
         except OSError as error:
-            why = "it is not a directory" if isinstance(error, FileExistsError) else error.strerror
+            why = str(error.strerror)
+            if isinstance(error, FileExistsError | NotADirectoryError):
+                why = "it is not a directory; give a directory, or write the answer to a file with > FILE"
             raise AnswerNotKept(f"the directory {self.directory} (-o) cannot be used: {why}") from None
         if not os.access(self.directory, os.W_OK | os.X_OK):
             raise AnswerNotKept(f"the directory {self.directory} (-o) cannot be used: you may not write to it")

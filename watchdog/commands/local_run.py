@@ -40,7 +40,7 @@ def with_script_here(configuration: Configuration) -> Configuration:
         or settings.fprocess is not None
         or os.path.exists(settings.script_path)
     )
-    if is_configured or not os.path.isfile(_SCRIPT_HERE):
+    if is_configured:
         return configuration
     _report(f"no script is configured, so ./{_SCRIPT_HERE} is used")
     settings = msgspec.structs.replace(settings, script_path=os.path.abspath(_SCRIPT_HERE))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import shlex
 import sys
 import textwrap
@@ -115,6 +116,8 @@ def _parse(name: str, words: list[str]) -> Arguments:
 def _no_command(name: str) -> str:
     nearest = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
     suggestion = f"; the nearest name is {nearest[0]}" if nearest else ""
+    if os.path.isfile(name):
+        suggestion += f"; to run this file for each call, use watchdog serve --script-path {shlex.quote(name)}"
     return (
         f"there is no command {name!r}{suggestion}; the commands are {', '.join(CATALOGUE)}; to start another program "
         f"of the image, use docker run --entrypoint {shlex.quote(name)} IMAGE"
@@ -123,12 +126,17 @@ def _no_command(name: str) -> str:
 
 def _not_known(word: str, command: str) -> str:
     if not word.startswith("-"):
-        return f"the argument {word!r} is not expected"
+        hint = "; name the script with --script-path PATH" if _has_script(command) else ""
+        return f"the argument {word!r} is not expected{hint}"
     flag = word.partition("=")[0]
     flags = [spec.flag for spec in flag_specs()] if CATALOGUE[command].settings else []
     flags += [each for argument in CATALOGUE[command].arguments for each in argument.names if each.startswith("-")]
     nearest = difflib.get_close_matches(flag.lower().replace("_", "-"), flags, n=1, cutoff=_LIKENESS_OF_FLAGS)
     return f"there is no flag {flag!r}" + (f"; the nearest name is {nearest[0]}" if nearest else "")
+
+
+def _has_script(command: str) -> bool:
+    return any("script_path" in setting_groups()[title] for title in CATALOGUE[command].settings)
 
 
 def _exit_with_error(usage: str, program: str, text: str) -> NoReturn:
