@@ -59,9 +59,9 @@ def check(done: Done, exit_code: int, text: str) -> None:
     assert (done.returncode, stderr_of(done).count(text)) == (exit_code, 1), (done.returncode, stderr_of(done))
 
 
-def zip_of(**files: bytes) -> bytes:
+def zip_of(compression: int = zipfile.ZIP_STORED, /, **files: bytes) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in files.items():
             archive.writestr(name, content)
     return buffer.getvalue()
@@ -166,6 +166,26 @@ def test_a_wrong_character_in_the_base64_is_an_error(tmp_path: Path, wrong: byte
 def test_a_damaged_zip_is_an_error(tmp_path: Path, damage: object) -> None:
     data = damage(zip_of(a=b"first" * 100, b=b"second"))  # type: ignore[operator]
     check(call(tmp_path, answer(base64.b64encode(data), **ZIP)), 76, "the ZIP in the answer is damaged")
+    assert files_in(tmp_path / "out") == {}
+
+
+def test_a_zip_with_compressed_files_is_unpacked(tmp_path: Path) -> None:
+    data = zip_of(zipfile.ZIP_DEFLATED, a=b"first" * 100)
+    assert call(tmp_path, answer(base64.b64encode(data), **ZIP)).returncode == 0
+    assert files_in(tmp_path / "out") == {"a": b"first" * 100}
+
+
+def test_damaged_compressed_data_in_a_zip_is_an_error(tmp_path: Path) -> None:
+    data = bytearray(zip_of(zipfile.ZIP_DEFLATED, a=b"first" * 100))
+    data[31] |= 0b110  # the first block then has a type that does not exist
+    check(call(tmp_path, answer(base64.b64encode(data), **ZIP)), 76, "the ZIP in the answer is damaged")
+    assert files_in(tmp_path / "out") == {}
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_an_unusual_compression_in_a_zip_is_an_error(tmp_path: Path, compression: int) -> None:
+    data = zip_of(compression, a=b"first" * 100)
+    check(call(tmp_path, answer(base64.b64encode(data), **ZIP)), 76, "use --output zip")
     assert files_in(tmp_path / "out") == {}
 
 
@@ -331,7 +351,15 @@ def test_stdin_is_sent_again_as_well(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "retry_after", ["1000", "99999999999999999999", "Fri, 31 Dec 2999 23:59:59 GMT", "nonsense", "-1"]
+    "retry_after",
+    [
+        "1000",
+        "99999999999999999999",
+        "Fri, 31 Dec 2999 23:59:59 GMT",
+        "Fri, 31 Dec 99999 23:59:59 GMT",
+        "nonsense",
+        "-1",
+    ],
 )
 def test_a_wait_that_would_be_too_long_is_not_begun(tmp_path: Path, retry_after: str) -> None:
     done = call(tmp_path, busy(retry_after=retry_after), flags=("--retry-for", "0.5"))
@@ -357,6 +385,16 @@ def test_an_exit_code_of_a_kept_answer_is_never_turned_into_success(tmp_path: Pa
     done = call(tmp_path, answer(b"QUJD", X_Exit_Code=code, **FILE))
     assert done.returncode == expected, stderr_of(done)
     assert files_in(tmp_path / "out") == {"out.bin": b"ABC"}
+
+
+def test_an_exit_code_of_thousands_of_digits_is_an_error_of_the_service(tmp_path: Path) -> None:
+    done = call(tmp_path, answer(b'{"title": "Script failed"}', "500 X", X_Exit_Code="9" * 5000, **PROBLEM))
+    check(done, 1, "Script failed")
+
+
+@pytest.mark.parametrize("body", [b"[" * 60_000, b'{"a":' + b"[" * 60_000])
+def test_a_problem_document_that_is_nested_too_deeply_is_shown_as_text(tmp_path: Path, body: bytes) -> None:
+    check(call(tmp_path, answer(body, "500 X", **PROBLEM)), 1, "the server answered 500 Internal Server Error: ")
 
 
 def test_a_page_full_of_open_tags_is_searched_quickly(tmp_path: Path) -> None:
@@ -504,6 +542,45 @@ def test_a_service_cannot_make_a_hidden_file_in_the_current_directory(tmp_path: 
     os.close(mine)
     assert b"use -o DIR to keep it there" in shown
     assert files_in(tmp_path) == {"in": b"abc"}
+
+
+def on_a_terminal(tmp_path: Path, service_answer: bytes, *words: object) -> tuple[int, bytes]:
+    """Return the exit code of a command on a terminal, and what the terminal shows."""
+    mine, its = os.openpty()
+    with scripted(service_answer) as service:
+        running = subprocess.Popen(
+            command(service.url, *words), cwd=tmp_path, env=clean_environment(), stdin=its, stdout=its, stderr=its
+        )
+        os.close(its)
+        shown = read_terminal(mine)
+        code = running.wait(timeout=60)
+    os.close(mine)
+    return code, shown
+
+
+def test_an_answer_that_is_named_after_a_hidden_input_is_kept(tmp_path: Path) -> None:
+    """The user chose this name, and not the service."""
+    (tmp_path / ".photo").write_bytes(b"abc")
+    code, shown = on_a_terminal(tmp_path, answer(b"\0x", Content_Type="image/png"), ".photo")
+    assert code == 0, shown
+    assert files_in(tmp_path) == {".photo": b"abc", ".photo.png": b"\0x"}
+
+
+def test_a_content_type_with_control_characters_does_not_reach_the_terminal(tmp_path: Path) -> None:
+    (tmp_path / "in").write_bytes(b"abc")
+    code, shown = on_a_terminal(tmp_path, answer(b"x", Content_Type="\x9b31m\u202e/x"), "in", "-o", "-")
+    assert code == 73
+    assert b"\\x9b31m\\u202e/x" in shown
+
+
+@pytest.mark.parametrize("fraction", [1e15, -1e15, 1e308])
+def test_a_progress_of_any_size_does_not_stop_a_call_on_a_terminal(tmp_path: Path, fraction: float) -> None:
+    (tmp_path / "in").write_bytes(b"abc")
+    stream = b'event: progress\ndata: {"fraction": %a, "text": "x"}\n\n' % fraction
+    stream += b'event: completed\ndata: {"status": 200}\n\n'
+    live = answer(stream, Content_Type="text/event-stream")
+    code, shown = on_a_terminal(tmp_path, live, "in", "-o", "out", "--live")
+    assert code == 0, shown
 
 
 def test_a_second_signal_ends_a_command_whose_reader_has_stalled(tmp_path: Path) -> None:

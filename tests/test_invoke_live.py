@@ -103,6 +103,16 @@ def test_several_files_name_themselves_before_each_line(shared_server: StartServ
     assert files_in(tmp_path / "out") == {"a.txt": b"hello\n", "b.txt": b"hello\n"}
 
 
+def test_odd_names_of_several_files_are_escaped_before_each_line(shared_server: StartServer, tmp_path: Path) -> None:
+    names = [b"\xff.jpg", b"a\x1b[31m"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).touch()
+    server = shared_server("echo hello")
+    done = invoke(url(server), *map(os.fsdecode, names), "-o", "out", "--live", cwd=tmp_path)
+    assert done.returncode == 0, stderr_of(done)
+    assert {"\\xff.jpg: hello", "a\\x1b[31m: hello"} <= set(stderr_of(done).splitlines())
+
+
 def test_ctrl_c_cancels_the_run_on_the_server(start_server: StartServer, tmp_path: Path) -> None:
     server = start_server("echo began; sleep 1000")
     with subprocess.Popen(
@@ -265,6 +275,7 @@ def test_a_verdict_that_is_cut_off_is_an_error(tmp_path: Path) -> None:
         ([event("output", {"name": 7, "size": 3, "data": ""})], "cannot read"),
         ([event("completed", {"status": "200"})], "cannot read"),
         ([b"event: completed\ndata: nonsense\n\n"], "cannot read"),
+        ([b'event: log\ndata: {"text": "", "x": ' + b"[" * 100_000 + b"\n\n"], "cannot read"),
     ],
 )
 def test_a_stream_that_contradicts_itself_is_an_error_and_nothing_is_kept(

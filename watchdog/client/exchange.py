@@ -190,7 +190,10 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     if value.isascii() and value.isdecimal():
         return float(value[:9])
     date = email.utils.parsedate_tz(value)
-    return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+    try:
+        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+    except (ValueError, OverflowError):  # such as a year of five digits
+        return None
 
 
 def _given_up(refusal: WatchdogError, least_s: float | None, retry_for_s: float) -> RefusedForNow:

@@ -127,7 +127,7 @@ class Folder:
             AnswerNotKept: the file cannot be made.
         """
         parts = parts_of(name) if is_own else [*self._prefix, *parts_of(name)]
-        if parts[0].startswith(".") and not self._has_hidden:
+        if parts[0].startswith(".") and not is_own and not self._has_hidden:
             raise AnswerNotKept(
                 f"the service named its output {quoted(name)}, which would be a hidden file in the current directory; "
                 "use -o DIR to keep it there"

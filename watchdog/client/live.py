@@ -286,7 +286,7 @@ _Event = TypeVar("_Event", bound=msgspec.Struct)
 def _decoded(name: str, data: bytes, kind: type[_Event]) -> _Event:
     try:
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise AnswerBroken(
             f"the service sent an event {name!r} that this client cannot read: {printable(str(error))}"
         ) from None

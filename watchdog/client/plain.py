@@ -15,20 +15,23 @@ from __future__ import annotations
 
 import sys
 import zipfile
+import zlib
 from typing import BinaryIO, Protocol
 
 import aiohttp
 
-from ..errors import AnswerBroken, AnswerNotKept, BadInput
+from ..errors import AnswerBroken, AnswerNotKept, BadInput, quoted
 from ..system import standard_output
 from ..system.base64_reader import Base64Reader
 from .folder import Folder, Kept
 from .names import name_for, name_in_header
 from .progress import Display
 from .target import Target
-from .verdict import Verdict, exit_code_from
+from .verdict import Verdict, exit_code_from, exit_code_in
 
 _COPY_BYTES = 256 * 1024
+# The server sends only stored files. A service with another program may compress them in the usual way.
+_COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 
 class _Sink(Protocol):
@@ -78,10 +81,10 @@ async def receive(response: aiohttp.ClientResponse, form: str, label: str, targe
         AnswerNotKept, StdoutClosed, StdoutUnwritable: the answer cannot be written.
     """
     headers = response.headers
-    exit_code = headers.get("X-Exit-Code", "")
+    exit_code = exit_code_in(headers.get("X-Exit-Code", ""))
     warnings = [f"{name} (docs/reference/warnings.md)" for name in headers.get("X-Warning", "").split(", ") if name]
     kept = [] if response.status == 204 else await _kept(response, form, label, target, display)
-    return Verdict(kept, exit_code_from(int(exit_code[:9]) if exit_code.isdecimal() else None), warnings)
+    return Verdict(kept, exit_code_from(exit_code), warnings)
 
 
 async def _kept(
@@ -139,12 +142,17 @@ def _unpack(archive: BinaryIO, folder: Folder) -> None:
             for entry in opened.infolist():
                 if entry.orig_filename.endswith("/"):  # a directory
                     continue
+                if entry.compress_type not in _COMPRESSIONS:
+                    raise AnswerBroken(
+                        f"the ZIP in the answer has the file {quoted(entry.orig_filename)} with the compression method "
+                        f"{entry.compress_type}, which this client does not read; use --output zip"
+                    )
                 file = folder.create(entry.orig_filename, is_own=False)
                 with opened.open(entry) as source:
                     while piece := source.read(_COPY_BYTES):
                         file.write(piece)
                 file.close()
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as error:
         raise AnswerBroken(f"the ZIP in the answer is damaged: {error}") from None
     except OSError as error:
         raise AnswerNotKept(f"the ZIP of the answer cannot be read back: {error.strerror}") from None

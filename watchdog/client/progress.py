@@ -7,7 +7,7 @@ from typing import Any
 from ..logs.formats import JsonFormat
 from ..logs.progress import ProgressBar
 from ..logs.sink import LogWriter
-from ..logs.text import printable_lines
+from ..logs.text import printable, printable_lines
 
 _BAR_COLUMNS = 24
 _FLUSH_S = 1.0
@@ -36,7 +36,7 @@ class Display:
         self._sink = sink
         self._bar = ProgressBar(sink) if has_status else None
         self._has_colors = has_colors
-        self._label = f"{label}: " if label else ""
+        self._label = f"{printable(label)}: " if label else ""
 
     def begin(self, verb: str, size_bytes: int | None) -> None:
         """Begin the progress bar of a transfer."""
@@ -53,6 +53,7 @@ class Display:
         if self._bar is None:
             return
         if fraction is not None:
+            fraction = min(max(fraction, 0.0), 1.0)  # a service could send 1e9, which would fill the memory
             filled = int(_BAR_COLUMNS * fraction)
             text = f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}]  {fraction:.0%}  {text}"
         self._sink.show_status(text)

@@ -26,6 +26,7 @@ from ..errors import (
 )
 from ..logs.text import printable, printable_lines
 from ..system.pattern import pattern
+from .verdict import exit_code_in
 
 _MOST_SHOWN = 300  # characters of a page that is not a problem document
 _MOST_SEARCHED_BYTES = 8192  # the time of the search grows with the square of the number of bytes
@@ -54,7 +55,7 @@ def error_of(status: int, headers: Mapping[str, str], body: bytes) -> WatchdogEr
     if content_type == "application/problem+json":
         try:
             document = msgspec.json.decode(body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             document = None
         if isinstance(document, dict):
             return error_of_document(status, document, headers.get("X-Exit-Code", ""))
@@ -69,8 +70,8 @@ def error_of_document(status: int, document: dict[str, Any], exit_code: str = ""
         lines = printable_lines(stderr).split("\n")
         text += "\n" + "\n".join(f"  {line}" for line in lines)
     members = dict(document)
-    if exit_code.isdecimal():
-        members["exit_code"] = int(exit_code)
+    if (code := exit_code_in(exit_code)) is not None:
+        members["exit_code"] = code
     elif status == 503:
         # The exit code of a worker that could not be loaded. The call itself did not run.
         members.pop("exit_code", None)

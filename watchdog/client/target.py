@@ -12,6 +12,7 @@ import sys
 import msgspec
 
 from ..errors import AnswerNotKept, ConfigError
+from ..logs.text import printable
 
 _TEXTS = frozenset({"application/json", "application/xml", "application/yaml", "image/svg+xml"})
 
@@ -55,8 +56,9 @@ class Target(msgspec.Struct, frozen=True):
         if self.directory is not None or not sys.stdout.isatty() or is_text(content_type):
             return self.directory
         if self.is_forced_to_stdout:
+            kind = printable(content_type) or "of unknown type"
             raise AnswerNotKept(
-                f"the answer ({content_type or 'of unknown type'}) is not text, and is not written to the terminal; "
+                f"the answer ({kind}) is not text, and is not written to the terminal; "
                 "redirect stdout to a file (> FILE), or use -o DIR"
             )
         return "."

@@ -20,6 +20,12 @@ class Verdict(msgspec.Struct, frozen=True):
     warnings: list[str]
 
 
+def exit_code_in(header: str) -> int | None:
+    """Return the number in ``X-Exit-Code``; None if the header is missing or has no number."""
+    # Nine digits are more than any exit code has. Python refuses to read a number of thousands of digits.
+    return int(header[:9]) if header.isdecimal() else None
+
+
 def exit_code_from(code: int | None) -> int:
     """Return an exit code that the service reports. A number that is not an exit code counts as a failure."""
     return 0 if code is None else code if 0 <= code < 256 else 1
