@@ -122,7 +122,7 @@ def test_every_command_is_declared_and_every_setting_has_a_group() -> None:
         (["helper", "--port", "1"], "there is no flag '--port'"),
         (["serve", "--zzzzzz"], "there is no flag '--zzzzzz'\n"),
         (["serve", "surplus"], "the argument 'surplus' is not expected; name the script with --script-path PATH"),
-        (["run", "script.sh", "photo.jpg"], "'photo.jpg' is not expected; name the script with --script-path PATH"),
+        (["run", "script.sh", "photo.jpg"], "the script with --script-path PATH; name the output with -o PATH"),
         (["health", "surplus"], "the argument 'surplus' is not expected\n"),
         ([__file__], f"to run this file for each call, use watchdog serve --script-path {__file__}"),
     ],

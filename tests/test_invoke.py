@@ -497,6 +497,7 @@ def test_binary_data_is_not_written_to_a_terminal(server: RunningServer, tmp_pat
     [
         (["localhost:8080", "f"], "use http://localhost:8080"),
         (["cluster.org/run/x", "f"], "use https://cluster.org/run/x"),
+        (["", "f"], "the URL is empty; give the URL of the service"),
         (["http:/host:80/x", "f"], "only one slash after http:; use http://host:80/x"),
         ([__file__, "http://host"], "is the name of a file; give the URL before the files"),
         (["ftp://host", "f"], "use http:// or https://"),

@@ -57,6 +57,8 @@ def _checked(url: str) -> tuple[str, bool]:
     """Return the host with its port, and whether the connection uses TLS."""
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ConfigError([f"the URL {url!r} has a character that a URL cannot contain; percent-encode it (%20)"])
+    if not url:
+        raise ConfigError(["the URL is empty; give the URL of the service, for example http://localhost:8080"])
     scheme, separator, _ = url.partition("://")
     if not separator:
         if os.path.isfile(url):

@@ -126,8 +126,7 @@ def _no_command(name: str) -> str:
 
 def _not_known(word: str, command: str) -> str:
     if not word.startswith("-"):
-        hint = "; name the script with --script-path PATH" if _has_script(command) else ""
-        return f"the argument {word!r} is not expected{hint}"
+        return "; ".join([f"the argument {word!r} is not expected", *_flags_for_a_path(command)])
     flag = word.partition("=")[0]
     flags = [spec.flag for spec in flag_specs()] if CATALOGUE[command].settings else []
     flags += [each for argument in CATALOGUE[command].arguments for each in argument.names if each.startswith("-")]
@@ -135,8 +134,14 @@ def _not_known(word: str, command: str) -> str:
     return f"there is no flag {flag!r}" + (f"; the nearest name is {nearest[0]}" if nearest else "")
 
 
-def _has_script(command: str) -> bool:
-    return any("script_path" in setting_groups()[title] for title in CATALOGUE[command].settings)
+def _flags_for_a_path(command: str) -> list[str]:
+    """Return what a user may have forgotten before the path of a script or of an output."""
+    hints = []
+    if any("script_path" in setting_groups()[title] for title in CATALOGUE[command].settings):
+        hints.append("name the script with --script-path PATH")
+    if any("-o" in argument.names for argument in CATALOGUE[command].arguments):
+        hints.append("name the output with -o PATH")
+    return hints
 
 
 def _exit_with_error(usage: str, program: str, text: str) -> NoReturn:
