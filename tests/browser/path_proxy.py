@@ -13,6 +13,7 @@ class PathProxy:
     """Passes requests below ``prefix`` to a server on the loopback interface, without the prefix.
 
     Args:
+        prefix: a path, or a regular expression for several paths.
         cut_after: the connection is closed in the middle of an answer, as soon as the answer has this text.
     """
 
@@ -49,7 +50,7 @@ class PathProxy:
                 if not piece:
                     return
                 head += piece
-            head = re.sub(rb"^(\w+) " + re.escape(self._prefix), rb"\1 ", head, count=1)
+            head = re.sub(rb"^(\w+) " + self._prefix, rb"\1 ", head, count=1)
             head = re.sub(rb"\r\nConnection: [^\r]*", b"", head, count=1, flags=re.IGNORECASE)
             with socket.create_connection(("127.0.0.1", self._port)) as server:
                 server.sendall(head.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))

@@ -151,6 +151,22 @@ def test_another_form_is_the_answer_of_the_server(start_server: StartServer, ope
         assert base64.b64decode(content) == photo
 
 
+def test_the_first_columns_of_a_wide_table_are_shown(
+    start_server: StartServer, open_page: OpenPage, tmp_path: Path
+) -> None:
+    files = {"wide.csv": b"1," * 100_000 + b"1\n"}
+    tab = open_page(start_server(script_with_files(tmp_path / "files", files))).type("").run()
+    tab.output("wide.csv").get_by_text("download the output to see the rest").wait_for()
+    assert tab.output("wide.csv").locator("th").count() == 100
+
+
+def test_a_raw_answer_whose_name_is_not_utf_8_is_shown(start_server: StartServer, open_page: OpenPage) -> None:
+    tab = open_page(start_server("""echo hi > "$TMP_OUTPUT_DIR/$(printf 'a\\377 b.txt')\"""")).type("")
+    tab.page.select_option("#answer", "raw")
+    assert tab.run().verdict == "Done"
+    assert tab.outputs == ["a%FF%20b.txt"]
+
+
 def test_a_classic_function_prints_its_answer(start_server: StartServer, open_page: OpenPage) -> None:
     tab = open_page(start_server(None, WATCHDOG_FPROCESS="tr a-z A-Z")).type("shout").run()
     assert tab.verdict == "Done"
@@ -286,6 +302,21 @@ def test_a_missing_and_a_wrong_token_lead_to_the_field_and_the_right_one_works(
     assert tab.page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
 
 
+def test_a_token_is_not_sent_to_another_service_of_the_same_origin(
+    start_server: StartServer, open_page: OpenPage
+) -> None:
+    """A gateway gives each service a path of its own, and these services may have different owners."""
+    server = start_server("echo hi", WATCHDOG_AUTH_TOKEN="s3cret")
+    with PathProxy(server.port, "/(?:first|second)") as proxy:
+        url = proxy.url.removesuffix("/(?:first|second)")
+        tab = open_page(f"{url}/first/_/try").type("")
+        tab.page.fill("#token", "s3cret")
+        assert tab.run().verdict == "Done"
+        tab.open(f"{url}/second/_/try").type("")
+        assert tab.page.input_value("#token") == ""
+        assert tab.run().verdict == "Unauthorized"
+
+
 def test_a_server_with_all_places_taken_says_when_to_try_again(
     start_server: StartServer, open_page: OpenPage, tmp_path: Path
 ) -> None:
@@ -330,6 +361,14 @@ def test_a_stream_that_is_cut_never_looks_complete(start_server: StartServer, op
         assert tab.outputs in ([], ["copy-of-photo.jpg"]), "only a whole output may be shown"
         if cut == b'"offset":':
             assert tab.outputs == []
+
+
+def test_a_stream_that_the_page_cannot_read_ends_the_script(start_server: StartServer, open_page: OpenPage) -> None:
+    server = start_server("sleep 1000")
+    tab = open_page(server).type("")
+    tab.page.evaluate("() => { JSON.parse = () => { throw new Error('damaged'); }; }")
+    assert tab.run().verdict == "The connection ended before the result"
+    assert server.event("invocation ended")["outcome"] == "caller_gone"
 
 
 # ---- hostile texts
@@ -451,19 +490,27 @@ def test_a_copied_command_makes_the_same_call(
     assert not (tmp_path / "hacked").exists()
 
 
-@pytest.mark.parametrize("text", ["@/etc/passwd", "it's\n\x1b[201~ $(touch hacked)\t\\", "", "ü漢"])
+@pytest.mark.parametrize("text", ["@/etc/passwd", "it's\n\x1b[201~7\u202e\x85 $(touch hacked)\t\\", "", "ü漢"])
 @pytest.mark.parametrize("program", ["curl", "Python"])
 def test_a_copied_command_sends_the_typed_text(
     start_server: StartServer, open_page: OpenPage, tmp_path: Path, program: str, text: str
 ) -> None:
+    """In the locale C, bash does not know the characters of Unicode."""
     server = start_server('cat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/x"')
     command = open_page(server).type(text).command(program)
     assert "\x1b" not in command
     arguments = ["bash", "-c", command] if program == "curl" else ["python3", "-c", command]
-    environ = os.environ | {"no_proxy": "127.0.0.1", "LC_ALL": "C.UTF-8"}
+    environ = os.environ | {"no_proxy": "127.0.0.1", "LC_ALL": "C" if program == "curl" else "C.UTF-8"}
     subprocess.run(arguments, cwd=tmp_path, env=environ, check=True, capture_output=True)
     assert (tmp_path / "answer.bin").read_text() == text
     assert not (tmp_path / "hacked").exists()
+
+
+def test_a_copied_command_names_a_file_if_the_bytes_of_a_text_are_too_long_for_an_argument(
+    start_server: StartServer, open_page: OpenPage
+) -> None:
+    tab = open_page(start_server("true")).type("漢" * 40_000)
+    assert "--data-binary @'./FILE'" in tab.command("curl")
 
 
 def test_the_command_for_oscar_cli_has_the_words_of_its_usage(

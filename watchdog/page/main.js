@@ -3,7 +3,7 @@
 const facts = JSON.parse(document.querySelector("meta[name=facts]").content);
 const KEPT_RUNS = 10;
 const KEPT_BYTES = 512 << 20;
-const TOKEN = "watchdog-token";
+const TOKEN = `watchdog-token ${location.pathname}`; // other services may have the same origin
 const form = byId("form");
 const runs = [];
 let shown;

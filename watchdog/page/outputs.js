@@ -6,6 +6,7 @@ const TEXTS = /^(text\/|application\/(json|xml|yaml|x-yaml|javascript|toml|x-ndj
 const SHOWN_CHARACTERS = 100000;
 const LARGEST = 1 << 20; // bytes of a JSON or SVG file that is shown
 const SHOWN_ROWS = 200;
+const SHOWN_COLUMNS = 100; // a browser takes minutes for a table with 100,000 columns
 
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
@@ -95,11 +96,11 @@ const table = (rows, title) => {
   const made = element("table");
   rows.slice(0, SHOWN_ROWS).forEach((row, at) => {
     const line = made.insertRow();
-    for (const cell of row) line.append(element(at ? "td" : "th", "", visible(cell)));
+    for (const cell of row.slice(0, SHOWN_COLUMNS)) line.append(element(at ? "td" : "th", "", visible(cell)));
   });
   const region = scrollable(element("div", "table"), title);
   region.append(made);
-  if (rows.length > SHOWN_ROWS) region.append(element("p", "soft", "… download the output to see the rest"));
+  if (rows.length > SHOWN_ROWS || rows.some((row) => row.length > SHOWN_COLUMNS)) region.append(element("p", "soft", "… download the output to see the rest"));
   return region;
 };
 

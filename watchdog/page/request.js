@@ -12,13 +12,16 @@ const requestOf = ({ body, name, form, timeout }) => {
   return { url: url.href, headers, body, name, form };
 };
 
-const LONGEST_ARGUMENT = 100000; // Linux allows 128 KiB
+const LONGEST_ARGUMENT = 100000; // bytes; Linux allows 128 KiB
+
+/** Return the bytes of a character as octal numbers, which a shell reads in the same way in each locale. */
+const octal = (character) => Array.from(new TextEncoder().encode(character), (byte) => `\\${byte.toString(8).padStart(3, 0)}`).join("");
 
 /** Return a text as one word of a shell. Control characters become escapes, so a terminal never gets them. */
 const shellWord = (text) => {
   if (text.search(UNSEEN) < 0) return `'${text.replaceAll("'", "'\\''")}'`;
   const inside = text.replace(/[\\']/g, "\\$&").replaceAll("\n", "\\n").replaceAll("\t", "\\t");
-  return `$'${inside.replace(UNSEEN, escaped)}'`;
+  return `$'${inside.replace(UNSEEN, octal)}'`;
 };
 
 /** Return a text as a literal of Python. */
@@ -64,7 +67,7 @@ const withOutput = (url, output) => url.replace(/output=\w+$/, `output=${output}
 
 /** Return the command that makes a call. A file is named as if it were in the current directory. */
 const commandFor = (program, { body, name, ...request }, options) => {
-  const isFile = body instanceof Blob || body.length > LONGEST_ARGUMENT || body.includes("\0") || (program === "oscar" && !body);
+  const isFile = body instanceof Blob || new Blob([body]).size > LONGEST_ARGUMENT || body.includes("\0") || (program === "oscar" && !body);
   const file = isFile ? `./${(body.name ?? name ?? "").split("/").pop() || "FILE"}` : null;
   return COMMANDS[program]({ ...request, body, file }, options);
 };

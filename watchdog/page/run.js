@@ -51,6 +51,7 @@ class Run {
     try {
       await this.call(token);
     } catch (error) {
+      this.abort.abort(); // ends the script, whose answer nobody reads
       if (this.isCancelled) this.set("cancelled", "Cancelled", "The server ends the script.");
       else if (this.hasAnswer) this.set("failed", "The connection ended before the result", `The run may have failed, and outputs may be missing. Reason: ${error.message}`);
       else this.set("failed", "The server does not answer", `Check that the server runs, then run again. Reason: ${error.message}`);
@@ -122,7 +123,7 @@ class Run {
     const { headers } = answer;
     const { form } = this.request;
     const given = form === "raw" && headers.get("X-Output-Name");
-    const name = given ? decodeURIComponent(given) : ANSWERS[form] ?? null;
+    const name = given ? decoded(given) : ANSWERS[form] ?? null;
     const output = new Output({ name, content_type: headers.get("Content-Type"), size: bytes.length });
     output.add(bytes);
     this.outputs.push(output);

@@ -9,6 +9,15 @@ const escaped = (character) => `\\u${character.charCodeAt(0).toString(16).padSta
 /** Return a text without colours of a terminal, and with each unseen character as its number. */
 const visible = (text) => String(text).replace(ESCAPE_SEQUENCES, "").replace(UNSEEN, escaped);
 
+/** Return a name of a header. If its bytes are not UTF-8, they stay percent-encoded. */
+const decoded = (name) => {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
+};
+
 /** Return the name under which a browser keeps an output. */
 const fileName = (name) => name.split("/").pop().replace(UNSEEN, "_") || "output";
 
