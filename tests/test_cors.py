@@ -129,6 +129,15 @@ def test_no_answer_can_be_read_by_another_page(start_server: StartServer, tmp_pa
         assert values(answer, "vary") == [", ".join([*OWN_VARY.get(kind, []), "Origin"])], kind
 
 
+@pytest.mark.parametrize("setting", [{}, {"WATCHDOG_CORS_ORIGINS": ALLOWED}], ids=["no setting", "not listed"])
+def test_a_form_of_another_site_runs_the_script(shared_server: StartServer, setting: dict[str, str]) -> None:
+    """SECURITY.md gives the reasons. Such a page cannot read the answer, and only a token keeps it out."""
+    marks = {"Origin": OTHER, "Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    form = {"Content-Type": "application/x-www-form-urlencoded"}
+    answer = shared_server("echo ran", **setting).call(b"", "/", headers={**marks, **form})
+    assert (answer.status, answer.body) == (200, b"ran\n")
+
+
 def test_without_the_setting_nothing_changes(start_server: StartServer, tmp_path: Path) -> None:
     for kind, answer in every_answer(start_server, tmp_path, origin=PAGE).items():
         assert cors_headers(answer) == {}, kind

@@ -16,6 +16,7 @@ from .text import Correctable
 ANY = "*"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _URL = re.compile(r"(?i:(https?)://)(\[[^\s/?#@\[\]]+\]|[^\s/?#@:\[\]]+)(?::([0-9]{1,9}))?(?:[/?#].*)?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 
 
@@ -65,16 +66,31 @@ def _host(origin: str, host: str) -> str:
         raise Correctable(f"{origin!r} has characters that are not ASCII; write the host as browsers send it (xn--…)")
     if host.startswith("["):
         try:
-            return f"[{ipaddress.IPv6Address(host[1:-1]).compressed}]"
+            return f"[{_ipv6(host[1:-1])}]"
         except ValueError:
             raise Correctable(f"{origin!r} has a host that is not an IPv6 address") from None
     host = host.lower()
     labels = host.removesuffix(".").split(".")
     try:
-        if labels[-1].isdigit():
+        if _NUMBER.fullmatch(labels[-1]):  # browsers read a host that ends in a number as an IPv4 address
             return str(ipaddress.IPv4Address(host))
     except ValueError:
         raise Correctable(f"{origin!r} has a host that is not an IPv4 address") from None
     if not all(_LABEL.fullmatch(label) for label in labels):
         raise Correctable(f"{origin!r} has a host that is not a host name")
     return host
+
+
+def _ipv6(text: str) -> str:
+    """Return an IPv6 address as browsers write it: without a zone, and never with the dots of IPv4.
+
+    Raises:
+        ValueError: it is not an address, or it has a zone.
+    """
+    address = ipaddress.IPv6Address(text)
+    if address.scope_id is not None:
+        raise ValueError("zone")
+    if address.ipv4_mapped is None:
+        return address.compressed
+    number = int(address.ipv4_mapped)  # Python 3.13 writes such an address with dots
+    return f"::ffff:{number >> 16:x}:{number & 0xFFFF:x}"
