@@ -287,6 +287,8 @@ def test_400(start_server: StartServer) -> None:
     assert "'!' at offset 4" in detail
     for headers in ({"X-Input-Encoding": "x"}, {"X-Timeout": "soon"}, {"X-Timeout": "0"}, {"Accept": "@"}):
         problem(server.call(b"", headers=headers), 400)
+    detail = str(problem(server.call(b"", headers={"X-Timeout": "soon"}), 400)["detail"])
+    assert "expected seconds like 90 or 1.5, or a duration like 1m30s" in detail
     assert problem_status(server.call(b"", headers={"X-Call-Id": "a b"})) == 400
     assert server.call(b"QUJD").status == 200
 

@@ -23,7 +23,7 @@ from ..output.accept import AnswerForm, AnswerPreference
 from ..output.answer import Answer, Result, in_pieces, prepare, prepare_printed, prepare_skipped
 from ..output.event_stream import completed, result_events
 from ..output.media_type import without_surrogates
-from ..settings.kinds import parse_duration_s
+from ..settings.kinds import DURATION, parse_duration_s
 from ..settings.load import Configuration
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Trace, Tracing
@@ -262,7 +262,7 @@ class Calls:
         try:
             timeout_s = 0.0 if timeout is None else parse_duration_s(timeout)
         except ValueError as error:
-            raise BadInput(f"X-Timeout: {error}") from None
+            raise BadInput(f"X-Timeout: {error}; expected {DURATION.accepts}") from None
         if timeout is not None and not timeout_s:
             raise BadInput("X-Timeout: 0 gives the script no time; omit the header if you want no limit of your own")
         return Call(
