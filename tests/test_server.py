@@ -445,6 +445,25 @@ def test_a_failing_script_may_choose_its_status(start_server: StartServer) -> No
     assert answer.headers["X-Why"] == "blurred"
 
 
+@pytest.mark.parametrize(
+    ("script", "is_hinted"),
+    [
+        ("import sys\nprint(open(sys.argv[1]).read())\n", True),
+        ("exit 2", True),
+        ("no-such-command", True),
+        ("exit 3", False),
+        ("#!/bin/sh\nexit 2", False),
+    ],
+)
+def test_500_a_script_without_its_interpreter_is_explained(
+    start_server: StartServer, script: str, is_hinted: bool
+) -> None:
+    server = start_server("true", PATH="")
+    server.script.write_text(script)
+    detail = str(problem(server.call(b""), 500)["detail"])
+    assert ("names no interpreter" in detail) is is_hinted
+
+
 def test_500_signal(start_server: StartServer) -> None:
     server = start_server("kill -SEGV $$")
     assert problem(server.call(b""), 500)["signal"] == "SIGSEGV"

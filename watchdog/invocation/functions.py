@@ -40,6 +40,12 @@ if TYPE_CHECKING:
 
 # The first bytes of a script, which are enough to find the reason for its failure.
 _READ_FOR_HINT_BYTES = 64 * 1024
+# The exit codes of /bin/sh for a syntax error and for a command that is not found. It returns them for the text of
+# another language, for example Python.
+_SHELL_CANNOT_READ = frozenset({2, 127})
+_NO_INTERPRETER_HINT = (
+    "its first line names no interpreter, so /bin/sh ran it: for Python, the first line is #!/usr/bin/env python3"
+)
 
 
 class Function(ABC):
@@ -192,6 +198,8 @@ class ScriptFunction(Function):
             return f"; {CRLF_HINT}"
         if text is not None and has_mark(text):
             return f"; {MARK_HINT}"
+        if text is not None and exit_code in _SHELL_CANNOT_READ and not text.startswith((b"#!", b"\x7fELF")):
+            return f"{super().hint(exit_code)}; {_NO_INTERPRETER_HINT}"
         return super().hint(exit_code)
 
 
