@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import signal
 import subprocess
 import threading
@@ -224,6 +225,33 @@ def test_a_directory_that_cannot_be_used_is_reported_before_the_call(server: Run
 
 
 # ------------------------------------------------------------------------------------------------ several files
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+def test_a_named_pipe_without_a_writer_stops_neither_other_calls_nor_a_signal(
+    server: RunningServer, tmp_path: Path, is_cancelled: bool
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "in").write_bytes(b"abc")
+    with subprocess.Popen(
+        command(url(server), "pipe", "in", "-o", "out", "-j", "2"),
+        cwd=tmp_path,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+    ) as running:
+        assert running.stderr is not None
+        try:
+            assert select.select([running.stderr], [], [], 30)[0], "the other call waits for the writer"
+            assert b" in " in running.stderr.readline()
+            if is_cancelled:
+                running.send_signal(signal.SIGINT)
+                assert running.wait(timeout=60) == 130
+            else:
+                (tmp_path / "pipe").write_bytes(b"late")
+                assert running.wait(timeout=60) == 0
+                assert b"2 ok, 0 failed" in running.stderr.read()
+        finally:
+            running.kill()
 
 
 def test_several_files_have_a_verdict_each_a_summary_and_a_place_of_their_own(

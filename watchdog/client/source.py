@@ -6,6 +6,7 @@ input that can be read only once (stdin, a pipe) is first copied to a temporary 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -78,7 +79,8 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
     """
     label, name = ("stdin", None) if path == "-" else (os.path.basename(path), os.path.basename(path))
     try:
-        fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK, the whole process would wait until somebody opens a named pipe for writing.
+        fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise FileUnreadable(f"the file {printable(path)} cannot be read: {error.strerror}") from None
     try:
@@ -87,6 +89,10 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
             raise FileUnreadable(f"{printable(path)} is a directory; give the files in it")
         if stat.S_ISREG(status.st_mode) and path != "-":
             return Source(label, name, fd, status.st_size)
+        if path != "-":
+            if stat.S_ISFIFO(status.st_mode):
+                await _until_written(fd)
+            os.set_blocking(fd, True)
         copy, size_bytes = await _copied(fd, path, environ)
     except BaseException:
         os.close(fd)
@@ -94,6 +100,17 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
     os.close(fd)
     # A pipe that a shell made (`<(command)`) has a number as its name, which is of no use to the script.
     return Source(label, None if path.startswith(("/dev/fd/", "/proc/")) else name, copy, size_bytes)
+
+
+async def _until_written(fd: int) -> None:
+    """Wait until a pipe has bytes, or its writer has closed it. Before it has a writer, a read would return nothing."""
+    loop = asyncio.get_running_loop()
+    is_written = asyncio.Event()
+    loop.add_reader(fd, is_written.set)
+    try:
+        await is_written.wait()
+    finally:
+        loop.remove_reader(fd)
 
 
 async def _copied(fd: int, path: str, environ: Mapping[str, str]) -> tuple[int, int]:
