@@ -273,6 +273,20 @@ def test_a_name_with_control_characters_does_not_reach_the_terminal(tmp_path: Pa
     assert b"\x1b" not in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+@pytest.mark.parametrize("flags", [[], ["--force"]])
+def test_a_folder_on_another_file_system_is_an_error_and_no_part_is_left(tmp_path: Path, flags: list[str]) -> None:
+    folder = tmp_path / "out" / "sub"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)], check=True)
+    try:
+        named = answer(b"QUJD", **(FILE | {"X_Output_Name": "sub/a"}))
+        check(call(tmp_path, named, flags=("-o", "out", *flags)), 73, "on another file system than out; choose another")
+        assert files_in(tmp_path / "out") == {}
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 def test_two_names_that_exclude_each_other_are_an_error(tmp_path: Path) -> None:
     data = zip_of(**{"a": b"1", "a/b": b"2"})
     check(call(tmp_path, answer(base64.b64encode(data), **ZIP)), 73, "is a symbolic link or a file")

@@ -198,6 +198,11 @@ class Folder:
                 return wanted
             return next(name for name in numbered(wanted) if self._took(staged, name, parent))
         except OSError as error:
+            if error.errno == errno.EXDEV:
+                raise AnswerNotKept(
+                    f"the answer cannot be written to {printable(shown)}: its folder is on another file system than "
+                    f"{printable(self._path)}; choose another -o DIR"
+                ) from None
             raise _not_kept(shown, error) from None
 
     def _took(self, staged: str, name: str, parent: int) -> bool:
@@ -214,7 +219,11 @@ class Folder:
                 os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=parent))
             except FileExistsError:
                 return False
-            os.rename(staged, name, src_dir_fd=self._staging, dst_dir_fd=parent)
+            try:
+                os.rename(staged, name, src_dir_fd=self._staging, dst_dir_fd=parent)
+            except OSError:
+                os.unlink(name, dir_fd=parent)
+                raise
         return True
 
 
