@@ -227,6 +227,12 @@ def test_a_directory_that_cannot_be_used_is_reported_before_the_call(server: Run
 # ------------------------------------------------------------------------------------------------ several files
 
 
+def test_a_file_that_does_not_report_its_size_is_sent_whole(server: RunningServer, tmp_path: Path) -> None:
+    done = invoke(url(server), "/proc/version", cwd=tmp_path)
+    assert done.returncode == 0
+    assert done.stdout.endswith(Path("/proc/version").read_bytes())
+
+
 @pytest.mark.parametrize("is_cancelled", [False, True])
 def test_a_named_pipe_without_a_writer_stops_neither_other_calls_nor_a_signal(
     server: RunningServer, tmp_path: Path, is_cancelled: bool

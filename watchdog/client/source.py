@@ -87,7 +87,7 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
         status = os.fstat(fd)
         if stat.S_ISDIR(status.st_mode):
             raise FileUnreadable(f"{printable(path)} is a directory; give the files in it")
-        if stat.S_ISREG(status.st_mode) and path != "-":
+        if stat.S_ISREG(status.st_mode) and path != "-" and (status.st_size or _is_empty(fd)):
             return Source(label, name, fd, status.st_size)
         if path != "-":
             if stat.S_ISFIFO(status.st_mode):
@@ -100,6 +100,14 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
     os.close(fd)
     # A pipe that a shell made (`<(command)`) has a number as its name, which is of no use to the script.
     return Source(label, None if path.startswith(("/dev/fd/", "/proc/")) else name, copy, size_bytes)
+
+
+def _is_empty(fd: int) -> bool:
+    """Return whether a file of size 0 is empty. Files of /proc and of some network file systems have no size."""
+    try:
+        return not os.pread(fd, 1, 0)
+    except OSError:  # the copy will report it
+        return False
 
 
 async def _until_written(fd: int) -> None:
