@@ -212,6 +212,17 @@ def test_a_symbolic_link_is_neither_written_through_nor_followed(
     assert list(out.glob(".invoke-*")) == []
 
 
+def test_new_directory_with_the_name_of_a_file_is_refused_before_the_call(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    write(tmp_path, "one")
+    text = check(invoke(url(server), "one", "-o", "gray.jpg", cwd=tmp_path), 73)
+    assert "gray.jpg looks like a file; write the answer to it with > gray.jpg" in text
+    assert not (tmp_path / "gray.jpg").exists()
+    check(invoke(url(server), "one", "-o", "gray.jpg/", cwd=tmp_path))
+    check(invoke(url(server), "one", "-o", "gray.jpg", "--force", cwd=tmp_path))
+
+
 def test_a_directory_that_cannot_be_used_is_reported_before_the_call(server: RunningServer, tmp_path: Path) -> None:
     write(tmp_path, "one", "file")
     ended = len(server.logs)

@@ -13,6 +13,7 @@ import msgspec
 
 from ..errors import AnswerNotKept, ConfigError
 from ..logs.text import printable
+from ..output.media_type import BYTES_TYPE, guessed_type
 
 _TEXTS = frozenset({"application/json", "application/xml", "application/yaml", "image/svg+xml"})
 
@@ -33,10 +34,16 @@ class Target(msgspec.Struct, frozen=True):
         """Make the directory before the call, so that no run is in vain.
 
         Raises:
-            AnswerNotKept: the directory cannot be made, or no file can be made in it.
+            AnswerNotKept: the directory cannot be made, no file can be made in it, or its name looks like that of a
+                file.
         """
         if self.directory is None:
             return
+        if not os.path.lexists(self.directory) and guessed_type(self.directory) != BYTES_TYPE:
+            raise AnswerNotKept(
+                f"-o names a directory, and {self.directory} looks like a file; write the answer to it with "
+                f"> {self.directory}, or give a directory (-o {self.directory}/)"
+            )
         try:
             os.makedirs(self.directory, exist_ok=True)
         except OSError as error:
