@@ -175,7 +175,6 @@ CASES: dict[tuple[str, str], Case | NotRun] = {
         "docker build -t registry.example.org/oscar-watchdog:0.2.0 -f Dockerfile.base .",
     ): BUILT,
     ("docs/guide/oscar-cluster.md", "docker push registry.example.org/oscar-watchdog:0.2.0"): _PUSH,
-    ("docs/guide/first-call.md", "docker run -t"): _NAME_OF_AN_OPTION,
     ("docs/guide/starting-and-stopping.md", "docker stop --time"): _NAME_OF_AN_OPTION,
     ("docs/guide/troubleshooting.md", "docker run -v"): _NAME_OF_AN_OPTION,
     ("docs/explanation/reliability.md", "docker run --init"): _NAME_OF_AN_OPTION,
