@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from contenders import ENVIRONMENT, PATIENCE_S, ROOT, Unavailable
@@ -41,15 +42,21 @@ class Tree:
         """Return all modules of the program, with their content."""
         return _code_in(self.modules, self._start)
 
-    def with_code_of(self, checkout: Path, place: Path) -> Tree:
-        """Return a copy of the tree at ``place`` with the code of another checkout, compiled as in the tree."""
+    def with_code_of(self, checkout: Path, place: Path, packages: Sequence[str] = ()) -> Tree:
+        """Return a copy of the tree at ``place`` with the code of another checkout, compiled as in the tree.
+
+        Args:
+            packages: further packages of the checkout that its code needs.
+        """
         shutil.copytree(self.root, place, symlinks=True)
         copy = Tree(place)
         modules = copy.modules
         shutil.rmtree(modules)
-        shutil.copytree(checkout / "watchdog", modules, ignore=shutil.ignore_patterns("__pycache__"))
+        copied = [modules.parent / package for package in ("watchdog", *packages)]
+        for target in copied:
+            shutil.copytree(checkout / target.name, target, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(checkout / "image" / "start.py", copy._start)
-        copy._run("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(modules))
+        copy._run("-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", *map(str, copied))
         return copy
 
     def _run(self, *arguments: str) -> str:

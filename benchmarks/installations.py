@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Iterator
@@ -14,6 +16,9 @@ from image_tree import Tree, tree_of_this_checkout
 from measuring import Bench
 
 BASE = "26d66e4"  # the commit that some targets compare with, unless --against names another checkout
+# The packages that this commit needs, and the server does not need any more. The development environment has them, and
+# they have no compiled code.
+_PACKAGES_OF_BASE = ("structlog",)
 
 
 @dataclass
@@ -55,7 +60,8 @@ def installations(bench: Bench, *, with_base: bool = False) -> Iterator[Installa
     for name, source in with_pip.programs.items():
         if name != "watchdog" and source.is_dir():
             place = bench.directory / f"tree-of-{name}"
-            copy = Tree(place) if place.exists() else tree.with_code_of(source, place)
+            packages = _PACKAGES_OF_BASE if name == BASE else ()
+            copy = Tree(place) if place.exists() else tree.with_code_of(source, place, packages)
             in_tree.programs[name] = copy.program
         elif name != "watchdog":
             in_tree.programs[name] = source
@@ -63,10 +69,10 @@ def installations(bench: Bench, *, with_base: bool = False) -> Iterator[Installa
 
 
 def base_checkout(bench: Bench) -> Path:
-    """Return a directory with the code of the commit ``BASE``.
+    """Return a directory with the code of the commit ``BASE``, and with the packages that only this commit needs.
 
     Raises:
-        Unavailable: git is missing, or the repository does not have the commit.
+        Unavailable: git or a package is missing, or the repository does not have the commit.
     """
     place = bench.directory / BASE
     if not place.exists():
@@ -77,4 +83,9 @@ def base_checkout(bench: Bench) -> Path:
             raise Unavailable("git does not find this commit here: fetch the whole history") from error
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(place, filter="data")
+        for package in _PACKAGES_OF_BASE:
+            found = importlib.util.find_spec(package)
+            if found is None or found.origin is None:
+                raise Unavailable(f"the package {package} is missing: make setup")
+            shutil.copytree(Path(found.origin).parent, place / package)
     return place
