@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from control_groups import ControlGroup, joining, made_control_group
+from live_call import LiveCall
 from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, arguments_of, problem, until
 
 from watchdog.process import decoy
@@ -77,6 +78,17 @@ def test_many_small_processes_of_a_script_do_not_cost_the_server(
     if not is_classic:
         server.script.write_text("echo fine")
         assert server.call(b"").body == b"fine\n"
+
+
+def test_verdict_of_a_live_call_says_that_memory_ended(start_server: StartServer, little_memory: ControlGroup) -> None:
+    script = f"echo here; exec {sys.executable} -c 'bytearray(400 << 20)'"
+    server = start_server(script, prefix=joining(little_memory))
+    with LiveCall(server.port) as call:
+        assert call.next("log").data["text"] == "here"
+        verdict = call.rest()[-1].data
+    assert (verdict["status"], verdict["outcome"]) == (500, "out_of_memory")
+    assert verdict["error"]["out_of_memory"] is True
+    server.kill()
 
 
 def test_a_server_that_may_be_ended_in_place_of_a_script_warns(
