@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import gzip
 import io
@@ -16,6 +17,7 @@ import sys
 import termios
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -424,8 +426,9 @@ def test_a_lost_connection_is_not_tried_again(tmp_path: Path) -> None:
     check(done, 76, "the script may have run, so the call was not sent again")
 
 
-def test_an_answer_that_comes_before_the_whole_body_was_sent_is_shown(tmp_path: Path) -> None:
-    """The body is larger than all buffers, and the service does not read it."""
+@contextlib.contextmanager
+def sending_a_large_file(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], socket.socket]]:
+    """The command, and the connection on which the first bytes of its file ``in`` have come."""
     (tmp_path / "in").write_bytes(bytes(30_000_000))
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
@@ -439,29 +442,23 @@ def test_an_answer_that_comes_before_the_whole_body_was_sent_is_shown(tmp_path: 
         connection, _ = listener.accept()
         with connection:
             connection.recv(1000)
-            connection.sendall(answer(b'{"title":"Input too large"}', "413 X", **PROBLEM))
-            _, errors = running.communicate(timeout=60)
+            yield running, connection
+
+
+def test_an_answer_that_comes_before_the_whole_body_was_sent_is_shown(tmp_path: Path) -> None:
+    """The body is larger than all buffers, and the service does not read it."""
+    with sending_a_large_file(tmp_path) as (running, connection):
+        connection.sendall(answer(b'{"title":"Input too large"}', "413 X", **PROBLEM))
+        _, errors = running.communicate(timeout=60)
     assert (running.returncode, errors) == (65, b"Input too large\n")
 
 
 def test_a_file_that_becomes_shorter_while_it_is_sent_is_an_error(tmp_path: Path) -> None:
-    (tmp_path / "in").write_bytes(bytes(30_000_000))
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        subprocess.Popen(
-            command(f"http://127.0.0.1:{listener.getsockname()[1]}", "in"),
-            cwd=tmp_path,
-            env=clean_environment(),
-            stderr=subprocess.PIPE,
-        ) as running,
-    ):
-        connection, _ = listener.accept()
-        with connection:
-            connection.recv(1000)
-            os.truncate(tmp_path / "in", 1000)
-            while connection.recv(1 << 20):
-                pass
-            _, errors = running.communicate(timeout=60)
+    with sending_a_large_file(tmp_path) as (running, connection):
+        os.truncate(tmp_path / "in", 1000)
+        while connection.recv(1 << 20):
+            pass
+        _, errors = running.communicate(timeout=60)
     assert (running.returncode, errors) == (66, b"the file in became shorter while it was sent; send it again\n")
 
 

@@ -18,6 +18,7 @@ from ..invocation.call import Call, Record
 from ..invocation.cloud_event import event_of, headers_of_answer, is_structured
 from ..invocation.invocation import Invocations
 from ..invocation.outcome import SKIPPED
+from ..invocation.pace import Paces
 from ..logs.setup import get_logger
 from ..output.accept import AnswerForm, AnswerPreference
 from ..output.answer import Answer, Result, in_pieces, prepare, prepare_printed, prepare_skipped
@@ -172,7 +173,7 @@ class Calls:
                 status=record.status,
                 headers=self._headers(call, record, answer, record.status),
                 record=record,
-                readers=self._admission.readers_with_place if record.keeps_place else self._admission.readers,
+                readers=self._readers(record),
             )
 
     async def _hand_over_live(
@@ -230,13 +231,17 @@ class Calls:
 
     def _sending(self, request: Request, record: Record) -> Callable[[bytes], Awaitable[None]]:
         """Return the function that sends the last events of a stream to a caller."""
-        readers = self._admission.readers_with_place if record.keeps_place else self._admission.readers
+        readers = self._readers(record)
 
         async def send(data: bytes) -> None:
             record.output_bytes += len(data)
             await self._sender.send_in_time(request, data, readers)
 
         return send
+
+    def _readers(self, record: Record) -> Paces:
+        """Return the callers that read the answers of calls of this kind."""
+        return self._admission.readers_with_place if record.keeps_place else self._admission.readers
 
     def _refuse_early(self, request: Request) -> None:
         """Reject a call early, if the state of the server or the headers alone show that it cannot be answered.

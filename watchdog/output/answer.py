@@ -273,9 +273,8 @@ class _Plan:
         )
         separator = b""
         for output, checksum in zip(result.outputs, self._checksums, strict=True):
-            # Bytes of a name that are not UTF-8 become escapes such as \xff, because JSON cannot contain them.
             about = {
-                "name": os.fsencode(output.name).decode("utf-8", "backslashreplace"),
+                "name": name_in_json(output),
                 "size": output.size_bytes,
                 "content_type": guessed_type(output.name),
                 "sha256": checksum,
@@ -287,8 +286,18 @@ class _Plan:
         yield b'],"stdout":%s,"stderr":%s,"warnings":%s}\n' % (
             encode(without_surrogates(result.stdout_tail)),
             encode(without_surrogates(result.stderr_tail)),
-            encode([{"name": each.name, "detail": without_surrogates(each.detail)} for each in result.warnings]),
+            encode(warnings_in_json(result.warnings)),
         )
+
+
+def name_in_json(output: Output) -> str:
+    r"""Return the name of an output. Bytes that are not UTF-8 are escapes such as ``\xff``, because of JSON."""
+    return os.fsencode(output.name).decode("utf-8", "backslashreplace")
+
+
+def warnings_in_json(warnings: Sequence[CallWarning]) -> list[dict[str, str]]:
+    """Return the name and the detail of each warning."""
+    return [{"name": each.name, "detail": without_surrogates(each.detail)} for each in warnings]
 
 
 def _is_small(result: Result) -> bool:

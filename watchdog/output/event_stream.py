@@ -15,7 +15,6 @@ Before the events, the stream has the call id in a field ``id``.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ import msgspec
 import pybase64
 
 from ..logs.text import as_unicode
-from .answer import Result
+from .answer import Result, name_in_json, warnings_in_json
 from .encode import read_output, read_stdout
 from .media_type import guessed_type, without_surrogates
 
@@ -67,7 +66,7 @@ def result_events(result: Result, verdict: Mapping[str, Any], printed_type: str)
     about_all = []
     for output in result.outputs:
         about = {
-            "name": os.fsencode(output.name).decode("utf-8", "backslashreplace"),
+            "name": name_in_json(output),
             "content_type": guessed_type(output.name),
             "size": output.size_bytes,
         }
@@ -85,7 +84,7 @@ def result_events(result: Result, verdict: Mapping[str, Any], printed_type: str)
         outputs=about_all,
         stdout=without_surrogates(result.stdout_tail),
         stderr=without_surrogates(result.stderr_tail),
-        warnings=[{"name": each.name, "detail": without_surrogates(each.detail)} for each in result.warnings],
+        warnings=warnings_in_json(result.warnings),
     )
 
 
