@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import socket
 import struct
 import subprocess
@@ -803,9 +804,16 @@ def test_what_nobody_used_is_given_out_to_be_removed(tmp_path: Path) -> None:
     workspaces.close()
 
 
-@pytest.mark.parametrize("others_run", [False, True])
-@pytest.mark.parametrize("place", ["output", "output/file"])
-def test_nothing_is_removed_through_a_mount(tmp_path: Path, place: str, others_run: bool) -> None:
+REMOVALS = {
+    "keep": "workspaces.keep(workspace)",
+    "keep while others run": "workspaces.keep(workspace, others_run=True)",
+    "remove": "workspaces.remove_small(workspace)",
+}
+
+
+@pytest.mark.parametrize("removal", REMOVALS)
+@pytest.mark.parametrize("place", ["input", "output", "output/file"])
+def test_nothing_is_removed_through_a_mount(tmp_path: Path, place: str, removal: str) -> None:
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "directory").mkdir(parents=True)
     (elsewhere / "directory/file").touch()
@@ -815,15 +823,16 @@ import os, subprocess, sys
 from watchdog.workspace.workspaces import Workspaces
 workspaces = Workspaces(sys.argv[1])
 workspace = workspaces.make()
+workspace.input_name = "file"
 mounted, source = os.path.join(workspace.path, sys.argv[3]), "directory"
 if sys.argv[3] == "output/file":
     open(mounted, "w").close()
     source = "file"
 subprocess.run(["mount", "--bind", os.path.join(sys.argv[2], source), mounted], check=True)
-print(workspaces.keep(workspace, others_run=sys.argv[4] == "True"))
+print(eval(sys.argv[4]))
 """
     root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
-    arguments = [str(tmp_path), str(elsewhere), place, str(others_run)]
+    arguments = [str(tmp_path), str(elsewhere), place, REMOVALS[removal]]
     command = ["unshare", *root, "--mount", sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=60)
     assert done.stdout == "False\n", done.stderr
@@ -897,10 +906,45 @@ def test_other_directories_are_not_removed_at_once(tmp_path: Path, change: Calla
     workspaces.close()
 
 
-@pytest.mark.parametrize("place", ["input_dir", "output_dir", "path"])
-def test_nothing_behind_a_link_is_removed_at_once(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda workspace: None,
+        lambda workspace: Path(workspace.input_dir, "in").unlink(),
+        lambda workspace: Path(workspace.input_dir, "in").rename(workspace.input_dir + "/moved"),
+        lambda workspace: Path(workspace.input_dir, "another").touch(),
+        lambda workspace: shutil.rmtree(workspace.input_dir) or os.mkdir(workspace.input_dir),
+    ],
+    ids=["nothing", "removed", "moved", "one more", "new directory"],
+)
+def test_directory_with_a_known_input_is_removed_at_once(tmp_path: Path, change: Callable[[Workspace], object]) -> None:
     workspaces = Workspaces(str(tmp_path), keeps=False)
     workspace = workspaces.make()
+    workspace.input_name = "in"
+    Path(workspace.input_dir, "in").write_bytes(b"x")
+    change(workspace)
+    assert workspaces.remove_small(workspace)
+    assert not os.path.lexists(workspace.path)
+    assert workspaces.make().input_name == ""
+    workspaces.close()
+
+
+def test_large_input_is_not_removed_at_once(tmp_path: Path) -> None:
+    workspaces = Workspaces(str(tmp_path), keeps=False)
+    workspace = workspaces.make()
+    workspace.input_name = "in"
+    os.truncate(_touched(workspace.input_dir + "/in"), 2 << 20)
+    assert not workspaces.remove_small(workspace)
+    workspace.remove()
+    workspaces.close()
+
+
+@pytest.mark.parametrize("input_name", ["", "data"])
+@pytest.mark.parametrize("place", ["input_dir", "output_dir", "path"])
+def test_nothing_behind_a_link_is_removed_at_once(tmp_path: Path, place: str, input_name: str) -> None:
+    workspaces = Workspaces(str(tmp_path), keeps=False)
+    workspace = workspaces.make()
+    workspace.input_name = input_name
     directory = Path(getattr(workspace, place))
     moved = tmp_path / "moved"
     directory.rename(moved)

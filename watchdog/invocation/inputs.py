@@ -120,8 +120,12 @@ class Inputs:
         task.taken = Input(name, size_bytes)
         record.input_bytes += size_bytes
 
-    async def give_names(self, held: HeldInput, workspace: Workspace) -> None:
-        """Give the files of an input their names in ``TMP_INPUT_DIR``, and close ``held``."""
+    async def give_names(self, task: Task, workspace: Workspace) -> None:
+        """Give the files of the input their names in ``TMP_INPUT_DIR``, if the function works with files."""
+        held, taken = task.held, task.taken
+        if held is None or taken is None:
+            return
+        workspace.input_name = taken.name
         try:
             if not held.give_names(workspace.input_dir, only_quickly=True):
                 await to_its_end(self._loop.run_in_executor(None, held.give_names, workspace.input_dir))

@@ -207,8 +207,7 @@ class Invocations:
         workspace = self._workspace(call, cleanups)
         stdout = Spool(settings.tmp_dir, settings.max_output_size_bytes)
         cleanups.add(stdout.close)
-        if task.held is not None:
-            await self._inputs.give_names(task.held, workspace)
+        await self._inputs.give_names(task, workspace)
         if self._narration is not None:
             self._narration.starts(call, task, record, is_loading=self.is_loading)
         run = await self._runner.run(call, task, workspace, stdout, function.stdin(call.body, record))

@@ -66,6 +66,7 @@ class Workspace:
     Attributes:
         loan: the number of the invocation that has the directory now; 0 if no invocation has it.
         is_tree_gone: no process of the last script can write into the directory any more.
+        input_name: the name of the only file that the server has put into the input directory; "" if it is not known.
     """
 
     __slots__ = (
@@ -75,6 +76,7 @@ class Workspace:
         "_since_s",
         "_space",
         "input_dir",
+        "input_name",
         "is_tree_gone",
         "loan",
         "output_dir",
@@ -89,6 +91,7 @@ class Workspace:
         self.response_file = path + "/response"
         self.loan = 0
         self.is_tree_gone = False
+        self.input_name = ""
         os.mkdir(path, 0o700)
         try:
             os.mkdir(self.input_dir, 0o755)
@@ -181,14 +184,9 @@ class Workspace:
         try:
             if not stat.S_ISDIR(os.lstat(self.path).st_mode):
                 return False
-            for directory in (self.output_dir, self.input_dir, self.path):
-                try:
-                    os.rmdir(directory)
-                except OSError as error:
-                    # EBUSY, which comes first, means that something is mounted there.
-                    if error.errno != errno.ENOTEMPTY or not _empty_small(directory):
-                        return False
-                    os.rmdir(directory)
+            for directory, name in ((self.output_dir, ""), (self.input_dir, self.input_name), (self.path, "")):
+                if not _is_removed(directory, name):
+                    return False
         except OSError:
             return False
         return True
@@ -389,15 +387,46 @@ def _real_path(path: str) -> tuple[str, os.stat_result]:
         os.close(fd)
 
 
-def _empty_small(directory: str) -> bool:
-    """Remove the files in a directory if they are few and small. Return whether it is empty.
+def _is_removed(directory: str, name: str) -> bool:
+    """Remove a directory if it has few and small files. Return whether it is removed.
+
+    Args:
+        name: the name of a file that is probably the only one. Then the directory need not be listed.
+
+    Raises:
+        OSError: it is not a directory, something is mounted there (EBUSY), or a file cannot be removed.
+    """
+    # A mount is noticed here, before anything behind it is removed.
+    if _is_removed_empty(directory):
+        return True
+    if name:
+        with contextlib.suppress(FileNotFoundError):  # the script has moved or removed the file
+            _remove_small_files(directory, [name])
+        if _is_removed_empty(directory):
+            return True
+    return _remove_small_files(directory) and _is_removed_empty(directory)
+
+
+def _is_removed_empty(directory: str) -> bool:
+    try:
+        os.rmdir(directory)
+    except OSError as error:
+        if error.errno != errno.ENOTEMPTY:
+            raise
+        return False
+    return True
+
+
+def _remove_small_files(directory: str, names: list[str] | None = None) -> bool:
+    """Remove these files, or all files, if they are few and small. Return whether this was done.
 
     Raises:
         OSError: it is not a directory, or a file cannot be removed.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        names = os.listdir(fd)
+        if names is None:
+            names = os.listdir(fd)
         if len(names) > _FEW_FILES:
             return False
         for name in names:

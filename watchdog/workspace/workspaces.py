@@ -65,6 +65,7 @@ class Workspaces:
         workspace = self._taken_from_kept() or self._new()
         workspace.loan = self._lent
         workspace.is_tree_gone = False
+        workspace.input_name = ""
         return workspace
 
     def _taken_from_kept(self) -> Workspace | None:
