@@ -62,6 +62,27 @@ def test_one_worker_serves_many_calls(start_server: StartServer) -> None:
     assert event["peak_rss_bytes"] > 0
 
 
+def test_processor_time_of_a_call_includes_its_children_but_not_those_of_the_load(start_server: StartServer) -> None:
+    work = "python3 -S -c 'import time\nwhile time.process_time() < 1: pass'"
+    server = start_server(
+        f"""#!/bin/sh
+{work}
+echo "ready sh" >&4
+while IFS= read -r call <&3; do
+    eval "export $call"
+    if [ "$(cat "$INPUT_FILE_PATH")" = work ]; then {work}; fi
+    echo "done" >&4
+done
+""",
+        WATCHDOG_WARM="1",
+    )
+    used_s = []
+    for number, text in enumerate(("rest", "work", "rest")):
+        assert call(server, text, X_Call_Id=f"id-{number}").status == 200
+        used_s.append(server.event("invocation ended", call_id=f"id-{number}")["cpu_s"])
+    assert [used > 0.5 for used in used_s] == [False, True, False], used_s
+
+
 def test_without_the_setting_an_answer_has_no_header_of_workers(start_server: StartServer) -> None:
     server = start_server("cat")
     assert "X-Warm" not in server.call(b"").headers

@@ -55,6 +55,7 @@ class WarmFunction(ScriptFunction):
         self._disposal = disposal
         self._metrics = metrics
         self._longest_wait_s = longest_wait_s
+        self._checked_state: tuple[object, ...] = ()
         self._limits = Limits(
             start_timeout_s=settings.warm_start_timeout_s,
             kill_grace_s=settings.kill_grace_s,
@@ -112,8 +113,20 @@ class WarmFunction(ScriptFunction):
         return await self.workers.serve(served, self._longest_wait_s)
 
     def _script_state(self) -> object:
-        super().command(None)
-        return self._script.state
+        """Return a value that is different if the script has changed.
+
+        Raises:
+            ScriptUnavailable: the script could not be run. If it has not changed since it was last checked, its
+                interpreter is not checked again: the running workers do not need it.
+        """
+        if self._text is not None:
+            super().command(None)
+            return ()
+        state = self._script.current_state()
+        if not state or state != self._checked_state:
+            super().command(None)
+            state = self._checked_state = self._script.state
+        return state
 
     def _start_worker(self) -> Worker:
         try:

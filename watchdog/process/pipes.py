@@ -53,6 +53,10 @@ class Pipe:
             self._name = f"pipe:[{inode}]"
         return self._name
 
+    def fileno(self) -> int:
+        """Return the descriptor of the reading end."""
+        return self._reading_fd
+
     async def finish(self) -> None:
         """Read what is in the pipe now. A hidden process that still writes must not delay the call."""
         until_bytes = self.taken_bytes + self._waiting_bytes()

@@ -69,6 +69,10 @@ class Channel:
         os.set_blocking(self._answers_fd, False)
         self._loop.add_reader(self._answers_fd, self._readable)
 
+    def fileno(self) -> int:
+        """Return the descriptor from which answers are read; -1 if it is closed."""
+        return self._answers_fd
+
     def send(self, line: bytes) -> None:
         """Send a call. The worker must have read the previous call."""
         self._unsent = line

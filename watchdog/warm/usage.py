@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 
@@ -20,6 +19,9 @@ class Usage:
     Args:
         pid: a child of this process that is not reaped before :meth:`close`.
 
+    The time of the children is read only at the end of a call, because this takes longer than the other steps. So the
+    children that end while the worker is idle count for its next call.
+
     Attributes:
         began_cpu_s: the CPU time at the last :meth:`begin`.
     """
@@ -31,17 +33,30 @@ class Usage:
         self._stat_fd = _opened(f"/proc/{pid}/stat", os.O_RDONLY)
         self._status_fd = _opened(f"/proc/{pid}/status", os.O_RDONLY)
         self._clear_fd = _opened(f"/proc/{pid}/clear_refs", os.O_WRONLY)
+        self._children_cpu_s = 0.0
         self.began_cpu_s = 0.0
 
     def begin(self) -> None:
         """Note the CPU time so far, and forget the peak so far."""
-        self.began_cpu_s = self._read_cpu_s()
-        with contextlib.suppress(OSError):
+        self.began_cpu_s = self._own_cpu_s() + self._children_cpu_s
+        try:
             os.pwrite(self._clear_fd, _RESET_PEAK, 0)
+        except OSError:
+            return  # then the peak is that of the whole life of the process
+
+    def note_children(self) -> None:
+        """Read the CPU time of the children for which the process has waited so far."""
+        try:
+            stat = os.pread(self._stat_fd, _LARGEST_FILE_BYTES, 0)
+        except OSError:
+            return
+        # cutime and cstime, counted from the end of the name (proc(5), /proc/pid/stat).
+        self._children_cpu_s = sum(map(int, stat[stat.rindex(b")") + 2 :].split()[13:15])) / _TICKS_PER_S
 
     def cpu_s(self) -> float:
         """Return the CPU time since :meth:`begin`, of the process and of the children for which it waited."""
-        return max(0.0, self._read_cpu_s() - self.began_cpu_s)
+        self.note_children()
+        return max(0.0, self._own_cpu_s() + self._children_cpu_s - self.began_cpu_s)
 
     def peak_rss_bytes(self) -> int | None:
         """Return the peak memory of the process since :meth:`begin`; None if it cannot be read."""
@@ -57,15 +72,11 @@ class Usage:
                 os.close(fd)
         self._stat_fd = self._status_fd = self._clear_fd = -1
 
-    def _read_cpu_s(self) -> float:
-        cpu_s = 0.0
-        with contextlib.suppress(OSError):
-            cpu_s += time.clock_gettime(self._clock)
-        with contextlib.suppress(OSError):
-            stat = os.pread(self._stat_fd, _LARGEST_FILE_BYTES, 0)
-            # cutime and cstime, counted from the end of the name (proc(5), /proc/pid/stat).
-            cpu_s += sum(map(int, stat[stat.rindex(b")") + 2 :].split()[13:15])) / _TICKS_PER_S
-        return cpu_s
+    def _own_cpu_s(self) -> float:
+        try:
+            return time.clock_gettime(self._clock)
+        except OSError:
+            return 0.0
 
 
 def _opened(path: str, flags: int) -> int:

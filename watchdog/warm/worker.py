@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import time
 from collections.abc import Mapping
@@ -143,6 +144,10 @@ class Worker:
         self._started_s = loop.time()
         self._channel = Channel(self._take, self._break, self._note_closed, self._read)
         self._child = self._start(command)
+        # What the worker has written and the server has not read: one system call in place of one for each pipe.
+        self._unread = select.poll()
+        for fd in (*(pipe.fileno() for pipe in self._child.pipes), self._channel.fileno()):
+            self._unread.register(fd, select.POLLIN)
         self._residents = Residents(supervisor, self._child)
         self._usage = Usage(self._child.pid)
         limit_s = limits.start_timeout_s
@@ -295,9 +300,10 @@ class Worker:
         if self._ending is not None:
             await asyncio.wait([self._ending])
         # The worker has flushed its streams, so this is the rest of what the call printed.
-        for pipe in self._child.pipes:
-            if not pipe.drain():
-                await pipe.finish()
+        if self._has_unread():
+            for pipe in self._child.pipes:
+                if not pipe.drain():
+                    await pipe.finish()
 
     def _how_call_ended(self, began_s: float) -> Ended:
         """Return how a call ended.
@@ -464,10 +470,16 @@ class Worker:
 
     def _end_idle_time(self) -> None:
         """Log what it printed since the last call, and take an answer that it wrote without a call."""
-        for pipe in self._child.pipes:
-            pipe.drain()
+        if self._has_unread():
+            for pipe in self._child.pipes:
+                pipe.drain()
+            self._channel.read()
         self.log.end_lines()
-        self._channel.read()
+
+    def _has_unread(self) -> bool:
+        """Return whether the worker has written something that is not read yet, or not passed on yet."""
+        stdout, stderr = self._child.pipes
+        return bool(self._unread.poll(0)) or stdout.is_paused or stderr.is_paused
 
     # Its answers.
 
@@ -479,6 +491,7 @@ class Worker:
                 self._ready = answer
                 self.load_s = self._loop.time() - self._started_s
                 self._stop_load_timer()
+                self._usage.note_children()
         elif self._call is None or self._exit_code is not None or self._channel.untaken_bytes:
             word = "done" if isinstance(answer, Done) else "progress"
             self._break(f"the worker wrote `{word}` although it had read no call")
