@@ -414,16 +414,16 @@ def full_disk_look() -> None:
     replace(Workspace, "is_full", lambda self: False)
 
 
-def _list_all_that_opens(self: Any, listing: Any) -> Any:
+def _list_all_that_opens(output_dir: str, listing: Any) -> Any:
     """List the files that ``os.walk`` finds. It skips entries that it cannot read."""
     from watchdog.workspace.outputs import Output
 
-    for directory, _, names in os.walk(self.output_dir, followlinks=True):
+    for directory, _, names in os.walk(output_dir, followlinks=True):
         for name in names:
             path = os.path.join(directory, name)
             with contextlib.suppress(OSError):
                 status = os.stat(path)
-                name = os.path.relpath(path, self.output_dir)
+                name = os.path.relpath(path, output_dir)
                 listing.outputs.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
     yield from ()
 
@@ -431,10 +431,10 @@ def _list_all_that_opens(self: Any, listing: Any) -> Any:
 @guard
 def output_checks() -> None:
     """Everything in the output directory is opened and read, including links and devices."""
+    from watchdog.invocation import found_outputs
     from watchdog.output import answer, encode
-    from watchdog.workspace.workspace import Workspace
 
-    replace(Workspace, "listing", _list_all_that_opens)
+    replace(found_outputs, "list_outputs", _list_all_that_opens)
     for module in (answer, encode):
         replace(module, "open_output", lambda output: os.open(output.path, os.O_RDONLY))
     replace(encode, "raise_if_changed", lambda fd, output: None)
@@ -443,22 +443,21 @@ def output_checks() -> None:
 @guard
 def sparse_look() -> None:
     """A sparse file of a tebibyte is sent."""
-    from watchdog.workspace.workspace import Workspace
+    from watchdog.workspace import listing
 
-    replace(Workspace, "_raise_if_impossible", lambda self, name, size_bytes: None)
+    replace(listing, "_raise_if_impossible", lambda output_dir, name, size_bytes: None)
 
 
 @guard
 def output_dir_look() -> None:
     """If a script replaces the output directory with a file, the call has no outputs and succeeds."""
-    from watchdog.workspace.workspace import Workspace
+    from watchdog.invocation import found_outputs
+    from watchdog.workspace.listing import list_outputs as real
 
-    real = Workspace.listing
+    def list_outputs(output_dir: str, listing: Any) -> Any:
+        return real(output_dir, listing) if os.path.isdir(output_dir) else iter(())
 
-    def listing(self: Any, listing: Any) -> Any:
-        return real(self, listing) if os.path.isdir(self.output_dir) else iter(())
-
-    replace(Workspace, "listing", listing)
+    replace(found_outputs, "list_outputs", list_outputs)
 
 
 @guard
@@ -1358,25 +1357,25 @@ def log_rate() -> None:
 @guard
 def directories_once() -> None:
     """Links to directories are followed."""
-    from watchdog.workspace.workspace import Workspace
+    from watchdog.invocation import found_outputs
 
-    replace(Workspace, "listing", _list_all_that_opens)
+    replace(found_outputs, "list_outputs", _list_all_that_opens)
 
 
 @guard
 def unreadable_outputs() -> None:
     """Outputs that cannot be read are skipped, like a symbolic link to nothing."""
-    from watchdog.workspace.workspace import Workspace
+    from watchdog.invocation import found_outputs
 
-    replace(Workspace, "listing", _list_all_that_opens)
+    replace(found_outputs, "list_outputs", _list_all_that_opens)
 
 
 @guard
 def safe_output_names() -> None:
     """Outputs keep names that lead to another directory on other systems."""
-    from watchdog.workspace import workspace as workspace_module
+    from watchdog.workspace import listing
 
-    replace(workspace_module, "replacements", lambda names: {})
+    replace(listing, "replacements", lambda names: {})
 
 
 @guard

@@ -24,7 +24,7 @@ from guards import GUARDS, replace
 from watchdog.__main__ import main
 from watchdog.http import drain, server
 from watchdog.input import receive
-from watchdog.workspace import remove_tree, workspace
+from watchdog.workspace import listing, remove_tree
 
 
 class HangingOs:
@@ -59,7 +59,7 @@ if __name__ == "__main__":
     for module in (drain, server):
         replace(module, "UNKILLABLE_S", 0.5)
     if what == "outputs":
-        replace(workspace, "os", HangingOs("lstat"))
+        replace(listing, "os", HangingOs("lstat"))
     elif what == "removals":
         replace(remove_tree, "os", HangingOs("unlink"))
     else:

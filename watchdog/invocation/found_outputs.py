@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from ..errors import OutputError, OutputTooLarge, ScriptTimedOut
 from ..logs.setup import get_logger
 from ..system.threads import OUTPUTS, in_steps
-from ..workspace.outputs import Listing, Output, size_of
+from ..workspace.listing import MOST_OUTPUTS, Listing, list_outputs
+from ..workspace.outputs import Output, size_of
 from ..workspace.space import raise_if_no_space
 from ..workspace.spool import Spool
-from ..workspace.workspace import MOST_OUTPUTS, Workspace
+from ..workspace.workspace import Workspace
 from .run import Run
 
 log = get_logger("invocation")
@@ -30,7 +31,7 @@ async def found_outputs(workspace: Workspace, run: Run, call_id: str) -> tuple[l
         ScriptTimedOut: the listing took longer than this limit.
     """
     listing = Listing()
-    steps = workspace.listing(listing)
+    steps = list_outputs(workspace.output_dir, listing)
     if next(steps, None):
         try:
             async with asyncio.timeout(run.timeout_s or None) as bound:

@@ -36,18 +36,6 @@ class Output(msgspec.Struct, frozen=True):
         return Output(self.path, self.name, self.size_bytes, self.mtime_s, self.mode, fd)
 
 
-class Listing(msgspec.Struct):
-    """A list of what a script left in its output directory.
-
-    ``skipped``: the name of each entry that is not an output, with the reason. ``renamed``: the new name of each output
-    that was renamed (:func:`output_names.replacements`), by the old name.
-    """
-
-    outputs: list[Output] = msgspec.field(default_factory=list)
-    skipped: list[tuple[str, str]] = msgspec.field(default_factory=list)
-    renamed: dict[str, str] = msgspec.field(default_factory=dict)
-
-
 def size_of(outputs: Sequence[Output]) -> int:
     """Return the number of bytes of all outputs together."""
     if len(outputs) == 1:  # the usual case

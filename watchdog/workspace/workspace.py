@@ -26,27 +26,12 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable
 
-import msgspec
-
-from ..errors import OutputTooLarge, OutputUnreadable
 from ..system.directory_state import DirectoryState, attributes_of, state_of
-from .output_names import replacements
-from .outputs import Listing, Output, cannot_read, shortened
 from .remove_tree import remove_tree
 from .space import is_exhausted, is_plenty, space_of
 
-# Each output takes about a kilobyte of this process's memory until its call is answered.
-MOST_OUTPUTS = 100_000
-# How many entries of TMP_OUTPUT_DIR are listed in one step. The first step may run in the event loop, because a thread
-# would cost more. Later steps run in threads, and take some milliseconds.
-_FIRST_ENTRIES = 200
-_ENTRIES_IN_A_STEP = 5000
-# A symbolic link takes as long as this number of other entries: its path may be long and lead through other links.
-_COST_OF_LINK = 200
-# A file that is larger than this is compared with the size of its file system.
-_SUSPICIOUS_BYTES = 1 << 30
 # A directory is emptied in the event loop only if it has at most this number of files, each of at most this size.
 # Otherwise a thread removes it.
 _FEW_FILES = 16
@@ -223,114 +208,6 @@ class Workspace:
         elif now_s - self._since_s > _SETTLED_S:
             self._is_settled = True
 
-    def outputs(self, most: int = MOST_OUTPUTS) -> tuple[list[Output], list[tuple[str, str]]]:
-        """List at once what :meth:`listing` lists in steps; return its ``outputs`` and ``skipped``."""
-        listing = Listing()
-        for _ in self.listing(listing, most):
-            pass
-        return listing.outputs, listing.skipped
-
-    def listing(self, listing: Listing, most: int = MOST_OUTPUTS) -> Generator[bool, None, None]:
-        """List what the script left in ``TMP_OUTPUT_DIR``, in steps. No file is opened for reading.
-
-        The first step is short and follows no link, so it may run in the event loop. Run the other steps in a thread.
-        Close the generator if the list is not needed any more.
-
-        Each directory is listed once, with its own name. A symbolic link to a file below ``TMP_OUTPUT_DIR`` is an
-        output. A symbolic link to a directory below it is not followed: the files in it are outputs already, and with
-        links, n directories could have 2^n paths.
-
-        Args:
-            listing: gets the entries. It is complete and sorted by name when the generator ends.
-
-        Raises:
-            OutputUnreadable: an entry cannot be examined, a directory cannot be listed, or ``TMP_OUTPUT_DIR`` is not a
-                directory any more.
-            OutputTooLarge: there are more than ``most`` entries, or a file is larger than the file system.
-        """
-        try:
-            mode = os.lstat(self.output_dir).st_mode
-        except FileNotFoundError:
-            # The script may have removed it to clean up. Then there are no outputs, which is not an error.
-            listing.skipped.append(("TMP_OUTPUT_DIR", "removed by the script"))
-            return
-        except OSError as error:
-            raise _cannot_list("TMP_OUTPUT_DIR", error) from error
-        if not stat.S_ISDIR(mode):
-            kind = "a file" if stat.S_ISREG(mode) else "a symbolic link" if stat.S_ISLNK(mode) else _kind(mode)
-            raise OutputUnreadable(
-                f"the script put {kind} in the place of the directory TMP_OUTPUT_DIR; it should write its files into "
-                "this directory"
-            )
-        outputs, skipped = listing.outputs, listing.skipped
-        room = _FIRST_ENTRIES
-        pending = [(self.output_dir, "")]
-        while pending:
-            directory, prefix = pending.pop()
-            with _entries(directory, prefix) as entries:
-                for entry in _each(entries, prefix):
-                    if len(outputs) + len(skipped) + len(pending) >= most:
-                        raise OutputTooLarge(
-                            f"there are over {most} files in TMP_OUTPUT_DIR; pack them into one (tar, zip)"
-                        )
-                    is_link = entry.is_symlink()
-                    room -= _COST_OF_LINK if is_link else 1
-                    if room <= 0:
-                        yield True
-                        room = _ENTRIES_IN_A_STEP
-                    name, path = prefix + entry.name, entry.path
-                    if is_link:
-                        found = self._behind_link(name, path)
-                        if isinstance(found, str):
-                            skipped.append((name, found))
-                            continue
-                        path, status = found
-                    else:
-                        try:
-                            status = os.lstat(path)
-                        except OSError as error:
-                            raise cannot_read(name, error) from error
-                    if stat.S_ISREG(status.st_mode):
-                        if status.st_size > _SUSPICIOUS_BYTES:
-                            self._raise_if_impossible(name, status.st_size)
-                        outputs.append(Output(path, name, status.st_size, status.st_mtime, status.st_mode))
-                    elif not stat.S_ISDIR(status.st_mode):
-                        skipped.append((name, _kind(status.st_mode)))
-                    elif is_link:
-                        skipped.append((name, "a symbolic link to a directory whose files are outputs already"))
-                    else:
-                        pending.append((path, name + "/"))
-        listing.renamed = renamed = replacements([output.name for output in outputs])
-        if renamed:
-            outputs[:] = [
-                msgspec.structs.replace(output, name=renamed.get(output.name, output.name)) for output in outputs
-            ]
-        if len(outputs) > 1:
-            outputs.sort(key=lambda output: output.name)
-
-    def _behind_link(self, name: str, path: str) -> tuple[str, os.stat_result] | str:
-        """Return the real path of a symbolic link's target and its status, or why the link is not an output.
-
-        The kernel follows the link, and stops after 40 links: the script cannot open such a file either.
-
-        Raises:
-            OutputUnreadable: the target of the link cannot be examined.
-        """
-        leaves = "a symbolic link that leaves the directory"
-        try:
-            root, _ = _real_path(self.output_dir)
-            real_path, status = _real_path(path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                return "a symbolic link to nothing"
-            # With EACCES, the script cannot reach the target either. If such a target is outside of the directory, the
-            # link leaves the directory.
-            target = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
-            if error.errno == errno.EACCES and not _is_below(target, self.output_dir):
-                return leaves
-            raise cannot_read(name, error) from error
-        return (real_path, status) if _is_below(real_path, root) else leaves
-
     def is_full(self) -> bool:
         """Return whether nothing more can be written into this directory."""
         self._space = space_of(self.path)
@@ -344,16 +221,6 @@ class Workspace:
         space, self._space = self._space or space_of(self.path), None
         return is_plenty(space)
 
-    def _raise_if_impossible(self, name: str, size_bytes: int) -> None:
-        """Raise ``OutputTooLarge`` if a file is larger than its file system. Reading its holes would take hours."""
-        status = os.statvfs(self.path)
-        capacity_bytes = status.f_blocks * status.f_frsize
-        if capacity_bytes and size_bytes > capacity_bytes:
-            raise OutputTooLarge(
-                f"the output {name!r} has {size_bytes} bytes, but its file system has only {capacity_bytes}: it is a "
-                "sparse file, and most of it was never written"
-            )
-
     def remove(self) -> None:
         """Remove the directory and everything in it, at any depth and with any modes."""
         try:
@@ -362,29 +229,6 @@ class Workspace:
             # A script may have removed the permissions of the server's directory, too.
             os.chmod(os.path.dirname(self.path), 0o700)
             remove_tree(self.path)
-
-
-def _entries(directory: str, prefix: str) -> contextlib.AbstractContextManager[Iterator[os.DirEntry[str]]]:
-    try:
-        return os.scandir(directory)
-    except OSError as error:
-        raise _cannot_list(prefix, error) from error
-
-
-def _each(entries: Iterator[os.DirEntry[str]], prefix: str) -> Iterator[os.DirEntry[str]]:
-    try:
-        yield from entries
-    except OSError as error:
-        raise _cannot_list(prefix, error) from error
-
-
-def _real_path(path: str) -> tuple[str, os.stat_result]:
-    """Follow links and return the real path and its status. The target is not opened for reading."""
-    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        return os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
-    finally:
-        os.close(fd)
 
 
 def _is_removed(directory: str, name: str) -> bool:
@@ -441,23 +285,3 @@ def _remove_small_files(directory: str, names: list[str] | None = None) -> bool:
 def _is_small_file(status: os.stat_result) -> bool:
     is_small = status.st_size <= _SMALL_BYTES and status.st_blocks * 512 <= _SMALL_BYTES
     return is_small and not stat.S_ISDIR(status.st_mode)
-
-
-def _is_below(path: str, directory: str) -> bool:
-    return path == directory or path.startswith(directory + "/")
-
-
-def _cannot_list(name: str, error: OSError) -> OutputUnreadable:
-    return OutputUnreadable(f"cannot list the output folder {shortened(name or 'TMP_OUTPUT_DIR')}: {error.strerror}")
-
-
-def _kind(mode: int) -> str:
-    for test, kind in (
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISBLK, "a block device"),
-        (stat.S_ISCHR, "a character device"),
-    ):
-        if test(mode):
-            return kind
-    return "neither a file nor a directory"
