@@ -872,7 +872,9 @@ def test_flag_specs() -> None:
     specs = {spec.name: spec for spec in report.flag_specs()}
     assert list(specs) == [name for name in declarations.SETTINGS if name not in declarations.secret_names()]
     assert specs["kill_grace"] == ("kill_grace", "time between SIGTERM and SIGKILL", "DURATION", "5s")
-    assert specs["max_inflight"].default == "usable CPUs, at least 1; if warm is set, its value"
+    assert specs["max_inflight"].default == (
+        "the value of warm if it is set, or else the number of usable CPUs (at least 1)"
+    )
 
 
 def test_a_warm_function_has_a_place_for_each_worker() -> None:

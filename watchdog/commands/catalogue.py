@@ -31,9 +31,10 @@ class Command(NamedTuple):
     """One command.
 
     ``kind``: the heading in the overview. ``summary``: one line. ``synopsis``: the arguments after the name.
-    ``settings``: the groups of settings that its help shows. A command with some settings accepts all of them,
-    because one line of flags may be used for several commands. Without groups, it accepts none.
-    ``secrets``: flags that would give a secret; to use one of them is an error. ``notes``: the end of its help.
+    ``settings``: the groups of settings that its help shows. A command that has such groups accepts the flags of all
+    settings, because users may give the same flags to several commands. A command without groups accepts no such flag.
+    ``secrets``: flags that would contain a secret; the parser reports an error for them. ``notes``: the last lines of
+    the help.
     """
 
     kind: str
@@ -53,7 +54,7 @@ CATALOGUE: Mapping[str, Command] = {
         "[DIR]",
         (
             Example("watchdog init my-function", "write the files into the directory my-function"),
-            Example("watchdog init", "write those that are missing here; no file is overwritten"),
+            Example("watchdog init", "write the missing files into this directory; existing files stay as they are"),
         ),
         (
             Argument(
@@ -75,12 +76,12 @@ CATALOGUE: Mapping[str, Command] = {
             Argument(("file",), "the input file; - means stdin", {"metavar": "FILE"}),
             Argument(
                 ("-o", "--output"),
-                "where to write the outputs: a file for one output, a directory for several, or a name with .zip",
+                "where to write the outputs: a file for one output, a directory for several, or a ZIP (NAME.zip)",
                 {"metavar": "PATH"},
             ),
             Argument(
                 ("--no-store",),
-                "store no outputs, even if the service definition says to",
+                "do not store the outputs in the storages that the service definition names",
                 {"action": "store_true"},
             ),
         ),
@@ -114,7 +115,7 @@ CATALOGUE: Mapping[str, Command] = {
             Argument(("--force",), "replace files that exist in DIR", {"dest": "replaces", "action": "store_true"}),
             Argument(
                 ("-j",),
-                "calls at the same time (default: 1)",
+                "number of calls at the same time (default: 1)",
                 {"dest": "jobs", "metavar": "N", "type": jobs, "default": 1},
             ),
             Argument(
@@ -149,20 +150,20 @@ CATALOGUE: Mapping[str, Command] = {
             ),
             Argument(
                 ("--timeout",),
-                "longest time for each FILE with all waits (default: no limit); the call is then cancelled",
+                "longest time for each FILE, with all waits; after this time the call is cancelled (default: no limit)",
                 {"dest": "timeout_s", "metavar": "DURATION", "type": duration, "default": 0.0},
             ),
             Argument(
                 ("--retry-for",),
-                "for how long a call that is refused for now (429, 503) is sent again (default: 60s)",
+                "how long to send a call again while the service is busy (429, 503) (default: 60s)",
                 {"dest": "retry_for_s", "metavar": "DURATION", "type": duration, "default": 60.0},
             ),
         ),
         secrets=("--token", "--auth-token", "--password"),
         notes=(
-            "Exit codes: the script's own; 65 bad input, 66 no FILE, 69 unreachable, 73 answer not written, "
-            "75 refused for now, 76 answer cut off or damaged, 77 wrong token, 124 took too long, 130 Ctrl-C; "
-            "1 if any of several files failed."
+            "Exit codes: the exit code of the script, or one of these: 65 bad input, 66 FILE cannot be read, "
+            "69 no connection or no service, 73 answer not written, 75 service is busy, 76 answer cut off or damaged, "
+            "77 wrong token, 124 took too long, 130 Ctrl-C, 1 another error or one of several files failed."
         ),
     ),
     "serve": Command(
@@ -204,7 +205,7 @@ CATALOGUE: Mapping[str, Command] = {
     ),
     "helper": Command(
         IN_A_CONTAINER,
-        "print a file that keeps a script loaded between calls, to be copied into an image",
+        "print a helper file for your image, with which a script stays loaded between calls",
         "[NAME]",
         (
             Example("watchdog helper", "list the names"),

@@ -76,9 +76,9 @@ class Declared(NamedTuple):
 
 
 def usable_cpus(cgroup: Cgroup) -> int:
-    """Return how many CPUs this process may use: those of its affinity, or its quota rounded down if that is less.
+    """Return how many CPUs this process may use, at least 1.
 
-    The result is at least 1.
+    This is the number of CPUs in its affinity, or its CPU quota rounded down, whichever is smaller.
     """
     quota = cgroup.cpu_quota()
     affinity = len(os.sched_getaffinity(0))
@@ -132,7 +132,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Declared(
             "content type of the answers of a classic function",
             MEDIA_TYPE,
-            default_text="the call's, or else application/octet-stream",
+            default_text="the content type of the request, or else application/octet-stream",
             bare=True,
         ),
     ]
@@ -156,8 +156,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_log_rate_bytes: Annotated[
         int,
         Declared(
-            "most bytes of log per second from the script of one call; further lines are dropped and counted; "
-            "0 means no limit",
+            "how many bytes per second the lines of one call may take in the log; further lines are dropped and "
+            "counted; 0 means no limit",
             SIZE,
             10 * 1024 * 1024,
             default_text="10Mi",
@@ -173,7 +173,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     warm_start_timeout_s: Annotated[
-        float, Declared("longest time in which a worker loads, until it says `ready`", DURATION, 300.0)
+        float, Declared("longest time that a worker may take to load, until it writes `ready`", DURATION, 300.0)
     ]
     warm_max_calls: Annotated[
         int, Declared("a worker is replaced after this number of calls; 0 means no limit", COUNT, 0)
@@ -187,17 +187,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight: Annotated[
         int,
         Declared(
-            "most invocations that run at the same time; 0 means no limit",
+            "how many invocations may run at the same time; 0 means no limit",
             COUNT,
             _default_max_inflight,
-            default_text="usable CPUs, at least 1; if warm is set, its value",
+            default_text="the value of warm if it is set, or else the number of usable CPUs (at least 1)",
             bare=True,
         ),
     ]
     max_queue: Annotated[
         int,
         Declared(
-            "most calls that wait until an invocation ends; further calls are answered 429",
+            "how many calls may wait in the queue; further calls are answered 429",
             COUNT,
             _default_max_queue,
             default_text="10 x max_inflight",
@@ -226,13 +226,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kill_grace_s: Annotated[float, Declared("time between SIGTERM and SIGKILL", DURATION, 5.0)]
     read_timeout_s: Annotated[
         float,
-        Declared("longest silence of a caller that sends headers or a body", DURATION, 30.0, bare=True),
+        Declared(
+            "longest time until the headers of a request are complete, and longest pause in its body; 0 means no limit",
+            DURATION,
+            30.0,
+            bare=True,
+        ),
     ]
     write_timeout_s: Annotated[
         float,
         Declared(
-            "longest time in which a caller takes no byte of its answer; also how long scripts may run on when the "
-            "server stops",
+            "how long the server waits for a caller that reads no byte of its answer; also how long running scripts "
+            "may continue when the server stops",
             DURATION,
             15.0,
             bare=True,
@@ -250,8 +255,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     healthcheck_interval_s: Annotated[
         float,
         Declared(
-            "how long a stopping server still accepts calls, so that the platform learns that it is not ready; if this "
-            "is not set, a server that is not probed and does not run on Kubernetes does not wait",
+            "how long a stopping server still accepts calls, so that the platform has time to notice the stop; if this "
+            "is not set, the server waits only if it runs on Kubernetes or was probed shortly before",
             DURATION,
             5.0,
             bare=True,
@@ -268,7 +273,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     storage_timeout_s: Annotated[
         float,
         Declared(
-            "longest silence of a storage server, and how long failed transfers are tried again",
+            "how long the program waits for the next byte from a storage, and how long it retries a failed transfer",
             DURATION,
             60.0,
         ),
@@ -314,7 +319,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     error_status: Annotated[
         bool,
         Declared(
-            "false: the answer has status 200 whatever the exit code of the script, as faas-supervisor answered",
+            "false: the status is 200 for every exit code of the script, as with faas-supervisor",
             TRUTH,
             True,
         ),

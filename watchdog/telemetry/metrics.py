@@ -240,14 +240,18 @@ class Metrics:
             transfers.add_metric(list(names), count)
         yield transfers
         transferred = CounterMetricFamily(
-            "watchdog_transfer_bytes", "Bytes of these files.", labels=["direction", "provider"]
+            "watchdog_transfer_bytes",
+            "Bytes of the files fetched from storages and stored in them.",
+            labels=["direction", "provider"],
         )
         for pair, count in list(self._transfer_bytes.items()):
             transferred.add_metric(list(pair), count)
         yield transferred
         taken, waiting, limit = self._places()
         yield GaugeMetricFamily("watchdog_places_taken", "Invocations that run now.", taken)
-        yield GaugeMetricFamily("watchdog_places_limit", "The setting max_inflight; 0 means no limit.", limit)
+        yield GaugeMetricFamily(
+            "watchdog_places_limit", "Invocations that may run at the same time; 0 means no limit.", limit
+        )
         yield GaugeMetricFamily("watchdog_calls_waiting", "Calls that wait for a place now.", waiting)
         yield GaugeMetricFamily(
             "watchdog_unattributed_processes",
@@ -263,7 +267,9 @@ class Metrics:
             "watchdog_answers", "Calls whose script has ended and whose answer the server still sends.", callers.answers
         )
         yield GaugeMetricFamily(
-            "watchdog_answer_bytes", "Bytes of the inputs and outputs of these calls, in tmp_dir.", callers.answer_bytes
+            "watchdog_answer_bytes",
+            "Bytes in tmp_dir of the inputs and outputs of calls whose answer the server still sends.",
+            callers.answer_bytes,
         )
         given_up = CounterMetricFamily(
             "watchdog_callers_given_up",

@@ -25,7 +25,8 @@ MEANINGS: Mapping[int, str] = {
     401: "The bearer token is missing or wrong. If many calls have a wrong token, this answer is delayed.",
     405: "The server does not answer this method; `Allow` names the methods that it answers.",
     406: "The outputs cannot be sent in the form that the caller wants; `detail` names the possible forms.",
-    408: "No byte arrived for `read_timeout`, or fewer bytes a second than `min_data_rate`.",
+    408: "The headers were not complete after `read_timeout`, no byte of the body arrived for this time, or the body "
+    "arrived more slowly than `min_data_rate`.",
     413: "The input is larger than `max_input_size`.",
     414: "The request line has more than 64 KiB.",
     422: "The storage event reports an object, version, bucket or space that does not exist.",
