@@ -127,7 +127,7 @@ def _about(scale: str, directory: Path, against: Path | None) -> dict[str, Any]:
             "load_before": os.getloadavg()[0],
         },
         "contenders": versions(),
-        "many_callers": "wrk" if load.has_wrk() else "threads of Python, as wrk is missing",
+        "many_callers": "wrk" if load.has_wrk() else "threads of Python, because wrk is missing",
         "does_less": {kind.name: kind.does_less for kind in (Webhook, Nginx)},
     }
 

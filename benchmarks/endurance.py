@@ -53,14 +53,14 @@ def endurance(bench: Bench) -> Found:
                     shutil.rmtree(server.directory)
     # This is less than the planned number if the time was not enough.
     served = details["watchdog"]["calls"][-1]
-    what = f"after {served:,} calls against after 100"
-    times_ms = values | {"a fresh one": fresh_values["watchdog"]}
+    after = f"after {served:,} calls, compared with a server after 100 calls"
+    times_ms = values | {"fresh server": fresh_values["watchdog"]}
     if "against" in fresh_values:
-        times_ms["against, a fresh one"] = fresh_values["against"]
+        times_ms["against, fresh server"] = fresh_values["against"]
     return Found(
         [
-            Row("endurance", f"{what}: time of a call", "ms", times_ms, 1.05, "a fresh one", not_right=dict(tally)),
-            Row("endurance", f"{what}: more memory", "MiB", more_mib, 2.0),
+            Row("endurance", f"time of a call {after}", "ms", times_ms, 1.05, "fresh server", not_right=dict(tally)),
+            Row("endurance", f"additional memory {after}", "MiB", more_mib, 2.0),
         ],
         details=details,
     )

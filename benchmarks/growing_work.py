@@ -86,7 +86,7 @@ def callers(bench: Bench) -> Found:
             rounds = bench.rounds or min(3, bench.scale.rounds)
             for name, values in alternated({name: bound(call, name) for name in servers}, rounds).items():
                 costs[name].append(values)
-    what = "time for each call of all, by number of callers"
+    what = "time divided by the number of calls, by number of callers"
     growth = Growth("callers", what, "callers", "ms", bench.scale.callers, costs, is_flat=True)
     return Found(growths=[growth], rows=[_growth_row(growth, tally)])
 

@@ -84,7 +84,7 @@ def as_markdown(found: dict[str, Found], about: dict[str, Any], plots: Sequence[
         f"{about['date']}, commit {about['commit']}, scale *{about['scale']}*: {machine['cores']} cores "
         f"({machine['processor']}), Linux {machine['kernel']}, Python {machine['python']}, files on "
         f"{machine['files_on']}; load of the machine before: {machine['load_before']:.1f}. Servers run with "
-        f"{about['packages']}; many callers are {about['many_callers']}.\n"
+        f"{about['packages']}; many callers are simulated by {about['many_callers']}.\n"
     )
     text = [
         where,
@@ -155,7 +155,7 @@ def _growth_as_markdown(growth: Growth) -> str:
     names = list(growth.costs)
     columns = [growth.x, *names]
     if not growth.is_flat:
-        columns += [f"{name}: ns more for each more" for name in names]
+        columns += [f"{name}: ns for each additional {growth.x.removesuffix('s')}" for name in names]
     lines = [
         f"\n{growth.what.capitalize()} ({growth.unit}):\n",
         "| " + " | ".join(columns) + " |",
@@ -178,7 +178,10 @@ def _growth_as_markdown(growth: Growth) -> str:
 def _stalls_as_markdown(name: str, details: dict[str, Any]) -> str:
     lines = [
         f"\nLongest stalls by load, {name} (ms):\n",
-        "| load | a callback held the loop | processor time of one | one by the clock | health, slowest |",
+        (
+            "| load | a callback held the loop | processor time of a callback | wall-clock time of a callback "
+            "| slowest answer of health |"
+        ),
         "|---|---|---|---|---|",
     ]
     for kind, seen in details.items():

@@ -69,7 +69,10 @@ class Clock:
         for name, ns in times_ns.items():
             if ns > self.worst_ns[name]:
                 self.worst_ns[name] = ns
-                self.what[name] = f"{collected_ns / 1e6:.1f} ms of garbage collection in {_description_of(handle)}"
+                self.what[name] = (
+                    f"{collected_ns / 1e6:.1f} ms of it were garbage collection; the callback was "
+                    f"`{_description_of(handle)}`"
+                )
 
     def _collect(self, phase: str, info: object) -> None:
         if phase == "start":
