@@ -145,7 +145,7 @@ CATALOGUE: Mapping[str, Command] = {
             Argument(("--token-file",), "a file with the token of the service", {"metavar": "PATH"}),
             Argument(
                 ("--ca-file",),
-                "the certificates to trust (PEM), in place of those of the system",
+                "the certificates to trust (PEM), instead of the certificates of the system",
                 {"metavar": "PATH"},
             ),
             Argument(

@@ -273,7 +273,7 @@ class Metrics:
         )
         given_up = CounterMetricFamily(
             "watchdog_callers_given_up",
-            "Slow callers that the server gave up to make room, while they sent a body or read an answer.",
+            "Slow callers that the server refused (body) or cut off (answer) to make room for other calls.",
             labels=["direction"],
         )
         for direction, count in callers.given_up.items():
