@@ -1,6 +1,8 @@
 """Show where the time of a small call and of a start goes, for this checkout and others, as Markdown.
 
-    python benchmarks/breakdown.py [--against CHECKOUT]... [--calls N]
+    python benchmarks/breakdown.py [--against CHECKOUT]... [--calls N] [--warm]
+
+With ``--warm``, the calls are those of a warm function with one worker.
 
 Calls are measured with three servers of each checkout. The first runs as usual, and the kernel counts its processor
 time and its context switches. The second runs under Python's profiler, which counts the functions of each package. (The
@@ -24,10 +26,12 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from contenders import ENVIRONMENT, ROOT, Unavailable, Watchdog, server_python
 from counts import AFTER_ANSWER_S, PART, WARM_UP, profiled, system_calls
 from load import Caller
+from warm_calls import warm_function
 
 STARTS = 11
 PACKAGES = ("watchdog", "aiohttp", "httptools", "asyncio", "ssl", "msgspec", "structlog", "multipart", "yarl")
@@ -48,24 +52,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--against", type=Path, action="append", default=[], metavar="CHECKOUT")
     parser.add_argument("--calls", type=int, default=1000, metavar="N")
+    parser.add_argument("--warm", action="store_true")
     options = parser.parse_args()
+    function = warm_function(1) if options.warm else {}
+    call = "of a warm call" if options.warm else "of a small call"
     checkouts = [*(path.resolve() for path in options.against), ROOT]
     with tempfile.TemporaryDirectory() as place:
         names = [_name(checkout) for checkout in checkouts]
-        counted = _counted(checkouts, options.calls, Path(place))
-        print(_table("of a small call", names, counted))
-        profiles = [_profile(checkout, options.calls, Path(place)) for checkout in checkouts]
-        print(_table("of a small call, under the profiler", names, profiles))
-        traced = [_system_calls(checkout, options.calls, Path(place)) for checkout in checkouts]
-        print(_table("of a small call, under strace", names, traced))
+        counted = _counted(checkouts, options.calls, Path(place), function)
+        print(_table(call, names, counted))
+        profiles = [_profile(checkout, options.calls, Path(place), function) for checkout in checkouts]
+        print(_table(f"{call}, under the profiler", names, profiles))
+        traced = [_system_calls(checkout, options.calls, Path(place), function) for checkout in checkouts]
+        print(_table(f"{call}, under strace", names, traced))
         print(_table("of a start", names, [_imports(checkout) for checkout in checkouts]))
 
 
-def _counted(checkouts: list[Path], calls: int, place: Path) -> list[dict[str, str]]:
+def _counted(checkouts: list[Path], calls: int, place: Path, function: dict[str, Any]) -> list[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         servers, callers = [], []
         for number, checkout in enumerate(checkouts):
-            servers.append(Watchdog(place / str(number), source=checkout))
+            servers.append(Watchdog(place / str(number), source=checkout, **function))
             stack.callback(servers[-1].stop)
             callers.append(stack.enter_context(contextlib.closing(Caller(servers[-1]))))
             callers[-1].calls(WARM_UP)
@@ -112,8 +119,8 @@ def _switches(pid: int) -> Counter[str]:
     return found
 
 
-def _profile(checkout: Path, calls: int, place: Path) -> dict[str, str]:
-    profile = profiled(checkout, calls, place / f"profiled-{time.monotonic_ns()}")
+def _profile(checkout: Path, calls: int, place: Path, function: dict[str, Any]) -> dict[str, str]:
+    profile = profiled(checkout, calls, place / f"profiled-{time.monotonic_ns()}", **function)
     waited_s = 0.0
     by_place: Counter[str] = Counter()
     for part in profile.parts:
@@ -131,10 +138,10 @@ def _profile(checkout: Path, calls: int, place: Path) -> dict[str, str]:
     }
 
 
-def _system_calls(checkout: Path, calls: int, place: Path) -> dict[str, str]:
+def _system_calls(checkout: Path, calls: int, place: Path, function: dict[str, Any]) -> dict[str, str]:
     rows = ("system calls of the event loop's thread", "system calls for files", "system calls of the other threads")
     try:
-        seen = system_calls(checkout, calls, place / f"traced-{time.monotonic_ns()}")
+        seen = system_calls(checkout, calls, place / f"traced-{time.monotonic_ns()}", **function)
     except Unavailable as reason:
         return dict.fromkeys(rows, str(reason))
     return dict(

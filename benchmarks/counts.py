@@ -127,18 +127,19 @@ def _call_cpu(bench: Bench, installed: Installation) -> Row:
     )
 
 
-def profiled(source: Path, calls: int, place: Path) -> Profile:
+def profiled(source: Path, calls: int, place: Path, **function: Any) -> Profile:
     """Serve calls under Python's profiler.
 
     Args:
         source: a checkout.
         place: a directory for the server, which is removed at the end.
+        function: arguments of ``Watchdog`` for another function than the small call: ``script``, ``environ``.
 
     Raises:
         RuntimeError: an answer was wrong.
     """
     output = place.with_name(place.name + ".profile")
-    server = Watchdog(place, source=source, launcher=(str(_UNDER_PROFILE), str(output)))
+    server = Watchdog(place, source=source, launcher=(str(_UNDER_PROFILE), str(output)), **function)
     part = min(PART, calls)
     try:
         with contextlib.closing(Caller(server)) as caller:
@@ -165,8 +166,10 @@ def _profile_of(server: Watchdog, caller: Caller, calls: int, output: Path) -> S
     return pstats.Stats(str(output)).stats  # type: ignore[attr-defined,no-any-return]
 
 
-def system_calls(source: Path, calls: int, place: Path) -> SystemCalls:
+def system_calls(source: Path, calls: int, place: Path, **function: Any) -> SystemCalls:
     """Count system calls of the server's threads. strace does not attach to scripts, so these run at full speed.
+
+    The arguments are those of :func:`profiled`.
 
     Raises:
         RuntimeError: an answer was wrong.
@@ -175,7 +178,7 @@ def system_calls(source: Path, calls: int, place: Path) -> SystemCalls:
     if shutil.which("strace", path=ENVIRONMENT["PATH"]) is None or os.geteuid() != 0:
         raise Unavailable("this needs root and the program strace")
     trace = place.with_name(place.name + ".strace")
-    server = Watchdog(place, source=source)
+    server = Watchdog(place, source=source, **function)
     try:
         with contextlib.closing(Caller(server)) as caller:
             _settle(caller)

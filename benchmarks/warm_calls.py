@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import load
 from contenders import ENVIRONMENT, PATIENCE_S, ROOT, SCRIPT, Job, Server, Watchdog, server_python
@@ -156,12 +157,16 @@ def warm_limited(bench: Bench) -> Found:
     return Found([Row("warm_limited", what, "ms", values, 0.5, "cold", not_right=dict(tally))])
 
 
+def warm_function(workers: int) -> dict[str, Any]:
+    """Return the arguments of ``Watchdog`` for a server that does the small job with workers."""
+    return {"script": f"#!{server_python()}\n{_WORKER}", "environ": {"WATCHDOG_WARM": str(workers)}}
+
+
 @contextlib.contextmanager
 def _warm_and_cold(bench: Bench, workers: int, prefix: Sequence[str] = ()) -> Iterator[dict[str, Server]]:
     """Start servers for the small job: a warm one of each source, and one that starts a script for each call."""
-    worker = f"#!{server_python()}\n{_WORKER}"
     with (
-        bench.watchdogs(worker, environ={"WATCHDOG_WARM": str(workers)}, prefix=prefix) as warm,
+        bench.watchdogs(**warm_function(workers), prefix=prefix) as warm,
         _started(bench, script=SCRIPT, max_inflight=MANY, prefix=prefix) as cold,
     ):
         yield {**warm, "cold": cold}
