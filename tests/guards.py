@@ -1228,6 +1228,15 @@ def paths_for_browsers() -> None:
 
 
 @guard
+def own_paths() -> None:
+    """A mistyped path of the server calls the function."""
+    from watchdog.http import routes
+
+    known = ("/_/health", "/_/ready", "/_/openapi.json", "/_/try")
+    replace(routes, "OWN_PATHS", known)
+
+
+@guard
 def kubernetes_probe() -> None:
     """A probe of the kubelet at the path of calls runs the script."""
     from watchdog.http import routes

@@ -123,6 +123,13 @@ def test_health(start_server: StartServer) -> None:
     assert server.call(None, "/_/health", "GET").status == 200
 
 
+def test_a_mistyped_path_of_the_server_does_not_run_the_function(start_server: StartServer, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    server = start_server(fprocess=f"tee {runs}")
+    assert set(statuses(server, "/_/helth", "GET POST PUT PATCH DELETE").values()) == {404}
+    assert not runs.exists()
+
+
 def put_directory_in_place_of(path: Path) -> None:
     """Replace a file that the server may write again at any moment."""
     while not path.is_dir():

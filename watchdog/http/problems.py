@@ -30,17 +30,21 @@ from ..errors import (
     WatchdogError,
     WorkerBroken,
     WorkerNotLoaded,
+    quoted,
 )
 from ..invocation.call import Record
 from ..logs.setup import get_logger
 from .connection import SHORT_LINGER_S
 from .http_message import Request, Response
 from .problem_document import PROBLEM_TYPE, problem_document
+from .request import OWN_PATHS
 from .response import headers_of
 from .wrong_tokens import RETRY_AFTER_S
 
 log = get_logger("server")
 MOST_NAMED_FILES = 1000
+_LONGEST_COMPARED = 64  # characters of a path that the server does not have
+_LIKENESS_OF_PATHS = 0.7  # from 0 to 1, as difflib counts. `/_/metrics` is 0.62 like `/_/try`, as both begin alike
 # The status and the title of each error. The first row whose type matches is used.
 STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (BadInput, 400, "Bad input"),
@@ -99,6 +103,25 @@ def not_allowed(request: Request, methods: Sequence[str]) -> Response:
     detail = f"the method {request.method} is not answered at {request.path}; use one of {allowed}"
     body = problem_document(405, "Method not allowed", detail)
     return Response(405, [("Allow", allowed), ("Content-Type", PROBLEM_TYPE)], body)
+
+
+def no_such_path(request: Request, path: str, known: Sequence[str]) -> Response:
+    """Return the answer to a request for a path that belongs to the server, and that the server does not have.
+
+    Args:
+        path: the path without the base path.
+        known: the paths that the server has.
+    """
+    import difflib  # imported only for a wrong path
+
+    # A very long path is similar to none of them, and a comparison would take long.
+    nearest = difflib.get_close_matches(path[:_LONGEST_COMPARED].lower(), known, n=1, cutoff=_LIKENESS_OF_PATHS)
+    base_path = request.path.removesuffix(path)
+    where = "the nearest path is " if nearest else "the server has "
+    where += ", ".join(base_path + each for each in nearest or known)
+    detail = f"there is no path {quoted(request.path)}; {where}; paths below {OWN_PATHS} never call the function"
+    body = problem_document(404, "No such path", detail)
+    return Response(404, [("Content-Type", PROBLEM_TYPE)], body)
 
 
 def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, object]:

@@ -15,6 +15,7 @@ from .http_message import Request
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 READING_METHODS = ("GET", "HEAD")  # for the server's own paths
+OWN_PATHS = "/_/"  # all paths that begin with this belong to the server
 # The User-Agent of the kubelet's probes begins with this text, for every path (Kubernetes, pkg/probe/http).
 _KUBERNETES_PROBE = "kube-probe/"
 _NOT_FOR_SCRIPTS = frozenset({"authorization", "proxy-authorization", "cookie", "proxy"})
@@ -123,9 +124,14 @@ def is_probe(request: Request) -> bool:
     MinIO sends HEAD to check that a webhook exists, and link checkers send HEAD, too. Such a request must
     not run the script.
     """
-    if request.method == "HEAD":
-        return True
-    return request.method == "GET" and request.headers.get("User-Agent", "").startswith(_KUBERNETES_PROBE)
+    return request.method == "HEAD" or is_probe_of_kubernetes(request)
+
+
+def is_probe_of_kubernetes(request: Request) -> bool:
+    """Return whether the kubelet sends a request, to check that the server is alive. It may have any path."""
+    if request.method not in READING_METHODS:
+        return False
+    return request.headers.get("User-Agent", "").startswith(_KUBERNETES_PROBE)
 
 
 def cgi_variables(request: Request, base_path: str) -> dict[str, str]:

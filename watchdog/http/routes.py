@@ -1,4 +1,7 @@
-"""The paths of the server: probes, description, page, metrics. A request to any other path calls the function."""
+"""The paths of the server: probes, description, page, metrics. A request to any other path calls the function.
+
+All paths below ``/_/`` belong to the server. So a mistyped ``/_/helth`` never calls the function.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ from .authorization import Authorization
 from .calls import Calls
 from .health import Health
 from .http_message import Request, Response
-from .problems import STATUS_OF_ERROR, malformed, not_allowed, problem
-from .request import METHODS, READING_METHODS, is_probe, without_base_path
+from .problems import STATUS_OF_ERROR, malformed, no_such_path, not_allowed, problem
+from .request import METHODS, OWN_PATHS, READING_METHODS, is_probe, is_probe_of_kubernetes, without_base_path
 from .response import Sender
 
 if TYPE_CHECKING:
@@ -80,15 +83,11 @@ class Routes:
         path = without_base_path(self._base_path, request.path)
         if self._cors is not None and self._cors.allows_preflight(request):
             return self._sender.send(request, Response(204))  # the connection adds the headers
-        if path == "/_/ready":
-            return self._sender.send(request, self._probe(request, is_ready=True))
-        if path == "/_/openapi.json":
-            return self._send_description(request)
+        if path.startswith(OWN_PATHS):
+            return self._answer_own(request, path)
         if path in _FOR_BROWSERS and request.method in READING_METHODS:
             return self._sender.send(request, _for_browsers(path))
-        if path == "/_/try" and self._has_page:
-            return self._sender.send(request, self._page_for(request))
-        if path == "/_/health" or is_probe(request):
+        if is_probe(request):
             return self._sender.send(request, self._probe(request, is_ready=False))
         if request.method == "GET" and self._has_page and path == "/" and "Sec-Fetch-Mode" in request.headers:
             from . import page
@@ -98,6 +97,19 @@ class Routes:
         if request.method not in METHODS:
             return self._sender.send(request, not_allowed(request, METHODS))
         return self._calls.answer(request)
+
+    def _answer_own(self, request: Request, path: str) -> Coroutine[Any, Any, None]:
+        """Return the coroutine that answers a request to a path of the server itself."""
+        if path == "/_/ready":
+            return self._sender.send(request, self._probe(request, is_ready=True))
+        if path == "/_/openapi.json":
+            return self._send_description(request)
+        if path == "/_/try" and self._has_page:
+            return self._sender.send(request, self._page_for(request))
+        if path == "/_/health" or is_probe_of_kubernetes(request):
+            return self._sender.send(request, self._probe(request, is_ready=False))
+        known = ["/_/health", "/_/ready", "/_/openapi.json", *(["/_/try"] if self._has_page else [])]
+        return self._sender.send(request, no_such_path(request, path, known))
 
     async def answer_metrics(self, request: Request) -> None:
         """Answer a request to the port for metrics."""

@@ -72,7 +72,8 @@ def _description(interface: Interface) -> str:
         f"Served by oscar-watchdog {__version__}. The current limits:\n\n{limits}\n\n"
         f"This document describes only `POST /`, but the function is also called by {callers}, and at every path "
         "except those under `/_/`, `/favicon.ico` and `/robots.txt`. The function can read the method and the path. "
-        "HEAD of a path of the server (`/_/…`) returns the headers of GET.\n\n"
+        "All paths under `/_/` belong to the server: HEAD of one of them returns the headers of GET, and a path that "
+        "the server does not have is answered 404.\n\n"
         "Requests with HEAD, or with GET and the `User-Agent` `kube-probe/…` (Kubernetes), do not call the function. "
         "They are answered like `/_/health`. Other methods are answered 405."
     )
