@@ -40,7 +40,7 @@ from .errors import (
 )
 from .logs.setup import configure, get_logger
 from .logs.sink import LogWriter
-from .process.progress_descriptor import open_progress_descriptor
+from .process.progress_descriptor import PROGRESS_FD, open_progress_descriptor
 from .settings.load import Configuration, load, require_valid, without_outputs
 from .system import proc, standard_output
 
@@ -126,10 +126,18 @@ def main(
 
             return health(configuration)
         _make_tmp_dir(configuration.settings.tmp_dir)
+        is_redirected = _is_open(PROGRESS_FD)
         open_progress_descriptor()
         if arguments.command == "run":
             own = arguments.own
-            return _run(configuration, environ, own["file"], own["output"], not own["no_store"])
+            return _run(
+                configuration,
+                environ,
+                own["file"],
+                own["output"],
+                stores=not own["no_store"],
+                shows_progress=not is_redirected,
+            )
         if arguments.command == "job":
             return _job(configuration, environ)
         if arguments.command == "serve":
@@ -151,6 +159,14 @@ def exit_code_of(error: WatchdogError) -> int:
     if isinstance(error, ScriptKilled):
         return 128 + proc.signal_number(error.signal)
     return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
 
 
 def _make_tmp_dir(path: str) -> None:
@@ -201,7 +217,15 @@ def _collect_garbage() -> None:
     gc.enable()
 
 
-def _run(configuration: Configuration, environ: Mapping[str, str], file: str, output: str | None, stores: bool) -> int:
+def _run(
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    file: str,
+    output: str | None,
+    *,
+    stores: bool,
+    shows_progress: bool,
+) -> int:
     import asyncio
 
     from .commands.local_run import run_file, with_script_here
@@ -220,7 +244,18 @@ def _run(configuration: Configuration, environ: Mapping[str, str], file: str, ou
         record = Record()
         try:
             with source:
-                return asyncio.run(run_file(configuration, environ, sink, source, record, name=name, target=output))
+                return asyncio.run(
+                    run_file(
+                        configuration,
+                        environ,
+                        sink,
+                        source,
+                        record,
+                        name=name,
+                        target=output,
+                        shows_progress=shows_progress,
+                    )
+                )
         except WatchdogError as error:
             # The log has shown the reason, unless it shows only events of higher levels.
             if not record.is_logged or sink.level > logging.WARNING:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ..logs.formats import JsonFormat
-from ..logs.progress import ProgressBar
+from ..logs.progress import ProgressBar, progress_text
 from ..logs.sink import LogWriter
 from ..logs.text import printable, printable_lines
 
-_BAR_COLUMNS = 24
 _FLUSH_S = 1.0
 _COLORS = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
 _RESET = "\x1b[0m"
@@ -52,11 +51,7 @@ class Display:
         """Show a text in place of the progress bar. ``fraction``: how much of the work is done, from 0 to 1."""
         if self._bar is None:
             return
-        if fraction is not None:
-            fraction = min(max(fraction, 0.0), 1.0)  # a service could send 1e9, which would fill the memory
-            filled = int(_BAR_COLUMNS * fraction)
-            text = f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}]  {fraction:.0%}  {text}"
-        self._sink.show_status(text)
+        self._sink.show_status(text if fraction is None else progress_text(fraction, text))
 
     def end(self) -> None:
         """Remove the line for progress, and show no other. Then the answer can be written to the same terminal."""

@@ -23,7 +23,8 @@ from ..settings.load import Configuration
 from ..system import standard_output
 from ..system.standard_input import read_some
 from ..workspace.outputs import Output, open_output, size_of
-from .run_once import run_once
+from .run_once import has_progress_line, run_once
+from .shown_progress import ShownProgress
 
 _COPY_BYTES = 256 * 1024
 _MOST_NAMED = 10
@@ -56,6 +57,7 @@ async def run_file(
     *,
     name: str | None,
     target: str | None,
+    shows_progress: bool,
 ) -> int:
     """Run the script on the content of ``source``, and return the exit code.
 
@@ -63,6 +65,7 @@ async def run_file(
         name: the name of the input file, if it has one.
         target: the file for one output, the directory for several outputs, or a name with ``.zip`` for a ZIP of all
             outputs; None means stdout.
+        shows_progress: show the progress that the script reports. False if the user has redirected descriptor 4.
 
     Raises:
         WatchdogError: see :meth:`Invocations.invoke`. It is also raised if an output cannot be written.
@@ -74,6 +77,9 @@ async def run_file(
 
     report: str | None = None
 
+    call_id = environ.get("CALL_ID", "local")
+    progress = ShownProgress(sink, call_id, has_line=has_progress_line(configuration))
+
     async def hand_over(result: Result, is_stored: bool) -> None:
         nonlocal report
         if target is None:
@@ -83,7 +89,8 @@ async def run_file(
         else:
             report = await asyncio.to_thread(_write, result, target)
 
-    call = Call(environ.get("CALL_ID", "local"), body(), BodyHints(encoding="raw", file_name=name))
+    hints = BodyHints(encoding="raw", file_name=name)
+    call = Call(call_id, body(), hints, observer=progress if shows_progress else None)
     exit_code = await run_once(configuration, environ, sink, call, record, hand_over)
     if record.outcome == "drained":
         signal_name = "Ctrl-C" if record.stopped_by == "SIGINT" else record.stopped_by

@@ -24,6 +24,11 @@ from ..workspace.workspaces import Workspaces
 log = get_logger("job")
 
 
+def has_progress_line(configuration: Configuration) -> bool:
+    """Return whether a line below the log shows progress: stderr is a terminal, and the log is for people."""
+    return sys.stderr.isatty() and configuration.settings.log_format != "json"
+
+
 async def run_once(
     configuration: Configuration,
     environ: Mapping[str, str],
@@ -45,7 +50,6 @@ async def run_once(
     """
     supervisor = Supervisor()
     workspaces = Workspaces(configuration.settings.tmp_dir, keeps=False)
-    is_watched = sys.stderr.isatty() and configuration.settings.log_format != "json"
     invocations = Invocations(
         configuration,
         environ,
@@ -54,7 +58,7 @@ async def run_once(
         supervisor=supervisor,
         admission=Admission(max_inflight=1, max_queue=0, queue_timeout_s=0.0),
         metrics=Metrics(lambda: (0, 0, 1)),
-        watcher=ProgressBar(sink) if is_watched else None,
+        watcher=ProgressBar(sink) if has_progress_line(configuration) else None,
     )
     task = asyncio.current_task()
     assert task is not None

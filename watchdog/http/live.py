@@ -95,6 +95,9 @@ class LiveStream:
         if self._progress_pause is None:
             self._send_progress()
 
+    def ended(self) -> None:
+        """Send nothing: the verdict follows."""
+
     # The end of the call.
 
     async def finish(

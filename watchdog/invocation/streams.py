@@ -78,10 +78,12 @@ class Streams:
         self._stderr_tail.take(data)
 
     def close(self) -> None:
-        """Log the unfinished last line of each stream, because both streams have ended."""
+        """Log the unfinished last line of each stream, because the run has ended."""
         for log in (self._stdout_log, self._stderr_log):
             if log is not None:
                 log.close()
+        if self._observer is not None:
+            self._observer.ended()
 
     @property
     def stdout_tail(self) -> str:

@@ -113,6 +113,11 @@ def _starts(fields: Mapping[str, Any]) -> Worded:
     return Worded("", "  ".join(parts))
 
 
+def _progress(fields: Mapping[str, Any]) -> Worded:
+    text = printable(as_text(fields.get("text", "")))
+    return Worded("", f"progress  {fields['fraction']:.0%}  {text}".rstrip())
+
+
 def _ended(fields: Mapping[str, Any]) -> Worded:
     """Return the summary of a call: ``ok  0.02 s  photo.jpg 1.1 kB -> gray.jpg 585 B``."""
     outcome = as_text(fields.get("outcome"))
@@ -170,5 +175,6 @@ _SPECIAL: Mapping[tuple[object, object], Callable[[Mapping[str, Any]], Worded]] 
     ("server", "draining"): _draining,
     ("invocation", "call waits"): _waits,
     ("invocation", "call started"): _starts,
+    ("invocation", "progress"): _progress,
     ("invocation", "invocation ended"): _ended,
 }

@@ -23,3 +23,6 @@ class Observer(Protocol):
 
     def progress(self, fraction: float, text: str) -> None:
         """The function has reported its progress. ``fraction``: from 0 to 1."""
+
+    def ended(self) -> None:
+        """The function has ended, and has reported all that it will. A call with several runs has several ends."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 
 from .sink import LogWriter
@@ -44,14 +43,12 @@ class ProgressBar:
         if now_s - self._drawn_s < _REDRAW_S:
             return
         self._drawn_s = now_s
-        columns = shutil.get_terminal_size().columns
-        self._sink.show_status(self._text(now_s)[: max(columns - 1, 1)])
+        self._sink.show_status(self._text(now_s))
 
     def _text(self, now_s: float) -> str:
         parts = [self._verb]
         if self._size_bytes:
-            filled = min(_BAR_COLUMNS, _BAR_COLUMNS * self._moved_bytes // self._size_bytes)
-            parts.append(f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}]")
+            parts.append(_bar(self._moved_bytes / self._size_bytes))
         if self._files > 1:
             parts.append(f"{self._files_done} of {self._files} files")
         total = f" of {_mib(self._size_bytes)}" if self._size_bytes is not None else ""
@@ -59,6 +56,21 @@ class ProgressBar:
         if now_s - self._began_s >= 1:
             parts.append(f"{_mib(int(self._moved_bytes / (now_s - self._began_s)))} MiB/s")
         return "  ".join(parts)
+
+
+def progress_text(fraction: float, text: str) -> str:
+    """Return the progress that a script reports: ``[############............]  50%  text``.
+
+    Args:
+        fraction: a number below 0 counts as 0, and a number above 1 as 1.
+    """
+    fraction = min(max(fraction, 0.0), 1.0)  # a service could send 1e9, which would fill the memory
+    return f"{_bar(fraction)}  {fraction:.0%}  {text}".rstrip()
+
+
+def _bar(fraction: float) -> str:
+    filled = min(_BAR_COLUMNS, int(_BAR_COLUMNS * fraction))
+    return f"[{'#' * filled}{'.' * (_BAR_COLUMNS - filled)}]"
 
 
 def _mib(count: int) -> str:

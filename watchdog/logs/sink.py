@@ -10,13 +10,14 @@ import threading
 from collections import deque
 
 from .formats import JsonFormat, LogFormat
-from .text import printable
+from .text import fitted, printable
 
 _BUFFER_BYTES = 4 * 1024 * 1024
 _WRITE_BYTES = 256 * 1024
 # The pause after a write, in which more lines are collected for the next one. A pause of 10 ms took four times as much
 # processor time.
 _PAUSE_S = 0.05
+_USUAL_COLUMNS = 80  # of a terminal that does not know its size
 _ERASE_LINE = b"\r\x1b[K"  # go to the beginning of the line and erase it (ECMA-48, CR and EL)
 
 
@@ -76,10 +77,12 @@ class LogWriter:
     def show_status(self, text: str) -> None:
         """Keep a line of text, such as a progress bar, below the events on a terminal. An empty text removes the line.
 
-        The same thread writes the line and the events, so that they do not mix.
+        The same thread writes the line and the events, so that they do not mix. A text that is wider than the terminal
+        is cut, because only one line can be erased.
         """
+        shown = fitted(printable(text), self._columns() - 1) if text else ""
         with self._lock:
-            self._status = printable(text).encode()
+            self._status = shown.encode()
             self._append(_ERASE_LINE, 0)
 
     def lose(self, events: int) -> None:
@@ -111,6 +114,12 @@ class LogWriter:
         if thread is not None:
             thread.join(timeout_s)
         return thread is None or not thread.is_alive()
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._fd).columns or _USUAL_COLUMNS
+        except OSError:  # the terminal is gone
+            return _USUAL_COLUMNS
 
     def _append(self, data: bytes, events: int) -> None:
         if self._reader_is_gone or not data:

@@ -34,6 +34,20 @@ def printable_lines(text: str) -> str:
     return "\n".join(map(printable, text.split("\n")))
 
 
+def fitted(text: str, columns: int) -> str:
+    """Return the beginning of a text that fits into a line of a terminal. Characters of East Asia take two columns."""
+    if len(text) <= columns and text.isascii():
+        return text
+    import unicodedata  # imported only for texts that may be too wide
+
+    for at, character in enumerate(text):
+        columns -= 0 if unicodedata.combining(character) else _WIDTHS.get(unicodedata.east_asian_width(character), 1)
+        if columns < 0:
+            return text[:at]
+    return text
+
+
+_WIDTHS = {"W": 2, "F": 2}  # wide and fullwidth (Unicode, annex 11)
 _UNPRINTABLE = pattern(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 _ESCAPE_SEQUENCE = pattern(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\))")
 # Escapes for bytes that are not UTF-8, equal to those of the slower error handler "backslashreplace" (1 µs per byte).
