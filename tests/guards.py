@@ -1627,6 +1627,22 @@ def existing_files() -> None:
 
 
 @guard
+def one_answer() -> None:
+    """`watchdog invoke --live` writes the answer to the terminal that has shown all of it as lines of the log."""
+    from watchdog.client import live
+
+    replace(live, "have_same_terminal", lambda: False)
+
+
+@guard
+def whole_answer() -> None:
+    """`watchdog invoke --live` does not write the answer to the terminal, although the log has not shown all of it."""
+    from watchdog.client.shown_text import ShownText
+
+    replace(ShownText, "is_all_of", lambda self, printed: True)
+
+
+@guard
 def names_of_answers() -> None:
     """`watchdog invoke` uses the name of an output as it is."""
     from watchdog.client import folder

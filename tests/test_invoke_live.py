@@ -188,6 +188,82 @@ echo done""",
     assert (second.returncode, output) == (0, b"done\n")
 
 
+def shown_on_a_terminal(server: RunningServer, tmp_path: Path, without: str | None, *words: str) -> bytes:
+    """Return what a terminal shows of a call with ``--live``."""
+    mine, its = os.openpty()
+    running = subprocess.Popen(
+        command(url(server), "/dev/null", "--live", *words, without=without),
+        cwd=tmp_path,
+        env=clean_environment(NO_COLOR="1"),
+        stdin=its,
+        stdout=its,
+        stderr=its,
+    )
+    os.close(its)
+    shown = read_terminal(mine)
+    os.close(mine)
+    assert running.wait(timeout=60) == 0, shown
+    return shown
+
+
+@pytest.mark.guard("one-answer")
+@pytest.mark.parametrize("words", [[], ["-o", "-"]])
+@pytest.mark.parametrize(
+    ("script", "times"),
+    [
+        ("echo marker", 1),
+        ("printf 'marker without a line end'", 1),
+        ("printf 'marker\\n\\n  \\nend\\n\\n'", 1),
+        ("printf 'marker\\r\\nend\\r\\n'", 1),
+        (r"printf '\033[31mmarker\033[0m\n'", 1),
+        ("printf 'Traceback (most recent call last):\\n  File \"x\", line 1\\nmarker: e\\n'", 1),
+        ("echo marker; echo marker >&2; echo marker", 3),
+    ],
+)
+def test_printed_text_is_shown_once(
+    start_server: StartServer, tmp_path: Path, script: str, times: int, words: list[str], removed_guard: str | None
+) -> None:
+    server = start_server(script)
+    shown = shown_on_a_terminal(server, tmp_path, removed_guard, *words)
+    assert shown.count(b"marker") == times, shown
+
+
+@pytest.mark.guard("whole-answer")
+@pytest.mark.parametrize(
+    ("script", "options"),
+    [
+        ("echo marker", {"WATCHDOG_LOG_LEVEL": "WARNING"}),
+        ("echo other; echo DEBUG marker", {}),
+        ("head -c 70000 /dev/zero | tr '\\0' x; echo marker", {}),
+        ("seq 10000; echo marker", {"WATCHDOG_MAX_LOG_RATE": "1000"}),
+        ("printf '\\n \\n'; cat >&2 /dev/null; printf 'DEBUG marker'", {}),
+    ],
+)
+def test_an_answer_that_the_log_has_not_shown_whole_is_written(
+    start_server: StartServer, tmp_path: Path, script: str, options: dict[str, str], removed_guard: str | None
+) -> None:
+    server = start_server(script, **options)
+    assert b"marker" in shown_on_a_terminal(server, tmp_path, removed_guard)
+
+
+def test_the_answer_is_written_if_the_log_goes_elsewhere(shared_server: StartServer, tmp_path: Path) -> None:
+    server = shared_server("echo hello")
+    mine, its = os.openpty()
+    with subprocess.Popen(
+        command(url(server), "/dev/null", "--live"),
+        cwd=tmp_path,
+        env=clean_environment(),
+        stdin=its,
+        stdout=its,
+        stderr=subprocess.PIPE,
+    ) as running:
+        os.close(its)
+        shown = read_terminal(mine)
+        _, log = running.communicate(timeout=60)
+    os.close(mine)
+    assert (shown, log) == (b"hello\r\n", b"hello\n")
+
+
 # ------------------------------------------------------------------------------------------------ broken streams
 
 

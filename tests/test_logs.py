@@ -817,8 +817,9 @@ class Kept(sink_module.LogWriter):
         super().__init__(-1, level=level)
         self.kept: list[bytes] = []
 
-    def put(self, data: bytes, events: int = 1) -> None:
+    def put(self, data: bytes, events: int = 1) -> bool:
         self.kept.append(data)
+        return True
 
 
 # ---- The sink ----

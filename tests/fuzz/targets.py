@@ -535,9 +535,10 @@ class _Collector(sink_module.LogWriter):
         self.data = b""
         self.events = 0
 
-    def put(self, data: bytes, events: int = 1) -> None:
+    def put(self, data: bytes, events: int = 1) -> bool:
         self.data += data
         self.events += events
+        return True
 
 
 def check_script_log(data: bytes) -> None:

@@ -26,6 +26,7 @@ from .folder import Folder, KeptFile
 from .names import name_for
 from .progress import Display
 from .refusal import error_of_document
+from .shown_text import ShownText, have_same_terminal
 from .target import Target
 from .verdict import Verdict, exit_code_from
 
@@ -111,6 +112,7 @@ class LiveCall:
         self._scratch = scratch
         self._outputs: dict[str | None, _Received] = {}
         self._current: _Received | None = None
+        self._shown = ShownText()  # the lines of stdout in the log
 
     async def receive(self, response: aiohttp.ClientResponse) -> Verdict:
         """Read the whole stream, and keep the outputs.
@@ -142,7 +144,8 @@ class LiveCall:
             if self._place() is not None:
                 return Verdict(folder.finish(), exit_code_from(completed.exit_code), warnings)
             self._display.end()
-            self._to_stdout(folder)
+            if not self._is_answer_shown(folder):
+                self._to_stdout(folder)
             return Verdict([], exit_code_from(completed.exit_code), warnings)
 
     def _waiting_room(self) -> str:
@@ -184,7 +187,8 @@ class LiveCall:
                 self._display.status("running")
             case "log":
                 line = _decoded(name, data, _Log)
-                self._display.log(line.level, line.text)
+                if self._display.log(line.level, line.text) and line.stream == "stdout":
+                    self._shown.take(line.text)
             case "dropped":
                 lines = _decoded(name, data, _Dropped).lines
                 self._display.note(f"({lines} lines of the log are missing here, because they came too fast)")
@@ -226,6 +230,13 @@ class LiveCall:
             if (each.size, each.sha256) != (received.size_bytes, received.sha256.hexdigest()):
                 raise AnswerBroken(f"the output {_shown(name)} is damaged: its checksum is wrong")
 
+    def _is_answer_shown(self, folder: Folder) -> bool:
+        """Return whether the answer is what the script printed, and the log has shown it on the same terminal."""
+        if list(self._outputs) != [None] or not have_same_terminal():
+            return False
+        with folder.reopened(self._outputs[None].file) as printed:
+            return self._shown.is_all_of(printed) and self._display.is_written()
+
     def _to_stdout(self, folder: Folder) -> None:
         """Write the outputs to stdout: one as it is, several as a ZIP."""
         try:
@@ -261,6 +272,7 @@ class _Queued(msgspec.Struct):
 class _Log(msgspec.Struct):
     text: str
     level: str = "info"
+    stream: str = ""
 
 
 class _Dropped(msgspec.Struct):

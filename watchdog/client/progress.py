@@ -60,11 +60,15 @@ class Display:
             self._bar = None
             self._sink.flush(_FLUSH_S)
 
-    def log(self, level: str, text: str) -> None:
-        """Show a line of the script, or a whole traceback. Lines are dropped if nobody reads stderr."""
+    def is_written(self) -> bool:
+        """Wait until all lines are written. Return false if that takes too long."""
+        return self._sink.flush(_FLUSH_S)
+
+    def log(self, level: str, text: str) -> bool:
+        """Show a line of the script, or a whole traceback. If nobody reads stderr, drop it and return false."""
         shown = printable_lines(text).replace("\n", f"\n{self._label}")
         color = _COLORS.get(level, "") if self._has_colors else ""
-        self._sink.put(f"{color}{self._label}{shown}{_RESET if color else ''}\n".encode())
+        return self._sink.put(f"{color}{self._label}{shown}{_RESET if color else ''}\n".encode())
 
     def note(self, text: str) -> None:
         """Show a line of this program."""

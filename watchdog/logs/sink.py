@@ -56,8 +56,8 @@ class LogWriter:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
 
-    def put(self, data: bytes, events: int = 1) -> None:
-        """Take script lines that are ready to be written, or count them as lost."""
+    def put(self, data: bytes, events: int = 1) -> bool:
+        """Take script lines that are ready to be written, and return true. If there is no room, count them as lost."""
         with self._lock:
             if self._pending_bytes >= self._limit_bytes:
                 self.is_full = True
@@ -65,6 +65,7 @@ class LogWriter:
                 self._lost += events
             else:
                 self._append(data, events)
+            return not self.is_full
 
     def put_own(self, data: bytes) -> None:
         """Take an event of this program."""
