@@ -1643,6 +1643,14 @@ def whole_answer() -> None:
 
 
 @guard
+def room_for_a_zip() -> None:
+    """`watchdog invoke` unpacks a ZIP although its files do not fit on the disk."""
+    from watchdog.client.folder import Folder
+
+    replace(Folder, "require_room", lambda self, size_bytes: None)
+
+
+@guard
 def names_of_answers() -> None:
     """`watchdog invoke` uses the name of an output as it is."""
     from watchdog.client import folder

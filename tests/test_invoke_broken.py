@@ -184,6 +184,59 @@ def test_damaged_compressed_data_in_a_zip_is_an_error(tmp_path: Path) -> None:
     assert files_in(tmp_path / "out") == {}
 
 
+@pytest.mark.guard("room-for-a-zip")
+def test_a_zip_that_unpacks_to_more_than_the_disk_has_is_kept_packed(tmp_path: Path, removed_guard: str | None) -> None:
+    """No byte is unpacked: the first file would fit."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a", "d/b"):
+            archive.writestr(name, bytes(1000))
+        archive.filelist[1].file_size = 1 << 60
+    done = call(tmp_path, answer(base64.b64encode(buffer.getvalue()), **ZIP), without=removed_guard)
+    check(done, 73, "the files of the answer have 1152922 TB, and out has room for ")
+    assert stderr_of(done).endswith("; the answer is kept as a ZIP in out/in.zip: unpack it where there is room\n")
+    assert files_in(tmp_path / "out") == {"in.zip": buffer.getvalue()}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m,nr_inodes=20", "none", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_disk_that_is_full_while_a_zip_is_unpacked_keeps_it_packed(
+    tmp_path: Path, small_disk: Path, is_taken: bool
+) -> None:
+    """The disk has no inode left for the last files. Their bytes would fit."""
+    data = zip_of(**{f"d/{number}": b"x" for number in range(50)})
+    if is_taken:
+        (small_disk / "in.zip").write_bytes(b"of the user")
+    done = call(tmp_path, answer(base64.b64encode(data), **ZIP), flags=("-o", small_disk))
+    name = "in-2.zip" if is_taken else "in.zip"
+    check(done, 73, f": No space left on device; the answer is kept as a ZIP in {small_disk}/{name}")
+    kept = files_in(small_disk)
+    assert kept.pop(name) == data
+    assert kept == ({"in.zip": b"of the user"} if is_taken else {})
+    assert [path.name for path in small_disk.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize("size_bytes", [0, 10, 1000])
+def test_a_file_that_is_larger_than_its_size_in_the_zip_is_not_unpacked_further(
+    tmp_path: Path, size_bytes: int
+) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", bytes(1 << 20))
+        archive.filelist[0].file_size = size_bytes
+    done = call(tmp_path, answer(base64.b64encode(buffer.getvalue()), **ZIP))
+    check(done, 76, "the ZIP in the answer is damaged: Bad CRC-32")
+    assert files_in(tmp_path / "out") == {}
+
+
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_an_unusual_compression_in_a_zip_is_an_error(tmp_path: Path, compression: int) -> None:
     data = zip_of(compression, a=b"first" * 100)

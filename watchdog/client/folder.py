@@ -17,13 +17,20 @@ from typing import BinaryIO
 import msgspec
 
 from ..errors import AnswerNotKept, quoted
+from ..logs import readable
 from ..logs.text import printable
-from ..system.nameless_file import open_nameless, write_all
+from ..system.nameless_file import write_all
+from ..workspace.space import free_bytes
 from .names import numbered, parts_of
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The file system has no hard links (FAT, some network file systems), or the file has too many.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
+
+
+class NoRoom(AnswerNotKept):
+    """The disk has no room for the files of an answer."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -83,6 +90,7 @@ class Folder:
         self._root = self._staging = -1
         self._staging_name = ""
         self._files: list[KeptFile] = []
+        self._begun = 0  # the number of files so far
 
     def __enter__(self) -> Folder:
         try:
@@ -97,10 +105,7 @@ class Folder:
 
     def __exit__(self, *_: object) -> None:
         for file in self._files:
-            with contextlib.suppress(AnswerNotKept):
-                file.close()
-            with contextlib.suppress(OSError):
-                os.unlink(str(file.number), dir_fd=self._staging)
+            self._remove(file)
         if self._staging >= 0:
             os.close(self._staging)
             with contextlib.suppress(OSError):
@@ -109,12 +114,14 @@ class Folder:
             os.close(self._root)
         self._root = self._staging = -1
 
-    def scratch(self) -> KeptFile:
-        """Begin a file that never gets a name."""
-        try:
-            return KeptFile(open_nameless(self._path), -1, [".invoke.part"])
-        except OSError as error:
-            raise _not_kept(self._path, error) from None
+    def require_room(self, size_bytes: int) -> None:
+        """Raise :class:`NoRoom` if files of this size do not fit on the disk."""
+        free = free_bytes(self._path)
+        if size_bytes > free:
+            raise NoRoom(
+                f"the files of the answer have {readable.size(size_bytes)}, and {printable(self._path)} has room for "
+                f"{readable.size(int(free))}"
+            )
 
     def create(self, name: str, *, is_own: bool) -> KeptFile:
         """Begin a file.
@@ -124,7 +131,7 @@ class Folder:
 
         Raises:
             AnswerBroken: the name is not a path below a directory.
-            AnswerNotKept: the file cannot be made.
+            AnswerNotKept: the file cannot be made. :class:`NoRoom`: because the disk is full.
         """
         parts = parts_of(name) if is_own else [*self._prefix, *parts_of(name)]
         if parts[0].startswith(".") and not is_own and not self._has_hidden:
@@ -132,7 +139,8 @@ class Folder:
                 f"the service named its output {quoted(name)}, which would be a hidden file in the current directory; "
                 "use -o DIR to keep it there"
             )
-        number = len(self._files)
+        number = self._begun
+        self._begun += 1
         try:
             fd = os.open(str(number), os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666, dir_fd=self._staging)
         except OSError as error:
@@ -145,6 +153,19 @@ class Folder:
         """Open a file of :meth:`create` for reading."""
         return open(os.open(str(file.number), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._staging), "rb")
 
+    def discard(self, file: KeptFile) -> None:
+        """Remove a file that is not needed any more."""
+        self._files.remove(file)
+        self._remove(file)
+
+    def keep_only(self, file: KeptFile) -> Kept:
+        """Remove all other files, and give this one its name, or another one if the name is taken."""
+        others = [each for each in self._files if each is not file]
+        self._files = [file]
+        for other in others:
+            self._remove(other)
+        return self._named(file)
+
     def finish(self) -> list[Kept]:
         """Give all files their names, and return them.
 
@@ -152,20 +173,25 @@ class Folder:
             AnswerNotKept: a name is taken, or a file cannot have its name. A file whose name is taken is kept under
                 another name, so that the run was not in vain.
         """
-        kept, taken = [], []
-        for file in self._files:
-            file.close()
-            with self._parent(file.parts) as parent:
-                wanted = file.parts[-1]
-                name = self._name(file.number, parent, wanted, "/".join(file.parts))
-            path = os.path.join(self._path, *file.parts[:-1], name)
-            kept.append(Kept(path, file.size_bytes))
-            if name != wanted:
-                taken.append((os.path.join(self._path, *file.parts), path))
+        kept = [self._named(file) for file in self._files]
+        wanted = [os.path.join(self._path, *file.parts) for file in self._files]
+        taken = [(old, new.path) for old, new in zip(wanted, kept, strict=True) if old != new.path]
         if taken:
             shown = "\n".join(f"{printable(old)} exists, so the answer is in {printable(new)}" for old, new in taken)
             raise AnswerNotKept(f"{shown}\nuse --force to replace files")
         return kept
+
+    def _named(self, file: KeptFile) -> Kept:
+        file.close()
+        with self._parent(file.parts) as parent:
+            name = self._name(file.number, parent, file.parts[-1], "/".join(file.parts))
+        return Kept(os.path.join(self._path, *file.parts[:-1], name), file.size_bytes)
+
+    def _remove(self, file: KeptFile) -> None:
+        with contextlib.suppress(AnswerNotKept):
+            file.close()
+        with contextlib.suppress(OSError):
+            os.unlink(str(file.number), dir_fd=self._staging)
 
     @contextlib.contextmanager
     def _parent(self, parts: list[str]) -> Iterator[int]:
@@ -238,4 +264,5 @@ def _directory(name: str, parent: int) -> int:
 
 
 def _not_kept(path: str, error: OSError) -> AnswerNotKept:
-    return AnswerNotKept(f"the answer cannot be written to {printable(path)}: {error.strerror}")
+    kind = NoRoom if error.errno in _NO_SPACE else AnswerNotKept
+    return kind(f"the answer cannot be written to {printable(path)}: {error.strerror}")

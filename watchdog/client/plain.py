@@ -21,9 +21,11 @@ from typing import BinaryIO, Protocol
 import aiohttp
 
 from ..errors import AnswerBroken, AnswerNotKept, BadInput, quoted
+from ..logs.text import printable
+from ..output.media_type import ZIP_TYPE
 from ..system import standard_output
 from ..system.base64_reader import Base64Reader
-from .folder import Folder, Kept
+from .folder import Folder, Kept, NoRoom
 from .names import name_for, name_in_header
 from .progress import Display
 from .target import Target
@@ -107,10 +109,17 @@ async def _kept(
     is_named = target.directory is not None
     with Folder(directory, target.prefix, replaces=target.replaces, has_hidden=is_named) as folder:
         if encoded_type is not None and name is None:
-            archive = folder.scratch()
+            archive = folder.create(name_for(label, ZIP_TYPE), is_own=True)
             await _copy(response, archive, display, is_base64=True)
-            with archive.reader() as reader:
-                _unpack(reader, folder)
+            try:
+                with archive.reader() as reader:
+                    _unpack(reader, folder)
+            except NoRoom as error:
+                kept = folder.keep_only(archive)
+                raise AnswerNotKept(
+                    f"{error}; the answer is kept as a ZIP in {printable(kept.path)}: unpack it where there is room"
+                ) from None
+            folder.discard(archive)
         elif name is not None and form != "zip" and form != "json":
             file = folder.create(name_in_header(name), is_own=False)
             await _copy(response, file, display, is_base64=encoded_type is not None)
@@ -136,9 +145,18 @@ async def _copy(response: aiohttp.ClientResponse, sink: _Sink, display: Display,
 
 
 def _unpack(archive: BinaryIO, folder: Folder) -> None:
-    """Write the files of a ZIP to the folder. Raise ``AnswerBroken`` if the ZIP is damaged."""
+    """Write the files of a ZIP to the folder.
+
+    A small ZIP may unpack to very much, so the sizes of all files are compared with the free space first. If a file
+    turns out to be larger than its size in the ZIP, zipfile reads no byte more, and its checksum is wrong.
+
+    Raises:
+        AnswerBroken: the ZIP is damaged.
+        NoRoom: the disk has no room for the files.
+    """
     try:
         with zipfile.ZipFile(archive) as opened:
+            folder.require_room(sum(entry.file_size for entry in opened.infolist()))
             for entry in opened.infolist():
                 if entry.orig_filename.endswith("/"):  # a directory
                     continue
