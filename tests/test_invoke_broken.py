@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import fcntl
@@ -33,6 +34,9 @@ from client_command import (
     stderr_of,
 )
 from running_server import read_terminal, until
+
+from watchdog.client import plain
+from watchdog.client.folder import Folder
 
 CONTENT = os.urandom(300_000)
 BASE64 = base64.b64encode(CONTENT) + b"\n"
@@ -235,6 +239,22 @@ def test_a_file_that_is_larger_than_its_size_in_the_zip_is_not_unpacked_further(
     done = call(tmp_path, answer(base64.b64encode(buffer.getvalue()), **ZIP))
     check(done, 76, "the ZIP in the answer is damaged: Bad CRC-32")
     assert files_in(tmp_path / "out") == {}
+
+
+def test_a_signal_ends_the_unpacking_of_a_zip(tmp_path: Path) -> None:
+    """A signal cancels the task. The ZIP has many pieces, so the task is not at its end."""
+
+    async def cancelled() -> None:
+        data = io.BytesIO(zip_of(zipfile.ZIP_DEFLATED, a=bytes(10 << 20)))
+        with Folder(str(tmp_path), "", replaces=False) as folder:
+            task = asyncio.create_task(plain._unpack(data, folder))
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(cancelled())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -13,6 +13,7 @@ missing                      what the script printed, as it is
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import zipfile
 import zlib
@@ -113,7 +114,7 @@ async def _kept(
             await _copy(response, archive, display, is_base64=True)
             try:
                 with archive.reader() as reader:
-                    _unpack(reader, folder)
+                    await _unpack(reader, folder)
             except NoRoom as error:
                 kept = folder.keep_only(archive)
                 raise AnswerNotKept(
@@ -144,8 +145,8 @@ async def _copy(response: aiohttp.ClientResponse, sink: _Sink, display: Display,
     decoded.finish()
 
 
-def _unpack(archive: BinaryIO, folder: Folder) -> None:
-    """Write the files of a ZIP to the folder.
+async def _unpack(archive: BinaryIO, folder: Folder) -> None:
+    """Write the files of a ZIP to the folder. Between two pieces, other calls continue, and Ctrl-C has an effect.
 
     A small ZIP may unpack to very much, so the sizes of all files are compared with the free space first. If a file
     turns out to be larger than its size in the ZIP, zipfile reads no byte more, and its checksum is wrong.
@@ -169,6 +170,7 @@ def _unpack(archive: BinaryIO, folder: Folder) -> None:
                 with opened.open(entry) as source:
                     while piece := source.read(_COPY_BYTES):
                         file.write(piece)
+                        await asyncio.sleep(0)
                 file.close()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, zlib.error) as error:
         raise AnswerBroken(f"the ZIP in the answer is damaged: {error}") from None
