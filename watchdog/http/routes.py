@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -71,6 +71,13 @@ class Routes:
         self._cors = cors
         self._has_page = configuration.settings.page
         self._page: Response | None = None
+        self._own: dict[str, Callable[[Request], Coroutine[Any, Any, None]]] = {
+            "/_/health": self._send_health,
+            "/_/ready": self._send_ready,
+            "/_/openapi.json": self._send_description,
+        }
+        if self._has_page:
+            self._own["/_/try"] = self._send_page
         self.metrics_port: int | None = None
 
     def answer(self, request: Request) -> Coroutine[Any, Any, None]:
@@ -88,7 +95,7 @@ class Routes:
         if path in _FOR_BROWSERS and request.method in READING_METHODS:
             return self._sender.send(request, _for_browsers(path))
         if is_probe(request):
-            return self._sender.send(request, self._probe(request, is_ready=False))
+            return self._send_health(request)
         if request.method == "GET" and self._has_page and path == "/" and "Sec-Fetch-Mode" in request.headers:
             from . import page
 
@@ -100,16 +107,20 @@ class Routes:
 
     def _answer_own(self, request: Request, path: str) -> Coroutine[Any, Any, None]:
         """Return the coroutine that answers a request to a path of the server itself."""
-        if path == "/_/ready":
-            return self._sender.send(request, self._probe(request, is_ready=True))
-        if path == "/_/openapi.json":
-            return self._send_description(request)
-        if path == "/_/try" and self._has_page:
-            return self._sender.send(request, self._page_for(request))
-        if path == "/_/health" or is_probe_of_kubernetes(request):
-            return self._sender.send(request, self._probe(request, is_ready=False))
-        known = ["/_/health", "/_/ready", "/_/openapi.json", *(["/_/try"] if self._has_page else [])]
-        return self._sender.send(request, no_such_path(request, path, known))
+        if (answer := self._own.get(path)) is not None:
+            return answer(request)
+        if is_probe_of_kubernetes(request):
+            return self._send_health(request)
+        return self._sender.send(request, no_such_path(request, path, [*self._own]))
+
+    def _send_health(self, request: Request) -> Coroutine[Any, Any, None]:
+        return self._sender.send(request, self._probe(request, is_ready=False))
+
+    def _send_ready(self, request: Request) -> Coroutine[Any, Any, None]:
+        return self._sender.send(request, self._probe(request, is_ready=True))
+
+    def _send_page(self, request: Request) -> Coroutine[Any, Any, None]:
+        return self._sender.send(request, self._page_for(request))
 
     async def answer_metrics(self, request: Request) -> None:
         """Answer a request to the port for metrics."""
