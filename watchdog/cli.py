@@ -40,7 +40,7 @@ from .errors import (
 )
 from .logs.setup import configure, get_logger
 from .logs.sink import LogWriter
-from .process.progress_descriptor import PROGRESS_FD, open_progress_descriptor
+from .process.progress_descriptor import open_progress_descriptor
 from .settings.load import Configuration, load, require_valid, without_outputs
 from .system import proc, standard_output
 
@@ -126,8 +126,7 @@ def main(
 
             return health(configuration)
         _make_tmp_dir(configuration.settings.tmp_dir)
-        is_redirected = _is_open(PROGRESS_FD)
-        open_progress_descriptor()
+        shows_progress = open_progress_descriptor()
         if arguments.command == "run":
             own = arguments.own
             return _run(
@@ -136,7 +135,7 @@ def main(
                 own["file"],
                 own["output"],
                 stores=not own["no_store"],
-                shows_progress=not is_redirected,
+                shows_progress=shows_progress,
             )
         if arguments.command == "job":
             return _job(configuration, environ)
@@ -159,14 +158,6 @@ def exit_code_of(error: WatchdogError) -> int:
     if isinstance(error, ScriptKilled):
         return 128 + proc.signal_number(error.signal)
     return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
-
-
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
 
 
 def _make_tmp_dir(path: str) -> None:

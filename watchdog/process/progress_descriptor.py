@@ -8,15 +8,15 @@ import os
 PROGRESS_FD = 4
 
 
-def open_progress_descriptor() -> None:
-    """Open ``/dev/null`` as descriptor 4, which all scripts inherit.
+def open_progress_descriptor() -> bool:
+    """Open ``/dev/null`` as descriptor 4, which all scripts inherit. Return false if this process has inherited one.
 
-    So a script may always write its progress. Only if the caller watches the call, the script gets a pipe instead. If
-    this process has inherited a descriptor 4, scripts get that one, as they always did.
+    So a script may always write its progress. If the caller watches the call, the script gets a pipe instead. An
+    inherited descriptor 4 stays as it is, and scripts inherit it, too.
     """
     with contextlib.suppress(OSError):
         os.fstat(PROGRESS_FD)
-        return
+        return False
     with contextlib.suppress(OSError):  # no descriptor is free
         fd = os.open(os.devnull, os.O_WRONLY)
         if fd == PROGRESS_FD:
@@ -24,3 +24,4 @@ def open_progress_descriptor() -> None:
         else:
             os.dup2(fd, PROGRESS_FD, inheritable=True)
             os.close(fd)
+    return True
