@@ -20,11 +20,10 @@ from ..errors import AnswerNotKept, quoted
 from ..logs import readable
 from ..logs.text import printable
 from ..system.nameless_file import write_all
-from ..workspace.space import free_bytes
+from ..workspace.space import NO_SPACE, free_bytes
 from .names import numbered, parts_of
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # The file system has no hard links (FAT, some network file systems), or the file has too many.
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
@@ -264,5 +263,5 @@ def _directory(name: str, parent: int) -> int:
 
 
 def _not_kept(path: str, error: OSError) -> AnswerNotKept:
-    kind = NoRoom if error.errno in _NO_SPACE else AnswerNotKept
+    kind = NoRoom if error.errno in NO_SPACE else AnswerNotKept
     return kind(f"the answer cannot be written to {printable(path)}: {error.strerror}")

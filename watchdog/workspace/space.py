@@ -10,7 +10,7 @@ from ..errors import NoSpace
 
 # A disk with less free space than this counts as full: programs usually write at least this number of bytes at a time.
 _FULL_BYTES = 4096
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 # If less than this is free, no directory is kept for the next call: the running scripts need the space.
 _PLENTY_BYTES = 16 << 20
 _PLENTY_INODES = 1000
@@ -57,5 +57,5 @@ def is_plenty(space: os.statvfs_result | None) -> bool:
 
 def raise_if_no_space(error: OSError, what: str) -> None:
     """Raise :class:`NoSpace` with the name ``what``, if the error means that the disk is full."""
-    if error.errno in _NO_SPACE:
+    if error.errno in NO_SPACE:
         raise NoSpace(f"no space is left for {what}: {error.strerror}") from error
