@@ -122,10 +122,11 @@ class Inputs:
 
     async def give_names(self, task: Task, workspace: Workspace) -> None:
         """Give the files of the input their names in ``TMP_INPUT_DIR``, if the function works with files."""
-        held, taken = task.held, task.taken
-        if held is None or taken is None:
+        held = task.held
+        if held is None:
             return
-        workspace.input_name = taken.name
+        assert task.taken is not None
+        workspace.input_name = task.taken.name
         try:
             if not held.give_names(workspace.input_dir, only_quickly=True):
                 await to_its_end(self._loop.run_in_executor(None, held.give_names, workspace.input_dir))

@@ -93,7 +93,7 @@ class Script:
         self.has_crlf = self.has_mark = False
         self.state: tuple[object, ...] = ()
         self._path = path
-        self._known: tuple[tuple[object, ...], str, list[str]] | None = None
+        self._known: tuple[tuple[object, ...], list[str]] | None = None
 
     def current_state(self) -> tuple[object, ...]:
         """Return what the file system says about the file now; () if there is no file."""
@@ -109,18 +109,17 @@ class Script:
         except OSError:
             self.state = ()
             return command_for(self._path, path)
-        self.state = state = _state_of(status)
-        if self._known is not None:
-            known_state, known_path, known_command = self._known
-            if known_state == state and known_path == path and os.access(known_command[0], os.X_OK):
-                return known_command
+        self.state = _state_of(status)
+        state = (path, *self.state)
+        if self._known is not None and self._known[0] == state and os.access(self._known[1][0], os.X_OK):
+            return self._known[1]
         command = command_for(self._path, path)
         start = read_start(self._path)
         self.has_crlf, self.has_mark = has_crlf(start), has_mark(start)
         # Two changes in the same clock tick give a file the same time. So the command is not remembered if the file has
         # just changed.
         if time.time() - max(status.st_mtime, status.st_ctime) > _SETTLED_S:
-            self._known = (state, path, command)
+            self._known = (state, command)
         return command
 
 

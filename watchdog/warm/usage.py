@@ -16,11 +16,11 @@ _RESET_PEAK = b"5"  # proc(5), /proc/pid/clear_refs
 class Usage:
     """Reads the usage of one process from files in ``/proc`` that stay open. A value that cannot be read is left out.
 
-    Args:
-        pid: a child of this process that is not reaped before :meth:`close`.
-
     The time of the children is read only at the end of a call, because this takes longer than the other steps. So the
     children that end while the worker is idle count for its next call.
+
+    Args:
+        pid: a child of this process that is not reaped before :meth:`close`.
 
     Attributes:
         began_cpu_s: the CPU time at the last :meth:`begin`.
