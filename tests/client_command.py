@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from running_server import on_terminal, read_terminal
+
 PATIENCE_S = 60
 ROOT = Path(__file__).parent.parent
 Done = subprocess.CompletedProcess[bytes]
@@ -45,6 +47,14 @@ def invoke(*words: object, cwd: Path, stdin: bytes = b"", without: str | None = 
     )
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     return done
+
+
+def invoke_on_terminal(*words: object, cwd: Path, without: str | None = None, **environ: str) -> tuple[int, bytes]:
+    """Run the command to its end on a terminal. Return its exit code, and all that the terminal got."""
+    started = on_terminal(command(*words, without=without), cwd=cwd, env=clean_environment(**environ))
+    with started as (running, terminal):
+        shown = read_terminal(terminal)
+        return running.wait(timeout=PATIENCE_S), shown
 
 
 def files_in(directory: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -363,6 +363,27 @@ def length_of(answer: bytes) -> int:
 
 def is_whole(answer: bytes) -> bool:
     return len(answer.partition(b"\r\n\r\n")[2]) == length_of(answer)
+
+
+@contextlib.contextmanager
+def on_terminal(command: Sequence[str], **options: Any) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a command on a terminal. Yield the process, and the other end of the terminal for :func:`read_terminal`.
+
+    ``options``: those of Popen; ``stdin``, ``stdout`` or ``stderr`` to connect one of them elsewhere.
+    """
+    mine, its = os.openpty()
+    ends: dict[str, Any] = {"stdin": its, "stdout": its, "stderr": its}
+    try:
+        running = subprocess.Popen[bytes](command, **ends | options)
+        os.close(its)
+        with running:
+            try:
+                yield running, mine
+            except BaseException:
+                running.kill()  # it may wait for the test
+                raise
+    finally:
+        os.close(mine)
 
 
 def read_terminal(fd: int, through: bytes | None = None) -> bytes:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import RunningServer, StartServer, read_terminal
+from running_server import RunningServer, StartServer, on_terminal, read_terminal
 
 from watchdog.logs import readable
 from watchdog.logs.console import ConsoleFormat
@@ -176,13 +176,10 @@ def test_a_console_without_a_terminal_has_no_colors() -> None:
     ("no_color", "term", "has_colors"), [("", "xterm", True), ("1", "xterm", False), ("", "dumb", False)]
 )
 def test_a_terminal_gets_colors_unless_the_environment_says_no(no_color: str, term: str, has_colors: bool) -> None:
-    ours, theirs = os.openpty()
     environ = os.environ | {"NO_COLOR": no_color, "TERM": term}
     command = [sys.executable, "-c", COLORED, "auto"]
-    with subprocess.Popen(command, stderr=theirs, stdin=subprocess.DEVNULL, cwd=ROOT, env=environ) as process:
-        os.close(theirs)
-        text = read_terminal(ours)
-    os.close(ours)
+    with on_terminal(command, stdin=subprocess.DEVNULL, stdout=None, cwd=ROOT, env=environ) as (process, terminal):
+        text = read_terminal(terminal)
     assert process.returncode == 0
     assert b"ERROR: bad \\x07 bell" in text
     assert (b"\x1b[" in text) is has_colors

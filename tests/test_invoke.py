@@ -14,8 +14,8 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from client_command import ROOT, Done, clean_environment, command, files_in, invoke, stderr_of
-from running_server import RunningServer, StartServer, read_terminal, until
+from client_command import ROOT, Done, clean_environment, command, files_in, invoke, invoke_on_terminal, stderr_of
+from running_server import RunningServer, StartServer, until
 
 from watchdog import errors
 from watchdog.cli import exit_code_of
@@ -503,35 +503,23 @@ def test_a_closed_stdout_ends_the_command_quietly(server: RunningServer, tmp_pat
 # ------------------------------------------------------------------------------------------------ on a terminal
 
 
-def on_terminal(*words: object, cwd: Path) -> tuple[int, str]:
-    """Run the command on a terminal. Return its exit code, and all that the terminal got."""
-    mine, its = os.openpty()
-    process = subprocess.Popen(
-        command(*words), cwd=cwd, env=clean_environment(TERM="xterm"), stdin=its, stdout=its, stderr=its
-    )
-    os.close(its)
-    shown = read_terminal(mine).decode().replace("\r\n", "\n")
-    os.close(mine)
-    return process.wait(timeout=60), shown
-
-
 def test_on_a_terminal_text_is_shown_and_other_answers_become_files(server: RunningServer, tmp_path: Path) -> None:
     write(tmp_path, "words", "one", content=b"abc")
-    exit_code, shown = on_terminal(url(server), "words", cwd=tmp_path)
+    exit_code, shown = invoke_on_terminal(url(server), "words", cwd=tmp_path, TERM="xterm")
     assert exit_code == 0
     # The line for progress is removed before the answer is written, and nothing comes after it.
-    assert shown.endswith("\r\x1b[Kwords:abc")
-    exit_code, shown = on_terminal(url(server), "one", cwd=tmp_path)
+    assert shown.endswith(b"\r\x1b[Kwords:abc")
+    exit_code, shown = invoke_on_terminal(url(server), "one", cwd=tmp_path, TERM="xterm")
     assert (exit_code, (tmp_path / "out.bin").read_bytes()) == (0, b"abc")
-    assert "one 3 B -> ./out.bin 3 B" in shown
+    assert b"one 3 B -> ./out.bin 3 B" in shown
 
 
 def test_binary_data_is_not_written_to_a_terminal(server: RunningServer, tmp_path: Path) -> None:
     write(tmp_path, "one", content=b"abc")
-    exit_code, shown = on_terminal(url(server), "one", "-o", "-", cwd=tmp_path)
+    exit_code, shown = invoke_on_terminal(url(server), "one", "-o", "-", cwd=tmp_path, TERM="xterm")
     assert exit_code == 73
-    assert "redirect stdout to a file (> FILE), or use -o DIR" in shown
-    assert "abc" not in shown
+    assert b"redirect stdout to a file (> FILE), or use -o DIR" in shown
+    assert b"abc" not in shown
 
 
 # ------------------------------------------------------------------------------------------------ arguments

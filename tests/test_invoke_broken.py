@@ -29,11 +29,12 @@ from client_command import (
     command,
     files_in,
     invoke,
+    invoke_on_terminal,
     read_request,
     scripted,
     stderr_of,
 )
-from running_server import read_terminal, until
+from running_server import on_terminal, read_terminal, until
 
 from watchdog.client import plain
 from watchdog.client.folder import Folder
@@ -578,32 +579,19 @@ def test_a_signal_during_the_answer_leaves_no_file(tmp_path: Path, number: signa
 def test_a_terminal_shows_the_progress_in_both_directions(tmp_path: Path) -> None:
     """The service goes on only after the terminal has shown each step."""
     (tmp_path / "in").write_bytes(bytes(30 << 20))
-    mine, its = os.openpty()
-
-    def serve(connection: socket.socket) -> None:
-        read_terminal(mine, through=b"waiting for the answer")
-        connection.sendall(WHOLE[: HEAD + 200_000])
-        read_terminal(mine, through=b"receiving  [")
-        connection.sendall(WHOLE[HEAD + 200_000 :])
-
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        running = subprocess.Popen(
-            command(f"http://127.0.0.1:{listener.getsockname()[1]}", "in", "-o", "out"),
-            cwd=tmp_path,
-            env=clean_environment(TERM="xterm"),
-            stdin=its,
-            stdout=its,
-            stderr=its,
-        )
-        os.close(its)
-        connection, _ = listener.accept()
-        with connection:
-            shown = read_terminal(mine, through=b" of 30.0 MiB")
-            assert b"sending  [" in shown
-            read_request(connection)
-            serve(connection)
-            shown = read_terminal(mine)
-    os.close(mine)
+        words = command(f"http://127.0.0.1:{listener.getsockname()[1]}", "in", "-o", "out")
+        with on_terminal(words, cwd=tmp_path, env=clean_environment(TERM="xterm")) as (running, terminal):
+            connection, _ = listener.accept()
+            with connection:
+                shown = read_terminal(terminal, through=b" of 30.0 MiB")
+                assert b"sending  [" in shown
+                read_request(connection)
+                read_terminal(terminal, through=b"waiting for the answer")
+                connection.sendall(WHOLE[: HEAD + 200_000])
+                read_terminal(terminal, through=b"receiving  [")
+                connection.sendall(WHOLE[HEAD + 200_000 :])
+                shown = read_terminal(terminal)
     assert running.wait(timeout=60) == 0
     assert b"in 31 MB -> out/out.bin 300 kB" in shown
 
@@ -615,31 +603,16 @@ def test_a_service_cannot_make_a_hidden_file_in_the_current_directory(tmp_path: 
     stream = b"event: output\ndata: %b\n\n" % json.dumps(data).encode()
     live = answer(stream, Content_Type="text/event-stream")
     plain = answer(b"QUJD", **(FILE | {"X_Output_Name": ".bashrc"}))
-    mine, its = os.openpty()
-    with scripted(live if flags else plain) as service:
-        running = subprocess.Popen(
-            command(service.url, "in", *flags), cwd=tmp_path, env=clean_environment(), stdin=its, stdout=its, stderr=its
-        )
-        os.close(its)
-        shown = read_terminal(mine)
-        assert running.wait(timeout=60) == 73
-    os.close(mine)
+    code, shown = on_a_terminal(tmp_path, live if flags else plain, "in", *flags)
+    assert code == 73
     assert b"use -o DIR to keep it there" in shown
     assert files_in(tmp_path) == {"in": b"abc"}
 
 
 def on_a_terminal(tmp_path: Path, service_answer: bytes, *words: object) -> tuple[int, bytes]:
     """Return the exit code of a command on a terminal, and what the terminal shows."""
-    mine, its = os.openpty()
     with scripted(service_answer) as service:
-        running = subprocess.Popen(
-            command(service.url, *words), cwd=tmp_path, env=clean_environment(), stdin=its, stdout=its, stderr=its
-        )
-        os.close(its)
-        shown = read_terminal(mine)
-        code = running.wait(timeout=60)
-    os.close(mine)
-    return code, shown
+        return invoke_on_terminal(service.url, *words, cwd=tmp_path)
 
 
 def test_an_answer_that_is_named_after_a_hidden_input_is_kept(tmp_path: Path) -> None:

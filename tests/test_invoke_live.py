@@ -18,8 +18,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client_command import Done, answer, clean_environment, command, files_in, invoke, scripted, stderr_of
-from running_server import RunningServer, StartServer, read_terminal, until
+from client_command import (
+    Done,
+    answer,
+    clean_environment,
+    command,
+    files_in,
+    invoke,
+    invoke_on_terminal,
+    scripted,
+    stderr_of,
+)
+from running_server import RunningServer, StartServer, on_terminal, read_terminal, until
 
 from watchdog.client.event_stream import EventReader
 from watchdog.client.progress import Display, PlainFormat
@@ -143,23 +153,14 @@ echo "progress 0.5 half of it" >&4; echo "ERROR: bad" >&2; until [ -e {tmp_path}
     first.stdin.write(b"x")
     first.stdin.close()
     server.event("began")
-    mine, its = os.openpty()
-    second = subprocess.Popen(
-        command(url(server), "/dev/null", "--live", "-o", "out"),
-        cwd=tmp_path,
-        env=clean_environment(TERM="xterm"),
-        stdin=its,
-        stdout=its,
-        stderr=its,
-    )
-    os.close(its)
-    read_terminal(mine, through=b"waiting in the queue, position 1")
-    (tmp_path / "go").touch()
-    shown = read_terminal(mine, through=b"half of it")
-    assert b"[############............]  50%  half of it" in shown
-    (tmp_path / "end").touch()
-    shown += read_terminal(mine)
-    os.close(mine)
+    words = command(url(server), "/dev/null", "--live", "-o", "out")
+    with on_terminal(words, cwd=tmp_path, env=clean_environment(TERM="xterm")) as (second, terminal):
+        read_terminal(terminal, through=b"waiting in the queue, position 1")
+        (tmp_path / "go").touch()
+        shown = read_terminal(terminal, through=b"half of it")
+        assert b"[############............]  50%  half of it" in shown
+        (tmp_path / "end").touch()
+        shown += read_terminal(terminal)
     assert b"\x1b[31mERROR: bad\x1b[0m" in shown
     assert (first.wait(timeout=60), second.wait(timeout=60)) == (0, 0)
 
@@ -190,19 +191,9 @@ echo done""",
 
 def shown_on_a_terminal(server: RunningServer, tmp_path: Path, without: str | None, *words: str) -> bytes:
     """Return what a terminal shows of a call with ``--live``."""
-    mine, its = os.openpty()
-    running = subprocess.Popen(
-        command(url(server), "/dev/null", "--live", *words, without=without),
-        cwd=tmp_path,
-        env=clean_environment(NO_COLOR="1"),
-        stdin=its,
-        stdout=its,
-        stderr=its,
-    )
-    os.close(its)
-    shown = read_terminal(mine)
-    os.close(mine)
-    assert running.wait(timeout=60) == 0, shown
+    words = (url(server), "/dev/null", "--live", *words)
+    code, shown = invoke_on_terminal(*words, cwd=tmp_path, without=without, NO_COLOR="1")
+    assert code == 0, shown
     return shown
 
 
@@ -248,19 +239,11 @@ def test_an_answer_that_the_log_has_not_shown_whole_is_written(
 
 def test_the_answer_is_written_if_the_log_goes_elsewhere(shared_server: StartServer, tmp_path: Path) -> None:
     server = shared_server("echo hello")
-    mine, its = os.openpty()
-    with subprocess.Popen(
-        command(url(server), "/dev/null", "--live"),
-        cwd=tmp_path,
-        env=clean_environment(),
-        stdin=its,
-        stdout=its,
-        stderr=subprocess.PIPE,
-    ) as running:
-        os.close(its)
-        shown = read_terminal(mine)
+    words = command(url(server), "/dev/null", "--live")
+    options = {"cwd": tmp_path, "env": clean_environment(), "stderr": subprocess.PIPE}
+    with on_terminal(words, **options) as (running, terminal):
+        shown = read_terminal(terminal)
         _, log = running.communicate(timeout=60)
-    os.close(mine)
     assert (shown, log) == (b"hello\r\n", b"hello\n")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from client_command import clean_environment
 from own_events import logged_events
-from running_server import read_terminal
+from running_server import on_terminal, read_terminal
 
 from watchdog.commands.shown_progress import ShownProgress
 from watchdog.logs.sink import LogWriter
@@ -46,16 +46,14 @@ def progress_in(log: bytes) -> list[tuple[float, str]]:
 
 def test_a_terminal_shows_a_line_while_the_script_runs(tmp_path: Path) -> None:
     environ = script(tmp_path, WAITS)
-    mine, its = os.openpty()
-    with subprocess.Popen(COMMAND, cwd=tmp_path, env=environ, stdin=its, stdout=subprocess.PIPE, stderr=its) as running:
-        os.close(its)
-        shown = read_terminal(mine, through=b"half of it")
+    options = {"cwd": tmp_path, "env": environ, "stdout": subprocess.PIPE}
+    with on_terminal(COMMAND, **options) as (running, terminal):
+        shown = read_terminal(terminal, through=b"half of it")
         assert shown.endswith(b"[############............]  50%  half of it")
         (tmp_path / "go").touch()
         assert running.stdout is not None
         assert running.stdout.read() == b"the answer\n"
-        rest = read_terminal(mine)
-    os.close(mine)
+        rest = read_terminal(terminal)
     assert running.returncode == 0
     assert b"\r\x1b[K" in rest
     assert b"half of it" not in rest.rpartition(b"\r\x1b[K")[2], "the line is not removed"
@@ -63,13 +61,10 @@ def test_a_terminal_shows_a_line_while_the_script_runs(tmp_path: Path) -> None:
 
 def test_the_line_is_gone_before_the_answer_comes_to_the_same_terminal(tmp_path: Path) -> None:
     environ = script(tmp_path, WAITS)
-    mine, its = os.openpty()
-    with subprocess.Popen(COMMAND, cwd=tmp_path, env=environ, stdin=its, stdout=its, stderr=its) as running:
-        os.close(its)
-        read_terminal(mine, through=b"half of it")
+    with on_terminal(COMMAND, cwd=tmp_path, env=environ) as (running, terminal):
+        read_terminal(terminal, through=b"half of it")
         (tmp_path / "go").touch()
-        rest = read_terminal(mine)
-    os.close(mine)
+        rest = read_terminal(terminal)
     assert running.returncode == 0
     before, answer, _ = rest.rpartition(b"the answer\r\n")
     assert answer
