@@ -22,6 +22,7 @@ from typing import Any
 import hypothesis
 import pytest
 import running_server
+from counted_checks import CountedChecks
 from guards import GUARDS
 from lifeline import Lifeline
 from running_server import RunningServer, Stall, StartServer
@@ -201,3 +202,11 @@ def lifeline(tmp_path: Path) -> Iterator[Lifeline]:
     line = Lifeline(tmp_path / "lifeline")
     yield line
     line.close()
+
+
+@pytest.fixture
+def checks(tmp_path: Path) -> Iterator[CountedChecks]:
+    """The checks that a server makes of what a script left."""
+    counted = CountedChecks(tmp_path / "checks")
+    yield counted
+    counted.close()

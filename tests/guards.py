@@ -1695,7 +1695,7 @@ def changed_program(change: str, without: str | None) -> tuple[str, str]:
     """Return the arguments for a Python that runs the server with a change, and without a guard."""
     code = f"""
 import sys
-sys.path.insert(0, "tests")
+sys.path.insert(0, {os.path.dirname(os.path.abspath(__file__))!r})
 from guards import replace, take_out
 from watchdog.__main__ import main
 {change}

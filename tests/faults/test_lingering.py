@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import hashlib
 import platform
@@ -13,8 +14,11 @@ from pathlib import Path
 
 import pytest
 from control_groups import ControlGroup, joining, made_control_group
+from counted_checks import CountedChecks
 from lifeline import Lifeline
-from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer, problem, until
+from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer, problem, read_answer, until
+
+from watchdog.system import proc
 
 # Longer than any machine needs for the work of these filters.
 PATIENT = {"WATCHDOG_LINGER_TIMEOUT": "300"}
@@ -49,53 +53,59 @@ def test_a_filter_before_an_output_file_writes_its_last_byte(start_server: Start
 
 
 @pytest.fixture
-def worker(tmp_path: Path) -> str:
-    """A command that copies its stdin after work of 0.4 s on a processor: much more than the server needs to end it."""
+def worker(tmp_path: Path, checks: CountedChecks) -> str:
+    """A command that copies its stdin, and works before this until the server would have ended an idle process."""
     program = tmp_path / "worker.py"
-    program.write_text(
-        "import sys, time\n"
-        "data = sys.stdin.buffer.read()\n"
-        "while time.process_time() < 0.4:\n"
-        "    pass\n"
-        "sys.stdout.buffer.write(data)\n"
-    )
+    copy = "import sys\ndata = sys.stdin.buffer.read()\nawait_checks()\nsys.stdout.buffer.write(data)\n"
+    program.write_text(checks.awaiting + copy)
     return f"{sys.executable} -S {program}"
+
+
+@pytest.fixture
+def start_counting(start_server: StartServer, checks: CountedChecks, removed_guard: str | None) -> StartServer:
+    """Start servers that count their checks."""
+    return functools.partial(start_server, program=checks.program(removed_guard), **PATIENT)
 
 
 @pytest.mark.guard("linger")
 @pytest.mark.parametrize("mode", PREFIXES)
-def test_work_on_stdout_is_awaited(start_server: StartServer, worker: str, mode: str) -> None:
-    server = start_server(f"#!/bin/bash\nexec > >({worker})\necho said\n", prefix=PREFIXES[mode], **PATIENT)
+def test_work_on_stdout_is_awaited(start_counting: StartServer, worker: str, mode: str) -> None:
+    server = start_counting(f"#!/bin/bash\nexec > >({worker})\necho said\n", prefix=PREFIXES[mode])
     assert server.call(b"").body == b"said\n"
 
 
 @pytest.mark.guard("linger")
-def test_work_on_an_output_file_is_awaited(start_server: StartServer, worker: str) -> None:
-    server = start_server(f"(echo said | {worker} > $TMP_OUTPUT_DIR/it) &\n", **PATIENT)
+def test_work_on_an_output_file_is_awaited(start_counting: StartServer, worker: str) -> None:
+    server = start_counting(f"(echo said | {worker} > $TMP_OUTPUT_DIR/it) &\n")
     answer = server.call(b"", "/?output=raw")
     assert (answer.headers["X-Output-Name"], answer.body) == ("it", b"said\n")
 
 
 @pytest.mark.guard("linger")
-def test_a_response_file_may_be_written_after_the_exit(start_server: StartServer, worker: str) -> None:
-    server = start_server(f"(echo Status: 404 | {worker} > $HTTP_RESPONSE_FILE) &\n", **PATIENT)
+def test_a_response_file_may_be_written_after_the_exit(start_counting: StartServer, worker: str) -> None:
+    server = start_counting(f"(echo Status: 404 | {worker} > $HTTP_RESPONSE_FILE) &\n")
     assert server.call(b"").status == 404
 
 
 @pytest.mark.guard("linger")
-def test_a_classic_function_may_leave_a_filter(start_server: StartServer, worker: str, tmp_path: Path) -> None:
+def test_a_classic_function_may_leave_a_filter(start_counting: StartServer, worker: str, tmp_path: Path) -> None:
     (tmp_path / "function.sh").write_text(f"exec > >({worker})\ncat\n")
-    server = start_server(None, WATCHDOG_FPROCESS=f"bash {tmp_path}/function.sh", **PATIENT)
+    server = start_counting(None, WATCHDOG_FPROCESS=f"bash {tmp_path}/function.sh")
     assert server.call(b"said").body == b"said"
 
 
 @pytest.mark.guard("linger")
 def test_what_a_classic_function_left_reads_the_whole_body(start_server: StartServer, tmp_path: Path) -> None:
-    """Its stdin goes on, and ends only at the end of the body."""
-    (tmp_path / "function.sh").write_text("exec 3<&0\nsha256sum <&3 &\n")
+    """Its stdin goes on, and ends only at the end of the body, which comes after the exit."""
+    (tmp_path / "function.sh").write_text(f"exec 3<&0\nsha256sum <&3 &\necho $$ > {tmp_path}/pid\n")
     server = start_server(None, WATCHDOG_FPROCESS=f"bash {tmp_path}/function.sh", **PATIENT)
-    body = bytes(50_000_000)
-    assert server.call(body).body.split() == [hashlib.sha256(body).hexdigest().encode(), b"-"]
+    body = bytes(5_000_000)
+    with server.connect() as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:1000])
+        until(lambda: has_exited(tmp_path / "pid"), "the function's exit")
+        sock.sendall(body[1000:])
+        answer = read_answer(sock)
+    assert answer.partition(b"\r\n\r\n")[2].split() == [hashlib.sha256(body).hexdigest().encode(), b"-"]
 
 
 def test_fifty_filters_at_once(start_server: StartServer) -> None:
@@ -113,10 +123,10 @@ def fifth_of_a_cpu() -> Iterator[ControlGroup]:
 
 
 def test_a_filter_finishes_under_a_quota_of_a_fifth_of_a_cpu(
-    start_server: StartServer, worker: str, fifth_of_a_cpu: ControlGroup
+    start_counting: StartServer, worker: str, fifth_of_a_cpu: ControlGroup
 ) -> None:
     """Most of the time nothing in the group runs: a process that waits for its turn is not idle."""
-    server = start_server(SORT, prefix=joining(fifth_of_a_cpu), **PATIENT)
+    server = start_counting(SORT, prefix=joining(fifth_of_a_cpu))
     assert server.call(b"").body == SORTED
     server.script.write_text(f"#!/bin/bash\nexec > >({worker})\necho said\n")
     assert server.call(b"").body == b"said\n"
@@ -152,13 +162,16 @@ def test_a_linger_timeout_of_zero_ends_all_at_once(start_server: StartServer, li
 
 
 @pytest.mark.guard("schedstat")
-def test_a_process_that_sleeps_between_steps_is_at_work(start_server: StartServer) -> None:
+def test_a_process_that_sleeps_between_steps_is_at_work(
+    start_counting: StartServer, tmp_path: Path, checks: CountedChecks
+) -> None:
     """Its time on the processor is less than /proc/PID/stat can show.
 
-    On a loaded machine a look may find it waiting for a processor. So there are many looks, and long sleeps.
+    On a loaded machine a check may find it waiting for a processor. So there are many checks, and long sleeps.
     """
-    steps = "import time\nfor n in range(80):\n    time.sleep(0.05)\nprint('done', flush=True)"
-    server = start_server(f'{sys.executable} -S -c "{steps}" &', **PATIENT)
+    steps = "await_checks(80, lambda: time.sleep(0.05))\nprint('done', flush=True)\n"
+    (tmp_path / "steps.py").write_text(checks.awaiting + steps)
+    server = start_counting(f"{sys.executable} -S {tmp_path}/steps.py &")
     assert server.call(b"").body == b"done\n"
 
 
@@ -174,14 +187,18 @@ def test_work_that_is_handed_over_is_awaited(start_server: StartServer, tmp_path
 
 EXIT_OF_ONE_THREAD = {"x86_64": 60, "aarch64": 93}.get(platform.machine())  # SYS_exit
 SECOND_THREAD = f"""
-import ctypes, os, sys, threading, time
+import ctypes, sys, threading
 
 def work():
-    os.nice(19)  # the server looks first, on a loaded machine, too
-    while time.process_time() < 0.4:
+    while state_of_first_thread() != "Z":
         pass
+    await_checks()
     os.write(1, b"done\\n")
     os._exit(0)
+
+def state_of_first_thread():
+    with open(f"/proc/self/task/{{os.getpid()}}/stat") as file:
+        return file.read().rpartition(")")[2].split()[0]
 
 threading.Thread(target=work).start()
 if sys.argv[1:]:
@@ -195,12 +212,12 @@ ctypes.CDLL(None).syscall({EXIT_OF_ONE_THREAD}, 0)
 @pytest.mark.parametrize("setsid", ["", "setsid"])
 @pytest.mark.parametrize("mode", ["plain", "pid 1"])
 def test_a_program_whose_first_thread_has_ended_is_at_work(
-    start_server: StartServer, tmp_path: Path, mode: str, setsid: str
+    start_counting: StartServer, tmp_path: Path, checks: CountedChecks, mode: str, setsid: str
 ) -> None:
     """/proc shows a zombie without memory and files; its other threads go on."""
-    (tmp_path / "work.py").write_text(SECOND_THREAD)
+    (tmp_path / "work.py").write_text(checks.awaiting + SECOND_THREAD)
     script = f"{sys.executable} -S {tmp_path}/work.py {setsid} &\necho said"
-    server = start_server(script, prefix=PREFIXES[mode], **PATIENT)
+    server = start_counting(script, prefix=PREFIXES[mode])
     assert server.call(b"").body == b"said\ndone\n"
 
 
@@ -318,13 +335,11 @@ def test_idle_processes_are_ended_though_no_descriptor_is_free(start_server: Sta
 AT_WORK = "#!/bin/bash\n{line}(while :; do :; done) &\necho $$ > {pid}; exit 0\n"
 
 
-def script_that_has_exited(pid: Path) -> bool:
-    """Whether the script is a zombie: what it left is at work, and its status not read yet."""
-    return (
-        pid.exists()
-        and bool(pid.read_text())
-        and "State:\tZ" in Path(f"/proc/{int(pid.read_text())}/status").read_text()
-    )
+def has_exited(pid: Path) -> bool:
+    """Whether the script that wrote this file has exited. If what it left is at work, it is a zombie."""
+    text = pid.read_text() if pid.exists() else ""
+    found = proc.process(int(text)) if text else None
+    return bool(text) and (found is None or not found.is_alive)
 
 
 def test_exec_timeout_ends_what_is_at_work(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
@@ -346,7 +361,7 @@ def test_what_is_at_work_ends_with_its_caller(start_server: StartServer, lifelin
     server = start_server(AT_WORK.format(line=lifeline.script_line, pid=tmp_path / "pid"), **PATIENT)
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
-        until(lambda: script_that_has_exited(tmp_path / "pid"), "the script's exit")
+        until(lambda: has_exited(tmp_path / "pid"), "the script's exit")
         assert lifeline.is_held()
     server.event("invocation ended", outcome="caller_gone")
     assert not lifeline.is_held()
@@ -357,7 +372,7 @@ def test_a_drain_ends_what_is_at_work(start_server: StartServer, lifeline: Lifel
     server = start_server(script, WATCHDOG_WRITE_TIMEOUT="500ms", **PATIENT)
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(server.call, b"")
-        until(lambda: script_that_has_exited(tmp_path / "pid"), "the script's exit")
+        until(lambda: has_exited(tmp_path / "pid"), "the script's exit")
         server.signal(signal.SIGTERM)
         problem(call.result(), 503)
     assert server.wait() == 0

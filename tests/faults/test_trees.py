@@ -65,11 +65,11 @@ def test_nothing_survives_wherever_it_runs(start_server: StartServer, lifeline: 
 
 
 @pytest.mark.guard("subreaper")
-def test_a_daemon_without_environment_or_pipes(start_server: StartServer, lifeline: Lifeline) -> None:
+def test_a_daemon_without_environment_or_pipes(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
     """Only that it becomes our child when it loses its parent still tells whose it is."""
-    server = start_server(
-        f"{lifeline.script_line}(env -i setsid sleep 60 >/dev/null 2>&1 &); sleep 0.15", prefix=PREFIXES["plain"]
-    )
+    daemon = f"env -i setsid sh -c 'echo > {tmp_path}/up; exec sleep 60' >/dev/null 2>&1"
+    script = f"{lifeline.script_line}({daemon} &); until [ -e {tmp_path}/up ]; do sleep 0.02; done"
+    server = start_server(script, prefix=PREFIXES["plain"])
     assert server.call(b"").status == 200
     assert not lifeline.is_held()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from counted_checks import CountedChecks
 from running_server import RunningServer, read_terminal
 
 from storage.certificates import make_certificates
@@ -107,17 +108,19 @@ def test_an_object_goes_in_and_outputs_come_out(job: Job, define: Define, bucket
 
 @pytest.mark.guard("linger")
 def test_an_output_that_is_still_written_at_the_exit_is_stored_whole(
-    job: Job, define: Define, bucket_server: S3Server, place: str, removed_guard: str | None, tmp_path: Path
+    job: Job,
+    define: Define,
+    bucket_server: S3Server,
+    place: str,
+    removed_guard: str | None,
+    tmp_path: Path,
+    checks: CountedChecks,
 ) -> None:
-    (tmp_path / "worker.py").write_text(
-        "import sys, time\nwhile time.process_time() < 0.4:\n    pass\nsys.stdout.write('whole')\n"
-    )
+    (tmp_path / "worker.py").write_text(checks.awaiting + "await_checks()\nprint('whole', end='')\n")
     bucket_server.put(f"{place}/in/x", b"object")
     script = f'{sys.executable} -S {tmp_path}/worker.py > "$TMP_OUTPUT_DIR/out" &'
-    guards = [sys.executable, str(Path(__file__).parent.parent / "guards.py"), removed_guard or "", "job"]
-    done = job(
-        script, define(), event(f"{place}/in/x"), guards if removed_guard else None, WATCHDOG_LINGER_TIMEOUT="300"
-    )
+    counting = [sys.executable, *checks.program(removed_guard), "job"]
+    done = job(script, define(), event(f"{place}/in/x"), counting, WATCHDOG_LINGER_TIMEOUT="300")
     assert done.code == 0
     assert bucket_server.objects(f"{place}/out") == {"out": b"whole"}
 
