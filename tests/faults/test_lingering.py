@@ -169,7 +169,7 @@ def test_a_process_that_sleeps_between_steps_is_at_work(
 
     On a loaded machine a check may find it waiting for a processor. So there are many checks, and long sleeps.
     """
-    steps = "await_checks(80, lambda: time.sleep(0.05))\nprint('done', flush=True)\n"
+    steps = "await_checks(40, lambda: time.sleep(0.05))\nprint('done', flush=True)\n"
     (tmp_path / "steps.py").write_text(checks.awaiting + steps)
     server = start_counting(f"{sys.executable} -S {tmp_path}/steps.py &")
     assert server.call(b"").body == b"done\n"
