@@ -1678,6 +1678,14 @@ def checksums_of_answers() -> None:
 
 
 @guard
+def signals_wake_the_command() -> None:
+    """`watchdog invoke` notices a signal only at the next event, if it came just before the wait for events."""
+    from watchdog.commands import invoke
+
+    replace(invoke, "_woken_by_signals", lambda loop: contextlib.nullcontext())
+
+
+@guard
 def calls_that_ran() -> None:
     """`watchdog invoke` sends a call again if the script itself answered 429 or 503."""
     from watchdog.client import exchange

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import select
@@ -267,6 +268,28 @@ def test_a_named_pipe_without_a_writer_stops_neither_other_calls_nor_a_signal(
                 (tmp_path / "pipe").write_bytes(b"late")
                 assert running.wait(timeout=60) == 0
                 assert b"2 ok, 0 failed" in running.stderr.read()
+        finally:
+            running.kill()
+
+
+@pytest.mark.guard("signals-wake-the-command", never="the command to end")
+def test_a_signal_that_does_not_interrupt_the_wait_for_events_ends_the_command(
+    server: RunningServer, tmp_path: Path, removed_guard: str | None
+) -> None:
+    """The signal goes to another thread. A signal just before the main thread waits has the same effect."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "in").write_bytes(b"abc")
+    line = command(url(server), "pipe", "in", "-o", "out", "-j", "2", without=removed_guard)
+    with subprocess.Popen(line, cwd=tmp_path, env=clean_environment(), stderr=subprocess.PIPE) as running:
+        assert running.stderr is not None
+        try:
+            assert b" in " in running.stderr.readline()
+            wait_channel = Path(f"/proc/{running.pid}/wchan")
+            until(lambda: "poll" in wait_channel.read_text(), "the main thread to wait for events")
+            (other, *_) = {int(name) for name in os.listdir(f"/proc/{running.pid}/task")} - {running.pid}
+            assert ctypes.CDLL(None).tgkill(running.pid, other, int(signal.SIGINT)) == 0
+            until(lambda: running.poll() is not None, "the command to end")
+            assert running.returncode == 130
         finally:
             running.kill()
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from types import FrameType
 
 from ..client.exchange import Exchange
@@ -71,13 +71,33 @@ async def _until_signal(session: _Session, labels: list[str], places: list[Targe
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup(1)
             signal.signal(number, stop)
     try:
-        return await session.run(labels, places)
+        with _woken_by_signals(loop):
+            return await session.run(labels, places)
     except asyncio.CancelledError:
         if not stopped_by:
             raise
         stopped = signal.Signals(stopped_by[0])
         session.report_cancelled("Ctrl-C" if stopped == signal.SIGINT else stopped.name)
         return 128 + stopped
+
+
+@contextlib.contextmanager
+def _woken_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let each signal wake the loop.
+
+    Python runs a handler between two steps of the main thread. If the signal comes just before this thread waits for
+    events, or if the kernel gives the signal to another thread, the handler would run only after the wait.
+    """
+    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    loop.add_reader(read_end, os.read, read_end, 64)
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(-1)
+        loop.remove_reader(read_end)
+        os.close(read_end)
+        os.close(write_end)
 
 
 class _Session:
