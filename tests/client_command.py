@@ -13,19 +13,22 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from running_server import on_terminal, read_terminal
+from template import Template, can_fork
 
 PATIENCE_S = 60
 ROOT = Path(__file__).parent.parent
 Done = subprocess.CompletedProcess[bytes]
 # Sends the answer on a connection whose request was read.
 Answering = Callable[[socket.socket], None]
+# The process that the commands are forks of, while tests run (conftest.py).
+template: Template | None = None
 
 
 def clean_environment(**more: str) -> dict[str, str]:
     """The environment without settings and proxies."""
     left_out = re.compile(r"WATCHDOG_.*|(?i:.*_proxy)|SSL_CERT_FILE|NO_COLOR|COLUMNS")
     kept = {name: value for name, value in os.environ.items() if not left_out.fullmatch(name)}
-    return {**kept, "PYTHONPATH": str(ROOT), **more}
+    return {**kept, **more}
 
 
 def command(*words: object, without: str | None = None) -> list[str]:
@@ -36,15 +39,13 @@ def command(*words: object, without: str | None = None) -> list[str]:
 
 def invoke(*words: object, cwd: Path, stdin: bytes = b"", without: str | None = None, **environ: str) -> Done:
     """Run the command to its end, without a terminal."""
-    done = subprocess.run(
-        command(*words, without=without),
-        cwd=cwd,
-        input=stdin,
-        env=clean_environment(**environ),
-        capture_output=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    line, variables = command(*words, without=without), clean_environment(**environ)
+    if template is not None and can_fork(variables):
+        done = template.run(line[1:], variables, cwd, stdin, PATIENCE_S)
+    else:
+        done = subprocess.run(
+            line, cwd=cwd, input=stdin, env=variables, capture_output=True, timeout=PATIENCE_S, check=False
+        )
     assert b"Traceback" not in done.stderr, done.stderr.decode()
     return done
 

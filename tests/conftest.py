@@ -19,6 +19,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import client_command
 import hypothesis
 import pytest
 import running_server
@@ -31,6 +32,12 @@ from template import Template
 # By default an example fails that takes more than 0.2 s, which depends on the machine.
 hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
+
+
+# Tests call only servers of their own, and say themselves which certificates a command has. With certificates of the
+# machine, no command could be forked from the template.
+for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+    os.environ.pop(name, None)
 
 
 # To collect garbage while thousands of tests are made takes a fifth of that time, and finds none.
@@ -102,8 +109,9 @@ def _kill(servers: Iterable[RunningServer]) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def template_process() -> Iterator[Template]:
     """It starts before the first test, because a test may let the process of pytest adopt orphans."""
-    template = Template()
+    template = client_command.template = Template()
     yield template
+    client_command.template = None
     template.close()
 
 

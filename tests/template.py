@@ -5,9 +5,9 @@ thousand servers. So each process of pytest has a template: a process that has i
 forks once for each server. The fork imports and runs the program from its first line, as ``python -m`` would.
 
 The template imports nothing of ``watchdog`` itself. So a guard can be taken out before the program is imported
-(``guards.py``). For servers that are not changed it has two forks, which have also imported the modules of the program:
-one for plain servers, one for servers with storages. To import these modules takes half of the processor time of a
-test that calls its server once.
+(``guards.py``). For programs that are not changed it has forks, which have also imported the modules of the program:
+one for plain servers, one for servers with storages, and one for each command that many tests run. To import these
+modules takes half of the processor time of a test that calls its server once, and most of that of a command.
 
 The template is not a child of the process of pytest, because some tests look at the children of that. A fork has the
 command line and the first environment of the template in /proc, and shares memory with the template. A test that looks
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import marshal
 import os
 import runpy
@@ -30,6 +31,7 @@ import sys
 import threading
 import types
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 # What each server imports, with their imports. Not asyncio: without storages, the server imports it without ssl.
@@ -59,7 +61,8 @@ del sys.modules["ssl"]
 import watchdog.cli, watchdog.http.server
 """
 SERVER_WITH_STORAGES = "import watchdog.cli, watchdog.http.server, watchdog.storage.open_storages, watchdog.storage.s3"
-_UNCHANGED_SERVER = ["-m", "watchdog", "serve"]
+INVOKE = "import watchdog.cli, watchdog.commands.invoke"
+JOB = "import watchdog.cli, watchdog.commands.job, watchdog.storage.open_storages, watchdog.storage.s3"
 _SERVICE_DEFINITION = ("WATCHDOG_SERVICE_DEFINITION", "FUNCTION_CONFIG")
 _READ_AT_START = (
     "COVERAGE",
@@ -80,17 +83,23 @@ _READ_AT_START = (
 def can_fork(environ: Mapping[str, str]) -> bool:
     """Whether the interpreter and the libraries read the same from this environment as from that of the template."""
     is_measured = any(name.startswith("COVERAGE") for name in environ)
-    return not is_measured and _read_at_start(environ) == _read_at_start(os.environ)
+    return not is_measured and read_at_start(environ) == read_at_start(os.environ)
 
 
 def imports_of(arguments: list[str], environ: Mapping[str, str]) -> str:
     """Return what this program surely imports in addition to the libraries."""
-    if arguments[:3] != _UNCHANGED_SERVER:
-        return ""
-    return SERVER_WITH_STORAGES if any(map(environ.get, _SERVICE_DEFINITION)) else PLAIN_SERVER
+    match arguments:
+        case ["-m", "watchdog", "serve", *_]:
+            return SERVER_WITH_STORAGES if any(map(environ.get, _SERVICE_DEFINITION)) else PLAIN_SERVER
+        case ["-m", "watchdog", "invoke", *_]:
+            return INVOKE
+        case [program] if program.endswith("/supervisor") and any(map(environ.get, _SERVICE_DEFINITION)):
+            return JOB
+    return ""
 
 
-def _read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
+def read_at_start(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that the interpreter or a library reads when it starts."""
     return {name: value for name, value in environ.items() if name.startswith(_READ_AT_START)}
 
 
@@ -109,9 +118,44 @@ class Template:
         self._lock = threading.RLock()
         self._forks: dict[str, Template] = {}
 
-    def start(self, arguments: list[str], environ: Mapping[str, str], cwd: str | os.PathLike[str]) -> ForkedProgram:
-        """Run what Python runs if it gets these arguments, with a pipe as its stderr."""
-        return self.with_imports(imports_of(arguments, environ))._start(arguments, environ, cwd)
+    def start(
+        self, arguments: list[str], environ: Mapping[str, str], cwd: str | os.PathLike[str], *streams: int
+    ) -> ForkedProgram:
+        """Run what Python runs if it gets these arguments, with a pipe as its stderr.
+
+        ``streams``: its stdin and its stdout. Without them it reads nothing, and has the stdout of pytest.
+        """
+        return self.with_imports(imports_of(arguments, environ))._start(arguments, environ, cwd, *streams)
+
+    def run(
+        self,
+        arguments: list[str],
+        environ: Mapping[str, str],
+        cwd: str | os.PathLike[str],
+        stdin: bytes,
+        timeout_s: float,
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run a program to its end as :func:`subprocess.run` does, with pipes."""
+        their_stdin, our_stdin = os.pipe()
+        our_stdout, their_stdout = os.pipe()
+        with open(our_stdin, "wb", buffering=0) as to_program, open(our_stdout, "rb") as from_program:
+            try:
+                program = self.start(arguments, environ, cwd, their_stdin, their_stdout)
+            finally:
+                os.close(their_stdin)
+                os.close(their_stdout)
+            # If the time is over, the program ends, and so do the reads.
+            timer = threading.Timer(timeout_s, program.kill)
+            timer.start()
+            with program.stderr, ThreadPoolExecutor(2) as pool:
+                pool.submit(_write_all, to_program, stdin)
+                errors = pool.submit(program.stderr.read)
+                output = from_program.read()
+        code = program.wait()
+        timer.cancel()
+        if timer.finished.is_set() and code == -signal.SIGKILL:
+            raise subprocess.TimeoutExpired(arguments, timeout_s, output, errors.result())
+        return subprocess.CompletedProcess(arguments, code, output, errors.result())
 
     def with_imports(self, imports: str) -> Template:
         """Return a fork of this template that has run these imports, or this template if there are none."""
@@ -122,13 +166,15 @@ class Template:
                 self._forks[imports] = Template(self, imports)
             return self._forks[imports]
 
-    def _start(self, arguments: list[str], environ: Mapping[str, str], cwd: str | os.PathLike[str]) -> ForkedProgram:
+    def _start(
+        self, arguments: list[str], environ: Mapping[str, str], cwd: str | os.PathLike[str], *streams: int
+    ) -> ForkedProgram:
         request = os.memfd_create("request")
         read_end, write_end = os.pipe()
         try:
             with open(request, "wb", closefd=False) as file:
                 marshal.dump({"arguments": arguments, "environ": dict(environ), "cwd": os.fspath(cwd)}, file)
-            pid = self._ask(b"start", request, write_end)
+            pid = self._ask(b"start", request, write_end, *streams)
             assert pid is not None
         except BaseException:
             os.close(read_end)
@@ -157,6 +203,12 @@ class Template:
         for fork in self._forks.values():
             fork.close()
         self._socket.close()
+
+
+def _write_all(pipe: io.FileIO, data: bytes) -> None:
+    with pipe, contextlib.suppress(BrokenPipeError):
+        while data:
+            data = data[pipe.write(data) :]
 
 
 class ForkedProgram:
@@ -204,12 +256,13 @@ class ForkedProgram:
 def _answer_requests(requests: socket.socket) -> dict[str, Any]:
     """Fork a program for each request to start one. Return the request in the fork. Exit if pytest has ended.
 
-    A message with two descriptors is a request to start a program. With one descriptor, the message is Python code: a
-    fork runs it, and answers the requests that come through that socket. Without any, it is the id of a program.
+    A message with two or four descriptors is a request to start a program. With one descriptor, the message is Python
+    code: a fork runs it, and answers the requests that come through that socket. Without any, the message is the id of
+    a program.
     """
     while True:
         try:
-            message, fds, _, _ = socket.recv_fds(requests, 4096, 2)
+            message, fds, _, _ = socket.recv_fds(requests, 4096, 4)
         except KeyboardInterrupt:  # pytest ends its servers first
             continue
         if not message:
@@ -229,8 +282,9 @@ def _answer_requests(requests: socket.socket) -> dict[str, Any]:
             with open(fds[0], "rb") as file:
                 file.seek(0)
                 request: dict[str, Any] = marshal.load(file)
-            os.dup2(fds[1], 2)
-            os.close(fds[1])
+            for stream, fd in zip((2, 0, 1), fds[1:], strict=False):
+                os.dup2(fd, stream)
+                os.close(fd)
             requests.close()
             return request
         for fd in fds:

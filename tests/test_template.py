@@ -104,6 +104,67 @@ def test_a_template_imports_only_what_each_server_imports(
     assert ("ssl" in in_fork) is (imports == template_module.SERVER_WITH_STORAGES)
 
 
+COMMANDS = {
+    template_module.INVOKE: ["-m", "watchdog", "invoke", "http://127.0.0.1:1", "/dev/null"],
+    template_module.JOB: [str(Path(sys.executable).parent / "supervisor")],
+}
+
+
+@pytest.mark.parametrize("imports", COMMANDS)
+def test_a_template_imports_only_what_each_command_imports(template: Template, tmp_path: Path, imports: str) -> None:
+    """In addition to the libraries of a server, which each template has."""
+    (tmp_path / "service.json").write_text(json.dumps(STORAGES))
+    environ = {**os.environ, "WATCHDOG_SERVICE_DEFINITION": str(tmp_path / "service.json")}
+    assert template_module.imports_of(COMMANDS[imports], environ) == imports
+    in_template, in_fork = (
+        set(each.run(["-c", LIST_MODULES], os.environ, "/", b"", timeout_s=60).stderr.decode().split())
+        for each in (template, template.with_imports(imports))
+    )
+    executed = subprocess.run(
+        [sys.executable, "-X", "importtime", *COMMANDS[imports]],
+        input="{}",
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    lines = executed.stderr.splitlines()
+    in_command = {line.rpartition("|")[2].strip() for line in lines if line.startswith("import time:")}
+    assert {"aiohttp", "watchdog.cli"} <= in_fork & in_command
+    assert in_fork - in_template - in_command == set()
+
+
+def test_a_program_that_is_run_to_its_end_has_pipes(template: Template, tmp_path: Path) -> None:
+    code = """
+import os, stat, sys
+assert all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in (0, 1, 2))
+print(sorted(os.listdir("/proc/self/fd")))
+sys.stdout.write(sys.stdin.read()[::-1])
+sys.exit(os.getcwd())
+"""
+    executed = subprocess.run(
+        [sys.executable, "-c", code], input=b"x" * 200_000 + b"y", cwd=tmp_path, capture_output=True, check=False
+    )
+    done = template.run(["-c", code], os.environ, tmp_path, b"x" * 200_000 + b"y", timeout_s=60)
+    assert (done.returncode, done.stdout, done.stderr) == (1, executed.stdout, executed.stderr)
+    assert done.stdout.endswith(b"\nyx" + b"x" * 199_999)
+    assert done.stderr == f"{tmp_path}\n".encode()
+
+
+def test_a_program_that_reads_no_input_is_run_to_its_end(template: Template) -> None:
+    done = template.run(["-c", "print('out')"], os.environ, "/", bytes(1 << 20), timeout_s=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"out\n", b"")
+
+
+def test_a_program_that_does_not_end_in_time_is_killed(template: Template) -> None:
+    code = "import os, signal; os.write(1, str(os.getpid()).encode()); signal.pause()"
+    with pytest.raises(subprocess.TimeoutExpired) as raised:
+        template.run(["-c", code], os.environ, "/", b"", timeout_s=1)
+    assert raised.value.output == b"" or not Path(f"/proc/{raised.value.output.decode()}").exists()
+
+
 @pytest.mark.parametrize("variable", ["WATCHDOG_SERVICE_DEFINITION", "FUNCTION_CONFIG"])
 def test_a_server_with_a_service_definition_has_imported_ssl_before_asyncio(variable: str) -> None:
     server = ["-m", "watchdog", "serve", "--port", "0"]

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from counted_checks import CountedChecks
 from running_server import RunningServer, read_terminal
+from template import Template, can_fork, read_at_start
 
 from storage.certificates import make_certificates
 from storage.conftest import Define
@@ -62,7 +63,8 @@ Job = Callable[..., Done]
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "tmp").mkdir()
-    return {
+    # A job cannot be forked if what the interpreter reads is not what the template has.
+    return read_at_start(os.environ) | {
         "PATH": f"{SUPERVISOR.parent}:/usr/bin:/bin",
         "TMPDIR": str(tmp_path / "tmp"),
         "WATCHDOG_SCRIPT_PATH": str(tmp_path / "script.sh"),
@@ -71,7 +73,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def job(tmp_path: Path, environ: dict[str, str]) -> Iterator[Job]:
+def job(tmp_path: Path, environ: dict[str, str], template_process: Template) -> Iterator[Job]:
     """Run a job to its end. ``shell``: in a shell, in the place of the event on stdin."""
 
     def run(
@@ -79,14 +81,13 @@ def job(tmp_path: Path, environ: dict[str, str]) -> Iterator[Job]:
     ) -> Done:
         (tmp_path / "script.sh").write_text(script)
         known = {"WATCHDOG_SERVICE_DEFINITION": definition} if definition else {}
-        done = subprocess.run(
-            shell or [str(SUPERVISOR)],
-            input=stdin,
-            env=environ | known | more,
-            cwd=tmp_path,
-            capture_output=True,
-            timeout=50,
-        )
+        variables = environ | known | more
+        if shell is None and can_fork(variables):
+            done = template_process.run([str(SUPERVISOR)], variables, tmp_path, stdin, timeout_s=50)
+        else:
+            done = subprocess.run(
+                shell or [str(SUPERVISOR)], input=stdin, env=variables, cwd=tmp_path, capture_output=True, timeout=50
+            )
         return Done(done.returncode, done.stdout, done.stderr.decode())
 
     yield run
