@@ -22,6 +22,8 @@ from running_server import StartServer, until
 from browser.path_proxy import PathProxy
 from browser.try_it import TryIt
 
+pytestmark = pytest.mark.browser
+
 OpenPage = Callable[..., TryIt]
 
 PHOTO = Path(__file__).parent.parent.parent / "examples" / "grayify" / "photo.jpg"
