@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import subprocess
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -107,7 +108,19 @@ def _kill(servers: Iterable[RunningServer]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def template_process() -> Iterator[Template]:
+def usual_signals() -> None:
+    """Let programs that tests start have the usual signals, even if nohup(1) or a shell started pytest without some.
+
+    A program inherits that a signal is ignored, but it does not inherit a handler. So pytest has a handler that does
+    nothing: the tests of `nohup make test` still go on after the end of the terminal.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def template_process(usual_signals: None) -> Iterator[Template]:
     """It starts before the first test, because a test may let the process of pytest adopt orphans."""
     template = client_command.template = Template()
     yield template
