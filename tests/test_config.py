@@ -748,7 +748,7 @@ def test_unreadable_files_say_who_may_not_read_them(tmp_path: Path, as_nobody: N
     file = tmp_path / "private"
     if os.geteuid() != 65534:
         file.touch(mode=0)  # else pytest's own directory is closed to us
-    says = f"is '{file}'; user {os.geteuid()} may not read it"
+    says = f"is '{file}'; user {os.geteuid()} has no permission to read it"
     assert says in only_problem(WATCHDOG_SERVICE_DEFINITION=str(file))
     assert says in only_problem(WATCHDOG_AUTH_TOKEN_FILE=str(file))
     assert says in script_problem(file)

@@ -74,7 +74,7 @@ def test_existing_files_are_left_alone_and_missing_ones_are_written(function: Pa
     done = watchdog(environ, function, "init")
     assert done.returncode == 0, done.stderr
     assert re.findall(r"^wrote (.*)$", done.stdout, re.MULTILINE) == ["README.md"]
-    left = re.findall(r"^left alone (.*), because it exists$", done.stdout, re.MULTILINE)
+    left = re.findall(r"^kept (.*), which exists already$", done.stdout, re.MULTILINE)
     assert left == ["script.sh", "function_config.yaml", "Dockerfile"]
     assert (function / "script.sh").read_text() == "mine"
     assert (function / "Dockerfile").is_symlink()

@@ -41,7 +41,7 @@
     │   ├── CallTookTooLong          the time of ``--timeout`` passed
     │   └── AnswerBroken             the answer was cut off, is malformed, or does not fit its checksum
     ├── FileUnreadable               `watchdog invoke`: an input file cannot be read
-    ├── AnswerNotKept                `watchdog invoke`: the answer cannot be written to its place
+    ├── AnswerNotKept                `watchdog invoke`: the answer cannot be written to stdout or to its file
     └── OutOfResources               the system refused something else: a descriptor, memory, a directory
 
 No type contains a status or an exit code. The table of statuses is in ``http/problems.py``. The table of exit codes is
@@ -50,7 +50,7 @@ in ``cli.py``. The text of an error says what happened, what it happened to, and
 
 from __future__ import annotations
 
-# In characters. A header may have 64 KiB, and the log keeps the reason of each rejected call.
+# In characters. The reason of a rejected call is in the log, and may quote a header, which can have 64 KiB.
 _MOST_QUOTED = 100
 
 
@@ -237,7 +237,7 @@ class ServiceError(WatchdogError):
 
 
 class ServiceUnreachable(ServiceError):
-    """No connection could be made, or what answers at the URL does not answer calls."""
+    """No connection could be made, or the server at the URL does not answer calls."""
 
 
 class RefusedForNow(ServiceError):

@@ -233,9 +233,9 @@ def test_a_document_of_oscars_examples_is_explained() -> None:
     """They name a provider that only OSCAR knows, more than once."""
     problem = problem_of(input=["minio.default"], output=["minio.default", "minio.default"])
     assert problem.startswith("input[0].storage_provider is 'minio.default': ")
-    assert "OSCAR adds it when it deploys" in problem
+    assert "OSCAR adds this provider when" in problem
     assert problem.endswith(" (also output[0], output[1])")
-    assert "OSCAR adds it when it deploys" in problem_of(defined={"s3": {"aws": MINIO}}, input=["minio"])
+    assert "OSCAR adds this provider when" in problem_of(defined={"s3": {"aws": MINIO}}, input=["minio"])
     assert "OSCAR adds" not in problem_of(defined={"minio": {"other": MINIO}}, input=["minio.third"])
 
 

@@ -95,14 +95,14 @@ class Exchange:
                     _check_coding(response.headers)
                     try:
                         return await receive(response)
-                    except RefusedForNow as error:  # the verdict of a live call that waited in vain for its place
+                    except RefusedForNow as error:  # the verdict of a live call that got no place
                         refusal, least_s = error, error.retry_after_s
                 else:
                     refusal = error_of(response.status, response.headers, await _beginning(response))
                     if not is_refused_for_now(response.status, response.headers):
                         raise refusal
                     least_s = _retry_after_s(response.headers)
-            # Callers that were refused at the same time do not come back at the same time.
+            # A random wait, so that callers that were refused at the same time do not try again at the same time.
             wait_s = (backoff_s if least_s is None else least_s) * random.uniform(1.0, 1.25)
             if time.monotonic() + wait_s > until_s:
                 raise _given_up(refusal, least_s, self._retry_for_s)

@@ -1,4 +1,4 @@
-"""Keep the answers of one call as files below a directory: all of a file or nothing, and never over another file.
+"""Keep the answers of one call as files below a directory. Each file is complete. None replaces a file without --force.
 
 The bytes first go to numbered files in a hidden directory, ``.invoke-XXXXXXXX.part``. When the answer is complete, each
 of them gets its own name with link(2), which fails if a file with this name exists. The folders of a name are opened
@@ -213,7 +213,7 @@ class Folder:
             os.close(parent)
 
     def _name(self, number: int, parent: int, wanted: str, shown: str) -> str:
-        """Give a file its name, or another one if the name is taken. Return the name that it has got."""
+        """Give a file its name, or another name if a file with this name exists. Return the name of the file."""
         staged = str(number)
         try:
             if self._replaces:
@@ -239,7 +239,7 @@ class Folder:
         except OSError as error:
             if error.errno not in _NO_LINKS:
                 raise
-            # The name is taken with an empty file first. Nobody else can take it then.
+            # Make an empty file with this name first. Then no other process can take the name.
             try:
                 os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=parent))
             except FileExistsError:

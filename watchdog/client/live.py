@@ -256,7 +256,7 @@ class LiveCall:
 
 
 class _Stdout:
-    """Stdout for zipfile, which then writes without going back in the file."""
+    """Stdout for zipfile. It has no ``seek``, so zipfile writes the ZIP from its beginning to its end."""
 
     def write(self, data: bytes) -> int:
         return standard_output.write(data)

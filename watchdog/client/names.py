@@ -33,7 +33,7 @@ def parts_of(name: str) -> list[str]:
 
 
 def name_for(label: str, content_type: str) -> str:
-    """Return the name of an answer that has no name: that of the input, with an ending that fits the content type."""
+    """Return the name of the input with an ending that fits the content type, for an answer without a name."""
     ending = ending_of(content_type.partition(";")[0].strip().lower())
     return os.fsdecode(os.fsencode(label)[: _LONGEST_NAME_BYTES - len(ending)]) + ending
 

@@ -33,7 +33,7 @@ from .target import Target
 from .verdict import Verdict, exit_code_from, exit_code_in
 
 _COPY_BYTES = 256 * 1024
-# The server sends only stored files. A service with another program may compress them in the usual way.
+# This server does not compress the files of a ZIP. Another program may compress them with the usual method.
 _COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
 
 

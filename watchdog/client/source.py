@@ -25,7 +25,7 @@ _PIECE_BYTES = 192 * 1024
 class Source:
     """An input, open for reading. Use it as a context.
 
-    ``label``: how messages call it. ``name``: the name of the file; None for stdin.
+    ``label``: the name of the input in messages. ``name``: the name of the file; None for stdin.
     """
 
     def __init__(self, label: str, name: str | None, fd: int, size_bytes: int) -> None:
@@ -106,7 +106,7 @@ def _is_empty(fd: int) -> bool:
     """Return whether a file of size 0 is empty. Files of /proc and of some network file systems have no size."""
     try:
         return not os.pread(fd, 1, 0)
-    except OSError:  # the copy will report it
+    except OSError:  # the copy of this file fails with the same error, and reports it
         return False
 
 

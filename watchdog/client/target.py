@@ -52,7 +52,7 @@ class Target(msgspec.Struct, frozen=True):
                 why = "it is not a directory; give a directory, or write the answer to a file with > FILE"
             raise AnswerNotKept(f"the directory {self.directory} (-o) cannot be used: {why}") from None
         if not os.access(self.directory, os.W_OK | os.X_OK):
-            raise AnswerNotKept(f"the directory {self.directory} (-o) cannot be used: you may not write to it")
+            raise AnswerNotKept(f"the directory {self.directory} (-o) cannot be used: no permission to write to it")
 
     def directory_for(self, content_type: str) -> str | None:
         """Return the directory for an answer of this type; None means stdout.

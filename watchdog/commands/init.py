@@ -41,7 +41,7 @@ def init(directory: str) -> int:
     for each in written:
         standard_output.write_line(f"wrote {_shown(each)}")
     for each in kept:
-        standard_output.write_line(f"left alone {_shown(each)}, because it exists")
+        standard_output.write_line(f"kept {_shown(each)}, which exists already")
     go_there = "" if os.path.samefile(directory, ".") else f"cd {shlex.quote(directory)} && "
     standard_output.write_line(f"\nTry it: {printable(go_there)}watchdog run README.md -o report.txt")
     return 0
@@ -76,7 +76,7 @@ def _write_new(path: str, data: bytes, mode: int) -> bool:
 
 
 def _copy(fd: int, size_bytes: int, path: str, mode: int) -> None:
-    """Copy the file to its name, on a file system that cannot give a name to a file without one."""
+    """Copy the file to its name, on a file system that cannot give a name to a nameless file."""
     try:
         copy_part(fd, 0, size_bytes, path, mode)
     except FileExistsError:

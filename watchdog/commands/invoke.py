@@ -28,7 +28,7 @@ from .invoke_arguments import InvokeArguments
 
 _MOST_NAMED = 3
 _PROBLEM_TYPE = "application/problem+json"
-# If FORM does not matter to a server, such as a classic function, an error should be a document, too.
+# A classic function ignores ?output=FORM. With this header, its errors are problem documents, too.
 _ACCEPT = f"{_PROBLEM_TYPE}, */*;q=0.5"
 _ACCEPT_LIVE = f"text/event-stream, {_PROBLEM_TYPE};q=0.5"
 

@@ -96,13 +96,13 @@ async def run_file(
         signal_name = "Ctrl-C" if record.stopped_by == "SIGINT" else record.stopped_by
         report = f"{signal_name} stopped the run; no process of the script is left"
     if report is not None:
-        sink.flush(_FLUSH_S)  # the log comes first
+        sink.flush(_FLUSH_S)  # show the whole log before the report
         _report(report)
     return exit_code
 
 
 def _is_zip_wanted(result: Result, target: str) -> bool:
-    """Return whether the outputs are put into a ZIP. An only output that is itself a ZIP is copied."""
+    """Return whether the outputs are put into a ZIP. If the only output is itself a ZIP, it is copied."""
     if not target.lower().endswith(".zip") or os.path.isdir(target):
         return False
     if not result.outputs:

@@ -23,7 +23,7 @@ _ABOUT = "Run a container's script for each file that is sent over HTTP, and ans
 _USAGE = "watchdog [COMMAND] [ARGUMENTS]"
 _HELP_WORDS = ("help", "-h", "--help")
 _EXAMPLES_OF_ALL = ("init", "run", "serve")  # the commands whose first example is in the overview
-# The smallest likeness of a flag that is suggested, between 0 and 1.
+# A flag is suggested only if its similarity to the unknown one is at least this, from 0 to 1 (difflib).
 _LIKENESS_OF_FLAGS = 0.6
 
 

@@ -75,7 +75,7 @@ async def run_once(
         supervisor.end_all(at_once=number == signal.SIGINT or len(caught) > 1)
         invocations.refuse_waiting(of_all=True)
         # If the script runs, the job ends when the script has ended. The log event then has its exit code or signal.
-        # A worker that ends slowly may be all that is left.
+        # If no script runs, the call is cancelled, unless it is over and only its worker has not ended yet.
         if not invocations.running and not is_over:
             task.cancel()
 

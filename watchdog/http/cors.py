@@ -1,11 +1,12 @@
 """Let web pages of other origins call the server (CORS, part of the WHATWG Fetch standard).
 
-Before some requests, the browser asks with OPTIONS whether the page may send them (a preflight). To all other requests
-the server gives its answer, and the browser shows it to the page only if the headers of the answer allow this. So every
-answer needs these headers, also errors. The connection adds them to each answer, and no other code knows them.
+Before some requests, the browser asks with OPTIONS whether the page may send them (a preflight). The server answers all
+other requests as usual, and the browser shows the answer to the page only if the headers of the answer allow this. So
+every answer needs these headers, also errors. The connection adds them to each answer, and no other code knows them.
 
 The answers never allow credentials: a bearer token is an ordinary header, and the server uses no cookies. So ``*`` is
-allowed in each of these headers, and in ``cors_origins``. It does not cover Authorization, which is named.
+allowed in each of these headers, and in ``cors_origins``. For browsers, ``*`` does not include the request header
+Authorization, so the answer to a preflight names this header.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ class Cors:
     def add_headers(self, response: Response, request: Request | None) -> None:
         """Add the headers that let the page read the response.
 
-        Headers of this kind that the script chose are removed. The page could use neither of two, and a script must not
-        allow more than the setting.
+        Headers of this kind that the script chose are removed. If the answer had two headers with the same name, the
+        browser would accept neither. And a script must not allow more than the setting.
 
         Args:
             request: None if the server could not read the head of the request.

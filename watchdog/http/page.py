@@ -40,7 +40,7 @@ def page(configuration: Configuration) -> Response:
     style = _read("style.css")
     script = "".join(_read(name) for name in SCRIPTS)
     facts = html.escape(msgspec.json.encode(_facts(configuration)).decode())
-    # One replacement at a time would also replace a marker inside a text that was put in before.
+    # Split the page at its markers first. str.replace would also replace a marker inside a text that is inserted.
     before_facts, _, rest = _without_indentation(_read("index.html")).partition("{facts}")
     before_style, _, rest = rest.partition("{style}")
     before_script, _, end = rest.partition("{script}")
@@ -85,7 +85,7 @@ def redirect(base_path: str) -> Response:
 
 
 def _facts(configuration: Configuration) -> dict[str, object]:
-    """Return what the page must know. If also the description of the server needs the token, this is almost nothing."""
+    """Return what the page must know. This is almost nothing if the description of the server needs the token, too."""
     settings = configuration.settings
     has_token = settings.auth_token is not None
     if has_token and settings.auth_all:

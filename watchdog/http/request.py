@@ -45,9 +45,9 @@ def wants_events(request: Request) -> bool:
 def is_reconnection(request: Request) -> bool:
     """Return whether the ``EventSource`` of a browser sends its request again, because its stream of events has ended.
 
-    It also does so after the last event. So each page that it is used in would run the script again and again. It stops
-    if the answer is 204 (WHATWG HTML, section 9.2.3). Other clients decide for themselves whether to call again, and
-    use POST.
+    An ``EventSource`` also does so after the last event. So each page that uses one would run the script again and
+    again. An ``EventSource`` stops if the answer is 204 (WHATWG HTML, section 9.2.3). Other clients decide for
+    themselves whether to call again, and use POST.
     """
     return request.method == "GET" and "Last-Event-ID" in request.headers
 

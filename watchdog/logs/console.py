@@ -67,7 +67,7 @@ class ConsoleFormat:
         return f"{head}{text}\n".encode()
 
     def _script_text(self, level: str, text: str, indent: str) -> str:
-        """Return a text as the script printed it. Its own words show the level, and a colour, too."""
+        """Return a text as the script printed it. The text and its colour show the level, so no level is added."""
         color = _COLORS.get(level, "")
         return "| " + f"{indent}| ".join(self._colored(line, color) for line in printable_lines(text).split("\n"))
 

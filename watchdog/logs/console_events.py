@@ -1,4 +1,4 @@
-"""Word the events of the server for people: one short text for each event."""
+"""Describe the events of the server for people: one short text for each event."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from . import readable
 from .text import as_text, printable, printable_lines
 
 _MOST_NAMED = 3
-# The verdicts for which the script is not to blame are a warning. All others except "ok" are a failure.
+# The outcomes that are green and have no exit code or signal. All other outcomes have the colour of their level.
 _GOOD = ("ok", "skipped")
 # All wildcard addresses: the server listens on every interface, so also on localhost.
 _EVERY_INTERFACE = ("", "::", "0.0.0.0")

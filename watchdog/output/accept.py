@@ -38,7 +38,7 @@ class Offer(msgspec.Struct, frozen=True):
     media_type: str
 
 
-_BASE64_OFFER = Offer(AnswerForm.BASE64, PLAIN_TYPE)  # it is always one of the offers
+_BASE64_OFFER = Offer(AnswerForm.BASE64, PLAIN_TYPE)  # always one of the offers
 
 
 class _Range(msgspec.Struct, frozen=True):

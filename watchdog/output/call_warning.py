@@ -52,7 +52,7 @@ CRLF = CallWarning(
 
 BYTE_ORDER_MARK = CallWarning(
     "byte-order-mark",
-    "the script ended with exit code 0, but it begins with a byte order mark; a shell takes the mark for a part of the "
+    "the script ended with exit code 0, but it begins with a byte order mark; a shell reads the mark as a part of the "
     "first command and does not run it; save the script as UTF-8 without BOM",
 )
 

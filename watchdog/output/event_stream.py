@@ -7,7 +7,7 @@
 ``dropped``    ``lines``: the number of lines that are missing here
 ``progress``   ``fraction`` from 0 to 1, ``text``
 ``output``     ``name``, ``content_type``, ``size``, ``offset`` in bytes, ``data`` in base64; a large output has several
-``completed``  the verdict; a stream that ends without it failed
+``completed``  the verdict; if a stream ends without it, the call has failed
 =============  =====================================================================================================
 
 Before the events, the stream has the call id in a field ``id``.

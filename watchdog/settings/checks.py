@@ -60,7 +60,9 @@ def check_metrics_port(reading: Reading) -> None:
             f"metrics_port: port is {port} too, so metrics are off; to get metrics, set WATCHDOG_METRICS_PORT"
         )
     else:
-        reading.problem("metrics_port", reading.sources["metrics_port"], f"is {port}, the same as port; set another")
+        reading.problem(
+            "metrics_port", reading.sources["metrics_port"], f"is {port}, the same as port; set another port"
+        )
 
 
 def check_tmp_dir(reading: Reading) -> None:

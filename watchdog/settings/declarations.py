@@ -29,8 +29,8 @@ from .kinds import (
     Kind,
 )
 
-# The User-Agent of `watchdog health`, which container engines run. The server does not count this request as a probe:
-# if the request fails, a container engine does not send calls to another server.
+# The User-Agent of `watchdog health`, which container engines run. The server does not note its request as a probe of a
+# platform. If a probe fails, a platform sends calls to another server, but a container engine does not.
 LOCAL_PROBE = "watchdog-health"
 DEFAULT_SCRIPT_PATH = "/oscar/config/script.sh"
 DEFAULT_SERVICE_DEFINITION = "/oscar/config/function_config.yaml"

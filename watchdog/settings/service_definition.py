@@ -68,7 +68,7 @@ class ServiceDefinition(msgspec.Struct, frozen=True, kw_only=True):
     """The fields of a service definition that concern a running function.
 
     ``script_path``: relative to the document's directory; None for a flat object, in which ``script`` is the script's
-    text. ``variables``: for the script's environment, without secrets whose values are elsewhere.
+    text. ``variables``: for the script's environment, without secrets whose values the definition does not have.
     ``storage_providers``: as written, with credentials.
     """
 

@@ -124,7 +124,7 @@ def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[s
         reading.warnings.append(f"storage_providers.{kind} is not offered, so it is ignored{hint}")
     reading.warnings += [
         f"output[{index}] ({output}) lies in an input ({given}): each output starts the service again, without end; "
-        "use two folders of which none contains the other, such as in and out"
+        "use two folders, neither of them inside the other, such as in and out"
         for index, output in enumerate(outputs)
         for given in inputs
         if _feeds(output, given)
@@ -143,8 +143,8 @@ def _feeds(output: Place, given: Place) -> bool:
 
 
 _ADDED_BY_OSCAR = (
-    "OSCAR adds it when it deploys the service; to run the service without OSCAR, define its endpoint, access_key and "
-    "secret_key in storage_providers.minio.default"
+    "OSCAR adds this provider when OSCAR deploys the service; to run the service without OSCAR, give endpoint, "
+    "access_key and secret_key in storage_providers.minio.default"
 )
 _HIDDEN = "hidden"
 _KEY_MOST_BYTES = 65536

@@ -22,5 +22,5 @@ def why_unreadable(error: OSError) -> str:
     if isinstance(error, IsADirectoryError):
         return "it is a directory (docker makes one when the file to mount does not exist); give a file"
     if isinstance(error, PermissionError):
-        return f"user {os.geteuid()} may not read it; allow that (chmod, or a mount's mode)"
+        return f"user {os.geteuid()} has no permission to read it; allow that (chmod, or the mode of the mount)"
     return f"it cannot be read: {error.strerror}"

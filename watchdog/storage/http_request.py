@@ -116,7 +116,7 @@ class Requests:
         raise error
 
     def _translated(self, error: BaseException, method: str, path: str, progress: Progress) -> BaseException:
-        """Return an error of aiohttp or the system as ``Transient`` or ``StorageError``; return any other unchanged."""
+        """Return an error of aiohttp or the system as ``Transient`` or ``StorageError``. Other errors do not change."""
         what = f"the {method} of {path}"
         if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
             return self._untrusted(error)

@@ -1,4 +1,6 @@
-"""Record spans with the OpenTelemetry SDK, which sends them. Imported only if the environment names a collector.
+"""Record spans with the OpenTelemetry SDK, which sends them.
+
+This module is imported only if the environment names a collector.
 
 A call is a span of kind SERVER, and each of its phases is a child of that span. The script's ``TRACEPARENT`` has the
 span of the phase that runs the script. The names of attributes are those of OpenTelemetry's semantic conventions for

@@ -13,7 +13,8 @@ BYTES_TYPE = "application/octet-stream"
 JSON_TYPE = "application/json"
 ABOUT_EVENTS = (
     "`events`, like `Accept: text/event-stream`, answers with server-sent events while the function runs. The last "
-    "event is `completed`, with the status that the call would have without the stream. A stream without it failed."
+    "event is `completed`, with the status that the call would have without the stream. If this event is missing, the "
+    "call has failed."
 )
 TEXT: Json = {"type": "string"}
 # The format "binary" is from OpenAPI 3.0. OpenAPI 3.1 does not need it, but generators of clients use it.
