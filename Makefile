@@ -1,29 +1,30 @@
-# Each target does its own set-up and is quick the second time. Needed beforehand: Python 3.11 to 3.14 and make; what
-# else is missing is installed with apt (as root or with sudo), or named if that cannot be done.
+# Each target does its own set-up, and is quick the second time. Python 3.11 to 3.14 and make must be installed. A
+# target installs other missing programs with apt (as root or with sudo), or names them if this is not possible.
 
 PYTHON ?= python3
 VENV ?= .venv
 IN_VENV := $(VENV)/bin/
-# CI puts a program in the place of `-m pytest` that runs failed tests a second time.
+# CI replaces `-m pytest` by a program that runs failed tests a second time.
 PYTEST_BY ?= -m pytest
 PYTEST := $(IN_VENV)python $(PYTEST_BY)
-# Each process of the tests would compile all of them again where this is set, as it is in many images.
+# Many images set this variable. With it, each process of the tests would compile all test modules again.
 export PYTHONDONTWRITEBYTECODE :=
-# Most tests wait for processes most of the time. But each process collects all tests first, which takes 4 s of processor
-# time. A process without tests left takes some of those of another: tests differ very much in how long they take.
+# Most tests wait for processes most of the time, so there are more processes than CPUs. But each process collects all
+# tests first, which takes 4 s of processor time. A process that has no test left takes tests from another process,
+# because some tests take much longer than others.
 PARALLEL ?= -n 8 --dist worksteal
 
 SLOW_TESTS ?= slow and not nightly
-# Each of the other kinds has a target of its own.
+# Tests of each other kind have their own target.
 ORDINARY_TESTS := not slow and not image and not docker and not ceph and not browser
 
 EXAMPLE ?= grayify
 DIGITS := examples/image-classification
 
-# What pip prints goes to build/logs, and is shown if it fails.
+# The output of pip goes to build/logs. If pip fails, the end of it is shown.
 PIP := $(IN_VENV)pip --disable-pip-version-check
 
-# What runs servers that are measured: Debian's, as in the image, where there is one.
+# The Python for servers that are measured: the Python of Debian if there is one, as in the image.
 BENCH_PYTHON ?= $(firstword $(wildcard /usr/bin/python3.13 /usr/bin/python3.11) $(PYTHON))
 
 SECONDS ?= 60
@@ -40,13 +41,13 @@ FUZZ_TARGETS ?= accept intake request response_file script_log service_definitio
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
-setup: $(VENV)/.ready  ## make .venv with the program and all that its tests need
+setup: $(VENV)/.ready  ## make .venv with the program and all packages that its tests need
 
 run: $(VENV)/.ready  ## start the server with an example, send it a real file, show the answer, stop the server
 	@packages=$$(examples/run-example.sh --packages $(EXAMPLE)) && examples/install-packages.sh curl $$packages
 	@PATH="$(abspath $(VENV))/bin:$$PATH" PYTHON=$(PYTHON) examples/run-example.sh $(EXAMPLE)
 
-test: $(VENV)/.ready build/clients/.ready  ## run all tests but the slow ones
+test: $(VENV)/.ready build/clients/.ready  ## run all tests except the slow ones
 	@examples/install-packages.sh apache2-bin busybox-static cowsay curl dash imagemagick mawk nodejs perl procps unzip
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	$(PYTEST) $(PARALLEL) -m "$(ORDINARY_TESTS)"
@@ -60,18 +61,18 @@ test-slow: $(VENV)/.ready  ## run the slow tests in their short form (SLOW_TESTS
 	@examples/install-packages.sh curl unzip procps
 	$(PYTEST) -m "$(SLOW_TESTS)"
 
-nightly:  ## run all that CI runs, in full length and on every Python that is found
+nightly:  ## run everything that CI runs, in full length and on every Python that is found
 	.ci/run nightly
 
-image-test: $(VENV)/.ready  ## build the image and try it in many containers (as root, on Debian 12; no Docker needed)
+image-test: $(VENV)/.ready  ## build the image and try it in many containers (as root, on Debian 12; needs no Docker)
 	@examples/install-packages.sh binutils buildah busybox-static curl debootstrap git podman procps runc
 	$(PYTEST) -m image tests/image
 
-docker-test: $(VENV)/.ready  ## the Docker commands of the pages and compose.yaml, with a Docker daemon of its own (as root)
+docker-test: $(VENV)/.ready  ## run the Docker commands of the pages with a separate Docker daemon (as root)
 	@examples/install-packages.sh busybox-static curl debootstrap git iproute2 iptables runc slirp4netns
 	$(PYTEST) -m docker tests/dockerd
 
-ceph-test: $(VENV)/.ready  ## storage and pushed events against a Ceph cluster, started on this machine (Debian 12)
+ceph-test: $(VENV)/.ready  ## test storage and pushed events with a Ceph cluster on this machine (Debian 12)
 	@examples/install-packages.sh ceph-common ceph-mon ceph-osd radosgw
 	$(PYTEST) -m ceph tests/storage
 
@@ -80,45 +81,46 @@ browser-test: $(VENV)/.ready  ## use the try-it page in a real browser (Debian's
 	@examples/quietly.sh pip-browser $(PIP) install --require-hashes -r tests/browser/requirements.txt
 	$(PYTEST) -n 2 -m browser tests/browser
 
-screenshots: $(VENV)/.ready  ## renew the pictures of the try-it page in docs/images
+screenshots: $(VENV)/.ready  ## make the pictures of the try-it page in docs/images again
 	@examples/install-packages.sh chromium fonts-dejavu-core imagemagick
 	@examples/quietly.sh pip-browser $(PIP) install --require-hashes -r tests/browser/requirements.txt
 	$(IN_VENV)python tests/browser/screenshots.py
 
-fuzz: $(VENV)/.ready  ## feed made-up bytes to each reader for SECONDS, one reader on each CPU (on x86-64; FUZZ_TARGETS=intake for one)
+fuzz: $(VENV)/.ready  ## give random bytes to each reader for SECONDS, one reader on each CPU (on x86-64; FUZZ_TARGETS=intake for only one)
 	@examples/quietly.sh pip-fuzz $(PIP) install --require-hashes -r tests/fuzz/requirements.txt
 	@printf '%s\n' $(FUZZ_TARGETS) | xargs -P "$$(nproc)" -I TARGET sh -c 'examples/quietly.sh fuzz-TARGET \
 	    $(IN_VENV)python tests/fuzz/fuzz.py TARGET --seconds $(SECONDS) && echo "TARGET: nothing found"'
 
-soak: $(VENV)/.ready  ## good, bad, slow, dying and vanishing calls for SOAK_SECONDS; counts lost answers and leaks
+soak: $(VENV)/.ready  ## make good, bad, slow and failing calls for SOAK_SECONDS; count lost answers and leaks
 	$(IN_VENV)python tests/faults/soak.py --seconds $(SOAK_SECONDS)
 
-chaos: $(VENV)/.ready  ## calls while scripts, guardians and servers are killed, or scripts leave processes that hide (hours)
+chaos: $(VENV)/.ready  ## make calls while scripts, guardians and servers are killed, or scripts leave hidden processes (takes hours)
 	$(IN_VENV)python tests/faults/chaos.py kills --calls $(KILLED_CALLS) --terms 30 --kills 15
 	$(IN_VENV)python tests/faults/chaos.py daemons --calls $(DAEMON_CALLS)
 	$(IN_VENV)python tests/faults/warm_chaos.py --calls $(WARM_CALLS)
 	$(IN_VENV)python tests/faults/warm_chaos.py --calls $(WARM_CALLS) --fork
 
-bench: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## measure all against the bare script and other servers (20 minutes); renews docs/explanation/performance.md
+bench: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## compare with the bare script and other servers (20 minutes), and update docs/explanation/performance.md
 	@benchmarks/install-contenders.sh
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --publish
 
-bench-quick: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## the same with less of each, in under three minutes; results in build/bench
+bench-quick: $(VENV)/.ready build/bench-python/.ready build/bench-tree/.ready  ## run a short version of bench, in under three minutes; the results are in build/bench
 	@benchmarks/install-contenders.sh
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	@examples/quietly.sh pip-benchmarks $(PIP) install --require-hashes -r benchmarks/requirements.txt
 	$(IN_VENV)python benchmarks/bench.py --quick
 
-# What the image has and no more: with the packages of the tests, a start takes longer.
+# The same packages as in the image. With the packages of the tests, a start takes longer.
 build/bench-python/.ready: requirements.txt $(VENV)/.ready
 	$(BENCH_PYTHON) -m venv --clear --without-pip build/bench-python
 	@examples/quietly.sh pip-bench-python $(PIP) --python build/bench-python/bin/python install \
 	    --require-hashes -r requirements.txt
 	@touch $@
 
-# The self-contained tree of the image, but with the interpreter of this machine. The benchmark goes on without it.
+# The self-contained tree of the image, but with the interpreter of this machine. If the tree cannot be built, the
+# benchmark runs without it.
 build/bench-tree/.ready: $(wildcard image/*) $(shell find watchdog -name '*.py')
 	@rm -rf build/bench-tree
 	@mkdir -p build/bench-tree
@@ -133,10 +135,10 @@ coverage: $(VENV)/.ready  ## report which lines the tests run, here and in the p
 	$(IN_VENV)python -m coverage html --quiet
 	$(IN_VENV)python -m coverage report --skip-covered
 
-docs: $(VENV)/.ready  ## renew the tables of the docs (settings, metrics, statuses, outcomes) from their declarations
+docs: $(VENV)/.ready  ## write the tables of the docs (settings, metrics, statuses, outcomes) from their declarations
 	$(IN_VENV)python docs/tables.py
 
-# Without --quiet: mkdocs would then find no broken link.
+# Do not use --quiet: with it, mkdocs does not find broken links.
 docs-site: build/docs/.ready  ## build the site of the docs in build/site; a broken link is an error
 	@NO_MKDOCS_2_WARNING=1 examples/quietly.sh docs-site build/docs/bin/mkdocs build --strict
 	@$(IN_VENV)python docs/site_check.py build/site
@@ -147,7 +149,7 @@ build/docs/.ready: docs/requirements.txt $(VENV)/.ready
 	@examples/quietly.sh pip-docs $(PIP) --python build/docs/bin/python install --require-hashes -r docs/requirements.txt
 	@touch $@
 
-# A generator of clients in TypeScript. The lock file has the hash of each package, and names no registry.
+# A generator of clients in TypeScript. The lock file has the hash of each package, but no name of a registry.
 build/clients/.ready: tests/clients/package.json tests/clients/package-lock.json
 	@mkdir -p build/clients && cp $^ build/clients
 	@if command -v npm >/dev/null; then \
@@ -169,7 +171,7 @@ lint: $(VENV)/.ready  ## check style, format, types, prose, compose.yaml, workfl
 	$(IN_VENV)python docs/tables.py --check
 	@$(MAKE) --no-print-directory docs-site
 
-# Both tools bring their schemas and rules along: they use no network.
+# Both tools contain their schemas and rules, so they use no network.
 lint-workflows:
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(IN_VENV)check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
@@ -177,13 +179,13 @@ lint-workflows:
 	    .github/ISSUE_TEMPLATE/idea.yml
 	$(IN_VENV)zizmor --offline --quiet .github
 
-format: $(VENV)/.ready  ## mend style and format as far as ruff can
+format: $(VENV)/.ready  ## fix style and format as far as ruff can
 	$(IN_VENV)ruff check --fix-only .
 	$(IN_VENV)ruff format .
 
 $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
-	    echo "Python 3.11 to 3.14 is needed and $(PYTHON) is not that; name one: make PYTHON=python3.12 …" >&2; exit 1; }
+	    echo "Python 3.11 to 3.14 is needed, and not $(PYTHON); choose one: make PYTHON=python3.12 …" >&2; exit 1; }
 	@PYTHON=$(PYTHON) examples/install-packages.sh python3-venv
 	@echo "making $(VENV) with the locked packages" >&2
 	@$(PYTHON) -m venv --clear $(VENV)
@@ -191,16 +193,16 @@ $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@examples/quietly.sh pip-editable $(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# The locks hold the hashes of every wheel and name no index and no host. They are made with the oldest Python, which
-# needs the most packages, so that they fit the newer ones too.
+# The locks have the hashes of every wheel, but no name of an index or a host. They are made with the oldest Python,
+# which needs the most packages, so they are also enough for newer ones.
 LOCK := build/lock/bin/pip-compile --quiet --upgrade --generate-hashes --strip-extras --allow-unsafe \
     --no-header --no-emit-options --annotation-style=line
 UNLOCAL := sed -i -e 's/ (pyproject\.toml)//' -e 's/-c [^ ,]*, //' -e '/^--/d' \
     -e '/^$$/d' -e '/^# The following packages/d'
 
-lock:  ## renew all requirements*.txt (with Python 3.11) and the lock of the tests' npm packages
+lock:  ## update all requirements*.txt (with Python 3.11) and the lock of the tests' npm packages
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
-	    echo "the locks are made with Python 3.11, and $(PYTHON) is not that: make lock PYTHON=python3.11" >&2; exit 1; }
+	    echo "the locks are made with Python 3.11, and not $(PYTHON): make lock PYTHON=python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip --disable-pip-version-check install --quiet --quiet pip-tools
 	$(LOCK) --output-file=requirements.txt pyproject.toml
@@ -216,6 +218,6 @@ lock:  ## renew all requirements*.txt (with Python 3.11) and the lock of the tes
 	$(UNLOCAL) requirements.txt requirements-dev.txt image/requirements.txt $(DIGITS)/requirements.txt \
 	    tests/fuzz/requirements.txt benchmarks/requirements.txt docs/requirements.txt tests/browser/requirements.txt
 
-clean:  ## remove all that the other targets made
+clean:  ## remove all files that the other targets made
 	rm -rf .venv .venv-* build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache $(DIGITS)/.venv
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

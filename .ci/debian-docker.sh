@@ -13,7 +13,8 @@ if [ -x "$root/usr/sbin/dockerd" ]; then
 fi
 
 mkdir -p build/docker
-# Programs in Go that need only an old libc. Its runc needs a newer libc, so that of the machine is used.
+# These programs in Go need only an old libc. The runc of Debian 13 needs a newer libc, so the runc of the machine is
+# used.
 .ci/unpack-packages.sh trixie "$root.unfinished" alone \
     containerd docker-buildx docker-cli docker-compose docker.io tini
 rm -rf "$root"

@@ -3,7 +3,7 @@
 #
 #     .ci/debian-python.sh 3.14
 #
-# For a Python that this machine does not have.
+# Use this for a version of Python that this machine does not have.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,13 +18,13 @@ fi
 examples/install-packages.sh patchelf >&2
 .ci/unpack-packages.sh testing "$root.unfinished" with-others "python$version-venv"
 
-# The interpreter runs with the loader and the libraries that were unpacked: the machine's may be older.
+# The interpreter runs with the loader and the libraries that were unpacked, because those of the machine may be older.
 program=$root.unfinished/usr/bin/python$version
 loader=$(basename "$(patchelf --print-interpreter "$program")")
 libraries=$(dirname "$(find "$root.unfinished/usr/lib" -name libc.so.6)")
 inside=$root${libraries#"$root.unfinished"}
 patchelf --set-interpreter "$inside/$loader" --force-rpath --set-rpath "$inside" "$program"
-# Where `python -m venv` finds pip.
+# `python -m venv` finds pip in this directory.
 sed -i "s|/usr/share/python-wheels/|$root&|" "$root.unfinished/usr/lib/python$version"/_sysconfig*
 rm -rf "$root"
 mv "$root.unfinished" "$root"

@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Run pytest; run the tests that failed once more, alone and one after the other.
+"""Run pytest. Then run the failed tests once more, alone and one after the other.
 
     python .ci/run_again.py REPORT [PYTEST_ARGUMENT ...]
 
-A test that fails beside others and passes alone is *flaky*. Its name is appended to the file REPORT, a line each, and
-it does not fail the run. CI prints these names at its end: to repair them comes before any other work.
+A test that fails beside others and passes alone is *flaky*. It does not fail the run. Its name is appended to the file
+REPORT, one name in each line. CI prints these names at its end: repair such a test before any other work.
 
-Only failed tests are run again. Any other end of pytest (no tests found, an interruption, an internal error) is
-returned as it is: nobody knows then which tests did not run. So is a run with many failures: that is not chance.
+Only failed tests run again. If pytest ended in another way (no tests found, an interruption, an internal error), it is
+not known which tests did not run. So this program returns the exit code of pytest. It does the same if many tests
+failed, because this is not a coincidence.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _TESTS_FAILED = 1  # pytest.ExitCode.TESTS_FAILED
 
 def main(report: Path, arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as directory:
-        # A cache of its own: what failed in another run is not run again.
+        # With a separate cache, tests that failed in an earlier run do not run again.
         cache = Path(directory)
         pytest = [sys.executable, "-m", "pytest", *arguments, "-o", f"cache_dir={cache}"]
         code = subprocess.run(pytest, check=False).returncode

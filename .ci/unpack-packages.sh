@@ -3,7 +3,7 @@
 #
 #     .ci/unpack-packages.sh RELEASE DIRECTORY alone|with-others PACKAGE...
 #
-# DIRECTORY is an absolute path. Needs apt and a Debian mirror; fails, with the reason, without them.
+# DIRECTORY is an absolute path. This needs apt and a Debian mirror. Without them, it fails and prints the reason.
 set -eu
 
 release=$1
@@ -16,8 +16,8 @@ apt=$directory.apt
 rm -rf "$directory" "$apt"
 mkdir -p "$directory" "$apt/lists/partial" "$apt/cache/archives/partial"
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $release main" > "$apt/sources.list"
-# An apt of its own: no list and no package of the machine changes. In its eyes no package is installed, so it downloads
-# all that are needed.
+# apt gets its own directories, so no list and no package of the machine changes. With an empty status file, no package
+# counts as installed, so apt downloads all packages that are needed.
 cat > "$apt/apt.conf" << END
 Dir::Etc::sourcelist "$apt/sources.list";
 Dir::Etc::sourceparts "-";
@@ -34,7 +34,7 @@ cd "$apt/cache/archives"
         alone) apt-get download "$@" ;;
         with-others) apt-get install --download-only --yes --no-install-recommends "$@" ;;
         *)
-            echo "there is no way '$which' to unpack packages; give alone or with-others" >&2
+            echo "the argument '$which' is not known; give alone or with-others" >&2
             exit 2
             ;;
     esac

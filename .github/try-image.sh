@@ -3,7 +3,7 @@
 #
 #     .github/try-image.sh IMAGE
 #
-# PORT names a port of this machine (default: 18080), DOCKER another program than docker.
+# The variable PORT sets the port on this machine (default: 18080). DOCKER names a program to use instead of docker.
 set -eu
 
 docker=${DOCKER:-docker}

@@ -117,7 +117,7 @@ int main(int argc, char **argv)
     char root[PATH_MAX];
     if (find_root(root, sizeof root) < 0)
         return fail("cannot find its own files through", "/proc/self/exe");
-    /* In a list of directories, the loader takes ':' and ';' for the end of a path and '$' for the start of a variable.
+    /* In a list of directories, the loader reads ':' and ';' as the end of a path, and '$' as the start of a variable.
      * It would not find the libraries of the tree, and would use those of the image. */
     if (strpbrk(root, ":;$") != NULL) {
         errno = EINVAL;

@@ -127,5 +127,5 @@ def test_the_nightly_run_does_all_that_the_run_of_each_change_does(ci: Path) -> 
 
 def test_a_run_of_an_unknown_form_is_refused(ci: Path) -> None:
     done = subprocess.run([ci / ".ci" / "run", "weekly"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "there is no form weekly of this run; give nothing, or nightly\n")
+    assert (done.returncode, done.stderr) == (2, "the argument weekly is not known; give no argument, or nightly\n")
     assert not (ci / "called").exists()
