@@ -1,10 +1,11 @@
 #!/bin/sh
-# Installs the Debian packages named as arguments, those that are missing: as root or with sudo. Otherwise says what to do.
-# What apt-get prints goes to build/logs, and is shown if it fails.
+# Installs the Debian packages that the arguments name and that are missing, as root or with sudo. If this is not
+# possible, prints what the user can do. The output of apt-get goes to build/logs. If apt-get fails, the end of it is
+# shown.
 set -eu
 quietly=$(dirname "$0")/quietly.sh
 
-# Whether the program that a package is wanted for works, wherever it came from.
+# Succeeds if the program of a package works, even if it was installed in another way.
 works() {
     case $1 in
         imagemagick) convert -version ;;
@@ -40,7 +41,7 @@ if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || as_root=none
 fi
 if [ "$as_root" = none ] || ! command -v apt-get >/dev/null; then
-    echo "these programs are missing and cannot be installed from here:$missing" >&2
+    echo "these programs are missing, and this script cannot install them:$missing" >&2
     echo "install them (on Debian or Ubuntu, as root: apt-get install$missing), then try again" >&2
     exit 1
 fi

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Runs a command that prints much. What it prints goes to a log file; if the command fails, the end of it is shown, and
-# the log file is named.
+# Runs a command that prints much. Its output goes to a log file. If the command fails, this script prints the end and
+# the name of the log file.
 #
 #   quietly.sh NAME COMMAND [ARGUMENT ...]     the log file is build/logs/NAME.log
 set -eu
@@ -16,7 +16,7 @@ if [ "$code" -ne 0 ]; then
     {
         tail -n 20 "$log"
         echo "this command failed with exit code $code: $*"
-        echo "all that it printed is in $log"
+        echo "its whole output is in $log"
     } >&2
 fi
 exit "$code"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Starts the server with one of the examples on a free port, sends it the example's own input with curl, shows the
-# answer, and stops the server. Wanted on PATH: watchdog, curl, and the example's program. `make run` gives all of that.
+# answer, and stops the server. This needs watchdog, curl and the example's program on PATH. `make run` provides them.
 #
 #   run-example.sh NAME              NAME is a folder beside this file
-#   run-example.sh --packages NAME   only prints the Debian packages that the example's program comes with
+#   run-example.sh --packages NAME   only prints the Debian packages that contain the example's program
 set -euo pipefail
 examples=$(cd "$(dirname "$0")" && pwd)
 
-# What is sent, what is made of the answer, how that is shown, what must be installed.
+# The input, how the answer is decoded, the file for it, the command that shows it, and the packages to install.
 describe() {
     case $1 in
         grayify) input=photo.jpg decode='base64 -d' answer=gray.jpg show=identify packages=imagemagick ;;
@@ -37,7 +37,7 @@ for program in watchdog curl; do
     }
 done
 
-# The classifier of plants is a container image of its own; where it is not installed, that of digits takes its place.
+# The classifier of plants is in a container image. If it is not installed, the classifier of digits is used instead.
 case $name in
     image-classification | plant-classification-sync)
         if ! command -v deepaas-predict >/dev/null; then
@@ -61,7 +61,7 @@ stop() {
 trap stop EXIT
 trap 'exit 130' INT TERM
 
-# A temporary directory of its own: another server on this machine may use the common one.
+# The server gets its own temporary directory, because another server on this machine may use the usual one.
 mkdir -p "$results" "$work/tmp"
 : >"$work/log"
 TMPDIR=$work/tmp watchdog serve --port 0 --bind 127.0.0.1 --metrics-port 0 --log-format json --log-level INFO \
@@ -77,7 +77,7 @@ for _ in {1..150}; do
     sleep 0.1
 done
 if [ -z "$port" ]; then
-    echo "the server did not start; it said:" >&2
+    echo "the server did not start; its output:" >&2
     cat "$work/log" >&2
     exit 1
 fi
@@ -92,7 +92,7 @@ unpacked=" | $decode"
 echo "\$ base64 $input | curl --silent --show-error --data @- $url$unpacked > $answer"
 if ! base64 "$input" | curl --silent --show-error --fail-with-body --data @- "$url" >"$work/answer" ||
     ! $decode <"$work/answer" >"$answer"; then
-    echo "that did not go well; the answer and the server's log:" >&2
+    echo "the call failed; the answer and the server's log:" >&2
     cat "$work/answer" "$work/log" >&2
     exit 1
 fi

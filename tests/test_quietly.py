@@ -52,7 +52,7 @@ def test_a_failure_names_its_log_and_shows_its_end(tree: Path, failing: str) -> 
     assert done.returncode == 100
     assert f"noise of apt-get {failing}\n" in done.stderr
     assert "this command failed with exit code 100: " in done.stderr
-    assert done.stderr.endswith(f"all that it printed is in {tree / 'build' / 'logs' / f'apt-{failing}.log'}\n")
+    assert done.stderr.endswith(f"its whole output is in {tree / 'build' / 'logs' / f'apt-{failing}.log'}\n")
 
 
 def test_nothing_is_installed_that_is_there(tree: Path) -> None:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The input is a picture in any format that ImageMagick reads, the output the same picture in grey.
+# The input is a picture in any format that ImageMagick reads. The output is the same picture in grey.
 set -eu
 picture=$(identify -format '%m of %w by %h pixels' "$INPUT_FILE_PATH")
 echo "making $picture grey"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# The same function as a loop: it starts once, and serves many calls. For WATCHDOG_WARM.
+# The same function as a loop, for WATCHDOG_WARM: the script starts once, and serves many calls.
 gray() {
     picture=$(identify -format '%m of %w by %h pixels' "$INPUT_FILE_PATH") || return
     echo "making $picture grey"

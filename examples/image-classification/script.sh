@@ -1,11 +1,12 @@
 #!/bin/sh
-# The input is a picture of a digit, the output JSON with the five likeliest.
+# The input is a picture of a digit. The output is JSON with the five most likely digits.
 set -eu
 
-# DEEPaaS wants a name that ends in what the file is; the input's name is the caller's, or one without an ending.
+# DEEPaaS needs a name whose ending shows the type of the file. The caller chooses the name of the input. If the caller
+# gives no name, the input's name has no ending.
 picture="$TMP_INPUT_DIR/picture.png"
 [ "$INPUT_FILE_PATH" = "$picture" ] || mv "$INPUT_FILE_PATH" "$picture"
 
-# It writes first to the working directory, under a name that all calls share; -o is a directory.
+# deepaas-predict first writes a file to the working directory, with the same name in each call. -o is a directory.
 cd "$TMP_OUTPUT_DIR"
 deepaas-predict -i "$picture" -o "$TMP_OUTPUT_DIR"

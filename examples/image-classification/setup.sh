@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes this example's own environment, .venv: DEEPaaS, scikit-learn, the plug-in, and the classifier, trained here.
-# Does nothing if all of that is there and unchanged.
+# Makes the environment of this example, .venv, with DEEPaaS, scikit-learn and the plug-in, and trains the classifier.
+# Does nothing if all of these exist and have not changed.
 set -eu
 cd "$(dirname "$0")"
 

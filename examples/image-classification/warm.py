@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-# The helper is part of the program. Without the program it is looked for beside this file.
+# The helper is part of the program. Without the program, Python looks for the helper beside this file.
 sys.path.append(os.path.dirname(os.environ.get("WATCHDOG_WARM_PY", __file__)))
 
 import digits_classifier

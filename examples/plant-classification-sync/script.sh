@@ -1,10 +1,10 @@
 #!/bin/sh
-# The input is a picture of a plant, the output the classifier's answer.
+# The input is a picture of a plant. The output is the answer of the classifier.
 set -eu
 
-# The classifier wants a name that ends in .jpg.
+# The classifier needs a name that ends in .jpg.
 mv "$INPUT_FILE_PATH" "$INPUT_FILE_PATH.jpg"
 
-# It writes to the working directory before it moves its file to where -o says.
+# deepaas-predict writes its file to the working directory, and then moves it to the directory of -o.
 cd "$TMP_OUTPUT_DIR"
 deepaas-predict -i "$INPUT_FILE_PATH.jpg" -o "$TMP_OUTPUT_DIR"

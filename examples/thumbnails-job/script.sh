@@ -1,5 +1,5 @@
 #!/bin/sh
-# The input is a picture in any format that ImageMagick reads, the output a JPEG of it, 48 pixels at most to each side.
+# The input is a picture in any format that ImageMagick reads. The output is a JPEG with at most 48 pixels on each side.
 set -eu
 name=$(basename "$INPUT_FILE_PATH")
 echo "making a thumbnail of $STORAGE_OBJECT_KEY"

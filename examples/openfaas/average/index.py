@@ -1,4 +1,4 @@
-"""Numbers from stdin while they come, one a line; their count, mean and range to stdout."""
+"""Read numbers from stdin as they arrive, one in each line. Print their count, their mean and their range."""
 
 import json
 import math

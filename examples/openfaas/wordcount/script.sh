@@ -1,5 +1,5 @@
 #!/bin/sh
-# The input is a text, the output a table of its words, the most frequent first.
+# The input is a text. The output is a table of its words, with the most frequent word first.
 set -eu
 export LC_ALL=C
 echo "counting $(wc -w < "$INPUT_FILE_PATH") words"

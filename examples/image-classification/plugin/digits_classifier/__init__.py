@@ -1,4 +1,4 @@
-"""A DEEPaaS model: which digit is in a picture.
+"""A DEEPaaS model that recognises the digit in a picture.
 
 A model for DEEPaaS 2 is a module with the public names below. ``deepaas-run`` calls ``predict``. ``deepaas-predict``
 needs both ``predict_data`` and ``predict_url``, and calls one of them. ``python -m digits_classifier.train`` makes the
@@ -15,11 +15,11 @@ from typing import Any
 from marshmallow import fields
 
 MODEL_PATH = Path(__file__).with_name("digits.joblib")
-SIDE = 8  # the pictures that the classifier is trained on are 8 by 8
-INK = 16  # and their pixels go from 0, paper, to 16, ink
+SIDE = 8  # the classifier is trained with pictures of 8 by 8 pixels
+INK = 16  # the values of their pixels: 0 is paper, 16 is ink
 TOP = 5
 
-# The form of the answer of ``deepaas-run``. Without it, the answer would be put into another dictionary.
+# The form of the answer of ``deepaas-run``. Without it, DEEPaaS puts the answer into another dictionary.
 schema = {"status": fields.Str(required=True), "predictions": fields.List(fields.Dict(), required=True)}
 
 
@@ -43,7 +43,7 @@ def get_train_args() -> dict[str, Any]:
 
 
 def warm() -> None:
-    """Load the classifier, so that the first picture need not wait for it."""
+    """Load the classifier before the first picture arrives."""
     _classifier()
 
 
@@ -57,7 +57,7 @@ def predict(image: Any) -> dict[str, Any]:
 
 
 def predict_data(args: dict[str, Any]) -> dict[str, Any]:
-    """The five likeliest digits, the likeliest first, for the picture in ``args["files"][0]``."""
+    """Return the five most likely digits for the picture in ``args["files"][0]``, the most likely one first."""
     pixels = picture_to_pixels(args["files"][0].filename)
     classifier = _classifier()
     shares = classifier.predict_proba([pixels])[0]
@@ -69,11 +69,11 @@ def predict_data(args: dict[str, Any]) -> dict[str, Any]:
 
 
 def predict_url(args: dict[str, Any]) -> dict[str, Any]:
-    raise NotImplementedError("only files: a function gets its input from its caller")
+    raise NotImplementedError("only files are supported, no URLs: the caller of a function sends the input")
 
 
 def picture_to_pixels(path: str) -> list[float]:
-    """The 64 values of ink that the classifier takes; a dark digit on light paper is turned round."""
+    """Return the 64 values for the classifier. The colours of a dark digit on light paper are inverted."""
     from PIL import Image, ImageOps, ImageStat
 
     with Image.open(path) as picture:

@@ -1,7 +1,7 @@
 """``python -m digits_classifier.train``: make the classifier from the digits that scikit-learn ships.
 
-A quarter of them is held back to say how often the classifier is right; ``--sample PATH`` writes one of
-these, as a picture, so that the example's input is one that the classifier has never seen.
+A quarter of the digits is not used for the training. With these digits the program measures how often the classifier is
+right. ``--sample PATH`` writes one of them as a picture: the input of the example, which the classifier has never seen.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sklearn.preprocessing import MaxAbsScaler
 
 from . import INK, MODEL_PATH, SIDE
 
-ENLARGED = 8  # a picture's pixel for each of the digit's, on each side
+ENLARGED = 8  # each pixel of a digit becomes 8 by 8 pixels of the picture
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="train the classifier of digits")
-    parser.add_argument("--sample", metavar="PATH", help="write a held back digit there, as PNG or JPEG, and end")
+    parser.add_argument("--sample", metavar="PATH", help="write one digit of the test data to PATH, and exit")
     sample = parser.parse_args().sample
 
     digits, labels = load_digits(return_X_y=True)
