@@ -114,7 +114,7 @@ def _about(scale: str, directory: Path, against: Path | None) -> dict[str, Any]:
         "packages": (
             "the packages of requirements.txt"
             if BARE_PYTHON.exists()
-            else "all packages of this interpreter, tests' included"
+            else "all packages of this interpreter, also those of the tests"
         ),
         "failed": {},
         "machine": {

@@ -1,6 +1,6 @@
 """Live calls whose callers read nothing while the scripts print without a pause: memory, scripts and other calls.
 
-The same calls without a stream show what of it is due to the stream.
+The same calls without a stream show which part of the cost the stream causes.
 """
 
 from __future__ import annotations

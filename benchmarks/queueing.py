@@ -98,7 +98,7 @@ def burst(
 ) -> None:
     """Print what happens if the full rate begins suddenly, with ``pods`` pods.
 
-    The calculation is that of a continuous flow, because the queue is not in balance then.
+    In this state the queue is not in balance, so the calculation treats calls as a continuous flow.
     """
     served = pods * places / run_s
     waiting = max(0.0, (rate - served) * start_s)
