@@ -129,7 +129,7 @@ def read_request(connection: socket.socket) -> bytes:
 
 
 def answer(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
-    """An answer with its length, if ``Content_Length`` is not another one. Underscores in names become hyphens."""
+    """Return an answer. Underscores in names become hyphens. ``Content_Length`` replaces the real length."""
     lines = [f"HTTP/1.1 {status}"]
     headers = {"Content_Length": str(len(body)), **headers}
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]

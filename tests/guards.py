@@ -178,7 +178,7 @@ def exit_not_eof() -> None:
 
 @guard
 def stdin_left_open() -> None:
-    """If the caller of a classic function stops sending, the function takes the incomplete body for complete."""
+    """If the caller of a classic function stops sending, the function reads the incomplete body as complete."""
     from watchdog.process.pipes import Feed
 
     real = Feed.start
@@ -1531,7 +1531,7 @@ def closed_pipes() -> None:
 
 @guard
 def another_worker() -> None:
-    """A call fails that was sent to a worker which ended before it read it."""
+    """If a worker ends before it has read its call, the call fails."""
     from watchdog.warm.worker import Worker
 
     def note_whether_taken(self: Any) -> bool:

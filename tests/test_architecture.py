@@ -1,4 +1,4 @@
-"""A module imports only its own folder and lower layers: the table in ARCHITECTURE.md, held by reading the imports."""
+"""A module imports only its own folder and lower layers: all imports are compared with a table in ARCHITECTURE.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calls that are answered 200 although the result is doubtful: each has a warning in answer and log."""
+"""Calls that are answered 200 although the result is doubtful. Each has a warning in the answer and in the log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from watchdog.output import call_warning
 from watchdog.output.call_warning import files_elsewhere
 from watchdog.process.command import has_crlf, is_shell_script
 
-# Runs a command until the file that it writes is newer than the script's start: file systems have a coarse clock.
+# Writes a file until it is newer than the start of the script, because file systems have a coarse clock.
 WRITE_LATER = 'touch "$TMP_INPUT_DIR/.start"; until [ {file} -nt "$TMP_INPUT_DIR/.start" ]; do echo x > {file}; done\n'
 
 
@@ -109,7 +109,7 @@ def test_files_in_the_working_directory_are_named(start_server: StartServer, tmp
 
 
 def newer(path: Path, than_ns: int) -> Path:
-    """Write to a file until its time is later: file systems have a coarse clock."""
+    """Write to a file until it is newer than ``than_ns``, because file systems have a coarse clock."""
     while not path.exists() or path.stat().st_mtime_ns <= than_ns:
         path.write_text("x")
     return path

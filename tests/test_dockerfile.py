@@ -1,4 +1,4 @@
-"""What can be held of the image without building it; ``make image-test`` builds it (``tests/image/``)."""
+"""Checks of the image that need no build. ``make image-test`` builds the image (``tests/image/``)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,15 @@ def test_the_image_has_the_versions_that_are_tested() -> None:
 
 
 def test_nothing_of_the_builders_machine_is_in_the_dockerfile() -> None:
-    """Addresses of an index, proxies, certificates, base images of one machine; nor a syntax line, which is fetched."""
+    """The file has no address of an index, proxy, certificate, or base image of one machine.
+
+    It also has no syntax line, because Docker would fetch what this line names.
+    """
     assert not re.search(r"https?://|proxy|trusted|localhost|^# ?syntax", _DOCKERFILE, re.IGNORECASE | re.MULTILINE)
 
 
 def test_python_scripts_print_at_once() -> None:
-    """Otherwise lines of a script are in the log late, or lost if it is killed."""
+    """Otherwise the lines of a script appear late in the log, or are lost if the script is killed."""
     assert re.search(r"^ENV .*\bPYTHONUNBUFFERED=1\b", _DOCKERFILE, re.MULTILINE)
 
 

@@ -99,7 +99,7 @@ def test_one_file_that_needs_no_copy_gets_its_name_at_once(
 
 
 def descriptors(held: HeldInput) -> int:
-    """How many are open without those of the input."""
+    """Return the number of open descriptors without those of the input."""
     own = {held._own_fd, held._shared_fd} - {-1}
     return len(os.listdir("/proc/self/fd")) - len(own)
 

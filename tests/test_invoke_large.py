@@ -13,7 +13,7 @@ from client_command import clean_environment, command, stderr_of
 from running_server import StartServer
 
 BLOCK = random.Random(7).randbytes(3 * 1024 * 1024)
-# Of blocks: 258 MiB, more than the client may take of memory, and 1,026 MiB.
+# Numbers of blocks. They make 258 MiB, which is more memory than the client may use, and 1,026 MiB.
 COUNTS = [86, pytest.param(342, marks=pytest.mark.nightly)]
 MOST_MIB = 96
 # A small process that starts the command and writes the peak of its memory to a file. The number that the kernel gives

@@ -280,7 +280,7 @@ def test_killed_server_leaves_a_stream_without_a_verdict(start_server: StartServ
     with live(server) as call:
         call.next("log")
         server.process.kill()
-        # The end of the chunks is missing, so no HTTP client takes this for a whole answer.
+        # The end of the chunks is missing, so each HTTP client notices that the answer is not complete.
         with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
             call.read_all()
 

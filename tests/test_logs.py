@@ -1,4 +1,4 @@
-"""Levels on real output of real programs; the script's stream as events; the sink before a stalled reader."""
+"""The levels in the output of real programs, the events of a script's stream, and the sink with a stalled reader."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from watchdog.logs import text as text_module
 DEBUG, INFO, WARNING, ERROR, CRITICAL = 10, 20, 30, 40, 50
 ROOT = Path(__file__).parent.parent
 
-# What the program named wrote on a real run, letter for letter but for its paths, and the level.
+# The name of a program, a line that it wrote in a real run, and the level. Only the paths were changed.
 SHOWN = [
     ("Python 3.11 logging", "WARNING:root:no plant in photo.jpg", WARNING),
     ("Python 3.11 logging", "2026-11-24 22:59:41,305 WARNING no plant in photo.jpg", WARNING),
@@ -214,7 +214,7 @@ SHOWN = [
     ("R 4.2.2", "In f() : no plant", None),
 ]
 
-# Lines that speak of levels without having one, or of others than theirs.
+# Lines that contain the word of a level, but have no level or another one.
 NOT_SHOWN = [
     ("0 errors found", None),
     ("no error", None),
@@ -261,7 +261,7 @@ def test_level_that_a_line_only_speaks_of(line: str, level: int | None) -> None:
 
 @pytest.mark.parametrize(("program", "line", "level"), SHOWN)
 def test_level_is_found_in_a_stream_too(capture: Capture, program: str, line: str, level: int | None) -> None:
-    """The look at a whole feed, which spares one at each line, must not miss what a line shows."""
+    """A whole feed is searched first, so that most lines need no search. This must find the level of each line."""
     capture.level = 0
     assert levels(capture(f"{line}\n".encode())) == [logging.getLevelName(level or INFO).lower()], program
 
@@ -270,7 +270,7 @@ def test_level_is_found_in_a_stream_too(capture: Capture, program: str, line: st
 
 
 def run(code: str, *arguments: str) -> bytes:
-    """What a Python program writes to stderr."""
+    """Run a Python program, and return what it writes to stderr."""
     command = [sys.executable, "-c", code, *arguments]
     return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd=ROOT).stderr
 
@@ -340,7 +340,7 @@ def test_logged_traceback_follows_its_message(capture: Capture) -> None:
     assert (after["event"], after["level"]) == ("WARNING:root:went on", "warning")
 
 
-# What OpenJDK 17 wrote; the last two as logback writes them.
+# Traces that OpenJDK 17 wrote. The last two have the format of logback.
 JAVA_TRACES = {
     "uncaught, with a cause": """\
 Exception in thread "main" java.lang.IllegalStateException: cannot read x
@@ -837,7 +837,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 def flood(sink: sink_module.LogWriter, feeds: int) -> int:
-    """Feed lines without end to a sink that nobody empties; how many there were."""
+    """Feed many lines to a sink, and return their number."""
     log = script_log.ScriptLog(sink, stream="stdout", call_id="c")
     data = b"a line of the flood\n" * 3000
     for _ in range(feeds):
@@ -861,7 +861,7 @@ def test_stalled_reader_blocks_nobody_and_losses_are_counted(pipe: tuple[int, in
     reading, writing = pipe
     os.set_blocking(writing, blocking)
     sink = sink_module.LogWriter(writing, limit_bytes=256 * 1024)
-    lines = flood(sink, 20)  # would wait for ever here if it waited for the reader
+    lines = flood(sink, 20)  # a sink that waits for the reader would wait here for ever
     was_full = sink.is_full
     sink.put_own(sink.form.event("info", {"event": "an event of the program itself", "logger": "x"}))
     assert not sink.flush(0.01)
@@ -1029,7 +1029,7 @@ class Capture:
             )
             self._log = (log, sink)
         self._now_s = now_s
-        # The pipe's reader never hands over more.
+        # The reader of a pipe passes at most this number of bytes at a time.
         for at in range(0, len(data), 65536):
             self._log[0].feed(data[at : at + 65536])
 

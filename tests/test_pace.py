@@ -11,7 +11,7 @@ from watchdog.invocation.pace import Pace, Paces
 
 
 class Moving:
-    """What moves bytes."""
+    """A caller that moves bytes."""
 
     def __init__(self) -> None:
         self.count = 0

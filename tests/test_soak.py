@@ -1,4 +1,4 @@
-"""Thousands of good, bad and vanishing calls leave the server as it was; and who tells so would notice if not."""
+"""Thousands of good, bad and cancelled calls leave nothing in the server, and the soak would notice a fault."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_short_soak_loses_and_leaves_nothing() -> None:
     run = soaked("--seconds", "20", "--seed", "11")
     assert run.returncode == 0, run.stdout
     assert run.stdout.splitlines()[-2:] == ["lost answers: 0", "leaks: 0"]
-    # That it did something: all kinds of calls, and most of what may become of one.
+    # The soak made all kinds of calls, and had most of the possible outcomes.
     kinds = set(re.findall(r"^  ([a-z]+)[-_a-z0-9]* +\d+$", run.stdout, re.MULTILINE))
     assert {"good", "bad", "failing", "straggling", "slow", "silent", "gone", "crowd", "probe"} <= kinds
     outcomes = {"ok", "failed", "killed", "timeout", "bad_input", "bad_output", "caller_gone", "overloaded"}
@@ -63,13 +63,13 @@ def soaked(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_of(program: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """A run of the soak or the chaos, as a user starts it, with all it prints in ``stdout``."""
+    """Run the soak or the chaos as a user does. ``stdout`` of the result has all that it prints."""
     command = [sys.executable, str(FAULTS / program), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         try:
             output, _ = process.communicate()
         except BaseException:
-            # Not killed, as subprocess.run() does: it has a server to end.
+            # Do not kill it, as subprocess.run() would do, because it must end its server.
             process.terminate()
             raise
     return subprocess.CompletedProcess(command, process.returncode, output)
@@ -133,7 +133,7 @@ def test_the_soak_notices_a_wrong_problem(wire: tuple[socket.socket, socket.sock
         (b"", "none"),
         (b"HTTP/1.1 20", "none"),
         (b"HTTP/1.1 200 OK\r\nContent-Le", "cut"),
-        (b"HTTP/1.1 200 OK\r\nX-Call-Id: c1\r\n\r\nabc", "cut"),  # without its length none could be noticed
+        (b"HTTP/1.1 200 OK\r\nX-Call-Id: c1\r\n\r\nabc", "cut"),  # without a length, nobody notices a truncated answer
         (answer_of(200, b"", length=3), "cut"),
         (answer_of(200, b"ab", length=3), "cut"),
     ],
@@ -191,7 +191,7 @@ def test_the_soak_notices_a_surviving_process(lifeline: Lifeline) -> None:
     ("events", "told"),
     [
         ([("c1", "ok"), ("c3", "caller_gone")], None),
-        ([("c1", "ok")], None),  # c3 left: it may not have been heard
+        ([("c1", "ok")], None),  # the caller of c3 disconnected, so the server may not have read the call
         ([], "c1: 0 ends"),
         ([("c1", "ok"), ("c1", "ok")], "c1: ended twice"),
         ([("c1", "failed")], "c1: ended 'failed'"),
@@ -250,12 +250,12 @@ def test_the_soak_notices_memory_and_objects_that_stay(after: soak.State, rows: 
 
 
 CALLERS = 50
-# In seconds, for ten thousand calls on a loaded machine; an idle one needs half a minute.
+# In seconds, for ten thousand calls on a busy machine. An idle machine needs half a minute.
 LONGEST_S = 900
 
 
 def drive(server: RunningServer, calls: int) -> None:
-    """Make calls, each caller on one connection, and close those."""
+    """Make calls. Each caller uses one connection, and closes it at the end."""
 
     def caller(number: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=LONGEST_S)
@@ -295,7 +295,7 @@ def test_thousands_of_invocations_fifty_at_a_time(tmp_path: Path, calls: int) ->
     assert ended == {"ok": 1_000 + calls}
 
 
-# What a call's function does with its stdin, by the call's query; the callers do their part.
+# The query of a call says what the function does with its stdin. The callers act accordingly.
 CLASSIC = r"""
 case $Http_Query in
     whole) cat ;;
@@ -310,7 +310,7 @@ esac
 
 
 def drive_classic(server: RunningServer, marks: Path, calls: int) -> None:
-    """Calls of a classic function that reads all, a part or nothing of its stdin, or whose caller goes amid it."""
+    """Call a classic function that reads all, a part or nothing of its stdin. Some callers disconnect meanwhile."""
     kinds = ("whole", "part", "none", "closed", "failing", "forked", "gone")
 
     def gone(call_id: str) -> None:
@@ -378,7 +378,7 @@ def test_thousands_of_classic_calls_fifty_at_a_time(tmp_path: Path, calls: int) 
 # ---------------------------------------------------------------------------- objects, by the kind of call
 
 
-# What a call does, by the first word of its query.
+# The first word of the query says what the script does.
 FAULTY = r"""
 case ${Http_Query%%&*} in
     copy) cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy" ;;
@@ -429,8 +429,9 @@ KINDS = {
 }
 CALLS_OF_A_KIND = 80
 ROUNDS = 3
-# Pieces of memory. What a call leaves by mistake (its headers, a future, a task) has ten and more. A look itself leaves
-# 40, and asyncio keeps up to 100 cancelled timers, with three pieces each, until it removes them all.
+# Pieces of memory. An object that a call leaves by mistake (its headers, a future, a task) has ten or more pieces. The
+# measurement itself leaves 40. asyncio keeps up to 100 cancelled timers, of three pieces each, until it removes them
+# all.
 MOST_BLOCKS_OF_A_CALL = 6
 
 
@@ -449,7 +450,7 @@ def test_calls_of_each_kind_leave_no_object(start_server: StartServer, tmp_path:
 def test_work_of_threads_is_forgotten_when_it_is_done(
     start_server: StartServer, tmp_path: Path, removed_guard: str | None
 ) -> None:
-    # The program of a server without a guard can be looked at as well.
+    # With a removed guard, the fixture starts a program that can be inspected, too.
     program = {} if removed_guard else {"program": (str(FAULTS / "inspected_server.py"), "--without", "hidden-memory")}
     assert blocks_left_by_a_call(start_server, tmp_path, "large", **program) < MOST_BLOCKS_OF_A_CALL
 

@@ -56,7 +56,7 @@ def test_without_any_thread_the_work_is_refused_and_never_done(monkeypatch: pyte
 
 
 def test_if_no_further_thread_can_be_started_the_work_waits_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ThreadPoolExecutor raises and does the work nevertheless: a caller that then does it itself does it twice."""
+    """A ThreadPoolExecutor raises an error, but still does the work later. A caller could then do the work again."""
     some = Threads("one")
     go_on = threading.Event()
     first = some.submit(go_on.wait, 10)

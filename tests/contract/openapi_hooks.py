@@ -1,4 +1,4 @@
-"""What schemathesis must know of the server that no document can say; it loads this by ``SCHEMATHESIS_HOOKS``."""
+"""Facts about the server that no document can contain. schemathesis loads this file (``SCHEMATHESIS_HOOKS``)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTLED = ("base64", "raw", "json")
 
 @schemathesis.hook
 def filter_body(context: schemathesis.HookContext, body: Any) -> bool:
-    """A field without a name is refused only where it is the first, as then nothing shows that there is a form."""
+    """Leave out fields without a name. The server refuses such a field only as the first field of a form."""
     return not (isinstance(body, dict) and "" in body)
 
 
@@ -27,7 +27,7 @@ def before_call(context: schemathesis.HookContext, case: schemathesis.Case[Any],
 
 
 def leave_time_to_run(case: schemathesis.Case[Any]) -> None:
-    """A caller may ask for a nanosecond, and 504 is the right answer then; hours may add up to more than is allowed."""
+    """Replace very short times, for which 504 is the right answer, and times over the largest duration."""
     try:
         is_enough = not 0 < parse_duration_s(str(case.headers.get("X-Timeout", ""))) < LEAST_S
     except ValueError as error:
@@ -37,7 +37,7 @@ def leave_time_to_run(case: schemathesis.Case[Any]) -> None:
 
 
 def let_winners_be_alone(case: schemathesis.Case[Any]) -> None:
-    """What has no effect is not looked at, so that nothing in it can be wrong."""
+    """Remove a parameter or header that has no effect, because the server does not check its value."""
     if "input" in case.query:
         case.headers.pop("X-Input-Encoding", None)
     if "X-Filename" in case.headers:
@@ -45,9 +45,10 @@ def let_winners_be_alone(case: schemathesis.Case[Any]) -> None:
 
 
 def let_body_and_encoding_agree(case: schemathesis.Case[Any]) -> None:
-    """``base64`` said of other bytes is answered 400, and ``raw`` takes what the body's type would refuse.
+    """Remove the encoding of the body, unless it is not a known encoding.
 
-    Both is right, and no schema of the body can tell it: what is said of one is left out, unless it is no encoding.
+    With ``base64``, other bodies are answered 400. With ``raw``, the server accepts bodies that it would refuse for
+    their content type. Both are right, but a schema of the body cannot express this.
     """
     if isinstance(case.body, NotSet):
         return

@@ -1,7 +1,7 @@
-"""What the stand-ins for the platforms' proxies share: a proxy on the loopback interface, in a thread of its own.
+"""The common part of the proxies that replace those of the platforms: a proxy on the loopback interface, in a thread.
 
-The real ones are made of Go's ``httputil.ReverseProxy`` or of its ``http.Client``: bodies pass as they come and as they
-are, no redirect is followed, and a caller that goes away takes its request to the function with it.
+The real proxies use Go's ``httputil.ReverseProxy`` or ``http.Client``. They pass on each piece of a body unchanged as
+soon as it arrives, and they do not follow redirects. If a caller disconnects, they cancel its request to the function.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ _PATIENCE_S = 15
 
 
 class ReverseProxy(abc.ABC):
-    """Serves on ``port`` of the loopback interface until the context ends. Who extends it answers in ``handle``."""
+    """Serves on ``port`` of the loopback interface until the context ends. A subclass answers in ``handle``."""
 
     def __init__(self) -> None:
-        # Of the requests under way that are bounded, in the order in which they came.
+        # The time limits of the current requests, in the order of their arrival.
         self._bounds: list[asyncio.Timeout] = []
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.run)
-        # A socket stays in the network in which it was made, wherever the thread goes.
+        # A socket stays in the network namespace in which it was made, even if the thread enters another one.
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
 
@@ -57,7 +57,10 @@ class ReverseProxy(abc.ABC):
 
     @contextlib.asynccontextmanager
     async def bounded(self, limit_s: float | None) -> AsyncIterator[None]:
-        """What takes longer than this (None: as long as it likes), or is let reach its limit, ends in TimeoutError."""
+        """Raise TimeoutError if the context takes longer than ``limit_s`` (None means no limit).
+
+        :meth:`let_the_oldest_reach_its_limit` has the same effect.
+        """
         async with asyncio.timeout(limit_s) as bound:
             self._bounds.append(bound)
             try:
@@ -66,11 +69,11 @@ class ReverseProxy(abc.ABC):
                 self._bounds.remove(bound)
 
     def let_the_oldest_reach_its_limit(self) -> None:
-        """As if its time had just passed."""
+        """End the oldest wait as if its time had passed."""
         self.loop.call_soon_threadsafe(lambda: self._bounds[0].reschedule(self.loop.time()))
 
     def run(self) -> None:
-        """The thread."""
+        """Run the event loop in the thread."""
         self.loop.run_forever()
 
     @abc.abstractmethod
@@ -85,13 +88,15 @@ class ReverseProxy(abc.ABC):
         body: AsyncIterator[bytes] | None,
         own_headers: Mapping[str, str] | None = None,
     ) -> web.StreamResponse:
-        """Send a request on and its answer back, piece by piece.
+        """Send a request to the function and its answer to the caller, piece by piece.
+
+        If the answer of the function ends too early, the answer to the caller also ends early.
 
         Args:
-            own_headers: of the answer, where the function's has none of that name.
+            own_headers: headers that are added to an answer without a header of this name.
 
         Raises:
-            ClientError: the function cannot be reached. An answer that ends too early does so for the caller as well.
+            ClientError: the function cannot be reached.
         """
         async with self._client.request(
             request.method, url, headers=headers, data=body, allow_redirects=False
@@ -111,7 +116,7 @@ class ReverseProxy(abc.ABC):
             return response
 
     async def _start(self) -> None:
-        # As many idle connections as there were requests at once, each for whoever comes next.
+        # There is no limit for idle connections. Any later request may use one of them.
         self._client = ClientSession(
             connector=TCPConnector(limit=0, keepalive_timeout=90),
             auto_decompress=False,
@@ -129,27 +134,27 @@ class ReverseProxy(abc.ABC):
 
 
 def drop_hop_headers(headers: CIMultiDict[str]) -> None:
-    """Take out what concerns one connection only, those named by ``Connection`` included."""
+    """Remove the headers that concern only one connection, and those that ``Connection`` names."""
     named = [name.strip() for value in headers.getall("Connection", []) for name in value.split(",")]
     for name in (*HOP_HEADERS, *named):
         headers.popall(name, None)
 
 
 def cut(request: web.BaseRequest) -> web.Response:
-    """End the caller's connection without another word."""
+    """Reset the connection of the caller."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response()
 
 
 def caller_of(request: web.BaseRequest) -> tuple[str, int]:
-    """The address and the port of who sent it."""
+    """Return the address and the port of the caller."""
     assert request.transport is not None
     host, port = request.transport.get_extra_info("peername")[:2]
     return host, port
 
 
 def query_of(request: web.BaseRequest) -> str:
-    """The query as it was sent, with its ``?``, or nothing."""
+    """Return the query as it was sent, with its ``?``; an empty text if there is none."""
     _, mark, query = request.raw_path.partition("?")
     return mark + query

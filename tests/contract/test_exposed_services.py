@@ -32,7 +32,7 @@ def test_a_probe_at_the_path_of_calls_runs_no_script(start_server: StartServer, 
     assert probe(server, path) == (200, b"OK")
     assert probe(server, path, "HEAD") == (200, b"")
     assert not runs.exists()
-    # Another caller at the same path does run it, and so does a POST of any caller.
+    # A GET of another caller at the same path runs the script, and so does a POST of any caller.
     assert server.call(None, path, "GET", headers={"User-Agent": "curl/8.5.0"}).body == b"answer\n"
     assert server.call(b"", path, headers=KUBELET).body == b"answer\n"
     assert runs.read_text() == "run\nrun\n"
@@ -51,7 +51,7 @@ def test_a_probe_needs_no_token(start_server: StartServer) -> None:
 
 
 def test_a_busy_server_is_alive_and_in_service_for_the_kubelet(start_server: StartServer, tmp_path: Path) -> None:
-    """The same path is the liveness probe's: any other status than 200 would end the pod amid its work."""
+    """The liveness probe uses the same path. With any status except 200, the kubelet would restart a busy container."""
     server = start_server('touch "$DIR/up"; while [ ! -e "$DIR/go" ]; do sleep 0.02; done', DIR=str(tmp_path))
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(server.call, b"")
@@ -85,9 +85,9 @@ def test_the_base_path_is_removed_from_paths(start_server: StartServer) -> None:
     assert server.call(b"", BASE + "/a/b%20c?x=1").body == b"/a/b%20c x=1"
     assert server.call(b"", BASE + "/").body == b"/ "
     assert server.call(b"", BASE + "?x=1").body == b"/ x=1"
-    # As the ingress sends it by default.
+    # By default, the ingress sends paths without the base path.
     assert server.call(b"", "/a").body == b"/a "
-    # Another service's path that begins alike is not this one's.
+    # The path of another service may begin with the same characters.
     assert server.call(b"", BASE + "-2/a").body == f"{BASE}-2/a ".encode()
     assert server.call(None, BASE + "/_/health", "GET").body == b"OK"
     assert server.call(None, BASE + "/_/ready", "GET").body == b"OK"

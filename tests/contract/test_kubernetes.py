@@ -1,6 +1,6 @@
 """The manifests of ``examples/kubernetes/``: valid for a cluster, consistent in themselves, and at work.
 
-``manifests.py`` holds them against the schemas of a cluster.
+``manifests.py`` checks them with the schemas of a cluster.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FOLDER = ROOT / "examples" / "kubernetes"
 FUNCTION = FOLDER / "function.yaml"
 PAGE = (ROOT / "docs" / "guide" / "kubernetes.md").read_text()
 SERVER_BYTES = 96 << 20
-# What a drain takes at most beside the times that are set (docs/explanation/platforms.md).
+# The longest time of a drain in addition to the configured times (docs/explanation/platforms.md).
 LAST_ANSWERS_S = 3
 
 
@@ -226,7 +226,7 @@ def test_places_memory_and_disk_fit_into_each_other() -> None:
 
 
 def test_the_pod_has_no_rights() -> None:
-    """As the level ``restricted`` of Kubernetes' Pod Security Standards wants it, and a read-only root besides."""
+    """The level ``restricted`` of Kubernetes' Pod Security Standards requires this, except the read-only root."""
     spec = pod_spec()
     assert spec["automountServiceAccountToken"] is False
     assert spec["enableServiceLinks"] is False
@@ -277,7 +277,7 @@ def serve(start_server: StartServer, tmp_path: Path) -> Callable[..., RunningSer
             tmp_bytes=parse_size_bytes(tmp["sizeLimit"]),
             user=pod_spec()["securityContext"]["runAsUser"],
         )
-        # Instead of what a test's server has otherwise: the defaults of the program.
+        # The defaults of the program, in place of the values that the servers of other tests have.
         defaults = {"TMPDIR": "/tmp", "WATCHDOG_SCRIPT_PATH": "/oscar/config/script.sh"}
         return start_server(None, prefix=prefix, has_logs=False, **defaults, **environment(), **environ)
 
@@ -285,7 +285,7 @@ def serve(start_server: StartServer, tmp_path: Path) -> Callable[..., RunningSer
 
 
 def probe(server: RunningServer, name: str) -> int:
-    """What the kubelet gets for a probe of the manifest."""
+    """Return the status that the kubelet gets for a probe of the manifest."""
     path = container()[name]["httpGet"]["path"]
     return server.call(None, path, "GET", {"User-Agent": "kube-probe/1.34"}).status
 

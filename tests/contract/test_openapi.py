@@ -1,4 +1,4 @@
-"""``/_/openapi.json``: valid, true to what is in force, and held against the live server by schemathesis."""
+"""``/_/openapi.json`` is valid and has the current settings. schemathesis compares it with a running server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def document_of(server: RunningServer) -> Document:
 
 
 def statuses_of(document: Document) -> set[int]:
-    """Those that a call may be answered with, and that of what is no call."""
+    """Return the statuses of errors of calls, and the one of requests that are not calls."""
     assert "405" in document["components"]["responses"]
     codes = document["paths"]["/"]["post"]["responses"].keys() - {"200", "default"}
     return {int(code) for code in codes} | {405}
@@ -97,7 +97,7 @@ def test_it_has_each_status_that_the_server_may_answer(start_server: StartServer
         document_of(start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN, WATCHDOG_SERVICE_DEFINITION=str(definition)))
     )
     assert documented == of_docs == of_server | {405, 414, 431}
-    # Without a token none can be missing, without storage none fail; a classic function has but one form of answer.
+    # These errors need a token or a storage. A classic function has only one form of answer.
     assert statuses_of(document_of(start_server(COPY))) == of_docs - {401, 422, 502}
     assert statuses_of(document_of(start_server(None, fprocess="cat"))) == of_docs - {401, 406, 422, 502}
 
@@ -163,7 +163,7 @@ def test_a_classic_function_has_no_encodings_and_one_form(start_server: StartSer
 def test_the_example_of_base64_is_a_call_that_works(start_server: StartServer) -> None:
     server = start_server(COPY)
     document = document_of(server)
-    # As a client resolves it: from the place that the document was had from (OpenAPI 3.1, Server Object).
+    # Clients resolve this URL relative to the URL of the document (OpenAPI 3.1, Server Object).
     url = urljoin(f"http://127.0.0.1:{server.port}{PLACE}", document["servers"][0]["url"])
     operation = document["paths"]["/"]["post"]
     body = resolved(document, operation["requestBody"])["content"]["text/plain"]
@@ -247,7 +247,7 @@ def made_strict(document: Document) -> Document:
 
 
 def schemathesis(server: RunningServer, document: Document, *flags: str) -> dict[str, Any]:
-    """Run it against a server; the same cases each time. What it reports, and that no part of it was left out."""
+    """Run schemathesis on a server, always with the same cases. Check that the run is complete, and return its report."""
     directory = server.directory
     (directory / "openapi.json").write_text(json.dumps(document))
     report = directory / "report.json"
@@ -299,7 +299,8 @@ def test_a_server_with_a_token_answers_as_described(start_server: StartServer) -
     server = start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN)
     flags = ["--include-operation-id", "invoke", "--phases", "examples,coverage,fuzzing"]
     flags += ["--max-examples", "25", "--header", f"Authorization: Bearer {TOKEN}"]
-    # missing_required_header leaves the token out and --header puts it in again; ignored_auth really calls without.
+    # The check missing_required_header cannot work, because --header adds the token again. The check ignored_auth makes
+    # calls without a token.
     flags += ["--exclude-checks", "missing_required_header"]
     result = schemathesis(server, made_strict(document_of(server)), *flags)
     assert result["failures"] == [], result["output"]
@@ -316,7 +317,7 @@ def test_a_classic_function_answers_as_described(start_server: StartServer) -> N
     assert result["operations"]["tested"] == len(METHODS)
 
 
-# What would not be true, each found by another check.
+# Changes that make the document wrong, by the check that finds them.
 LIES: dict[str, Change] = {
     "UndefinedStatusCode": lambda it: it["paths"]["/"]["post"]["responses"].pop("400"),
     "UndefinedContentType": lambda it: it["components"]["responses"]["200"]["content"].pop("text/plain"),
@@ -356,7 +357,7 @@ def test_schemathesis_sees_a_script_that_fails(start_server: StartServer) -> Non
 
 
 def failures(server: RunningServer, document: Document, *, fuzzes: bool = True) -> set[str]:
-    """The kinds of failures that are found in one way to call the function, in which there are none as it is."""
+    """Return the kinds of failures of one operation. The unchanged document has none there."""
     phases = "coverage,fuzzing" if fuzzes else "coverage"
     flags = ("--include-operation-id", "invoke", "--phases", phases, "--max-examples", "25")
     return {failure["type"] for failure in schemathesis(server, document, *flags)["failures"]}

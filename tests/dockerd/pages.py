@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
-# The changelog tells of the past.
+# The changelog may contain commands of earlier versions.
 PAGES = sorted(
     str(path.relative_to(PROJECT))
     for pattern in ("*.md", "docs/**/*.md", "examples/*.md", "examples/*/*.md")
@@ -39,7 +39,7 @@ def commands(page: str) -> list[str]:
 
 
 def _typed(text: str) -> Iterator[tuple[int, str]]:
-    """Lines that a reader types, with the places of their blocks."""
+    """Yield the lines that a reader types, each with a number that gives their order in the text."""
     for block in _BLOCK.finditer(text):
         if block[1] not in ("", "console", "sh", "bash", "shell"):
             continue

@@ -1,11 +1,11 @@
-"""The server on a file system that hangs, as a network file system does whose server is gone.
+"""The server on a file system that hangs, like a network file system after its server has failed.
 
-What has to do with a file called ``hangs`` waits for ever, in the kernel. The log says ``hangs`` then::
+One kind of operation on a file called ``hangs`` waits in the kernel for ever. The log then has the event ``hangs``::
 
     HANGS=outputs python tests/faults/hanging_server.py serve --port 0
 
-``HANGS``: ``outputs`` (they are listed), ``inputs`` (they are written) or ``removals``. A second argument of the form
-``-NAME`` takes a guard out (``tests/guards.py``).
+``HANGS``: ``outputs`` (when they are listed), ``inputs`` (when they are written) or ``removals``. A second argument of
+the form ``-NAME`` takes a guard out (``tests/guards.py``).
 """
 
 from __future__ import annotations

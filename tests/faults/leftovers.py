@@ -1,4 +1,4 @@
-"""List what a server and its scripts have: processes, descriptors, threads."""
+"""List the processes, descriptors and threads of a server and its scripts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from watchdog.system.threads import METRICS, OUTPUTS, PROCESSES, REMOVALS, Threa
 
 
 def processes_with(*marks: bytes) -> list[int]:
-    """The pids of living processes that have all of this in their environment."""
+    """Return the pids of living processes that have all of these marks in their environment."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
@@ -21,7 +21,7 @@ def processes_with(*marks: bytes) -> list[int]:
 
 
 def children(pid: int) -> list[str]:
-    """The children of a process, dead or alive, its guardian aside: each as ``PID name state``."""
+    """Return the children of a process except its guardian, each as ``PID name state``. Dead ones are included."""
     found = []
     for task in os.listdir(f"/proc/{pid}/task"):
         for child in Path(f"/proc/{pid}/task/{task}/children").read_text().split():
@@ -34,7 +34,7 @@ def children(pid: int) -> list[str]:
 
 
 def descriptors(pid: int) -> list[str]:
-    """What the descriptors of a process point to."""
+    """Return the names of the open files of a process."""
     found = []
     for fd in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(OSError):
@@ -42,7 +42,8 @@ def descriptors(pid: int) -> list[str]:
     return found
 
 
-# The main thread, the log's, and those of each group: it starts one when all others are busy, up to a maximum.
+# The main thread, the thread of the log, and the largest number of threads in each group. A group starts a thread when
+# all its other threads are busy.
 MOST_THREADS = 2 + sum(group.most for group in (OUTPUTS, REMOVALS, PROCESSES, METRICS, Threads("files")))
 
 
@@ -51,7 +52,7 @@ def threads(pid: int) -> int:
 
 
 def described(pid: int) -> str:
-    """Return the pid with what is known of the process."""
+    """Return the pid with the command line of the process."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
         return f"{pid} ({b' '.join(words).decode(errors='replace').strip()[:100]})"

@@ -1,4 +1,4 @@
-"""Full disks, files that are no files, files that change, and what a crash left."""
+"""Full disks, outputs that are not files, files that change, and files that a crash left."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_no_space_for_the_script_of_the_environment(start_server: StartServer, s
 
 
 def fill(paths: Iterable[Path], block: bytes = b"") -> None:
-    """Make files, of blocks without end if there is a block, until nothing more fits."""
+    """Make files until the disk is full. If there is a block, write it again and again into each file."""
     with contextlib.suppress(OSError):
         for path in paths:
             with path.open("wb", buffering=0) as file:
@@ -182,7 +182,7 @@ def test_call_without_free_descriptors_is_refused_and_the_next_one_is_served(
     assert len(server.logs) < 200  # the log is not flooded
 
 
-# ---- files that are none
+# ---- outputs that are not files
 
 NO_FILES = {
     "link to a file": "ln -s /etc/passwd $TMP_OUTPUT_DIR/x",
@@ -219,7 +219,7 @@ UNREADABLE = {
 
 
 def unreadable(start_server: StartServer, path: str, command: str) -> None:
-    """Without privileges: root reads everything."""
+    """Check the answer. The server runs without privileges, because root can read everything."""
     script = f"cd $TMP_OUTPUT_DIR; echo a > good; mkdir d; echo b > d/f; {command}"
     server = start_server(script, prefix=WITHOUT_PRIVILEGES)
     for query in ("/", "/?output=zip", "/?output=json"):
@@ -341,9 +341,9 @@ def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str,
 
     Args:
         last: the last command of the script.
-        pattern: where the file is to be found then, below ``TMPDIR``.
+        pattern: the path of the file after this command, below ``TMPDIR``.
     """
-    # More than what all buffers on the way hold: most of it is not read when the file changes.
+    # The output is larger than all buffers on the way. So most of it is not read yet when the file changes.
     server = start_server(f"head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x; {last}")
     with server.connect() as sock:
         sock.sendall(
@@ -371,7 +371,7 @@ def test_script_that_leaves_a_fifo_in_its_own_place_holds_up_nobody(start_server
     assert server.call(None, "/_/health", "GET").status == 200
 
 
-# ---- what a crash left
+# ---- files that a crash left
 
 
 @pytest.mark.guard("sweep", "sweep-lock")
@@ -382,17 +382,18 @@ def test_the_sweep_takes_what_a_crash_left_and_only_that(start_server: StartServ
     dead = start_server(wait, TMPDIR=str(shared))
     live = start_server(wait, TMPDIR=str(shared))
     with ThreadPoolExecutor(1) as pool, dead.connect() as sock, contextlib.ExitStack() as stack:
-        stack.callback((tmp_path / "go").touch)  # a call would go on otherwise, if an assertion fails
+        stack.callback((tmp_path / "go").touch)  # let the calls end, even if an assertion fails
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Call-Id: dead\r\nContent-Length: 4\r\n\r\nZGVk")
         living = pool.submit(live.call, b"bGl2ZXM=", headers={"X-Call-Id": "live"})
         for name in ("up-dead", "up-live"):
             until((tmp_path / name).exists, name)
-        (shared / "watchdog-no-lock").mkdir()  # somebody else's, whatever it is called
+        (shared / "watchdog-no-lock").mkdir()  # without a lock, it is not the directory of a server
         (shared / "theirs").touch()
         dead.process.kill()
         dead.process.wait()
         assert len(list(shared.glob("watchdog-*/lock"))) == 2
-        # In the same place, over the lock file of the dead one; its own directory comes with its first call.
+        # This server has the same TMPDIR, so it replaces the lock file of the dead server. It makes its own directory
+        # at its first call.
         following = start_server("echo hi", TMPDIR=str(shared))
         assert len(list(shared.glob("watchdog-*/lock"))) == 1
         assert following.call(b"").body == b"hi\n"

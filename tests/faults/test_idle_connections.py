@@ -10,17 +10,17 @@ from running_server import RunningServer, StartServer, free_port, is_whole, read
 
 PROBE = b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n"
 PART_OF_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nX-Part"
-# 401 and 413 are answered before the body has come: the rest of it is awaited.
+# Errors in the headers are answered before the body has arrived. The server then waits for the rest of the body.
 REFUSED = b"POST /?output=nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 FEW_DESCRIPTORS = ("prlimit", "--nofile=256")
-# Together with its other descriptors, more than the server may have.
+# The server may not have so many descriptors, in addition to its other ones.
 CONNECTIONS = 300
 
 
 def open_connections(
     server: RunningServer, stack: contextlib.ExitStack, first: bytes, port: int = 0
 ) -> list[socket.socket]:
-    """Make connections, and send something on each; on those that are answered, read the whole answer."""
+    """Make connections, and send bytes on each. If the bytes are a whole request, read the whole answer."""
     connections = []
     for _ in range(CONNECTIONS):
         sock = socket.create_connection(("127.0.0.1", port or server.port), timeout=server.patience_s)

@@ -1,4 +1,4 @@
-"""Memory runs out where scripts cannot be preferred to the server: its own oom_score_adj leaves no room."""
+"""Memory runs out in a container in which scripts cannot have a higher oom_score_adj than the server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from watchdog.process import decoy
 
 pytestmark = pytest.mark.executed
 
-# What the kubelet gives a container of a Burstable pod with a small request.
+# The oom_score_adj that the kubelet gives to a container of a Burstable pod with a small request.
 BURSTABLE = ("/bin/sh", "-c", 'echo 990 > /proc/self/oom_score_adj && exec "$@"', "sh")
 # 60 processes of 5 MiB at the same time, each of them smaller than the server. They wait until they are killed, so none
 # gives its memory back before the last one has started, however long that takes.
@@ -44,12 +44,12 @@ def all_decoys(server: RunningServer) -> list[int]:
 
 
 def decoys(server: RunningServer) -> list[int]:
-    """The decoys that look large already."""
+    """Return the decoys that the kernel already counts as large."""
     return [pid for pid in all_decoys(server) if counted_bytes(pid) >= 200 << 20]
 
 
 def counted_bytes(pid: int) -> int:
-    """What the kernel counts as the memory of a process."""
+    """Return the memory that the kernel counts for a process."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
@@ -68,7 +68,7 @@ def test_many_small_processes_of_a_script_do_not_cost_the_server(
     (tmp_path / "function.sh").write_text(MANY_SMALL)
     fprocess = {"fprocess": f"/bin/sh {tmp_path}/function.sh"} if is_classic else {}
     server = start_server(MANY_SMALL, prefix=as_burstable, **fprocess)
-    if removed_guard is None:  # without, the call has to show what the server lacks
+    if removed_guard is None:  # without the guard there is no decoy, and the call must fail
         until(lambda: decoys(server), "the decoy")
     answer = problem(server.call(b""), 500)
     assert "out of memory" in str(answer["detail"])

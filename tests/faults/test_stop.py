@@ -34,8 +34,8 @@ WAIT = "touch $HANDSHAKE/up-$CALL_ID; until [ -e $HANDSHAKE/go ]; do sleep 0.02;
 class Load:
     """Callers that call until the server is gone, half of them on kept connections, half on a new one each time.
 
-    What may happen to a call: a whole answer; the connection is refused; a kept connection is closed between two
-    answers, as HTTP allows (RFC 9112, 9.6). All else is counted under its name.
+    A call may get a whole answer. Its connection may be refused. A kept connection may be closed between two answers,
+    as HTTP allows (RFC 9112, 9.6). Any other end of a call is counted under its name.
     """
 
     def __init__(self, server: RunningServer) -> None:
@@ -58,7 +58,7 @@ class Load:
                     sock.sendall(REQUEST)
                     answer = read_answer(sock)
                 except ConnectionError as error:
-                    # The server is gone for good once its connection was closed, and the next send meets nobody.
+                    # This is a fault: the server must close a kept connection without a reset.
                     self.outcomes[f"reset of a kept connection: {error}"] += 1
                     return
                 if not answer:
@@ -163,7 +163,7 @@ def listener() -> Iterator[socket.socket]:
 def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
     listener: socket.socket, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the last look at the queue and the close nobody can come in, who would be reset."""
+    """After the last check of the queue, no caller can connect before the socket is closed. It would be reset."""
     if removed_guard is not None:
         monkeypatch.setattr(listener_module, "ignore_new_connections", lambda sock: None)
     address = listener.getsockname()
@@ -180,7 +180,7 @@ def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
             assert accepted.recv(5) == b"hello"
 
 
-# The server, with more time to let callers in than a slow machine needs.
+# A server that has enough time to accept callers, even on a slow machine.
 PATIENT_LISTENER = """
 from watchdog.http import listener
 replace(listener, "_LONGEST_ACCEPT_S", 60.0)
@@ -189,7 +189,7 @@ replace(listener, "_LONGEST_ACCEPT_S", 60.0)
 
 @pytest.mark.guard("half-open")
 def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServer, removed_guard: str | None) -> None:
-    """As over a long way, or on a busy machine. The server sends the packet that gets lost again after a second."""
+    """This happens over a long distance, or on a busy machine. The server sends a lost packet again after a second."""
     server = start_server("echo hi", program=changed_program(PATIENT_LISTENER, removed_guard))
     with socket.socket() as sock:
         drop = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))  # all packets (linux/bpf_common.h)
@@ -199,7 +199,7 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
         until(lambda: has_half_open(server.port), "the handshake to begin")
         server.signal(signal.SIGTERM)
         server.event("draining")
-        # Without the guard the server closes its socket now, and soon.
+        # Without the guard, the server closes its socket now. This loop waits until it has done that.
         for _ in range(50):
             if not listens(server.port):
                 break
@@ -214,7 +214,7 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
     assert server.wait() == 0
 
 
-# The server where no socket can be made deaf, with a caller that connects when the server looks for the last time.
+# A server whose listening socket cannot ignore new handshakes. A caller connects at the last check of the queue.
 LATE_CALLER = """
 import itertools, json, os, socket, threading
 from watchdog.http import listener
@@ -240,7 +240,7 @@ def read(sock):
 
 replace(listener, "ignore_new_connections", lambda sock: None)
 replace(listener, "is_readable", look_and_connect)
-# The caller must come before this time is over, on a slow machine too.
+# The caller must connect before this time is over, also on a slow machine.
 replace(listener, "_LONGEST_ACCEPT_S", 60.0)
 """
 
@@ -250,7 +250,7 @@ replace(listener, "_LONGEST_ACCEPT_S", 60.0)
 def test_a_caller_that_connects_at_the_last_moment_is_answered(
     start_server: StartServer, removed_guard: str | None, free_port: int, port: str
 ) -> None:
-    """As an ordinary user on some systems, a server cannot keep new callers out until it closes its socket."""
+    """On some systems, the server of an ordinary user cannot refuse new callers before it closes its socket."""
     is_metrics = port == "metrics"
     request = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" if is_metrics else REQUEST
     program = changed_program(LATE_CALLER.format(request=request, is_metrics=is_metrics), removed_guard)
@@ -268,9 +268,9 @@ def listens(port: int) -> bool:
 
 @pytest.mark.guard("last-words")
 def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer, free_port: int) -> None:
-    """A close with bytes unread would be a reset, which takes the 503 from its reader."""
+    """If the server closed the connection while bytes are unread, the kernel would reset it. The 503 would be lost."""
     server = start_server("echo never", WATCHDOG_METRICS_PORT=str(free_port))
-    # Little more than the buffers on the way hold: the server reads on for three seconds only.
+    # Send only a little more than the buffers can hold, because the server continues to read for only three seconds.
     most_received = int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text().split()[2])
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
@@ -322,7 +322,7 @@ def test_who_reads_slowly_gets_the_whole(start_server: StartServer, removed_guar
         server.signal(signal.SIGTERM)
         server.event("draining")
         until(lambda: not is_reachable(server), "the listener to be closed")
-        # Without the guard, the server does not wait for its answers from here on, and ends.
+        # Without the guard, the server does not wait until its answers are read, and ends now.
         if removed_guard is not None:
             server.process.wait(server.patience_s)
         answer = bytearray(start)
@@ -343,7 +343,7 @@ def is_reachable(server: RunningServer) -> bool:
 
 @pytest.mark.guard("half-close")
 def test_a_kept_connection_is_closed_and_not_reset(start_server: StartServer, tmp_path: Path) -> None:
-    """A request that crosses with the close is not begun: its caller sees an end, and may send it elsewhere."""
+    """A request that arrives during the close does not start. Its caller reads end-of-file, and may send it again."""
     server = start_server("touch $HANDSHAKE; echo hi", HANDSHAKE=str(Path("/dev/null")))
     with server.connect() as sock, server.connect() as busy:
         sock.sendall(REQUEST)
@@ -390,7 +390,7 @@ def test_probed_it_stays_reachable_but_not_ready(start_server: StartServer) -> N
 
 @pytest.mark.guard("routed-wait")
 def test_a_drain_stays_reachable_without_any_probe_if_that_time_is_set(start_server: StartServer) -> None:
-    """Probes may be commands or bare connections, which cannot be seen, or come less often than they are remembered."""
+    """The server does not notice probes with commands or over TCP, and it forgets a probe after some time."""
     server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="10m")
     server.signal(signal.SIGTERM)
     server.event("draining")
@@ -433,7 +433,7 @@ def test_a_drain_ends_although_a_caller_still_takes_its_answer(start_server: Sta
         server.event("draining", longest_s=4.0)
 
         def is_over() -> bool:
-            """Whether the server has ended; until then its caller is slow, but never silent."""
+            """Read a few bytes, so that the caller is slow but not silent. Return whether the server has ended."""
             with contextlib.suppress(ConnectionError):
                 sock.recv(50_000)
             return server.process.poll() is not None

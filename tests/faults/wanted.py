@@ -1,4 +1,4 @@
-"""Compare an answer with what a call must get."""
+"""Compare an answer with the expected one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def _anything(_: Answer) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the answer to a call must be, and the event in which its invocation must end.
+    """The expected answer to a call, and the expected outcome of its invocation.
 
-    ``outcomes``: those that the event may tell; empty for a call that is refused before it becomes an invocation.
-    ``check``: tells what is wrong with an answer of the right status, or None. ``is_named``: the answer has the call's
-    id; one to incomplete headers cannot.
+    ``outcomes``: the possible outcomes; empty for a call that is refused before it becomes an invocation. ``check``:
+    returns what is wrong with an answer that has the right status, or None. ``is_named``: the answer must have the id
+    of the call; an answer to incomplete headers cannot have it.
     """
 
     status: int
@@ -34,7 +34,7 @@ class Wanted:
 
 
 def fault(wanted: Wanted, call_id: str, answer: Answer) -> str | None:
-    """What is wrong with the answer, or None."""
+    """Return what is wrong with the answer, or None."""
     if answer.status != wanted.status:
         return f"status {answer.status} instead of {wanted.status}: {answer.body[:300]!r}"
     if wanted.is_named and answer.headers["X-Call-Id"] != call_id:
@@ -50,7 +50,7 @@ def fault(wanted: Wanted, call_id: str, answer: Answer) -> str | None:
 
 
 def files_fault(form: str, files: Mapping[str | None, bytes], body: bytes) -> str | None:
-    """What is wrong with a body that should bring these files in this form, or None. The name None is any name."""
+    """Return what is wrong with a body that must have these files in this form, or None. The name None is any name."""
     try:
         if form == "stdout":
             return difference(files[None], body)

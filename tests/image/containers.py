@@ -1,4 +1,4 @@
-"""Containers of podman, in a storage of the tests' own, and what a test needs to look at them from outside."""
+"""Run containers with podman, in a storage only for tests, and examine them from outside."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _COMMAND_S = 120
 _OTHER_RUN_S = 900
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 
-# Within what an unprivileged machine allows; podman's own defaults may be above it.
+# A machine without privileges allows these limits. The defaults of podman may be higher.
 _ULIMITS = ("--ulimit", "nofile=1024:4096", "--ulimit", "nproc=1024:4096")
 
 Mount = tuple[Path, str]
-"""A directory of the host and where it is seen in the container, read-only."""
+"""A directory of the host, and its path in the container. It is read-only there."""
 
 
 class Engine:
-    """podman and buildah as these tests run them: nothing of the user's own storage or settings is read or changed."""
+    """podman and buildah for these tests. They neither read nor change the storage and the settings of the user."""
 
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._lock = _locked(directory / "lock", say)
-        # Sockets lie there, and the path of a socket is short.
+        # This directory has sockets, and the path of a socket must be short.
         self._state = state = Path("/run", f"watchdog-image-test-{hashlib.sha256(bytes(directory)).hexdigest()[:8]}")
         if not (directory / "graph").exists():
             shutil.rmtree(state, ignore_errors=True)
@@ -64,7 +64,7 @@ runroot = "{state}/run"
         self.remove_containers()
 
     def run(self, *command: str, timeout_s: float = _COMMAND_S, check: bool = True) -> subprocess.CompletedProcess[str]:
-        """Run ``podman …`` or ``buildah …`` to its end; both of its streams are kept."""
+        """Run ``podman …`` or ``buildah …`` to its end. The result has its stdout and stderr."""
         result = subprocess.run(
             command,
             env=self._environ,
@@ -80,11 +80,11 @@ runroot = "{state}/run"
         return result
 
     def start(self, *command: str) -> subprocess.Popen[bytes]:
-        """The same, while it runs."""
+        """Start ``podman …`` or ``buildah …``, and return the process."""
         return subprocess.Popen(
             command,
             env=self._environ,
-            # podman's monitor leaves a file there when memory ends.
+            # podman's monitor writes a file into this directory when memory runs out.
             cwd=self._directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -92,7 +92,7 @@ runroot = "{state}/run"
         )
 
     def remove_containers(self) -> None:
-        """All that an earlier run of these tests, which was killed, may have left in this storage."""
+        """Remove all containers in this storage. An earlier run of these tests that was killed may have left some."""
         self.run("podman", "rm", "--all", "--force", "--time", "0")
         self.run("buildah", "rm", "--all")
 
@@ -103,7 +103,10 @@ runroot = "{state}/run"
 
 
 def _locked(path: Path, say: Callable[[str], None]) -> IO[bytes]:
-    """A second run at once would find the first one's containers and images half made: it waits."""
+    """Return the locked file. If another run of these tests has the lock, wait until it ends.
+
+    Two runs at the same time would use each other's incomplete containers and images.
+    """
     lock = path.open("wb")
     deadline = time.monotonic() + _OTHER_RUN_S
     has_said = False
@@ -123,14 +126,15 @@ def _locked(path: Path, say: Callable[[str], None]) -> IO[bytes]:
 
 @dataclass(frozen=True)
 class Options:
-    """What a container is made with.
+    """The options of a container.
 
     Attributes:
-        image: its name, or a directory with a root file system, which is left as it is.
-        command: of the container.
-        environ: set for it, beside what podman sets.
-        mounts: seen in it, read-only.
-        flags: more of ``podman run``.
+        image: the name of an image, or a directory with a root file system. The container does not change the
+            directory.
+        command: the command that the container runs.
+        environ: variables in addition to those that podman sets.
+        mounts: directories of the host that the container can read.
+        flags: further flags of ``podman run``.
     """
 
     image: str | Path
@@ -141,13 +145,13 @@ class Options:
     network: str = "host"
 
     def run(self, name: str) -> list[str]:
-        """The command that runs such a container."""
+        """Return the command that runs such a container."""
         arguments = ["podman", "run", "--rm", "--name", name, "--network", self.network, *_ULIMITS, *self.flags]
         for variable, value in self.environ:
             arguments += ["--env", f"{variable}={value}"]
         for directory, target in self.mounts:
             arguments += ["--volume", f"{directory}:{target}:ro"]
-        # With "O", what the container writes goes into an overlay, which ends with it.
+        # With "O", the container writes into an overlay, which is removed with the container.
         image = ["--rootfs", f"{self.image}:O"] if isinstance(self.image, Path) else [self.image]
         return [*arguments, *image, *self.command]
 
@@ -155,7 +159,7 @@ class Options:
 class Container(RunningServer):
     """A container in which the server runs, on a free port of the host's loopback interface.
 
-    With the network ``none`` it has a loopback interface of its own, and only ``curl`` reaches it.
+    With the network ``none``, the container has its own loopback interface, which only :meth:`curl` reaches.
     """
 
     patience_s: ClassVar[float] = 30
@@ -178,7 +182,7 @@ class Container(RunningServer):
             raise
 
     def curl(self, path: str = "/", *arguments: str, data: Path | None = None, timeout_s: float = 60) -> CurlAnswer:
-        """What the container answers to ``curl``, run on the host."""
+        """Run ``curl`` on the host, and return the answer of the container."""
         inside = ("nsenter", "--net", "--target", str(self.pid)) if self.options.network == "none" else ()
         command = [*inside, "curl", "--silent", "--show-error", "--max-time", str(timeout_s), *arguments]
         if data is not None:
@@ -189,11 +193,11 @@ class Container(RunningServer):
         return CurlAnswer(int(result.stderr), result.stdout)
 
     def pids(self) -> list[int]:
-        """All processes of the container but zombies, as the host knows them."""
+        """Return the pids on the host of all processes in the container, except zombies."""
         return [int(pid) for pid in (self._memory_group() / "cgroup.procs").read_text().split()]
 
     def processes_of(self, directory: str) -> list[int]:
-        """Those of its processes whose program lies below that directory of the container: the server's."""
+        """Return the pids of the processes whose program is below this directory of the container."""
         return [pid for pid in self.pids() if os.readlink(f"/proc/{pid}/exe").startswith(f"{directory}/")]
 
     def memory_mib(self, field: str) -> float:
@@ -201,7 +205,7 @@ class Container(RunningServer):
         return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
     def control_group_mib(self) -> float:
-        """What the kernel counts against the container's limit and cannot take back at once."""
+        """Return the memory that counts for the limit of the container, without caches that the kernel can free."""
         group = self._memory_group()
         usage = next(name for name in ("memory.current", "memory.usage_in_bytes") if (group / name).exists())
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -222,7 +226,7 @@ class Container(RunningServer):
     def kill(self) -> None:
         if self.process.poll() is None:
             self.engine.run("podman", "rm", "--force", "--time", "0", self.name, check=False)
-        # `rm` finds nothing while `run` has not made it yet; then nothing but `run` is there to be ended.
+        # If `podman run` has not made the container yet, `podman rm` does not find it. Then end only `podman run`.
         try:
             self.process.wait(timeout=self.patience_s)
         except subprocess.TimeoutExpired:
@@ -246,14 +250,14 @@ class CurlAnswer:
 
 
 def output_of(engine: Engine, options: Options) -> bytes:
-    """What a container with this command prints. It must end with 0."""
+    """Return the output of a container with these options. Its exit code must be 0."""
     result = ended(engine, options)
     assert result.returncode == 0, result
     return result.stdout
 
 
 def ended(engine: Engine, options: Options) -> subprocess.CompletedProcess[bytes]:
-    """A container with this command, once it has ended."""
+    """Run a container with these options to its end, and return its exit code and output."""
     name = _new_name()
     process = engine.start(*options.run(name))
     try:
@@ -272,7 +276,7 @@ def _new_name() -> str:
 
 @contextlib.contextmanager
 def running(engine: Engine, options: Options) -> Iterator[Container]:
-    """A container that ends with the block, whatever happens in it."""
+    """Run a container until the end of the context."""
     container = Container(engine, options)
     try:
         yield container

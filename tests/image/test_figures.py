@@ -1,4 +1,4 @@
-"""What the tree weighs, how soon it serves, and what it takes at rest; printed at the end of the run."""
+"""The size of the tree, the time of its start, and its memory when it is idle. The end of the run prints them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_tree_is_small(tree: Path, figures: dict[str, str]) -> None:
 
 
 def test_it_starts_soon(roots: Roots, tree: Path, tmp_path: Path, figures: dict[str, str]) -> None:
-    """From the start of its process in a root of its own to the first 200, as PID 1, without an engine's own time."""
+    """Measure from the start of the process, as PID 1 in its own root, to the first 200, without a container engine."""
     root = tmp_path / "root"
     shutil.copytree(roots["busybox"], root, symlinks=True)
     shutil.copytree(tree, root / "opt/watchdog", symlinks=True)
@@ -70,7 +70,7 @@ def _start_s(root: Path) -> float:
                 time.sleep(0.001)
             return time.monotonic() - begin
         finally:
-            # unshare takes its child with it.
+            # When unshare ends, its child is killed, too.
             process.kill()
 
 

@@ -1,4 +1,4 @@
-"""The server as the first process of a container: it reaps, it stops, and it outlives what dies for want of memory."""
+"""The server as PID 1 of a container: it reaps processes, it stops, and it survives when memory runs out."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STOP_S = 0.5
 
 
 def test_what_a_script_leaves_is_ended_and_reaped(ways: Ways, start_container: StartContainer) -> None:
-    """Daemons: their parents are gone, so they are the first process's children, dead or alive."""
+    """The script starts daemons. Their parents have ended, so they become children of PID 1."""
     container = start_container(ways.plain("debian-12").serving())
     write_script(
         ways.config,
@@ -48,7 +48,7 @@ def test_what_a_script_leaves_is_ended_and_reaped(ways: Ways, start_container: S
 def test_what_others_leave_is_left_alone_and_reaped_when_it_ends(
     ways: Ways, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
-    """An entry point, before it executed the server in its place, and somebody with ``docker exec``."""
+    """An entry point may start processes before it executes the server, and so may a user with ``docker exec``."""
     way = replace(ways.plain("debian-12"), prefix=("/bin/sh", "-c", 'sleep 1000 & exec "$@"', "sh"))
     container = start_container(way.serving())
     of_entry_point = children(container.pid)
@@ -67,7 +67,7 @@ def test_what_others_leave_is_left_alone_and_reaped_when_it_ends(
 def test_an_idle_container_stops_at_once(
     builds: Builds, engine: Engine, config: Path, start_container: StartContainer, figures: dict[str, str]
 ) -> None:
-    """Also right after the health check of the image: nobody would see it drain."""
+    """This is also true directly after the health check of the image, because no platform sends calls."""
     write_script(config, "/bin/sh", "true")
     took_s = []
     for _ in range(5):
@@ -116,7 +116,7 @@ def test_a_busy_container_stops_after_the_complete_answer(
 def test_a_script_that_dies_for_want_of_memory_is_told_so(
     command: str, ways: Ways, start_container: StartContainer, tmp_path: Path
 ) -> None:
-    """The kernel counts the server in the same group, and takes the script."""
+    """The server and the script are in the same control group, and the kernel kills the script."""
     way = ways.plain("debian-12")
     way = replace(way, options=replace(way.options, flags=("--memory", "128m", "--memory-swap", "128m")))
     container = start_container(way.serving())
@@ -130,13 +130,13 @@ def test_a_script_that_dies_for_want_of_memory_is_told_so(
 
 
 def children(pid: int) -> list[int]:
-    """The processes whose parent this is, zombies as well."""
+    """Return the pids of the children of a process, including zombies."""
     found = []
     for entry in Path("/proc").iterdir():
         # A process may end meanwhile.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if entry.name.isdecimal():
-                # After the name, which may hold anything: state, parent.
+                # The name may contain any character. The state and the parent come after its last parenthesis.
                 _, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
                 if int(parent) == pid:
                     found.append(int(entry.name))

@@ -1,4 +1,4 @@
-"""Real S3 servers on the loopback interface: rclone's, and moto's with its check of signatures."""
+"""Real S3 servers on the loopback interface: the server of rclone, and the server of moto, which checks signatures."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REGION = "us-east-1"
 
 @dataclass(frozen=True)
 class S3Server:
-    """A server with one bucket, ``bucket``. ``root``: the directory that holds the buckets, if it is one."""
+    """A server with one bucket, ``bucket``. ``root``: the directory with the buckets, if the server has one."""
 
     endpoint: str
     access_key: str
@@ -49,7 +49,7 @@ class S3Server:
         )
 
     def definition(self, **fields: Any) -> dict[str, Any]:
-        """As ``storage_providers.minio.default`` of a service definition."""
+        """Return this server as ``storage_providers.minio.default`` of a service definition."""
         ca_file = {"ca_file": str(self.certificates.authority)} if self.certificates else {}
         keys = {"endpoint": self.endpoint, "access_key": self.access_key, "secret_key": self.secret_key}
         return keys | {"region": REGION} | ca_file | fields
@@ -60,7 +60,7 @@ class S3Server:
         self.client().put_object(Bucket=bucket, Key=key, Body=data)
 
     def put_versions(self, location: str, *contents: bytes) -> list[str]:
-        """Store an object again and again in a bucket that keeps versions; return their ids."""
+        """Store several versions of an object in a bucket with versioning. Return the ids of the versions."""
         bucket, _, key = location.partition("/")
         client = self.client()
         with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
@@ -69,13 +69,13 @@ class S3Server:
         return [client.put_object(Bucket=bucket, Key=key, Body=data)["VersionId"] for data in contents]
 
     def objects(self, location: str) -> dict[str, bytes]:
-        """All objects below a place, by their names below it."""
+        """Return all objects below a place, by their names relative to it."""
         assert self.root is not None
         directory = self.root / location
         return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
     def client(self) -> Any:
-        """Amazon's own client, to look from outside at what is there."""
+        """Return Amazon's own client, which shows the content of the server independently of the code under test."""
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -97,7 +97,7 @@ class S3Server:
 def running(
     command: Sequence[str | Path], port: int | None, *, patience_s: float = PATIENCE_S, **options: Any
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server as a child of the test, from when it listens (if it is told where) until the end of the block."""
+    """Run a server as a child of the test until the end of the context. If ``port`` is given, wait until it listens."""
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
     try:
         deadline_s = time.monotonic() + patience_s
@@ -124,14 +124,17 @@ def rclone_program() -> Path:
 
 
 def rclone_s3_command(directory: Path, port: int, keys: str) -> list[str | Path]:
-    """``rclone serve s3`` on a directory, whose folders are the buckets; ``keys``: access key, comma, secret key."""
+    """Return the command of ``rclone serve s3`` for a directory. Its folders are the buckets.
+
+    ``keys``: the access key, a comma, the secret key.
+    """
     options = ["--addr", f"127.0.0.1:{port}", "--config", "/dev/null", "--auth-key", keys]
     return [rclone_program(), "serve", "s3", *options, str(directory)]
 
 
 @contextlib.contextmanager
 def rclone_s3(directory: Path, certificates: Certificates | None = None) -> Iterator[S3Server]:
-    """:func:`rclone_s3_command`, running; with certificates it speaks TLS."""
+    """Run :func:`rclone_s3_command`, with TLS if there are certificates."""
     (directory / "bucket").mkdir(parents=True, exist_ok=True)
     port = free_port()
     command = rclone_s3_command(directory, port, f"{ACCESS_KEY},{SECRET_KEY}")
@@ -142,14 +145,14 @@ def rclone_s3(directory: Path, certificates: Certificates | None = None) -> Iter
         yield S3Server(f"{scheme}://127.0.0.1:{port}", ACCESS_KEY, SECRET_KEY, certificates, directory)
 
 
-# moto asks for signatures once it has answered as many requests as make a user, a key and a policy.
+# Three requests make a user, a key and a policy. moto checks the signatures of all later requests.
 _MOTO_REQUESTS_WITHOUT_AUTH = 3
 _ALLOW_ALL = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
 
 
 @contextlib.contextmanager
 def moto_s3() -> Iterator[S3Server]:
-    """moto's server, which checks signatures."""
+    """Run the server of moto, which checks signatures."""
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "--host", "127.0.0.1", "--port", str(port)]
     with running(

@@ -1,4 +1,4 @@
-"""What is an event, what it tells of, and what a job is given by a shell."""
+"""Which texts are events, which objects they report, and the text that a job gets from a shell."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def only(text: bytes) -> StoredObject:
 
 # Events of buckets
 
-# What radosgw 16.2 pushed.
+# An event that radosgw 16.2 sent.
 CEPH = (Path(__file__).parent / "ceph_put.json").read_bytes()
 
 
@@ -222,7 +222,7 @@ GATEWAY: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("fields", "data", "data_is"),
     [
-        ({}, b"aGk=", "text"),  # the intake takes it for base64
+        ({}, b"aGk=", "text"),  # later read as base64, like a body
         ({"isBase64Encoded": True}, b"hi", "bytes"),
         ({"body": None}, b"", "text"),
         ({"body": {"a": 1}}, b'{"a": 1}', "text"),
@@ -283,7 +283,7 @@ def test_other_cloud_events_are_data() -> None:
     assert read_data("org.example.thing", encoded(record("b/k"))) is None
 
 
-# What is none
+# Texts that are not events
 
 
 def without(path: str) -> bytes:
@@ -405,7 +405,7 @@ def test_no_json_raises_anything(value: object) -> None:
         assert found.objects or found.data is not None
 
 
-# What a job is given
+# The text that a job gets
 
 SHELLS = [shell for shell in (["dash"], ["bash"], ["busybox", "sh"]) if shutil.which(shell[0])]
 PLAIN = event("b/in/photo.jpg").decode()
@@ -437,7 +437,7 @@ def echoed(shell: list[str], variable: str, directory: Path) -> bytes:
 def test_what_a_shell_makes_of_event_is_event(
     shell: list[str], variable: str, has_files: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The job and the shell before it have one working directory."""
+    """The job and the shell before it have the same working directory."""
     monkeypatch.chdir(tmp_path)
     for name in ("a.txt", "b.txt", "c d") if has_files else ():
         (tmp_path / name).touch()
@@ -453,21 +453,21 @@ def test_base64_in_event(shell: list[str], tmp_path: Path) -> None:
 
 
 def test_another_event_with_the_same_beginning_counts() -> None:
-    """Compact JSON is one word, and a pattern by its brackets; but no file has such a name."""
+    """A shell reads compact JSON as one word, and as a pattern because of its brackets. But no file has such a name."""
     assert job_text(event("b/mine"), event("b/other").decode()) == event("b/mine")
     compact = b'{"Records":[1]}'
     assert job_text(compact, '{"Records":[2]}') == compact
 
 
 def test_broken_text_is_looked_at_once() -> None:
-    """In one pass: a text of quotes and backslashes took seconds for each 32 KiB."""
+    """Several passes over a text of quotes and backslashes took seconds for each 32 KiB."""
     text = b'{"' + b'\\"' * 200_000
     with pytest.raises(BadInput):
         job_text(text, None)
 
 
 def test_many_records_beside_much_else_are_data() -> None:
-    """Each would be told with all that stands beside it: gigabytes of a body below 1 MiB."""
+    """The text of each object repeats the rest of the event. For a body below 1 MiB, this could be gigabytes."""
     beside = {"x": "x" * 500_000}
     assert read(encoded(beside | json.loads(event("b/1", "b/2", "b/3")))) is not None
     assert read(encoded(beside | {"Records": [{"eventSource": "aws:s3", "s3": record("b/k")["s3"]}] * 1000})) is None
@@ -522,7 +522,7 @@ WORDS = st.lists(st.text(alphabet='ab*?[]\\nt0"é', min_size=1), min_size=1)
 
 @given(WORDS)
 def test_what_bash_prints_of_any_words_is_event(words: list[str]) -> None:
-    """Where no file fits, bash's echo only joins white space."""
+    """If no file matches a pattern, bash's echo only joins white space."""
     variable = "  ".join(words)
     with tempfile.TemporaryDirectory() as empty, contextlib.chdir(empty):
         assert job_text(" ".join(words).encode() + b"\n", variable) == variable.encode()

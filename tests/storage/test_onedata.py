@@ -1,4 +1,4 @@
-"""The Onedata backend against a stub: what it sends. One test more is for a real Oneprovider, if there is one."""
+"""The requests of the Onedata backend to a stub. One further test needs a real Oneprovider."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ async def test_overload_is_tried_again(stub: CdmiStub, tmp_path: Path) -> None:
 
 async def test_an_upload_that_fails_is_removed(stub: CdmiStub, tmp_path: Path) -> None:
     stub.cut_at = MIB
-    # How long failures are tried again; the stub must cut the last of them within this time.
+    # Failed requests are repeated for this time. The stub must also cut the last attempt within it.
     async with opened(stub.provider(), timeout_s=10.0) as storage:
         with pytest.raises(StorageError, match="closed the connection"):
             await stored(storage, tmp_path, f"{SPACE}/file", bytes(4 * MIB))
@@ -123,7 +123,7 @@ async def test_a_cancelled_upload_is_removed(stub: CdmiStub, tmp_path: Path) -> 
 
 
 async def test_an_event_of_onetrigger(stub: CdmiStub, tmp_path: Path) -> None:
-    """From the space's path in the event to the outputs below the definition's path in that space."""
+    """The event has a path in the space. The outputs are stored below the path of the definition in the same space."""
     provider = stub.provider()
     place = Place(provider=provider.name, path="files/in")
     storages = Storages(

@@ -32,7 +32,7 @@ def started(start_server: StartServer, script: str, definition: str, **options: 
 
 
 def assert_skipped(server: RunningServer, answer: Answer, part: str) -> None:
-    """The sender is content, and the script did not run."""
+    """Check that the answer is 200 with the reason, and that the script did not run."""
     assert answer.status == 200
     assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
     assert answer.headers["X-Call-Id"]
@@ -49,7 +49,7 @@ def assert_skipped(server: RunningServer, answer: Answer, part: str) -> None:
 
 
 def logged(server: RunningServer, name: str) -> list[dict[str, Any]]:
-    """The log events of this name, of those that were read."""
+    """Return the events with this name that the test has read from the log so far."""
     return [line for line in server.logs if line["event"] == name]
 
 
@@ -62,7 +62,7 @@ def test_the_event_of_a_removal_does_not_run_the_script(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, source: str
 ) -> None:
     server = started(start_server, COPY, define())
-    bucket_server.put(f"{place}/in/x", b"object")  # and made again meanwhile
+    bucket_server.put(f"{place}/in/x", b"object")  # the object was made again after its removal
     answer = server.call(event(f"{place}/in/x", source=source, name=REMOVED))
     assert_skipped(server, answer, f"{place}/in/x: {REMOVED} is not the creation of an object")
     (skipped,) = logged(server, "object of an event skipped")
@@ -209,7 +209,7 @@ def test_input_raw_makes_any_event_data(start_server: StartServer, define: Defin
 def test_a_delegated_event_of_a_provider_that_is_not_defined_is_502(
     start_server: StartServer, define: Define, place: str
 ) -> None:
-    """The cluster that delegates must not take it for done."""
+    """With 200, the cluster that delegates the event would believe that the event was processed."""
     server = started(start_server, COPY, define())
     document = problem(server.call(delegated(event(f"{place}/in/x"), "minio.other")), 502)
     assert "names the storage provider 'minio.other'" in str(document["detail"])
@@ -256,7 +256,7 @@ def test_whoever_wants_json_gets_json(
 def test_the_answer_to_a_cloud_event_has_no_body_and_is_no_event(
     start_server: StartServer, define: Define, place: str, accept: str | None
 ) -> None:
-    """Knative's brokers send an event again whose answer has a body and is no event."""
+    """If an answer has a body that is not an event, Knative's brokers send the event again."""
     server = started(start_server, COPY, define())
     data = record(f"{place}/in/x", "aws:s3", "ObjectRemoved:Delete")
     attributes = {name.removeprefix("Ce-").lower(): value for name, value in CLOUD_EVENT.items() if "Ce-" in name}

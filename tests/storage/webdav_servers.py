@@ -45,7 +45,7 @@ class WebDavServer:
         )
 
     def definition(self, input_path: str, output_path: str) -> dict[str, Any]:
-        """Parts of a service definition for which this server is a dCache."""
+        """Return the parts of a service definition in which this server is named as a dCache."""
         fields = {"hostname": self.endpoint, "login": LOGIN, "password": PASSWORD}
         return {
             "storage_providers": {"webdav": {"dcache": fields}},
@@ -55,7 +55,7 @@ class WebDavServer:
 
 
 def _htpasswd(directory: Path) -> Path:
-    """A file of users; SHA-1 is what both Apache and nginx take without a library of theirs."""
+    """Write a file with the user. Apache and nginx both read SHA-1 without a further library."""
     path = directory / "htpasswd"
     path.write_text(f"{LOGIN}:{{SHA}}{b64encode(sha1(PASSWORD.encode()).digest()).decode()}\n")
     path.chmod(0o644)
@@ -64,7 +64,7 @@ def _htpasswd(directory: Path) -> Path:
 
 @contextlib.contextmanager
 def nginx(directory: Path) -> Iterator[WebDavServer]:
-    """nginx with its DAV module and that of PROPFIND."""
+    """Run nginx with its DAV module and the module for PROPFIND."""
     root, port = _root(directory), free_port()
     for name in ("body", "logs"):
         (directory / name).mkdir()
@@ -101,7 +101,7 @@ http {{
 
 @contextlib.contextmanager
 def apache(_: Path) -> Iterator[WebDavServer]:
-    """Apache with mod_dav, below a path.
+    """Run Apache with mod_dav, below a path.
 
     Its workers run as another user. Each pytest that starts on this machine closes the directory of all pytests to
     other users, so Apache has a directory elsewhere.
