@@ -1,4 +1,4 @@
-"""What somebody else may do to a file while it is sent."""
+"""Changes that another program may make to a file while it is sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def lengthen(path: Path) -> None:
 
 
 def rewrite(path: Path) -> None:
-    """Other bytes, of the same number."""
+    """Replace the last byte. The size does not change."""
     with path.open("r+b") as file:
         file.seek(-1, os.SEEK_END)
         file.write(b"?")

@@ -1,11 +1,11 @@
 """A real server for each test that asks for one, and the tests of guards.
 
-A test with ``@pytest.mark.guard(NAME)`` runs as it is, and once more with that guard of the program taken out (see
-``guards.py``): then it must fail, or it would prove nothing.
+A test with ``@pytest.mark.guard(NAME)`` runs twice. The second run is without this guard of the program (see
+``guards.py``), and must fail. Otherwise the test proves nothing.
 
-To wait in vain is not such a failure: a slow machine, or a fault of the test, would look the same. Where something
-really never comes without the guard, the mark says what: ``@pytest.mark.guard(NAME, never="the event 'draining'")``, a
-regular expression for the message of that failure.
+A wait that is too long does not count as such a failure, because a slow machine or a fault of the test could cause it.
+If something never comes without the guard, the mark names it: ``@pytest.mark.guard(NAME, never="the event
+'draining'")``. This is a regular expression for the message of the failure.
 """
 
 from __future__ import annotations
@@ -30,18 +30,16 @@ from lifeline import Lifeline
 from running_server import RunningServer, Stall, StartServer
 from template import Template
 
-# By default an example fails that takes more than 0.2 s, which depends on the machine.
+# By default, an example that takes more than 0.2 s fails. That would depend on the machine.
 hypothesis.settings.register_profile("any-machine", deadline=None)
 hypothesis.settings.load_profile("any-machine")
-
 
 # Tests call only servers of their own, and say themselves which certificates a command has. With certificates of the
 # machine, no command could be forked from the template.
 for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
     os.environ.pop(name, None)
 
-
-# To collect garbage while thousands of tests are made takes a fifth of that time, and finds none.
+# While pytest makes thousands of tests, garbage collection would take a fifth of the time and find nothing.
 gc.disable()
 
 
@@ -51,7 +49,7 @@ def pytest_collection_finish() -> None:
 
 
 class NoStart(BaseException):
-    """The server did not start without the guard: no failure that would prove anything."""
+    """The server did not start without the guard. This failure proves nothing."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -82,7 +80,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def _never(node: pytest.Item, guard: str) -> str | None:
-    """Return what never comes without the guard, as its mark says; None if the test has to fail in another way."""
+    """Return the mark's ``never``; None if the test must fail in another way than by a wait."""
     for mark in node.iter_markers("guard"):
         if guard in mark.args:
             never: str | None = mark.kwargs.get("never")
@@ -91,14 +89,14 @@ def _never(node: pytest.Item, guard: str) -> str | None:
 
 
 def _is_stall(failure: BaseException) -> bool:
-    """Whether a test failed because a time was over: one of its own, or that which pytest gives it."""
+    """Return whether a test failed because its own time limit, or the one of pytest, was over."""
     is_of_pytest = isinstance(failure, pytest.fail.Exception) and str(failure).startswith("Timeout")
     return is_of_pytest or isinstance(failure, Stall | TimeoutError | subprocess.TimeoutExpired)
 
 
 @pytest.fixture
 def removed_guard() -> str | None:
-    """The guard that is taken out in this run of the test, or None."""
+    """Return the guard that is taken out in this run of the test, or None."""
     return None
 
 
@@ -121,7 +119,7 @@ def usual_signals() -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def template_process(usual_signals: None) -> Iterator[Template]:
-    """It starts before the first test, because a test may let the process of pytest adopt orphans."""
+    """Start the template before the first test, because a test may make the process of pytest adopt orphans."""
     template = client_command.template = Template()
     yield template
     client_command.template = None
@@ -130,7 +128,7 @@ def template_process(usual_signals: None) -> Iterator[Template]:
 
 @pytest.fixture
 def template(template_process: Template, request: pytest.FixtureRequest) -> Template | None:
-    """The process that the servers of a test are forks of; None if they are executed."""
+    """Return the process from which the servers of a test are forked; None if they are executed."""
     return None if request.node.get_closest_marker("executed") else template_process
 
 
@@ -152,7 +150,7 @@ def start_server(
         script: str | None = None, *flags: str, has_closed_memory: bool = os.geteuid() == 0, **options: Any
     ) -> RunningServer:
         directory = tmp_path / f"server-{len(servers)}"
-        # The tests count and name descriptors of the server. An ordinary user cannot do so if its memory is closed.
+        # The tests count and name descriptors of the server. If its memory is closed, an ordinary user cannot do that.
         removed = [removed_guard] if removed_guard is not None else []
         removed += [] if has_closed_memory else ["hidden-memory"]
         program = (str(Path(__file__).parent / "guards.py"), ",".join(removed)) if removed else ("-m", "watchdog")
@@ -172,7 +170,7 @@ def start_server(
 
 @pytest.fixture(scope="module")
 def servers_of_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[object, ...], RunningServer]]:
-    """The servers that the tests of a file share, by their arguments. They must end as a server should."""
+    """The servers that the tests of a file share, by their arguments. At the end, each must stop without an error."""
     servers: dict[tuple[object, ...], RunningServer] = {}
     try:
         yield servers
@@ -196,9 +194,8 @@ def shared_server(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> StartServer:
     """Return a server that other tests of the file use, too, if they give the same arguments.
-
-    To start a server costs more than a call. A test must leave a shared one as it was, and look for its own call in the
-    log. Without a guard, a test has a server of its own.
+    To start a server costs more than a call. A test must not change a shared server, and must look for its own call in
+    the log. Without a guard, a test has a server of its own.
     """
 
     def share(script: str | None = None, *flags: str, **environ: Any) -> RunningServer:

@@ -1,4 +1,4 @@
-"""Control groups that a test makes for itself, of version 1 or 2, whichever this machine has."""
+"""Make control groups for tests, in the version (1 or 2) of this machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TOP = Path("/sys/fs/cgroup")
 
 @contextlib.contextmanager
 def made_control_group(controller: str, limits: tuple[str, str], value: str) -> Iterator[ControlGroup]:
-    """A group of one controller with one limit: the names of its file in version 1 and in version 2, and its value."""
+    """Make a group of one controller with one limit: the names of its file in versions 1 and 2, and its value."""
     name = f"watchdog-test-{os.getpid()}-{next(_serial)}"
     try:
         if (_TOP / controller).is_dir():
@@ -38,7 +38,7 @@ def made_control_group(controller: str, limits: tuple[str, str], value: str) -> 
 
 
 def _is_emptied(group: ControlGroup, held: set[int]) -> bool:
-    """End those who survived because a guard was missing; some fork all the while, and are held still first."""
+    """End processes that survived because a guard was missing. Stop them first, because some fork all the time."""
     pids = set(members(group))
     new = pids - held
     _signal(new or pids, signal.SIGSTOP if new else signal.SIGKILL)
@@ -57,5 +57,5 @@ def members(group: ControlGroup) -> list[int]:
 
 
 def joining(group: ControlGroup) -> tuple[str, ...]:
-    """The prefix of a command that is to run in the group."""
+    """Return the prefix of a command that must run in the group."""
     return ("/bin/sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh")

@@ -1,4 +1,4 @@
-"""Open the try-it page in Debian's Chromium. After each test, the browser must have nothing to complain about."""
+"""Open the try-it page in Debian's Chromium. After each test, the browser must have reported no error."""
 
 from __future__ import annotations
 

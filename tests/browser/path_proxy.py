@@ -72,7 +72,7 @@ class PathProxy:
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
-    """Pass on the body, until the caller or the server closes. If the caller goes, the server must see it."""
+    """Pass on the body, until the caller or the server closes. If the caller disconnects, the server must notice it."""
     with contextlib.suppress(OSError):
         while piece := source.recv(65536):
             target.sendall(piece)

@@ -20,7 +20,7 @@ document.addEventListener("securitypolicyviolation", (event) => violations.push(
 
 
 class TryIt:
-    """The page in a tab of its own, as a person uses it."""
+    """The page in its own tab, as a person uses it."""
 
     def __init__(self, page: Page) -> None:
         self.page = page
@@ -87,21 +87,21 @@ class TryIt:
 
     @property
     def outputs(self) -> list[str]:
-        """The names of the outputs."""
+        """Return the names of the outputs."""
         return list(self.page.locator(".output h2").all_inner_texts())
 
     def output(self, name: str) -> Locator:
-        """The part of the page that shows an output."""
+        """Return the part of the page that shows an output."""
         return self.page.locator(".output").filter(has=self.page.get_by_role("heading", name=name, exact=True))
 
     def download(self, name: str) -> tuple[str, bytes]:
-        """The name under which the browser keeps an output, and its bytes."""
+        """Return the name under which the browser keeps an output, and its bytes."""
         with self.page.expect_download() as download:
             self.output(name).locator("a").click()
         return download.value.suggested_filename, download.value.path().read_bytes()
 
     def command(self, program: str) -> str:
-        """What "Copy as" shows."""
+        """Return the text that "Copy as" shows."""
         self.page.get_by_role("button", name=program, exact=True).click()
         return str(self.page.input_value("#command"))
 

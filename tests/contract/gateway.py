@@ -1,8 +1,8 @@
-"""A stand-in for OpenFaaS's gateway: does to a request what ``openfaas/faas`` does to it on its way to a function.
+"""A replacement for OpenFaaS's gateway. It changes a request in the same way as ``openfaas/faas``.
 
-Its facts are those of ``gateway/handlers/forwarding_proxy.go`` and ``callid_middleware.go``: ``/function/NAME`` is cut
-off, path and query stay, hop-by-hop headers go, every body goes on in chunks without a length, and the answer's
-headers take the place of the gateway's own.
+The facts are from ``gateway/handlers/forwarding_proxy.go`` and ``callid_middleware.go``. The gateway removes
+``/function/NAME`` and hop-by-hop headers, and keeps the rest of the path and the query. It sends every body in chunks
+without a length. The headers of the answer replace those of the gateway.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Gateway(ReverseProxy):
     """The gateway of one function.
 
     Args:
-        function_port: where it listens, whatever name it is called by.
+        function_port: the port of the function. The function may have any name.
     """
 
     def __init__(self, function_port: int) -> None:
@@ -34,12 +34,12 @@ class Gateway(ReverseProxy):
             headers["X-Call-Id"] = own["X-Call-Id"] = str(uuid.uuid4())
         headers["X-Start-Time"] = own["X-Start-Time"]
         drop_hop_headers(headers)
-        # Without its length a body is sent in chunks.
+        # A body without a length is sent in chunks.
         for name in ("Host", "Content-Length"):
             headers.popall(name, None)
         headers.setdefault("X-Forwarded-Host", request.host)
         headers.setdefault("X-Forwarded-For", ":".join(map(str, caller_of(request))))
-        # What Go's client adds by itself.
+        # Go's client adds this header.
         headers.setdefault("User-Agent", "Go-http-client/1.1")
         headers.setdefault("Accept-Encoding", "gzip")
 

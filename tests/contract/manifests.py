@@ -1,6 +1,6 @@
-"""Kubernetes manifests of the examples, and what a cluster's schemas object to.
+"""Check the Kubernetes manifests of the examples with the schemas of a cluster.
 
-A cluster drops a field that it does not know; here such a field is an error. ``schemas/README.md`` says where the
+A cluster ignores fields that it does not know. Here such a field is an error. ``schemas/README.md`` says where the
 schemas come from.
 """
 
@@ -22,9 +22,9 @@ Document = dict[str, Any]
 
 
 def closed(schema: Document) -> Document:
-    """A structural schema that refuses what it does not name.
+    """Return a structural schema that refuses all fields that it does not name.
 
-    ``x-kubernetes-preserve-unknown-fields`` alone is taken for no field at all, so that nothing goes unchecked.
+    An object with only ``x-kubernetes-preserve-unknown-fields`` must have no fields, so every field is checked.
     """
     schema = dict(schema)
     if "properties" in schema:
@@ -56,8 +56,8 @@ KUBERNETES = {
 
 @cache
 def schemas() -> dict[tuple[str, str], Draft7Validator]:
-    """By apiVersion and kind."""
-    # It takes a second to import: too much for each process that only looks for its tests.
+    """Return the schema of each apiVersion and kind."""
+    # The import takes a second. That is too long for a process that only collects tests.
     from jsonschema import Draft7Validator
 
     definitions = {
@@ -83,7 +83,7 @@ def _knative_service() -> dict[tuple[str, str], Document]:
 
 
 def problems(document: Document) -> list[str]:
-    """What the schema, and the rule that a resource has a name, object to."""
+    """Return the violations of the schema, and of the rule that a resource has a name."""
     key = (document.get("apiVersion", ""), document.get("kind", ""))
     if key not in schemas():
         return [f"no such resource: {key}"]

@@ -1,9 +1,10 @@
-"""A stand-in for OSCAR's manager: does to a synchronous call what ``grycap/oscar`` does to it on its way to a pod.
+"""A replacement for OSCAR's manager. It changes a synchronous call in the same way as ``grycap/oscar``.
 
-Its facts are those of ``pkg/handlers/run.go`` (who may call), ``GetProxyDirector`` in ``pkg/backends/knative.go`` (the
-path is dropped, the query stays, ``Host`` is the service's), ``main.go`` (only POST, the bound on time) and of Go's
-``httputil.ReverseProxy``, which it is made of (headers, and what becomes of a connection that ends too early). Tokens
-of users, which their identity provider would have to confirm, are refused here.
+The facts are from ``pkg/handlers/run.go`` (the callers that may call), ``GetProxyDirector`` in
+``pkg/backends/knative.go`` (the manager removes the path, keeps the query, and sets ``Host`` to the service),
+``main.go`` (only POST, the time limit) and Go's ``httputil.ReverseProxy``, which the manager uses (headers, and
+connections that end too early). Tokens of users are refused here, because an identity provider would have to confirm
+them.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ class OscarManager(ReverseProxy):
     """The manager of one service.
 
     Args:
-        service, token: its name, and what callers must have.
-        pod_port: where its pod listens, on the loopback interface of ``network``.
+        service, token: the name of the service, and the token that callers must send.
+        pod_port: the port of the pod, on the loopback interface of ``network``.
         network: the network namespace of the pod (``/proc/PID/ns/net``), which only root may enter.
-        limit_s: how long a call may take in all.
+        limit_s: the longest time of a whole call.
     """
 
     def __init__(self, service: str, token: str, pod_port: int, *, network: Path, limit_s: float = 300) -> None:
@@ -45,11 +46,11 @@ class OscarManager(ReverseProxy):
         return f"http://127.0.0.1:{self.port}"
 
     def run(self) -> None:
-        # Callers are here, the pod is in a network of its own.
+        # The callers are in the network of the test. The pod has its own network.
         descriptor = os.open(self._network, os.O_RDONLY | os.O_CLOEXEC)
         try:
             libc = ctypes.CDLL(None, use_errno=True)
-            if libc.setns(descriptor, _CLONE_NEWNET) != 0:  # for this thread alone
+            if libc.setns(descriptor, _CLONE_NEWNET) != 0:  # only for this thread
                 raise OSError(ctypes.get_errno(), "the network of the pod cannot be entered")
         finally:
             os.close(descriptor)
@@ -81,7 +82,7 @@ class OscarManager(ReverseProxy):
             async with self.bounded(self._limit_s):
                 return await self._forward(request)
         except TimeoutError:
-            # Deadlines of the caller's connection for reading and writing end together: nothing more is sent.
+            # The time limits for reading from and writing to the caller end together, so nothing more is sent.
             return cut(request)
         except ClientError:
             return web.Response(status=502)
@@ -91,7 +92,7 @@ class OscarManager(ReverseProxy):
         drop_hop_headers(headers)
         headers["Host"] = f"{self._service}.oscar-svc"
         headers["X-Forwarded-For"] = ", ".join([*headers.popall("X-Forwarded-For", []), caller_of(request)[0]])
-        headers.setdefault("Accept-Encoding", "gzip")  # Go's client adds it by itself
+        headers.setdefault("Accept-Encoding", "gzip")  # Go's client adds this header
         url = URL(f"{self._pod}/{query_of(request)}", encoded=True)
         body = request.content.iter_any() if request.body_exists else None
         return await self.forward(request, url, headers, body)

@@ -1,7 +1,7 @@
-"""A container as the kubelet makes one for Knative, without a cluster: what it may not do, and what its files are.
+"""A container with the rights and files that the kubelet gives to a container of Knative, without a cluster.
 
-The server in it is PID 1, any user, without a capability and without a way to more; its root file system is read-only
-but for a ``/tmp`` in memory; its configuration lies in ``/oscar/config`` as a ConfigMap is mounted there.
+The server is PID 1 and may be any user. It has no capabilities and cannot get any. Its root file system is read-only,
+except ``/tmp``, which is in memory. Its configuration is a ConfigMap, mounted at ``/oscar/config``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from running_server import AS_PID_1
 
 USER = 4711
 _PROJECT = Path(__file__).parents[2]
-# A new root of the old one's directories. ``proc`` is that of the new PID namespace.
+# Make a new root from the directories of the old one. ``proc`` is that of the new PID namespace.
 _MAKE_ROOT = """
 set -eu
 mount --make-rprivate /
@@ -37,7 +37,7 @@ mount --rbind /proc "$root/proc"
 mount --bind "$config" "$root/oscar/config"
 mount -o remount,bind,ro "$root/oscar/config"
 mount -t tmpfs -o "mode=1777,size=$size" none "$root/tmp"
-# Both may lie below what is hidden now, or what only its owner may enter.
+# Both may be below a directory that is hidden now, or that only its owner may enter.
 for path in "$program" "$interpreter"; do
     if [ -e "$root$path" ]; then continue; fi
     mkdir -p "$root$path"
@@ -45,17 +45,17 @@ for path in "$program" "$interpreter"; do
     mount -o remount,bind,ro "$root$path"
 done
 mount -o remount,ro "$root"
-# A user's PATH, even root's, may lack the directory that has it.
+# The directory of chroot may be missing in the PATH of a user, even of root.
 exec "$(PATH=$PATH:/usr/sbin:/sbin; command -v chroot)" "$root" "$@"
 """
 
 
 def prefix(directory: Path, files: Mapping[str, str], *, tmp_bytes: int, user: int = USER) -> tuple[str, ...]:
-    """The beginning of a command that runs the rest of it in such a container.
+    """Return the beginning of a command. The rest of the command then runs in such a container.
 
     Args:
-        directory: an empty one of the host.
-        files: what the ConfigMap holds, by key.
+        directory: an empty directory of the host.
+        files: the content of the ConfigMap, by key.
         tmp_bytes: ``sizeLimit`` of ``/tmp``.
     """
     if os.geteuid() != 0:
@@ -65,13 +65,13 @@ def prefix(directory: Path, files: Mapping[str, str], *, tmp_bytes: int, user: i
     write_config_map(config, files)
     make_root = ("sh", "-c", _MAKE_ROOT, "sh", str(root), str(config), str(tmp_bytes), str(_PROJECT), sys.base_prefix)
     ids = (f"--reuid={user}", f"--regid={user}", "--clear-groups")
-    # A change of the user clears the signal by which unshare takes its child with it.
+    # A change of the user clears the signal with which unshare kills its child, so set it again.
     rights = ("--bounding-set=-all", "--inh-caps=-all", "--no-new-privs", "--pdeathsig=KILL")
     return (*AS_PID_1, "--mount", *make_root, "setpriv", *ids, *rights)
 
 
 def write_config_map(directory: Path, files: Mapping[str, str]) -> None:
-    """Files as the kubelet lays them: links to links, so that all of them change at once; mode 0644."""
+    """Write files as the kubelet does: with mode 0644, and as links to links, so that all of them change at once."""
     data = directory / "..2026_01_01_00_00_00.1"
     data.mkdir(parents=True)
     data.chmod(0o755)
@@ -83,6 +83,6 @@ def write_config_map(directory: Path, files: Mapping[str, str]) -> None:
 
 
 def pid_1_of(unshare_pid: int) -> int:
-    """The first process in the namespace that ``unshare`` made, as this process knows it."""
+    """Return the pid, outside of the namespace that ``unshare`` made, of its first process."""
     (child,) = Path(f"/proc/{unshare_pid}/task/{unshare_pid}/children").read_text().split()
     return int(child)

@@ -1,6 +1,6 @@
-"""A stand-in for Knative's queue-proxy, the container through which every request reaches the function's.
+"""A replacement for Knative's queue-proxy, the container that passes every request to the container of the function.
 
-Its facts are those of ``knative/serving``: ``pkg/queue/breaker.go`` and ``sharedmain/main.go`` (places, queue, idle
+The facts are from ``knative/serving``: ``pkg/queue/breaker.go`` and ``sharedmain/main.go`` (places, queue, idle
 connections), ``pkg/http/handler/timeout.go`` (504 and the end of the connection to the function).
 """
 
@@ -18,8 +18,8 @@ class QueueProxy(ReverseProxy):
     """The queue-proxy of one pod.
 
     Args:
-        function_port: where the function listens.
-        concurrency: ``containerConcurrency``; ten times as many wait, the rest is answered 503.
+        function_port: the port of the function.
+        concurrency: ``containerConcurrency``. Ten times as many requests may wait. All others are answered 503.
     """
 
     def __init__(self, function_port: int, *, concurrency: int = 1) -> None:
@@ -49,7 +49,7 @@ class QueueProxy(ReverseProxy):
         try:
             return await self._forward(request)
         finally:
-            # Whatever became of the function's script: the place is free, and the next request is on its way.
+            # The place is free even if the script still runs, so the next request is sent now.
             self._places.release()
 
     async def _forward(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -63,7 +63,7 @@ class QueueProxy(ReverseProxy):
 
 
 async def _body(request: web.BaseRequest) -> AsyncIterator[bytes]:
-    """The body, asked for once the function has asked for it."""
+    """Yield the body. Ask the caller for it only when the function has asked for it."""
     if "Expect" in request.headers:
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0

@@ -1,4 +1,4 @@
-"""Classic functions: a command reads the body from its stdin while it comes, and what it prints is the answer."""
+"""Classic functions: a command reads the body from stdin while the body arrives, and its output is the answer."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from running_server import free_port as a_free_port
 
 BINARY = bytes(range(256)) + random.Random(11).randbytes(100_000)
 LARGE = random.Random(12).randbytes(10 << 20)
-# A handshake with a function: it says that it is up by making a file, and ends when another is there.
+# A handshake with a function. The function makes a file when it runs, and ends when the test has made another file.
 WAIT = 'touch "$HANDSHAKE/up-$CALL_ID"; while [ ! -e "$HANDSHAKE/go" ]; do sleep 0.02; done\n'
-# It takes five bytes, tells them, and waits for the rest.
+# The function reads five bytes, writes them to a file, and waits for the rest.
 FIRST_HALF = 'dd bs=1 count=5 2>&- > "$HANDSHAKE/part"; mv "$HANDSHAKE/part" "$HANDSHAKE/first"\n'
-# It takes all that comes, and waits for more.
+# The function reads all bytes that arrive, and waits for more.
 READ_ALL = 'touch "$HANDSHAKE/up-$CALL_ID"; cat > "$HANDSHAKE/read"; echo read\n'
 HALF = b"POST / HTTP/1.1\r\nHost: x\r\nX-Call-Id: a\r\nConnection: close\r\nContent-Length: 10\r\n\r\nfirst"
 
 
 class Functions:
-    """Starts servers of a function that is given as a shell's text; ``handshake`` is a directory of them all."""
+    """Starts servers of a function, given as the text of a shell script. They share the directory ``handshake``."""
 
     def __init__(self, start_server: StartServer, directory: Path) -> None:
         self._start_server = start_server
@@ -445,7 +445,7 @@ def test_a_timeout_while_the_caller_sends(functions: Functions, lifeline: Lifeli
     server = functions.serve(lifeline.script_line + READ_ALL, exec_timeout="2s")
     with server.connect() as sock:
         sock.sendall(HALF)
-        # Then it still waits for the rest of the body: a caller may send all before it reads.
+        # The server then still waits for the rest of the body, because a caller may send all before it reads.
         assert sock.recv(65536).startswith(b"HTTP/1.1 504 ")
     assert lifeline.was_held()
     assert not lifeline.is_held()
@@ -480,8 +480,8 @@ def test_a_caller_that_went_away_is_noticed_though_its_body_is_not_read(
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Call-Id: a\r\nContent-Length: 1800000\r\n\r\n")
         functions.wait_for("up-a")
-        # More than the server takes of a body that nobody reads, and so little that its system takes the rest: the end
-        # of what does not fit stays with the caller's.
+        # Send more than the server reads if the function does not read, but only as much as fits into the buffers of
+        # the server's kernel. Otherwise this kernel would not get the end of the connection.
         sent_bytes = 0
         while not is_left_unread(server, sock):
             sock.sendall(bytes(16_384))
@@ -492,7 +492,7 @@ def test_a_caller_that_went_away_is_noticed_though_its_body_is_not_read(
 
 
 def is_left_unread(server: RunningServer, caller: socket.socket) -> bool:
-    """Whether the server, though its loop turns, leaves what a caller sent with its system."""
+    """Return whether bytes of a caller stay in the kernel although the event loop of the server runs."""
     held_bytes = held_by_the_system(server, caller)
     for _ in range(3):
         assert server.call(None, "/_/health", "GET").status == 200
@@ -500,7 +500,7 @@ def is_left_unread(server: RunningServer, caller: socket.socket) -> bool:
 
 
 def held_by_the_system(server: RunningServer, caller: socket.socket) -> int:
-    """Bytes that have come from a caller and were not read (proc_net_tcp(5), rx_queue)."""
+    """Return the number of bytes that arrived from a caller and were not read (proc_net_tcp(5), rx_queue)."""
     ends = server.port, caller.getsockname()[1]
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, local, remote, _, queues, *_ = line.split()
@@ -578,7 +578,7 @@ def test_a_second_call_waits_for_its_place(functions: Functions) -> None:
 
 
 def test_a_slow_caller_holds_its_place_and_no_more(functions: Functions) -> None:
-    """The place is taken before the body is read: the function runs while it comes."""
+    """The call gets its place before the body is read, because the function runs while the body arrives."""
     server = functions.serve(READ_ALL, max_inflight="2")
     with server.connect() as sock:
         sock.sendall(HALF)
@@ -677,7 +677,7 @@ def test_watchdog_run(functions: Functions, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("fprocess", "code"), [("true", 0), ("sleep 600", 124)], ids=["exit", "timeout"])
 def test_watchdog_run_does_not_wait_for_stdin(tmp_path: Path, fprocess: str, code: int) -> None:
-    """Nobody writes to it, and it does not end: a terminal, for one."""
+    """No process writes to stdin, and it does not end. A terminal is an example."""
     environ = os.environ | {"fprocess": fprocess, "TMPDIR": str(tmp_path), "exec_timeout": "1s"}
     command = [sys.executable, "-m", "watchdog", "run", "-"]
     with subprocess.Popen(command, env=environ, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -717,7 +717,7 @@ def test_many_at_once(functions: Functions) -> None:
 
 
 BLOCK = random.Random(7).randbytes(1 << 20)
-# Each is more than the server may take of memory.
+# Each body is larger than the memory that the server may use.
 MEBIBYTES = pytest.mark.parametrize("mib", [256, pytest.param(1024, marks=pytest.mark.nightly)])
 
 
@@ -725,7 +725,7 @@ MEBIBYTES = pytest.mark.parametrize("mib", [256, pytest.param(1024, marks=pytest
 @pytest.mark.timeout(180)
 @MEBIBYTES
 def test_a_large_body_in_and_out(functions: Functions, mib: int) -> None:
-    """In constant memory of the server: the body passes through a pipe, the answer through a file."""
+    """The server needs constant memory: the body passes through a pipe, and the answer through a file."""
     server = functions.command("cat")
     expected = hashlib.sha256()
     for _ in range(mib):
@@ -749,7 +749,7 @@ def test_a_large_body_in_and_out(functions: Functions, mib: int) -> None:
 @pytest.mark.timeout(180)
 @MEBIBYTES
 def test_a_large_body_that_is_only_read(functions: Functions, mib: int) -> None:
-    """Nothing of the body is kept: it passes where there is no room for it."""
+    """The server stores no part of the body, so the body may be larger than the disk."""
     server = functions.command("sha512sum")
     largest = 0
     done = threading.Event()

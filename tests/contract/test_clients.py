@@ -1,4 +1,4 @@
-"""What common clients send in ``Accept`` unasked, and what they get: the table of docs/explanation/platforms.md."""
+"""The ``Accept`` that common clients send by default, and the answers: the table in docs/explanation/platforms.md."""
 
 from __future__ import annotations
 

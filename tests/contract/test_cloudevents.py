@@ -38,7 +38,7 @@ def test_the_attributes_are_variables(server: RunningServer) -> None:
         "ce-time": "2026-04-05T17:31:00Z",
         "ce-subject": "123",
         "ce-dataschema": "https://example.com/schema",
-        # Extensions; what a broker adds.
+        # Extensions, which a broker adds.
         "ce-knativearrivaltime": "2026-04-05T17:31:00.1Z",
         "Ce-Sequence7": "0005",
     }
@@ -56,7 +56,7 @@ def test_the_attributes_are_variables(server: RunningServer) -> None:
 
 
 def test_extensions_replace_no_variable_of_the_image(shared_server: StartServer) -> None:
-    """Any caller may invent an attribute; CE_APP and CE_REGION are IBM Code Engine's, for one."""
+    """Any caller may invent an attribute. IBM Code Engine, for example, sets the variables CE_APP and CE_REGION."""
     server = shared_server(SHOW, CE_APP="the image's", CE_TYPE="stale")
     found = variables(server, EVENT | {"ce-app": "the caller's", "ce-region": "mars"})
     assert (found["CE_APP"], found["CE_REGION"], found["CE_TYPE"]) == ("the image's", "mars", EVENT["ce-type"])
@@ -112,7 +112,7 @@ def test_the_log_tells_the_event(server: RunningServer) -> None:
 
 
 def test_the_answer_is_an_event_that_carries_the_id_on(server: RunningServer) -> None:
-    """A broker takes no other answer that has a body."""
+    """A broker accepts no other answer that has a body."""
     answer = server.call(b"", headers=EVENT | {"ce-id": "%E2%82%AC 1"})
     assert answer.headers["Ce-Specversion"] == "1.0"
     assert unquote(answer.headers["Ce-Id"]) == "€ 1"
@@ -121,7 +121,7 @@ def test_the_answer_is_an_event_that_carries_the_id_on(server: RunningServer) ->
 
 
 def test_a_failure_is_no_event(shared_server: StartServer) -> None:
-    """Its status tells the broker to try again, or to give up into its dead letter sink."""
+    """From the status, the broker decides whether to try again or to send the event to its dead letter sink."""
     server = shared_server("exit 3")
     answer = server.call(b"", headers=EVENT)
     assert problem(answer, 500)["exit_code"] == 3
@@ -139,7 +139,7 @@ def test_structured_mode_is_data_like_any_other(shared_server: StartServer) -> N
 
 
 def test_events_do_not_mix(server: RunningServer) -> None:
-    """What one event brought is not there for the next call on the same connection."""
+    """The next call on the same connection does not get attributes of an earlier event."""
     assert variables(server, EVENT | {"ce-extension": "x"})["CE_EXTENSION"] == "x"
     assert "CE_EXTENSION" not in variables(server, EVENT)
     assert server.call(b"").body == b""

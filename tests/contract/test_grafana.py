@@ -1,4 +1,4 @@
-"""The dashboard and the alert rules ask for what ``/metrics`` really has."""
+"""The dashboard and the alert rules use only metrics and labels that ``/metrics`` has."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RULES: dict[str, Any] = yaml.safe_load((FOLDER / "alerts.yaml").read_text())
 Series = dict[str, set[str]]
 """Names of metrics, each with its labels."""
 
-# Given to each series by who scrapes it.
+# Prometheus adds these labels to each series.
 OF_THE_SCRAPER = frozenset({"job", "instance"})
 WORDS = frozenset(
     "and bool by changes count group_left group_right histogram_quantile ignoring increase label_values max min offset "
@@ -32,7 +32,7 @@ WORDS = frozenset(
 )
 # Prometheus has this metric about each server that it scrapes.
 OF_PROMETHEUS: Series = {"up": set()}
-# Samples a minute apart that each alert must be told by, and such as are nothing to worry about.
+# Samples, one minute apart, for which each alert must come, and samples for which it must not come.
 BAD: dict[str, dict[str, str]] = {
     "WatchdogIsDown": {"up{}": "1x50 0x10"},
     "WatchdogCallsFail": {'http_requests_total{code="500"}': "0+10x60", 'http_requests_total{code="200"}': "0+100x60"},
@@ -86,7 +86,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def expressions() -> list[str]:
-    """Every expression of the dashboard and the rules, Grafana's variables filled in."""
+    """Return all expressions of the dashboard and the rules, with values in place of Grafana's variables."""
     texts = [target["expr"] for panel in panels() for target in panel["targets"]]
     texts += [rule["expr"] for group in RULES["groups"] for rule in group["rules"]]
     texts += [variable["query"]["query"] for variable in DASHBOARD["templating"]["list"] if variable["type"] == "query"]
@@ -94,9 +94,9 @@ def expressions() -> list[str]:
 
 
 def asked_for(expression: str) -> Series:
-    """The metrics that an expression names, with the labels that it wants of each.
+    """Return the metrics that an expression names, with the labels that each must have.
 
-    Labels to group by are wanted of some metric in the expression: they are told under the name "".
+    A label to group by must belong to one of the metrics of the expression. These labels have the name "".
     """
     wanted: Series = defaultdict(set)
     text = re.sub(r'"(?:[^"\\]|\\.)*"', '""', expression)
@@ -113,7 +113,7 @@ def asked_for(expression: str) -> Series:
 
 
 def missing(expression: str, there: Series) -> list[str]:
-    """What an expression asks for and is not there."""
+    """Return the metrics and labels that an expression uses and the server does not have."""
     wanted = asked_for(expression)
     grouped = wanted.pop("", set()) - OF_THE_SCRAPER
     problems = [f"no metric {name}" for name in wanted if name not in there]
@@ -126,7 +126,7 @@ def missing(expression: str, there: Series) -> list[str]:
 
 
 def after_some_calls(server: RunningServer, port: int) -> Series:
-    """What a server tells that has answered well and badly."""
+    """Return the metrics of a server that has answered good and failed calls."""
     server.call(b"")
     server.call(b"", headers={"X-Exit": "3"})
 
@@ -148,7 +148,7 @@ def test_everything_asked_for_is_told_by_a_server(start_server: StartServer, fre
 
 
 def test_all_that_is_told_is_asked_for(start_server: StartServer, free_port: int) -> None:
-    """A metric that no panel and no rule uses is one that nobody will see."""
+    """If no panel and no rule uses a metric, nobody sees it."""
     server = start_server("exit ${Http_X_Exit:-0}", WATCHDOG_METRICS_PORT=str(free_port))
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in after_some_calls(server, free_port)}
     asked = {re.sub(r"_(bucket|count|sum)$", "", name) for text in expressions() for name in asked_for(text)}
@@ -184,7 +184,7 @@ def test_panels_have_ids_of_their_own_and_lie_side_by_side() -> None:
 
 
 def test_the_dashboard_can_be_imported_anywhere() -> None:
-    """It names no data source, no id and no instance of the one who made it."""
+    """It names no data source, id or instance of its author."""
     assert DASHBOARD["id"] is None
     assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["datasource", "job", "instance"]
     for panel in panels():
@@ -239,13 +239,13 @@ ALWAYS = {'watchdog_build_info{version="1"}': "1x60"}
 
 
 def fires(alert: str, samples: dict[str, str], directory: Path, always: dict[str, str] = ALWAYS) -> bool:
-    """Whether Prometheus has the alert after an hour of these samples."""
+    """Return whether Prometheus has the alert after an hour of these samples."""
     of_the_scraper = 'job="plants", instance="pod-1"'
     series = [
         {"series": re.sub(r"\{(?=.)", "{" + of_the_scraper + ", ", name).replace(", }", "}"), "values": values}
         for name, values in (always | samples).items()
     ]
-    # What is expected is that it is silent: promtool tells what came instead.
+    # The test expects no alert, so promtool prints an alert that comes nevertheless.
     test = {"interval": "1m", "input_series": series, "alert_rule_test": [{"eval_time": "1h", "alertname": alert}]}
     file = directory / "test.yaml"
     file.write_text(yaml.safe_dump({"rule_files": [str(FOLDER / "alerts.yaml")], "tests": [test]}))
@@ -262,7 +262,8 @@ def fires(alert: str, samples: dict[str, str], directory: Path, always: dict[str
 def test_promtool_understands_the_configuration(name: str, tmp_path: Path) -> None:
     configuration = yaml.safe_load((FOLDER / name).read_text())
     for job in configuration["scrape_configs"]:
-        # Debian's Prometheus is built without Kubernetes; what it finds is as good as any list to what follows.
+        # Debian's Prometheus is built without Kubernetes. For the rest of the configuration, a list of addresses is
+        # equivalent.
         if job.pop("kubernetes_sd_configs", None) is not None:
             job["static_configs"] = [{"targets": ["localhost:8080"]}]
     (tmp_path / "alerts.yaml").write_text((FOLDER / "alerts.yaml").read_text())
@@ -286,7 +287,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 
 
 def mounts(service: str) -> dict[str, Path]:
-    """Files of this folder, by their paths in the container."""
+    """Return the files of this folder, by their paths in the container."""
     found = [volume.split(":") for volume in COMPOSE["services"][service]["volumes"] if volume.startswith("./")]
     assert all(options == "ro" for _, _, options in found)
     return {target: FOLDER / source for source, target, _ in found}

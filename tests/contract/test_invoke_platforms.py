@@ -1,4 +1,4 @@
-"""`watchdog invoke` through the stand-ins for OSCAR's manager, OpenFaaS's gateway and Knative's queue-proxy."""
+"""`watchdog invoke` through replacements for OSCAR's manager, OpenFaaS's gateway and Knative's queue-proxy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Call = tuple[str, list[object]]
 
 @pytest.fixture(params=["oscar", "openfaas", "knative"])
 def call(request: pytest.FixtureRequest, start_server: StartServer, tmp_path: Path) -> Iterator[Call]:
-    """The URL and the flags for the service behind one of the platforms."""
+    """Return the URL and the flags for the service behind one of the platforms."""
     with contextlib.ExitStack() as stack:
         if request.param == "oscar":
             service = stack.enter_context(Service(tmp_path / "pod", SCRIPT))

@@ -1,6 +1,6 @@
-"""The server as Knative's user container: what the runtime contract asks for, through a stand-in for queue-proxy.
+"""The server as Knative's user container: the runtime contract, through a replacement for queue-proxy.
 
-Faults of callers, HTTP and a stop are in ``tests/faults/``; here is what is Knative's own.
+Tests of callers, HTTP and stops are in ``tests/faults/``. The tests here are only about Knative.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from running_server import Answer, RunningServer, StartServer, read_all, read_an
 
 from watchdog.http.connection import KEEP_ALIVE_S
 
-# Says that it is up by making a file, and ends when another is there.
+# Makes a file when it runs, and ends when the test has made another file.
 WAIT = 'touch "$HANDSHAKE/up-$CALL_ID"; while [ ! -e "$HANDSHAKE/go" ]; do sleep 0.02; done; '
-# Two scripts at once, if only for a moment, would leave a mark.
+# If two scripts ever run at the same time, the script makes a file.
 ALONE = 'exec 9> "$HANDSHAKE/lock"; flock --nonblock 9 || touch "$HANDSHAKE/overlap"; '
 # The settings that examples/knative/service.yaml gives to a function of one call at a time.
 ONE_AT_A_TIME = {
@@ -36,7 +36,7 @@ ONE_AT_A_TIME = {
     "healthcheck_interval": "0s",
     "suppress_lock": "true",
 }
-# Go's http.DefaultTransport closes its end of an idle connection then, and queue-proxy uses a copy of that.
+# After this time, Go's http.DefaultTransport closes an idle connection. queue-proxy uses a copy of this transport.
 IDLE_AT_QUEUE_PROXY_S = 90
 PROBE = b"GET /_/health HTTP/1.1\r\nHost: 127.0.0.1\r\nUser-Agent: kube-probe/1.34\r\nConnection: close\r\n\r\n"
 
@@ -58,7 +58,7 @@ def callers() -> Iterator[ThreadPoolExecutor]:
 
 
 def test_it_listens_on_port_and_only_when_it_can_serve(tmp_path: Path, free_port: int) -> None:
-    """The default probe is a TCP connect, tried again every few milliseconds: whoever gets through must be served."""
+    """The default probe connects over TCP every few milliseconds. A caller that can connect must be served."""
     (tmp_path / "script.sh").write_text("echo served")
     environ = {name: value for name, value in os.environ.items() if not name.startswith("WATCHDOG_")}
     environ |= {"PORT": str(free_port), "TMPDIR": str(tmp_path), "WATCHDOG_METRICS_PORT": "0"}
@@ -85,7 +85,7 @@ def first_connection(port: int) -> socket.socket:
 
 
 def test_probes_while_it_is_busy(start_server: StartServer, handshake: Path, callers: ThreadPoolExecutor) -> None:
-    """Probes pass queue-proxy's places by. A busy pod is well, and must not be taken out of service."""
+    """Probes do not need a place in queue-proxy. A busy pod is healthy, and must still get calls."""
     server = start_server(f"{WAIT}echo done", HANDSHAKE=str(handshake), **ONE_AT_A_TIME)
     running = callers.submit(server.call, b"")
     until(lambda: list(handshake.glob("up-*")), "the script to run")
@@ -110,7 +110,7 @@ def test_probes_while_it_is_busy(start_server: StartServer, handshake: Path, cal
 def test_the_next_call_takes_the_place_of_one_that_ended(
     start_server: StartServer, handshake: Path, callers: ThreadPoolExecutor, end: str, deaf: bool
 ) -> None:
-    """For queue-proxy the place is free at once: the next call waits here for the old script to be gone, no longer."""
+    """For queue-proxy, the place is free at once, so the next call waits in the server for the old script to end."""
     trap = "trap '' TERM; " if deaf else ""
     script = f'{trap}{ALONE}if [ "$CALL_ID" = first ]; then {WAIT}fi; echo "$CALL_ID"'
     server = start_server(script, HANDSHAKE=str(handshake), **ONE_AT_A_TIME, WATCHDOG_KILL_GRACE="1s")
@@ -151,7 +151,7 @@ def test_a_crowd_waits_in_queue_proxy_and_not_here(
 
 
 def test_many_callers_share_one_connection(start_server: StartServer) -> None:
-    """queue-proxy keeps as many connections as there are places, and uses each for whoever comes next."""
+    """queue-proxy keeps one connection for each place, and uses it for the calls of any caller."""
     server = start_server('cat "$INPUT_FILE_PATH"; exit "${Http_X_Exit:-0}"', **ONE_AT_A_TIME)
     raw = {"Content-Type": "image/x"}
     with QueueProxy(server.port) as proxy:
@@ -159,7 +159,7 @@ def test_many_callers_share_one_connection(start_server: StartServer) -> None:
             text = f"caller {number}".encode()
             assert server.call(text, headers=raw, port=proxy.port).body == text
             assert chunked_call(proxy.port, text).endswith(b"\r\n\r\n" + text)
-            # An error that says all about the request leaves the connection as good as before.
+            # After an error for a complete request, the connection can be used again.
             assert server.call(text, headers=raw | {"X-Exit": "3"}, port=proxy.port).status == 500
             assert server.call(b"", headers={"Accept": "image/png"}, port=proxy.port).status == 406
             assert server.connections() == 1
@@ -175,7 +175,7 @@ def chunked_call(port: int, text: bytes) -> bytes:
 
 
 def test_an_idle_connection_is_kept_longer_than_queue_proxy_keeps_it() -> None:
-    """A POST that meets a close is not sent again by queue-proxy: its caller would get a 502."""
+    """If the server closes the connection when a POST arrives, queue-proxy does not send it again, but answers 502."""
     assert KEEP_ALIVE_S >= 2 * IDLE_AT_QUEUE_PROXY_S
 
 
@@ -195,7 +195,7 @@ def test_an_idle_connection_is_still_served_after_that_time(start_server: StartS
 
 
 def test_the_whole_request_is_read_before_the_answer(start_server: StartServer) -> None:
-    """An answer that overtakes its request makes queue-proxy break off the upload (serving #12387)."""
+    """If the answer comes before the end of the request, queue-proxy aborts the upload (serving #12387)."""
     server = start_server("echo hi", max_inflight="2")
     with server.connect() as sock:
         sock.sendall(
@@ -210,7 +210,7 @@ def test_the_whole_request_is_read_before_the_answer(start_server: StartServer) 
 
 
 def test_a_caller_that_waits_for_100_continue(start_server: StartServer, tmp_path: Path) -> None:
-    """curl does with more than 1 MiB, and queue-proxy hands the question on."""
+    """curl waits for 100 Continue if a body is larger than 1 MiB, and queue-proxy passes this header on."""
     (tmp_path / "input").write_bytes(bytes(3 << 20))
     server = start_server('wc -c < "$INPUT_FILE_PATH"', **ONE_AT_A_TIME)
     with QueueProxy(server.port) as proxy:
@@ -228,7 +228,7 @@ def test_a_caller_that_waits_for_100_continue(start_server: StartServer, tmp_pat
 def test_a_long_request_is_answered_after_sigterm(
     start_server: StartServer, handshake: Path, callers: ThreadPoolExecutor
 ) -> None:
-    """SIGTERM comes when nothing has arrived for a while, with what arrived before perhaps still running."""
+    """SIGTERM comes when no call has arrived for a while. Earlier calls may still run."""
     server = start_server(f"{WAIT}echo done", HANDSHAKE=str(handshake), **ONE_AT_A_TIME)
     with QueueProxy(server.port) as proxy:
         running = callers.submit(server.call, b"", port=proxy.port)
@@ -241,21 +241,21 @@ def test_a_long_request_is_answered_after_sigterm(
 
 
 def test_idle_it_is_gone_at_once(start_server: StartServer) -> None:
-    """Although it was probed just now and queue-proxy still holds its connection: nobody is served by waiting."""
+    """It was just probed, and queue-proxy has an open connection. The server ends nevertheless: no caller needs it."""
     settings = ONE_AT_A_TIME | {"write_timeout": "250s", "exec_timeout": "240s"}
     server = start_server("echo hi", **settings)
     with QueueProxy(server.port) as proxy:
         assert server.call(b"", port=proxy.port).body == b"hi\n"
         assert server.connections() == 1
         assert server.raw(PROBE).startswith(b"HTTP/1.1 200 ")
-        # It would time out, were any of those times waited for.
+        # If the server waited for any of these times, this would time out.
         assert server.stop() == 0
 
 
 # ---- the container
 
 
-# What a container of Knative must not rely on, told by a script that runs in one.
+# Prints its user, process, root, capabilities and stdin, and the directories to which it can write.
 ABOUT = """#!/bin/sh
 echo "user $(id -u)"
 echo "server $(awk '/^PPid:/ {print $2}' /proc/self/status) $(cut -d ' ' -f 4 /proc/$$/stat)"

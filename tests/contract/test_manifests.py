@@ -1,6 +1,6 @@
 """The manifests of ``examples/knative/``: valid for a cluster, consistent in themselves, and at work.
 
-``manifests.py`` holds them against the schemas of a cluster.
+``manifests.py`` checks them with the schemas of a cluster.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ MANIFESTS = sorted((ROOT / "examples" / "knative").glob("*.yaml"))
 SCALING = (ROOT / "docs" / "explanation" / "scaling.md").read_text()
 
 SERVER_BYTES = 96 << 20
-# Of a pod's grace period, which is timeoutSeconds, Knative's preStop hook uses this time before SIGTERM.
+# The grace period of a pod is timeoutSeconds. Knative's preStop hook uses this part of it before SIGTERM.
 PRE_STOP_S = 30
-# What a drain takes at most beside the times that are set (docs/explanation/platforms.md).
+# The longest time of a drain in addition to the configured times (docs/explanation/platforms.md).
 LAST_ANSWERS_S = 3
 
 
@@ -117,7 +117,7 @@ def test_the_schema_of_a_config_map_refuses(wrong: Document) -> None:
     assert problems(config_map | wrong)
 
 
-# ---- what Knative's webhook and the kubelet would refuse, which no schema tells
+# ---- rules of Knative's webhook and the kubelet that are in no schema
 
 
 def test_all_that_is_referred_to_is_there(manifest: Path) -> None:
@@ -126,7 +126,7 @@ def test_all_that_is_referred_to_is_there(manifest: Path) -> None:
     volumes = {each["name"]: each for each in pod_spec(service)["volumes"]}
     assert len(volumes) == len(pod_spec(service)["volumes"])
     mounts = container(service)["volumeMounts"]
-    # Knative refuses a volume that nobody mounts, too.
+    # Knative also refuses a volume that no container mounts.
     assert {each["name"] for each in mounts} == volumes.keys()
     assert len({each["mountPath"] for each in mounts}) == len(mounts)
     used = {each["configMap"]["name"] for each in volumes.values() if "configMap" in each}
@@ -155,7 +155,7 @@ def test_the_placeholder_cannot_be_deployed_by_mistake(manifest: Path) -> None:
 
 
 def test_nothing_is_behind_a_feature_flag(manifest: Path) -> None:
-    """Allowed by config-features as it comes: all of a container's own security context but added capabilities."""
+    """The default of config-features allows the security context of a container, except added capabilities."""
     spec = pod_spec(one(manifest, "Service"))
     assert spec.keys() == {"containerConcurrency", "timeoutSeconds", "enableServiceLinks", "containers", "volumes"}
     assert container(one(manifest, "Service"))["securityContext"] == {
@@ -255,7 +255,7 @@ def test_a_wrong_setting_would_be_noticed(wrong: dict[str, str], tmp_path: Path)
 
 
 def is_read(name: str, report: str) -> bool:
-    """Whether a line of the table of settings ends with this origin of a value."""
+    """Return whether a line of the table of settings ends with this source of a value."""
     return re.search(rf"^\w+ .* environment {name}\s*$", report, re.MULTILINE) is not None
 
 
@@ -339,7 +339,7 @@ def test_the_page_says_what_the_manifests_set(column: int, name: str) -> None:
 
 @pytest.fixture
 def served(manifest: Path, start_server: StartServer, tmp_path: Path) -> RunningServer:
-    """The server in a container as the manifest describes it."""
+    """Start the server in a container as the manifest describes it."""
     service = one(manifest, "Service")
     (tmp,) = [each["emptyDir"] for each in pod_spec(service)["volumes"] if "emptyDir" in each]
     prefix = pod.prefix(
@@ -348,7 +348,7 @@ def served(manifest: Path, start_server: StartServer, tmp_path: Path) -> Running
         tmp_bytes=parse_size_bytes(tmp["sizeLimit"]),
         user=container(service)["securityContext"]["runAsUser"],
     )
-    # Instead of what a test's server has otherwise: the defaults of the program.
+    # The defaults of the program, in place of the values that the servers of other tests have.
     defaults = {"TMPDIR": "/tmp", "WATCHDOG_SCRIPT_PATH": "/oscar/config/script.sh"}
     return start_server(None, prefix=prefix, has_logs=False, **defaults, **environment(service))
 

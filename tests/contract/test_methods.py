@@ -1,4 +1,4 @@
-"""HEAD of the server's own paths is GET without the body, HEAD of a call is a probe; 405 says what is answered."""
+"""HEAD of the server's own paths, HEAD of a call (which is a probe), and 405 with the methods that are answered."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_head_of_the_metrics(start_server: StartServer) -> None:
 @pytest.mark.guard("head-is-a-probe")
 @pytest.mark.parametrize("path", ["/", "/any/path?and=query", "/_x/other"])
 def test_head_of_a_call_runs_no_script(start_server: StartServer, tmp_path: Path, path: str) -> None:
-    """MinIO sends it before each event, and link checkers."""
+    """MinIO sends HEAD before each event, and link checkers send it, too."""
     runs = tmp_path / "runs"
     server = start_server('echo run >> "$RUNS"', RUNS=str(runs), WATCHDOG_AUTH_TOKEN="secret")
     assert_alike(server.call(None, path, "HEAD"), server.call(None, "/_/health", "GET"))

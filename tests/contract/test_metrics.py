@@ -1,4 +1,4 @@
-"""What ``/metrics`` tells: the classic watchdog's names, each invocation, and all of it as Prometheus wants it."""
+"""The content of ``/metrics``: the names of the classic watchdog, each invocation, and the form for Prometheus."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS_OF_THE_CLASSIC_WATCHDOG = {
 
 
 class Scrape:
-    """One answer of ``/metrics``, taken apart."""
+    """One parsed answer of ``/metrics``."""
 
     def __init__(self, server: RunningServer, port: int) -> None:
         answer = server.call(None, "/metrics", "GET", port=port)
@@ -38,7 +38,7 @@ class Scrape:
         self.families: dict[str, Metric] = {each.name: each for each in text_string_to_metric_families(self.text)}
 
     def value(self, name: str, **labels: str) -> float | None:
-        """A sample's value; None if there is none."""
+        """Return the value of a sample; None if there is no such sample."""
         for family in self.families.values():
             for sample in family.samples:
                 if sample.name == name and sample.labels == labels:
@@ -47,7 +47,7 @@ class Scrape:
 
 
 def lint(text: str) -> list[str]:
-    """What Prometheus' conventions have against an exposition: prometheus.io/docs/practices/naming."""
+    """Return the violations of Prometheus' conventions: prometheus.io/docs/practices/naming."""
     problems = []
     helped = re.findall(r"^# HELP (\S+) \S", text, re.MULTILINE)
     kinds = re.findall(r"^# TYPE (\S+) (\w+)", text, re.MULTILINE)
@@ -142,7 +142,7 @@ def test_promtool_has_nothing_against_it(start_server: StartServer, metrics_port
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-# A program with more memory than the script below, which then executes the server in its own process.
+# This program uses more memory than the script below. Then it executes the server in the same process.
 AFTER_A_LARGE_PROGRAM = (
     sys.executable,
     "-c",
@@ -158,7 +158,7 @@ def test_peak_memory_is_known_although_a_large_program_executed_the_server(start
 
 
 def test_an_invocation_is_told_with_all_it_took(start_server: StartServer, metrics_port: int) -> None:
-    # Much more memory than the server's own, below which it cannot be known.
+    # Much more memory than the server has. A smaller peak cannot be measured.
     script = f"""set -e
         {sys.executable} -c 'data = bytearray(320 << 20); sum(range(1_000_000))'
         printf 1234567 > "$TMP_OUTPUT_DIR/out"
@@ -202,10 +202,10 @@ def test_every_outcome_is_counted_from_zero(start_server: StartServer, metrics_p
 
 @contextmanager
 def one_that_runs(server: RunningServer, fifo: Path) -> Iterator[None]:
-    """A call whose script runs until the end of this context; the script is ``cat`` of the FIFO."""
+    """Make a call whose script runs until the end of this context. The script is ``cat`` of the FIFO."""
     caller = threading.Thread(target=server.call, args=(b"",))
     caller.start()
-    with fifo.open("w"):  # opens once the script has opened it, too
+    with fifo.open("w"):  # this open waits until the script has opened the FIFO, too
         yield
     caller.join(RunningServer.patience_s)
     assert not caller.is_alive()
@@ -246,7 +246,7 @@ def test_who_waited_in_vain_is_in_the_waits(start_server: StartServer, metrics_p
         assert event["queue_wait_s"] > 0
         waited_s = Scrape(server, metrics_port).value("watchdog_queue_wait_seconds_sum")
         assert waited_s is not None
-        rounding_s = 1e-6  # of the log
+        rounding_s = 1e-6  # events of the log
         assert waited_s >= event["queue_wait_s"] - rounding_s
 
 

@@ -247,7 +247,7 @@ def made_strict(document: Document) -> Document:
 
 
 def schemathesis(server: RunningServer, document: Document, *flags: str) -> dict[str, Any]:
-    """Run schemathesis on a server, always with the same cases. Check that the run is complete, and return its report."""
+    """Run schemathesis on a server, with the same cases each time. Check that it is complete, and return its report."""
     directory = server.directory
     (directory / "openapi.json").write_text(json.dumps(document))
     report = directory / "report.json"

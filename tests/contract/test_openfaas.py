@@ -1,4 +1,4 @@
-"""What OpenFaaS expects of a function's container, in the terms of its watchdogs, over sockets.
+"""The behaviour that OpenFaaS expects of the container of a function, tested over sockets.
 
 docs/explanation/platforms.md lists the facts of ``openfaas/classic-watchdog`` and ``openfaas/of-watchdog``.
 """
@@ -31,12 +31,12 @@ import watchdog
 LOOPBACK = {"WATCHDOG_BIND": "127.0.0.1", "WATCHDOG_METRICS_PORT": "0"}
 FWATCHDOG = str(Path(sys.executable).with_name("fwatchdog"))
 VARIABLES = "env | LC_ALL=C grep ^Http_ || true"
-# A handshake with a script: it says that it is up by making a file, and ends when another is there.
+# A handshake with a script. The script makes a file when it runs, and ends when the test has made another file.
 WAIT = 'touch "$HANDSHAKE/up-$CALL_ID"; while [ ! -e "$HANDSHAKE/go" ]; do sleep 0.02; done; echo done'
 
 
 def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The installed program, with little set but this."""
+    """Run the installed program with this environment, and few other variables."""
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return subprocess.run(
         [FWATCHDOG, *words], env=clean | LOOPBACK | environ, capture_output=True, text=True, timeout=30
@@ -199,7 +199,7 @@ def test_a_lock_file_that_cannot_be_written_stops_the_start(start_server: StartS
     failed = run("--port", "0", TMPDIR=str(tmp_path))
     assert failed.returncode == 1
     assert "suppress_lock=true" in failed.stderr
-    # The watchdogs' /_/health is 503 for ever then: they look for the lock file all the same.
+    # OpenFaaS's watchdogs look for the lock file nevertheless, so their /_/health would be 503 for ever.
     server = start_server("echo hi", suppress_lock="true", TMPDIR=str(tmp_path))
     assert server.call(None, "/_/health", "GET").status == 200
     assert server.call(None, "/_/ready", "GET").status == 200
@@ -261,7 +261,8 @@ def test_the_variables_of_a_request(start_server: StartServer) -> None:
         "Http_Content_Length": "4",
         "Http_ContentLength": "4",
         "Http_Connection": "close",
-        # As Go spells header names, however the caller does; the first of several values.
+        # Header names have the form of Go, whatever the caller sends. If a header has several values, the first one
+        # counts.
         "Http_X_Api_Key": "k",
         "Http_X_Forwarded_By": "one",
         "Http_Www_Auth": "z",
@@ -294,7 +295,7 @@ def test_cgi_headers_false(start_server: StartServer) -> None:
 
 
 def test_what_the_queue_worker_may_send_again(start_server: StartServer, tmp_path: Path) -> None:
-    """Its list of statuses has 429 but no 503; with this header it sends again whatever the list is."""
+    """Its list of statuses has 429, but not 503. With this header, it sends the call again for any status."""
     server = start_server(
         WAIT, HANDSHAKE=str(tmp_path), max_inflight="1", WATCHDOG_MAX_QUEUE="0", WATCHDOG_HEALTHCHECK_INTERVAL="600"
     )
@@ -402,7 +403,7 @@ def test_behind_the_gateway(start_server: StartServer) -> None:
         answer = server.call(b"QUJD", "/function/fn/a/b%20c?x=%26", "PUT", port=gateway.port)
         assert answer.status == 200
         variables = variables_of(answer.body)
-        # In chunks whatever the caller sent, and without the part of the path that was the gateway's.
+        # The body always comes in chunks, and the path without the part for the gateway.
         assert variables["Http_Transfer_Encoding"] == "chunked"
         assert variables["Http_Content_Length"] == "-1"
         assert (variables["Http_Method"], variables["Http_Path"]) == ("PUT", "/a/b%20c")

@@ -1,4 +1,4 @@
-"""examples/openfaas: what faas-cli reads there is what it knows, and each function runs as its image would run it."""
+"""examples/openfaas: faas-cli knows all fields of its files, and each function runs here as in its image."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STACK: dict[str, Any] = yaml.safe_load((EXAMPLE / "stack.yaml").read_text())
 FUNCTIONS: dict[str, dict[str, Any]] = STACK["functions"]
 
 # The fields of faas-cli's Go structs, in its package stack (Services, Provider, Function, FunctionResources,
-# LanguageTemplate). It drops what it does not know without a word.
+# LanguageTemplate). It ignores unknown fields without a message.
 SERVICES = {"version", "functions", "provider", "configuration"}
 PROVIDER = {"name", "gateway", "network"}
 FUNCTION = set(
@@ -39,14 +39,14 @@ def template_of(name: str) -> Path:
 
 
 def environment_of(name: str) -> dict[str, str]:
-    """What OpenFaaS sets in the function's container: ``fprocess`` is that of the function, else of its template."""
+    """Return the variables that OpenFaaS sets. ``fprocess`` is from the function, or else from its template."""
     template = yaml.safe_load((template_of(name) / "template.yml").read_text())
     fprocess = FUNCTIONS[name].get("fprocess") or template.get("fprocess")
     return dict(FUNCTIONS[name]["environment"]) | ({"fprocess": fprocess} if fprocess else {})
 
 
 def build_context(name: str, directory: Path) -> Path:
-    """The folder that ``faas-cli build --shrinkwrap`` makes: the template, and the handler over its ``function``."""
+    """Make the same folder as ``faas-cli build --shrinkwrap``: the template, with the handler in ``function``."""
     context = directory / "build" / name
     shutil.copytree(template_of(name), context)
     shutil.copytree(EXAMPLE / FUNCTIONS[name]["handler"], context / "function", dirs_exist_ok=True)

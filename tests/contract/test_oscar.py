@@ -1,7 +1,7 @@
-"""What OSCAR's users know and its pods are given, with the program in the place of ``fwatchdog`` and ``supervisor``.
+"""The behaviour that users of OSCAR know, with this program in place of ``fwatchdog`` and ``supervisor``.
 
-Each pod here is started with what OSCAR sets and nothing else, in a network of its own, where port 8080 is free; calls
-reach it through a stand-in for OSCAR's manager. The facts are those of ``grycap/oscar``, ``grycap/oscar-cli`` and
+Each pod is started only with the variables that OSCAR sets, in its own network, where port 8080 is free. Calls reach it
+through a replacement for OSCAR's manager. The facts are from ``grycap/oscar``, ``grycap/oscar-cli`` and
 ``grycap/faas-supervisor``; docs/explanation/platforms.md has them.
 """
 
@@ -52,7 +52,7 @@ OSCAR = {
     "write_timeout": "300",
     "healthcheck_interval": "5",
 }
-# Of the container and its image.
+# Variables of the container and its image.
 IMAGE = {"PATH": os.environ["PATH"], "HOME": "/root"}
 # Sets the loopback interface up (netdevice(7): SIOCSIFFLAGS, IFF_UP), then becomes the command.
 _WITH_LOOPBACK = """
@@ -65,12 +65,12 @@ INPUT_AS_IT_IS = 'cat "$INPUT_FILE_PATH"'
 
 
 class Service:
-    """A pod of a service and the manager before it, until the context ends.
+    """A pod of a service, and the manager in front of it, until the context ends.
 
     Args:
-        script: what is mounted as ``script.sh``; ``set_script`` changes it for the next call.
-        definition: what is mounted as ``function_config.yaml``.
-        environ: of the pod, beside what OSCAR sets: the service's ``environment.variables`` and secrets.
+        script: the content of ``script.sh``. ``set_script`` changes it for the next call.
+        definition: the content of ``function_config.yaml``.
+        environ: the ``environment.variables`` and secrets of the service, in addition to the variables that OSCAR sets.
     """
 
     def __init__(
@@ -107,9 +107,10 @@ class Service:
         self._stack.close()
 
     def _end(self) -> None:
-        # `unshare --kill-child` is no help: the kernel forgets it when PID 1 changes its user (prctl(2)).
+        # `unshare --kill-child` has no effect here, because the kernel forgets it when PID 1 changes its user
+        # (prctl(2)).
         if self.process.poll() is None:
-            with contextlib.suppress(ValueError, ProcessLookupError):  # it has no child yet, or none any more
+            with contextlib.suppress(ValueError, ProcessLookupError):  # there is no child yet, or it has ended
                 os.kill(pod.pid_1_of(self.process.pid), signal.SIGKILL)
         self.process.kill()
         self.process.wait()
@@ -119,7 +120,7 @@ class Service:
         assert code is None, f"the pod ended with {code}: {self._log.read_text()}"
         try:
             sockets = [Path(f"/proc/{self.process.pid}/net/{table}").read_text() for table in ("tcp", "tcp6")]
-        except OSError:  # it has just ended, as the next look tells
+        except OSError:  # it has just ended, which the next check notices
             return False
         return any(re.search(r":1F90 [0:]+ 0A ", table) for table in sockets)
 
@@ -127,7 +128,7 @@ class Service:
         self._script.write_text(script)
 
     def call(self, body: bytes = b"", query: str = "", **headers: str) -> Answer:
-        """``POST /run/NAME`` at the manager with the service's token; ``content_type="x/y"`` is a header."""
+        """Send ``POST /run/NAME`` to the manager with the token of the service. ``content_type="x/y"`` is a header."""
         sent = {"Authorization": f"Bearer {TOKEN}"}
         sent |= {name.replace("_", "-"): value for name, value in headers.items()}
         return call(self.manager, f"/run/{NAME}{query}", body, sent)
@@ -141,7 +142,7 @@ class Service:
         return [json.loads(line) for line in lines]
 
     def tmp(self) -> Path:
-        """The pod's ``/tmp`` as it is seen from here."""
+        """Return the path of the pod's ``/tmp`` for this process."""
         return Path(f"/proc/{pod.pid_1_of(self.process.pid)}/root/tmp")
 
     def stop(self) -> int:
@@ -152,7 +153,7 @@ class Service:
 def call(
     manager: OscarManager, path: str, body: bytes | Iterator[bytes], headers: dict[str, str], method: str = "POST"
 ) -> Answer:
-    """Without any header that is not asked for, but Host and the body's length."""
+    """Send a request with only these headers, Host and the length of the body."""
     connection = http.client.HTTPConnection("127.0.0.1", manager.port, timeout=RunningServer.patience_s)
     with contextlib.closing(connection):
         connection.putrequest(method, path, skip_accept_encoding=True)
@@ -170,7 +171,7 @@ def call(
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """One pod for all tests that need no settings of their own: its script is read anew for each call."""
+    """One pod for all tests with the same settings. The server reads its script again for each call."""
     with Service(tmp_path_factory.mktemp("service") / "pod", API_KEY="from the secret", MODEL="resnet") as service:
         yield service
 
@@ -252,9 +253,9 @@ def test_what_the_script_is_given(service: Service) -> None:
         f"OSCAR_SERVICE_NAME={NAME}",
         f"OSCAR_SERVICE_TOKEN={TOKEN}",
         "OSCAR_SERVICE_BASE_PATH=",
-        "MODEL=resnet",  # of the definition
+        "MODEL=resnet",  # from the definition
         "OCTAL=0755",
-        "API_KEY=from the secret",  # of the pod alone: the definition has it emptied
+        "API_KEY=from the secret",  # only in the pod: in the definition this secret is empty
     } <= set(lines)
     assert any(re.fullmatch("input event-file-[0-9a-f-]{36}", line) for line in lines)
 
@@ -270,7 +271,7 @@ def test_what_the_manager_leaves_of_a_request(service: Service) -> None:
 
 
 def test_a_whole_document_with_its_script_beside_it(start_service: Callable[..., Service]) -> None:
-    """OSCAR mounts the flat object; ``docker run`` may mount what the author has."""
+    """OSCAR mounts the flat object. With ``docker run``, the author may mount the whole document."""
     whole = """
 functions:
   oscar:
@@ -304,12 +305,12 @@ def test_who_may_call(service: Service) -> None:
 
 @pytest.mark.parametrize(("token", "status"), [(TOKEN, 200), ("f" * 64, 401)])
 def test_the_token_is_passed_on(start_service: Callable[..., Service], token: str, status: int) -> None:
-    """So a pod may ask for it, too: with WATCHDOG_AUTH_TOKEN or its file."""
+    """So the pod may require the token, too, with WATCHDOG_AUTH_TOKEN or its file."""
     assert start_service("echo hi", WATCHDOG_AUTH_TOKEN=token).call().status == status
 
 
 def test_a_call_that_reaches_the_managers_limit_ends_and_frees_its_place(service: Service) -> None:
-    """Its script would have run on, and have kept the only place of the pod (``max_inflight=1``)."""
+    """Before, its script continued to run, and kept the only place of the pod (``max_inflight=1``)."""
     service.set_script("touch /tmp/up; while :; do sleep 0.05; done")
     with ThreadPoolExecutor(1) as callers:
         caller = callers.submit(service.call)
@@ -322,7 +323,7 @@ def test_a_call_that_reaches_the_managers_limit_ends_and_frees_its_place(service
 
 
 def test_a_run_over_write_timeout_is_answered(start_service: Callable[..., Service]) -> None:
-    """The classic watchdog closed the connection of a run that took longer, without a status."""
+    """If a run took longer, the classic watchdog closed the connection without a status."""
     answer = start_service("sleep 1; echo done", write_timeout="0.1s").call()
     assert (answer.status, answer.body) == (200, b"done\n")
 
@@ -332,7 +333,7 @@ def test_a_run_over_write_timeout_is_answered(start_service: Callable[..., Servi
 
 @pytest.fixture
 def client(service: Service) -> Client:
-    """As its users make one. It has no token: it asks the manager for that of the service."""
+    """Return a client as users make it. It asks the manager for the token of the service."""
     options = {"cluster_id": "my-cluster", "endpoint": service.manager.url, "ssl": "True"}
     return Client(options | {"user": oscar_manager.USER, "password": oscar_manager.PASSWORD})
 
@@ -365,7 +366,7 @@ def test_oscar_python_sends_a_text(service: Service, client: Client, tmp_path: P
 def test_oscar_python_sends_a_dict(
     service: Service, client: Client, sent: dict[str, object], expected: dict[str, object]
 ) -> None:
-    """It sends a form under the type of JSON; the script gets the object."""
+    """It sends a form with the content type of JSON. The script gets the object."""
     service.set_script(INPUT_AS_IT_IS)
     assert client.run_service(NAME, input=sent).json() == expected
 
@@ -383,7 +384,7 @@ def test_oscar_python_asks_for_another_form(service: Service, client: Client) ->
 def test_oscar_python_writes_an_answer_that_is_no_base64_as_it_is(
     service: Service, client: Client, tmp_path: Path
 ) -> None:
-    """What it takes for base64 is any text with a fitting number of letters and digits: not this one."""
+    """It reads any text with a suitable number of letters and digits as base64. This text is not of this kind."""
     service.set_script("echo 'no plant was found'")
     client.run_service(NAME, input="hi", output=str(tmp_path / "out.txt"))
     assert (tmp_path / "out.txt").read_text() == "no plant was found\n"
@@ -403,11 +404,11 @@ def test_oscar_python_raises_when_the_script_failed(service: Service, client: Cl
 
 
 class Failed(Exception):
-    """What ``oscar-cli`` ends with; its text is what the user reads."""
+    """The error with which ``oscar-cli`` ends. The user reads its text."""
 
 
 def oscar_cli_run(service: Service, data: bytes) -> bytes:
-    """What ``oscar-cli service run`` shows: the rules of ``cmd/service_run.go`` and ``CheckStatusCode``."""
+    """Return what ``oscar-cli service run`` shows, by the rules of ``cmd/service_run.go`` and ``CheckStatusCode``."""
     encoded = base64.b64encode(data)
     pieces = iter([encoded[:1000], encoded[1000:]] if len(encoded) > 1000 else [encoded])
     headers = {"Authorization": f"Bearer {TOKEN}", "User-Agent": "Go-http-client/1.1", "Accept-Encoding": "gzip"}
@@ -418,7 +419,7 @@ def oscar_cli_run(service: Service, data: bytes) -> bytes:
     if not 200 <= answer.status <= 204:
         raise Failed(answer.body.decode())
     try:
-        # Go's decoder passes line ends over and nothing else.
+        # Go's decoder ignores line ends, and nothing else.
         return base64.b64decode(answer.body.translate(None, b"\r\n"), validate=True)
     except ValueError:
         return answer.body
@@ -571,7 +572,7 @@ def test_the_answer_and_the_log_say_how_the_body_was_read(
 
 
 def test_an_event_of_a_bucket_whose_keys_are_withheld_is_told(service: Service) -> None:
-    """Synchronous pods do not get the keys. The event's JSON in the place of the object helps nobody."""
+    """Synchronous pods do not get the keys. A script cannot use the JSON of the event in place of the object."""
     service.set_script("echo ran")
     answer = service.call(MINIO_EVENT)
     assert answer.status == 502
@@ -579,7 +580,7 @@ def test_an_event_of_a_bucket_whose_keys_are_withheld_is_told(service: Service) 
 
 
 def test_an_event_of_a_bucket_that_no_input_covers_does_not_run_the_script(service: Service) -> None:
-    """Such as one of the service's own output folder: its JSON is no photo, and its sender must not try again."""
+    """Example: an event of the service's output folder. Its JSON is not a photo, and its sender must not try again."""
     service.set_script("echo ran")
     answer = service.call(MINIO_EVENT.replace(b"plants", b"others"))
     assert answer.status == 200
@@ -587,7 +588,7 @@ def test_an_event_of_a_bucket_that_no_input_covers_does_not_run_the_script(servi
 
 
 def test_file_stage_in_keeps_the_body(start_service: Callable[..., Service]) -> None:
-    """It is about files in a bucket; a synchronous call has none there."""
+    """This setting is about files in a bucket. A synchronous call has no such file."""
     definition = MOUNTED.replace("file_stage_in: false", "file_stage_in: true")
     assert start_service(INPUT_AS_IT_IS, definition).call(b"aGVsbG8=").body == b"hello"
 
@@ -643,7 +644,7 @@ def test_what_was_printed_is_the_answer_byte_for_byte(service: Service, printed:
 
 @pytest.mark.parametrize("level", ["DEBUG", "CRITICAL"])
 def test_logs_are_never_in_the_answer(start_service: Callable[..., Service], level: str) -> None:
-    """``log_level: CRITICAL`` is not needed for that any more."""
+    """Users do not need ``log_level: CRITICAL`` for that any more."""
     definition = MOUNTED.replace("log_level: INFO", f"log_level: {level}")
     service = start_service('echo log >&2; echo log; printf result > "$TMP_OUTPUT_DIR/a"', definition)
     assert service.call().body == base64.b64encode(b"result") + b"\n"

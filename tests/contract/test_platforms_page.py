@@ -10,7 +10,7 @@ TESTS = Path(__file__).parent.parent
 PAGE = (TESTS.parent / "docs" / "explanation" / "platforms.md").read_text()
 NAMED = set(re.findall(r"`([\w/]+\.py::test_\w+)`", PAGE))
 OPENFAAS = PAGE.partition("\n## OpenFaaS\n")[2].partition("\n## ")[0]
-# what, classic watchdog, of-watchdog, here, test
+# the promise, classic watchdog, of-watchdog, this program, test
 LINES = re.findall(r"^\|(?! what |-)(.*)\|$", OPENFAAS, re.MULTILINE)
 ROWS = [[cell.strip() for cell in line.split(" | ")] for line in LINES]
 

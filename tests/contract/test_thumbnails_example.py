@@ -1,4 +1,4 @@
-"""The example of a job: its README's commands, against a real storage server, and its Kubernetes Job."""
+"""The example of a job: the commands of its README with a real storage server, and its Kubernetes Job."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS = "key-of-the-example,secret-of-the-example"
 
 @dataclass(frozen=True)
 class Buckets:
-    """The README's storage server, on another port and in another directory."""
+    """Run the storage server of the README, on another port and in another directory."""
 
     port: int
     directory: Path
@@ -41,7 +41,7 @@ def buckets(tmp_path: Path) -> Iterator[Buckets]:
 
 @pytest.fixture
 def folder(tmp_path: Path, buckets: Buckets) -> Path:
-    """A copy of the example, with the test's port in the definition."""
+    """Return a copy of the example, with the port of the test in the definition."""
     folder = tmp_path / "repository" / "examples" / "thumbnails-job"
     folder.mkdir(parents=True)
     for path in EXAMPLE.iterdir():
@@ -52,7 +52,7 @@ def folder(tmp_path: Path, buckets: Buckets) -> Path:
 
 
 def commands(title: str) -> list[str]:
-    """What the README tells to type in a section."""
+    """Return the commands in a section of the README."""
     section = re.search(
         rf"^## {title}\n(.*?)(?=^## |\Z)", (EXAMPLE / "README.md").read_text(), re.MULTILINE | re.DOTALL
     )
@@ -151,14 +151,14 @@ def test_all_that_the_job_refers_to_is_there() -> None:
     assert volumes["minio"]["secret"]["secretName"] == found["Secret"]["metadata"]["name"]
     *_, rule = found["Job"]["spec"]["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["containerName"] == container["name"]
-    # Kubernetes takes such a policy with this restart policy alone.
+    # Kubernetes accepts such a policy only with this restart policy.
     assert pod["restartPolicy"] == "Never"
     (mount,) = (each for each in container["volumeMounts"] if each.get("subPath"))
     assert mount["subPath"] in found["ConfigMap"]["data"]
 
 
 def test_the_job_runs_with_its_own_definition_secret_and_event(folder: Path, buckets: Buckets, tmp_path: Path) -> None:
-    """What the pod would have, laid out in a directory."""
+    """The directory has the files that the pod would have."""
     found = documents()
     (container,) = found["Job"]["spec"]["template"]["spec"]["containers"]
     shell(commands("On your own machine")[4], folder, buckets)

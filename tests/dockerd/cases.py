@@ -18,7 +18,7 @@ JPEG = " ff d8 ff\n"
 COUNT = '#!/bin/sh\nwc -w < "$INPUT_FILE_PATH"\n'
 
 
-# Environment variables by which programs of this machine are told of a private CA's certificate.
+# Environment variables with the certificate of a private CA, for programs of this machine.
 _CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 
@@ -27,11 +27,11 @@ class Case:
     """A command that ends.
 
     Attributes:
-        folder: where the reader is when they type it, below the repository.
-        files: what the reader has written before, by path below that folder.
-        placeholders: what the reader writes in the place of words of the command.
+        folder: the working directory of the reader, below the repository.
+        files: files that the reader has written before, by their paths below that folder.
+        placeholders: the texts with which the reader replaces words of the command.
         prints: a part of what the command, or ``then``, must print.
-        then: a command that looks at what the first one did.
+        then: a command that checks the effect of the first one.
     """
 
     folder: str = "."
@@ -235,19 +235,19 @@ CASES: dict[tuple[str, str], Case | NotRun] = {
 
 
 def write_files(case: Case, repository: Path) -> Path:
-    """Write what the reader has written before; returns the folder in which the command is typed."""
+    """Write the files that the reader has written before. Return the working directory of the command."""
     folder = repository / case.folder
     for name, text in case.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-        # Python writes 0600 only where the umask says so; a user of a container reads all files.
+        # With some umasks, Python writes files with mode 0600. The user of a container must be able to read all files.
         path.chmod(0o755 if name.endswith(".sh") else 0o644)
     return folder
 
 
 def typed(command: str, case: Case) -> str:
-    """The command with the reader's own words, and with a private CA if this machine has one (docs/guide/images.md)."""
+    """Return the command without placeholders, and with a private CA if there is one (docs/guide/images.md)."""
     for word, value in case.placeholders.items():
         assert word in command
         command = command.replace(word, value)

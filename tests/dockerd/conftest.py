@@ -1,4 +1,4 @@
-"""What the tests with a Docker daemon share: the daemon, and root file systems to make base images of."""
+"""The common parts of the tests with a Docker daemon: the daemon, and root file systems for base images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _KEPT = _PROJECT / "build/image"
 
 @pytest.fixture(scope="session")
 def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Print at once why the tests do not go on."""
+    """Print at once why the tests wait."""
 
     def write(text: str) -> None:
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -32,7 +32,7 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def docker_root() -> Path:
-    """Where Debian's Docker is unpacked."""
+    """Return the directory in which Debian's Docker is unpacked."""
     done = subprocess.run([_PROJECT / ".ci/debian-docker.sh"], stdout=subprocess.PIPE, text=True, timeout=600)
     assert done.returncode == 0, "Debian's Docker could not be unpacked: the lines above give the reason"
     return Path(done.stdout.strip())
@@ -47,9 +47,9 @@ def roots(say: Callable[[str], None]) -> Iterator[Roots]:
 
 @pytest.fixture(scope="session")
 def daemon(docker_root: Path, roots: Roots) -> Iterator[Daemon]:
-    """A daemon with the base images that a registry would give, under the same names.
+    """A daemon with base images that have the same names as those of a registry.
 
-    ``debian:bookworm-slim`` is larger than the image of this name: it already has a Python.
+    ``debian:bookworm-slim`` is larger than the real image, because it already has a Python.
     """
     with running(docker_root) as one:
         one.import_root(roots["debian-13-slim"], "debian:trixie-slim", 'CMD ["bash"]')
@@ -60,7 +60,7 @@ def daemon(docker_root: Path, roots: Roots) -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def repository(daemon: Daemon) -> Path:
-    """A clone, with the files as they are now, where the user of a container may read what is mounted."""
+    """Return a clone with the current files, in a place where the user of a container can read mounted files."""
     copy = daemon.directory / "repository"
     listing = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listing, cwd=pages.PROJECT, capture_output=True, check=True).stdout.split(b"\0")
@@ -73,7 +73,7 @@ def repository(daemon: Daemon) -> Path:
 
 @pytest.fixture(scope="session")
 def base_image(daemon: Daemon, repository: Path) -> str:
-    """The image on which all pages build."""
+    """Return the image that all pages use as their base."""
     command = pages.commands("README.md")[0]
     case = CASES["README.md", command]
     assert isinstance(case, Case)

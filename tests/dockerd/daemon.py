@@ -1,4 +1,4 @@
-"""A real Docker daemon of the tests' own, of which nothing is left when it has ended.
+"""A real Docker daemon only for tests. Nothing of it is left when it has ended.
 
 The daemon has namespaces of its own. Its bridge, its rules for packets and all published ports are in its network
 namespace, which reaches the outside through slirp4netns. Its mounts are in its mount namespace, and all its processes
@@ -26,7 +26,8 @@ _START_S = 120.0
 _STOP_S = 60.0
 _COMMAND_S = 900.0
 
-# The daemon waits for a line on stdin, which comes when the network is there. What it keeps in /run goes with it.
+# The daemon waits for a line on stdin, which comes when the network is there. Its files in /run are removed with its
+# mount namespace.
 _START = """
 set -eu
 read -r _
@@ -41,7 +42,7 @@ class Daemon:
 
     Attributes:
         directory: its data, socket and log.
-        name: of its control groups.
+        name: the name of its control groups.
     """
 
     def __init__(self, root: Path, state: Path = _BUILD) -> None:
@@ -59,7 +60,7 @@ class Daemon:
         self._lock = self._take_lock(state / "lock")
         self._root = root
         self._processes: list[subprocess.Popen[bytes]] = []
-        # What an earlier run left that was killed.
+        # Remove files of an earlier run that was killed.
         self._remove_leftovers()
         self.directory.mkdir()
         plugins = self.directory / "config" / "cli-plugins"
@@ -87,7 +88,7 @@ class Daemon:
         return lock
 
     def _start(self) -> int:
-        """Start the daemon and its network; returns the daemon's process."""
+        """Start the daemon and its network. Return the process of the daemon."""
         data = self.directory
         options: tuple[str, ...] = (
             "--data-root",
@@ -97,16 +98,16 @@ class Daemon:
             "--pidfile",
             f"{data}/pid",
         )
-        # 10.0.2.3 is the resolver of slirp4netns, which asks that of the machine.
+        # 10.0.2.3 is the resolver of slirp4netns, which asks the resolver of the machine.
         options += ("--host", f"unix://{data}/docker.sock", "--config-file", "/dev/null", "--dns", "10.0.2.3")
         options += ("--cgroup-parent", f"/{self.name}", "--exec-opt", "native.cgroupdriver=cgroupfs")
         namespaces = ("unshare", "--net", "--mount", "--propagation", "private", "--pid", "--mount-proc")
-        # If the tests are killed, so is unshare, and then its child, the first process of the PID namespace.
+        # If the tests are killed, unshare and its child, the first process of the PID namespace, are killed, too.
         command = ("setpriv", "--pdeathsig=KILL", *namespaces, "--fork", "--kill-child", "sh", "-c", _START, "sh")
         with (data / "log").open("wb") as log:
             unshare = self._popen(*command, *options, log=log)
             pid = self._child_of(unshare)
-            # Nothing of this machine's loopback interface can be reached from the containers.
+            # The containers cannot reach the loopback interface of this machine.
             ready, is_ready = os.pipe()
             try:
                 self._popen(
@@ -152,7 +153,7 @@ class Daemon:
         return (self.directory / "log").read_text(errors="replace")[-6000:]
 
     def command(self, script: str) -> list[str]:
-        """A command that runs this script of bash where the published ports of the containers are."""
+        """Return a command that runs this script of bash in the network with the published ports of the containers."""
         inside = ["nsenter", "--net", f"--target={self.pid}", "--"]
         return [*inside, "setpriv", "--pdeathsig=KILL", "bash", "-euo", "pipefail", "-c", script]
 
@@ -195,7 +196,7 @@ class Daemon:
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=_STOP_S if process is self._processes[0] else 0)
-            # slirp4netns, and a daemon that hangs: its end is that of its PID namespace.
+            # End slirp4netns and a daemon that hangs. The end of the daemon also ends its PID namespace.
             process.kill()
             process.communicate()
         self._remove_leftovers()
@@ -207,7 +208,7 @@ class Daemon:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def control_groups(self) -> list[Path]:
-        """Its control groups that are there, each after those below it."""
+        """Return the existing control groups of the daemon, each one after the groups below it."""
         tops = [*_CONTROL_GROUPS.glob(self.name), *_CONTROL_GROUPS.glob(f"*/{self.name}")]
         # The name of a controller may be a link to the directory of several controllers.
         tops = list({top.resolve(): top for top in tops}.values())

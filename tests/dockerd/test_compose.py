@@ -1,7 +1,7 @@
 """``examples/grafana/compose.yaml`` with a real Docker daemon: the function, and a Prometheus that scrapes it.
 
-No registry can be reached. So Debian's Prometheus takes the place of the image, under its name; and the service
-``grafana`` is not started: ``contract/test_grafana.py`` checks its configuration.
+No registry can be reached. So an image with Debian's Prometheus replaces the real image. The service ``grafana`` is not
+started: ``contract/test_grafana.py`` checks its configuration.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dockerd.daemon import Daemon
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(900, func_only=True)]
 
 README = "examples/grafana/README.md"
-# As the image of the project: its user, its directory for data, its entry point.
+# The same user, directory for data and entry point as in the real image.
 _PROMETHEUS = """
 FROM debian:trixie-slim
 RUN apt-get update && apt-get install --yes --no-install-recommends prometheus && rm -rf /var/lib/apt/lists/*
@@ -31,7 +31,7 @@ RUN mkdir -p /etc/prometheus /prometheus && chown nobody:nogroup /etc/prometheus
 USER nobody
 ENTRYPOINT ["/usr/bin/prometheus"]
 """
-# Of compose's commands, those that start: without the service that cannot be started here.
+# The commands of compose that start services, without the service that cannot be started here.
 _SERVICES = " cowsay prometheus"
 
 
@@ -59,7 +59,7 @@ def started(daemon: Daemon, repository_with_images: Path) -> Iterator[Path]:
 
 
 def ask(daemon: Daemon, path: str) -> Any:
-    """What Prometheus answers; nothing while it starts."""
+    """Return the answer of Prometheus; nothing while it starts."""
     done = daemon.run(f"curl --silent --fail 'http://127.0.0.1:9090/api/v1/{path}'", check=False)
     return json.loads(done.stdout)["data"] if done.returncode == 0 else None
 

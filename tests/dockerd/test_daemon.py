@@ -1,4 +1,4 @@
-"""Of the tests' own Docker daemon nothing is left: no process, mount, control group or directory."""
+"""The Docker daemon of the tests leaves no process, mount, control group or directory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dockerd.daemon import Daemon, running
 
 pytestmark = [pytest.mark.docker, pytest.mark.timeout(600, func_only=True)]
 
-# Starts a daemon with a container in it, reports where it is, and waits.
+# Starts a daemon with a container, prints the directory of the daemon, and waits.
 _PROGRAM = """
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ daemon.stop()
 
 
 def leftovers(directory: Path) -> list[str]:
-    """What this machine shows of the daemon with this directory."""
+    """Return everything on this machine that belongs to the daemon with this directory."""
     found = [
         f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(directory) in line
     ]
@@ -56,7 +56,7 @@ def files_left(directory: Path) -> list[Path]:
 
 @pytest.fixture
 def networks() -> set[str]:
-    """Network devices of this machine before: another program may have such ones."""
+    """Return the network devices that exist before the test. Other programs may have made them."""
     return {f"network {link.name}" for link in Path("/sys/class/net").iterdir()}
 
 
