@@ -186,7 +186,7 @@ def _of_a_script(start_server: StartServer, own: Mapping[str, str], environ: Map
 def _of_a_silent_caller(
     start_server: StartServer, own: Mapping[str, str], environ: Mapping[str, str]
 ) -> dict[str, bytes]:
-    # A short timeout needs a server of its own: a call of another test might be slower than that.
+    # A short timeout needs a separate server, because the call of another test may be slower than this.
     server = start_server("true", **{"WATCHDOG_READ_TIMEOUT": "100ms", **environ})
     whole = request(body=b"12345678", headers=own)
     return {"part of a head": server.raw(b"POST / HTTP/1.1\r\n"), "part of a body": server.raw(whole[:-4])}

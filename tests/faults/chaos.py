@@ -1,4 +1,4 @@
-"""Calls at a server while processes are killed and scripts leave processes: no answer may be wrong, nothing may stay.
+"""Call a server while processes are killed and scripts leave processes. No answer may be wrong, and nothing may stay.
 
 ::
 
@@ -6,25 +6,27 @@
     python tests/faults/chaos.py daemons --calls 100000 --place user
 
 ``kills``: scripts and the guardian are killed at random, callers leave at random moments, and the server is ended by
-SIGTERM or SIGKILL under load and started again. ``daemons``: each script leaves a process that hides, or a pipe that it
-changed; such a process writes its call's name, until it is ended, wherever it can.
+SIGTERM or SIGKILL under load and started again. ``daemons``: each script leaves a hidden process, or a pipe that it
+changed. Such a process writes the name of its call to all places that it can reach, until it is ended.
 
 Each call has a name. An answer may contain that name and no name of another call, and must have exactly the bytes that
-the call asked for. All else must be explained by what was done: a killed script by the log of the kills, a refused or
-broken connection by an end of the server. The exit code is 0 if everything is explained and nothing is left.
+the call asked for. Any other result must have a cause: the log of the kills must name a killed script, and a refused or
+broken connection needs an end of the server. The exit code is 0 if everything is explained and nothing is left.
 
-The calls are shared among the places, which follow one another:
+The calls are divided among these places, one place after the other:
 
-- ``root``, ``root-pid-1``: as root, with several scripts at a time; the second as PID 1 of its own namespace.
-- ``user``, ``user-pid-1``: as user 1000 without any capability, with one script at a time. If that user cannot read the
-  Python that runs this program, it is user 0 without any capability.
+- ``root``, ``root-pid-1``: the server runs as root, with several scripts at a time. In the second place it is PID 1 of
+  its own namespace.
+- ``user``, ``user-pid-1``: the server runs as user 1000 without any capability, with one script at a time. If that user
+  cannot read the Python that runs this program, it is user 0 without any capability.
 
-``--weather`` makes life harder: the wall clock jumps by a day each time that it is read (``clock``), the file system of
-``tmp_dir`` has 400 KiB (``disk``, as root), or one script in ten wants more memory than the group has (``memory``,
-as root). Then the errors that this explains are expected as well.
+``--weather`` adds faults: the wall clock jumps by a day each time that it is read (``clock``), the file system of
+``tmp_dir`` has 400 KiB (``disk``, as root), or one script in ten uses more memory than the group has (``memory``, as
+root). Errors that are due to these faults are then expected, too.
 
-Started by an ordinary user, all places are those of that user. The same ``--seed`` makes the same choices; how they
-interleave depends on the machine. ``soak.py`` compares memory and threads over a long time; this program does not.
+If an ordinary user starts this program, the server always runs as that user. The same ``--seed`` makes the same
+choices, but their order in time depends on the machine. ``soak.py`` compares memory and threads over a long time; this
+program does not.
 """
 
 from __future__ import annotations
@@ -74,12 +76,13 @@ AS_USER = ("setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", *W
 PLACES = 4
 CALLERS = 12
 PATIENCE_S = 60.0
-FRESH_S = 0.1  # after which a server that stops takes a new connection for an idle one
+FRESH_S = 0.1  # after this time, a server that stops treats a new connection as idle
 MOST_PRINTED = 20
 PRCTL = {"x86_64": 157, "aarch64": 167}  # the number of the system call, for Perl
 
-# What a script does, by the query. A process that a search of the environment can find would live for ten minutes; one
-# that the guardian of a killed server cannot find (docs/explanation/reliability.md) ends itself after 20 seconds.
+# The query says what a script does. A process that a search of the environment can find would live for ten minutes. A
+# process that the guardian of a killed server cannot find (docs/explanation/reliability.md) ends itself after 20
+# seconds.
 SCRIPT = r"""
 set -e
 cd "$TMP_OUTPUT_DIR"
@@ -101,7 +104,8 @@ esac
 cat "$INPUT_FILE_PATH" >out
 echo "$CALL_ID ends" >&2
 """
-# Writes all the while to each stream, to a file of the outputs and to a path in them. It ends itself after 20 s.
+# Writes again and again to each stream, to an open output file, and to a path in the output directory. It ends itself
+# after 20 s.
 TICKS = """
 exec 3>>daemon.log
 i=0
@@ -138,23 +142,23 @@ KILL_KINDS = {"copy": 5, "work": 10, "background": 1, "session": 1, "many": 1, "
 DAEMON_KINDS = {"empty": 1, "empty-silent": 1, "undumpable": 1, "undumpable-silent": 1, "pipe": 1}
 MEMORY_BYTES = 250 << 20
 DISK_BYTES = 400 << 10
-# The errors of calls, and the outcomes in the log, that the weather explains.
+# The errors of calls, and the outcomes in the log, that are due to the weather.
 WEATHERS: dict[str, tuple[int, frozenset[str]]] = {
     "calm": (0, frozenset()),
     "clock": (0, frozenset()),
     "disk": (507, frozenset({"no_space"})),
     "memory": (500, frozenset({"out_of_memory"})),
 }
-NAME = re.compile(rb"chaos-[0-9a-f]+-\d+-\d+-\d+-end")  # of a call: run, server, caller, serial
+NAME = re.compile(rb"chaos-[0-9a-f]+-\d+-\d+-\d+-end")  # the name of a call: run, server, caller, serial number
 SERVED = frozenset({"ok"})
 SIGNALLED = frozenset({"failed", "killed"})
 FAILED = SIGNALLED.union(*(outcomes for _, outcomes in WEATHERS.values()))
-# Of a call whose answer did not come, or said that the server is stopping.
+# The outcomes of a call whose answer did not come, or reported that the server is stopping.
 CUT = SERVED | FAILED | {"caller_gone", "drained"}
 
 
 class End(enum.Enum):
-    """What was done to a server."""
+    """How the test ended a server."""
 
     NOT_YET = "it runs"
     TERM = "SIGTERM"
@@ -163,7 +167,7 @@ class End(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """How a server is started. ``user``: the one it runs as."""
+    """How a server is started. ``user``: the user that it runs as."""
 
     name: str
     prefix: tuple[str, ...]
@@ -195,7 +199,7 @@ def places() -> dict[str, Where]:
 
 @functools.cache
 def _can_run_the_server(prefix: tuple[str, ...]) -> bool:
-    """Return whether it starts; a Python in the home directory of root, for one, is for root alone."""
+    """Return whether the server starts. For example, only root can start a Python in the home directory of root."""
     command = [*prefix, sys.executable, "-c", "import watchdog.http.server"]
     return subprocess.run(command, cwd=Path(__file__).resolve().parents[2], capture_output=True).returncode == 0
 
@@ -204,7 +208,7 @@ def _can_run_the_server(prefix: tuple[str, ...]) -> bool:
 def can_be_deaf(prefix: tuple[str, ...]) -> bool:
     """Return whether the kernel lets a server of this place keep new callers out before it closes its socket.
 
-    Else a caller that connects in the instant of the close is reset, and no server can help it.
+    Otherwise a caller that connects at the moment of the close is reset, and no server can prevent this.
     """
     code = """if True:
         import socket, sys
@@ -225,7 +229,7 @@ def can_be_deaf(prefix: tuple[str, ...]) -> bool:
 class ChaosServer(SoakedServer):
     """One server after the other in the same directory.
 
-    ``name``: the names of its calls begin with it. ``end``: what was done to this server; set before it is done.
+    ``name``: the beginning of the names of its calls. ``end``: how the test ends this server; set before it does so.
     """
 
     def __init__(
@@ -242,7 +246,7 @@ class ChaosServer(SoakedServer):
         self.end = End.NOT_YET
         self.can_be_deaf = can_be_deaf(where.prefix)
         self.ended_s = 0.0
-        # Another run on this machine has other names.
+        # Another run on this machine uses other names.
         self.name = f"chaos-{mark}-{number}"
         self.mark = f"CHAOS_MARK={self.name}-"
         # An ordinary user cannot look at the descriptors of a server with closed memory.
@@ -269,11 +273,12 @@ class ChaosServer(SoakedServer):
             WATCHDOG_MAX_QUEUE="1000",
             WATCHDOG_QUEUE_TIMEOUT="300s",
             WATCHDOG_EXEC_TIMEOUT="120s",
-            # What a script leaves has its time with every second server, and is ended at once with the others.
+            # With every second server, processes that a script left may continue for a while. With the others they are
+            # ended at once.
             WATCHDOG_LINGER_TIMEOUT="150ms" if number % 2 else "0",
         )
         self.pid = int(children(self.process.pid)[0].split()[0]) if where.is_pid_1 else self.process.pid
-        # What its scripts inherit and cannot lose: a limit below this, within the range of one server.
+        # All scripts inherit a limit below this one, within the range of one server, and cannot remove it.
         self._limit = lock_limit(self.pid)
 
     def signal(self, number: int) -> None:
@@ -282,11 +287,12 @@ class ChaosServer(SoakedServer):
 
     def guardians(self) -> list[int]:
         children = [int(child) for child in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
-        # By name: a script has the server's arguments as well, until it has executed its first program.
+        # Compare the name, because a script also has the arguments of the server until it has executed its first
+        # program.
         return [pid for pid in children if name_of(pid) == GUARDIAN]
 
     def left(self) -> list[int]:
-        """The living processes of this server and of its scripts: by the environment, and by the limit."""
+        """Return the living processes of this server and of its scripts, found by environment and limit."""
         found = set(processes_with(self.mark.encode()))
         for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
             if self._limit and self._limit - (1 << 32) < lock_limit(pid) <= self._limit:
@@ -294,7 +300,7 @@ class ChaosServer(SoakedServer):
         return sorted(found)
 
     def look(self) -> Counter[str]:
-        """The kinds of its descriptors, which are the same for each server."""
+        """Return the kinds of its descriptors, which are the same for each server."""
         names = [re.sub(r"watchdog-\w+|\d+", "_", name.partition(":[")[0]) for name in descriptors(self.pid)]
         return Counter(names)
 
@@ -306,7 +312,7 @@ def name_of(pid: int) -> str:
 
 
 def lock_limit(pid: int) -> int:
-    """The hard limit by which a server knows its processes; 0 where there is none."""
+    """Return the hard limit by which a server recognises its processes; 0 if there is none."""
     with contextlib.suppress(OSError, StopIteration):
         if "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text():
             text = Path(f"/proc/{pid}/limits").read_text()
@@ -316,7 +322,7 @@ def lock_limit(pid: int) -> int:
 
 
 def processes_named(call_id: str) -> list[int]:
-    """The living processes that have a call's name in their arguments or their environment."""
+    """Return the living processes with the name of a call in their arguments or their environment."""
     found = []
     for pid in filter(str.isdigit, os.listdir("/proc")):
         for name in ("cmdline", "environ"):
@@ -329,7 +335,10 @@ def processes_named(call_id: str) -> list[int]:
 
 @dataclass
 class Books(Ledger):
-    """What was done, beside what was seen. ``killed``: signals sent to processes of a call, before they are sent."""
+    """The actions of the test, in addition to the ledger.
+
+    ``killed``: signals to processes of a call, noted before they are sent.
+    """
 
     killed: dict[str, set[int]] = field(default_factory=dict)
     done: Counter[str] = field(default_factory=Counter)
@@ -341,7 +350,7 @@ class Books(Ledger):
             self.notes[call_id] = note
 
     def event(self, event: Mapping[str, Any]) -> None:
-        # What unshare(1) says when the server was killed.
+        # unshare(1) prints this when the server was killed.
         if not str(event.get("text", "")).startswith("unshare: "):
             super().event(event)
 
@@ -350,7 +359,7 @@ class Books(Ledger):
             self.done[what] += 1
 
     def errors(self, by_force: set[int]) -> list[str]:
-        """What is wrong with the log. A server that was ended by force may not have logged its last calls."""
+        """Return what is wrong with the log. A server that was killed has possibly not logged its last calls."""
         for call_id, note in self.notes.items():
             if int(call_id.split("-")[2]) in by_force:
                 self.notes[call_id] = Note(note.outcomes, 0, note.most)
@@ -366,7 +375,7 @@ class Books(Ledger):
 def fault_of(
     answer: Answer, call_id: str, form: str, data: bytes, books: Books, end: End, weather: str = "calm"
 ) -> str | None:
-    """What is wrong with the answer to a call that sent this data, or None. ``end``: what was done to its server."""
+    """Return what is wrong with the answer to a call that sent this data, or None. ``end``: how its server ended."""
     if answer.headers["X-Call-Id"] != call_id:
         return f"it is the answer to {answer.headers['X-Call-Id']}"
     text = str(answer.headers).encode() + answer.body
@@ -385,7 +394,7 @@ def fault_of(
         return None if end is not End.NOT_YET else f"503 by a server that runs: {answer.body[:300]!r}"
     if answer.status == WEATHERS[weather][0] and (weather != "memory" or document.get("out_of_memory")):
         return None
-    # Until the server looks, another call may have left room again.
+    # When the server checks the disk, another call may already have freed space.
     if weather == "disk" and answer.status == 500 and "No space left on device" in document.get("stderr", ""):
         return None
     killed = books.killed.get(call_id, set())
@@ -409,13 +418,13 @@ def _fault_of_success(call_id: str, form: str, data: bytes, answer: Answer) -> s
     printed = [line.encode() for name in ("stdout", "stderr") for line in document[name].splitlines()]
     said = {"says it", "works", "ends", "was here"}
     allowed = {f"{call_id} {what}".encode() for what in said}
-    # A shell names a child that was killed.
+    # A shell prints how a child was killed.
     allowed |= {b"Killed", b"Terminated", b"Segmentation fault"}
-    # The end of what was printed may begin amid a line.
+    # The end of a stream may begin in the middle of a line.
     if odd := [line for line in (*written, *printed) if line not in allowed and not _is_end_of_one(line, allowed)]:
         return f"lines that the call did not write: {odd[:5]}"
     for name, line in (("stdout", f"{call_id} says it"), ("stderr", f"{call_id} ends")):
-        # The answer has the end of a stream. On a slow machine a daemon may have filled all of it.
+        # The answer has only the end of a stream. On a slow machine, it may have only lines of a daemon.
         if line not in document[name] and len(document[name].encode()) < TAIL_BYTES:
             return f"{name} lacks the script's line: {document[name]!r}"
     return None
@@ -517,8 +526,8 @@ class Caller:
         except Lost as lost:
             lost_s = time.monotonic()
             self._hang_up()
-            # A kept connection may be closed between two answers; its end says that the call was not begun.
-            # So may a new one whose request is late, as on a machine that stalls.
+            # A kept connection may be closed between two answers. Its end shows that the call has not begun. This may
+            # also happen on a new connection whose request is late, because the machine stalls.
             is_not_begun = lost.how == "none" and (is_used or sent_s - began_s > FRESH_S or not server.can_be_deaf)
             times = ", ".join(f"{each - server.ended_s:.3f}" for each in (began_s, sent_s, lost_s))
             times = f"began, sent, lost {times} s after {server.end.value}, used before: {is_used}"
@@ -537,7 +546,7 @@ class Caller:
             self._books.answered(call_id, str(answer.status), SERVED if answer.status == 200 else FAILED)
 
     def _leave(self, server: ChaosServer, call_id: str, sock: socket.socket, request: bytes) -> None:
-        """Send a part, or all, and take a part of the answer after a while; hang up at a random moment."""
+        """Send a part of a call or all of it, perhaps read a part of the answer, and disconnect at a random moment."""
         dice = self._dice
         sent = dice.choice([len(request), len(request), dice.randint(1, len(request))])
         send(sock, request[:sent])
@@ -554,7 +563,7 @@ class Caller:
     def _explain(
         self, server: ChaosServer, call_id: str, error: Exception, *, is_not_begun: bool = False, times: str = ""
     ) -> None:
-        """Blame the server for an answer that did not come, unless its end was forced or has closed the port."""
+        """Report a missing answer as a fault, unless the server was killed or its port was already closed."""
         end = server.end
         if end is End.KILL or (end is End.TERM and (isinstance(error, ConnectionRefusedError) or is_not_begun)):
             self._books.left(call_id, Note(CUT, 0, 1), f"none: {end.value} to the server")
@@ -580,7 +589,7 @@ class Gremlin:
         self._lifeline = lifeline
 
     def act_until(self, part_done: Callable[[], float], terms: int, kills: int, *, harms: bool) -> None:
-        """Spread so many ends of servers over the calls; if it ``harms``, kill scripts and guardians between them."""
+        """Spread these ends of servers over the calls. If ``harms``, kill scripts and guardians between them."""
         ends = [End.TERM] * terms + [End.KILL] * kills
         self._dice.shuffle(ends)
         ends_at = [(number + 1) / (len(ends) + 1) for number in range(len(ends))]
@@ -592,7 +601,7 @@ class Gremlin:
                 self._harm_guardian()
             elif harms:
                 self._kill_script()
-            self._lifeline.was_held()  # each script writes into it: full, it would hold them up
+            self._lifeline.was_held()  # each script writes into it, and a full pipe would block them
             time.sleep(self._dice.uniform(0, 0.2))
 
     def _kill_script(self) -> None:
@@ -627,7 +636,7 @@ class Gremlin:
                 self._books.did(f"{number.name} to a guardian")
 
     def end_server(self, end: End) -> None:
-        """End the server under load, start the next one, and look whether anything is left of the first."""
+        """End the server under load, start the next one, and check that nothing of the first is left."""
         old = self._stage.server
         self._books.did(f"{end.value} to a server")
         if end is End.KILL:
@@ -650,7 +659,7 @@ class Gremlin:
         self._stage.renew()
 
     def _look_for(self, old: ChaosServer, patience_s: float) -> None:
-        """Blame a server that has ended for what is left of it: after SIGTERM nothing, else nothing for long."""
+        """Report processes of an ended server as a fault: after SIGTERM at once, otherwise after some time."""
         deadline_s = time.monotonic() + patience_s
         while (pids := old.left()) and time.monotonic() < deadline_s:
             time.sleep(0.1)
@@ -697,7 +706,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"add the number of the system call prctl on {platform.machine()} to PRCTL in {__file__}")
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
     print(f"{options.part}: {options.calls} calls, seed {seed}", flush=True)
-    # Whoever ends it early must not be left with a server.
+    # If this program is ended early, its server must end, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     chosen = [where for name, where in places().items() if options.place is None or name in options.place]
     if options.terms is None:
@@ -728,7 +737,7 @@ def run(
     books: Books,
     share: Callable[[int], int],
 ) -> None:
-    """Do one part at one place, and print its table."""
+    """Run one part at one place, and print its table."""
     lifeline = Lifeline(directory / "lifeline")
     tmp = directory / "tmp"
     tmp.mkdir()
@@ -800,7 +809,7 @@ def run(
 
 @contextlib.contextmanager
 def weather(name: str, tmp: Path, user: int) -> Iterator[tuple[str, ...]]:
-    """Make the weather, and give the prefix of the server's command that it needs."""
+    """Make the faults of the weather. Yield the prefix that the command of the server needs for them."""
     if name == "memory":
         limits = "memory.limit_in_bytes", "memory.max"
         with made_control_group("memory", limits, str(MEMORY_BYTES)) as group:
@@ -821,7 +830,7 @@ def at_rest(
 ) -> Counter[str]:
     """Make a call, wait until the server has nothing to do, and return the kinds of its descriptors.
 
-    What there still is after a while is a fault.
+    Anything that is still there after a while is a fault.
     """
     call_id = f"{server.name}-{secrets.randbelow(10**6)}-0-end"
     with server.connection() as sock:

@@ -1,11 +1,11 @@
-"""A file system in memory, served by a process of its own through FUSE: while that process is stopped, it hangs.
+"""A file system in memory, which a separate process serves through FUSE. It hangs while that process is stopped.
 
 ::
 
     unshare --mount python tests/faults/hanging_file_system.py DIRECTORY PID_FILE COMMAND ARGUMENT…
 
 mounts it at the directory, writes the pid of its process into a file, and executes the command, which sees the mount.
-The kernel's messages are those of linux/fuse.h, which libfuse would hide; only what the tests need is answered.
+The messages of the kernel are defined in linux/fuse.h. Only the messages that the tests need are answered.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Node:
         return struct.pack("<6Q10I", self.number, size, -(-size // 512), *times[:3], *times[3:], *owner)
 
     def entry(self) -> bytes:
-        # Neither names nor attributes are kept by the kernel: it asks each time, and so may hang each time.
+        # The kernel caches neither names nor attributes, so each access asks this process, and can hang.
         return struct.pack("<4QII", self.number, 0, 0, 0, 0, 0) + self.attributes()
 
 
@@ -195,7 +195,7 @@ def main() -> None:
         with open(pid_file, "w") as file:
             file.write(str(pid))
         os.execvp(command[0], command)
-    # With the command, or the kernel keeps the mount.
+    # End with the command. Otherwise the kernel keeps the mount.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # it has ended already
         os._exit(0)

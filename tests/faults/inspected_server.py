@@ -1,7 +1,8 @@
-"""The server, with a look inside: on SIGUSR2 it logs its memory in use, its tasks, objects, warnings and marked texts.
+"""A server that can be inspected: on SIGUSR2 it logs its used memory, tasks, objects, warnings and marked texts.
 
-The program itself has two arenas of the C library. ``malloc_trim`` gives back the free end of the first one only, and
-up to 4 MiB of the second stay. So this server has one arena: the same objects need the same memory at each look.
+The program itself has two arenas of the C library. ``malloc_trim`` returns only the free end of the first one to the
+kernel, and up to 4 MiB of the second one stay. So this server has one arena. Then the same objects need the same memory
+at each measurement.
 
 ::
 
@@ -28,35 +29,37 @@ from watchdog.__main__ import main
 from watchdog.logs import logger
 from watchdog.system import allocator
 
-MARK = "text" + "-to-forget-"  # in two parts: the constant of this file is not to be counted
+MARK = "text" + "-to-forget-"  # in two parts, so that the constant of this file is not counted
 _MOST_TYPES = 30
 
 
 def inspect_soon(number: int, frame: FrameType | None) -> None:
-    # A handler may interrupt anything, a change of what is to be counted too: the loop counts when it has time.
+    # A signal handler may interrupt a change of the objects. So the event loop counts them when it has time.
     loop = asyncio.get_running_loop()
     loop.call_soon_threadsafe(_inspect, loop)
 
 
 def _inspect(loop: asyncio.AbstractEventLoop) -> None:
-    # Events that wait for the thread of the log have texts of calls, too.
+    # Events in the queue of the log's thread also contain texts of calls.
     if logger._sink is not None:
         logger._sink.flush(10.0)
-    # A first look makes objects that stay, such as those of modules it is the first to use. The second shows them.
+    # The first measurement makes objects that stay, such as those of modules that it imports. The second one includes
+    # them.
     _look(loop)
     line = json.dumps(_look(loop)) + "\n"
-    # In one write, as long as a pipe takes whole: between two lines of the log.
+    # A write of this length is atomic in a pipe, so it does not mix with lines of the log.
     os.write(2, line.encode())
 
 
 def _look(loop: asyncio.AbstractEventLoop) -> dict[str, Any]:
-    # The program froze the objects of its start, and the last look those of its time. Frozen ones would not be counted.
+    # The program froze the objects of its start, and the last measurement froze later ones. Frozen objects are not
+    # counted.
     gc.unfreeze()
     gc.collect()
-    # How much freed memory the C library keeps for the next call depends on what ran at the same time: up to 4 MiB at
-    # the arena's end, and pages between pieces that are in use. All of it goes back to the kernel here.
+    # The C library keeps freed memory for the next call: up to 4 MiB at the end of the arena, and pages between used
+    # pieces. The amount depends on the work at the same time. This returns all of it to the kernel.
     ctypes.CDLL(None).malloc_trim(0)
-    # Before this look makes objects of its own.
+    # Do this before the measurement makes objects itself.
     blocks = sys.getallocatedblocks()
     tasks = [getattr(task.get_coro(), "__qualname__", "?") for task in asyncio.all_tasks(loop)]
     objects = Counter(type(each).__qualname__ for each in gc.get_objects())
@@ -81,10 +84,10 @@ def _count_warnings() -> int:
 
 
 def _count_marked_texts() -> int:
-    """Count the marked texts that anything refers to."""
+    """Count the marked texts to which any object refers."""
     found: set[int] = set()
-    # No module itself: its names are an object of their own, and asyncio's module in C shows, on Python 3.12, objects
-    # that it has freed already; to refer to them makes a list of it that never ends.
+    # Leave out modules. The names of a module are a separate object. And on Python 3.12, asyncio's module in C returns
+    # objects that it has freed already, and references to them make a list that never ends.
     look_into: list[Any] = [each for each in gc.get_objects() if not isinstance(each, ModuleType)]
     gc.freeze()
     while look_into:
@@ -105,7 +108,7 @@ if __name__ == "__main__":
 
         guards.take_out(sys.argv[2])
         del sys.argv[1:3]
-    assert allocator._ARENAS > 1  # a constant that was renamed is noticed
+    assert allocator._ARENAS > 1  # this fails if the constant was renamed
     allocator._ARENAS = 1
     signal.signal(signal.SIGUSR2, inspect_soon)
     sys.exit(main())

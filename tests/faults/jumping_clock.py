@@ -16,7 +16,7 @@ _DAY_S = 24 * 3600
 
 
 def make_the_clock_jump() -> None:
-    """Replace what Python's modules ask for the time of day; the monotonic clock stays as it is."""
+    """Replace the functions that return the time of day. The monotonic clock does not change."""
     read_ns = time.time_ns
     jumps_s = itertools.cycle([0, _DAY_S, -_DAY_S])
 

@@ -1,4 +1,4 @@
-"""Keep the books: what callers saw, and what the server logged."""
+"""Compare the answers that callers got with the events that the server logged."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MOST_PRINTED = 20
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What must be in the log of a call: how many ends (``least`` to ``most``), with which outcome."""
+    """The expected log of a call: the number of its ends (``least`` to ``most``), and their outcomes."""
 
     outcomes: frozenset[str]
     least: int
@@ -25,7 +25,7 @@ class Note:
 
 @dataclass
 class Ledger:
-    """What callers saw and what the server logged; all threads write here."""
+    """The answers of callers and the events of the server. All threads may add to it."""
 
     answers: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -47,19 +47,19 @@ class Ledger:
             self.kinds[kind] += 1
 
     def answered(self, call_id: str, result: str, outcomes: frozenset[str]) -> None:
-        """A call is over whose caller waited for its end."""
+        """Note the end of a call whose caller waited for it."""
         with self.lock:
             self.answers[result] += 1
             self.notes[call_id] = Note(outcomes, 1, 1) if outcomes else Note(outcomes, 0, 0)
 
     def left(self, call_id: str, note: Note) -> None:
-        """A caller went away."""
+        """Note that a caller has disconnected."""
         with self.lock:
             self.answers["none: the caller left"] += 1
             self.notes[call_id] = note
 
     def lose(self, call_id: str, how: str, detail: str) -> None:
-        """An answer is lost, which is told: its events are not looked at any more."""
+        """Note that an answer was lost, and report it. The events of this call are not compared any more."""
         with self.lock:
             self.notes.pop(call_id, None)
             self.lost_ids.add(call_id)
@@ -72,7 +72,7 @@ class Ledger:
             self.survivors.append(f"{call_id}: {', '.join(map(described, pids))} lived when the call was answered")
 
     def event(self, event: Mapping[str, Any]) -> None:
-        """One event of the server's own, in the order of the log."""
+        """Note one of the server's own events, in the order of the log."""
         name, call_id = event["event"], event.get("call_id", "")
         with self.lock:
             if name == "invocation ended":
@@ -87,7 +87,7 @@ class Ledger:
                 self.bad_events[f"{name}: {what}"[:300]] += 1
 
     def misfits(self) -> list[str]:
-        """Calls whose events in the log do not fit what their callers saw."""
+        """Return the calls whose events in the log do not fit the answers of their callers."""
         found = [f"{call_id}: ended twice in the log" for call_id in self.twice]
         for call_id, note in self.notes.items():
             count = int(call_id in self.ends)

@@ -1,14 +1,15 @@
-"""Many callers, good, bad, slow and vanishing, at one real server for a while: nothing may be lost, nothing may stay.
+"""Good, bad, slow and disconnecting callers call one real server for a while. No answer may be lost, nothing may stay.
 
 ::
 
     python tests/faults/soak.py --seconds 600
 
-It starts a server with small limits and sends it a random mixture of calls, each under an id of its own and with a body
-that tells whether the answer is the right one. In the end it waits until the server is at rest, looks for all that may
-have been left, stops the server, and prints a table. The exit code is 0 if no answer was lost and nothing leaked.
+This program starts a server with small limits and sends it a random mixture of calls. Each call has its own id, and its
+body shows whether the answer is right. At the end, the program waits until the server is idle, searches for everything
+that calls may have left, stops the server, and prints a table. The exit code is 0 if no answer was lost and nothing
+leaked.
 
-The same ``--seed`` makes the same calls; how they interleave is up to the machine.
+The same ``--seed`` makes the same calls, but their order in time depends on the machine.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ from soak_callers import Caller
 from soaked_server import MAX_INFLIGHT, MAX_INPUT_BYTES, MAX_OUTPUT_BYTES, SCRIPT, TIMEOUT_S, SoakedServer
 
 MOST_CALLS = 200_000
-# Calls until the server has made what it makes only once, and its allocator keeps what it will keep.
+# The number of calls after which the server has made all objects that it makes only once, and its allocator has grown.
 WARM_CALLS = 1000
-# Of the memory at rest, between two moments. The server under test has one arena of the C library, and no caches of
-# freed memory for each thread. So what may remain is small: 12 KiB for the stack of each thread that was started
-# meanwhile, and a few of Python's arenas of 1 MiB, each of which is given back only if it is wholly free. In 16,000
-# calls the memory in use grew by 0.0 MiB in the C library and by 0.01 MiB in Python. The whole grew by 1.2 MiB in
-# 12,500 calls.
+# The allowed growth of the idle memory between two measurements. The server under test has one arena of the C library,
+# and no caches of freed memory for each thread. So only little may remain: 12 KiB for the stack of each new thread, and
+# a few of Python's arenas of 1 MiB. Python returns an arena only if it is completely free. In 16,000 calls the memory
+# in use grew by 0.0 MiB in the C library and by 0.01 MiB in Python. The whole process grew by 1.2 MiB in 12,500 calls.
 MOST_GROWTH_MIB = 4.0
-# Pieces of memory that Python has handed out: an object has one or more. 400 more were seen in 12,500 calls, and up to
-# 1,300 in short runs: cancelled timers that asyncio still keeps, and what is made only once. So a leak of one object in
-# each call shows after 4,000 calls, and a leak of the call's headers after a few hundred.
+# Pieces of memory that Python has allocated. An object has one or more of them. In 12,500 calls their number grew by
+# 400, and in short runs by up to 1,300: for cancelled timers that asyncio still keeps, and for objects that are made
+# only once. So a leak of one object in each call shows after 4,000 calls, and a leak of the call's headers after a few
+# hundred.
 MOST_NEW_BLOCKS = 4000
 # glibc keeps up to 0.2 MiB of freed memory for each thread. These caches fill slowly, and would look like a leak.
 NO_THREAD_CACHES = "glibc.malloc.tcache_count=0"
@@ -54,7 +55,7 @@ NO_THREAD_CACHES = "glibc.malloc.tcache_count=0"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a server at rest has."""
+    """The processes, descriptors, threads and memory of an idle server."""
 
     descriptors: Counter[str]
     threads: int
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         program += ("--without", options.without)
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
     print(f"seed {seed}, {options.callers} callers, {options.seconds:g} seconds", flush=True)
-    # Whoever ends it early must not be left with a server.
+    # If this program is ended early, its server must end, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         lost, leaks = soak(Path(directory), program, options, seed)
@@ -88,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace, seed: int) -> tuple[int, int]:
-    """Do it all and print the table; return the counts of lost answers and of leaks."""
+    """Run the soak and print the table. Return the numbers of lost answers and of leaks."""
     ledger = Ledger()
     marks = directory / "marks"
     marks.mkdir()
@@ -121,7 +122,7 @@ def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace,
         memory_mib: list[float] = []
 
         def now_and_then() -> None:
-            # Each script writes into it: full, it would hold them up.
+            # Each script writes into it, and a full pipe would block them.
             lifeline.was_held()
             memory_mib.append(server.memory_mib("VmRSS"))
 
@@ -143,7 +144,7 @@ def soak(directory: Path, program: tuple[str, ...], options: argparse.Namespace,
         now_and_then()
         metrics = _metrics(server)
         alive = {*processes_with(mark.encode()), *lifeline.holders()} - {server.process.pid}
-        # The guardian is a fork of the server, and so has its environment.
+        # The guardian is a fork of the server, so it has the same environment.
         alive = {pid for pid in alive if not is_guardian(pid, of=server.process.pid)}
         exit_code = server.stop()
         stopped = [f"exit code {exit_code}"] if exit_code else []
@@ -168,7 +169,7 @@ def _drive(everyone: list[Caller], is_over: Callable[[], bool], now_and_then: Ca
 def _await_rest(
     server: SoakedServer, lifeline: Lifeline, idle: int, before: State | None, patience_s: float
 ) -> dict[str, list[str]]:
-    """Wait until the server has nothing to do; return what there still is after a while, by the rows of the table."""
+    """Wait until the server has nothing to do. Return what is still there after a while, by rows of the table."""
     deadline_s = time.monotonic() + patience_s
     while True:
         unrest = _unrest(server, lifeline, idle, before)
@@ -201,7 +202,7 @@ def _kinds_of_descriptors(server: SoakedServer) -> Counter[str]:
 
 
 def _state(server: SoakedServer) -> State:
-    """A look at a server at rest, from outside and, by a signal, from inside."""
+    """Measure an idle server from outside, and, with a signal, from inside."""
     kinds = _kinds_of_descriptors(server), threads(server.process.pid)
     server.signal(signal.SIGUSR2)
     inside = server.event("inspected")
@@ -222,7 +223,7 @@ def _leaks(
     alive: Iterable[int],
     stopped: list[str],
 ) -> dict[str, list[str]]:
-    """All that should not be, under the names of the table's rows."""
+    """Return all faults, by the names of the rows of the table."""
     growth_mib = after.memory_mib - before.memory_mib
     more_blocks = after.blocks - before.blocks
     counted = {

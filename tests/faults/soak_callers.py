@@ -1,4 +1,4 @@
-"""Callers of the soak: good, bad, slow and vanishing."""
+"""Callers of the soak: good, bad, slow and disconnecting ones."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OVERLOADED = Wanted(
 
 
 class Caller:
-    """One who calls again and again, each time as the dice fall."""
+    """A caller that makes random calls, one after the other."""
 
     def __init__(self, number: int, seed: int, server: SoakedServer, ledger: Ledger, marks: Path) -> None:
         self._number = number
@@ -67,9 +67,9 @@ class Caller:
             try:
                 behaviour()
             except Exception as error:
-                # Whatever happens to a caller (a refused connection, say): an answer did not come.
+                # Any error of a caller, such as a refused connection, means that an answer did not come.
                 self._ledger.lose(f"caller {self._number}", "none", f"{behaviour.__name__}: {error!r}")
-                time.sleep(0.1)  # if the server is dead, so do all others
+                time.sleep(0.1)  # if the server is dead, all other calls fail, too
         self.hang_up()
 
     def hang_up(self) -> None:
@@ -77,7 +77,7 @@ class Caller:
             self._kept.close()
             self._kept = None
 
-    # ---- who wants an answer
+    # ---- callers that wait for an answer
 
     def good(self) -> None:
         dice = self._dice
@@ -102,7 +102,7 @@ class Caller:
         self._ask(call_id, f"do={do}{parameters}", headers, body, Wanted(status, _OK, check))
 
     def bad_input(self) -> None:
-        # Each with its status, and whether the headers alone tell it: then there is no invocation.
+        # Each has its status, and whether the headers alone show the fault. In that case there is no invocation.
         big = MAX_INPUT_BYTES + 4096
         boundary = {"Content-Type": "multipart/form-data; boundary=x"}
         cut = gzip.compress(self._dice.randbytes(3000))[:-20]
@@ -218,7 +218,7 @@ class Caller:
             self._settle(call_id, wanted, lambda: receive(sock))
 
     def crowd(self) -> None:
-        """More at once than there is room for: each is served or told to come again."""
+        """Make more calls at once than the server has room for. Each is served, or refused with Retry-After."""
         calls = []
         with contextlib.ExitStack() as stack:
             for _ in range(_CROWD):
@@ -241,7 +241,7 @@ class Caller:
             with self._ledger.lock:
                 self._ledger.answers["200 to a probe"] += 1
 
-    # ---- who goes away
+    # ---- callers that disconnect
 
     def leaves_while_sending(self) -> None:
         call_id = self._new_id("gone-sending")
@@ -253,13 +253,13 @@ class Caller:
         self._ledger.left(call_id, Note(frozenset({"caller_gone", "overloaded"}), 0, 1))
 
     def leaves_soon(self) -> None:
-        """All is sent; the call waits in the queue, or runs, or is just answered."""
+        """Disconnect after all is sent. The call waits in the queue, runs, or is just being answered."""
         call_id = self._new_id("gone-soon")
         sock = self._server.connection()
         send(sock, head(call_id, self._dice.choice(["do=copy", "do=pause", "do=daemon"]), {}, 4) + b"QUJD")
         time.sleep(self._dice.choice([0, self._dice.uniform(0, 0.1)]))
         if self._dice.random() < 0.3:
-            # Half closed, as `nc -N` does: that counts as gone.
+            # Close only the sending side, as `nc -N` does. For the server, this caller has disconnected.
             sock.shutdown(socket.SHUT_WR)
             with contextlib.suppress(OSError):
                 sock.recv(65536)
@@ -276,7 +276,7 @@ class Caller:
         while not mark.exists():
             with contextlib.suppress(BlockingIOError):
                 sock.recv(1, socket.MSG_PEEK)
-                # Answered before it ran, or before it was seen to run: there is nothing to leave any more.
+                # The call was answered before the test saw it run, so the caller cannot leave it any more.
                 sock.settimeout(self._server.patience_s)
                 wanted = Wanted(504, frozenset({"timeout"}))
                 self._settle(call_id, wanted, lambda: receive(sock))
@@ -290,7 +290,7 @@ class Caller:
             time.sleep(0.005)
         mark.unlink()
         hang_up(sock, hard=self._dice.random() < 0.5)
-        # After long in the queue, or on a slow machine, its time may have been over just before.
+        # After a long wait in the queue, or on a slow machine, the time of the call may have been over just before.
         may_be_late = time.monotonic() - sent_s > TIMEOUT_S / 2
         self._ledger.left(call_id, Note(frozenset({"caller_gone", *(["timeout"] if may_be_late else [])}), 1, 1))
 
@@ -308,7 +308,7 @@ class Caller:
             self._ledger.lose(call_id, "wrong" if first else "none", repr(first[:300]))
 
     def stops_reading(self) -> None:
-        """A caller that takes nothing more, and does not go: it is let go after write_timeout."""
+        """A caller stops reading, but does not disconnect. The server disconnects it after write_timeout."""
         call_id = self._new_id("silent-reader")
         with self._server.connection(receive_bytes=16384) as sock:
             send(sock, head(call_id, f"do=large.{MAX_OUTPUT_BYTES}&output=raw", {}, 4) + b"QUJD")
@@ -317,7 +317,7 @@ class Caller:
                 self._settle(call_id, Wanted(200, _OK), lambda: receive(sock))
                 return
             deadline_s = time.monotonic() + PATIENCE_S
-            # A connection whose window is shut is dropped without a word: only the log tells.
+            # The server resets a connection with a full window, and only the log shows it.
             while call_id not in self._ledger.ends and time.monotonic() < deadline_s:
                 time.sleep(0.05)
             try:
@@ -397,7 +397,7 @@ class Caller:
             return ""
         return f"&output={form}"
 
-    # ---- what all of them do
+    # ---- the common parts of all callers
 
     def _new_id(self, kind: str) -> str:
         self._serial += 1
@@ -406,7 +406,7 @@ class Caller:
         return f"c{self._number}-{self._serial}-{kind}"
 
     def _ask(self, call_id: str, query: str, headers: Mapping[str, str], body: bytes, wanted: Wanted) -> None:
-        """Send all at once on the connection that is kept alive, and look at the answer."""
+        """Send the whole call at once on the kept connection, and check the answer."""
         if self._kept is None:
             self._kept = self._server.connection()
         sock = self._kept
@@ -416,7 +416,7 @@ class Caller:
             self.hang_up()
 
     def _settle(self, call_id: str, wanted: Wanted, take: Callable[[], Answer]) -> Answer | None:
-        """Take an answer and enter it in the books."""
+        """Receive an answer and note it in the ledger."""
         try:
             answer = take()
         except Lost as lost:
@@ -436,11 +436,11 @@ class Caller:
         return answer
 
     def _look_for_survivors(self, call_id: str) -> None:
-        # Another soak on this machine has the same ids.
+        # Another soak on this machine uses the same ids.
         if pids := processes_with(f"CALL_ID={call_id}\0".encode(), f"MARKS={self._marks}\0".encode()):
             self._ledger.survived(call_id, pids)
 
-    # A machine that stalls makes a steady caller one that fell silent. Then the server is right.
+    # If the machine stalls, a steady caller becomes a silent one. Then the server is right.
 
     def _start_gaps(self) -> None:
         self._last_s, self._longest_gap_s = time.monotonic(), 0.0
@@ -454,7 +454,7 @@ class Caller:
 
 
 def _told(call_id: str, **members: object) -> Check:
-    """The problem document has these members and the script's last words."""
+    """Check that the problem document has these members and the end of the script's stderr."""
 
     def check(answer: Answer) -> str | None:
         document = answer.json

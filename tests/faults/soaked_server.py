@@ -1,4 +1,4 @@
-"""The server under the soak, with its limits and its script."""
+"""The server of the soak, with its limits and its script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ MAX_OUTPUT_BYTES = 8 << 20
 TIMEOUT_S = 4.0  # exec_timeout, read_timeout and write_timeout
 PATIENCE_S = 60.0
 
-# What a script does, by `do=WHAT.ARGUMENT` in the query. Whatever should survive its call by mistake ends by itself.
+# `do=WHAT.ARGUMENT` in the query says what a script does. Processes that survive their call by mistake end by
+# themselves.
 SCRIPT = r"""
 do=${Http_Query#*do=}; do=${do%%&*}; argument=${do#*.}
 copy() { cp "$TMP_INPUT_DIR"/* "$TMP_OUTPUT_DIR"/; }
@@ -57,7 +58,7 @@ esac
 
 
 class SoakedServer(RunningServer):
-    """A server whose events go into the books as they come: those of hours would not fit into memory."""
+    """A server whose events go into the ledger as they arrive, because all events would not fit into memory."""
 
     patience_s = PATIENCE_S
 
@@ -87,7 +88,7 @@ class SoakedServer(RunningServer):
         self._news.put(None)
 
     def ask(self, path: str, port: int | None = None) -> bytes:
-        """The body of a probe, which must be answered 200. Raises Lost."""
+        """Return the answer to a probe, which must be 200. Raises Lost."""
         with self.connection(port=port) as sock:
             sock.sendall(b"GET %b HTTP/1.1\r\nHost: soak\r\nConnection: close\r\n\r\n" % path.encode())
             answer = receive(sock, "GET")

@@ -1,4 +1,4 @@
-"""Callers who go away, and callers who take their time: nobody else is served worse for them, and nothing is left."""
+"""Callers that disconnect, and slow callers. They do not slow down other callers, and nothing of them is left."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_gone_while_the_answer_is_sent(start_server: StartServer, lifeline: Life
 @pytest.mark.guard("write-timer", never="the connection to be closed")
 @pytest.mark.parametrize("what", ["a long answer", "short answers", "refusals", "probes"])
 def test_who_never_reads_is_cut_off(start_server: StartServer, what: str) -> None:
-    """Not only while a long answer is sent: pipelined calls make as many bytes of short ones."""
+    """This is also true of many short answers: pipelined calls can make as many bytes as one long answer."""
     server = start_server("head -c ${Http_X_Size:-2} /dev/zero", WATCHDOG_WRITE_TIMEOUT="500ms")
     request = {
         "a long answer": b"POST / HTTP/1.1\r\nHost: x\r\nX-Size: 50000000\r\nContent-Length: 0\r\n\r\n",
@@ -125,13 +125,13 @@ def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> N
         received = 0
         while piece := sock.recv(40_000):
             received += len(piece)
-            time.sleep(0.04)  # the slow line itself: about 1 MB a second
+            time.sleep(0.04)  # this makes the line slow: about 1 MB a second
     assert received > 3_000_000
     assert server.event("invocation ended")["outcome"] == "ok"
 
 
 def test_a_caller_who_takes_something_now_and_then_is_not_cut_off(start_server: StartServer) -> None:
-    """Its window is shut most of the time: the pauses are shorter than write_timeout, their sum is not."""
+    """The window of the caller is usually full. Each pause is shorter than write_timeout, but their sum is not."""
     server = start_server("head -c 700000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="3s")
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 30_000)
@@ -141,7 +141,7 @@ def test_a_caller_who_takes_something_now_and_then_is_not_cut_off(start_server: 
         received = 0
         while piece := sock.recv(60_000, socket.MSG_WAITALL):
             received += len(piece)
-            time.sleep(0.4)  # the slowness itself
+            time.sleep(0.4)  # this makes the caller slow
     assert received > 700_000
     assert server.event("invocation ended")["outcome"] == "ok"
 
@@ -156,7 +156,7 @@ def test_who_stops_sending_is_told(start_server: StartServer) -> None:
 
 
 def test_who_sends_slowly_holds_up_nobody(start_server: StartServer, free_port: int) -> None:
-    """A call is counted when it comes, and gets its place when its input is complete."""
+    """A call counts when it arrives, and gets its place when its input is complete."""
     server = start_server(
         'cat "$INPUT_FILE_PATH"',
         WATCHDOG_MAX_INFLIGHT="1",
@@ -215,7 +215,7 @@ def test_half_a_body_is_never_taken_for_the_whole_by_a_classic_function(
     server = start_server(WATCHDOG_FPROCESS=function, WATCHDOG_READ_TIMEOUT="3")
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\nhalf\n")
-        # The caller is not silent before the function reads, however long that takes to start.
+        # The caller is not silent until the function reads, however long the start of the function takes.
         until(lambda: sock.send(bytes(1000)) and got.exists(), "the function to read")
         assert b" 408 " in read_all(sock).partition(b"\r\n")[0]
     assert not whole.exists()

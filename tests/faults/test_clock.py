@@ -1,4 +1,4 @@
-"""The wall clock is set forward and back while the server runs, as on a machine that finds its time late."""
+"""The wall clock changes while the server runs, as on a machine that sets its time after the start."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def server(start_server: StartServer, removed_guard: str | None, tmp_path: Path)
 
 @pytest.mark.guard("monotonic-clock")
 def test_calls_are_not_timed_out_by_a_clock_that_jumps(server: RunningServer, tmp_path: Path) -> None:
-    """Neither the call that runs, nor the call that waits for its place, nor a kept connection."""
+    """The running call, the call that waits for its place and a kept connection all continue."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=server.patience_s)
     with contextlib.closing(connection), ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as stack:
-        stack.callback((tmp_path / "go").touch)  # a call would go on otherwise, if an assertion fails
+        stack.callback((tmp_path / "go").touch)  # let the calls end, even if an assertion fails
         calls = [pool.submit(server.call, b"", "/wait") for _ in range(2)]
         for _ in range(20):
             connection.request("GET", "/_/health")

@@ -92,7 +92,7 @@ print(json.dumps({"new": second != first, "guardian": sorted(done | set(succeede
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A directory that every user may enter, which those of pytest are not."""
+    """Return a directory that every user may enter. Only one user may enter the directories of pytest."""
     path = Path(tempfile.mkdtemp())
     path.chmod(0o755)
     (path / "tmp").mkdir()
@@ -102,7 +102,7 @@ def place() -> Iterator[Path]:
 
 
 def as_user(place: Path) -> tuple[str, ...]:
-    """The beginning of a command that runs the rest of it as an ordinary user without capabilities."""
+    """Return the beginning of a command. The rest then runs as an ordinary user without capabilities."""
     if os.geteuid() != 0:
         return WITHOUT_PRIVILEGES
     needed = [PROJECT, Path(sys.base_prefix)]
@@ -163,7 +163,7 @@ def test_script_that_traces_that_of_another_call_holds_up_nobody(start_server: S
         try:
             tracer = pool.submit(server.call, b"", headers={"X-Role": "tracer"})
             traced = pool.submit(server.call, b"", headers={"X-Role": "traced"})
-            # Its status cannot be had while it is traced.
+            # The server cannot read its status while it is traced.
             assert traced.result().status == 500
             assert server.call(None, "/_/health", "GET").status == 200
         finally:
@@ -188,7 +188,7 @@ def test_script_attacks_a_run_or_a_job(place: Path, words: tuple[str, ...]) -> N
 
 @pytest.mark.guard("oom-preference")
 def test_ordinary_user_with_closed_memory_has_the_script_chosen_first(place: Path, start_server: StartServer) -> None:
-    """The server still changes its own oom_score_adj: the script inherits it, and so has it from its start."""
+    """The server can still change its own oom_score_adj. So the script inherits the right value from its start."""
     (place / "script.sh").write_text("cat /proc/self/oom_score_adj; echo $PPID; ls /proc/self/fd >&2")
     server = start_server(
         has_closed_memory=True,
@@ -197,6 +197,6 @@ def test_ordinary_user_with_closed_memory_has_the_script_chosen_first(place: Pat
         WATCHDOG_SCRIPT_PATH=str(place / "script.sh"),
     )
     of_script, server_pid = map(int, server.call(b"").body.split())
-    # Read when the call is over: while a script is started, the server has the value of scripts.
+    # Read this after the call, because the server has the value of scripts while it starts a script.
     of_server = int(Path(f"/proc/{server_pid}/oom_score_adj").read_text())
     assert of_script == min(1000, of_server + 500)

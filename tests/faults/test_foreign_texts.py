@@ -1,4 +1,4 @@
-"""Texts of callers and scripts are forgotten after the call: not one is kept for each call."""
+"""The server forgets texts of callers and scripts after the call. It does not keep one text for each call."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def texts(first: int) -> Iterator[str]:
 
 
 def look(server: RunningServer) -> dict[str, Any]:
-    """Return what the server keeps once it is at rest."""
+    """Return the objects that the server keeps when it is idle."""
     until(lambda: not server.connections() and not server.leftovers_of_calls(), "the calls to be over")
     server.signal(signal.SIGUSR2)
     return server.event("inspected")
 
 
 def call(server: RunningServer, text: str) -> None:
-    """Send one text in each place that a good call has for texts."""
+    """Send one text at each place of a good call where a text is possible."""
     headers = {
         "X-Call-Id": text,
         "X-Filename": text,

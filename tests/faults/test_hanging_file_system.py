@@ -1,7 +1,7 @@
-"""A file system that scripts use hangs, as a FUSE mount does whose process does not answer: only its own calls suffer.
+"""A file system of scripts hangs, like a FUSE mount whose process does not answer. It affects only calls that use it.
 
-The file system is real: ``hanging_file_system.py`` serves it, and hangs while that process is stopped. Its kernel
-caches nothing, so each look at a file waits.
+The file system is real: ``hanging_file_system.py`` serves it, and it hangs while that process is stopped. The kernel
+caches nothing of it, so each access to a file waits.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ import pytest
 from running_server import RunningServer, StartServer, problem, until
 
 PROGRAM = str(Path(__file__).parent / "hanging_file_system.py")
-# Not with `-m`, which has Python look for modules in the working directory.
+# Do not use `-m`: with it, Python searches for modules in the working directory.
 WATCHDOG = str(Path(sys.executable).with_name("watchdog"))
 
 
 @dataclass
 class Mount:
-    """A server that sees the file system. ``$MOUNT`` is its directory for scripts, ``$HANG`` a command: it hangs."""
+    """A server with the file system. ``$MOUNT`` is its directory for scripts. The command ``$HANG`` makes it hang."""
 
     server: RunningServer
     pid: int
@@ -115,7 +115,7 @@ def test_an_output_that_is_a_link_into_a_hanging_file_system_ends_at_the_limit_o
 
 @pytest.mark.guard("short-look", never="no answer came to POST /hang")
 def test_a_call_without_outputs_is_answered_though_its_working_directory_hangs(start: Start) -> None:
-    """The server looks there for files that the script should have written to TMP_OUTPUT_DIR."""
+    """The server searches the working directory for files that belong into TMP_OUTPUT_DIR."""
     mount = start('if [ "$Http_Path" = /hang ]; then $HANG; fi', "sh", "-c", 'cd "$MOUNT" && exec "$@"', "sh")
     answer = mount.server.call(b"", "/hang")
     assert (answer.status, answer.headers["X-Warning"]) == (200, "no-output")

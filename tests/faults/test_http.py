@@ -1,7 +1,6 @@
-"""Hostile and odd HTTP gets its right answer, or an error and a closed connection, and the next call works.
+"""Hostile or unusual HTTP gets the right answer, or an error and a closed connection. The next call then works.
 
-The echo script of most tests answers with its path and its input, so that what was run, with whose bytes, can be seen
-in what comes back.
+The script of most tests answers with its path and its input. So each answer shows which call ran, and with which bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ from running_server import RunningServer, StartServer, problem, read_all, until
 
 ECHO = '[ "$Http_Path" = /500 ] && exit 1; '
 ECHO += 'printf "[%s:%s:" "$Http_Path" "$Http_X_Mark"; cat "$INPUT_FILE_PATH"; printf "]"'
-# What is to be answered after each odd request: seen in a wrong place, it tells that bytes were taken for another's.
+# The answer to the request after each unusual one. At a wrong place, it shows that bytes of one request were read as
+# another.
 NEXT = b"POST /next HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 ONE = b"POST /one HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\n"
 ABC = b"3\r\nabc\r\n0\r\n\r\n"
@@ -48,7 +48,7 @@ class Reply:
 
 
 def replies(data: bytes) -> list[Reply]:
-    """The answers in what a connection gave, each of them complete."""
+    """Return the answers in the bytes of a connection. Each must be complete."""
     found = []
     while data:
         head, end, rest = data.partition(b"\r\n\r\n")
@@ -65,7 +65,7 @@ def replies(data: bytes) -> list[Reply]:
 
 
 def exchange(server: RunningServer, pieces: list[bytes]) -> list[Reply]:
-    """Send pieces, each in a segment of its own if it can be, and read until the server closes."""
+    """Send pieces, if possible each in a separate segment, and read until the server closes the connection."""
     with server.connect() as sock:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
@@ -89,7 +89,7 @@ def echo_metrics_port() -> int:
 
 @pytest.fixture(scope="module")
 def echo(tmp_path_factory: pytest.TempPathFactory, echo_metrics_port: int) -> Iterator[RunningServer]:
-    """One server for all tables of requests: what one of them breaks, the next ones notice."""
+    """One server for all tables of requests. If a request breaks something, the next tests fail."""
     directory = tmp_path_factory.mktemp("echo")
     yield from shared_server(
         directory,
@@ -101,7 +101,7 @@ def echo(tmp_path_factory: pytest.TempPathFactory, echo_metrics_port: int) -> It
 
 
 def shared_server(directory: Path, script: str, **environ: Any) -> Iterator[RunningServer]:
-    """One server for many tests, which ends as it should after them."""
+    """One server for many tests. At their end, it must stop without an error."""
     server = RunningServer(directory, script, **environ)
     try:
         yield server
@@ -114,13 +114,13 @@ def shared_server(directory: Path, script: str, **environ: Any) -> Iterator[Runn
 
 @pytest.fixture
 def after(echo: RunningServer) -> Iterator[None]:
-    """The next call works, whatever this one was."""
+    """Check that the next call works."""
     yield
     answer = echo.call(b"YWdhaW4=", "/after")
     assert (answer.status, answer.body) == (200, b"[/after::again]")
 
 
-# A read_timeout in seconds, for tests that wait until it is over. It is longer than a test ever waits for a processor.
+# A read_timeout in seconds, for tests that wait until it is over. It is longer than any wait of a test for a processor.
 SHORT_S = "2"
 both_ways = pytest.mark.parametrize("cut", [False, True], ids=["at once", "byte by byte"])
 
@@ -129,7 +129,7 @@ def pieces_of(data: bytes, cut: bool) -> list[bytes]:
     return [data[at : at + 1] for at in range(len(data))] if cut else [data]
 
 
-# ---- requests that are right, if odd
+# ---- valid but unusual requests
 
 RIGHT: dict[str, bytes] = {
     "length": ONE + b"Content-Length: 3\r\n\r\nabc",
@@ -154,16 +154,16 @@ RIGHT: dict[str, bytes] = {
 
 
 def awaits_a_body(server: RunningServer, metrics_port: int) -> bool:
-    """Whether one call has taken all that was sent of its body, and waits for more."""
+    """Return whether one call has read all bytes of its body that were sent, and waits for more."""
     return b"\nwatchdog_bodies_awaited 1.0\n" in server.call(None, "/metrics", "GET", port=metrics_port).body
 
 
 def held_bytes(server: RunningServer) -> int:
-    """Return how much disk the inputs take that have no script yet: their files have no name."""
+    """Return the disk space of inputs whose script has not started. Their files have no name."""
     directory = Path(f"/proc/{server.process.pid}/fd")
     total = 0
     for name in os.listdir(directory):
-        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+        with contextlib.suppress(FileNotFoundError):  # closed after it was listed
             target = os.readlink(directory / name)
             if target.startswith(f"{server.tmp}/") and target.endswith(" (deleted)"):
                 total += (directory / name).stat().st_size
@@ -235,7 +235,7 @@ def test_which_connections_are_kept(echo: RunningServer, request_: bytes, bodies
 )
 def test_a_caller_that_is_gone_before_its_refusal_causes_no_error(start_server: StartServer, request_: bytes) -> None:
     server = start_server(ECHO)
-    server.process.send_signal(signal.SIGSTOP)  # so the server reads the request when the caller is already gone
+    server.process.send_signal(signal.SIGSTOP)  # so the server reads the request after the caller has disconnected
     try:
         with server.connect() as sock:
             sock.sendall(request_)
@@ -301,7 +301,7 @@ def test_targets(echo: RunningServer, target: bytes, path: str) -> None:
     assert [reply.body for reply in got] == [f"[{path}::]".encode(), b"[/next::]"]
 
 
-# ---- requests that are wrong
+# ---- malformed requests
 
 WRONG: dict[str, bytes] = {
     # The first line
@@ -402,7 +402,7 @@ WRONG: dict[str, bytes] = {
     ],
 )
 def test_wrong(echo: RunningServer, name: str, cut: bool) -> None:
-    """Most of these guards are in llhttp, a compiled parser that cannot be taken out."""
+    """llhttp, a compiled parser, makes most of these checks. So they cannot be taken out."""
     got = exchange(echo, pieces_of(WRONG[name] + NEXT, cut))
     assert got
     assert all(400 <= reply.status < 500 for reply in got), got
@@ -414,7 +414,7 @@ def test_wrong(echo: RunningServer, name: str, cut: bool) -> None:
 def test_what_is_malformed_after_a_chunk_that_was_awaited(
     start_server: StartServer, free_port: int, rest: bytes
 ) -> None:
-    """The end of the chunk wakes whoever waits for more, and what is malformed comes with it."""
+    """The end of the chunk wakes the code that waits for more. The malformed bytes arrive together with it."""
     echo = start_server(ECHO, WATCHDOG_METRICS_PORT=str(free_port))
     with echo.connect() as sock:
         sock.sendall(chunked(b"3\r\nabc"))
@@ -426,10 +426,10 @@ def test_what_is_malformed_after_a_chunk_that_was_awaited(
 
 
 def test_what_is_malformed_is_so_at_any_moment(start_server: StartServer) -> None:
-    """Also in the turn of the loop between a request and the beginning of its handler.
+    """This also holds in the turn of the event loop between a request and the start of its handler.
 
-    Without a guard to take out: only Python 3.11 has that turn (later ones begin the handler's task at once), and it is
-    met by chance.
+    There is no guard to take out: only Python 3.11 has this turn (later ones start the task of the handler at once),
+    and a test meets it only by chance.
     """
     echo = start_server(ECHO)
     data = chunked(b"3\r\nabc\r\n0\r\nA b: c\r\n\r\n")
@@ -460,7 +460,7 @@ def test_other_versions(start_server: StartServer, request_: bytes) -> None:
     assert reply.status in (400, 505)
 
 
-# ---- lengths that lie, bodies that hide requests
+# ---- wrong lengths, and bodies that contain requests
 
 SMUGGLED = b"POST /smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 
@@ -468,7 +468,7 @@ SMUGGLED = b"POST /smuggled HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
 @pytest.mark.usefixtures("after")
 @both_ways
 def test_what_follows_a_body_that_is_too_long_is_the_next_request(echo: RunningServer, cut: bool) -> None:
-    """A body ends where its length says (RFC 9112, section 6.3): if the rest is no request, it is refused."""
+    """A body ends where its length says (RFC 9112, section 6.3). If the rest is not a request, it is refused."""
     got = exchange(echo, pieces_of(ONE + b"Content-Length: 2\r\n\r\nabc\r\n\r\n" + NEXT, cut))
     assert [reply.status for reply in got] == [200, 400]
     assert got[0].body == b"[/one::ab]"
@@ -540,7 +540,7 @@ def test_nothing_after_a_connect_is_a_request(start_server: StartServer) -> None
 
 @pytest.mark.parametrize("length", [3, 0])
 def test_an_upgrade_that_is_declined_loses_nothing(start_server: StartServer, length: int) -> None:
-    """A proxy pipelines other requests after it, cut at an unlucky place."""
+    """A proxy may pipeline other requests after it, cut at any place."""
     echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     upgrade = ONE + b"Connection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: %d\r\n\r\n" % length + b"abc"[:length]
     outer = b"POST /outer HTTP/1.1\r\nHost: x\r\nContent-Type: a/b\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
@@ -590,7 +590,7 @@ def test_chunked_in_http_1_0_ends_the_connection(start_server: StartServer) -> N
 @both_ways
 @pytest.mark.guard("distrust", never="the connection was not closed")
 def test_a_trailer_is_no_header_of_the_next_request(start_server: StartServer, cut: bool) -> None:
-    """Behind a proxy that shares its connections, the next request is another caller's."""
+    """Behind a proxy that shares its connections, the next request is from another caller."""
     echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     got = exchange(echo, pieces_of(chunked(b"3\r\nabc\r\n0\r\nX-A: b\r\nX-Mark: mine\r\n\r\n") + NEXT, cut))
     assert [reply.body for reply in got] == [b"[/one::abc]", b"[/next::]"]
@@ -640,7 +640,7 @@ def test_headers_without_end_are_refused_in_little_memory(start_server: StartSer
     if reply.status == 400:
         detail = json.loads(reply.body)["detail"]
         assert detail == "the body is malformed: more than 65536 bytes arrived that carry no data"
-    # Two thirds of what was sent: what a server takes anyhow, and what differs from run to run, is far less.
+    # Two thirds of the sent bytes. The normal memory of a server, and its variation, is much less.
     assert server.memory_mib("VmHWM") < before + 16
     assert server.call(b"YQ==").body == b"[/::a]"
 
@@ -669,7 +669,7 @@ EARLY = {
     413: {"WATCHDOG_MAX_INPUT_SIZE": "1Ki"},
     429: {"WATCHDOG_MAX_INFLIGHT": "1", "WATCHDOG_MAX_QUEUE": "0"},
 }
-# Runs until its handshake, if it is called so.
+# With the path /hold, the script runs until its handshake.
 HOLD = (
     'if [ "$Http_Path" = /hold ]; then touch "$HANDSHAKE/up"; while [ ! -e "$HANDSHAKE/go" ]; do sleep 0.02; done; fi; '
 )
@@ -677,7 +677,7 @@ HOLD = (
 
 @contextlib.contextmanager
 def refusing(start_server: StartServer, tmp_path: Path, status: int) -> Iterator[RunningServer]:
-    """A server that answers calls with this status before it has their bodies."""
+    """Start a server that answers calls with this status before it has their bodies."""
     server = start_server(HOLD + ECHO, HANDSHAKE=str(tmp_path), **EARLY[status])
     with ThreadPoolExecutor(1) as pool:
         if status == 429:
@@ -692,7 +692,7 @@ def refusing(start_server: StartServer, tmp_path: Path, status: int) -> Iterator
 
 
 def send_all(server: RunningServer, is_chunked: bool) -> list[Reply]:
-    """What is answered to a large body, for whom reads only after all of it is sent."""
+    """Send a large body, and read the answer only after the whole body is sent. Return the answer."""
     piece = bytes(64 * 1024)
     with server.connect() as sock:
         length = b"Transfer-Encoding: chunked" if is_chunked else b"Content-Length: %d" % LARGE
@@ -725,7 +725,7 @@ def test_clients_that_are_answered_early(start_server: StartServer, tmp_path: Pa
             os.truncate(file, LARGE)
             url = f"http://127.0.0.1:{server.port}/"
             command = ["curl", "-sS", "-i", "-H", "Expect:", "-H", "Content-Type: a/b", "--data-binary", f"@{file}"]
-            # Two to the same server: the second is answered on the connection of the first, or on a new one.
+            # Two calls to the same server. The second is answered on the connection of the first, or on a new one.
             done = subprocess.run([*command, url, url], capture_output=True, timeout=server.patience_s, check=False)
             assert (done.returncode, done.stderr) == (0, b"")
             assert [reply.status for reply in replies(done.stdout)] == [status, status]
@@ -805,11 +805,11 @@ def test_the_next_request_on_the_connection_of_an_error(
         got = replies(first + second)
         assert got[0].status == status
         assert [reply.body for reply in got[1:]] in ([], [b"[/next::]"])
-        # Closed only if it said so.
+        # The connection is closed only if the answer said so.
         assert len(got) == 2 or b"Connection: close" in got[0].headers
 
 
-# ---- many callers who are slow
+# ---- many slow callers
 
 
 @pytest.mark.guard("header-timer", never="the connection was not closed")
@@ -916,7 +916,7 @@ def test_bombs_take_no_more_memory_and_disk_than_the_limit(start_server: StartSe
     before = server.memory_mib("VmRSS")
     with server.connect() as sock:
         sock.sendall(ONE + b"Content-Length: %d\r\n\r\n" % limit + bytes(3 * MIB))
-        # The server still has up to a mebibyte of it in memory.
+        # Up to one MiB of it is still in the memory of the server.
         until(lambda: held_bytes(server) >= MIB, "the begin of an input to be seen on the disk")
     until(lambda: not held_bytes(server), "the space to be free")
     watcher = threading.Thread(target=watch)
@@ -935,7 +935,7 @@ def test_bombs_take_no_more_memory_and_disk_than_the_limit(start_server: StartSe
 
 # ---- names that try to leave the workspace, or to hide
 
-# The workspace of the call before is removed while this one's script runs: what find does not find is no failure.
+# The workspace of the last call is removed while this script runs. So it is not a failure if find misses files.
 LIST = r"""
 printf '%s\0' "$INPUT_FILE_PATH" "$TMP_INPUT_DIR"
 find "$TMP_INPUT_DIR" -mindepth 1 -print0
@@ -974,7 +974,7 @@ def percent(text: str) -> str:
 
 
 def named(way: str, name: str) -> tuple[str, dict[str, str], bytes]:
-    """A call that says this name in this way: path, headers, body."""
+    """Return a call with this name, sent in this way: path, headers, body."""
     form = {"Content-Type": "multipart/form-data; boundary=B"}
     utf8 = name.encode()
     quoted = utf8.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
@@ -995,7 +995,7 @@ def named(way: str, name: str) -> tuple[str, dict[str, str], bytes]:
     return "/", form, start + b'name="' + quoted + b'"' + end
 
 
-# What may be around an input: other workspaces, and what is in them.
+# The files that may exist beside an input: other workspaces and their content.
 _OF_THE_SERVER = r"\d+-[0-9a-f]{12}|input|output|response|lock"
 WAYS = ["X-Filename", "Content-Disposition", "query", "filename", "filename*", "field"]
 
@@ -1048,7 +1048,7 @@ def test_the_guard_is_what_keeps_a_name_inside(start_server: StartServer, way: s
     check_the_workspace(answer.body)
 
 
-# ---- what a script may write into $HTTP_RESPONSE_FILE
+# ---- content of $HTTP_RESPONSE_FILE
 
 RESPONSES: dict[str, str] = {
     "CR in a value": r"printf 'X-A: b\rX-Split: c\n' > $HTTP_RESPONSE_FILE",
@@ -1116,7 +1116,7 @@ def test_a_fifo_for_a_response_file_holds_up_nobody(start_server: StartServer) -
 
 
 def test_the_bytes_of_a_request_come_back_unchanged_through_all_of_this(echo: RunningServer) -> None:
-    """After all tables: the server is as it was."""
+    """After all tables, the server still works as before."""
     data = os.urandom(200_000)
     assert echo.call(base64.b64encode(data)).body == b"[/::" + data + b"]"
     with contextlib.closing(http.client.HTTPConnection("127.0.0.1", echo.port, timeout=echo.patience_s)) as connection:

@@ -1,4 +1,4 @@
-"""What a script makes of its directories and pipes does not reach the next call."""
+"""The next call does not see the changes that a script made to its directories and pipes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from running_server import AS_PID_1, WITHOUT_PRIVILEGES, StartServer, until
 
 PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
 
-# Prints the state of the directories and pipes. Then it changes all of it that its user may change.
+# Prints the state of the directories and pipes. Then it changes every part of this state that its user may change.
 SCRIPT = r"""
 import contextlib, fcntl, os, signal, struct
 
@@ -160,7 +160,7 @@ if "Http_X_Spoil" in os.environ:
     first = server.call(b"")
     for _ in range(3):
         server.call(b"", headers={"X-Spoil": "yes"})
-        # The call waits until the directories of the last one are removed, which they are, too, if nobody calls.
+        # The call waits until the directories of the last call are removed. They are removed even without another call.
         until(lambda: not server.leftovers_of_calls(), "the directories to be removed")
         answer = server.call(b"")
         assert (answer.status, answer.body) == (200, first.body), answer.body

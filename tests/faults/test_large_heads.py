@@ -1,4 +1,4 @@
-"""The size of a request's first line and headers together: what is allowed, and the answer above the limit."""
+"""The limit for the first line and the headers of a request together, and the answer above this limit."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_many_requests_in_one_segment_are_each_below_the_limit(shared_server: St
 
 @pytest.mark.parametrize("status", [431, 414])
 def test_curl_reads_the_answer(shared_server: StartServer, status: int) -> None:
-    """Much of the request is unread when the answer is sent: it must not be lost in a reset."""
+    """Much of the request is unread when the answer is sent. A reset must not destroy the answer."""
     assert shutil.which("curl")
     server = shared_server(LENGTHS)
     url = f"http://127.0.0.1:{server.port}/"
@@ -192,7 +192,7 @@ def test_curl_reads_the_answer(shared_server: StartServer, status: int) -> None:
 
 @pytest.mark.parametrize("size", [65_537, 80_000, 130_000, 250_000])
 def test_a_body_that_comes_at_once_after_its_head_is_no_large_head(shared_server: StartServer, size: int) -> None:
-    """The bytes that end a body are not the beginning of a next request."""
+    """The bytes at the end of a body do not begin another request."""
     server = shared_server('wc -c <"$INPUT_FILE_PATH"')
     head = b"POST /?input=raw HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size
     with server.connect() as sock:

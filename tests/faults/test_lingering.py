@@ -1,4 +1,4 @@
-"""Processes that a script leaves at work may finish: its answer holds their last byte. All others are ended."""
+"""Working processes that a script left may finish, and the answer has their last byte. All others are ended."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_filter_before_an_output_file_writes_its_last_byte(start_server: Start
 
 @pytest.fixture
 def worker(tmp_path: Path, checks: CountedChecks) -> str:
-    """A command that copies its stdin, and works before this until the server would have ended an idle process."""
+    """Return a command that copies its stdin after work. The server would end an idle process before that."""
     program = tmp_path / "worker.py"
     copy = "import sys\ndata = sys.stdin.buffer.read()\nawait_checks()\nsys.stdout.buffer.write(data)\n"
     program.write_text(checks.awaiting + copy)
@@ -96,7 +96,7 @@ def test_a_classic_function_may_leave_a_filter(start_counting: StartServer, work
 
 @pytest.mark.guard("linger")
 def test_what_a_classic_function_left_reads_the_whole_body(start_server: StartServer, tmp_path: Path) -> None:
-    """Its stdin goes on, and ends only at the end of the body, which comes after the exit."""
+    """Its stdin stays open, and ends only at the end of the body, which comes after the exit."""
     (tmp_path / "function.sh").write_text(f"exec 3<&0\nsha256sum <&3 &\necho $$ > {tmp_path}/pid\n")
     server = start_server(None, WATCHDOG_FPROCESS=f"bash {tmp_path}/function.sh", **PATIENT)
     body = bytes(5_000_000)
@@ -117,7 +117,7 @@ def test_fifty_filters_at_once(start_server: StartServer) -> None:
 
 @pytest.fixture
 def fifth_of_a_cpu() -> Iterator[ControlGroup]:
-    """What OSCAR gives a service by default."""
+    """The CPU that OSCAR gives to a service by default."""
     with made_control_group("cpu", ("cpu.cfs_quota_us", "cpu.max"), "20000") as group:
         yield group
 
@@ -165,9 +165,9 @@ def test_a_linger_timeout_of_zero_ends_all_at_once(start_server: StartServer, li
 def test_a_process_that_sleeps_between_steps_is_at_work(
     start_counting: StartServer, tmp_path: Path, checks: CountedChecks
 ) -> None:
-    """Its time on the processor is less than /proc/PID/stat can show.
+    """Its CPU time is less than /proc/PID/stat can show.
 
-    On a loaded machine a check may find it waiting for a processor. So there are many checks, and long sleeps.
+    On a busy machine, a check may find that it waits for a processor. So there are many checks, and long sleeps.
     """
     steps = "await_checks(40, lambda: time.sleep(0.05))\nprint('done', flush=True)\n"
     (tmp_path / "steps.py").write_text(checks.awaiting + steps)
@@ -247,7 +247,7 @@ HIDES = {
 
 
 def hider(directory: Path, hide: str) -> str:
-    """A script that leaves a hidden process if asked to, and prints its name; else it asks that process to write."""
+    """A script that leaves a hidden process if the query asks for it. Otherwise it asks that process to write."""
     (directory / "hidden.py").write_text(HIDDEN)
     return f"""#!/bin/bash
 export UP={directory}/up GO={directory}/go TRIED={directory}/tried
@@ -286,7 +286,8 @@ def hide_and_look(start_server: StartServer, tmp_path: Path, hide: str, mode: st
     tmp_path.chmod(0o777)
     server = start_server(hider(tmp_path, HIDES[hide]), prefix=PREFIXES[mode], WATCHDOG_LINGER_TIMEOUT="0")
     with ThreadPoolExecutor() as pool:
-        # Beside another call: alone, a call ends all that came to the server since it began.
+        # Another call runs at the same time. A single call would end all processes that became children since its
+        # start.
         other = pool.submit(server.call, b"", headers={"X-Kind": "hold"})
         try:
             until((tmp_path / "held").exists, "the other call")
@@ -302,7 +303,7 @@ def hide_and_look(start_server: StartServer, tmp_path: Path, hide: str, mode: st
 def test_a_hidden_process_whose_origin_is_unknown_reaches_no_other_call(
     start_server: StartServer, tmp_path: Path, free_port: int
 ) -> None:
-    """As PID 1 where scripts may raise their limits: such a process may be one of `docker exec`."""
+    """The server is PID 1, and scripts may raise their limits. So such a process may come from `docker exec`."""
     program = (str(Path(__file__).resolve().parent.parent / "guards.py"), "limit-mark")
     server = start_server(
         hider(tmp_path, HIDES["without environment"]),
@@ -319,7 +320,7 @@ def test_a_hidden_process_whose_origin_is_unknown_reaches_no_other_call(
 
 
 def test_idle_processes_are_ended_though_no_descriptor_is_free(start_server: StartServer) -> None:
-    """Calls that wait to look at what they left hold all descriptors: one is kept for the look."""
+    """Calls that wait for a check of their processes hold all descriptors. One descriptor is reserved for the check."""
     server = start_server(
         "sleep 60 & echo said", prefix=("prlimit", "--nofile=48"), WATCHDOG_MAX_INFLIGHT="8", **PATIENT
     )
@@ -329,7 +330,7 @@ def test_idle_processes_are_ended_though_no_descriptor_is_free(start_server: Sta
     assert statuses <= {200, 500}
 
 
-# ---- what ends them all the same
+# ---- limits that end working processes
 
 
 AT_WORK = "#!/bin/bash\n{line}(while :; do :; done) &\necho $$ > {pid}; exit 0\n"

@@ -23,7 +23,7 @@ echo x >d24/file
 """
 # The first entries are listed without a thread, and the name that hangs comes after them.
 HANGS = "cd $TMP_OUTPUT_DIR; touch $(seq 300); mkdir sub; touch sub/hangs"
-# As many calls as there are threads for outputs on any machine.
+# The largest number of threads for outputs on any machine.
 MOST_THREADS = 32
 
 
@@ -51,7 +51,7 @@ with open("important", "w") as file:
 """
     )
     answer = server.call(b"", "/?output=raw")
-    # Before anything can fail: pytest cannot remove directories that are nested so deeply.
+    # Remove these before anything can fail, because pytest cannot remove directories that are nested so deeply.
     until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
     if depth == 1000:
         assert (answer.status, answer.body) == (200, b"x")

@@ -1,4 +1,4 @@
-"""Secrets stay with the server: not in logs, errors, ``check``, arguments, nor within reach of a script."""
+"""Secrets stay in the server. No log, error, ``check`` or argument contains them, and no script can read them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from watchdog.http import request as request_module
 
 TOKEN = "t0ken-that-nobody-may-see"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-# What Docker leaves out of a container's capabilities, and what a process of no privileges has none of.
+# Docker gives none of these capabilities to a container. A process without privileges has none of them, either.
 IN_DOCKER = ("setpriv", "--bounding-set=-sys_ptrace,-sys_admin,-perfmon", "--inh-caps=-all")
 LOOK = """
 env
@@ -78,7 +78,7 @@ def test_no_log_no_error_and_no_check_tells_the_token(start_server: StartServer)
 
 
 def checked(server: RunningServer, **environ: str) -> bytes:
-    """What ``watchdog check`` prints."""
+    """Return the output of ``watchdog check``."""
     environ = {"PATH": os.environ["PATH"], "WATCHDOG_SCRIPT_PATH": str(server.script), **environ}
     command = [*server.command_without_serve, "check"]
     done = subprocess.run(command, env=environ, capture_output=True, cwd=Path(__file__).parents[2])
@@ -87,7 +87,7 @@ def checked(server: RunningServer, **environ: str) -> bytes:
 
 
 def test_a_token_on_the_command_line_is_refused() -> None:
-    """Every process could read it there; and argparse must not take it for short of --auth-token-file."""
+    """Every process could read it there. And argparse must not read it as an abbreviation of --auth-token-file."""
     for flag in ("--auth-token", "--auth-tok"):
         done = subprocess.run([sys.executable, "-m", "watchdog", "serve", flag, TOKEN], capture_output=True, text=True)
         assert done.returncode == 2
@@ -96,7 +96,7 @@ def test_a_token_on_the_command_line_is_refused() -> None:
 
 
 def test_the_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the one function that is made for it, whatever the caller sends, also if the lengths differ."""
+    """The server always uses the function for this purpose, also if the lengths differ."""
     compared: list[tuple[bytes, bytes]] = []
 
     def compare(given: bytes, wanted: bytes) -> bool:
@@ -120,7 +120,7 @@ def test_wrong_tokens_are_answered_at_a_limited_rate(start_server: StartServer) 
         socks = [stack.enter_context(server.connect()) for _ in range(300)]
         for sock in socks:
             sock.sendall(request % b"Authorization: Bearer wrong\r\n")
-        # The holder of the token, and who has none, are answered meanwhile.
+        # Calls with the right token, and calls without a token, are answered meanwhile.
         assert server.call(b"", headers=BEARER).body == b"in\n"
         problem(server.call(b""), 401)
         statuses = Counter(read_all(sock).split()[1] for sock in socks)

@@ -23,13 +23,14 @@ EMPTY_CALL = b"POST /?output=raw HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\
 LARGE_OUTPUT = "head -c 20000000 /dev/zero > $TMP_OUTPUT_DIR/x"
 
 
-# On a slow machine the first of several slow readers would be judged slow before the last one has come.
+# With a shorter time, on a slow machine, the first of several slow readers would be judged before the last one has
+# connected.
 PATIENT = "from watchdog.http import response; replace(response, '_JUDGED_AFTER_S', 1e6)"
 
 
 @contextlib.contextmanager
 def slow_senders(server: RunningServer, count: int) -> Iterator[list[socket.socket]]:
-    """Connections that each have sent the head of a call and one byte of its body; all of these calls are inside."""
+    """Send the head of a call and one byte of its body on each connection. Wait until all calls have entered."""
     with contextlib.ExitStack() as stack:
         senders = [stack.enter_context(server.connect()) for _ in range(count)]
         for sock in senders:
@@ -61,7 +62,7 @@ def test_the_slowest_sender_makes_room_for_a_call(start_server: StartServer) -> 
         refused = server.event("invocation ended", outcome="overloaded")
         assert "while another call needed its place" in refused["reason"]
         assert server.metric('watchdog_callers_given_up_total{direction="body"}') == 1
-        # The slowest of them is the first that came. The others are still wanted: there is room again.
+        # The slowest sender is the first one. The server keeps the others, because there is room again.
         answer = read_answer(senders[0])
         assert answer.startswith(b"HTTP/1.1 429 ")
         assert b"\r\nRetry-After: " in answer
@@ -95,7 +96,7 @@ def test_calls_take_the_whole_queue_from_slow_senders(start_server: StartServer,
 
 
 ONE_PLACE = {"WATCHDOG_MAX_INFLIGHT": "1", "WATCHDOG_QUEUE_TIMEOUT": "1h"}
-# So many outputs that the call keeps its place until it is answered.
+# With this number of outputs, the call keeps its place until it is answered.
 MANY_OUTPUTS = 'for i in $(seq 17); do head -c 1000000 /dev/zero > "$TMP_OUTPUT_DIR/$i"; done'
 
 
@@ -170,7 +171,7 @@ def test_a_slow_caller_keeps_its_place_while_nobody_else_needs_it(start_server: 
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 40\r\n\r\n")
         for _ in range(40):
             sock.sendall(b"x")
-            time.sleep(0.15)  # the slowness itself: longer than another call would wait
+            time.sleep(0.15)  # this makes the caller slow, for longer than another call would wait
         assert read_answer(sock).startswith(b"HTTP/1.1 200 ")
 
 
@@ -214,7 +215,7 @@ def test_answers_to_slow_readers_are_bounded(start_server: StartServer, removed_
     program = changed_program(PATIENT, removed_guard)
     server = start_server(LARGE_OUTPUT, program=program, **SMALL, WATCHDOG_METRICS_PORT=str(metrics_port))
     with contextlib.ExitStack() as stack:
-        # Twice as many as calls may be inside: max_inflight + max_queue.
+        # Twice the number of calls that may be inside (max_inflight + max_queue).
         for _ in range(8):
             stack.enter_context(connect_slow_reader(server))
         assert server.metric("watchdog_answers") == 8

@@ -1,4 +1,4 @@
-"""What a script starts is gone before its call is answered, whatever it does to hide."""
+"""All processes that a script starts are gone before its call is answered, even if they hide."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartSer
 from watchdog.system import proc
 
 PR_SET_DUMPABLE = 4  # linux/prctl.h
-# It holds the lifeline (descriptor 9), and ends by itself when the test has removed it.
+# This process holds the lifeline (descriptor 9), and ends by itself when the test has removed the lifeline.
 CHAIN = f"""{sys.executable} -c '
 import os, time
 end = time.monotonic() + 120
@@ -42,7 +42,7 @@ PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
 
 
 def leaving(lifeline: Lifeline, kind: str) -> str:
-    # A moment, so that what it leaves has left the session, too, when it ends.
+    # Wait a moment, so that the processes have left the session before the script ends.
     return f"#!/bin/bash\n{lifeline.script_line}{KINDS[kind]}\nsleep 0.15; echo said; exit 3\n"
 
 
@@ -75,9 +75,10 @@ def test_a_daemon_without_environment_or_pipes(start_server: StartServer, lifeli
 
 
 def test_a_chain_of_forks_without_end(start_server: StartServer, lifeline: Lifeline) -> None:
-    """Each of its links lives for less than a list of all processes takes.
+    """Each process of the chain lives for a shorter time than it takes to list all processes.
 
-    Without the chase it is caught at times, on a busy machine that slows it down: no guard to be taken out here.
+    Without the special search, the chain is sometimes found on a busy machine, which slows it down. So there is no
+    guard to take out.
     """
     server = start_server(leaving(lifeline, "chain of forks"))
     for _ in range(3):
@@ -101,7 +102,7 @@ def test_sigterm_comes_first_and_a_last_file_changes_nothing(start_server: Start
 
 
 def test_what_a_shell_ran_has_the_grace_too(start_server: StartServer, tmp_path: Path) -> None:
-    """The shell, which has no trap, is gone at once; its child saves its work first."""
+    """The shell has no trap and ends at once. Its child saves its work first."""
     (tmp_path / "train.py").write_text(f"""
 import signal, sys, time
 
@@ -165,7 +166,7 @@ def test_no_status_is_lost_to_the_reaper(start_server: StartServer) -> None:
 
 
 def test_a_parent_that_ignores_the_end_of_children_changes_nothing(start_server: StartServer) -> None:
-    """The kernel would reap them before us; a process inherits that through exec."""
+    """The kernel would then reap children before the server. A process inherits an ignored SIGCHLD through exec."""
     ignoring = ("/bin/bash", "-c", "trap '' CHLD; exec \"$@\"", "bash")
     server = start_server("(setsid sleep 60 &); exit 7", prefix=ignoring)
     for _ in range(3):
@@ -186,7 +187,7 @@ def test_orphans_are_reaped_while_a_long_script_runs(start_server: StartServer, 
 def zombies(server: RunningServer) -> list[int]:
     pid = server.process.pid
     children = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    # A child that was reaped meanwhile is not found.
+    # A child that was reaped meanwhile does not exist any more.
     return [child for child in children if (found := proc.process(child)) is not None and found.state == "Z"]
 
 
@@ -215,7 +216,7 @@ while time.monotonic() < end:
 def test_a_fork_bomb_ends_with_its_timeout(
     start_server: StartServer, lifeline: Lifeline, few_processes: ControlGroup, leave: str
 ) -> None:
-    """Not tried without the search, as `test_nothing_survives` is: what would go on then takes all of a machine."""
+    """This has no run without the search, unlike `test_nothing_survives`: the bomb would then use the whole machine."""
     server = start_server(lifeline.script_line + BOMB.replace("LEAVE", leave), prefix=joining(few_processes))
     problem(server.call(b"", headers={"X-Timeout": "1s"}), 504)
     assert not lifeline.is_held()
@@ -231,7 +232,7 @@ def little_memory() -> Iterator[ControlGroup]:
 
 @pytest.mark.guard("oom-preference")
 def test_when_memory_ends_the_kernel_takes_the_script(start_server: StartServer, little_memory: ControlGroup) -> None:
-    """Also where the server is the largest of many; and it is as before afterwards."""
+    """This also holds if the server is the largest of many processes. Afterwards the server works as before."""
     many = f"for n in $(seq 30); do {sys.executable} -S -c 'x = bytearray(8 << 20); input()' <&8 & done; wait"
     server = start_server(f"mkfifo $TMP_INPUT_DIR/f; exec 8<>$TMP_INPUT_DIR/f; {many}", prefix=joining(little_memory))
     before = Path("/proc/self/oom_score_adj").read_text()
@@ -241,7 +242,7 @@ def test_when_memory_ends_the_kernel_takes_the_script(start_server: StartServer,
     assert Path(f"/proc/{server.process.pid}/oom_score_adj").read_text() == before
 
 
-# ---- the server's own end by force
+# ---- the server is killed
 
 
 @pytest.mark.guard("guardian", never="the script's end")
@@ -259,7 +260,7 @@ def test_a_killed_server_leaves_no_script(
 
 
 def hiding(directory: Path, lifeline: Lifeline) -> str:
-    """A script that leaves a daemon without session, parent, environment and pipes, whose memory is closed."""
+    """A script that leaves a daemon with closed memory and without session, parent, environment and pipes."""
     (directory / "hidden.py").write_text(f"""
 import ctypes, time
 
@@ -274,7 +275,7 @@ time.sleep(60)
 
 @contextlib.contextmanager
 def running_script(server: RunningServer, up: Path) -> Iterator[None]:
-    """A call whose script runs, and has made the file ``up``."""
+    """Make a call, and wait until its script has made the file ``up``."""
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         until(up.exists, "the script")
@@ -303,7 +304,7 @@ def test_a_killed_server_that_is_pid_1_leaves_no_hidden_process(
 
 
 def test_guardian_ends_no_process_of_others(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
-    """Others: a daemon of the entry point, which is a child of the server, and the script of another server."""
+    """These are a daemon of the entry point, which is a child of the server, and the script of another server."""
     go_on = tmp_path / "go on"
     other = start_server(f"touch {tmp_path}/other; until [ -e '{go_on}' ]; do sleep 0.02; done; echo answer")
     daemon = f"sleep 3600 & echo $! >{tmp_path}/pid; "
@@ -317,7 +318,7 @@ def test_guardian_ends_no_process_of_others(start_server: StartServer, lifeline:
                 (guardian,) = guardians(server)
                 server.process.kill()
                 until(lambda: not lifeline.is_held(), "the end of the hidden process")
-                # The guardian has searched to its end by then.
+                # By then, the guardian has finished its search.
                 until(lambda: not is_alive(guardian), "the end of the guardian")
             assert is_alive(entry)
             go_on.touch()
@@ -390,7 +391,7 @@ def guardians(server: RunningServer) -> list[int]:
     return [child for child in children if is_guardian(child, of=pid)]
 
 
-# ---- the ends told apart
+# ---- each kind of end has its own outcome
 
 ENDS: dict[str, tuple[str, dict[str, str], int, dict[str, object]]] = {
     "ok": ("exit 0", {}, 200, {"exit_code": 0}),

@@ -1,4 +1,4 @@
-"""Calls do not touch each other: what belongs to one is out of reach of the script of another."""
+"""Calls are isolated: the script of one call cannot reach the files of another call."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
 SMALL = b"MARK of a small input"
 LARGE = b"MARK of a large input" + bytes(300_000)
 
-# Looks for files of other calls below TMPDIR and behind every descriptor that it may open, and spoils what it finds.
+# Searches for files of other calls below TMPDIR and behind every descriptor that it may open, and overwrites them.
 INTRUDER = r"""
 cd "$TMPDIR" || exit 1
 own=${TMP_INPUT_DIR%/input}
@@ -95,7 +95,7 @@ LEAVES = {
 
 
 def slow_reader(server: RunningServer) -> http.client.HTTPConnection:
-    """A connection with little room at the caller, so that most of a large answer stays with the server."""
+    """Return a connection with a small buffer at the caller, so most of a large answer stays in the server."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=server.patience_s)
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -108,7 +108,7 @@ def slow_reader(server: RunningServer) -> http.client.HTTPConnection:
 @pytest.mark.guard("held-outputs", "nameless-files", "clean-place")
 @pytest.mark.parametrize("mode", PREFIXES)
 def test_no_script_finds_what_is_still_being_sent(start_server: StartServer, tmp_path: Path, mode: str) -> None:
-    """One answer is a file, the other what was printed; both callers stop reading after the headers."""
+    """One answer is a file, and the other is printed text. Both callers stop reading after the headers."""
     server = start_server(
         f"""#!/bin/bash
 case "$Http_X_Kind" in
@@ -163,7 +163,7 @@ fi
 def test_an_answer_that_ends_late_leaves_the_directories_of_the_next_call_alone(
     start_server: StartServer, tmp_path: Path
 ) -> None:
-    """The directories of the first call are given on while its answer is still being sent."""
+    """The next call gets the directories of the first call while its answer is still being sent."""
     server = start_server(
         f"""#!/bin/bash
 if [ "$Http_X_Kind" = first ]; then
@@ -184,7 +184,7 @@ fi
         until((tmp_path / "running").exists, "the second script")
         assert response.read() == b"x" * 40_000_000
         server.event("invocation ended", call_id="first")
-        # By the end of a few probes the server has emptied the directories that it had to empty.
+        # After a few probes, the server has emptied all directories that it had to empty.
         for _ in range(20):
             assert server.call(None, "/_/health", "GET").status == 200
         (tmp_path / "over").touch()

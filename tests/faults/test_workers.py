@@ -1,4 +1,4 @@
-"""Warm workers that crash, lie, hang or never load. Each call gets its own answer, and the next is served."""
+"""Warm workers that crash, hang, lie or never load. Each call gets its own answer, and the next is served"""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def leave(server: RunningServer, call_id: str) -> socket.socket:
 # ---- a worker is killed at each step
 
 STEPS = {
-    # Where: what the worker does, and what the caller gets.
+    # The step, what the worker does in it, and what the caller gets.
     "after it read the call": ("kill -9 $$", 500),
     "while it writes outputs": ('echo half > "$TMP_OUTPUT_DIR/a"; echo half; kill -9 $$', 500),
     "after the outputs": ('echo victim > "$TMP_OUTPUT_DIR/name"; kill -9 $$', 500),
@@ -359,7 +359,7 @@ def test_workers_that_lie_before_their_first_call_are_told_and_not_loaded_in_a_b
 
 
 def test_what_a_call_left_harms_no_later_call(start_server: StartServer, author: Author) -> None:
-    """It has fd 3, fd 4, stdout and a file of the outputs open, is in their directory, and prints and writes."""
+    """The process has fd 3, fd 4, stdout and an output file open. Its working directory is the one of the outputs."""
     gate = author.gate("gate")
     leaves = """echo leaves > "$TMP_OUTPUT_DIR/name"
         (cd "$TMP_OUTPUT_DIR"; exec 8>> name; echo > $OLDPWD/placed; read -r < $OLDPWD/gate
@@ -501,7 +501,7 @@ def test_timeout_of_a_call_that_no_worker_reads(start_server: StartServer, autho
 def test_timeout_of_a_forked_call_ends_only_its_processes(
     start_server: StartServer, author: Author, lifeline: Lifeline, body: str
 ) -> None:
-    """What it left ends with it: also a daemon that ignores SIGTERM."""
+    """Processes that the call left end with it, also a daemon that ignores SIGTERM."""
     left = f"{lifeline.script_line} (trap '' TERM; setsid sleep 1000 & sleep 1000; sleep 1000) &"
     hangs = body.replace("{}", left)
     script = author.forking_worker(
@@ -538,7 +538,7 @@ def leave_in_call(server: RunningServer, author: Author, call_id: str) -> None:
 
 
 def test_call_whose_caller_is_gone_may_run_on_for_as_long_as_a_load(start_server: StartServer, author: Author) -> None:
-    """What it prints and writes then is in no later answer."""
+    """Text that it prints or writes after that is in no later answer."""
     gate = author.gate("gate")
     prints = 'head -c 1000000 /dev/zero | tr "\\0" x; echo'
     works = f'read -r < gate; echo left > "$TMP_OUTPUT_DIR/name"; {prints}; echo "done" >&4'
@@ -640,7 +640,7 @@ def test_workers_that_fail_at_the_same_time_count_once(start_server: StartServer
 
 @pytest.mark.guard("idle-crashes")
 def test_workers_that_crash_while_idle_are_not_loaded_in_a_busy_loop(start_server: StartServer, author: Author) -> None:
-    # A moment, so that they are idle when they crash.
+    # Wait a moment, so that the workers are idle when they crash.
     server = start_server(author.worker(after="echo >> loads; sleep 0.3; exit 1"), WATCHDOG_WARM="2")
     # One for each place, then two at the same time, two after a pause of 1 s, and two after one of 2 s.
     pauses = [server.event("worker not loaded")["retry_in_s"] for _ in range(6)]
@@ -779,7 +779,7 @@ def test_killed_server_leaves_no_worker(
 
 @contextlib.contextmanager
 def never_more_workers_than(server: RunningServer, most: int) -> Iterator[None]:
-    """Look at the list of all processes again and again."""
+    """Read the list of all processes again and again."""
     counts: set[int] = set()
     is_over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""Calls at warm workers that crash, hang, lie and are killed or edited: no answer may be of another call.
+"""Call warm workers that crash, hang, break the protocol, are killed or edited. No answer may be of another call.
 
 ::
 
@@ -8,9 +8,9 @@
 Two workers serve all calls. Each call has a name, which says what its worker does: it serves the call, crashes, hangs,
 breaks the protocol, or leaves a process that writes on. Meanwhile, workers are killed at random, the script is edited,
 and callers hang up. With ``--fork``, the workers run each call in a child process of its own. An answer may have the
-name of its call and no other name. A failure must be explained: by the kind of the call, or by a kill, of which each
-one explains the failure of one call. There must never be more than two workers. In the end no process, descriptor or
-directory may be left, and the memory of the server must be as before. The exit code is 0 if all this is so.
+name of its call and no other name. Each failure must have a cause: the kind of the call, or a kill. One kill explains
+the failure of only one call. There must never be more than two workers. In the end no process, descriptor or directory
+may be left, and the memory of the server must be as before. The exit code is 0 if all of this is true.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ while IFS= read -r call <&3; do eval "export $call"
   cd /
 done
 """
-# What a child of a worker does for a call.
+# The part of a call that runs in a child of a worker.
 CHILD = r"""
 cd "$TMP_OUTPUT_DIR" || exit 99
 echo "$CALL_ID says it" >&2
@@ -106,7 +106,7 @@ for line in open(3, closefd=False):
     code = os.waitstatus_to_exitcode(status)
     os.write(4, b"done %d\\n" % (code if code >= 0 else 128 - code))
 """
-# How often, and what the caller gets: the status, and the outcomes in the log.
+# The frequency of each kind, and what the caller gets: the status, and the outcomes in the log.
 Kinds = dict[str, tuple[int, int, frozenset[str]]]
 KINDS: Kinds = {
     "copy": (30, 200, frozenset({"ok"})),
@@ -130,7 +130,7 @@ NAME = re.compile(rb"warm-[0-9a-f]+-\d+-\d+-[a-z]+-end")
 
 
 class Books(Ledger):
-    """What was seen and done. ``kills``: those that no failed call needed yet as its explanation."""
+    """What callers saw and what the test did. ``kills``: the kills that do not explain a failed call yet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -285,7 +285,7 @@ def kinds_of_descriptors(server: SoakedServer) -> Counter[str]:
 
 
 def unrest(server: SoakedServer, mark: str, at_first: Counter[str]) -> list[str]:
-    """What there is beside the server, its guardian and its workers."""
+    """Return the processes except the server, its guardian and its workers."""
     workers = workers_of(server)
     found = [] if len(workers) == WORKERS else [f"{len(workers)} workers"]
     known = {*workers, server.process.pid}
@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     seed = options.seed if options.seed is not None else secrets.randbelow(10**6)
     print(f"warm: {options.calls} calls, seed {seed}", flush=True)
-    # Whoever ends it early must not be left with a server.
+    # If this program is ended early, its server must end, too.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     books = Books()
     with tempfile.TemporaryDirectory(prefix="warm-chaos-") as directory:

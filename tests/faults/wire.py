@@ -12,7 +12,7 @@ from running_server import Answer
 
 
 class Lost(Exception):
-    """A call that should have got an answer got none (``none``) or a part of it (``cut``)."""
+    """A call got no answer (``none``), or only a part of it (``cut``)."""
 
     def __init__(self, how: str, detail: str) -> None:
         super().__init__(detail)
@@ -25,7 +25,7 @@ def head(
     headers: Mapping[str, str],
     length: int | None,
 ) -> bytes:
-    """A request's head; without a length its body comes in chunks."""
+    """Return the head of a request. Without a length, the body comes in chunks."""
     lines = [f"POST /?{query} HTTP/1.1", "Host: soak", f"X-Call-Id: {call_id}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     lines += ["Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}", "", ""]
@@ -33,13 +33,13 @@ def head(
 
 
 def send(sock: socket.socket, data: bytes) -> None:
-    """Send, unless the server hangs up: it may have answered already, which is looked at next."""
+    """Send bytes. Ignore a closed connection, because the server may have answered already."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         sock.sendall(data)
 
 
 def receive(sock: socket.socket, method: str = "POST", pause: Callable[[], None] | None = None) -> Answer:
-    """The answer. Raises Lost if it does not come, or not to its end."""
+    """Return the answer. Raises Lost if it does not come, or is not complete."""
     response = http.client.HTTPResponse(sock, method=method)
     with contextlib.closing(response):
         try:
