@@ -1,4 +1,4 @@
-"""Whether anything lives that a script started."""
+"""Find out whether a process that a script started lives."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 class Lifeline:
-    """Tells whether processes live that a script started, by a FIFO that each of them inherits.
+    """A FIFO that each process of a script inherits. It shows whether one of them lives.
 
-    The kernel closes it with the last of them: neither a cleared environment nor a session of its own hides a
-    process. ``script_line`` opens it in a script.
+    The kernel closes the FIFO with the last of them. A process cannot hide with an empty environment or a new session.
+    ``script_line`` opens it in a script.
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,7 +23,7 @@ class Lifeline:
         self.script_line = f"exec 9> {path}; echo >&9\n"
 
     def is_held(self) -> bool:
-        """Whether a process holds it now."""
+        """Return whether a process holds the FIFO now."""
         try:
             while os.read(self._fd, 65536):
                 pass
@@ -32,14 +32,14 @@ class Lifeline:
         return False
 
     def was_held(self) -> bool:
-        """Whether a script opened it since this was asked last."""
+        """Return whether a script has opened the FIFO since the last call of this method."""
         try:
             return bool(os.read(self._fd, 65536))
         except BlockingIOError:
             return False
 
     def holders(self) -> list[int]:
-        """The pids of those who hold it, this process left out."""
+        """Return the pids of the processes that hold the FIFO, without this process."""
         found = []
         for pid in filter(str.isdigit, os.listdir("/proc")):
             try:
@@ -51,7 +51,7 @@ class Lifeline:
         return found
 
     def close(self) -> None:
-        """End whoever still holds it: without a guard, processes do survive."""
+        """End all processes that still hold the FIFO, because without a guard some survive."""
         self._path.unlink()
         for pid in self.holders():
             with contextlib.suppress(ProcessLookupError):

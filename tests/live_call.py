@@ -19,7 +19,7 @@ class Event:
 
     @classmethod
     def read(cls, text: bytes) -> Event:
-        """The event in exactly this text."""
+        """Return the event in exactly this text."""
         name, data, end = text.decode().split("\n", 2)
         assert end == "\n"
         return cls(name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
@@ -49,26 +49,26 @@ class LiveCall:
         self.leave()
 
     def leave(self) -> None:
-        """Close the connection, as a caller that goes away."""
+        """Close the connection, like a caller that disconnects."""
         self._response.close()
         self._connection.close()
 
     def next(self, *names: str) -> Event:
-        """The next event, or the next one with one of these names."""
+        """Return the next event, or the next one with one of these names."""
         while (event := self._read_event()) is not None:
             if not names or event.name in names:
                 return event
         raise AssertionError(f"the stream ended before the event {names}")
 
     def rest(self) -> list[Event]:
-        """All events up to the end of the stream."""
+        """Return all events up to the end of the stream."""
         events = []
         while (event := self._read_event()) is not None:
             events.append(event)
         return events
 
     def problem(self) -> dict[str, Any]:
-        """The problem document, if the call was refused."""
+        """Return the problem document, if the call was refused."""
         assert self.headers["Content-Type"] == "application/problem+json"
         document: dict[str, Any] = json.loads(self._response.read())
         return document
@@ -111,7 +111,7 @@ class LiveCall:
 
 
 def outputs_of(events: list[Event]) -> dict[str | None, bytes]:
-    """The outputs of a stream by their names, put together. Their checksums must be right."""
+    """Join the parts of the outputs of a stream, by name. Their checksums must be right."""
     outputs: dict[str | None, bytes] = {}
     for event in events:
         if event.name == "output":

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, and what a test needs to talk to it."""
+"""Start a real server in a separate process, and exchange requests and answers with it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SHORT_PATIENCE_S = 3.0
 
 
 class Stall(AssertionError):
-    """Something did not come in time. What it was stands in the message."""
+    """Something did not come in time. The message names it."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Answer:
 class RunningServer:
     """``watchdog serve`` on a free port of the loopback interface.
 
-    With a template, it is forked, which is quicker, unless something needs a process that was executed.
+    With a template, the server is forked, which is quicker, unless the test needs an executed process.
     """
 
-    # How long to wait for what should come at once; generous, because machines are slow at times.
+    # The longest wait for something that should come at once. It is long, because machines are sometimes slow.
     patience_s: ClassVar[float] = 40
-    # What a test without a guard expects not to come, as a regular expression for the message of a Stall.
+    # A test without a guard expects that this never comes: a regular expression for the message of a Stall.
     never: ClassVar[str | None] = None
     # Ends the servers of such a test.
     end_all: ClassVar[Callable[[], None]] = lambda: None
@@ -81,7 +81,8 @@ class RunningServer:
             self.script.write_text(script)
         self.logs: list[dict[str, Any]] = []
         self._news: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        # In a pod, too, a test says itself whether the server is on Kubernetes.
+        # Remove this variable: a test decides itself whether the server is on Kubernetes, even if the test runs in a
+        # pod.
         clean = {
             name: value
             for name, value in os.environ.items()
@@ -96,7 +97,7 @@ class RunningServer:
             "WATCHDOG_KILL_GRACE": "2",
         }
         environ = defaults | environ
-        # Such a server does not tell its port.
+        # Such a server does not log its port.
         is_quiet = not has_logs or environ.get("WATCHDOG_LOG_LEVEL", "INFO") in ("WARNING", "ERROR", "CRITICAL")
         self.port = free_port() if is_quiet else 0
         self.command_without_serve = [*prefix, sys.executable, *program]
@@ -117,7 +118,7 @@ class RunningServer:
             self.port = self.event("listening")["port"]
 
     def _wait_until_it_listens(self) -> None:
-        """For a server whose log level hides the event that tells so."""
+        """Wait until the server accepts connections, if its log does not show the event for this."""
         deadline = time.monotonic() + self.patience_s
         while True:
             try:
@@ -138,7 +139,7 @@ class RunningServer:
         self._news.put(None)
 
     def event(self, name: str, **fields: object) -> dict[str, Any]:
-        """The next log event with this name and these fields; those passed over stay in ``logs``."""
+        """Return the next log event with this name and these fields. Events before it stay in ``logs``."""
         while True:
             try:
                 event = self._news.get(timeout=patience_for_s(f"the event {name!r}"))
@@ -169,7 +170,7 @@ class RunningServer:
                 raise stalled(stall) from error
 
     def metric(self, name: str) -> float:
-        """The value of a series, with its labels; the server must have a metrics port."""
+        """Return the value of a series with its labels. The server must have a metrics port."""
         port = next(event["metrics_port"] for event in self.logs if event["event"] == "listening")
         assert port is not None, "the server has no metrics port"
         text = self.call(None, "/metrics", "GET", port=port).body.decode()
@@ -178,18 +179,18 @@ class RunningServer:
         return float(match[1])
 
     def await_bodies(self, count: int = 1) -> None:
-        """Wait until the server waits for so many bodies; it must have a metrics port."""
+        """Wait until the server waits for this number of bodies. It must have a metrics port."""
         until(lambda: self.metric("watchdog_bodies_awaited") == count, f"the server to wait for {count} bodies")
 
     def await_waiting(self, count: int = 1) -> None:
-        """Wait until so many calls, with complete inputs, wait for a place; the server must have a metrics port."""
+        """Wait until this number of calls with complete inputs wait for places. It must have a metrics port."""
         until(lambda: self.metric("watchdog_calls_waiting") == count, f"{count} calls to wait")
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=self.patience_s)
 
     def refuses_connections(self) -> bool:
-        """Whether nothing listens on its port any more."""
+        """Return whether nothing listens on its port any more."""
         try:
             self.connect().close()
         except ConnectionRefusedError:
@@ -197,7 +198,7 @@ class RunningServer:
         return False
 
     def raw(self, data: bytes) -> bytes:
-        """Send bytes, and return all that comes until the server closes."""
+        """Send bytes, and return all bytes until the server closes the connection."""
         with self.connect() as sock:
             sock.sendall(data)
             return read_all(sock)
@@ -217,26 +218,26 @@ class RunningServer:
         return code
 
     def stop(self) -> int:
-        """End it politely and return its exit code; all it logged is in ``logs`` then."""
+        """Stop the server with SIGTERM, and return its exit code. ``logs`` then has its whole log."""
         if self.process.poll() is None:
             self.signal(signal.SIGTERM)
         return self.wait()
 
     def memory_mib(self, field: str) -> float:
-        """``VmRSS``, the memory it has now, or ``VmHWM``, the most that it had."""
+        """Return ``VmRSS``, the current memory, or ``VmHWM``, the peak memory."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
     def leftovers(self) -> list[Path]:
-        """What is in its temporary directory, the lock file aside."""
+        """Return the names in its temporary directory, without the lock file."""
         return [path for path in self.tmp.rglob("*") if path.name not in (".lock", "lock")]
 
     def descriptors(self) -> int:
-        """How many it has open."""
+        """Return the number of its open descriptors."""
         return len(os.listdir(f"/proc/{self.process.pid}/fd"))
 
     def descriptors_at_rest(self) -> int:
-        """How many it has open after a first call, for which alone some are opened, and without any connection."""
+        """Return the number of open descriptors after a first call, which opens some, and without any connection."""
         self.call(b"")
         until(
             lambda: not self.connections() and not self.leftovers_of_calls(),
@@ -245,20 +246,20 @@ class RunningServer:
         return self.descriptors()
 
     def connections(self) -> int:
-        """How many connections it has."""
+        """Return the number of its connections."""
         lines = Path(f"/proc/{self.process.pid}/net/tcp").read_text().splitlines()[1:]
         listening, port = "0A", f":{self.port:04X}"
         return sum(fields[1].endswith(port) and fields[3] != listening for fields in map(str.split, lines))
 
     def leftovers_of_calls(self) -> list[Path]:
-        """The workspaces that are there."""
+        """Return the existing workspaces."""
         return list(self.tmp.glob("watchdog-*/[0-9]*"))
 
     def discard(self) -> None:
-        """Kill it at the end of a test, together with its guardian if nothing else is left of it.
+        """Kill the server at the end of a test, together with its guardian if the server has no other child.
 
-        The guardian would look three times at all processes of the machine, for those that scripts of the server left.
-        This takes more processor time than most tests. But what scripts left is a child of the server, if anything is.
+        The guardian would search all processes of the machine three times for processes of scripts. This takes more
+        processor time than most tests. But every process that scripts left is a child of the server.
         """
         with contextlib.suppress(OSError), self._lone_guardian() as guardian:
             self.process.kill()
@@ -270,7 +271,7 @@ class RunningServer:
         """Open a descriptor of its guardian.
 
         Raises:
-            OSError: it has ended, has no guardian or has other children, or the kernel does not list children.
+            OSError: the server has ended, has no guardian or has other children, or the kernel does not list children.
         """
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
@@ -294,15 +295,15 @@ class RunningServer:
 
 
 def patience_for_s(what: str) -> float:
-    """Return how long to wait for something: a short time for what is expected not to come."""
+    """Return how long to wait for something: only a short time if the test expects that it never comes."""
     return _SHORT_PATIENCE_S if _is_awaited_in_vain(what) else RunningServer.patience_s
 
 
 def stalled(message: str) -> Stall:
     """Return the error for something that did not come.
 
-    If this is what the test expects, its servers end. A call in another thread of the test would wait on otherwise, and
-    the test would wait for this thread.
+    If this is what the test expects, its servers end. Otherwise a call in another thread of the test would continue to
+    wait, and the test would wait for this thread.
     """
     if _is_awaited_in_vain(message):
         RunningServer.end_all()
@@ -319,7 +320,7 @@ def _wait_less(sock: socket.socket, stall: str) -> None:
 
 
 def free_port() -> int:
-    """One that nobody has, and that the kernel gives to nobody who asks for any: it is free until it is used."""
+    """Return a port that no program uses, and that the kernel does not give to a program that asks for any port."""
     first, last = (int(end) for end in Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     ports = [port for port in range(10_000, 65_536) if not first <= port <= last] or range(10_000, 65_536)
     while True:
@@ -342,7 +343,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def read_answer(sock: socket.socket) -> bytes:
-    """One answer with a length, or what came before the end; a reset raises."""
+    """Return one answer with a length, or the bytes before the end of the connection. A reset raises an error."""
     answer = b""
     _wait_less(sock, stall := "no whole answer came")
     while len(answer.partition(b"\r\n\r\n")[2]) < length_of(answer):
@@ -387,20 +388,20 @@ def on_terminal(command: Sequence[str], **options: Any) -> Iterator[tuple[subpro
 
 
 def read_terminal(fd: int, through: bytes | None = None) -> bytes:
-    """All that was written to a terminal, read at its other end, once all others have closed theirs.
+    """Return all bytes that were written to a terminal. The other processes must have closed it.
 
-    Until then a read may come before what was written: the kernel hands that over in a thread of its own.
-    ``through``: no more than a read after which this has come.
+    Before that, a read may return nothing although bytes were written, because the kernel passes them on in a thread.
+    ``through``: stop after the read that returns this text.
     """
     data = bytearray()
-    with contextlib.suppress(OSError):  # EIO: nobody has it open any more, and nothing is left
+    with contextlib.suppress(OSError):  # EIO: no other process has the terminal open, and all bytes are read
         while (through is None or through not in data) and (piece := os.read(fd, 65536)):
             data += piece
     return bytes(data)
 
 
 def until(condition: Callable[[], object], what: str, patience_s: float | None = None) -> None:
-    """Wait for what can only be looked at. ``patience_s``: for what takes long on a busy machine."""
+    """Check a condition again and again until it is true. ``patience_s``: for work that is slow on a busy machine."""
     deadline = time.monotonic() + (patience_s or patience_for_s(what))
     while not condition():
         if time.monotonic() > deadline:
@@ -409,10 +410,9 @@ def until(condition: Callable[[], object], what: str, patience_s: float | None =
 
 
 def arguments_of(pid: int) -> bytes:
-    """The arguments of a process, each ended by a NUL; nothing if it is dead.
+    """Return the arguments of a process, each with a NUL at its end; nothing if it is dead.
 
-    While ``exec`` replaces its memory, a process has none for a moment, and its parent may run again by then: so this
-    waits for them.
+    While ``exec`` replaces the memory of a process, the process has no arguments for a moment. So this waits for them.
     """
     while True:
         try:
@@ -426,12 +426,12 @@ def arguments_of(pid: int) -> bytes:
 
 
 def is_guardian(pid: int, of: int) -> bool:
-    """Whether a child of the server ``of`` is its guardian: a fork, which has the server's arguments."""
+    """Return whether a child of the server ``of`` is its guardian, a fork with the arguments of the server."""
     return arguments_of(pid) == arguments_of(of)
 
 
 def problem(answer: Answer, status: int) -> dict[str, object]:
-    """The document of an answer that must tell of a problem with this status."""
+    """Return the document of an answer that must report a problem with this status."""
     assert answer.status == status, answer.body
     assert answer.headers["Content-Type"] == "application/problem+json"
     document: dict[str, object] = answer.json

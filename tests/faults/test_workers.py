@@ -1,4 +1,4 @@
-"""Warm workers that crash, hang, lie or never load. Each call gets its own answer, and the next is served"""
+"""Warm workers that crash, hang, lie or never load. Each call gets its own answer, and the next is served."""
 
 from __future__ import annotations
 

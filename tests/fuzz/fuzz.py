@@ -1,7 +1,8 @@
-"""Fuzz what reads other people's bytes: ``python tests/fuzz/fuzz.py TARGET``.
+"""Fuzz the code that reads bytes of callers and scripts: ``python tests/fuzz/fuzz.py TARGET``.
 
-Without files, atheris (libFuzzer) makes inputs from the seeds until the time is over or one breaks a promise. With
-files, each is fed once, which needs no atheris: so a finding is looked at again. The promises are in ``targets.py``.
+Without files, atheris (libFuzzer) makes inputs from the seeds until the time is over or an input breaks a promise. With
+files, the target reads each of them once, to reproduce a finding. This does not need atheris. The promises are in
+``targets.py``.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ _MOST_MEMORY_MIB = 2048
 
 
 def main(arguments: list[str]) -> int:
-    """The exit code: 0 if nothing was found, 1 if something was, 2 if it cannot be tried."""
+    """Return the exit code: 0 if nothing was found, 1 if something was found, 2 if fuzzing is not possible."""
     options = _options(arguments)
     if options.files:
         return _replay(options.target, options.files)
     with tempfile.TemporaryDirectory(prefix="watchdog-fuzz-", dir=_memory_directory()) as scratch:
-        # Made here and not by the fuzzer, which ends without any clean-up.
+        # Make the directory here and not in the fuzzer, which ends without any clean-up.
         tempfile.tempdir = scratch
         try:
             return _fuzz(options)
@@ -73,7 +74,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _memory_directory() -> str | None:
-    """A file system in memory, if there is one: most of a run is making small files."""
+    """Return a file system in memory, if there is one, because most of a run is the creation of small files."""
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
@@ -102,7 +103,7 @@ def _fuzz(options: argparse.Namespace) -> int:
     except ImportError:
         print("fuzz.py: to fuzz, atheris is needed: pip install -r tests/fuzz/requirements.txt", file=sys.stderr)
         return 2
-    # What widens the coverage stays here for the next run; the committed seeds are chosen by hand.
+    # Inputs that widen the coverage are kept here for the next run. The committed seeds are chosen by hand.
     found = BUILD / "corpus" / options.target
     found.mkdir(parents=True, exist_ok=True)
     options.artifacts.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def _fuzz(options: argparse.Namespace) -> int:
         f"-rss_limit_mb={_MOST_MEMORY_MIB}",
         "-print_final_stats=1",
     ]
-    # libFuzzer writes what it finds to the first directory, and ends the process that it runs in.
+    # libFuzzer writes new inputs to the first directory, and ends the process in which it runs.
     pid = os.fork()
     if pid == 0:
         with atheris.instrument_imports(include=["watchdog", "multipart"]):
@@ -133,7 +134,7 @@ def _fuzz(options: argparse.Namespace) -> int:
 
 
 def _written(directory: Path) -> set[tuple[Path, int]]:
-    """Files and when they were written: what is found again has its old name."""
+    """Return all files with their times, because an input that is found again has the same name."""
     return {(path, path.stat().st_mtime_ns) for path in directory.iterdir() if path.is_file()}
 
 

@@ -1,7 +1,7 @@
-"""What the fuzzer feeds: for each target a pure function of bytes that raises AssertionError on a broken promise.
+"""The targets of the fuzzer: each is a pure function of bytes that raises AssertionError if a promise is broken.
 
-Errors that the code documents are swallowed; any other exception goes through, and is a finding. The checks know
-nothing of atheris, so that the tests replay the seeds on every Python.
+Errors that the code documents are ignored. Any other exception is a finding. The checks do not use atheris, so the
+tests can replay the seeds on every Python.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ _T = TypeVar("_T")
 
 
 def _chosen(choices: Sequence[_T], byte: int) -> _T:
-    """One of the choices; a seed's letter ``a`` is the first, so that seeds can be read and written by hand."""
+    """Return one of the choices. The letter ``a`` of a seed is the first one, so people can read and write seeds."""
     return choices[(byte - ord("a")) % len(choices)]
 
 
 def _first_line(data: bytes) -> tuple[str, bytes]:
-    """A header's value as the HTTP server hands it on, and the rest."""
+    """Return the value of a header as the HTTP server passes it on, and the rest."""
     line, _, rest = data.partition(b"\n")
     return line.decode("utf-8", "surrogateescape").strip(), rest
 
 
 @functools.cache
 def _scratch() -> str:
-    """One directory for all runs: to make and remove one for each would take longer than most of the checks."""
+    """Return one directory for all runs. A new directory for each run would take longer than most checks."""
     directory = tempfile.mkdtemp(prefix="watchdog-fuzz-")
     atexit.register(shutil.rmtree, directory, ignore_errors=True)
     return directory
@@ -89,7 +89,7 @@ _CONTENT_TYPES = (
     "text/csv",
 )
 _AS_IT_IS = ("", "identity", "gzip", "X-Gzip", "deflate", "br")
-# The body is packed by the check itself: no mutation finds the checksum of a changed body.
+# The check compresses the body itself, because no mutation finds the checksum of a changed body.
 _PACKERS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
     "one gzip member": ("gzip", lambda body: gzip.compress(body, 1, mtime=0)),
     "two gzip members and padding": (
@@ -118,7 +118,7 @@ _BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class _Request:
-    """``packed``: the body as it is sent. ``plain``: what it holds, None if only the code under test can tell.
+    """``packed``: the body as it is sent. ``plain``: its content; None if only the tested code can know it.
 
     ``parts``: file names ("" for a field) and contents, if the check itself made a multipart form of them.
     """
@@ -139,7 +139,7 @@ class _Request:
 
 @dataclass(frozen=True)
 class _Outcome:
-    """``files``: names and contents; what the name's random part is, is left out."""
+    """``files``: names, without their random parts, and contents."""
 
     error: InputError | None
     input: str | None
@@ -148,10 +148,10 @@ class _Outcome:
 
 
 def check_intake(data: bytes) -> None:
-    """However a body is cut, its file is the same, has the right bytes and a sane name, and is not too large."""
+    """Wherever a body is cut, its file is the same, has the right bytes and a safe name, and is not too large."""
     request = _request(data)
     whole = _received(request, [request.packed])
-    # Small buffers: their seams lie where a body of a few bytes meets them.
+    # With small buffers, even a body of a few bytes crosses the end of a buffer.
     with (
         mock.patch.object(receive, "BATCH_BYTES", 16),
         mock.patch.multiple(form_module, _STEP_BYTES=8, _IN_MEMORY_BYTES=16),
@@ -159,14 +159,14 @@ def check_intake(data: bytes) -> None:
         cut = _received(request, request.pieces())
 
     if not request.parts and any(str(outcome.error).startswith(_MALFORMED) for outcome in (whole, cut)):
-        # multipart 2.0.1 sees some faults (a bare line feed in a header, bytes before the first boundary) at some
-        # cuts only. A form without fault is the same at all of them: that is what _MADE is for.
+        # multipart 2.0.1 finds some faults (a bare line feed in a header, bytes before the first boundary) only with
+        # some cuts. A form without faults gives the same result with all cuts, which _MADE checks.
         return
     if whole.error is None or cut.error is None:
         assert whole == cut, f"whole: {whole}, cut: {cut}"
     elif not request.max_size_bytes:
-        # Of two things that are wrong, the limit and another, the first that is met is told.
-        # Which fault of base64 is the first, and its offset, must not depend on the cut.
+        # If the body exceeds the limit and has another fault, the error names the first one that was found. The first
+        # fault of base64, and its offset, must not depend on the cut.
         assert type(whole.error) is type(cut.error), f"whole: {whole.error!r}, cut: {cut.error!r}"
         if "base64" in str(whole.error):
             assert _without_serial(str(whole.error)) == _without_serial(str(cut.error))
@@ -200,7 +200,7 @@ def _request(data: bytes) -> _Request:
 
 
 def _parts(body: bytes) -> list[tuple[bytes, bytes]]:
-    """What ``|`` separates: a line with the file's name, and its content."""
+    """Return the parts between ``|``. Each has a line with the name of the file, and the content."""
     parts = []
     for part in body.split(b"|")[:10]:
         name, _, content = part.partition(b"\n")
@@ -304,10 +304,10 @@ def _check_against_reference(request: _Request, outcome: _Outcome) -> None:
         if isinstance(outcome.error, InputTooLarge):
             assert request.max_size_bytes, "there is no limit that it could be over"
             sizes = [len(content) for content in expected.values() if content is not None]
-            # What is refused at its end may be too large before that.
+            # A body that would be refused at its end may be too large before that.
             assert None in expected.values() or max(sizes) > request.max_size_bytes
         else:
-            # A name with a control character is refused before the body is looked at.
+            # A name with a control character is refused before the body is read.
             is_name_bad = re.search(r"[\x00-\x1f\x7f]", said.file_name or "")
             assert None in expected.values() or is_name_bad, f"{outcome.error} but it is {expected}"
         return
@@ -317,14 +317,14 @@ def _check_against_reference(request: _Request, outcome: _Outcome) -> None:
 
 
 def _reference(body: bytes, encoding: str | None, media_type: str) -> dict[str, bytes | None]:
-    """What may become of a body, by the docs' rules in their plainest form: contents by encoding. None: refused."""
+    """Return the possible contents of a body by encoding, by the rules of the docs. None means that it is refused."""
     if encoding in ("raw", "json"):
         return {encoding: body}
     if encoding == "base64":
         return {"base64": _base64_reference(body)}
     if media_type not in _BASE64_TYPES or not body:
         return {"raw": body}
-    # A body that looks like base64 for 4 KiB is held to it.
+    # If the first 4 KiB of a body are base64, the whole body must be base64.
     may_be_raw = media_type == "application/octet-stream"
     if re.match(rb"(\xef\xbb\xbf)?\s*[{\[]", body[:_HEAD_BYTES]):
         if not _is_wide(body):
@@ -347,7 +347,7 @@ def _reference(body: bytes, encoding: str | None, media_type: str) -> dict[str, 
 
 
 def _is_wide(body: bytes) -> bool:
-    """UTF-16 or UTF-32 by a byte order mark, or by which of the first four bytes are NUL."""
+    """Return whether a byte order mark, or NULs in the first four bytes, show UTF-16 or UTF-32."""
     zero = [not byte for byte in body[:4]]
     by_zeros = zero in ([False, True] * 2, [True, False] * 2, [False, True], [True, False])
     by_zeros = by_zeros or zero in ([True] * 3 + [False], [False] + [True] * 3)
@@ -355,7 +355,7 @@ def _is_wide(body: bytes) -> bool:
 
 
 def _may_be_form(body: bytes) -> bool:
-    """Whether the docs' rules let this be a form, as far as they can be said without the pattern of a name."""
+    """Return whether a body may be a form by the rules of the docs, without the rule for the words of a name."""
     text = body.removeprefix(_BOM)
     before, _, after = text.strip().partition(b"=")
     has_stray = re.search(rb"[^A-Za-z0-9_.:/+\[\] %\x80-\xff-]", before) is not None
@@ -367,7 +367,7 @@ def _may_be_form(body: bytes) -> bool:
 
 
 def _base64_reference(body: bytes) -> bytes | None:
-    """base64 of the whole body without its wrapping and white space, if one of Python's encoders emits it."""
+    """Return the decoded body if one of Python's encoders writes this base64, apart from wrapping and white space."""
     body = body.removeprefix(_BOM)
     head = body[:_HEAD_BYTES]
     if found := re.match(rb'\s*data:[^,"]{0,500};base64,', head, re.IGNORECASE):
@@ -415,7 +415,7 @@ def _is_json_scalar(body: bytes) -> bool:
 
 
 def _unpacked(content_encoding: str, packed: bytes) -> bytes:
-    """What Python's own reader makes of what was accepted."""
+    """Return the content of an accepted body, decompressed by Python's own code."""
     if not packed:
         return b""
     if "gzip" in content_encoding.lower():
@@ -450,14 +450,14 @@ def _may_be_refused(name: bytes) -> bool:
 
 # ---- response_file ----
 
-# What frames an answer, or names the call: never a script's (RFC 9110, 7.6.1, and the docs).
+# Headers that frame an answer or name the call. A script must not set them (RFC 9110, 7.6.1, and the docs).
 _FRAMING = {"connection", "content-length", "content-encoding", "keep-alive", "te", "trailer", "transfer-encoding"}
 _FRAMING |= {"upgrade", "proxy-authenticate", "proxy-connection", "x-call-id", "x-exit-code", "x-duration-seconds"}
 _FRAMING |= {"x-input-encoding"}
 
 
 def check_response_file(data: bytes) -> None:
-    """What is accepted of ``$HTTP_RESPONSE_FILE`` can neither split the answer nor touch what frames it."""
+    """No accepted line of ``$HTTP_RESPONSE_FILE`` splits the answer or sets a header that frames it."""
     path = os.path.join(_scratch(), "response")
     with open(path, "wb") as file:
         file.write(data)
@@ -471,7 +471,7 @@ def check_response_file(data: bytes) -> None:
         assert name.lower() not in _FRAMING, f"{name} is not the script's"
         assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value), f"{name}: {value!r} has a control character"
         assert value == value.strip(" \t")
-        # Raises for half a character, which no server can send.
+        # This raises an error for a lone surrogate, which no server can send.
         line = f"{name}: {value}".encode()
         assert line in data or value.encode() in data, f"{line!r} was not in the file"
 
@@ -495,7 +495,7 @@ _MOST_CPU_S = 1.0
 
 
 def check_accept(data: bytes) -> None:
-    """Any ``Accept`` is answered with a form that it includes, or refused, without a backtracking that blows up."""
+    """Any ``Accept`` gets a form that it includes, or is refused. The search needs little time for any text."""
     head, rest = data[:2].ljust(2, b"a"), data[2 : 2 + _MOST_ACCEPT_BYTES]
     outputs = [Output("/" + name, name, 1, 0.0, 0o100644) for name in _chosen(_OUTPUT_LISTS, head[0])]
     output_parameter = _chosen(_OUTPUT_PARAMETERS, head[1])
@@ -523,12 +523,12 @@ def check_accept(data: bytes) -> None:
 
 _LEVELS = (20, 0, 10, 30, 40, 50)
 _SMALL_LINE_BYTES = 48
-# What makes of lines something else than an event for each.
+# With these bytes, lines and events do not correspond one to one.
 _SPECIAL = re.compile(rb"[\r\x1b]|Traceback|  File |Exception|Error|\tat ")
 
 
 class _Collector(sink_module.LogWriter):
-    """A sink that keeps what it is given, and has no thread."""
+    """A sink that keeps its bytes, and has no thread."""
 
     def __init__(self, form: formats.LogFormat, level: int) -> None:
         super().__init__(-1, form, level=level)
@@ -542,10 +542,10 @@ class _Collector(sink_module.LogWriter):
 
 
 def check_script_log(data: bytes) -> None:
-    """However a script's output is cut, its events are the same, each of them one line of JSON and bounded."""
+    """Wherever the output of a script is cut, its events are the same. Each is one line of JSON of bounded length."""
     head, output = data[:3].ljust(3, b"a"), data[3:]
     level = _chosen(_LEVELS, head[0])
-    # Small lines: those over the limit lie where an output of a few bytes meets them.
+    # With a small limit, even an output of a few bytes has lines over the limit.
     limit_bytes = _chosen((level_module.LINE_BYTES, _SMALL_LINE_BYTES), head[1])
     piece_bytes = 1 + (head[2] - ord("a") & 0xFF)
     pieces = [output[at : at + piece_bytes] for at in range(0, len(output), piece_bytes)]
@@ -571,7 +571,7 @@ def check_script_log(data: bytes) -> None:
 
 def _logged(pieces: list[bytes], form: formats.LogFormat, level: int) -> _Collector:
     sink = _Collector(form, level)
-    # The clock stands still: what depends on time is not looked at.
+    # The clock stands still, because this does not check anything that depends on time.
     script_log = script_log_module.ScriptLog(sink, stream="stdout", call_id="c", clock=lambda: 0.0)
     for piece in pieces:
         script_log.feed(piece)
@@ -591,11 +591,11 @@ def _events_in(sink: _Collector, level: int, limit_bytes: int) -> list[dict[str,
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", str(event.pop("timestamp")))
         text = event["event"]
         assert isinstance(text, str)
-        # Of a long line the beginning may be an escape sequence and nothing else.
+        # The beginning of a long line may consist only of an escape sequence.
         assert text.strip() or event.get("truncated"), f"an event without text: {event}"
         number = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}[str(event["level"])]
         assert number >= level, f"{event} is below {level}"
-        # A byte that is not UTF-8 is told as `\xff`.
+        # A byte that is not UTF-8 becomes four characters, such as `\xff`.
         assert len(text.encode()) <= 4 * limit_bytes, f"an event of {len(text)} characters"
         assert event["logger"] == "script"
         line_bytes = event.get("line_bytes")
@@ -607,7 +607,7 @@ def _events_in(sink: _Collector, level: int, limit_bytes: int) -> list[dict[str,
 
 
 def check_service_definition(data: bytes) -> None:
-    """Any text is read, or told in lines what is wrong with it; what is read fits into an environment."""
+    """Any text is read, or each fault is reported in one line. The variables that are read fit into an environment."""
     origin = "/o.yaml"
     parsed = parse(data, origin)
     holds_secrets(data)
@@ -623,7 +623,7 @@ def check_service_definition(data: bytes) -> None:
         assert name, "a variable without a name"
         assert "=" not in name
         assert "\0" not in name + value
-        # Raises for what no environment can carry.
+        # This raises an error for text that no environment can contain.
         assert len(os.fsencode(name)) + len(os.fsencode(value)) + 2 <= 131_072
     for text in (service.name, service.log_level, service.script_path or ""):
         assert isinstance(text, str)
@@ -635,7 +635,7 @@ def check_service_definition(data: bytes) -> None:
 
 
 def check_storage_event(data: bytes) -> None:
-    """Any bytes are an event, complete, or data; a job's input is what it is given, or refused."""
+    """Any bytes are a complete event, or data. The input of a job is one of its two texts, or is refused."""
     for event in (event_module.read(data), event_module.read_data("com.amazonaws.s3.ObjectCreated:Put", data)):
         if event is None:
             continue
@@ -659,10 +659,10 @@ def check_storage_event(data: bytes) -> None:
             assert "=" not in name
             assert "\0" not in name + value
     stdin, _, variable = data.partition(b"\0")
-    variable = variable.replace(b"\0", b"")  # no variable has one
+    variable = variable.replace(b"\0", b"")  # a variable cannot contain a NUL
     for given in (None, variable.decode("utf-8", "surrogateescape")):
         try:
-            # A made-up pattern could go through all files of the machine.
+            # A random pattern could search through all files of the machine.
             with mock.patch("glob.glob", return_value=[]):
                 text_of_job = job_event_module.job_text(stdin, given)
         except BadInput:

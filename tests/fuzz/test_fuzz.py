@@ -1,4 +1,4 @@
-"""The fuzz targets without the fuzzer: their seeds, each promise broken once, and what the fuzzer has found."""
+"""The fuzz targets without the fuzzer: their seeds, each promise broken once, and earlier findings of the fuzzer."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_seeds(target: str) -> None:
             raise
 
 
-# ---- a target that cannot fail is none ----
+# ---- each target can fail ----
 
 
 def seed(target: str, name: str) -> bytes:
@@ -300,7 +300,7 @@ def test_files_are_replayed_and_what_is_found_is_named(
     ]
 
 
-# ---- what the fuzzer found ----
+# ---- findings of the fuzzer ----
 
 
 @pytest.mark.parametrize(

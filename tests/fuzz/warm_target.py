@@ -1,4 +1,4 @@
-"""The fuzz target ``warm_answer``: what a warm worker writes to fd 4."""
+"""The fuzz target ``warm_answer``: the bytes that a warm worker writes to fd 4."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _KIND: dict[bytes, Answer] = {
 
 
 def check_warm_answer(data: bytes) -> None:
-    """However the bytes are cut, the answers are those of the rules in their plainest form, and little is kept.
+    """Wherever the bytes are cut, the answers follow the simplest form of the rules, and few bytes are kept.
 
     The first byte chooses the length of a piece, and the second the longest line.
     """
     head, output = data[:2].ljust(2, b"a"), data[2:]
     piece_bytes = 1 + (head[0] - ord("a") & 0xFF)
-    # With short lines, those over the limit lie where a few bytes reach them.
+    # With a short limit, even a few bytes make a line over the limit.
     limit_bytes = (4096, _SMALL_LINE_BYTES)[(head[1] - ord("a")) % 2]
     pieces = [output[at : at + piece_bytes] for at in range(0, len(output), piece_bytes)]
     with mock.patch.object(protocol, "LONGEST_LINE_BYTES", limit_bytes):
@@ -66,7 +66,7 @@ def _checked(answer: Answer | ProtocolError, limit_bytes: int) -> Answer | str:
         case Done(exit_code):
             assert 0 <= exit_code <= 255
     assert not re.search(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]", shown), f"{shown!r} moves a terminal's cursor"
-    shown.encode()  # raises for half a character
+    shown.encode()  # raises an error for a lone surrogate
     return shown if isinstance(answer, ProtocolError) else answer
 
 

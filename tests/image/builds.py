@@ -16,17 +16,17 @@ _INPUTS = ("Dockerfile.base", ".dockerignore", "LICENSE", "image", "watchdog")
 _BUILD_S = 600
 # Only Docker's format has a HEALTHCHECK.
 _BUILD = ("buildah", "build", "--layers", "--format", "docker", "--isolation", "chroot", "--network", "host")
-# Environment variables by which programs of this machine are told of a private CA's certificate.
+# Environment variables with the certificate of a private CA, for programs of this machine.
 _CA_VARIABLES = ("PIP_CERT", "SSL_CERT_FILE", "CURL_CA_BUNDLE")
 
 
 class Builds:
-    """What is built from the working tree: the image, the tree, and examples on them."""
+    """Builds the image, the tree and images of examples from the working tree."""
 
     def __init__(self, engine: Engine, directory: Path, debian: Path) -> None:
         """
         Args:
-            directory: where trees are kept; of those of an older state of the project none is.
+            directory: keeps the trees. Trees of an older state of the project are removed.
             debian: the root file system of the builder and of the base.
         """
         self._engine = engine
@@ -44,20 +44,20 @@ class Builds:
         self.tree = self._export(key)
 
     def build(self, dockerfile: Path, context: Path, tag: str, *arguments: str) -> None:
-        """An image of one of the project's Dockerfiles."""
+        """Build an image of one of the project's Dockerfiles."""
         self._engine.run(*_BUILD, *arguments, "--tag", tag, "--file", str(dockerfile), str(context), timeout_s=_BUILD_S)
 
     def build_tree(self, directory: Path, *arguments: str) -> Path:
-        """Another tree, in that directory, from the stage ``export``.
+        """Build another tree in that directory, from the stage ``export``.
 
         Args:
-            arguments: of buildah, such as ``--no-cache``.
+            arguments: arguments of buildah, such as ``--no-cache``.
         """
         self._build_base(self.tree_image, "--target", "export", "--output", f"type=local,dest={directory}", *arguments)
         return directory / "opt/watchdog"
 
     def import_root(self, root: Path) -> str:
-        """The image that has just this root file system."""
+        """Return the image that has only this root file system."""
         image = f"localhost/root-{root.name}"
         if not self._has(image):
             with tempfile.TemporaryDirectory(dir=self._directory) as directory:
@@ -76,7 +76,7 @@ class Builds:
         self.build(self._context / "Dockerfile.base", self._context, tag, *secret, *images, *arguments)
 
     def _forget_older_images(self) -> None:
-        """Those of other states of the project: each would keep its layers."""
+        """Remove images of other states of the project, because each would keep its layers."""
         listing = self._engine.run("podman", "images", "--format", "{{.Repository}}:{{.Tag}}")
         older = [name for name in listing.stdout.split() if name.startswith("localhost/oscar-watchdog")]
         if older:
@@ -84,7 +84,7 @@ class Builds:
         self._engine.run("podman", "image", "prune", "--force")
 
     def _copy_inputs(self) -> str:
-        """The files that git knows or would add, as they are now; returns a key of them all."""
+        """Copy the files that git knows or would add, in their current state. Return a key of all of them."""
         listing = (
             "git",
             "-c",

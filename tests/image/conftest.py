@@ -1,4 +1,4 @@
-"""What the tests of the image share: one build, the root file systems, and the figures that the run ends with."""
+"""The common parts of the tests of the image: one build, the root file systems, and the figures of the run."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-# Before they are imported: their assertions then tell what they compared.
+# Do this before they are imported. Then their assertions show the compared values.
 pytest.register_assert_rewrite("image.containers", "image.serving")
 
 from image.builds import Builds  # noqa: E402
@@ -24,7 +24,7 @@ StartContainer = Callable[[Options], Container]
 
 @pytest.fixture(scope="session")
 def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
-    """Tells whoever looks on, at once, why the tests do not go on."""
+    """Show at once why the tests wait."""
 
     def write(text: str) -> None:
         with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
@@ -35,7 +35,7 @@ def say(pytestconfig: pytest.Config) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def roots(engine: Engine, say: Callable[[str], None]) -> Iterator[Roots]:
-    """Root file systems by name; those that are not there yet are made meanwhile."""
+    """Return root file systems by name. Missing ones are made in the background."""
     made = Roots(_KEPT / "roots", say)
     yield made
     made.close()
@@ -51,13 +51,13 @@ def engine(say: Callable[[str], None]) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def builds(engine: Engine, roots: Roots) -> Builds:
-    """The image and the tree of the project as it is now."""
+    """Build the image and the tree from the current state of the project."""
     return Builds(engine, _KEPT / "builds", roots["debian-13-slim"])
 
 
 @pytest.fixture(scope="session")
 def tree(builds: Builds) -> Path:
-    """The tree, to be left as it is."""
+    """Return the tree. Tests must not change it."""
     return builds.tree
 
 
@@ -68,7 +68,7 @@ def ways(tmp_path: Path, roots: Roots, tree: Path) -> Ways:
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A directory to mount at ``/oscar/config``, where no root file system but an image is used."""
+    """Return a directory for ``/oscar/config``, for tests that use an image and not a root file system."""
     return _made(tmp_path / "config")
 
 
@@ -79,7 +79,7 @@ def _made(directory: Path) -> Path:
 
 @pytest.fixture
 def start_container(engine: Engine) -> Iterator[StartContainer]:
-    """Containers in which the server runs; they end with the test."""
+    """Start containers in which the server runs. They end with the test."""
     containers: list[Container] = []
 
     def start(options: Options) -> Container:
@@ -94,7 +94,7 @@ def start_container(engine: Engine) -> Iterator[StartContainer]:
 
 @pytest.fixture
 def figures(pytestconfig: pytest.Config) -> dict[str, str]:
-    """What was measured, to be printed at the end of the run."""
+    """Return the measured figures, which are printed at the end of the run."""
     return pytestconfig.stash.setdefault(_figures, {})
 
 

@@ -1,4 +1,4 @@
-"""What only the tree's own Python can tell of it; a process of that runs this file in an empty root.
+"""Checks that only the tree's own Python can do. It runs this file in an empty root.
 
 ::
 
@@ -24,10 +24,10 @@ from collections.abc import Iterator
 
 
 def byte_code(tree: str, shown_as: str) -> list[str]:
-    """What is wrong with the byte code: missing, checked against its source at each import, of another Python, stale.
+    """Return the faults of byte code: missing, compared with its source at each import, of another Python, or stale.
 
     Args:
-        shown_as: the directory that tracebacks are to name in the place of the tree's.
+        shown_as: the directory that tracebacks must name in place of the directory of the tree.
     """
     wrong = []
     library = os.path.dirname(os.__file__)
@@ -72,7 +72,7 @@ def _file_names(code: types.CodeType) -> Iterator[str]:
 
 
 def modules(*directories: str) -> list[str]:
-    """All modules that lie in the directories of sys.path and in these."""
+    """Return all modules in the directories of sys.path and in these."""
     found = set(sys.builtin_module_names)
     for directory in (*sys.path, *directories):
         if os.path.isdir(directory):
@@ -89,7 +89,7 @@ def _modules_in(directory: str, package: str) -> set[str]:
             found |= {package + entry.name, *inner} if inner else set()
         for suffix in suffixes:
             if entry.name.endswith(suffix) and "." not in entry.name.removesuffix(suffix):
-                # A __main__ would run.
+                # The import of a __main__ would run it.
                 if entry.name != "__main__.py":
                     found.add((package + entry.name.removesuffix(suffix)).removesuffix(".__init__"))
                 break
@@ -97,7 +97,7 @@ def _modules_in(directory: str, package: str) -> set[str]:
 
 
 def failing_imports(site_packages: str, *names: str) -> dict[str, str]:
-    """Which of the modules cannot be imported, and why; by default of all that there are."""
+    """Return the modules that cannot be imported, with the reasons. By default, try all modules."""
     sys.path.append(site_packages)
     failures = {}
     for name in names or modules():
@@ -111,7 +111,7 @@ def failing_imports(site_packages: str, *names: str) -> dict[str, str]:
 
 
 def unresolved_imports(site_packages: str) -> list[list[str]]:
-    """Pairs (module, what it imports): all import statements, in functions as well, that lead to nothing."""
+    """Return pairs of a module and an import in it that leads to nothing. Imports in functions count, too."""
     sys.path.append(site_packages)
     library = os.path.dirname(os.__file__)
     unresolved = set()
@@ -128,7 +128,7 @@ def unresolved_imports(site_packages: str) -> list[list[str]]:
 
 
 def _imported(tree: ast.AST) -> Iterator[str]:
-    """Absolute ones, ``package:attribute`` of `from package import attribute`."""
+    """Yield absolute imports. `from package import attribute` becomes ``package:attribute``."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -146,17 +146,17 @@ def _is_there(imported: str, known: dict[str, bool] = {}) -> bool:  # noqa: B006
 def _find(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except (ImportError, ValueError):  # the parent is not there; __main__ has no spec
+    except (ImportError, ValueError):  # the parent is missing, or the module is __main__, which has no spec
         return name in sys.modules
 
 
 def _has(name: str, attribute: str) -> bool:
-    # Only of a package may it be a module, and only of the standard library may that have been removed.
+    # The attribute can only be a missing module if `name` is a package of the standard library.
     if name.partition(".")[0] not in sys.stdlib_module_names:
         return True
     try:
         module = importlib.import_module(name)
-        # concurrent.futures, for one, imports its modules when their attributes are asked for.
+        # Some packages, such as concurrent.futures, import their modules when an attribute is read.
         return not hasattr(module, "__path__") or hasattr(module, attribute) or _find(f"{name}.{attribute}")
     except ImportError:
         return False

@@ -1,6 +1,6 @@
-"""Root file systems to try the tree in: Debian 11, 12 and 13, one with busybox only, an empty one.
+"""Root file systems for tests of the tree: Debian 11, 12 and 13, one with only busybox, and an empty one.
 
-Made once per machine and kept in ``build/image/roots``: a Debian takes about half a minute.
+They are made once for each machine and kept in ``build/image/roots``, because a Debian takes about half a minute.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 
 _BUSYBOX = Path("/bin/busybox")
 _DEBOOTSTRAP_S = 600
-# Part of each root's name: raise it to have all made anew.
+# This is part of the name of each root. Raise it to make all of them again.
 _EDITION = 1
-# The same programs in each Debian, so that the image's own Python and OpenSSL can be seen to work beside the tree's.
+# Each Debian has these programs, so tests can check that the image's own Python and OpenSSL still work.
 _PROGRAMS = ("python3", "openssl", "ca-certificates")
 
 
@@ -29,7 +29,8 @@ class _Debian:
 
 
 _DEBIANS = {
-    # To build on: as slim as the Debian images of registries, so that what a Dockerfile forgets is missing.
+    # The base of builds. It has no more packages than the Debian images of registries, so a forgotten package is
+    # noticed.
     "debian-13-slim": _Debian("trixie"),
     "debian-11": _Debian("bullseye", _PROGRAMS),
     "debian-12": _Debian("bookworm", _PROGRAMS),
@@ -40,7 +41,7 @@ ALL = (*WITH_PYTHON, "busybox", "empty")
 
 
 class Roots:
-    """All of them, by name; what is not there is made in the background, two at a time."""
+    """All root file systems by name. Missing ones are made in the background, two at a time."""
 
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         self._directory = directory
@@ -60,7 +61,7 @@ class Roots:
         self._roots["empty"] = self._executor.submit(self._root, "empty", _make_empty)
 
     def __getitem__(self, name: str) -> Path:
-        """The root's directory, once it is made. Whoever runs something in it works on a copy or an overlay."""
+        """Wait until a root is made, and return its directory. Tests must use a copy or an overlay of it."""
         return self._roots[name].result()
 
     def close(self) -> None:
@@ -69,7 +70,7 @@ class Roots:
     def _root(self, name: str, make: Callable[[Path], None]) -> Path:
         root = self._path(name)
         if not root.exists():
-            # Made beside and renamed when it is whole: an interrupted run leaves none that looks so.
+            # Rename the directory only when it is complete, so that an interrupted run leaves no incomplete root.
             unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=self._directory))
             unfinished.chmod(0o755)
             make(unfinished)
@@ -84,7 +85,7 @@ def _maker_of_debian(debian: _Debian, mirror: str | None) -> Callable[[Path], No
     def make(root: Path) -> None:
         include = [f"--include={','.join(debian.programs)}"] if debian.programs else []
         command = ["debootstrap", "--variant=minbase", *include, debian.suite, str(root), *([mirror] if mirror else [])]
-        # Where cron or a user starts it, sbin is not on the path.
+        # If cron or a user starts the tests, sbin is not in PATH.
         environ = os.environ | {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin", "DEBIAN_FRONTEND": "noninteractive"}
         result = subprocess.run(
             command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=_DEBOOTSTRAP_S
@@ -96,7 +97,7 @@ def _maker_of_debian(debian: _Debian, mirror: str | None) -> Callable[[Path], No
 
 
 def _debian_mirror() -> str | None:
-    """Where this machine's own apt gets Debian from; None, debootstrap's default, where it does not tell."""
+    """Return the mirror that the apt of this machine uses; None (debootstrap's default) if apt does not report it."""
     index_targets = ["apt-get", "indextargets", "--format", "$(CODENAME) $(COMPONENT) $(SITE)", "Created-By: Packages"]
     result = subprocess.run(index_targets, capture_output=True, text=True, timeout=60)
     for line in result.stdout.splitlines():
@@ -107,7 +108,7 @@ def _debian_mirror() -> str | None:
 
 
 def _make_busybox(root: Path) -> None:
-    """One static program and its names, and nothing else: no libc, no loader, no /etc."""
+    """Make a root with one static program and its names: no libc, no loader, no /etc."""
     programs = root / "bin"
     programs.mkdir()
     shutil.copy(_BUSYBOX, programs / "busybox")
@@ -118,4 +119,4 @@ def _make_busybox(root: Path) -> None:
 
 
 def _make_empty(root: Path) -> None:
-    """Nothing to do: not even /tmp is there."""
+    """Do nothing: an empty root does not even have /tmp."""

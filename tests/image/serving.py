@@ -1,4 +1,4 @@
-"""Ways to run the tree in a container, and what must hold of the server in each: also used on trees that are broken."""
+"""Ways to run the tree in a container, and the checks of the server in each. They are also used for broken trees."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ TREE = "/opt/watchdog"
 SERVER = (f"{TREE}/bin/watchdog", "serve")
 CONFIG = "/oscar/config"
 _STATIC = "/static"
-# Runs whatever the environment does to the image's own programs.
+# This shell runs even if the environment breaks the image's own programs.
 STATIC_SHELL = f"{_STATIC}/busybox sh"
 _FOREIGN = "/foreign"
 _HOSTILE = "/hostile"
-# The last, because a stop after a probe lasts that long.
+# The last variable is needed because a stop after a probe takes this long.
 ON_LOOPBACK = (
     ("PORT", "0"),
     ("WATCHDOG_BIND", "127.0.0.1"),
@@ -32,12 +32,12 @@ _ANY_BYTES = random.Random(1).randbytes(300_000)
 _OF_THE_CONTRACT = frozenset(
     [b"INPUT_FILE_PATH", b"TMP_INPUT_DIR", b"TMP_OUTPUT_DIR", b"CALL_ID", b"HTTP_RESPONSE_FILE", b"WATCHDOG_WARM_PY"]
 )
-# As strict as a platform can be: the tmpfs as Docker makes it, which is noexec.
+# The strictest options of a platform. Docker's tmpfs is noexec.
 HARDENED = (
     *("--read-only", "--tmpfs", "/tmp:rw,noexec,nosuid,nodev", "--user", "1000:1000", "--cap-drop", "ALL"),
     *("--security-opt", "no-new-privileges", "--memory", "64m"),
 )
-# Adds what no engine takes: names and values that are not UTF-8.
+# Adds names and values that are not UTF-8, which no engine accepts.
 _START = """#!/static/busybox sh
 exec /static/busybox env "$(printf 'NOT_\\377_UTF8')=$(printf '\\376\\302')" EMPTY= "$@"
 """
@@ -59,11 +59,11 @@ class Way:
     """How the server is started in a container.
 
     Attributes:
-        options: of the container, but for the command.
+        options: the options of the container, except the command.
         server: the command that starts it.
-        prefix: of any command, so that it sees what the server would see.
-        shell: interpreter of the tests' scripts.
-        tree: where the container sees the tree.
+        prefix: the beginning of every command. The command then has the same environment as the server.
+        shell: the interpreter of the scripts in tests.
+        tree: the path of the tree in the container.
     """
 
     options: Options
@@ -76,11 +76,11 @@ class Way:
         return replace(self.options, command=(*self.prefix, *self.server))
 
     def with_flags(self, *flags: str) -> Way:
-        """With more flags of ``podman run``."""
+        """Return this way with more flags of ``podman run``."""
         return replace(self, options=replace(self.options, flags=(*self.options.flags, *flags)))
 
     def running(self, *command: str) -> Options:
-        """A container that is the same in all but that it runs another program."""
+        """Return the options of the same container with another program."""
         flags = self.options.flags
         if isinstance(self.options.image, str):
             flags = (*flags, "--entrypoint", "")
@@ -93,8 +93,8 @@ class Ways:
     def __init__(self, directory: Path, roots: Roots, tree: Path) -> None:
         """
         Args:
-            directory: an empty one, for what the containers get to see.
-            tree: what is seen at ``/opt/watchdog``.
+            directory: an empty directory, for the files that containers see.
+            tree: the directory that containers see at ``/opt/watchdog``.
         """
         self._roots = roots
         self.tree = tree
@@ -116,7 +116,7 @@ class Ways:
         return self.plain(root).with_flags(*HARDENED)
 
     def hostile(self, root: str) -> Way:
-        """With an environment that is meant for the image's own programs, most of which do not even survive it."""
+        """Return a way with an environment that breaks most programs, even those of the image."""
         way = self.plain(root)
         environ = tuple(self.hostile_environ(root).items())
         options = replace(
@@ -127,12 +127,12 @@ class Ways:
         return replace(way, options=options, prefix=(f"{_STATIC}/start",), shell=STATIC_SHELL)
 
     def under_a_shell(self, root: str) -> Way:
-        """Not as PID 1; the environment is hostile, too."""
+        """Return a way in which the server is not PID 1. The environment is hostile, too."""
         way = self.hostile(root)
         return replace(way, prefix=(*way.prefix, f"{_STATIC}/busybox", "sh", "-c", '"$@" & wait $!', "sh"))
 
     def in_oscar(self, root: str) -> Way:
-        """As OSCAR starts it, in the place of the two programs that it knows.
+        """Start the server as OSCAR does, in place of the two programs that OSCAR knows.
 
         Sources: grycap/oscar, pkg/types/service.go and pkg/types/config.go.
         """
@@ -146,7 +146,7 @@ class Ways:
         return replace(way, options=options, server=("/oscar/bin/fwatchdog",), tree="/oscar/bin")
 
     def image(self, image: str, *flags: str, **environ: str) -> Way:
-        """An image that has the tree and starts it."""
+        """Return the way of an image that has the tree and starts it."""
         mounts = ((self.config, CONFIG), (self._static, _STATIC))
         options = Options(image, environ=tuple((dict(ON_LOOPBACK) | environ).items()), mounts=mounts, flags=flags)
         return Way(options, server=())
@@ -179,17 +179,17 @@ class Ways:
         }
 
     def _foreign_libraries(self, root: str) -> Path:
-        """Shared libraries with another glibc than that of the root and of the tree."""
+        """Return a directory of shared libraries with a glibc that neither the root nor the tree has."""
         libc = next(self._roots["debian-11" if root == "debian-13" else "debian-13"].glob("usr/lib/*/libc.so.6"))
         return libc.parent
 
 
 def check_all(container: Container, way: Way, engine: Engine, config: Path, directory: Path) -> None:
-    """What must hold in any container whose scripts have an interpreter.
+    """Make all checks of a container whose scripts have an interpreter.
 
     Args:
-        config: holds the script.
-        directory: for files of the test.
+        config: the directory of the script.
+        directory: a directory for files of the test.
     """
     check_health(container)
     check_bytes(container, way, config, directory)
@@ -203,7 +203,7 @@ def check_health(container: Container) -> None:
 
 
 def check_bytes(container: Container, way: Way, config: Path, directory: Path) -> None:
-    """Base64 there and back, and what a script made of it in between."""
+    """Check that input and answer are base64, and that the script got and changed the bytes."""
     write_script(config, way.shell, 'cat "$INPUT_FILE_PATH" "$INPUT_FILE_PATH" >"$TMP_OUTPUT_DIR/twice"')
     body = directory / "body.base64"
     body.write_bytes(base64.encodebytes(_ANY_BYTES))
@@ -213,7 +213,7 @@ def check_bytes(container: Container, way: Way, config: Path, directory: Path) -
 
 
 def check_no_interpreter(container: Container, config: Path) -> None:
-    """Where there is no program to run a script with, the answer says so."""
+    """Check that the answer says so if the container has no interpreter for the script."""
     write_script(config, "/bin/sh", "echo this is never printed")
     answer = container.curl("/", "--data", "aGVsbG8=")
     assert answer.status == 500, answer.body
@@ -222,9 +222,9 @@ def check_no_interpreter(container: Container, config: Path) -> None:
 
 
 def check_environment(container: Container, way: Way, engine: Engine, config: Path) -> None:
-    """A script is started with the image's environment, byte for byte, and the contract's variables; nothing else."""
+    """A script gets the environment of the image, byte for byte, the variables of the contract, and nothing else."""
     image = _entries(output_of(engine, way.running(f"{_STATIC}/busybox", "cat", "/proc/self/environ")))
-    # Of the interpreter, as it was started: a shell alters what it hands on.
+    # Read the first environment of the interpreter, because a shell changes the environment of its children.
     write_script(config, STATIC_SHELL, f'{_STATIC}/busybox cat /proc/$$/environ >"$TMP_OUTPUT_DIR/environ"')
     answer = container.curl("/?output=raw", "--data", "aGVsbG8=")
     assert answer.status == 200, answer.body
@@ -246,7 +246,7 @@ def _is_of_the_contract(name: bytes) -> bool:
 
 
 def check_mapped_files(container: Container, way: Way) -> None:
-    """No file outside the tree is mapped into a process of the server."""
+    """Check that no process of the server has mapped a file outside of the tree."""
     pids = container.processes_of(way.tree)
     assert pids
     for pid in pids:
@@ -261,7 +261,7 @@ def check_mapped_files(container: Container, way: Way) -> None:
 
 
 def check_own_programs(container: Container, way: Way, engine: Engine, config: Path) -> None:
-    """The image's own Python, OpenSSL and apt work from inside a script as they do without it."""
+    """Check that the image's own Python, OpenSSL and apt work in a script as they do outside of it."""
     commands = (
         "python3 -c 'import sys, ssl, json, asyncio; print(json.dumps([sys.version, sys.path, ssl.OPENSSL_VERSION]))'"
         " && openssl version && apt-get --version && locale"
@@ -278,7 +278,7 @@ def write_script(config: Path, interpreter: str, text: str) -> None:
 
 
 def altered_copy(tree: Path, directory: Path, alter: Callable[[Path], None]) -> Path:
-    """A tree that differs in what ``alter`` does to it."""
+    """Return a copy of the tree that ``alter`` has changed."""
     shutil.copytree(tree, directory, symlinks=True)
     alter(directory)
     return directory

@@ -1,4 +1,4 @@
-"""A job in the tree: TLS to a storage, whatever the image has of its own."""
+"""A job in the tree uses TLS to a storage, whatever libraries and certificates the image has."""
 
 from __future__ import annotations
 

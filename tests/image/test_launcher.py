@@ -1,4 +1,4 @@
-"""The launcher starts the program under any name and from any place, and hands the environment over byte for byte."""
+"""The launcher starts the program under any name and from any place, and passes the environment on byte for byte."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _OF_THE_CONTRACT = frozenset(
 )
 _PROJECT = Path(__file__).parents[2]
 _WAIT_S = 60
-# The program opens it in the place of closed standard streams, and all are closed in an empty root.
+# The program opens /dev/null in place of closed standard streams. In an empty root, all of them are closed.
 _WITH_DEV_NULL = 'mkdir "$root/dev"; touch "$root/dev/null"; mount --bind /dev/null "$root/dev/null"'
 _LINK = re.compile(r" (\d+) -> (.*)$")
 _BAD = b"bad\xff\xc3"
@@ -44,9 +44,9 @@ def _run(*command: str | Path, check: bool = True, **options: object) -> subproc
 
 
 def _execute(program: Path, arguments: list[bytes], environ: list[bytes]) -> subprocess.CompletedProcess[bytes]:
-    """With these arguments, of which the first is its name, and this environment: what no other interface lets pass."""
+    """Execute a program with arguments (its name is the first) and an environment that Python itself may refuse."""
 
-    # Made before the fork, after which little may be done.
+    # Make these before the fork, because few operations are safe after it.
     execve = ctypes.CDLL(None).execve
     vectors = [(ctypes.c_char_p * (len(each) + 1))(*each, None) for each in (arguments, environ)]
     path = os.fsencode(program)
@@ -87,9 +87,9 @@ def test_it_starts_where_copying_made_files_of_links(tree: Path, version: str, t
 
 @pytest.mark.parametrize("delay_s", [0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05])
 def test_no_signal_is_lost_at_the_start_of_pid_1(delay_s: float, tree: Path) -> None:
-    """Without a handler, and not blocked, the kernel throws it away: `docker stop` would wait in vain.
+    """If PID 1 has not blocked the signal and has no handler, the kernel discards it. `docker stop` would then wait.
 
-    That holds for the microseconds between the launcher's execve and its first statement, too.
+    This is also true for the microseconds between the launcher's execve and its first statement.
     """
     command = [*AS_PID_1, tree / "bin/watchdog", "serve", "--port", "0", "--bind", "127.0.0.1", "--metrics-port", "0"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
@@ -111,7 +111,7 @@ def _is_of(tree: Path, pid: str) -> bool:
 
 
 def _expects_sigterm(pid: str) -> bool:
-    """Blocked, or has a handler for it (proc_pid_status(5))."""
+    """Return whether a process has blocked SIGTERM or has a handler for it (proc_pid_status(5))."""
     masks = re.findall(r"^Sig(?:Blk|Cgt):\t([0-9a-f]{16})$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     return any(int(mask, 16) & 1 << signal.SIGTERM - 1 for mask in masks)
 
@@ -148,7 +148,7 @@ def test_it_starts_from_any_place(way: str, tree: Path, version: str, tmp_path: 
 
 
 def test_a_path_that_the_loader_would_misread_is_named(tree: Path, tmp_path: Path) -> None:
-    """It would go on to the image's libraries."""
+    """The loader would then use the libraries of the image."""
     for name in ("a:b", "a;b", "$LIB"):
         place = linked_copy(tree, tmp_path / name, lambda copy: None)
         result = _run(place / "bin/watchdog", "--version", check=False)
@@ -183,7 +183,7 @@ def test_it_starts_where_memory_files_must_not_be_executed(tree: Path, version: 
 
 
 def test_it_starts_with_closed_standard_streams(tree: Path, tmp_path: Path) -> None:
-    """The memory file must not take their place: what is printed would go into it."""
+    """The memory file must not get the number of a closed stream. Otherwise printed text would go into the file."""
     script = tmp_path / "script.sh"
     script.write_text('cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"; echo printed >&2\n')
     for closed in ("<&-", "<&- 2>&-", "<&- >&- 2>&-"):
@@ -218,7 +218,7 @@ def test_the_interpreter_is_the_trees_and_has_nothing_of_the_environment(tree: P
     assert isolated == 1
     assert result.stderr == ""
 
-    # The same executable is that of the program.
+    # The program has the same executable.
     altered = _with_start(tree, tmp_path / "tree", "import sys; print(sys.executable)")
     assert _run(altered / "bin/watchdog").stdout == f"{altered / 'libexec/python3'}\n"
     assert os.readlink(tree / "libexec/python3") == "../bin/watchdog"
@@ -228,7 +228,7 @@ def test_the_program_keeps_the_time_of_the_images_zone(
     tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A ZIP has local times. The interpreter begins without the image's TZ."""
-    # The server is started with it.
+    # The server is started with the variable TZ.
     monkeypatch.setattr(sys, "executable", str(tree / "bin/watchdog"))
     script = '#!/bin/sh\ntouch -d @1000000000 "$TMP_OUTPUT_DIR/a" "$TMP_OUTPUT_DIR/b"\n'
     server = RunningServer(tmp_path / "server", script, program=(), TZ="JST-9")
@@ -263,9 +263,9 @@ _ENVIRONMENTS: dict[str, list[bytes]] = {
 
 
 def _seen_by_a_script(tree: Path, environ: list[bytes], directory: Path) -> Counter[bytes]:
-    """What the script is started with, but for the contract's variables."""
+    """Return the environment with which the script starts, without the variables of the contract."""
     script = directory / "script.sh"
-    # The interpreter's own environment is as it was started; what a shell hands on is not.
+    # Read the first environment of the interpreter, because a shell changes the environment of its children.
     script.write_text('#!/bin/sh\n/bin/cat /proc/$$/environ >"${0%/*}/environ"\n')
     arguments = [b"watchdog", b"run", b"/dev/null", b"--script-path", os.fsencode(script)]
     result = _execute(tree / "bin/watchdog", arguments, environ)
@@ -283,7 +283,7 @@ def test_a_script_has_the_environment_as_it_was(kind: str, tree: Path, tmp_path:
 
 
 def test_what_is_no_variable_is_not_handed_on(tree: Path, tmp_path: Path) -> None:
-    """Of a name that is there twice, the first counts, as for getenv(3)."""
+    """If a name appears twice, the first value counts, as for getenv(3)."""
     environ = [b"NOTHING", b"A=1", b"", b"A=2", b"B=3", b"A=1"]
     assert _seen_by_a_script(tree, environ, tmp_path) == Counter([b"A=1", b"B=3"])
 
@@ -315,7 +315,7 @@ def test_a_start_file_that_alters_the_environment_is_found(
 
 @pytest.mark.parametrize("keeps", [False, True], ids=["as it is", "with a start file that leaves it open"])
 def test_a_script_inherits_no_descriptor(keeps: bool, tree: Path, tmp_path: Path) -> None:
-    """It has those that it has of the program as pip installs it."""
+    """A script has the same descriptors as with the program that pip installs."""
     if keeps:
         right, wrong = "_image_environment(descriptor)\n", "_image_environment(os.dup(descriptor))\n"
         text = (tree / "libexec/start.py").read_text()
@@ -335,5 +335,5 @@ def test_a_script_inherits_no_descriptor(keeps: bool, tree: Path, tmp_path: Path
 
 
 def _with_start(tree: Path, directory: Path, text: str) -> Path:
-    """A tree with another start file."""
+    """Return a tree with another start file."""
     return linked_copy(tree, directory, lambda copy: write(copy / "libexec/start.py", text.encode()))

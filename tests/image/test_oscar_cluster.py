@@ -22,7 +22,7 @@ BIN = "/oscar/bin"
 
 
 def pod_options(job: str, image: str | Path, volume: Path) -> Options:
-    """The container of a Job, with a directory in the place of the PersistentVolumeClaim."""
+    """Run the container of a Job, with a directory in place of the PersistentVolumeClaim."""
     pod: dict[str, Any] = yaml.safe_load((JOBS / job).read_text())["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     security = container["securityContext"]
@@ -49,7 +49,7 @@ def pod_options(job: str, image: str | Path, volume: Path) -> Options:
 
 @pytest.fixture
 def volume(tmp_path: Path) -> Path:
-    """The volume with programs in the place of OSCAR's, which only say their names."""
+    """Return a volume with replacements for OSCAR's programs, which only print their names."""
     volume = tmp_path / "volume"
     (volume / "alpine").mkdir(parents=True)
     for name in ("fwatchdog", "supervisor", "alpine/supervisor"):
@@ -70,7 +70,7 @@ def test_the_tree_goes_onto_the_volume_serves_from_it_and_leaves_it_again(
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.startswith(b"oscar-watchdog ")
 
-    # As OSCAR starts a service, once without and once with `alpine: true`.
+    # Start a service as OSCAR does, once without and once with `alpine: true`.
     write_script(config, "/bin/sh", 'wc -c < "$INPUT_FILE_PATH"\n')
     mounts: tuple[Mount, ...] = ((volume, BIN), (config, CONFIG))
     for supervisor in (f"{BIN}/supervisor", f"{BIN}/alpine/supervisor"):

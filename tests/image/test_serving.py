@@ -1,4 +1,4 @@
-"""The tree serves in any container, and shows its scripts nothing of itself."""
+"""The tree serves in any container, and its scripts notice nothing of it."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_the_tree_serves(
 
 @pytest.mark.parametrize("variable", ["LD_LIBRARY_PATH", "PYTHONHOME", "PYTHONPATH", "OPENSSL_CONF"])
 def test_the_hostile_environment_is_one(variable: str, ways: Ways, engine: Engine) -> None:
-    """The image's own Python does not survive it: otherwise that the server does would prove little."""
+    """The image's own Python fails in this environment. Otherwise the success of the server would prove little."""
     way = ways.hostile("debian-12")
     value = ways.hostile_environ("debian-12")[variable]
     options = way.options
@@ -69,7 +69,7 @@ def test_the_hostile_environment_is_one(variable: str, ways: Ways, engine: Engin
 def test_the_tree_serves_where_it_is_not_pid_1(
     ways: Ways, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
-    """There a guardian beside it is a second process of it."""
+    """The server then has a second process, its guardian."""
     way = ways.under_a_shell("debian-12")
     container = start_container(way.serving())
     check_all(container, way, engine, ways.config, tmp_path)
@@ -93,7 +93,7 @@ def test_the_tree_takes_the_place_of_oscars_programs(
 def test_the_tree_is_copied_into_an_image(
     root: str, roots: Roots, builds: Builds, ways: Ways, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
-    """As a user's Dockerfile does it: into one with another Python, and into one without any."""
+    """Copy it as the Dockerfile of a user does: into an image with another Python, and into one without Python."""
     image = f"localhost/oscar-watchdog-copied-into-{root}"
     dockerfile = tmp_path / "Dockerfile"
     dockerfile.write_text(f"""
@@ -114,7 +114,7 @@ CMD ["serve"]
 def test_the_image_serves_as_it_is(
     command: tuple[str, ...], builds: Builds, config: Path, start_container: StartContainer
 ) -> None:
-    """With no option at all but a script, on a loopback interface of its own, for its ports are the defaults."""
+    """Only the script is given. The container has its own loopback interface, because the ports are the defaults."""
     write_script(config, "/bin/sh", 'echo "$(id -un) $(id -u):$(id -g) $PORT $HOME"; base64 "$INPUT_FILE_PATH"')
     container = start_container(Options(builds.image, command, mounts=((config, CONFIG),), network="none"))
     assert container.port == 8080
@@ -145,7 +145,7 @@ def test_the_image_checks_its_settings(builds: Builds, engine: Engine, config: P
 def test_the_image_serves_as_knative_starts_it(
     builds: Builds, ways: Ways, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
-    """No command; the port is told; any user, without a capability. Sources: Knative's runtime contract."""
+    """There is no command, PORT has the port, and the user has no capability. Source: Knative's runtime contract."""
     port = free_port()
     of_knative = {"PORT": str(port), "K_SERVICE": "twice", "K_REVISION": "twice-00001", "K_CONFIGURATION": "twice"}
     way = ways.image(builds.image, *HARDENED, "--user", "4711:4711", **of_knative)
@@ -158,7 +158,7 @@ def test_the_image_serves_as_knative_starts_it(
 def test_an_example_runs_on_the_image(
     builds: Builds, engine: Engine, start_container: StartContainer, tmp_path: Path
 ) -> None:
-    """The picture is the one that ImageMagick makes of it in the same image without a server."""
+    """The answer is the picture that ImageMagick makes in the same image without a server."""
     example = _PROJECT / "examples/grayify"
     image = "localhost/oscar-watchdog-grayify"
     builds.build(example / "Dockerfile", example, image, "--build-arg", f"BASE={builds.image}")
@@ -178,7 +178,7 @@ def test_an_example_runs_on_the_image(
 
 
 def test_a_tree_without_one_of_its_libraries_is_found_out(ways: Ways, engine: Engine, tmp_path: Path) -> None:
-    """In an empty root it does not start; in one with that library it takes that one, which must be seen."""
+    """In an empty root it does not start. In a root with this library it uses that one, which the check must find."""
 
     def remove_zlib(tree: Path) -> None:
         (library,) = tree.glob("lib/libz.so.*")

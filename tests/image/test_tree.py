@@ -55,16 +55,16 @@ _CHECKS = (
     check_byte_code,
     check_bill_of_materials,
 )
-# A moment for a second build.
+# The time for a second build.
 _ANOTHER_DAY = 1_700_000_000
 
-# Modules that need what was pruned, and why nobody misses it.
+# Modules that need a pruned module, and why the program does not need them.
 _FAILING = {
     "aiohttp.test_utils": "for tests of aiohttp's users",
     "certifi.tests.test_certify": "a test",
     "google.protobuf.internal.testing_refleaks": "a test",
 }
-# The same of imports within functions.
+# Modules with imports of pruned modules in functions, and the reasons.
 _UNRESOLVED = {
     "_sitebuiltins": "help() of interactive use",
     "aiohttp.test_utils": "as above",
@@ -105,7 +105,7 @@ def _remove_a_library(tree: Path) -> None:
 
 
 def _take_a_version_away(tree: Path) -> None:
-    """As if the tree's glibc were older than what a wheel was built for."""
+    """Make the glibc of the tree look older than the one for which a wheel was built."""
     libc = tree / "lib/libc.so.6"
     content = libc.read_bytes()
     assert b"\0GLIBC_2.34\0" in content
@@ -121,7 +121,7 @@ def _make_the_launcher_dynamic(tree: Path) -> None:
 
 
 def _search_path(kind: str, directory: str) -> Callable[[Path], None]:
-    """Builds a library that has it, beside the others."""
+    """Return a function that builds a library with this search path, beside the other libraries."""
 
     def alter(tree: Path) -> None:
         tags = "--disable-new-dtags" if kind == "RPATH" else "--enable-new-dtags"
@@ -173,7 +173,7 @@ def _byte_code(tree: Path, name: str = "csv") -> Path:
 def _compile_again(*arguments: str) -> Callable[[Path], None]:
     def alter(tree: Path) -> None:
         _byte_code(tree).unlink()
-        # What compileall did not make, the loader of the tree would not take.
+        # The loader of the tree would not use byte code that compileall did not make.
         python = tree / "libexec/python3"
         subprocess.run([python, "-m", "compileall", "-q", *arguments, _module(tree)], check=True, timeout=60)
 
@@ -287,7 +287,7 @@ def test_each_check_has_a_fault_that_it_finds() -> None:
 
 @pytest.fixture(scope="module")
 def complete(tree: Path, roots: Roots) -> Imports:
-    """Of Debian's complete Python, with the tree's wheels."""
+    """Return the imports of Debian's complete Python, with the wheels of the tree."""
     return imports_of_debian(tree, roots["debian-13"])
 
 
@@ -307,14 +307,14 @@ def test_what_can_be_imported_in_a_complete_python_can_be_in_the_tree(complete: 
 
 
 def test_imports_within_functions_lead_somewhere(complete: Imports, pruned: Imports) -> None:
-    """As far as they do in a complete Python."""
+    """The imports lead to the same modules as in a complete Python."""
     unresolved = pruned.unresolved - complete.unresolved
     assert {importer for importer, _ in unresolved} == _UNRESOLVED.keys(), sorted(unresolved)
     assert not [importer for importer, _ in pruned.unresolved if importer.startswith("watchdog")]
 
 
 def test_what_was_pruned_is_named(complete: Imports, pruned: Imports) -> None:
-    """No module got lost in another way."""
+    """No module is missing for another reason."""
     sys.path.insert(0, str(_PROJECT / "image"))
     try:
         from bundle import _UNUSED_MODULES
@@ -363,7 +363,7 @@ def test_the_bill_of_materials_is_true_of_debian(tree: Path, roots: Roots, tmp_p
 
 
 def test_nothing_tells_of_the_builder(tree: Path, tmp_path: Path) -> None:
-    # Where Dockerfile.base builds, where pip unpacks, and where this machine gets its packages from.
+    # The paths at which Dockerfile.base builds and pip unpacks, and the package indexes of this machine.
     words = ["/build/image", "/build/watchdog", "/tmp/pip-", str(_PROJECT), *_package_indexes()]
     assert check_traces_of_the_builder(tree, *words) == []
     altered = linked_copy(tree, tmp_path / "tree", lambda copy: (copy / "lib/log").write_text("in /build/image"))
@@ -376,12 +376,12 @@ def _package_indexes() -> set[str]:
     ).stdout
     settings += " ".join(f"{name}={value!r}" for name, value in os.environ.items() if name.startswith("PIP_"))
     urls = [urlsplit(url) for url in re.findall(r"\w+://[^\s'\"\\]+", settings)]
-    # Of a host alone, a wheel may tell for its own reasons.
+    # A wheel may contain the name of a host for other reasons, so only URLs with a path count.
     return {f"{url.hostname or ''}{url.path}" for url in urls if url.path.strip("/") and url.hostname != "pypi.org"}
 
 
 def test_another_build_makes_the_same_files(builds: Builds, tree: Path, tmp_path: Path) -> None:
-    """On another day, which is the time of its files."""
+    """The second build is on another day, which is the time of its files."""
     again = builds.build_tree(tmp_path, "--build-arg", f"SOURCE_DATE_EPOCH={_ANOTHER_DAY}")
     assert differences(tree, again) == []
     assert check_modes_and_times(again, _ANOTHER_DAY) == []
@@ -397,7 +397,7 @@ def test_a_file_that_differs_is_found(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("writes", [False, True], ids=["as it is", "with a start file that lets it write"])
 def test_nothing_is_written_to_the_tree(writes: bool, tree: Path, tmp_path: Path) -> None:
-    """By root, who could."""
+    """The server runs as root, which has the permission to write."""
     copy = tmp_path / "tree"
     shutil.copytree(tree, copy, symlinks=True)
     if writes:

@@ -1,4 +1,4 @@
-"""The try of an image that GitHub's CI makes, made here with podman."""
+"""The script with which GitHub's CI tries an image, run here with podman."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from image.containers import Engine
 pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
 
 _TRY = Path(__file__).parents[2] / ".github/try-image.sh"
-# podman's own limits may be above those that an unprivileged machine allows.
+# The default limits of podman may be higher than a machine without privileges allows.
 _DOCKER = """#!/bin/sh
 command=$1
 shift
@@ -24,7 +24,7 @@ exec podman "$command" "$@"
 
 @pytest.fixture
 def docker(tmp_path: Path) -> Path:
-    """A program that takes docker's arguments."""
+    """Return a program that accepts docker's arguments."""
     program = tmp_path / "docker"
     program.write_text(_DOCKER)
     program.chmod(0o755)

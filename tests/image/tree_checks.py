@@ -1,5 +1,4 @@
-"""What must hold of the self-contained tree at rest. Each check returns what is wrong, in words: also of trees that are
-broken on purpose."""
+"""Checks of the self-contained tree. Each returns texts that describe faults. Tests also use them on broken trees."""
 
 from __future__ import annotations
 
@@ -25,10 +24,10 @@ SEEN_AT = "/opt/watchdog"
 _INSIDE = Path(__file__).with_name("inside_tree.py").read_text()
 _COMMAND_S = 120
 _PROGRAMS = ("bin/watchdog", "libexec/cpython", "lib/ld.so")
-# It is compiled at each start, because it is no module.
+# This file is compiled at each start, because it is not a module.
 _START_FILE = "libexec/start.py"
 
-# In a name space of its own, so that nothing of it is left. In a script, `inside` runs a command in the root.
+# This runs in its own mount namespace, so no mount is left. In a script, `inside` runs a command in the root.
 _MOUNTED = """
 set -e
 root=$1 tree=$2 seen_at=$3 script=$4
@@ -50,12 +49,12 @@ def in_root(
     files: Mapping[str, bytes] | None = None,
     root: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run a shell script in which ``inside COMMAND`` runs a command in a root that has nothing but the tree and /proc.
+    """Run a shell script in which ``inside COMMAND`` runs a command in a root that has only the tree and /proc.
 
     Args:
-        arguments: ``$1`` and so on of the script.
-        files: by path, what else the root has.
-        root: another root; it has the directory ``seen_at``.
+        arguments: the arguments of the script, ``$1`` and so on.
+        files: further files of the root, by path.
+        root: another root, which has the directory ``seen_at``.
     """
     with tempfile.TemporaryDirectory(prefix="watchdog-root-") as empty:
         for path, content in (files or {}).items():
@@ -82,7 +81,7 @@ def ask(
     root: Path | None = None,
     seen_at: str = SEEN_AT,
 ) -> Any:
-    """What a command of ``inside_tree.py`` tells of the tree's Python in an empty root, or of another's in its root."""
+    """Run a command of ``inside_tree.py`` with the tree's Python in an empty root, or with the Python of a root."""
     result = in_root(tree, 'inside "$@"', python, "-I", "-S", "-c", _INSIDE, *command, root=root, seen_at=seen_at)
     assert result.returncode == 0, result
     return json.loads(result.stdout)
@@ -94,7 +93,7 @@ def site_packages(tree: Path) -> Path:
 
 
 def entries(tree: Path) -> list[Path]:
-    """All but the tree's own directory."""
+    """Return all paths below the directory of the tree."""
     return sorted(tree.rglob("*"))
 
 
@@ -117,7 +116,8 @@ def _begin(path: Path) -> bytes:
 def check_libraries(tree: Path) -> list[str]:
     """In an empty root, the tree's own loader finds each library, version and symbol that a file needs in the tree."""
     files = [str(path.relative_to(tree)) for path in elf_files(tree) if path != tree / "bin/watchdog"]
-    # As `ldd -r` does it, which sets these for the loader only. A failure of one is in its output.
+    # This is what `ldd -r` does, but the variables are set only for the loader. If it fails for a file, its output
+    # shows that.
     script = """
         for file in "$@"; do
             echo "=== $file"
@@ -125,10 +125,10 @@ def check_libraries(tree: Path) -> list[str]:
                 "$seen_at/lib/ld.so" --inhibit-cache --library-path "$seen_at/lib" "$seen_at/$file" 2>&1 ||
                 echo "ended with $?"
         done"""
-    # It is static.
+    # busybox is static.
     result = in_root(tree, script, *files, files={"/busybox": Path("/bin/busybox").read_bytes()})
     assert result.returncode == 0, result
-    # Extension modules get those from the program that they are loaded into.
+    # Extension modules use these symbols of the program into which they are loaded.
     of_the_interpreter = _symbols(tree / "libexec/cpython")
     wrong, file, seen = [], "", 0
     for line in result.stdout.splitlines():
@@ -147,21 +147,23 @@ def check_libraries(tree: Path) -> list[str]:
 
 
 def _symbols(program: Path) -> set[str]:
-    """Those that it defines for libraries."""
+    """Return the symbols that a program defines for libraries."""
     lines = _output("readelf", "--wide", "--dyn-syms", str(program)).splitlines()
     fields = [line.split() for line in lines]
     return {each[7].partition("@")[0] for each in fields if len(each) >= 8 and each[6].isdecimal()}
 
 
 def check_launcher(tree: Path) -> list[str]:
-    """It needs neither a loader nor a library."""
+    """The launcher needs neither a loader nor a library."""
     about = _output("readelf", "--wide", "--program-headers", "--dynamic", str(tree / "bin/watchdog"))
     return [f"bin/watchdog has {what}" for what in ("INTERP", "(NEEDED)", "RPATH", "RUNPATH") if what in about]
 
 
 def check_search_paths(tree: Path) -> list[str]:
-    """DT_RPATH comes before ``--library-path``; DT_RUNPATH after it, and must not leave the tree. libc takes nothing
-    from the directories of the image."""
+    """No file has a DT_RPATH, which comes before ``--library-path``. A DT_RUNPATH must stay in the tree.
+
+    libc must not search the default directories, which are those of the image.
+    """
     wrong = []
     for path in elf_files(tree):
         about = _output("readelf", "--wide", "--dynamic", str(path))
@@ -185,8 +187,7 @@ def _output(*command: str) -> str:
 
 
 def check_foreign_libraries(tree: Path) -> list[str]:
-    """None gets into a process by two files of the image that glibc reads: a list of libraries to load into every
-    program, and the sources of names of hosts and users."""
+    """No library of the image is loaded because of /etc/ld.so.preload or /etc/nsswitch.conf, which glibc reads."""
     library = next(tree.glob("lib/libz.so.*")).read_bytes()
     files = {f"/{directory}/libnss_foreign.so.2": library for directory in ("lib", "usr/lib", "lib64", "usr/lib64")}
     files |= {
@@ -214,7 +215,10 @@ def check_foreign_libraries(tree: Path) -> list[str]:
 
 
 def check_kinds_and_owners(tree: Path) -> list[str]:
-    """Files, directories and links inside the tree; of root; no more than its owner may write to; nothing set-id."""
+    """The tree has only files, directories and links into itself.
+
+    All belong to root. Only root may write to them, and none is set-id.
+    """
     wrong = []
     for path in entries(tree):
         name, status = path.relative_to(tree), path.lstat()
@@ -241,9 +245,9 @@ def check_kinds_and_owners(tree: Path) -> list[str]:
 
 
 def check_modes_and_times(tree: Path, moment: int = 0) -> list[str]:
-    """0755 for directories and programs, 0644 for all else; one time, in seconds since 1970.
+    """Directories and programs have the mode 0755, other files 0644. All have the same time, in seconds since 1970.
 
-    The tree's own directory is not looked at: an engine that copies the tree makes it, then.
+    The directory of the tree itself is not checked, because a container engine that copies the tree makes it.
     """
     programs = {(tree / name).resolve() for name in _PROGRAMS}
     wrong = []
@@ -259,7 +263,7 @@ def check_modes_and_times(tree: Path, moment: int = 0) -> list[str]:
 
 
 def check_traces_of_the_builder(tree: Path, *words: str) -> list[str]:
-    """No file has one of the words: paths, and hosts of package indexes."""
+    """No file contains one of the words, which are paths and hosts of package indexes."""
     return [
         f"{path.relative_to(tree)} names {word}"
         for path in entries(tree)
@@ -271,7 +275,7 @@ def check_traces_of_the_builder(tree: Path, *words: str) -> list[str]:
 
 
 def contents(tree: Path) -> dict[str, str]:
-    """What is in it, by path: kind and mode, and a digest or where a link leads to."""
+    """Return for each path of the tree: kind, mode, and the digest of a file or the target of a link."""
     found = {}
     for path in entries(tree):
         what = os.readlink(path) if path.is_symlink() else ""
@@ -290,18 +294,18 @@ def differences(one: Path, other: Path) -> list[str]:
 
 
 def check_byte_code(tree: Path) -> list[str]:
-    """All modules have theirs, which holds whatever the times of files are, and names where the tree will be."""
+    """All modules have byte code. It does not depend on the times of files, and names the final path of the tree."""
     wrong: list[str] = ask(tree, "byte_code", SEEN_AT, SEEN_AT)
     return wrong
 
 
 @dataclass(frozen=True)
 class Imports:
-    """What of the modules of a Python, together with those of the tree's wheels, leads to nothing.
+    """The imports that lead to nothing, in the modules of a Python and of the tree's wheels.
 
     Attributes:
         failing: modules that cannot be imported, with the reason.
-        unresolved: (module, what it imports), also within functions.
+        unresolved: pairs of a module and an import in it, also in functions.
     """
 
     modules: frozenset[str]
@@ -310,13 +314,13 @@ class Imports:
 
 
 def imports_of_tree(tree: Path) -> Imports:
-    """In an empty root."""
+    """Return the imports of the tree in an empty root."""
     return _imports(tree, f"{SEEN_AT}/libexec/python3", None, SEEN_AT)
 
 
 def imports_of_debian(tree: Path, root: Path) -> Imports:
-    """Of the complete Python of a Debian."""
-    # There is such a directory in each Debian: the root stays as it is.
+    """Return the imports of the complete Python of a Debian."""
+    # Each Debian has this directory, so the root does not change.
     return _imports(tree, "/usr/bin/python3", root, "/mnt")
 
 
@@ -337,7 +341,7 @@ def _imports(tree: Path, python: str, root: Path | None, seen_at: str) -> Import
 
 
 def check_bill_of_materials(tree: Path) -> list[str]:
-    """Valid, the same for each build, true of the wheels, and with a licence's text for each component."""
+    """It is valid, the same for each build, right about the wheels, and has a licence text for each component."""
     # The import takes more than a second, and each process of a test run imports this module.
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
@@ -372,11 +376,11 @@ def check_bill_of_materials(tree: Path) -> list[str]:
 
 
 def check_debian_packages(tree: Path, root: Path, base: Path) -> list[str]:
-    """Each file of Debian's is of a package in the bill, in the version that is true.
+    """Each file from Debian is of a package in the bill, with the right version.
 
     Args:
-        root: a Debian that has all of these packages, if maybe of another day.
-        base: the Debian that the builder began with.
+        root: a Debian that has all of these packages, possibly in the versions of another day.
+        base: the Debian on which the builder is based.
     """
     document = json.loads((tree / "share/sbom.cdx.json").read_text())
     components = {each["name"]: each for each in document["components"] if each.get("purl", "").startswith("pkg:deb/")}
@@ -390,7 +394,7 @@ def check_debian_packages(tree: Path, root: Path, base: Path) -> list[str]:
                 wrong.append(f"{library.name} is of {owners or 'no package'}, which is not in it")
     shown = _dpkg_query(base, "--show", "-f", "${Package} ${Version}\n")
     for name, version in (line.split() for line in shown.splitlines()):
-        # What was installed to build with may have needed newer ones.
+        # Packages that were installed for the build may have needed newer versions.
         if name in components and not _is_of_or_newer(components[name]["version"], version):
             wrong.append(f"{name} is of version {version}, not {components[name]['version']}")
     told = subprocess.run(
@@ -430,7 +434,7 @@ def _normal(name: str) -> str:
 
 @contextlib.contextmanager
 def unchanged(tree: Path) -> Iterator[list[str]]:
-    """A list that holds, after the block, what was written to the tree in it."""
+    """Yield a list. After the context, it has the paths in the tree that were written in the context."""
 
     def state() -> dict[str, tuple[int, ...]]:
         found: dict[str, tuple[int, ...]] = {}
@@ -447,7 +451,7 @@ def unchanged(tree: Path) -> Iterator[list[str]]:
 
 
 def linked_copy(tree: Path, directory: Path, alter: Callable[[Path], object]) -> Path:
-    """A tree that shares its files with another, but for what ``alter`` does with ``own`` and ``write``."""
+    """Return a tree that shares files with another one, except those that ``alter`` changes (``own``, ``write``)."""
     shutil.copytree(tree, directory, symlinks=True, copy_function=_link)
     alter(directory)
     return directory
@@ -463,7 +467,7 @@ def _link(source: str, target: str) -> None:
 
 
 def own(path: Path) -> Path:
-    """Makes a file of a linked copy one of its own, so that it can be changed."""
+    """Replace a file of a linked copy by a separate file, so that it can be changed."""
     copy = path.with_name(f"{path.name}.copy")
     shutil.copy2(path, copy)
     copy.rename(path)
@@ -471,7 +475,7 @@ def own(path: Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Gives a file of a linked copy another content, and keeps mode and time."""
+    """Give a file of a linked copy another content, and keep its mode and time."""
     status = own(path).stat()
     path.write_bytes(content)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
