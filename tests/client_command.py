@@ -75,7 +75,7 @@ class Scripted:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        # Each connection has a thread, because a client may not close one before it opens the next.
+        # Each connection has a thread, because a client may open the next connection before it closes the last one.
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 

@@ -1,6 +1,6 @@
-"""Python programs in processes of their own that start quickly: as forks of a process with the libraries imported.
+"""Start Python programs quickly, as forks of a process that has imported the libraries.
 
-Most of the processor time of a server's start are imports of libraries, and a run of all tests starts more than a
+Most of the processor time of a server's start is for imports of libraries, and a run of all tests starts more than a
 thousand servers. So each process of pytest has a template: a process that has imported the libraries and waits. It
 forks once for each server. The fork imports and runs the program from its first line, as ``python -m`` would.
 
@@ -9,10 +9,10 @@ The template imports nothing of ``watchdog`` itself. So a guard can be taken out
 one for plain servers, one for servers with storages, and one for each command that many tests run. To import these
 modules takes half of the processor time of a test that calls its server once, and most of that of a command.
 
-The template is not a child of the process of pytest, because some tests look at the children of that. A fork has the
-command line and the first environment of the template in /proc, and shares memory with the template. A test that looks
-at these is marked ``executed``: its servers are started with ``exec``. The same is true of a server with an environment
-that the interpreter or a library reads when it starts (:func:`can_fork`).
+The template is not a child of the process of pytest, because some tests examine the children of that process. A fork
+has the command line and the first environment of the template in /proc, and shares memory with the template. A test for
+which this matters is marked ``executed``: its servers are started with ``exec``. The same is true of a server with an
+environment that the interpreter or a library reads when it starts (:func:`can_fork`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
-# What each server imports, with their imports. Not asyncio: without storages, the server imports it without ssl.
+# Libraries that each server imports. asyncio is not here, because without storages the server imports it without ssl.
 _LIBRARIES = (
     "concurrent.futures.thread",
     "ctypes",
@@ -52,7 +52,7 @@ _LIBRARIES = (
     "unicodedata",
     "uuid",
 )
-# What a server imports that is not changed. A plain one imports asyncio without ssl (watchdog/cli.py).
+# The imports of an unchanged server. A plain one imports asyncio without ssl (watchdog/cli.py).
 PLAIN_SERVER = """
 import sys
 sys.modules["ssl"] = None
@@ -81,7 +81,7 @@ _READ_AT_START = (
 
 
 def can_fork(environ: Mapping[str, str]) -> bool:
-    """Whether the interpreter and the libraries read the same from this environment as from that of the template."""
+    """Return whether this environment and that of the template are the same for the interpreter and the libraries."""
     is_measured = any(name.startswith("COVERAGE") for name in environ)
     return not is_measured and read_at_start(environ) == read_at_start(os.environ)
 
@@ -107,7 +107,7 @@ class Template:
     """A process that forks programs."""
 
     def __init__(self, origin: Template | None = None, imports: str = "") -> None:
-        """``origin``: the template that this one is a fork of; ``imports``: what it runs first."""
+        """``origin``: the template from which this one is forked; ``imports``: the code that it runs first."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             if origin is None:
@@ -194,7 +194,7 @@ class Template:
                 socket.send_fds(self._socket, [message], fds)
                 answer: int | None = marshal.loads(self._socket.recv(64))
             except BaseException:  # such as a timeout of pytest
-                self._socket.close()  # the answer must not be taken for that to the next message
+                self._socket.close()  # the next message must not get this answer
                 raise
         return answer
 
@@ -219,7 +219,7 @@ class ForkedProgram:
         self.pid = pid
         self.args = args
         self.stderr = stderr
-        self.stdout: IO[bytes] | None = None  # the server has that of pytest
+        self.stdout: IO[bytes] | None = None  # the server has the stdout of pytest
         self.returncode: int | None = None
         self._lock = threading.Lock()
 

@@ -15,7 +15,7 @@ from watchdog.process import activity
 from watchdog.process.activity import Activity
 from watchdog.system import proc
 
-# Its first thread waits, its second one copies.
+# The first thread of this process waits, and the second one copies.
 COPYING_THREAD = """
 import os, threading
 
@@ -31,7 +31,7 @@ thread.join()
 
 @pytest.fixture(params=["one thread", "its second thread"])
 def copier(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that copies what it gets, and sleeps else."""
+    """A process that copies its input, and sleeps otherwise."""
     command = ["cat"] if request.param == "one thread" else [sys.executable, "-S", "-c", COPYING_THREAD]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as process:
         yield process
@@ -87,7 +87,7 @@ def test_a_process_that_came_or_went_is_work(copier: subprocess.Popen[bytes]) ->
 
 @pytest.mark.parametrize("states", [activity._WORKING_STATES, ""], ids=["states count", "only time counts"])
 def test_a_process_that_waits_for_a_processor_works(states: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It may run for a millisecond of a hundred: at most looks it got no time since the look before."""
+    """It may run for one millisecond in a hundred, so at most checks it got no CPU time since the last check."""
     monkeypatch.setattr(activity, "_WORKING_STATES", states)
     command = ["/bin/sh", "-c", "echo; while :; do :; done"]
     with (

@@ -79,7 +79,7 @@ async def test_a_place_handed_to_one_who_just_gave_up_is_not_lost() -> None:
     await first.place()
     second_waits = await waiting(one, second)
     first.leave()
-    second_waits.cancel()  # in the same turn of the loop: the place is on its way
+    second_waits.cancel()  # in this turn of the loop, the place is already passed to the call
     with pytest.raises(asyncio.CancelledError):
         await second_waits
     second.leave()

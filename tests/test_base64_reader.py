@@ -1,4 +1,4 @@
-"""The strict base64 reader against a reference: what an encoder emits is accepted, and nothing else."""
+"""The strict base64 reader, compared with a reference: it accepts the texts of encoders, and nothing else."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Decoded:
 
 
 def read(pieces: Iterable[bytes], **options: object) -> bytes | str:
-    """The decoded bytes, or the message of the error."""
+    """Return the decoded bytes, or the message of the error."""
     decoded = Decoded()
     reader = Base64Reader(decoded, **options)  # type: ignore[arg-type]
     try:
@@ -47,7 +47,7 @@ def read(pieces: Iterable[bytes], **options: object) -> bytes | str:
 
 
 def reference(text: bytes) -> bytes | None:
-    """What an encoder was given that emits ``text``, in any of its four forms and in lines; None if none emits it."""
+    """Return the bytes whose base64 is ``text``, in one of its four forms and in lines; None if there are none."""
     lines = [line.strip(b" \t") for line in re.split(rb"\r\n|\r|\n", text)]
     characters = b"".join(lines)
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
@@ -77,7 +77,7 @@ def offset_in(message: bytes | str) -> int:
     return int(found[1])
 
 
-# ---- what is accepted
+# ---- accepted texts
 
 
 @many
@@ -140,7 +140,7 @@ def test_the_openapi_document_describes_what_is_accepted(parts: list[str]) -> No
     assert described == isinstance(read([text.encode()]), bytes)
 
 
-# ---- what is not, and where
+# ---- refused texts, and the positions of their faults
 
 
 @many
@@ -182,7 +182,7 @@ def test_the_first_fault_is_named_with_its_offset(
 def test_a_fault_in_megabytes_is_named_with_its_offset(fault: bytes, where: str, line_end: bytes) -> None:
     data = b"\xff\xff\xff" + random.Random(0).randbytes(3 * MIB)
     text = lines_of(base64.b64encode(data), 76 if line_end else 0, line_end)
-    # After the second group of a line, where neither padding nor a blank may stand.
+    # The position after the second group of a line, where neither padding nor a blank is allowed.
     line_bytes = 76 + len(line_end)
     lines = len(text) // line_bytes
     at = {"start": 0, "middle": lines // 2, "end": lines - 1}[where] * line_bytes + 8

@@ -1,4 +1,4 @@
-"""The benchmark measures all that it says, checks answers, and names what is missing. No time is asserted."""
+"""The benchmark makes all its measures, checks answers, and names missing programs. No time is asserted."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ SMALL = [
     "output_files",
     "log_lines",
 ]
-# What a machine may lack. A row that needs it says so in place of a value.
+# Things that a machine may lack. A row that needs one of them names it in place of a value.
 MAY_LACK = {"control group", "image-classification", "the tree", "26d66e4", "tmpfs"}
 ALL = [*SMALL, "eight_callers", "eight_callers_on_tmpfs", "warm_callers", "input_size", "callers", "endurance", "stall"]
 
 
 def bench(tmp_path: Path, *flags: str) -> dict[str, Any]:
-    """What the benchmark found in its smallest form; with its own diagnosis if it failed."""
+    """Run the smallest form of the benchmark, and return its results. If it fails, show its output."""
     output, files = tmp_path / "results", tmp_path / "files"
     files.mkdir()
     places = ["--output", str(output), "--directory", str(files)]
@@ -79,17 +79,17 @@ def bench(tmp_path: Path, *flags: str) -> dict[str, Any]:
 
 
 def processes_in(directory: Path) -> list[str]:
-    """The names of those whose working directory is, or was, below it."""
+    """Return the names of processes whose working directory is, or was, below a directory."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or belongs to another user
             if os.readlink(process / "cwd").startswith(f"{directory}/"):
                 found.append((process / "comm").read_text())
     return found
 
 
 def measured(found: dict[str, Any]) -> set[str]:
-    """The measures that have right values, or say what this machine lacks for them."""
+    """Return the measures that have right values, or name what this machine lacks for them."""
     return {
         row["measure"]
         for row in found["rows"]
@@ -101,7 +101,7 @@ def only(names: list[str]) -> list[str]:
     return [word for name in names for word in ("--only", name)]
 
 
-# Slow, or they would take the cores from the tests that run beside them.
+# These tests are slow, so that they do not run beside other tests, which need the cores.
 @pytest.mark.slow
 def test_what_is_measured_is_told(tmp_path: Path) -> None:
     found = bench(tmp_path, *only(SMALL))
@@ -119,7 +119,7 @@ def test_another_checkout_takes_turns(tmp_path: Path) -> None:
 
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The benchmark's modules, which are no package."""
+    """Import the modules of the benchmark, which are not a package."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     return {name: importlib.import_module(name) for name in MODULES}
 

@@ -1,4 +1,4 @@
-"""Trees of files laid out as the kernel lays out its own, in both versions."""
+"""Directories of files like those of the kernel, in both versions of control groups."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from watchdog.system.cgroup import Cgroup
 
 
 class Kernel:
-    """A made-up ``/sys/fs/cgroup`` and ``/proc/self/cgroup``."""
+    """Make a directory like ``/sys/fs/cgroup``, and a file like ``/proc/self/cgroup``."""
 
     def __init__(self, directory: Path) -> None:
         self.root = directory / "cgroup"

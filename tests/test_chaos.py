@@ -1,4 +1,4 @@
-"""A short run of the chaos finds no fault; and it would find one."""
+"""A short run of the chaos finds no fault, and its checks notice faults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_kills_at_random_lose_and_leave_nothing(place: str) -> None:
     assert run.returncode == 0, run.stdout
     assert run.stdout.splitlines()[-2:] == [f"calls: {calls_of(run.stdout)}", "faults: 0"]
     assert calls_of(run.stdout) >= 160
-    # It did something.
+    # The run was not empty.
     for what in ("SIGTERM to a server", "SIGKILL to a server", "200", "none: the caller left"):
         assert re.search(rf"^  {what} +[1-9]", run.stdout, re.MULTILINE), run.stdout
 

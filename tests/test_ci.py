@@ -1,4 +1,4 @@
-"""Continuous integration: what it runs, and how it runs failed tests once more and names those that pass then."""
+"""Continuous integration: its steps, the second run of failed tests, and the names of those that pass then."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def fails_the_first_time(name):
 
 
 def run(directory: Path, tests: str, *arguments: str) -> tuple[int, str, list[str]]:
-    """The exit code, the output and the names of flaky tests of a run on one file with these tests."""
+    """Run one file with these tests. Return the exit code, the output and the names of flaky tests."""
     (directory / "test_it.py").write_text(ONCE + tests)
     # Each run would import these plug-ins, which takes most of its time.
     (directory / "pytest.ini").write_text(
@@ -33,7 +33,7 @@ def run(directory: Path, tests: str, *arguments: str) -> tuple[int, str, list[st
     )
     report = directory / "flaky"
     command = [sys.executable, str(RUN_AGAIN), str(report), *arguments]
-    # Not those of the run that this test belongs to.
+    # Do not use the variables of the run to which this test belongs.
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(command, env=environ, cwd=directory, capture_output=True, text=True, timeout=110, check=False)
     return done.returncode, done.stdout, report.read_text().split() if report.exists() else []
@@ -79,14 +79,14 @@ def test_other_ends_are_returned_as_they_are(tmp_path: Path, tests: str, code: i
 
 
 def test_a_failure_before_an_interruption_is_not_run_again(tmp_path: Path) -> None:
-    """Nobody knows which tests did not run."""
+    """It is not known which tests did not run."""
     tests = "def test_flaky():\n    fails_the_first_time('a')\n\ndef test_interrupted():\n    raise KeyboardInterrupt\n"
     assert run(tmp_path, tests)[::2] == (2, [])
 
 
 @pytest.fixture
 def ci(tmp_path: Path) -> Path:
-    """`.ci/run` in a tree of its own, where `make` and the installer only write down what they are called with."""
+    """Return a tree with `.ci/run`, in which `make` and the installer only write their arguments to a file."""
     (tmp_path / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci" / "run")
     for name in ("bin/make", "examples/install-packages.sh"):
@@ -98,7 +98,7 @@ def ci(tmp_path: Path) -> Path:
 
 
 def steps(ci: Path, *arguments: str) -> dict[str, dict[str, str]]:
-    """The targets that `.ci/run` makes, each with its variables."""
+    """Return the targets that `.ci/run` makes, each with its variables."""
     (ci / "called").unlink(missing_ok=True)
     environ = os.environ | {"PATH": f"{ci / 'bin'}:{os.environ['PATH']}"}
     subprocess.run([ci / ".ci" / "run", *arguments], env=environ, capture_output=True, timeout=100, check=True)
@@ -120,7 +120,7 @@ def test_the_nightly_run_does_all_that_the_run_of_each_change_does(ci: Path) -> 
         "slow",
     )
     for target, seconds in (("soak", "SOAK_SECONDS"), ("fuzz", "SECONDS")):
-        # Nothing is fuzzed but on x86-64.
+        # Fuzzing runs only on x86-64.
         if target in each_change:
             assert int(nightly[target][seconds]) > int(each_change[target][seconds])
 

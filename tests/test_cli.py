@@ -179,7 +179,7 @@ def test_usage_errors_exit_2(environ: dict[str, str], words: list[str]) -> None:
 
 
 def test_who_wants_a_shell_in_the_image_is_told_how(environ: dict[str, str]) -> None:
-    """``docker run IMAGE bash``: the image's entry point gets the word."""
+    """With ``docker run IMAGE bash``, the entry point of the image gets the word "bash"."""
     done = watchdog(environ, "bash", "-c", "ls")
     assert done.returncode == 2
     assert "docker run --entrypoint bash IMAGE" in done.stderr
@@ -467,7 +467,7 @@ def test_every_error_has_an_exit_code() -> None:
 
     for kind in leaves(errors.WatchdogError):
         if issubclass(kind, (errors.ScriptFailed, errors.ScriptKilled)):
-            continue  # the error itself tells
+            continue  # the error itself has the exit code
         assert exit_code_of(kind.__new__(kind)) >= 1
     assert exit_code_of(errors.ScriptFailed("", exit_code=9)) == 9
     assert exit_code_of(errors.ScriptKilled("", signal="SIGSEGV")) == 139

@@ -1,4 +1,4 @@
-"""What a service sends, read piece by piece: events cut anywhere, and names that lead anywhere."""
+"""Texts of a service, read piece by piece: events that are cut anywhere, and names that lead anywhere."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def test_empty_bare_variable_is_not_set() -> None:
 
 @pytest.mark.parametrize("declared", declarations.SETTINGS.values(), ids=lambda declared: declared.name)
 def test_empty_variable_and_flag_are_problems(declared: declarations.Setting) -> None:
-    # Without such a function, what belongs to it is not looked at.
+    # Settings of a classic function are checked only if there is one.
     classic = {"fprocess": "cat"} if declared.name in ("content_type", "combine_output") else {}
     problem = only_problem(**classic, **{declared.variable: ""})
     assert problem == f"{declared.name}: environment {declared.variable} is ''; expected {declared.kind.accepts}"
@@ -495,7 +495,7 @@ def test_tmp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def as_nobody() -> Iterator[None]:
-    """Root may read and write everything, so it is not root who looks."""
+    """Root may read and write everything, so the check must not run as root."""
     was_root = os.geteuid() == 0
     if was_root:
         os.seteuid(65534)
@@ -747,7 +747,7 @@ def test_script_problems(tmp_path: Path) -> None:
 def test_unreadable_files_say_who_may_not_read_them(tmp_path: Path, as_nobody: None) -> None:
     file = tmp_path / "private"
     if os.geteuid() != 65534:
-        file.touch(mode=0)  # else pytest's own directory is closed to us
+        file.touch(mode=0)  # otherwise this user cannot enter the directory of pytest
     says = f"is '{file}'; user {os.geteuid()} has no permission to read it"
     assert says in only_problem(WATCHDOG_SERVICE_DEFINITION=str(file))
     assert says in only_problem(WATCHDOG_AUTH_TOKEN_FILE=str(file))
@@ -820,7 +820,7 @@ def test_script_text_of_a_flat_object_is_not_a_path() -> None:
     assert configuration.settings.script_path == declarations.DEFAULT_SCRIPT_PATH
 
 
-# What is made from the declaration
+# Texts made from the declaration
 
 
 def test_report(tmp_path: Path) -> None:

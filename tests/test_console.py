@@ -165,7 +165,7 @@ def test_a_console_without_a_terminal_has_no_colors() -> None:
     assert "\x1b" not in text
     assert lines[0] == "listening on http://localhost:8080, runs s.sh (2 calls at a time, 20 may wait)"
     assert lines[1] == "error: internal error"
-    # The traceback stands on lines of its own, and ends with the reason.
+    # The traceback is on separate lines, and ends with the reason.
     assert lines[2].strip() == "Traceback (most recent call last):"
     assert lines[-2].strip() == "ZeroDivisionError: division by zero"
     assert text.count("division by zero") == 1

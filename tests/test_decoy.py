@@ -21,7 +21,7 @@ from watchdog.system import proc
 
 @pytest.fixture
 async def supervisor(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Supervisor]:
-    """One that needs a decoy, whatever the oom_score_adj of this process is."""
+    """Return an object that needs a decoy, whatever the oom_score_adj of this process is."""
     monkeypatch.setattr("watchdog.process.decoy.why_needed", lambda: "for a test")
     monkeypatch.setattr("watchdog.system.cgroup.Cgroup.ends_all_at_once", lambda self: False)
     one = Supervisor()
@@ -58,7 +58,7 @@ async def test_the_decoy_counts_as_large_and_takes_little(supervisor: Supervisor
 
 
 async def test_the_largest_command_ends_with_the_decoy(supervisor: Supervisor, tmp_path: Path) -> None:
-    """The newest until the memory of all was looked at."""
+    """The newest command ends with the decoy until the memory of all is known."""
     program = f"x = bytearray(50 << 20); open({str(tmp_path / 'up')!r}, 'w'); import time; time.sleep(300)"
     large = run(supervisor, sys.executable, "-I", "-S", "-c", program)
     await commands(supervisor, 1)

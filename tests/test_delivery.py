@@ -1,4 +1,4 @@
-"""Outputs become answers: which form, which bytes, and what happens when the files or the caller change."""
+"""Outputs become answers: their forms and bytes, files that change, and callers that disconnect."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ PIECE_BYTES = 384 * 1024
 LARGE_BYTES = 3 * PIECE_BYTES + 1
 
 
-# ------------------------------------------------------------------------------------------ what is there
+# --------------------------------------------------------------------------------------- outputs of tests
 
 
 @dataclass
 class Stdout:
-    """A source of stdout that is in memory."""
+    """The stdout of a script, in memory."""
 
     data: bytes = b""
     size_bytes: int = -1
@@ -66,7 +66,7 @@ def output_of(root: Path, path: Path) -> Output:
 
 
 def left(root: Path, files: dict[str, bytes], stdout: bytes = b"", **fields: object) -> Result:
-    """The result of a script that left these files."""
+    """Return the result of a script that left these files."""
     outputs = []
     for name, data in files.items():
         path = root / name
@@ -86,7 +86,7 @@ async def whole(answer: Answer) -> bytes:
 
 
 async def answered(result: Result, *, output: str | None = None, accept: str | None = None) -> tuple[Answer, bytes]:
-    """The answer and its body, whose length is checked against the promised one."""
+    """Return the answer and its body. Check that the body has the announced length."""
     answer = await prepare(result, choose_form(accept, output))
     body = await whole(answer)
     assert len(body) == answer.length
@@ -100,7 +100,7 @@ def unzipped(data: bytes) -> dict[str, bytes]:
 
 
 class OsWithPread:
-    """The os module as the delivery sees it, with another pread()."""
+    """The os module for the delivery, with another pread()."""
 
     def __init__(self, pread: object) -> None:
         self.pread = pread
@@ -117,7 +117,7 @@ def open_descriptors() -> set[str]:
     return found
 
 
-# -------------------------------------------------------------------------------------------- which form
+# ------------------------------------------------------------------------------------ choice of the form
 
 PNG = ["plant.png"]
 SEVERAL = ["a.png", "b.csv"]
@@ -151,11 +151,12 @@ JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
         ("application/octet-stream", [], AnswerForm.RAW, "application/octet-stream"),
         ("application/*", ["plant.json"], AnswerForm.RAW, "application/json"),
         ("application/*", SEVERAL, AnswerForm.ZIP, "application/zip"),
-        # What cannot be met falls through to the next range.
+        # If no output fits a range, the next range counts.
         ("image/jpeg, application/zip;q=0.5", PNG, AnswerForm.ZIP, "application/zip"),
         ("image/jpeg, text/plain;q=0.1, application/zip;q=0.5", SEVERAL, AnswerForm.ZIP, "application/zip"),
         ("application/zip, */*;q=0.1", [], AnswerForm.BASE64, "text/plain"),
-        # The weight decides, then the more specific range, then our own order; beside */* of the same weight our order.
+        # The weight decides, then the more specific range, then the server's order. With */* of the same weight, the
+        # server's order decides.
         ("image/*, text/plain", PNG, AnswerForm.BASE64, "text/plain"),
         ("image/png, text/*", PNG, AnswerForm.RAW, "image/png"),
         ("application/json, image/*;q=0.9, */*;q=0.8", PNG, AnswerForm.JSON, "application/json"),
@@ -170,7 +171,7 @@ JAVA = "text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2"
         ("*/*, text/plain;q=0", PNG, AnswerForm.RAW, "image/png"),
         ("*/*, text/plain;q=0", SEVERAL, AnswerForm.ZIP, "application/zip"),
         ("text/*, text/plain;q=0", ["page.html"], AnswerForm.RAW, "text/html"),
-        # What browsers and Java send unasked.
+        # Headers that browsers and Java send by default.
         (BROWSER, ["page.html"], AnswerForm.RAW, "text/html"),
         (BROWSER, PNG, AnswerForm.BASE64, "text/plain"),
         (BROWSER, SEVERAL, AnswerForm.BASE64, "text/plain"),
@@ -453,7 +454,7 @@ def test_regrouping_changes_nothing_but_the_cuts(sizes: list[int]) -> None:
 
 
 async def test_a_short_read_does_not_break_base64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Network and FUSE file systems may give less than was asked for, at any place."""
+    """A read of a network or FUSE file system may return fewer bytes than requested, at any position."""
     pread = os.pread
     monkeypatch.setattr(encode, "os", OsWithPread(lambda fd, size, offset: pread(fd, min(size, 1000), offset)))
     data = noise(LARGE_BYTES)
@@ -525,7 +526,7 @@ def test_the_type_is_guessed_from_the_ending(name: str, media_type: str) -> None
 def test_an_ending_has_the_same_type_on_each_python() -> None:
     endings = sorted(media_type_module._mime_types().types_map[True])
     types = "".join(f"{ending} {media_type_module.guessed_type('a' + ending)}\n" for ending in endings)
-    # Of Python 3.11 to 3.14. If a new Python differs, add what differs to _MORE_TYPES.
+    # This holds for Python 3.11 to 3.14. If a new Python differs, add its types to _MORE_TYPES.
     assert hashlib.sha256(types.encode()).hexdigest().startswith("bc775fde2b98daa7"), types
 
 
@@ -685,7 +686,7 @@ async def test_memory_does_not_grow_with_the_answer(tmp_path: Path, output: str)
     assert peak_bytes < 4 * 1024 * 1024
 
 
-# --------------------------------------------------------------------------------- what changes underneath
+# --------------------------------------------------------------------------------------- files that change
 
 
 @pytest.mark.parametrize("output", ["base64", "raw", "zip", "json"])
@@ -753,7 +754,7 @@ async def test_a_stdout_of_another_size_cuts_the_answer(length: int, surplus: in
         await answered(result)
 
 
-# ------------------------------------------------------------------------------------- a caller that is gone
+# ---------------------------------------------------------------------------- a caller that has disconnected
 
 
 @pytest.mark.parametrize("output", ["base64", "raw", "zip", "json"])
@@ -776,7 +777,7 @@ async def test_an_answer_that_is_never_read_holds_nothing(tmp_path: Path) -> Non
 
 @dataclass
 class SlowStdout:
-    """Gives one piece, then waits in the reading thread until it is told to go on."""
+    """A stdout that gives one piece, and then waits in the reading thread for ``go_on``."""
 
     size_bytes: int = 3 * PIECE_BYTES
     is_waiting: threading.Event = field(default_factory=threading.Event)
@@ -801,7 +802,7 @@ async def test_closing_waits_until_the_reading_thread_is_out() -> None:
     await anext(chunks)
     await asyncio.to_thread(stdout.is_waiting.wait)
     closing = asyncio.create_task(chunks.aclose())
-    # Not even a cancellation makes it leave the thread alone with what it reads.
+    # Even after a cancellation, it waits for the thread, which still reads.
     await asyncio.wait({closing}, timeout=0)
     closing.cancel()
     await asyncio.wait({closing}, timeout=0)

@@ -1,4 +1,4 @@
-"""What the docs say is what the program does, their links lead somewhere, and their site needs no other host."""
+"""The docs describe the program correctly, their links work, and their site needs no other host."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def headings(page: Path) -> set[str]:
-    """The ends of links to the headings of a page, as GitHub and the site make them."""
+    """Return the ends of links to the headings of a page, as GitHub and the site make them."""
     titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 

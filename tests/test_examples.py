@@ -38,7 +38,7 @@ def serve(start_server: StartServer, name: str, script: str = "script.sh", **env
 
 
 def shell(command: str, server: RunningServer, name: str) -> bytes:
-    """What a command of a README prints; ``$URL`` is the server's address, the directory that of the example."""
+    """Run a command of a README in the folder of the example, and return its output. ``$URL`` is the server's URL."""
     return subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command],
         env=os.environ | {"URL": f"http://127.0.0.1:{server.port}"},
@@ -230,7 +230,7 @@ def test_plant_classification_answers_the_classifiers_file(
         check=True,
     )
     (expected,) = (tmp_path / "expected").iterdir()
-    # The service's own log level, CRITICAL, said once more: the test finds the server by its port then.
+    # This is the log level of the service, CRITICAL. If it is given here, too, the test finds the server by its port.
     server = serve(start_server, "plant-classification-sync", PATH=digits_path, WATCHDOG_LOG_LEVEL="CRITICAL")
     for form, call in PLANT_CALLS.items():
         answer = shell(call + " | base64 -d", server, "plant-classification-sync")

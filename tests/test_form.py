@@ -71,7 +71,7 @@ def test_form_in_any_pieces_becomes_the_json_that_it_means(
     ],
 )
 def test_large_field_takes_constant_memory(tmp_path: Path, start: bytes, piece: bytes, end: bytes, value: str) -> None:
-    times = 160  # 4 MB and more: twice what it may take
+    times = 160  # 4 MB and more, which is twice the memory that it may use
     tracemalloc.start()
     try:
         held = HeldInput(str(tmp_path))

@@ -12,7 +12,7 @@ from watchdog.process import guardian
 
 @pytest.fixture
 def server_and_daemon() -> Iterator[tuple[int, int]]:
-    """The pids of a process and of a child of it, as of a server and a daemon that its entry point had started."""
+    """Return the pids of a process and of its child, like those of a server and a daemon of its entry point."""
     with subprocess.Popen(["sh", "-c", "sleep 600 & echo $!; wait"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         daemon = int(process.stdout.readline())

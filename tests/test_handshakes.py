@@ -19,7 +19,7 @@ READERS = [has_half_open, has_half_open_by_netlink, has_half_open_by_table]
 
 @pytest.fixture(params=["127.0.0.1", "::1", "mapped"])
 def addresses(request: pytest.FixtureRequest) -> tuple[str, str]:
-    """Where the server listens, and where the caller connects to."""
+    """The address on which the server listens, and the address to which the caller connects."""
     if request.param != "127.0.0.1" and not socket.has_dualstack_ipv6():
         pytest.skip("this machine has no IPv6")
     return ("::", "127.0.0.1") if request.param == "mapped" else (request.param, request.param)
@@ -54,7 +54,7 @@ def test_a_handshake_is_half_open_until_the_caller_gets_the_answer_of_the_server
 
 
 def test_the_table_is_read_if_the_kernel_does_not_answer_through_netlink(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handshakes, "_NETLINK_SOCK_DIAG", 31)  # nobody has it
+    monkeypatch.setattr(handshakes, "_NETLINK_SOCK_DIAG", 31)  # no connection has this port
     with pytest.raises(OSError, match="Protocol not supported"):
         has_half_open_by_netlink(1)
     assert not has_half_open(1)

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parent.parent
-# The libraries that serving needs. What they import themselves is not counted, because it changes with each release.
+# The libraries that serving needs. Their own imports are not counted, because these change with each release.
 LIBRARIES = ["asyncio", "msgspec", "multidict", "pybase64", "httptools"]
-# What the program itself imports in addition: packages, and modules that are in no package.
+# Further modules that the program itself imports: packages, and modules that are in no package.
 ALLOWED = {
     "watchdog",
     # The standard library

@@ -1,4 +1,4 @@
-"""The way from a body's bytes to the input file: every encoding, cut into pieces at every place."""
+"""From the bytes of a body to the input file: every encoding, cut into pieces at every position."""
 
 from __future__ import annotations
 

@@ -499,7 +499,7 @@ def test_a_timeout_cancels_the_run_on_the_server(start_server: StartServer, tmp_
     server = start_server("sleep 1000")
     done = invoke(url(server), "-", "--timeout", "3s", cwd=tmp_path)
     assert check(done, 124) == "the call took longer than 3 s (--timeout), and was cancelled\n"
-    # A slow machine may not even have begun the call.
+    # On a slow machine, the call has possibly not begun yet.
     server.call(b"", headers={"X-Timeout": "0.1", "X-Call-Id": "last"})
     server.event("invocation ended", call_id="last")
     ended = [event for event in server.logs if event["event"] == "invocation ended" and event["call_id"] != "last"]

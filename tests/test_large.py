@@ -16,7 +16,7 @@ import pytest
 from running_server import RunningServer, StartServer
 
 BLOCK = random.Random(7).randbytes(3 * 1024 * 1024)
-# Of blocks: 258 MiB, more than the server may take of memory, and 1,026 MiB.
+# Numbers of blocks. They make 258 MiB, which is more memory than the server may use, and 1,026 MiB.
 COUNTS = [86, pytest.param(342, marks=pytest.mark.nightly)]
 KEEP = 'mv "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/out"'
 
@@ -34,7 +34,7 @@ def send(
 
 
 def decoded(response: http.client.HTTPResponse) -> Iterator[bytes]:
-    """The pieces of a base64 answer; a piece is a multiple of 4 characters."""
+    """Yield the pieces of a base64 answer. Each has a multiple of 4 characters."""
     while piece := response.read(4 * 1024 * 1024):
         yield base64.b64decode(piece.strip())
 
@@ -45,7 +45,7 @@ def raw(response: http.client.HTTPResponse) -> Iterator[bytes]:
 
 
 class Prober:
-    """Asks for health all the while, and counts the answers."""
+    """Asks for health again and again, and counts the answers."""
 
     def __init__(self, server: RunningServer) -> None:
         self._server = server
@@ -96,7 +96,7 @@ def test_a_large_body_in_and_out(start_server: StartServer, form: str, count: in
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("mib", [256, pytest.param(1024, marks=pytest.mark.nightly)])
 def test_a_large_gzip_stream(start_server: StartServer, mib: int) -> None:
-    """A body a thousand times smaller than what it holds is written in bounded pieces."""
+    """A body that is a thousand times smaller than its content is written in bounded pieces."""
     server = start_server('stat -c %s "$INPUT_FILE_PATH"')
     squeezer = zlib.compressobj(wbits=31)
     body = b"".join(squeezer.compress(bytes(1 << 20)) for _ in range(mib)) + squeezer.flush()

@@ -69,7 +69,7 @@ class Caller:
 
 
 def watched(steps: Callable[[Caller, LiveStream], Awaitable[None]]) -> list[Event]:
-    """The events that a caller gets of some steps."""
+    """Return the events that a caller gets for some steps."""
 
     async def run() -> list[Event]:
         caller = Caller()
@@ -89,7 +89,7 @@ def log(stream: LiveStream, *texts: str) -> None:
 
 
 def shown(events: list[Event]) -> list[object]:
-    """The one value of each event that says which one it is."""
+    """Return the value of each event that distinguishes it from others."""
     keys = {"queued": "position", "log": "text", "dropped": "lines", "progress": "fraction", "started": "call_id"}
     return [event.data[keys[event.name]] for event in events]
 

@@ -1,4 +1,4 @@
-"""The bound of what one call may log: lines over it are dropped and counted, the answer is not."""
+"""The limit for the log of one call. Lines over it are dropped and counted. The answer is complete."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from watchdog.logs.log_rate import LogRate
 
 
 class Call:
-    """Both streams of one call, and what they logged. The clock stands still until it is set."""
+    """Both streams of one call, and their events. The clock stands still until it is set."""
 
     def __init__(self, path: Path, bytes_per_s: int, level: int = 20) -> None:
         self.now_s = 100.0
@@ -72,7 +72,7 @@ def test_the_lines_of_one_feed_are_bounded(tmp_path: Path) -> None:
     call.stdout.feed(b"x\n" * 32_768)
     *lines, dropped = call.end()
     assert len(lines) + dropped["count"] == 32_768
-    # As many lines as are encoded at once may be over the bound.
+    # The limit may be exceeded by the lines that are encoded at once.
     assert os.stat(tmp_path / "log").st_size < 200_000
 
 

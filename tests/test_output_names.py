@@ -1,4 +1,4 @@
-"""Names of outputs: which are changed, and to what."""
+"""Names of outputs that are changed, and their new names."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def run_hooks(repository: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-# What is wrong, and what its hook prints then.
+# A fault, and the output of its hook.
 FAULTS = {
     "ruff": ("watchdog/module.py", "import os\n", "`os` imported but unused"),
     "ruff-format": ("watchdog/of_format.py", "x = {  }\n", "1 file reformatted"),

@@ -1,4 +1,4 @@
-"""What a script prints: text or binary data, its content type, and its single line in the log."""
+"""The output of a script: text or binary data, its content type, and the single line of binary data in the log."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def sqlite_file() -> bytes:
         return connection.serialize()
 
 
-# Made when a test needs one: each process of the tests imports this file.
+# Make a file only when a test needs it, because each process of the tests imports this module.
 PICTURES = {"a.png": "png", "a.jpg": "jpg", "a.gif": "gif", "a.tiff": "tiff", "a.bmp": "bmp", "old.bmp": "bmp2"}
 FILES = {
     "a.zip": zip_file(),
@@ -171,7 +171,7 @@ def test_text_that_begins_like_a_format_is_text(text: str) -> None:
         (b"a\0b\0", BINARY),
         (b"\x93NUMPY\1\0v\0{'descr': '<f8'}", BINARY),
         (NOISE, BINARY),
-        (b"x" * 100_000 + b"\xff", BINARY),  # all of it is looked at
+        (b"x" * 100_000 + b"\xff", BINARY),  # all of it is checked
     ],
     ids=lambda value: repr(value[:12]),
 )
@@ -331,7 +331,7 @@ def test_binary_data_in_small_pieces_is_one_line_in_the_log(tmp_path: Path) -> N
 
 
 def test_text_before_printed_binary_data_is_logged(start_server: StartServer, tmp_path: Path) -> None:
-    # The pause between both is the server's own: the second write waits until the first line is in the log.
+    # The second write waits until the server has logged the first line.
     go = tmp_path / "go"
     server = start_server(
         f"echo converting; printf 'to png '; until [ -e {go} ]; do sleep 0.02; done; {printing(png(), tmp_path)}"

@@ -81,7 +81,7 @@ class Run:
         self._line.set()
 
     async def line(self, text: str) -> None:
-        """Wait until the command printed this."""
+        """Wait until the command has printed this text."""
         async with asyncio.timeout(RunningServer.patience_s):
             while text.encode() not in self.out:
                 self._line.clear()
@@ -91,7 +91,7 @@ class Run:
         return await self.task
 
     def living(self) -> list[int]:
-        """Processes with this run's mark in their environment."""
+        """Return the living processes with the mark of this run in their environment."""
         return [
             each.pid
             for each in proc.processes()
@@ -144,12 +144,12 @@ async def test_a_signal_is_told_by_name(supervisor: Supervisor) -> None:
 
 
 async def test_stdin_is_at_its_end_and_signals_are_the_default(supervisor: Supervisor) -> None:
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # as nohup or a shell may have done to us
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # nohup or a shell may have done this
     run = Run(supervisor, "cat; grep -E '^Sig(Ign|Blk)' /proc/self/status | cut -f2; ps -o sid= -p $$; echo $$")
     await run.ended()
     signal.signal(signal.SIGUSR2, signal.SIG_DFL)
     blocked, ignored, session, pid = run.out.split()
-    of_glibc = 1 << 31 | 1 << 32  # its own two real-time signals, which nobody else can set
+    of_glibc = 1 << 31 | 1 << 32  # two real-time signals of glibc, which no program can set
     assert (int(blocked, 16), int(ignored, 16) & ~of_glibc) == (0, 0)
     assert session == pid
 
@@ -237,7 +237,7 @@ def test_a_command_is_found_as_a_shell_would(tmp_path: Path) -> None:
 
 
 def children_since(before: set[int]) -> list[proc.Process]:
-    """Children that this process has got, dead or alive, the supervisor's guardian left out."""
+    """Return the new children of this process, dead or alive, without the supervisor's guardian."""
     return [
         each
         for each in proc.processes()
@@ -270,7 +270,7 @@ async def test_nothing_that_a_script_leaves_survives_it(supervisor: Supervisor, 
 
 @pytest.mark.parametrize("name", ["setsid", "daemon", "no environment"])
 async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the search for what left the session, they survive."""
+    """Without the search for processes that left the session, they survive."""
     monkeypatch.setattr(Orphans, "certainly_nothing_left", lambda self, child: True)
     before = {each.pid for each in proc.processes()}
     await Run(supervisor, STRAGGLERS[name]).ended()
@@ -282,7 +282,7 @@ async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, mo
 
 async def test_a_child_that_holds_stdout_open_does_not_hold_up_the_answer(supervisor: Supervisor) -> None:
     run = Run(supervisor, "sleep 60 & echo done")
-    async with asyncio.timeout(RunningServer.patience_s):  # without the guard it would be the whole minute
+    async with asyncio.timeout(RunningServer.patience_s):  # without the guard, it would take the whole minute
         await run.ended()
     assert run.out == b"done\n"
 
@@ -494,7 +494,7 @@ async def test_two_at_a_time_have_pipes_of_their_own(supervisor: Supervisor) -> 
 async def test_who_hid_does_not_write_into_the_next_ones_pipe(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As if it could not be ended: a survivor in the sleep of a dead network disk."""
+    """The process survives SIGKILL, like a process that sleeps in a dead network disk."""
     monkeypatch.setattr(tree_module, "_UNKILLABLE_S", 0.05)
     with monkeypatch.context() as context:
         context.setattr(proc, "signal_each", lambda *_, **__: None)
@@ -520,7 +520,7 @@ async def test_no_descriptor_is_left(supervisor: Supervisor) -> None:
 
 
 async def test_cpu_and_memory_of_the_script(supervisor: Supervisor) -> None:
-    size = proc.own_peak_rss_bytes() + 100_000_000  # what is below our own peak cannot be known
+    size = proc.own_peak_rss_bytes() + 100_000_000  # a peak below that of this process cannot be measured
     code = f"x = bytearray({size}); sum(range(3_000_000))"
     ended = await Run(supervisor, f"{sys.executable} -c '{code}'").ended()
     assert ended.cpu_s > 0.01
@@ -541,7 +541,7 @@ async def test_an_environment_that_is_too_large_is_told(supervisor: Supervisor) 
 
 
 def test_as_pid_1_orphans_are_reaped_and_the_status_is_true(tmp_path: Path) -> None:
-    """In a process namespace of its own, where the program is PID 1."""
+    """The program is PID 1 of its own process namespace."""
     code = """
 import asyncio, os, sys
 from watchdog.process.supervisor import Supervisor
@@ -567,7 +567,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("leave", ["os.setsid()", "pass"])
 async def test_a_chain_of_forks_is_caught(supervisor: Supervisor, tmp_path: Path, leave: str) -> None:
-    """Each link forks the next and exits: none lives long enough to be found in a list of all processes."""
+    """Each process of the chain forks the next one and exits. None lives long enough to be in a list of processes."""
     chain = f"""
 import os, time
 end = time.monotonic() + 60
@@ -600,10 +600,10 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
     longest_exit_s: float,
     is_gone: bool,
 ) -> None:
-    """Between the loss of its environment and its end a busy machine may let a process stand for a long time.
+    """On a busy machine, a process may stay for a long time between the loss of its environment and its end.
 
-    Its child is not ours until then. That moment cannot be made to last, so what /proc tells of it does. One that hangs
-    in its exit for ever does not hold up the answer for as long.
+    Until its end, its child is not a child of the server. A test cannot make this moment longer, so it changes what
+    /proc shows. A process that hangs in its exit for ever does not delay the answer for ever.
     """
     monkeypatch.setattr(orphans_module, "_EXIT_S", longest_exit_s)
     monkeypatch.setattr(limit_mark_of(supervisor), "read", lambda pid: None)
@@ -648,7 +648,7 @@ async def test_who_exits_tells_nothing_and_what_it_forked_does(
 async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, leave: str, is_spared: bool
 ) -> None:
-    """A process that is stopped and continued has run: its own command would take it for one at work."""
+    """A process that is stopped and continued has run, so its own command would count it as working."""
     supervisor._reap_handle.cancel()  # on a slow machine, the regular work would find the orphan first
     run, other = (Run(supervisor, f"{leave_it} echo up; read", stdin=endless()) for leave_it in (f"({leave});", ""))
     await run.line("up")
@@ -680,7 +680,7 @@ async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
 async def test_a_stopped_process_of_nobody_stays_stopped(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As PID 1 of a container: a user stopped it in a shell of `docker exec`."""
+    """The server is PID 1 of a container, and a user has stopped the process in a shell of `docker exec`."""
     take_no_orphan_for_a_scripts(supervisor, monkeypatch)
     run = Run(supervisor, "(env -i setsid sleep 60 >/dev/null 2>&1 <&1 &); echo up; read", stdin=endless())
     await run.line("up")
@@ -710,7 +710,7 @@ def limit_mark_of(supervisor: Supervisor) -> LimitMark:
 
 
 def take_no_orphan_for_a_scripts(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose scripts may raise their limits: an orphan may be one of `docker exec`."""
+    """In a container whose scripts may raise their limits, an orphan may come from `docker exec`."""
     monkeypatch.setattr(supervisor._orphans.ownership, "_all_orphans_are_ours", False)
     monkeypatch.setattr(limit_mark_of(supervisor), "read", lambda pid: None)
     monkeypatch.setattr(limit_mark_of(supervisor), "is_firm", False)
@@ -781,7 +781,7 @@ async def test_a_process_of_a_script_that_comes_late_is_ended(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as context:
-        # The search finds nothing: as if the process had come to this one after it.
+        # The search finds nothing, as if the process had become a child only after it.
         context.setattr(Orphans, "_candidates", lambda self, child: [])
         await Run(supervisor, hiding(tmp_path)).ended()
     pid = int((tmp_path / "pid").read_text())
@@ -793,13 +793,13 @@ async def test_a_process_of_a_script_that_comes_late_is_ended(
 async def test_a_child_of_others_is_left_alone_where_the_mark_is_firm(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """As PID 1: what `docker exec` has left has no mark, and no signal is sent to it."""
+    """The server is PID 1. A process that `docker exec` left has no mark, and gets no signal."""
     monkeypatch.setattr(supervisor._orphans.ownership, "_all_orphans_are_ours", False)
     monkeypatch.setattr(limit_mark_of(supervisor), "is_firm", True)
     real = limit_mark_of(supervisor).read
     elsewhere: set[int] = set()
     monkeypatch.setattr(limit_mark_of(supervisor), "read", lambda pid: None if pid in elsewhere else real(pid))
-    # In a subshell, whose end makes it an orphan.
+    # It runs in a subshell, so the end of the subshell makes it an orphan.
     run = Run(supervisor, f"({hiding(tmp_path)}); echo up; read", stdin=endless())
     await run.line("up")
     pid = int((tmp_path / "pid").read_text())
@@ -825,7 +825,7 @@ async def test_a_process_that_waits_for_the_rest_of_the_body_is_not_idle(
     async def counted(self: Tree, *arguments: Any) -> bool:
         nonlocal looks
         looks += 1
-        if looks == 12:  # of an idle process there are six at most
+        if looks == 12:  # for an idle process, there are at most six checks
             many_looks.set()
         return await real(self, *arguments)
 
@@ -842,7 +842,7 @@ async def test_a_process_that_waits_for_the_rest_of_the_body_is_not_idle(
 
 
 async def endless() -> AsyncIterator[bytes]:
-    """A stdin that never ends, and on which nothing comes."""
+    """Yield a stdin that never ends and has no bytes."""
     await asyncio.Event().wait()
     yield b""
 
@@ -868,7 +868,7 @@ async def test_a_timeout_needs_neither_thread_nor_descriptor(
 async def test_what_a_trap_starts_is_not_asked_to_end(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_spared: bool
 ) -> None:
-    """The tree is listed after the group was asked, and it may be that a trap has started something by then."""
+    """The tree is listed after the group got SIGTERM. By then, a trap may have started a process."""
     real_living, real_signal = Tree.living, proc.signal_each
 
     async def tree_after_the_trap(self: Tree) -> list[proc.Process]:
@@ -909,7 +909,7 @@ main()
 
 @pytest.mark.parametrize("as_pid_1", [False, True])
 def test_a_daemon_of_the_entry_point_is_left_alone(as_pid_1: bool) -> None:
-    """An image's entry point may start a daemon and exec this program: the daemon is our child, but no script's."""
+    """An entry point may start a daemon and exec this program. The daemon is a child of the server, not of a script."""
     code = """
 import asyncio, os
 from watchdog.process.supervisor import Supervisor

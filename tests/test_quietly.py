@@ -1,4 +1,4 @@
-"""What apt and pip print is kept in a log file, and shown only if they fail."""
+"""The output of apt and pip goes to a log file, and is shown only if they fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PACKAGE = "a-program-that-only-this-test-has"
-# `apt-get install` makes the program, unless it is to fail.
+# `apt-get install` makes the program, unless the test wants it to fail.
 APT_GET = f"""#!/bin/sh
 echo "noise of apt-get $1"
 [ "$1" != "$FAILING" ] || exit 100
@@ -21,7 +21,7 @@ echo "noise of apt-get $1"
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A project with the scripts alone, and an apt-get of its own."""
+    """Return a project with only the scripts, and with its own apt-get."""
     (tmp_path / "examples").mkdir()
     (tmp_path / "bin").mkdir()
     for name in ("install-packages.sh", "quietly.sh"):

@@ -1,4 +1,4 @@
-"""docs/explanation/reliability.md names each fault's test: the page and the tests belong together."""
+"""docs/explanation/reliability.md names the test of each fault. The page and the tests belong together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program as its callers see it: real process, real sockets, real scripts."""
+"""The behaviour of the program for its callers, with a real process, real sockets and real scripts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from running_server import Answer, RunningServer, StartServer, problem, read_all
 
 COPY = 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/output.bin"\n'
 PICTURE = b"\xff\xd8\xff\xe0" + random.Random(3).randbytes(50_000)
-# A handshake with a script: it says that it is up by making a file, and ends when another is there.
+# A handshake with a script. The script makes a file when it runs, and ends when the test has made another file.
 WAIT = 'touch "$HANDSHAKE/up-$CALL_ID"; while [ ! -e "$HANDSHAKE/go" ]; do sleep 0.02; done; '
 
 
@@ -370,7 +370,7 @@ def test_408_for_a_body_and_for_headers(start_server: StartServer) -> None:
         assert body.result().startswith(b"HTTP/1.1 408 ")
         assert b"read_timeout" in body.result()
         assert headers.result().startswith(b"HTTP/1.1 408 ")
-        assert nothing.result() == b""  # closed without a word
+        assert nothing.result() == b""  # closed without an answer
         assert on_a_kept_connection.result().startswith(b"HTTP/1.1 408 ")
     server.stop()
     assert server.leftovers() == []
@@ -482,7 +482,7 @@ def test_500_out_of_memory(start_server: StartServer, small_cgroup: ControlGroup
     assert document["signal"] == "SIGKILL"
     assert "out of memory, limit 100 MiB" in str(document["detail"])
     server.event("invocation ended", outcome="out_of_memory", signal="SIGKILL")
-    server.script.write_text(f"{sys.executable} -c 'bytearray(300 << 20)'; echo $?")  # the shell outlives its child
+    server.script.write_text(f"{sys.executable} -c 'bytearray(300 << 20)'; echo $?")  # the shell survives its child
     assert server.call(b"").body.endswith(b"137\n")
     server.script.write_text("kill -9 $$")
     assert problem(server.call(b""), 500)["out_of_memory"] is False
@@ -512,7 +512,7 @@ def test_500_output_too_large(start_server: StartServer) -> None:
 
 def test_504(start_server: StartServer) -> None:
     server = start_server("trap 'echo late > $TMP_OUTPUT_DIR/x; exit 0' TERM; echo bye >&2; sleep 60 & wait")
-    # Long enough for the shell to start and to set its trap.
+    # This is long enough for the shell to start and to set its trap.
     answer = server.call(b"", headers={"X-Timeout": "2s"})
     document = problem(answer, 504)
     assert document["stderr"] == "bye\n"
@@ -685,7 +685,7 @@ def test_what_the_system_refuses_is_told(start_server: StartServer) -> None:
     until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")
     away = server.tmp.with_name("away")
     server.tmp.rename(away)
-    server.tmp.touch()  # in the way of each workspace
+    server.tmp.touch()  # a file in the place of each workspace
     assert "a workspace cannot be made: Not a directory" in str(problem(server.call(b""), 500)["detail"])
     server.event("invocation ended", outcome="no_resources", level="error")
     server.tmp.unlink()

@@ -76,7 +76,7 @@ def test_what_oscar_mounts() -> None:
     )
 
 
-# Of `docs/fdl.md`, of the examples that still have what it no longer names, and of older versions' Service.
+# Fields of `docs/fdl.md`, of examples with fields that it does not name any more, and of the Service of older versions.
 FIELDS_OF_FDL = """
     name cluster_id image vo allowed_users alpine script file_stage_in image_pull_secrets memory cpu enable_gpu
     enable_sgx image_prefetch total_memory total_cpu ephemeral_storage_request delegation synchronous expose federation
@@ -96,7 +96,7 @@ def test_every_field_of_oscars_reference_is_known(field: str) -> None:
 
 
 def test_a_document_as_oscars_examples_have_it() -> None:
-    """Numbers where the reference has text, one port or a list of them, tabs at a line's end, nothing after a key."""
+    """The examples have numbers in place of texts, one port or a list, tabs at line ends, and keys without a value."""
     text = b"""
 functions:
   oscar:

@@ -1,4 +1,4 @@
-"""Commands that look like a shell's, and are started without one."""
+"""Commands that look like shell commands, but are started without a shell."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from watchdog.settings.shell_syntax import advice_on_shell_syntax, unquoted_shel
         ("sh -c cat | wc", ["|"]),
         ("echo 'a' | b", ["|"]),
         ('echo "a\\"" | b', ["|"]),
-        # Quoted, escaped, or without a meaning to a shell.
+        # Syntax that is quoted, escaped, or has no meaning for a shell.
         ("sh -c 'sort | uniq -c'", []),
         ('sh -c "a && b > c; $X `y` *"', []),
         (r"echo \| \$HOME \*", []),

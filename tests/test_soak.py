@@ -69,7 +69,7 @@ def run_of(program: str, *options: str) -> subprocess.CompletedProcess[str]:
         try:
             output, _ = process.communicate()
         except BaseException:
-            # Do not kill it, as subprocess.run() would do, because it must end its server.
+            # End it with SIGTERM, and not with SIGKILL as subprocess.run() does, because it must end its server.
             process.terminate()
             raise
     return subprocess.CompletedProcess(command, process.returncode, output)
@@ -80,7 +80,7 @@ def run_of(program: str, *options: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def wire() -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A caller's end of a connection, and the server's."""
+    """Return both ends of a connection: the end of a caller, and the end of a server."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield ours, theirs
@@ -191,7 +191,7 @@ def test_the_soak_notices_a_surviving_process(lifeline: Lifeline) -> None:
     ("events", "told"),
     [
         ([("c1", "ok"), ("c3", "caller_gone")], None),
-        ([("c1", "ok")], None),  # the caller of c3 disconnected, so the server may not have read the call
+        ([("c1", "ok")], None),  # the caller of c3 disconnected, perhaps before the server read the call
         ([], "c1: 0 ends"),
         ([("c1", "ok"), ("c1", "ok")], "c1: ended twice"),
         ([("c1", "failed")], "c1: ended 'failed'"),
@@ -475,12 +475,13 @@ def blocks_left_by_a_call(start_server: StartServer, directory: Path, kind: str,
         blocks.append(look(server, sockets)["blocks"])
     growth = [later - earlier for earlier, later in itertools.pairwise(blocks)]
     print(f"more blocks of memory: {growth}")
-    # What the first calls leave for good, such as a thread, is in one round. What each call leaves is in every round.
+    # Objects that the first calls leave for ever, such as a thread, are in one round. Objects that each call leaves are
+    # in every round.
     return min(growth) / CALLS_OF_A_KIND
 
 
 def look(server: RunningServer, sockets: int) -> dict[str, Any]:
-    """What a server has once it is at rest."""
+    """Return what a server has when it is idle."""
     pid = server.process.pid
     until(lambda: not children(pid), "the children to be reaped")
     until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")

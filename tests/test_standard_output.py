@@ -1,4 +1,4 @@
-"""A stdout whose reader goes away, or that cannot be written: no traceback, an exit code that says so."""
+"""If the reader of stdout ends, or stdout cannot be written, there is no traceback, but an exit code for it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 LARGE = 'head -c 3000000 /dev/zero > "$TMP_OUTPUT_DIR/large"'
 PRINT_MUCH = "head -c 3000000 /dev/zero"
-BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+BROKEN_PIPE = 141  # the code that a shell shows for a program that SIGPIPE ended
 
 
 def environment(tmp_path: Path, script: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""A program that a template forks finds what it would find if it were executed."""
+"""A program that a template forks has the same surroundings as an executed one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ sys.exit(3)
 
 @pytest.fixture
 def template() -> Iterator[Template]:
-    """One that starts with the limits that the process of pytest has now: other tests change them."""
+    """Return a template with the current limits of the process of pytest, because other tests change them."""
     template = Template()
     yield template
     template.close()

@@ -135,7 +135,7 @@ async def test_without_any_thread_steps_are_done_in_the_event_loop(monkeypatch: 
 
 
 class Steps:
-    """Steps of which each one waits until it may go on."""
+    """Yield steps. Each of them waits until it may continue."""
 
     def __init__(self) -> None:
         self.entered, self.go_on, self.closed = (threading.Event() for _ in range(3))

@@ -32,7 +32,7 @@ TRACEPARENT = f"00-{TRACE_ID}-{PARENT_ID}-01"
 UNSAMPLED = f"00-{TRACE_ID}-{PARENT_ID}-00"
 PHASES = ["take in input", "wait for a place", "run script", "hand over answer"]
 TELL_CONTEXT = 'echo "$TRACEPARENT $TRACESTATE"'
-# The server, which tells at its end what of OpenTelemetry it has imported.
+# The server. At its end, it prints the modules of OpenTelemetry that it has imported.
 TELLING_ITS_IMPORTS = """
 import atexit, json, os, sys
 from watchdog.__main__ import main
@@ -96,7 +96,7 @@ class Collector:
         ]
 
     def calls(self, count: int = 1) -> list[Span]:
-        """The spans of this many calls, once they are here."""
+        """Wait for the spans of this number of calls, and return them."""
 
         def of_calls() -> list[Span]:
             return [span for span in self.spans() if span.kind == Span.SPAN_KIND_SERVER]
@@ -131,7 +131,7 @@ def attributes_of(thing: Any) -> dict[str, Any]:
 
 
 def is_named_by(traceparent: str, span: Span) -> bool:
-    """Whether a traceparent names a span and says that it is sampled; that the id is random may be said, too."""
+    """Return whether a traceparent names a span and is sampled. It may also have the flag for a random id."""
     return traceparent[:-2] == f"00-{span.trace_id.hex()}-{span.span_id.hex()}-" and traceparent[-2:] in ("01", "03")
 
 
@@ -359,7 +359,7 @@ def test_the_spans_of_a_call(start_server: StartServer, collector: Collector) ->
     assert {"service.name": "plants", "service.version": watchdog.__version__}.items() <= json.loads(resource).items()
     assert b"never-told" not in b"".join(collector.bodies)
 
-    # The script's own spans hang below the phase that runs it; the log names the call.
+    # The parent of the script's own spans is the phase that runs the script. The log has the id of the call.
     assert is_named_by(answer.body.decode().strip(), phases[2])
     event = server.event("invocation ended")
     assert event["trace_id"] == call.trace_id.hex()
@@ -400,7 +400,7 @@ def test_the_sampler_can_be_chosen(start_server: StartServer, collector: Collect
 
 @pytest.mark.parametrize("good", [0, 1])
 def test_a_sampler_that_raises_harms_no_call(collector: Collector, monkeypatch: pytest.MonkeyPatch, good: int) -> None:
-    """It may be the user's own, installed beside the SDK and chosen with OTEL_TRACES_SAMPLER."""
+    """A user may install a sampler beside the SDK, and choose it with OTEL_TRACES_SAMPLER."""
     for name, value in collector.environ.items():
         monkeypatch.setenv(name, value)
     recording = otel.start(collector.environ, "a")

@@ -1,4 +1,4 @@
-"""The version stands in ``watchdog/__init__.py`` only; whatever shows it reads it there."""
+"""The version is only in ``watchdog/__init__.py``. Every other place reads it from there."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_what_builds_a_release_has_no_copy_of_the_version(name: str) -> None:
 
 
 def test_the_changelog_begins_with_the_version() -> None:
-    """With the date of its release, or with what comes after it."""
+    """The heading has the date of the release, or a later version."""
     newest = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest
     assert re.fullmatch(rf"\[Unreleased\]|\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", newest[1])

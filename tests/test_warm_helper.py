@@ -41,7 +41,7 @@ def found_pythons() -> dict[tuple[int, ...], str]:
 
 
 def is_python(path: str, minor: int) -> bool:
-    """Whether this starts as that version; a program of pyenv does not, if that version is not chosen."""
+    """Return whether this interpreter starts as that version. A shim of pyenv starts only a selected version."""
     code = f"import sys; sys.exit(sys.version_info[:2] != (3, {minor}))"
     return subprocess.run([path, "-IS", "-c", code], capture_output=True, check=False).returncode == 0
 
@@ -70,7 +70,7 @@ class Start:
         self.workers: list[WarmWorker] = []
 
     def __call__(self, script: str, **options: Any) -> WarmWorker:
-        """Start this script. It may print while it loads: the test looks at that first."""
+        """Start this script. It may print while it loads, and the test checks that output first."""
         (self.directory / "script.py").write_text(textwrap.dedent(script))
         return self.command([self.python, str(self.directory / "script.py")], **options)
 
@@ -618,7 +618,7 @@ def test_the_helper_has_less_than_100_lines() -> None:
     assert len(HELPER.read_text().splitlines()) < 100
 
 
-# What the helper uses of the standard library. Each was tried on Python 3.6 to 3.14.
+# The parts of the standard library that the helper uses. Each was tried on Python 3.6 to 3.14.
 KNOWN_NAMES = set(
     """
     atexit._clear atexit._run_exitfuncs atexit.register contextlib.suppress gc.collect importlib.import_module

@@ -31,7 +31,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# What is replaced in which file, and what a check prints then. "other.yml" is a copy of "ci.yml".
+# For each fault: the file, the replaced text, and the output of the check. "other.yml" is a copy of "ci.yml".
 FAULTS = [
     ("workflows/other.yml", "runs-on: ubuntu-24.04", "run-on: ubuntu-24.04", "Schema validation errors"),
     ("dependabot.yml", "interval: monthly", "interval: sometimes", "Schema validation errors"),
@@ -51,7 +51,7 @@ def test_a_faulty_file_fails_its_check(copy: Path) -> None:
         path = copy / ".github" / file
         assert right in path.read_text()
         path.write_text(path.read_text().replace(right, wrong))
-    # With -i, make goes on after a check that fails, and says so.
+    # With -i, make continues after a check that fails, and prints that.
     command = ["make", "-i", "-C", str(copy), "lint-workflows", f"VENV={VENV}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
     # Each check begins with its command, which make prints.

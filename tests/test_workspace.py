@@ -1,4 +1,4 @@
-"""Workspaces: safe names, what counts as an output, removal whatever a script did, the sweep after a crash."""
+"""Workspaces: safe names, the files that are outputs, removal after any change by a script, the sweep after a crash."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def listed(workspace: Workspace, most: int = MOST_OUTPUTS) -> tuple[list[Output]
 
 @pytest.fixture(autouse=True)
 def no_slow_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep directories on a busy machine, too, where work on files takes its time."""
+    """Keep directories also on a busy machine, where work on files takes long."""
     monkeypatch.setattr(workspaces_module, "SLOW_S", 60.0)
 
 
@@ -296,7 +296,7 @@ def test_a_directory_of_many_entries_is_removed_in_pieces(tmp_path: Path, monkey
 def test_directory_in_which_files_appear_during_the_removal_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that a warm script left may write on. Here it does so just before a directory goes."""
+    """A process that a warm script left may continue to write. Here it writes just before a directory is removed."""
     late = iter(range(3))
     rmdir = os.rmdir
 
@@ -490,7 +490,7 @@ def test_a_directory_that_has_grown_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_a_file_system_may_give_any_size_for_a_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CephFS gives that of all that is below, others a whole block of theirs."""
+    """CephFS reports the size of all files below a directory, other file systems the size of a whole block."""
     fstat = os.fstat
 
     def large(fd: int) -> os.stat_result:

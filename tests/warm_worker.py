@@ -15,7 +15,7 @@ HELPERS = Path(__file__).parent.parent / "watchdog/warm/helper"
 
 
 class WarmWorker:
-    """A process with the descriptors of a warm worker. What it prints goes to files, so programs buffer it."""
+    """A process with the descriptors of a warm worker. Its output goes to files, so programs buffer it."""
 
     def __init__(
         self, command: Sequence[str], directory: Path, environ: Mapping[str, str] | None = None, is_warm: bool = True
@@ -33,7 +33,7 @@ class WarmWorker:
         if is_warm:
             actions += [(os.POSIX_SPAWN_DUP2, theirs_of_calls, 3), (os.POSIX_SPAWN_DUP2, theirs_of_answers, 4)]
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(HELPERS), **(environ or {})}
-        # As the server does it: a shell starts programs in the background with SIGINT ignored.
+        # The server does the same, because a shell starts programs in the background with SIGINT ignored.
         self.pid = os.posix_spawnp(
             command[0],
             [*command],

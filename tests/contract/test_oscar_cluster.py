@@ -88,7 +88,7 @@ def new(tmp_path: Path) -> Path:
 
 
 def versions(volume: Path) -> list[str]:
-    """What the three programs print."""
+    """Return the output of the three programs."""
     return [
         subprocess.run([volume / program, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
         for program in PROGRAMS

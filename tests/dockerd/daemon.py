@@ -142,7 +142,7 @@ class Daemon:
         while time.monotonic() < deadline and unshare.poll() is None:
             with contextlib.suppress(FileNotFoundError):
                 children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children").read_text().split()
-                # Before the shell runs, the child may not have its namespaces yet.
+                # Before the shell runs, the child possibly does not have its namespaces yet.
                 if children and Path(f"/proc/{children[0]}/comm").read_text() == "sh\n":
                     self.pid = int(children[0])
                     return self.pid

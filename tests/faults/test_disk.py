@@ -292,7 +292,7 @@ for n in range(100_000):
     with open(f"{{n:05}}", "w") as file:
         file.write(f"{{n}}")
 """
-    # In memory: a disk would take longer for the files than all the rest.
+    # Use memory. On a disk, these files would need more time than the rest of the test.
     with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
         server = start_server(script, WATCHDOG_TMP_DIR=memory)
         answer = server.call(b"", "/?output=zip")

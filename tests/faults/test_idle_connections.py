@@ -13,7 +13,7 @@ PART_OF_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nX-Part"
 # Errors in the headers are answered before the body has arrived. The server then waits for the rest of the body.
 REFUSED = b"POST /?output=nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 FEW_DESCRIPTORS = ("prlimit", "--nofile=256")
-# The server may not have so many descriptors, in addition to its other ones.
+# This number of descriptors, in addition to its other ones, is over the limit of the server.
 CONNECTIONS = 300
 
 

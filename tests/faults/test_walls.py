@@ -40,7 +40,7 @@ fi
 
 
 def options(mode: str) -> dict[str, Any]:
-    # Root may read the memory and the files of each process; others may not read those of the server.
+    # Root may read the memory and the files of each process. Other users cannot read those of the server.
     return {"prefix": PREFIXES[mode], "INTRUDES_DESCRIPTORS": "yes" if mode == "no privileges" else ""}
 
 

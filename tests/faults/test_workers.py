@@ -252,7 +252,7 @@ def test_calls_around_the_death_of_an_idle_worker_are_served(
 # ---- a worker does not keep to the protocol
 
 LIES = {
-    # What the worker does, the status of its caller, and what the caller reads.
+    # The action of the worker, the status of its caller, and a text that the caller reads.
     "a second ready": ("echo ready >&4; read -r < never", 500, "`ready` a second time"),
     "garbage": (r"printf '\377\000\001done\n' >&4; read -r < never", 500, "is not an answer"),
     "a long line": (r"head -c 5000 /dev/zero | tr '\0' x >&4; read -r < never", 500, "is too long"),

@@ -6,11 +6,11 @@
     python tests/faults/warm_chaos.py --calls 20000 --fork
 
 Two workers serve all calls. Each call has a name, which says what its worker does: it serves the call, crashes, hangs,
-breaks the protocol, or leaves a process that writes on. Meanwhile, workers are killed at random, the script is edited,
-and callers hang up. With ``--fork``, the workers run each call in a child process of its own. An answer may have the
-name of its call and no other name. Each failure must have a cause: the kind of the call, or a kill. One kill explains
-the failure of only one call. There must never be more than two workers. In the end no process, descriptor or directory
-may be left, and the memory of the server must be as before. The exit code is 0 if all of this is true.
+breaks the protocol, or leaves a process that continues to write. Meanwhile, workers are killed at random, the script is
+edited, and callers hang up. With ``--fork``, the workers run each call in a child process of its own. An answer may
+have the name of its call and no other name. Each failure must have a cause: the kind of the call, or a kill. One kill
+explains the failure of only one call. There must never be more than two workers. In the end no process, descriptor or
+directory may be left, and the memory of the server must be as before. The exit code is 0 if all of this is true.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ NAME = re.compile(rb"warm-[0-9a-f]+-\d+-\d+-[a-z]+-end")
 
 
 class Books(Ledger):
-    """What callers saw and what the test did. ``kills``: the kills that do not explain a failed call yet."""
+    """The results of callers and the kills of the test. ``kills``: the kills that do not explain a failed call yet."""
 
     def __init__(self) -> None:
         super().__init__()

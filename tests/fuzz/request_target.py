@@ -1,4 +1,4 @@
-"""What the fuzzer feeds to the reader of requests."""
+"""The fuzz target ``request``: the bytes of a connection, for the reader of requests."""
 
 from __future__ import annotations
 

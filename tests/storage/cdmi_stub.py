@@ -1,6 +1,6 @@
 """A stub of a Oneprovider's CDMI, after op-worker's public source.
 
-No Onedata: it shows what the backend sends, not that a Oneprovider would take it.
+It shows the requests of the backend. It does not prove that a Oneprovider would accept them.
 """
 
 from __future__ import annotations

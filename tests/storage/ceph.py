@@ -1,6 +1,6 @@
 """A Ceph cluster of one monitor, one OSD in memory and one radosgw, as children of the test on the loopback interface.
 
-What it is good for: its S3 is strict, it lists multipart uploads truly, and it pushes bucket events over HTTP.
+Its S3 is strict, it lists multipart uploads correctly, and it pushes bucket events over HTTP.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def missing_program() -> str | None:
 
 @contextlib.contextmanager
 def ceph(directory: Path) -> Iterator[S3Server]:
-    """An S3 server of Ceph with one bucket, ``bucket``; all of it is gone after the block."""
+    """Run an S3 server of Ceph with one bucket, ``bucket``. Nothing of it is left after the context."""
     directory.mkdir(parents=True, exist_ok=True)
     mon_port, rgw_port = free_port(), free_port()
     fsid, osd_uuid = str(uuid.uuid4()), str(uuid.uuid4())
@@ -109,7 +109,7 @@ def _start_osd(configuration: Path, stack: contextlib.ExitStack) -> None:
         if osd is None or osd.poll() is not None:
             osd = stack.enter_context(running(["ceph-osd", "-c", configuration, "-f", "-i", "0"], None))
         command = ["ceph", "-c", str(configuration), "osd", "stat"]
-        # On a busy machine the monitor may not answer the first times.
+        # On a busy machine, the monitor sometimes does not answer the first requests.
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
         if "1 up" in done.stdout and "1 in" in done.stdout:
             return

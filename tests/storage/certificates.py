@@ -15,7 +15,7 @@ from cryptography.x509.oid import NameOID
 
 @dataclass(frozen=True)
 class Certificates:
-    """Paths of PEM files. ``authority``: what clients are to trust."""
+    """Paths of PEM files. ``authority``: the certificate that clients must trust."""
 
     authority: Path
     certificate: Path

@@ -1,4 +1,4 @@
-"""Servers that several files of tests share, and a service definition on one."""
+"""Servers that several files of tests share, and a service definition for one of them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from storage.servers import S3Server, rclone_s3
 
 @pytest.fixture(scope="module")
 def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """rclone's S3, with its root at ``bucket_server.root``."""
+    """Run the S3 server of rclone, with its root at ``bucket_server.root``."""
     with rclone_s3(tmp_path_factory.mktemp("buckets")) as server:
         yield server
 
 
 @pytest.fixture
 def place(bucket_server: S3Server, tmp_path: Path) -> str:
-    """A folder of ``bucket`` for this test alone."""
+    """Return a folder of ``bucket`` that only this test uses."""
     return f"bucket/{tmp_path.name}"
 
 

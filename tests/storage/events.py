@@ -13,7 +13,7 @@ CREATED = "s3:ObjectCreated:Put"
 
 
 def record(location: str, source: str = "minio:s3", name: Any = CREATED, **about: Any) -> dict[str, Any]:
-    """One record; ``location``: bucket and key; ``name``: of the event; ``about``: more of the object."""
+    """Return a record. ``location``: bucket and key; ``name``: that of the event; ``about``: more about the object."""
     bucket, _, key = location.partition("/")
     named = {} if name is None else {"eventName": name}
     return named | {
@@ -31,7 +31,7 @@ def record(location: str, source: str = "minio:s3", name: Any = CREATED, **about
 
 
 def event(*locations: str, source: str = "minio:s3", name: str | None = CREATED, **about: Any) -> bytes:
-    """An event with a record for each location."""
+    """Return an event with a record for each location."""
     document: dict[str, Any] = {"Records": [record(location, source, name, **about) for location in locations]}
     if source == "minio:s3":
         document = {"EventName": name, "Key": locations[0]} | document
@@ -39,17 +39,17 @@ def event(*locations: str, source: str = "minio:s3", name: str | None = CREATED,
 
 
 def event_of(*records: dict[str, Any]) -> bytes:
-    """An event with these records."""
+    """Return an event with these records."""
     return json.dumps({"Records": records}).encode()
 
 
 def delegated(inner: bytes, provider: str = "minio.default") -> bytes:
-    """As another OSCAR cluster sends it."""
+    """Return the event as another OSCAR cluster sends it."""
     return json.dumps({"storage_provider": provider, "event": inner.decode()}).encode()
 
 
 def event_bridge(location: str, kind: str = "Object Created", **about: Any) -> bytes:
-    """As Amazon documents it; ``about``: more of the object."""
+    """Return an event as Amazon documents it. ``about``: more about the object."""
     bucket, _, key = location.partition("/")
     document = {
         "version": "0",
@@ -75,7 +75,7 @@ TOPIC = "arn:aws:sns:us-west-2:123456789012:MyTopic"
 
 
 def posted_by_sns(message: bytes, kind: str = "Notification", **more: str) -> bytes:
-    """The body that SNS posts to an HTTP endpoint."""
+    """Return the body that SNS posts to an HTTP endpoint."""
     document = {
         "Type": kind,
         "MessageId": "22b80b92-fdea-4c2c-8f9d-bdfb0c7bf324",
@@ -91,7 +91,7 @@ def posted_by_sns(message: bytes, kind: str = "Notification", **more: str) -> by
 
 
 def lambda_of_sns(*messages: bytes) -> bytes:
-    """The event that Lambda gets from SNS."""
+    """Return the event that Lambda gets from SNS."""
     records = [
         {
             "EventSource": "aws:sns",
@@ -105,7 +105,7 @@ def lambda_of_sns(*messages: bytes) -> bytes:
 
 
 def lambda_of_sqs(*messages: bytes) -> bytes:
-    """The event that Lambda gets from SQS."""
+    """Return the event that Lambda gets from SQS."""
     records = [
         {
             "messageId": f"{number}",
@@ -123,7 +123,7 @@ def lambda_of_sqs(*messages: bytes) -> bytes:
     return event_of(*records)
 
 
-# What S3 sends when a notification is set up.
+# The message that S3 sends when a notification is set up.
 TEST_EVENT = json.dumps(
     {
         "Service": "Amazon S3",

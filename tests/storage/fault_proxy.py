@@ -1,4 +1,4 @@
-"""A proxy before a real server that does what networks and servers do at bad times."""
+"""A proxy in front of a real server, with the faults of networks and servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ESTABLISHED = 1  # linux/tcp_states.h
 
 @dataclass(frozen=True)
 class Seen:
-    """One request as it came; names of headers in lower case."""
+    """One request as it arrived. The names of headers are in lower case."""
 
     method: str
     path: str
@@ -26,11 +26,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Faults:
-    """What goes wrong with the first ``times`` requests that ``applies`` to; all others pass.
+    """The faults of the first ``times`` requests for which ``applies`` is true. All others pass.
 
-    ``status``: answered in the server's place. ``is_silent``: the request is taken, and nothing answered. Positions in
-    bodies, in bytes: ``cut_…``: the connection ends there; ``stall_…``: nothing goes on from there. ``bytes_per_s``:
-    the speed of bodies, for all requests.
+    ``status``: the proxy answers with it in place of the server. ``is_silent``: the proxy reads the request and answers
+    nothing. ``cut_…``: the connection ends at this byte of the body. ``stall_…``: nothing is passed on from this byte
+    on. ``bytes_per_s``: the speed of bodies, for all requests.
     """
 
     times: int = 1_000_000
@@ -45,7 +45,7 @@ class Faults:
 
 
 class FaultProxy:
-    """``requests``: all that came. ``happened``: how often a fault did. ``standing_still``: a silence has begun."""
+    """``requests``: all requests. ``happened``: the number of faults. ``standing_still``: a silence has begun."""
 
     def __init__(self, upstream_port: int, faults: Faults) -> None:
         self.faults = faults
@@ -60,12 +60,12 @@ class FaultProxy:
         return sum(seen.method == method for seen in self.requests)
 
     def go_on(self) -> None:
-        """End the silence, as if nothing had been."""
+        """End the silence, and continue as if there had been none."""
         self.standing_still.clear()
         self._may_go_on.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection of a client, with one of its own to the server."""
+        """Serve one connection of a client, with a separate connection to the server."""
         upstream: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         try:
             while head := await _head(reader):
@@ -103,7 +103,7 @@ class FaultProxy:
         seen: Seen,
         faults: Faults,
     ) -> None:
-        """A request and its answer. Whichever is cut takes the other with it."""
+        """Pass on a request and its answer. If one of them is cut, the other one ends, too."""
 
         async def request() -> None:
             to_server.write(head)
@@ -141,9 +141,9 @@ class FaultProxy:
             raise _Cut from None
 
     async def _stand_still(self, client: asyncio.StreamWriter) -> None:
-        """Do nothing until it may go on, or the client has gone.
+        """Do nothing until :meth:`go_on` is called, or the client has disconnected.
 
-        What it sends is not read, so that its end must be asked for.
+        The proxy does not read from the client, so it must ask the kernel for the end of the connection.
         """
         self.standing_still.set()
         while not self._may_go_on.is_set():
@@ -181,14 +181,14 @@ async def _move(
         await writer.drain()
         moved_bytes += len(piece)
         if bytes_per_s:
-            # By the clock: were it a pause for each piece, a busy machine would make the link slower than it says, and
-            # what is on its way unseen, after the client has sent all, would look like silence.
+            # Compute the pause from the clock. With a fixed pause for each piece, the link would be too slow on a busy
+            # machine. Bytes still on their way after the client has sent all would then look like silence.
             await asyncio.sleep(began_s + moved_bytes / bytes_per_s - time.monotonic())
 
 
 @contextlib.asynccontextmanager
 async def fault_proxy(endpoint: str, **faults: Any) -> AsyncIterator[FaultProxy]:
-    """A proxy before the server at ``http://127.0.0.1:PORT[/path]``; its own ``endpoint`` has the same path."""
+    """Run a proxy before the server at ``http://127.0.0.1:PORT[/path]``. Its own ``endpoint`` has the same path."""
     host, _, path = endpoint.removeprefix("http://").partition("/")
     proxy = FaultProxy(int(host.rpartition(":")[2]), Faults(**faults))
     connections: set[asyncio.Task[None]] = set()
@@ -199,7 +199,7 @@ async def fault_proxy(endpoint: str, **faults: Any) -> AsyncIterator[FaultProxy]
         task.add_done_callback(connections.discard)
 
     listener = socket.create_server(("127.0.0.1", 0))
-    # Little is taken in ahead, so that clients see how slow the link is.
+    # A small buffer, so that clients notice how slow the link is.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE_BYTES)
     server = await asyncio.start_server(connected, sock=listener, limit=_PIECE_BYTES)
     proxy.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}{'/' + path if path else ''}"
@@ -213,7 +213,7 @@ async def fault_proxy(endpoint: str, **faults: Any) -> AsyncIterator[FaultProxy]
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:
-    """A start line and headers; nothing at the end of the connection."""
+    """Return a start line and headers; nothing at the end of the connection."""
     try:
         return await reader.readuntil(b"\r\n\r\n")
     except asyncio.IncompleteReadError:
@@ -226,7 +226,7 @@ def _headers(head: bytes) -> dict[str, str]:
 
 
 async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncIterator[bytes]:
-    """As it is on the wire, chunks with their sizes."""
+    """Yield the body as it is on the wire: chunks have their sizes."""
     if headers.get("transfer-encoding") == "chunked":
         while True:
             line = await reader.readuntil(b"\r\n")

@@ -1,4 +1,4 @@
-"""What tests of storage have in common: files to store, a backend's two verbs in short."""
+"""Common parts of tests of storages: files to store, and short forms of the two methods of a backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 class Moving:
-    """Adds up what a transfer tells."""
+    """Adds up the bytes that a transfer reports."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -24,7 +24,7 @@ class Moving:
 
 
 def output_of(directory: Path, data: bytes, name: str = "output") -> Output:
-    """A file as a script might have left it."""
+    """Return a file as a script might have left it."""
     path = directory / name
     path.write_bytes(data)
     status = path.stat()
@@ -32,7 +32,7 @@ def output_of(directory: Path, data: bytes, name: str = "output") -> Output:
 
 
 def changing(output: Output, change: str) -> Callable[[int], None]:
-    """Told of the first bytes that move, it changes the file, once."""
+    """Return a function that changes the file when the first bytes have moved."""
     done: list[bool] = []
 
     def moved(count: int) -> None:
@@ -51,7 +51,7 @@ def changing(output: Output, change: str) -> Callable[[int], None]:
 
 
 async def stored(storage: Storage, directory: Path, location: str, data: bytes) -> int:
-    """Store bytes; return what the backend told of them."""
+    """Store bytes. Return the number of bytes that the backend reported."""
     moving = Moving()
     await storage.store(output_of(directory, data), location, moved=moving)
     return moving.bytes

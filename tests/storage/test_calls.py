@@ -1,4 +1,4 @@
-"""Calls to a server whose service definition names storage: outputs are stored, events stand for their objects."""
+"""Calls to a server whose service definition names storages: outputs are stored, and objects replace their events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from storage.servers import SECRET_KEY, S3Server
 JPEG = {"Content-Type": "image/jpeg"}
 COPY = 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy.bin"'
 TWO = 'cd "$TMP_OUTPUT_DIR"; echo one > a.txt; mkdir -p deep; echo two > deep/b.png'
-# Each part of what a script gets, on a line.
+# Prints each value that a script gets on its own line.
 TELL = (
     'printf "%s\\n" "$INPUT_FILE_PATH" "$STORAGE_OBJECT_KEY" "$EVENT_TIME" "$EVENT"; '
     '[ -z "$INPUT_FILE_PATH" ] || cat "$INPUT_FILE_PATH"'
@@ -69,7 +69,7 @@ def test_prefix_and_suffix_choose(
         {"storage_provider": "minio", "path": f"{place}/all"},
     ]
     server = started(start_server, TWO, define(output=output))
-    assert server.call(b"x").status == 400  # the script does not run for what is no input
+    assert server.call(b"x").status == 400  # the script does not run for an object that is not an input
     assert bucket_server.objects(place) == {}
     assert server.call(b"eA==").status == 200
     assert bucket_server.objects(place) == {
@@ -107,7 +107,7 @@ def test_many_outputs(start_server: StartServer, define: Define, bucket_server: 
 def test_an_output_that_cannot_be_stored_is_502_that_names_both(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:
-    """And the others are stored."""
+    """The other outputs are stored."""
     output = [
         {"storage_provider": "minio.default", "path": f"{place}/out"},
         {"storage_provider": "minio.default", "path": "no-such-bucket/out", "suffix": [".png"]},
@@ -141,7 +141,7 @@ def test_a_name_that_no_storage_takes(
 
 
 def test_a_storage_that_is_gone_is_given_up_in_bounded_time(start_server: StartServer, define: Define) -> None:
-    """Not each of a thousand files is tried for as long."""
+    """The time limit is not used for each of a thousand files again."""
     script = 'cd "$TMP_OUTPUT_DIR"; i=0; while [ $i -lt 1000 ]; do : > f$i; i=$((i+1)); done'
     server = started(start_server, script, define(endpoint="http://127.0.0.1:9"), WATCHDOG_STORAGE_TIMEOUT="1")
     document: dict[str, Any] = problem(server.call(), 502)
@@ -260,7 +260,7 @@ def test_a_warning_of_several_runs_is_in_the_answer_once(
     assert [warning["name"] for warning in answer.json["warnings"]] == ["no-output"]
 
 
-# The server with a bound of its own on the outputs of one call, which is lower than that on the outputs of one run.
+# A server whose limit for the outputs of one call is lower than its limit for the outputs of one run.
 FEW_OUTPUTS = """
 from watchdog.invocation import found_outputs
 replace(found_outputs, "MOST_OUTPUTS", 5)
@@ -305,7 +305,7 @@ def test_a_record_that_fails_does_not_keep_the_others_from_running(
 def test_an_object_that_is_gone_does_not_keep_the_others_from_running(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, gone: int
 ) -> None:
-    """The sender of an event that is answered 422 does not send it again: the others would be lost."""
+    """The sender of an event that is answered 422 does not send it again. The other objects would be lost."""
     server = started(start_server, 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/"', define())
     names = [f"{place}/in/{number}" for number in range(3)]
     for number, name in enumerate(names):
@@ -384,7 +384,7 @@ def test_an_object_over_the_limit_is_413(
 def test_no_secret_is_told(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, tmp_path: Path
 ) -> None:
-    """Not in the log, an answer, the script's environment, or `check`; in what goes wrong, too."""
+    """No secret is in the log, an answer, the script's environment or `check`, also not in errors."""
     bucket_server.put(f"{place}/in/x", b"object")
     definition = Path(define())
     encoded = base64.b64encode(definition.read_bytes()).decode()
@@ -474,7 +474,7 @@ async def test_a_drain_lets_outputs_be_stored(
 async def test_a_drain_ends_an_upload_that_stands_still(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:
-    """After `write_timeout`, and nothing of it is left."""
+    """The upload ends after `write_timeout`, and nothing of it is left."""
     async with fault_proxy(
         bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB
     ) as proxy:
@@ -498,7 +498,7 @@ async def test_a_drain_ends_an_upload_that_stands_still(
 async def test_a_slow_storage_does_not_let_calls_pile_up(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:
-    """Who stores has given its place back, but still counts: else files would fill the disk."""
+    """A call that stores outputs has given its place back, but still counts. Otherwise files would fill the disk."""
     async with fault_proxy(bucket_server.endpoint, applies=lambda seen: seen.method == "PUT", is_silent=True) as proxy:
         server = started(
             start_server,
@@ -511,7 +511,7 @@ async def test_a_slow_storage_does_not_let_calls_pile_up(
         threads = []
 
         def call() -> None:
-            with contextlib.suppress(OSError, http.client.HTTPException):  # the server is killed in the end
+            with contextlib.suppress(OSError, http.client.HTTPException):  # the server is killed at the end
                 server.call(b"eA==")
 
         for _ in range(2):

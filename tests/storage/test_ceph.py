@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ceph, pytest.mark.timeout(300)]
 
 @pytest.fixture(scope="module")
 def bucket_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """Ceph in the place of rclone: `define` names it."""
+    """Use Ceph in place of rclone, so that `define` names it."""
     if reason := missing_program():
         pytest.skip(reason)
     with ceph(tmp_path_factory.mktemp("ceph")) as server:
@@ -123,7 +123,7 @@ def push_events(
     names: Sequence[str] = ("s3:ObjectCreated:*",),
     bucket: str = "bucket",
 ) -> None:
-    """Let Ceph tell the server of each object that is made below a prefix, or of other events."""
+    """Let Ceph report each new object below a prefix to the server, or other events."""
     sns = boto3.client(
         "sns",
         endpoint_url=server.endpoint,

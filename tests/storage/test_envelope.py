@@ -1,4 +1,4 @@
-"""Events of S3 that come by SQS, SNS or EventBridge, and messages of S3 and SNS that report no object."""
+"""Events of S3 that come through SQS, SNS or EventBridge, and messages of S3 and SNS that report no object."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_wrapped_event_in_a_cloud_event() -> None:
 
 
 def without(text: bytes, *names: str) -> bytes:
-    """An event whose first record, or which itself, lacks something."""
+    """Return an event in which a field of its first record, or of the event itself, is missing."""
     document = json.loads(text)
     for place in (document, *document.get("Records", [])):
         for name in names:
@@ -158,7 +158,7 @@ def test_envelopes_end_somewhere() -> None:
 
 
 def test_many_records_in_many_messages_beside_much_else_are_data() -> None:
-    """Each would have an event of its own with all that stands beside it: hundreds of megabytes of a body of 1 MiB."""
+    """The event of each object repeats the rest of the body. A body of 1 MiB could become hundreds of megabytes."""
     small = json.dumps({"eventSource": "aws:s3", "s3": {"bucket": {"name": "b"}, "object": {"key": "k"}}})
     inner = f'{{"x": "{"x" * 25_000}", "Records": [{", ".join([small] * 200)}]}}'.encode()
     assert len(objects(lambda_of_sqs(inner))) == 200

@@ -1,6 +1,6 @@
-"""What goes wrong between a backend and its server: resumed, or failed in bounded time with a true message.
+"""Faults between a backend and its server. A transfer is resumed, or fails in bounded time with a true message.
 
-Never a part of a file under its name, nor anything left of what failed or was cancelled.
+There is never a part of a file under its name, and nothing is left of a failed or cancelled transfer.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from watchdog.storage.base import Storage
 from watchdog.storage.s3 import S3
 from watchdog.storage.webdav import WebDav
 
-# Long enough for tries again, and for a busy machine; short enough to wait for their end.
+# Long enough for several attempts and for a busy machine. Short enough to wait for their end.
 TIMEOUT_S = 4.0
-# Where storage must answer, however busy the machine is.
+# For tests in which the storage must answer, however busy the machine is.
 PATIENT_S = 10.0
-# Where silence is what must be told.
+# For tests in which silence must be reported.
 SILENCE_S = 1.5
 LARGE_BYTES = 12 * MIB + 3
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server and its backend."""
+    """A server, and the backend for it."""
 
     server: S3Server | WebDavServer
 
@@ -51,7 +51,7 @@ class Target:
         return backend(self.server.provider(endpoint=endpoint), timeout_s=timeout_s, ca_file=None)
 
     def names(self, prefix: str) -> list[str]:
-        """All objects whose names begin so, and uploads in parts that were neither ended nor called off."""
+        """Return objects whose names begin like this, and multipart uploads that were neither completed nor aborted."""
         if isinstance(self.server, WebDavServer):
             return [name for path in self.server.root.rglob("*") if (name := path.name) and path.is_file()
                     and (name.startswith((prefix, ".")))]  # fmt: skip
@@ -59,7 +59,7 @@ class Target:
         listed = client.list_objects_v2(Bucket="bucket", Prefix=prefix).get("Contents", [])
         try:
             uploads = client.list_multipart_uploads(Bucket="bucket").get("Uploads", [])
-        except ClientError as error:  # rclone's answer where there are none
+        except ClientError as error:  # rclone's answer if there are no uploads
             if error.response["Error"]["Code"] != "NoSuchUpload":
                 raise
             uploads = []
@@ -103,7 +103,7 @@ async def direct(target: Target) -> AsyncIterator[Storage]:
 
 
 def of_file(method: str, name: str) -> Any:
-    """Requests about this object, or a part of it."""
+    """Return whether a request is about this object or a part of it."""
     return lambda seen: seen.method == method and (name in seen.path or ".watchdog" in seen.path)
 
 
@@ -152,7 +152,7 @@ async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_pat
 async def test_a_server_that_sends_a_few_bytes_now_and_then_is_given_up(
     tmp_path: Path, bytes_before_cut: int | None
 ) -> None:
-    """Whether it keeps the connection, or breaks it off again and again: with each try it gets a little further."""
+    """The server keeps the connection, or closes it again and again. Each attempt gets a little further."""
     connections: list[asyncio.Task[None]] = []
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -172,7 +172,7 @@ async def test_a_server_that_sends_a_few_bytes_now_and_then_is_given_up(
                 writer.write(b"x" * 10)
                 sent += 10
                 await writer.drain()
-                await asyncio.sleep(0.1)  # the slowness itself
+                await asyncio.sleep(0.1)  # this makes the server slow
         writer.close()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
@@ -200,7 +200,7 @@ async def test_a_cancelled_download_leaves_no_file_or_connection_open(target: Ta
         fetching.cancel()
         with pytest.raises(asyncio.CancelledError):
             await fetching
-        # The proxy closes its own connections when it sees the end of the one that the storage had.
+        # The proxy closes its own connections when the connection of the storage has ended.
         async with asyncio.timeout(RunningServer.patience_s):
             while os.listdir("/proc/self/fd") != descriptors:
                 await asyncio.sleep(0.01)
@@ -231,7 +231,7 @@ async def test_503_for_ever_fails(target: Target, tmp_path: Path) -> None:
 
 
 async def test_a_slow_link_is_no_failure(target: Target, tmp_path: Path) -> None:
-    """The whole takes several times as long as silence may."""
+    """The whole transfer takes several times as long as the longest allowed silence."""
     data = os.urandom(2 * MIB)
     async with through_faults(target, timeout_s=2, bytes_per_s=400 * 1024) as (storage, _):
         await stored(storage, tmp_path, target.place + "slow", data)
@@ -282,7 +282,7 @@ async def test_a_server_that_stands_still_in_an_upload_is_given_up(target: Targe
 
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_cancelled_upload_leaves_nothing(target: Target, tmp_path: Path, times: int) -> None:
-    """No object, no temporary file, no multipart upload; also if who waits is cancelled twice."""
+    """There is no object, temporary file or multipart upload, also if the waiting task is cancelled twice."""
 
     def late_part(seen: Seen) -> bool:
         return seen.method == "PUT" and (".watchdog" in seen.path or "partNumber=2" in seen.path)

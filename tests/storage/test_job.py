@@ -1,4 +1,4 @@
-"""`watchdog job`, also called `supervisor`: one event, no caller."""
+"""`watchdog job`, also called `supervisor`, runs the script for one event, without a caller."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def job(tmp_path: Path, environ: dict[str, str], template_process: Template) -> Iterator[Job]:
-    """Run a job to its end. ``shell``: in a shell, in the place of the event on stdin."""
+    """Run a job to its end. ``shell``: run this in a shell, which gives the event on stdin."""
 
     def run(
         script: str, definition: str | None, stdin: bytes = b"", shell: list[str] | None = None, **more: str
@@ -144,7 +144,7 @@ def test_the_event_comes_by_stdin_or_variable(
 def test_oscars_echo_without_quotes(
     job: Job, define: Define, bucket_server: S3Server, place: str, shell: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """White space, patterns, backslashes: the script gets the event as it was."""
+    """The shell changes white space, patterns and backslashes, but the script gets the original event."""
     key = f"{place}/in/two  spaces * and \\n and ?.txt"
     bucket_server.put(key, b"object")
     body = json.dumps(json.loads(event(key)) | {"note": 'two  spaces, a * , "quotes", \\n'}, indent=1)
@@ -389,7 +389,7 @@ def test_a_broken_event_is_65(job: Job, define: Define) -> None:
 
 
 def test_an_event_of_a_storage_that_is_not_defined_is_66(job: Job, define: Define) -> None:
-    """And its JSON is no photo."""
+    """The script does not run, because the JSON of the event is not a photo."""
     for body, part in (
         (event("b/x"), "but does not name the storage provider, and no provider of its kind is defined"),
         (
@@ -466,7 +466,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("has_tls", [False, True])
 def test_a_hostile_environment_changes_nothing(job: Job, define: Define, tmp_path: Path, has_tls: bool) -> None:
-    """It is the script's, which gets it as it is."""
+    """The environment is for the script, which gets it unchanged."""
     with rclone_s3(tmp_path / "s3", make_certificates(tmp_path) if has_tls else None) as server:
         server.put("bucket/in/x", b"object")
         definition = define(
@@ -510,7 +510,7 @@ def test_a_private_authority_may_come_by_ssl_cert_file(job: Job, define: Define,
 def begun(
     environ: dict[str, str], stdin: bytes, stderr: int, command: list[str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A job that runs, and does not outlive a test that fails."""
+    """Run a job. It ends with the test, even if the test fails."""
     process = subprocess.Popen(
         command or [str(SUPERVISOR)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr, env=environ
     )
@@ -530,7 +530,7 @@ def begun(
 async def test_a_job_that_is_ended_leaves_no_upload(
     define: Define, bucket_server: S3Server, place: str, environ: dict[str, str], tmp_path: Path, number: int
 ) -> None:
-    """No part of a file, no multipart upload, no workspace."""
+    """No part of a file, multipart upload or workspace is left."""
     (tmp_path / "script.sh").write_text(f'head -c {20 * MIB} /dev/zero > "$TMP_OUTPUT_DIR/large"')
     async with fault_proxy(
         bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB
@@ -546,7 +546,7 @@ async def test_a_job_that_is_ended_leaves_no_upload(
 
 
 def _read_until(process: subprocess.Popen[bytes], event: str) -> dict[str, Any]:
-    """The first log event of this name."""
+    """Return the first log event with this name."""
     assert process.stderr is not None
     while line := process.stderr.readline():
         found: dict[str, Any] = json.loads(line)
@@ -619,7 +619,7 @@ def test_an_ended_job_does_not_run_its_script_for_the_next_object(
 ) -> None:
     for name in ("1", "2"):
         bucket_server.put(f"{place}/in/{name}", b"object")
-    # The first run ends well although it was asked to end.
+    # The first run succeeds although it was asked to end.
     (tmp_path / "script.sh").write_text("trap 'exit 0' TERM; echo up >&2; while :; do sleep 0.05; done")
     environ |= {"WATCHDOG_SERVICE_DEFINITION": define(), "WATCHDOG_KILL_GRACE": "300"}
     text = event(f"{place}/in/1", f"{place}/in/2")
@@ -681,7 +681,7 @@ def test_run_stores_unless_it_is_told_not_to(
 async def test_a_progress_bar_on_a_terminal(
     define: Define, bucket_server: S3Server, place: str, environ: dict[str, str], tmp_path: Path
 ) -> None:
-    """Each transfer is held up until its bar was seen: one that takes no time may be over before its bar is drawn."""
+    """Each transfer is delayed until the test has seen its bar. A quick transfer may end before its bar is drawn."""
     bucket_server.put(f"{place}/in/x", bytes(1 * MIB))
     (tmp_path / "script.sh").write_text(COPY)
     ours, theirs = os.openpty()

@@ -1,4 +1,4 @@
-"""Memory does not grow with what is transferred: large objects from a bucket, through a script, and back."""
+"""Memory does not grow with the size of transfers: large objects go from a bucket through a script and back."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from storage.servers import S3Server, moto_s3
 from storage.webdav_servers import rclone_webdav
 
 MOST_MIB = 96
-# Each is more than a job may take of memory.
+# Each object is larger than the memory that a job may use.
 SIZES = pytest.mark.parametrize("size_mib", [256, pytest.param(1024, marks=pytest.mark.nightly)])
-# The script's own child would be counted by getrusage, too: so the job tells its own peak when it ends.
+# getrusage would also count the child of the script. So the job prints its own peak when it ends.
 JOB = """
 import sys
 from watchdog.__main__ import main
@@ -106,7 +106,7 @@ def test_a_large_object_through_webdav(define: Define, large: Any, size_mib: int
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_eight_files_at_once(define: Define, tmp_path: Path) -> None:
-    """Of 64 MiB each, in parts."""
+    """Each file has 64 MiB and is sent in parts."""
     with moto_s3() as server:
         definition = define(
             storage_providers={"minio": {"default": server.definition()}},

@@ -1,4 +1,4 @@
-"""What a service definition says of storage: providers, credentials, inputs and outputs."""
+"""The storages in a service definition: providers, credentials, inputs and outputs."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def test_rucio_and_unknown_kinds_are_told() -> None:
     assert any("gcs is not offered" in line for line in warnings)
 
 
-# What the platform mounts
+# Files that the platform mounts
 
 
 def mount(directory: Path, **keys: str) -> None:
@@ -202,7 +202,7 @@ def test_a_mounted_secret_that_is_not_whole(tmp_path: Path, keys: dict[str, str]
 
 
 def test_keys_that_the_platform_withholds() -> None:
-    """OSCAR's synchronous services: nothing is wrong with the definition, so it is no problem, but it is told."""
+    """In OSCAR's synchronous services, the definition has no fault, so this is a warning and not a problem."""
     hidden = MINIO | {"access_key": "hidden", "secret_key": "hidden"}
     storages, problems, _ = read(defined={"minio": {"default": hidden}}, input=["minio"], output=["minio"])
     assert problems == []
@@ -230,7 +230,7 @@ def test_prefix_and_suffix() -> None:
 
 
 def test_a_document_of_oscars_examples_is_explained() -> None:
-    """They name a provider that only OSCAR knows, more than once."""
+    """These documents name a provider that only OSCAR knows, more than once."""
     problem = problem_of(input=["minio.default"], output=["minio.default", "minio.default"])
     assert problem.startswith("input[0].storage_provider is 'minio.default': ")
     assert "OSCAR adds this provider when" in problem

@@ -46,7 +46,7 @@ def server(request: pytest.FixtureRequest) -> S3Server:
 
 @pytest.fixture(autouse=True)
 async def closed() -> AsyncIterator[None]:
-    """All backends that a test opens end with it."""
+    """Close all backends that a test has opened, at its end."""
     yield
     while _OPENED:
         await _OPENED.pop().close()
@@ -88,7 +88,7 @@ async def test_odd_keys(server: S3Server, tmp_path: Path, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["a//b", "a/../b", "./a", "folder/"])
 async def test_keys_that_are_no_paths(moto: S3Server, tmp_path: Path, key: str) -> None:
-    """Amazon takes them all; none is taken for another key."""
+    """Amazon accepts all of them, and no key is confused with another one."""
     s3 = storage(moto)
     await stored(s3, tmp_path, f"bucket/{key}", key.encode())
     assert moto.client().get_object(Bucket="bucket", Key=key)["Body"].read() == key.encode()
@@ -174,7 +174,7 @@ async def test_an_object_over_the_limit(rclone: S3Server, tmp_path: Path) -> Non
 async def test_a_file_that_changes_while_it_is_sent_is_not_stored(
     moto: S3Server, tmp_path: Path, change: str, size_bytes: int
 ) -> None:
-    """In one request it may be there, whole as it was; never a part of it."""
+    """With one request, the complete earlier file may be stored, but never a part of it."""
     output = output_of(tmp_path, bytes(size_bytes))
     with pytest.raises(OutputUnreadable, match="changed"):
         await storage(moto).store(output, f"bucket/changed-{size_bytes}-{change}", moved=changing(output, change))

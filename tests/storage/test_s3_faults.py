@@ -1,4 +1,4 @@
-"""What others do to an object or an upload while it is transferred: never taken for a success, nor mixed."""
+"""Other clients change an object or an upload during a transfer. This is never a success, and nothing is mixed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from watchdog.errors import ObjectMissing
 from watchdog.storage.s3 import S3
 
 SIZE_BYTES = 9 * MIB
-# The time of a file that was there long before.
+# The time of a file that has existed for a long time.
 LONG_AGO_S = 1_000_000_000
 
 
@@ -52,14 +52,14 @@ async def through_faults(server: S3Server, **faults: Any) -> AsyncIterator[tuple
 
 
 def completes(seen: Seen) -> str:
-    """The upload that a request completes."""
+    """Return the id of the upload that a request completes."""
     upload = re.search("uploadId=([^&]+)", seen.path)
     return unquote(upload[1]) if upload and seen.method == "POST" else ""
 
 
 @pytest.mark.parametrize("other_bytes", [2 * MIB, 7 * MIB, SIZE_BYTES, 10 * MIB])
 async def test_an_object_that_is_overwritten_between_tries(server: S3Server, tmp_path: Path, other_bytes: int) -> None:
-    """Its two contents are not mixed, though the server ignores If-Range (moto, Ceph)."""
+    """Its two contents are not mixed, although the server ignores If-Range (moto, Ceph)."""
     location = f"bucket/overwritten{other_bytes}"
     old, new = os.urandom(SIZE_BYTES), os.urandom(other_bytes)
     server.put(location, old)
@@ -87,7 +87,7 @@ async def test_an_upload_whose_completion_is_not_heard(server: S3Server, tmp_pat
 
 
 async def test_an_upload_that_others_call_off(rclone: S3Server, tmp_path: Path) -> None:
-    """The object that was there before is not taken for ours, though it has the same size."""
+    """An earlier object with the same size does not count as the uploaded one."""
     assert rclone.root is not None
     rclone.put("bucket/called-off", bytes(SIZE_BYTES))
     os.utime(rclone.root / "bucket" / "called-off", (LONG_AGO_S, LONG_AGO_S))

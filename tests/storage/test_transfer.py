@@ -1,4 +1,4 @@
-"""Which storage an event's object is in, and what is told of a long transfer."""
+"""The choice of the storage for an event's object, and the progress of a long transfer."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatc
     told = asyncio.Event()
 
     class Slow:
-        """Goes on until it is told of."""
+        """Continue until the progress is in the log."""
 
         async def fetch(self, location: str, path: str, *, most_bytes: int, moved: Moved) -> int:
             raise NotImplementedError

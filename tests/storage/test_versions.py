@@ -1,4 +1,4 @@
-"""Versions of an object: the one that the event reports is fetched, not the latest."""
+"""Versions of an object: the transfer fetches the version that the event reports, not the latest one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PRINT = 'cat "$INPUT_FILE_PATH"'
 
 @pytest.fixture(scope="module")
 def bucket_server() -> Iterator[S3Server]:
-    """moto, which keeps versions and checks signatures, in the place of rclone."""
+    """Use moto in place of rclone, because moto keeps versions and checks signatures."""
     with moto_s3() as server:
         yield server
 
@@ -67,7 +67,7 @@ def test_an_old_minio_that_sends_version_1_without_versions_gets_the_object(
     definition = define(input=[{"storage_provider": "minio.default", "path": "keeps-no-versions/in"}], output=None)
     server = start_server(PRINT, WATCHDOG_SERVICE_DEFINITION=definition, WATCHDOG_STORAGE_TIMEOUT="10")
     assert server.call(event("keeps-no-versions/in/x", versionId="1")).body == b"data"
-    # Another source means the version that it names.
+    # With another source, the version in the event counts.
     problem(server.call(event("keeps-no-versions/in/x", source="aws:s3", versionId="1")), 422)
 
 
@@ -85,7 +85,7 @@ def test_both_records_of_one_event(start_server: StartServer, define: Define, bu
 
 
 def test_null_is_the_id_of_a_version(start_server: StartServer, define: Define, bucket_server: S3Server) -> None:
-    """Of an object that was stored before its bucket kept versions."""
+    """This is the id of an object that was stored before its bucket kept versions."""
     client = bucket_server.client()
     client.create_bucket(Bucket="was-plain")
     client.put_object(Bucket="was-plain", Key="in/x", Body=b"before")
@@ -143,7 +143,7 @@ async def test_the_id_of_a_version_may_have_any_characters(
 async def test_what_amazon_answers_about_a_version(
     tmp_path: Path, status: int, code: str, kind: type[Exception], text: str
 ) -> None:
-    """As its API reference has it: moto answers otherwise."""
+    """The answers are from Amazon's API reference, because moto answers differently."""
 
     async def answer(request: web.BaseRequest) -> web.Response:
         return web.Response(status=status, text=f"<Error><Code>{code}</Code></Error>")

@@ -23,7 +23,7 @@ from watchdog.storage.webdav import WebDav
 
 @pytest.fixture(scope="module")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, WebDavServer]]:
-    """Each started when a test first asks for it."""
+    """Start each server when a test first asks for it."""
     with contextlib.ExitStack() as stack:
 
         class Started(dict[str, WebDavServer]):
@@ -56,7 +56,7 @@ async def opened(server: WebDavServer, timeout_s: float = 10.0, ca_file: Path | 
 
 
 def files_in(root: Path) -> list[str]:
-    """What is there, also under temporary names."""
+    """Return all files, also those with temporary names."""
     return sorted(
         str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and ".DAV" not in path.parts
     )
@@ -108,7 +108,7 @@ async def test_what_is_there_is_overwritten(server: WebDavServer, tmp_path: Path
 
 
 async def test_two_writers_into_one_new_directory(server: WebDavServer, tmp_path: Path) -> None:
-    """Of two processes: each with a backend of its own."""
+    """The writers are like two processes: each has its own backend."""
     async with opened(server) as one, opened(server) as other:
         for number in range(10):
             for name in ("one", "other"):
@@ -142,7 +142,7 @@ async def test_directories_are_forgotten_when_there_are_many(
 
 
 async def test_a_directory_that_was_removed_meanwhile(server: WebDavServer, tmp_path: Path) -> None:
-    """It is made again at once: what the server says of it is not tried again for ``timeout_s``."""
+    """It is made again at once. The client does not repeat the failed request for ``timeout_s``."""
     async with opened(server, timeout_s=10 * RunningServer.patience_s) as storage:
         await stored(storage, tmp_path, "gone/a", b"1")
         (server.root / "gone" / "a").unlink()
@@ -193,7 +193,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_not_stored(
 
 @dataclass
 class Redirecting:
-    """A server that sends all that concerns files elsewhere, and one elsewhere that takes them."""
+    """A server that redirects requests for files, and the server that gets them."""
 
     seen: list[tuple[str, str, bytes, str]] = field(default_factory=list)
     elsewhere: str = ""
@@ -228,7 +228,7 @@ async def listening(handler: Callable[[web.BaseRequest], Awaitable[web.Response]
 async def test_redirects_are_followed_without_credentials(
     rclone: WebDavServer, tmp_path: Path, size_bytes: int
 ) -> None:
-    """And each time the whole body is sent."""
+    """The whole body is sent each time."""
     data = os.urandom(size_bytes)
     servers = Redirecting()
     async with (
