@@ -39,7 +39,7 @@ async def test_places_are_given_in_the_order_of_asking() -> None:
     assert (one.inside, one.running, one.waiting) == (0, 0, 0)
 
 
-async def test_who_is_over_the_queue_is_refused_with_a_time_to_come_again() -> None:
+async def test_a_call_over_the_queue_is_rejected_with_retry_after() -> None:
     one = admission()
     for _ in range(3):
         one.enter()
@@ -59,7 +59,7 @@ async def test_a_wait_has_an_end() -> None:
     assert one.has_free_place
 
 
-async def test_who_gives_up_leaves_the_queue() -> None:
+async def test_a_cancelled_call_leaves_the_queue() -> None:
     one = admission()
     first, second, third = one.enter(), one.enter(), one.enter()
     await first.place()
@@ -73,7 +73,7 @@ async def test_who_gives_up_leaves_the_queue() -> None:
     await third_waits
 
 
-async def test_a_place_handed_to_one_who_just_gave_up_is_not_lost() -> None:
+async def test_a_place_passed_to_a_call_that_was_just_cancelled_is_not_lost() -> None:
     one = admission()
     first, second = one.enter(), one.enter()
     await first.place()
@@ -88,7 +88,7 @@ async def test_a_place_handed_to_one_who_just_gave_up_is_not_lost() -> None:
         await third.place()
 
 
-async def test_a_drain_refuses_who_waits_and_who_comes_and_lets_run_who_runs() -> None:
+async def test_a_drain_rejects_waiting_and_new_calls_and_lets_running_ones_finish() -> None:
     one = admission()
     first, second = one.enter(), one.enter()
     await first.place()

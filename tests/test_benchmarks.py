@@ -103,7 +103,7 @@ def only(names: list[str]) -> list[str]:
 
 # These tests are slow, so that they do not run beside other tests, which need the cores.
 @pytest.mark.slow
-def test_what_is_measured_is_told(tmp_path: Path) -> None:
+def test_all_measures_are_reported(tmp_path: Path) -> None:
     found = bench(tmp_path, *only(SMALL))
     assert measured(found) == set(SMALL)
     assert set(found["not_run"]) == set(ALL) - set(SMALL)

@@ -113,7 +113,7 @@ def test_no_limit(kernel: Kernel) -> None:
     assert kernel.cgroup().memory_limit_bytes() is None
 
 
-def test_oom_kills_are_read_anew_each_time(kernel: Kernel) -> None:
+def test_oom_kills_are_read_again_each_time(kernel: Kernel) -> None:
     kernel.place("0::/app")
     kernel.write("app/memory.events", "oom 0\noom_kill 0\n")
     cgroup = kernel.cgroup()

@@ -178,7 +178,7 @@ def test_usage_errors_exit_2(environ: dict[str, str], words: list[str]) -> None:
     assert "usage: watchdog" in done.stderr
 
 
-def test_who_wants_a_shell_in_the_image_is_told_how(environ: dict[str, str]) -> None:
+def test_a_user_who_wants_a_shell_in_the_image_gets_the_command(environ: dict[str, str]) -> None:
     """With ``docker run IMAGE bash``, the entry point of the image gets the word "bash"."""
     done = watchdog(environ, "bash", "-c", "ls")
     assert done.returncode == 2
@@ -444,7 +444,7 @@ def test_health(environ: dict[str, str], start_server: StartServer) -> None:
     assert "no server answers" in done.stderr
 
 
-def test_a_port_that_is_taken_is_told(environ: dict[str, str], start_server: StartServer) -> None:
+def test_a_port_in_use_is_reported(environ: dict[str, str], start_server: StartServer) -> None:
     server = start_server("echo hi")
     done = watchdog(environ | {"WATCHDOG_BIND": "127.0.0.1"}, "serve", "--port", str(server.port))
     assert done.returncode == 1

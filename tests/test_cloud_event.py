@@ -33,12 +33,12 @@ def test_attributes_have_lower_case_names_and_extensions_count() -> None:
 
 
 @pytest.mark.parametrize("missing", REQUIRED)
-def test_without_a_required_attribute_it_is_no_event(missing: str) -> None:
+def test_without_a_required_attribute_it_is_not_an_event(missing: str) -> None:
     assert event_of(CIMultiDict({**REQUIRED, missing: ""})) == {}
     assert event_of(CIMultiDict({name: value for name, value in REQUIRED.items() if name != missing})) == {}
 
 
-def test_of_another_version_it_is_none_that_is_known() -> None:
+def test_an_event_of_another_version_is_not_known() -> None:
     assert event(specversion="0.3") == {}
     assert event(specversion="1.1")["specversion"] == "1.1"
 
@@ -68,7 +68,7 @@ def test_what_no_variable_can_carry_is_bad_input(value: str, problem: str) -> No
         event(subject=value)
 
 
-def test_names_that_are_no_attributes_are_left_alone() -> None:
+def test_headers_that_are_not_attributes_are_ignored() -> None:
     assert event_of(CIMultiDict({**REQUIRED, "ce-": "x", "ce-a-b": "x", "ce-a_b": "x", "xce-a": "x"})).keys() == {
         name.removeprefix("ce-") for name in REQUIRED
     }

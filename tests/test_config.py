@@ -123,12 +123,12 @@ def test_precedence(tmp_path: Path) -> None:
     assert level_and_source({"log_level": "notset"}) == ("NOTSET", "flag --log-level")
 
 
-def test_only_the_value_that_wins_is_looked_at() -> None:
+def test_only_the_value_that_wins_is_checked() -> None:
     assert value("port", {"port": "1"}, WATCHDOG_PORT="bad", PORT="worse") == 1
 
 
 @pytest.mark.parametrize("spelling", ["exec_timeout", "EXEC_TIMEOUT", "Exec_Timeout"])
-def test_bare_names_in_any_case(spelling: str) -> None:
+def test_bare_names_in_upper_and_lower_case(spelling: str) -> None:
     assert value("exec_timeout", **{spelling: "7"}) == 7
 
 
@@ -546,7 +546,7 @@ def test_keys_that_the_platform_withholds_are_a_warning(tmp_path: Path) -> None:
     assert valid(given).warnings == []
 
 
-def test_outputs_of_a_classic_function_are_not_stored_and_that_is_told(tmp_path: Path) -> None:
+def test_outputs_of_a_classic_function_are_not_stored_and_this_is_reported(tmp_path: Path) -> None:
     definition = tmp_path / "fdl.yaml"
     definition.write_text(
         "storage_providers: {s3: {default: {access_key: a, secret_key: b}}}\n"
@@ -586,23 +586,23 @@ def test_a_command_that_no_shell_understands_is_a_problem(command: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["plain", "text/plain\nX-A: b", "text/"])
-def test_what_is_no_media_type_is_a_problem_of_classic_functions_only(value: str) -> None:
+def test_a_wrong_media_type_is_a_problem_only_for_classic_functions(value: str) -> None:
     assert "expected a media type" in only_problem(fprocess="cat", content_type=value)
     assert valid(content_type=value).ignored_names == ["content_type"]
 
 
-def test_a_script_beside_a_classic_function_is_told() -> None:
+def test_a_script_beside_a_classic_function_is_reported() -> None:
     assert "the script of environment SCRIPT is never run" in valid(fprocess="cat", SCRIPT="Zm9v").warnings[0]
 
 
 @pytest.mark.parametrize(("mode", "told"), [("http", True), ("static", True), ("streaming", False), ("x", False)])
-def test_a_mode_of_of_watchdog_without_stdin_is_told(mode: str, told: bool) -> None:
+def test_a_mode_of_of_watchdog_without_stdin_is_reported(mode: str, told: bool) -> None:
     warnings = valid(fprocess="cat", mode=mode).warnings
     assert [("a mode of of-watchdog that is not offered" in warning) for warning in warnings] == [True] * told
     assert valid(mode=mode).warnings == []
 
 
-def test_what_oscar_sets_is_no_problem() -> None:
+def test_variables_that_oscar_sets_are_not_problems() -> None:
     configuration = valid(
         fprocess="/oscar/bin/supervisor",
         max_inflight="1",
@@ -720,7 +720,7 @@ def test_script_in_url_safe_base64() -> None:
 
 
 @pytest.mark.parametrize("text", ["#!/bin/sh", "YWJj*", "YWJjA", "YW=Jj", "é", "ab+/ab-_", "QUJ"])
-def test_script_that_is_no_base64(text: str) -> None:
+def test_script_that_is_not_base64(text: str) -> None:
     assert "base64 -w0 script.sh" in only_problem(SCRIPT=text)
 
 
@@ -744,7 +744,7 @@ def test_script_problems(tmp_path: Path) -> None:
     assert report.script_problems(valid(WATCHDOG_SCRIPT_PATH=str(script))) == []
 
 
-def test_unreadable_files_say_who_may_not_read_them(tmp_path: Path, as_nobody: None) -> None:
+def test_unreadable_files_are_reported_with_the_user(tmp_path: Path, as_nobody: None) -> None:
     file = tmp_path / "private"
     if os.geteuid() != 65534:
         file.touch(mode=0)  # otherwise this user cannot enter the directory of pytest

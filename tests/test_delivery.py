@@ -196,7 +196,9 @@ def test_accept_chooses_the_form(accept: str | None, names: list[str], form: Ans
         ("image/png", [f"{n}.png" for n in range(9)], ["9 files", "'4.png', …"]),
     ],
 )
-def test_what_accept_cannot_have_is_told_with_what_it_can(accept: str, names: list[str], advice: list[str]) -> None:
+def test_an_accept_that_fits_no_output_is_rejected_with_the_possible_types(
+    accept: str, names: list[str], advice: list[str]
+) -> None:
     with pytest.raises(AnswerNotAvailable) as caught:
         choose_form(accept, None).resolve([Output("/x", name, 1, 0.0, 0o100644) for name in names])
     for text in advice:
@@ -204,7 +206,7 @@ def test_what_accept_cannot_have_is_told_with_what_it_can(accept: str, names: li
 
 
 @pytest.mark.parametrize("accept", ["*/*;q=0", "text/plain;q=0.0, application/zip;q=0"])
-def test_an_accept_that_refuses_everything_is_told_before_the_script_runs(accept: str) -> None:
+def test_an_accept_that_refuses_everything_is_rejected_before_the_script_runs(accept: str) -> None:
     with pytest.raises(AnswerNotAvailable, match="refuses every form"):
         choose_form(accept, None)
 
@@ -735,7 +737,7 @@ async def collect(chunks: AsyncIterator[bytes], into: list[bytes]) -> None:
         into.append(chunk)
 
 
-async def test_a_read_error_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_read_error_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     result = left(tmp_path, {"leaf": b"1"})
 
     def broken(fd: int, size: int, offset: int) -> bytes:

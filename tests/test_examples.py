@@ -114,7 +114,7 @@ def test_grayify_answers_what_convert_makes(start_server: StartServer, tmp_path:
     assert (said["logger"], said["stream"], said["level"]) == ("script", "stdout", "info")
 
 
-def test_grayify_tells_of_what_is_no_picture(start_server: StartServer) -> None:
+def test_grayify_reports_an_input_that_is_not_a_picture(start_server: StartServer) -> None:
     server = serve(start_server, "grayify")
     answer = json.loads(shell("echo 'no picture' | base64 | curl -sS --data @- $URL/run/grayify", server, "grayify"))
     assert answer["status"] == 500

@@ -132,7 +132,7 @@ def test_a_bad_byte_behind_a_megabyte_in_one_piece_is_named(tmp_path: Path) -> N
         (b"ab+/ab-_", "'-' at offset 6 of the body belongs to the URL-safe alphabet"),
     ],
 )
-def test_what_is_no_base64_is_told_why(tmp_path: Path, body: bytes, part: str) -> None:
+def test_a_body_that_is_not_base64_is_rejected_with_the_reason(tmp_path: Path, body: bytes, part: str) -> None:
     assert part in refusal(tmp_path, body)
 
 

@@ -601,7 +601,7 @@ def test_line_of_exactly_64_kib_is_whole(capture: Capture) -> None:
     assert "truncated" not in event
 
 
-def test_progress_is_told_once_a_second_and_at_its_end(capture: Capture) -> None:
+def test_progress_is_logged_once_a_second_and_at_its_end(capture: Capture) -> None:
     capture.at(0.0, b"\r 10%")
     capture.at(0.5, b"\r 20%")
     capture.at(1.2, b"\r 30%\r 40%")
@@ -611,7 +611,7 @@ def test_progress_is_told_once_a_second_and_at_its_end(capture: Capture) -> None
     assert texts(capture.end()) == [" 40%", " 60%", "100%"]
 
 
-def test_progress_that_ends_as_it_was_told_is_not_told_again(capture: Capture) -> None:
+def test_progress_that_ends_in_a_logged_state_is_not_logged_again(capture: Capture) -> None:
     capture.at(0.0, b" 10%\r")
     capture.at(1.5, b"100%\r")
     capture.at(1.6, b"\n")
@@ -901,7 +901,7 @@ def test_memory_of_a_flood_is_bounded(pipe: tuple[int, int]) -> None:
     pipe_is_read.join()
 
 
-def test_reader_that_is_gone_is_no_problem(pipe: tuple[int, int]) -> None:
+def test_reader_that_is_gone_does_no_harm(pipe: tuple[int, int]) -> None:
     os.close(pipe[0])
     sink = sink_module.LogWriter(pipe[1])
     flood(sink, 3)
@@ -913,7 +913,7 @@ def test_reader_that_is_gone_is_no_problem(pipe: tuple[int, int]) -> None:
     assert sink._thread is None, "there is nothing left to do for a thread"
 
 
-def test_full_disk_is_no_problem() -> None:
+def test_full_disk_does_no_harm() -> None:
     with open("/dev/full", "wb") as full:
         sink = sink_module.LogWriter(full.fileno())
         flood(sink, 3)

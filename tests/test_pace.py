@@ -68,7 +68,9 @@ async def test_a_caller_below_the_minimum_is_too_slow_after_several_short_waits(
     assert 250 < one.moved_bytes <= 301
 
 
-async def test_a_caller_above_the_minimum_may_go_on_for_longer_than_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_caller_above_the_minimum_may_continue_for_longer_than_the_window(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(pace, "_SHORTEST_WINDOW_S", 0.0)
     moving = Moving()
     one = pace_of(moving, silence_s=2.0, least_rate=1)
@@ -109,7 +111,7 @@ async def test_a_caller_is_not_judged_before_its_time() -> None:
         assert paces.slowest() is None
 
 
-async def test_a_caller_given_up_in_the_moment_in_which_its_wait_ends_is_given_up() -> None:
+async def test_a_caller_given_up_when_its_wait_ends_is_given_up() -> None:
     one = pace_of(Moving())
 
     async def wait() -> None:

@@ -201,7 +201,7 @@ def test_the_type_does_not_depend_on_how_the_stream_is_cut(data: bytes, cuts: li
     assert printed.media_type == (type_of_start(data[:265]) or (TEXT if is_text else BINARY))
 
 
-def test_text_in_another_encoding_is_not_taken_for_binary_data() -> None:
+def test_text_in_another_encoding_does_not_count_as_binary_data() -> None:
     for encoding in ("latin-1", "cp1252"):
         assert not Printed().take("Größe: 3 µm\tgut\n".encode(encoding))
     for encoding in ("shift_jis", "euc_jp", "gb18030", "big5"):

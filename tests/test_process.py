@@ -99,7 +99,7 @@ class Run:
         ]
 
 
-def test_a_script_is_looked_at_anew_when_it_changes(tmp_path: Path) -> None:
+def test_a_script_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path = tmp_path / "script.sh"
     script = command_module.Script(str(path))
     with pytest.raises(ScriptUnavailable, match="there is no script"):
@@ -138,7 +138,7 @@ async def test_status_and_both_streams(supervisor: Supervisor) -> None:
     assert (bytes(run.out), bytes(run.err)) == (b"out\n", b"err\n")
 
 
-async def test_a_signal_is_told_by_name(supervisor: Supervisor) -> None:
+async def test_a_signal_is_reported_by_name(supervisor: Supervisor) -> None:
     ended = await Run(supervisor, "kill -SEGV $$").ended()
     assert (ended.exit_code, ended.signal) == (None, "SIGSEGV")
 
@@ -183,7 +183,7 @@ async def test_a_source_that_breaks_ends_the_command_and_not_its_stdin(superviso
 
 
 @pytest.mark.parametrize("script", ["echo done", "exec <&-; echo done", "head -c 3 >/dev/null; echo done"])
-async def test_who_does_not_read_is_not_waited_for(supervisor: Supervisor, script: str) -> None:
+async def test_a_command_that_does_not_read_is_not_waited_for(supervisor: Supervisor, script: str) -> None:
     async def source() -> AsyncIterator[bytes]:
         while True:
             yield bytes(100_000)
@@ -193,7 +193,7 @@ async def test_who_does_not_read_is_not_waited_for(supervisor: Supervisor, scrip
     assert (ended.exit_code, bytes(run.out)) == (0, b"done\n")
 
 
-async def test_a_source_that_waits_does_not_hold_up_the_end(supervisor: Supervisor) -> None:
+async def test_a_source_that_waits_does_not_delay_the_end(supervisor: Supervisor) -> None:
     async def source() -> AsyncIterator[bytes]:
         yield b"x"
         await asyncio.Event().wait()
@@ -280,7 +280,7 @@ async def test_the_guard_is_what_ends_them(supervisor: Supervisor, name: str, mo
         os.kill(each.pid, signal.SIGKILL)
 
 
-async def test_a_child_that_holds_stdout_open_does_not_hold_up_the_answer(supervisor: Supervisor) -> None:
+async def test_a_child_that_holds_stdout_open_does_not_delay_the_answer(supervisor: Supervisor) -> None:
     run = Run(supervisor, "sleep 60 & echo done")
     async with asyncio.timeout(RunningServer.patience_s):  # without the guard, it would take the whole minute
         await run.ended()
@@ -491,7 +491,7 @@ async def test_two_at_a_time_have_pipes_of_their_own(supervisor: Supervisor) -> 
             assert bytes(run.err) == b"%d\n" % n
 
 
-async def test_who_hid_does_not_write_into_the_next_ones_pipe(
+async def test_a_hidden_process_does_not_write_into_the_pipe_of_the_next_command(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The process survives SIGKILL, like a process that sleeps in a dead network disk."""
@@ -528,11 +528,11 @@ async def test_cpu_and_memory_of_the_script(supervisor: Supervisor) -> None:
     assert size < ended.peak_rss_bytes < size + 100_000_000
 
 
-async def test_a_peak_that_may_be_our_own_is_not_told(supervisor: Supervisor) -> None:
+async def test_a_peak_that_may_be_that_of_the_server_is_not_reported(supervisor: Supervisor) -> None:
     assert (await Run(supervisor, "true").ended()).peak_rss_bytes is None
 
 
-async def test_an_environment_that_is_too_large_is_told(supervisor: Supervisor) -> None:
+async def test_an_environment_that_is_too_large_is_reported(supervisor: Supervisor) -> None:
     environment = {f"V{n}": "x" * 100_000 for n in range(100)}
     with pytest.raises(ScriptUnavailable, match="its environment has 100"):
         await run_command(
@@ -592,7 +592,7 @@ open({str(tmp_path / "survived")!r}, "w").close()
         pytest.param(True, 0.0, False, id="not waited for"),
     ],
 )
-async def test_who_exits_tells_nothing_and_what_it_forked_does(
+async def test_a_process_that_exits_shows_nothing_but_its_child_does(
     supervisor: Supervisor,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -982,7 +982,7 @@ def test_command_for_a_program(tmp_path: Path) -> None:
         ("#!/bin/\0sh\n", "the first line of"),
     ],
 )
-def test_command_for_tells_what_is_missing(tmp_path: Path, text: str | None, part: str) -> None:
+def test_command_for_reports_what_is_missing(tmp_path: Path, text: str | None, part: str) -> None:
     script = tmp_path / "script.sh"
     if text is not None:
         script.write_text(text)

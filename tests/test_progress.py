@@ -11,7 +11,7 @@ from watchdog.logs import sink as sink_module
 from watchdog.logs.progress import ProgressBar
 
 
-def test_the_bar_stays_below_the_log_and_goes_away_at_the_end() -> None:
+def test_the_bar_stays_below_the_log_and_is_removed_at_the_end() -> None:
     ours, theirs = pty.openpty()
     sink = sink_module.LogWriter(theirs)
     try:

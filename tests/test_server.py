@@ -183,7 +183,7 @@ def test_cgi_headers_can_be_off(start_server: StartServer) -> None:
     assert b"Http_" not in server.call(b"").body
 
 
-def test_script_in_the_environment_wins_and_files_are_looked_at_each_time(start_server: StartServer) -> None:
+def test_script_in_the_environment_wins_and_files_are_read_each_time(start_server: StartServer) -> None:
     server = start_server("echo one")
     assert server.call(b"").body == b"one\n"
     server.script.write_text("#!/usr/bin/env python3\nprint('two')\n")
@@ -321,7 +321,7 @@ def test_many_outputs_and_many_that_do_not_count(start_server: StartServer) -> N
     assert [event["count"] for event in server.logs if event["event"] == "more outputs skipped"] == [200]
 
 
-def test_what_is_no_http_is_answered_400_and_closed(start_server: StartServer) -> None:
+def test_a_request_that_is_not_http_is_answered_400_and_closed(start_server: StartServer) -> None:
     server = start_server(COPY)
     for request in (
         b"NONSENSE\r\n\r\n",
@@ -543,7 +543,7 @@ def test_a_script_that_prints_without_end_finishes(start_server: StartServer) ->
 # ---- the program's end
 
 
-def test_idle_it_ends_at_once_and_leaves_nothing(start_server: StartServer) -> None:
+def test_an_idle_server_ends_at_once_and_leaves_nothing(start_server: StartServer) -> None:
     server = start_server("echo hi")
     assert server.call(b"").body == b"hi\n"
     assert (server.tmp / ".lock").exists()
@@ -679,7 +679,7 @@ def test_nothing_of_a_call_is_left(start_server: StartServer, script: str) -> No
     until(lambda: not server.leftovers_of_calls(), "all directories to be removed")
 
 
-def test_what_the_system_refuses_is_told(start_server: StartServer) -> None:
+def test_a_refusal_of_the_system_is_reported(start_server: StartServer) -> None:
     server = start_server("echo hi")
     server.call(b"")
     until(lambda: not server.leftovers_of_calls(), "the workspace to be removed")

@@ -361,7 +361,7 @@ def test_a_duplicate_key_is_a_warning_with_its_lines(text: bytes, expected: list
     ],
     ids=["merge", "merge of two", "merge of a merge", "other objects and other cases"],
 )
-def test_keys_that_are_no_duplicates(text: bytes) -> None:
+def test_keys_that_are_not_duplicates(text: bytes) -> None:
     assert parse(text, ORIGIN).warnings == []
 
 

@@ -49,7 +49,7 @@ async def test_a_full_disk_is_remembered_and_the_stream_still_taken(tmp_path: Pa
     spool.close()
 
 
-async def test_a_file_that_was_cut_short_is_told(tmp_path: Path) -> None:
+async def test_a_truncated_file_is_reported(tmp_path: Path) -> None:
     spool = Spool(str(tmp_path))
     await fill(spool, bytes(100_000))
     os.ftruncate(spool._fd, 10)

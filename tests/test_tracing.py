@@ -252,7 +252,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
         {**ENDPOINT, "OTEL_TRACES_EXPORTER": "none"},
     ],
 )
-def test_off_without_a_word(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_off_without_a_message(environ: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     assert type(otel.start(environ, "")) is tracing.Tracing
     assert caplog.records == []
 
@@ -379,7 +379,7 @@ def test_the_callers_span_is_the_parent(start_server: StartServer, collector: Co
     assert collector.resources()[0]["service.name"] == "mine"
 
 
-def test_an_unsampled_call_is_not_sent_and_the_script_is_told(start_server: StartServer, collector: Collector) -> None:
+def test_an_unsampled_call_is_not_sent_and_the_script_knows_it(start_server: StartServer, collector: Collector) -> None:
     server = start_server(TELL_CONTEXT, **collector.environ)
     answer = server.call(b"", headers={"traceparent": UNSAMPLED})
     assert re.fullmatch(f"00-{TRACE_ID}-[0-9a-f]{{16}}-00 \n", answer.body.decode())
@@ -501,7 +501,7 @@ def test_a_script_that_is_killed(start_server: StartServer, collector: Collector
     assert attributes_of(collector.children(call)[-1])["watchdog.signal"] == "SIGSEGV"
 
 
-def test_what_is_the_callers_fault_is_no_error_of_the_server(start_server: StartServer, collector: Collector) -> None:
+def test_a_fault_of_the_caller_is_not_an_error_of_the_server(start_server: StartServer, collector: Collector) -> None:
     server = start_server("echo hi", WATCHDOG_AUTH_TOKEN="right", **collector.environ)
     right = {"Authorization": "Bearer right"}
     assert server.call(b"", headers={"Authorization": "Bearer never-told"}).status == 401
@@ -519,7 +519,7 @@ def test_what_is_the_callers_fault_is_no_error_of_the_server(start_server: Start
     assert b"Bearer" not in b"".join(collector.bodies)
 
 
-def test_a_caller_who_goes_away(start_server: StartServer, collector: Collector) -> None:
+def test_a_caller_that_disconnects(start_server: StartServer, collector: Collector) -> None:
     server = start_server("echo started; sleep 60", **collector.environ)
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
@@ -529,7 +529,7 @@ def test_a_caller_who_goes_away(start_server: StartServer, collector: Collector)
     assert collector.children(call)[-1].name == "run script"
 
 
-def test_probes_are_no_calls(start_server: StartServer, collector: Collector, free_port: int) -> None:
+def test_probes_are_not_calls(start_server: StartServer, collector: Collector, free_port: int) -> None:
     server = start_server(
         "echo hi", WATCHDOG_METRICS_PORT=str(free_port), healthcheck_interval="0", **collector.environ
     )
@@ -565,7 +565,7 @@ def test_the_last_spans_are_sent_at_a_stop(start_server: StartServer, collector:
     assert [event["event"] for event in server.logs if event["logger"] == "tracing"] == []
 
 
-def test_a_collector_that_hangs_holds_up_neither_calls_nor_the_end(
+def test_a_collector_that_hangs_delays_neither_calls_nor_the_end(
     start_server: StartServer, collector: Collector
 ) -> None:
     collector.hangs = True
@@ -578,7 +578,7 @@ def test_a_collector_that_hangs_holds_up_neither_calls_nor_the_end(
     assert any("spans of the last calls are lost" in event["event"] for event in server.logs)
 
 
-def test_a_collector_that_is_not_there_is_told_once(start_server: StartServer) -> None:
+def test_a_collector_that_is_not_there_is_reported_once(start_server: StartServer) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         port = sock.getsockname()[1]
     environ = environ_for(f"http://user:never-told@127.0.0.1:{port}/?token=never-told")
@@ -592,7 +592,7 @@ def test_a_collector_that_is_not_there_is_told_once(start_server: StartServer) -
     assert "never-told" not in json.dumps(server.logs)
 
 
-def test_a_collector_that_refuses_is_told_once(start_server: StartServer) -> None:
+def test_a_collector_that_refuses_is_reported_once(start_server: StartServer) -> None:
     with collecting(status=400) as collector:
         server = start_server("echo hi", **collector.environ)
         for number in range(5):

@@ -446,7 +446,7 @@ def test_without_descriptors_the_function_runs_once(
     assert worker.complained().endswith(text)
 
 
-def test_files_that_the_program_itself_opened_are_not_taken_for_the_descriptors(start: Start, tmp_path: Path) -> None:
+def test_files_that_the_program_itself_opened_are_not_used_as_the_descriptors(start: Start, tmp_path: Path) -> None:
     (tmp_path / "weights").write_text("model\n")
     paths = str(tmp_path / "weights"), str(tmp_path / "log")
     load = f"a = open({paths[0]!r}); b = open({paths[1]!r}, 'w')\nprint(a.fileno(), b.fileno())"

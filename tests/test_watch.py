@@ -15,7 +15,7 @@ from watchdog.process.watch import Wait, Watch
 
 
 @pytest.mark.parametrize("has_copies", [True, False])
-async def test_closed_descriptor_is_not_taken_for_the_next_one_with_its_number(has_copies: bool) -> None:
+async def test_closed_descriptor_is_not_confused_with_the_next_one_of_its_number(has_copies: bool) -> None:
     """A copy keeps the old file open, so without its removal epoll would still report it under the old number."""
     guardian: Any = SimpleNamespace(is_alone=not has_copies, may_have_copies=lambda: has_copies)
     watch = Watch(asyncio.get_running_loop(), guardian)
@@ -40,7 +40,7 @@ async def test_closed_descriptor_is_not_taken_for_the_next_one_with_its_number(h
         os.close(fd)
 
 
-async def test_task_goes_on_in_the_turn_in_which_its_wait_ends() -> None:
+async def test_task_continues_in_the_turn_in_which_its_wait_ends() -> None:
     loop = asyncio.get_running_loop()
     alone: Any = SimpleNamespace(is_alone=True)
     watch = Watch(loop, alone)
@@ -68,7 +68,7 @@ async def test_task_goes_on_in_the_turn_in_which_its_wait_ends() -> None:
     os.close(writing)
 
 
-async def test_cancelled_task_does_not_go_on_when_its_wait_ends() -> None:
+async def test_cancelled_task_does_not_continue_when_its_wait_ends() -> None:
     wait = Wait(asyncio.get_running_loop())
 
     async def task() -> None:

@@ -206,7 +206,7 @@ def test_an_output_dir_that_was_removed_has_no_outputs(workspace: Workspace) -> 
 
 
 @pytest.mark.parametrize("instead", ["a file", "a symbolic link", "a FIFO"])
-def test_what_stands_in_the_place_of_the_output_dir_is_told(workspace: Workspace, instead: str) -> None:
+def test_something_in_the_place_of_the_output_dir_is_reported(workspace: Workspace, instead: str) -> None:
     os.rmdir(workspace.output_dir)
     if instead == "a file":
         Path(workspace.output_dir).write_bytes(b"x")
@@ -339,7 +339,7 @@ except PermissionError:
     assert done.stdout == "removed\n"
 
 
-def test_the_sweep_takes_what_is_dead_and_only_that(tmp_path: Path) -> None:
+def test_the_sweep_removes_only_directories_of_dead_servers(tmp_path: Path) -> None:
     code = """
 import os, sys
 from watchdog.workspace.workspaces import Workspaces
@@ -710,7 +710,7 @@ def test_directory_with_another_project_is_not_kept(
     workspaces.close()
 
 
-def test_directory_that_could_not_be_looked_at_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_directory_that_could_not_be_examined_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_descriptor(path: str) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -774,7 +774,7 @@ def test_a_slow_file_system_is_left_to_threads(tmp_path: Path, monkeypatch: pyte
     workspaces.close()
 
 
-def test_a_machine_that_stands_still_for_a_moment_is_no_slow_file_system(
+def test_a_pause_of_the_machine_does_not_count_as_a_slow_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspaces = Workspaces(str(tmp_path))

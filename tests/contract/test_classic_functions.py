@@ -146,7 +146,7 @@ def test_oscars_supervisor_is_not_a_function(start_server: StartServer) -> None:
     assert start_server("echo script", fprocess="/oscar/bin/supervisor").call(b"").body == b"script\n"
 
 
-def test_a_missing_command_is_told(functions: Functions) -> None:
+def test_a_missing_command_is_reported(functions: Functions) -> None:
     server = functions.command("no-such-command --flag")
     ready = server.call(None, "/_/ready", "GET")
     assert ready.status == 503
@@ -213,7 +213,7 @@ def test_the_function_reads_while_chunks_come(functions: Functions) -> None:
         assert read_all(sock).endswith(b"\r\n\r\n last")
 
 
-def test_who_waits_for_the_word_gets_it_with_the_place(functions: Functions) -> None:
+def test_a_caller_that_waits_for_100_continue_gets_it_with_the_place(functions: Functions) -> None:
     server = functions.serve(WAIT + "cat", max_inflight="1")
     with ThreadPoolExecutor(1) as pool, server.connect() as sock:
         first = pool.submit(server.call, b"one", headers={"X-Call-Id": "a"})
@@ -242,7 +242,7 @@ def test_a_function_may_end_before_it_read_all(functions: Functions, body: bytes
     assert call_in_chunks(server, body).body == body[:3]
 
 
-def test_a_function_may_close_its_stdin_and_go_on(functions: Functions) -> None:
+def test_a_function_may_close_its_stdin_and_continue(functions: Functions) -> None:
     server = functions.serve("exec <&-\n" + WAIT + "echo hi")
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(server.call, LARGE, headers={"X-Call-Id": "a"})
@@ -262,7 +262,7 @@ def test_the_next_request_on_the_connection_is_read_from_its_beginning(functions
     assert answers.endswith(b"\r\n\r\ny")
 
 
-def test_a_body_that_is_cut_off_is_not_taken_for_the_whole(functions: Functions, lifeline: Lifeline) -> None:
+def test_a_body_that_is_cut_off_does_not_count_as_complete(functions: Functions, lifeline: Lifeline) -> None:
     server = functions.serve(lifeline.script_line + READ_ALL.replace("echo read", 'touch "$HANDSHAKE/thought-whole"'))
     with server.connect() as sock:
         sock.sendall(HALF)
@@ -462,7 +462,7 @@ def test_a_timeout_stays_one_when_the_caller_falls_silent_in_the_grace(functions
 
 
 @pytest.mark.guard("disconnect", never="the event 'invocation ended'")
-def test_a_caller_that_went_away_ends_the_function(functions: Functions, lifeline: Lifeline) -> None:
+def test_a_caller_that_disconnects_ends_the_function(functions: Functions, lifeline: Lifeline) -> None:
     server = functions.serve(lifeline.script_line + "sleep 600 &\n" + WAIT)
     with server.connect() as sock:
         sock.sendall(HALF + b" last")
@@ -473,7 +473,7 @@ def test_a_caller_that_went_away_ends_the_function(functions: Functions, lifelin
 
 
 @pytest.mark.guard("unread-end", never="the event 'invocation ended'")
-def test_a_caller_that_went_away_is_noticed_though_its_body_is_not_read(
+def test_a_caller_that_disconnects_is_noticed_although_its_body_is_not_read(
     functions: Functions, lifeline: Lifeline
 ) -> None:
     server = functions.serve(lifeline.script_line + WAIT)

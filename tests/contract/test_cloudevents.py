@@ -104,7 +104,7 @@ def test_the_headers_are_there_as_well(shared_server: StartServer) -> None:
     assert server.call(b"", headers=EVENT).body == b"A234-1234-1234\n"
 
 
-def test_the_log_tells_the_event(server: RunningServer) -> None:
+def test_the_log_names_the_event(server: RunningServer) -> None:
     answer = server.call(b"", headers=EVENT)
     ended = server.event("invocation ended", call_id=answer.headers["X-Call-Id"])
     assert (ended["ce_id"], ended["ce_source"]) == ("A234-1234-1234", "/mycontext/4")
@@ -120,7 +120,7 @@ def test_the_answer_is_an_event_that_carries_the_id_on(server: RunningServer) ->
     assert answer.headers["Ce-Type"] == "com.example.someevent.answer"
 
 
-def test_a_failure_is_no_event(shared_server: StartServer) -> None:
+def test_a_failure_is_not_an_event(shared_server: StartServer) -> None:
     """From the status, the broker decides whether to try again or to send the event to its dead letter sink."""
     server = shared_server("exit 3")
     answer = server.call(b"", headers=EVENT)

@@ -71,7 +71,7 @@ def test_a_probe_of_a_draining_server_is_503_and_the_server_waits_for_the_platfo
     assert server.wait() == 0
 
 
-def test_a_probe_of_the_servers_own_paths_is_answered_as_ever(start_server: StartServer) -> None:
+def test_a_probe_of_the_servers_own_paths_is_answered_as_usual(start_server: StartServer) -> None:
     server = start_server(None)
     assert probe(server, "/_/health") == (200, b"OK")
     status, reason = probe(server, "/_/ready")

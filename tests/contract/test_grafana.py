@@ -141,13 +141,13 @@ def after_some_calls(server: RunningServer, port: int) -> Series:
     return dict(there)
 
 
-def test_everything_asked_for_is_told_by_a_server(start_server: StartServer, free_port: int) -> None:
+def test_a_server_has_all_metrics_of_the_dashboard_and_rules(start_server: StartServer, free_port: int) -> None:
     server = start_server("exit ${Http_X_Exit:-0}", WATCHDOG_METRICS_PORT=str(free_port))
     there = after_some_calls(server, free_port) | OF_PROMETHEUS
     assert {text: problems for text in expressions() if (problems := missing(text, there))} == {}
 
 
-def test_all_that_is_told_is_asked_for(start_server: StartServer, free_port: int) -> None:
+def test_each_metric_is_used_in_the_dashboard_or_a_rule(start_server: StartServer, free_port: int) -> None:
     """If no panel and no rule uses a metric, nobody sees it."""
     server = start_server("exit ${Http_X_Exit:-0}", WATCHDOG_METRICS_PORT=str(free_port))
     families = {re.sub(r"_(bucket|count|sum)$", "", name) for name in after_some_calls(server, free_port)}

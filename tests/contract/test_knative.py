@@ -240,7 +240,7 @@ def test_a_long_request_is_answered_after_sigterm(
     assert server.wait() == 0
 
 
-def test_idle_it_is_gone_at_once(start_server: StartServer) -> None:
+def test_an_idle_server_ends_at_once(start_server: StartServer) -> None:
     """It was just probed, and queue-proxy has an open connection. The server ends nevertheless: no caller needs it."""
     settings = ONE_AT_A_TIME | {"write_timeout": "250s", "exec_timeout": "240s"}
     server = start_server("echo hi", **settings)

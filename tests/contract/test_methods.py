@@ -63,7 +63,7 @@ def test_head_of_a_draining_server_is_503(start_server: StartServer) -> None:
 
 
 @pytest.mark.parametrize("body", ["", "Content-Length: 6\r\n\r\nunread"])
-def test_a_connection_goes_on_after_head(start_server: StartServer, body: str) -> None:
+def test_a_connection_can_be_used_after_head(start_server: StartServer, body: str) -> None:
     server = start_server("echo printed")
     with server.connect() as sock:
         sock.sendall(f"HEAD /x HTTP/1.1\r\nHost: x\r\n{body or chr(13) + chr(10)}".encode())

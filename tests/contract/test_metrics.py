@@ -157,7 +157,7 @@ def test_peak_memory_is_known_although_a_large_program_executed_the_server(start
     assert 320 << 20 < (server.event("invocation ended")["peak_rss_bytes"] or 0) < 400 << 20
 
 
-def test_an_invocation_is_told_with_all_it_took(start_server: StartServer, metrics_port: int) -> None:
+def test_an_invocation_is_counted_with_its_times_and_sizes(start_server: StartServer, metrics_port: int) -> None:
     # Much more memory than the server has. A smaller peak cannot be measured.
     script = f"""set -e
         {sys.executable} -c 'data = bytearray(320 << 20); sum(range(1_000_000))'
@@ -211,7 +211,7 @@ def one_that_runs(server: RunningServer, fifo: Path) -> Iterator[None]:
     assert not caller.is_alive()
 
 
-def test_places_and_who_waits_for_one(start_server: StartServer, metrics_port: int, tmp_path: Path) -> None:
+def test_places_and_calls_that_wait_for_one(start_server: StartServer, metrics_port: int, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     server = start_server(
@@ -233,7 +233,7 @@ def test_places_and_who_waits_for_one(start_server: StartServer, metrics_port: i
     assert scrape.value("watchdog_queue_wait_seconds_count") == 2
 
 
-def test_who_waited_in_vain_is_in_the_waits(start_server: StartServer, metrics_port: int, tmp_path: Path) -> None:
+def test_a_call_that_got_no_place_is_in_the_waits(start_server: StartServer, metrics_port: int, tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     server = start_server(

@@ -112,7 +112,7 @@ def test_it_says_that_all_readers_need_the_token(start_server: StartServer) -> N
         assert ("401" not in operation["responses"]) is is_open
 
 
-def test_it_tells_what_is_in_force(start_server: StartServer) -> None:
+def test_it_has_the_current_settings(start_server: StartServer) -> None:
     document = document_of(start_server(COPY, **CONFIGURATIONS["script-with-limits"], K_SERVICE="plants"))
     assert document["info"]["title"] == "plants"
     assert document["info"]["version"] == watchdog.__version__
@@ -125,7 +125,7 @@ def test_it_tells_what_is_in_force(start_server: StartServer) -> None:
     assert "`max_input_size`: none" in unlimited["info"]["description"]
 
 
-def test_it_is_open_and_tells_of_the_token_only_if_there_is_one(start_server: StartServer) -> None:
+def test_it_needs_no_token_and_names_the_token_only_if_there_is_one(start_server: StartServer) -> None:
     with_token = document_of(start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN))
     assert with_token["components"]["securitySchemes"] == {"token": {"type": "http", "scheme": "bearer"}}
     for path, item in with_token["paths"].items():

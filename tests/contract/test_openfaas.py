@@ -55,7 +55,7 @@ def statuses(server: RunningServer, path: str, methods: str) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("spelled", [str.lower, str.upper, str.title])
-def test_settings_have_their_bare_names_in_any_case(spelled: Callable[[str], str]) -> None:
+def test_settings_have_their_bare_names_in_upper_and_lower_case(spelled: Callable[[str], str]) -> None:
     given = {
         "port": ("8181", "8181"),
         "fprocess": ("cat", "cat"),

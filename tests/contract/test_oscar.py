@@ -293,7 +293,7 @@ functions:
 # ---- the manager
 
 
-def test_who_may_call(service: Service) -> None:
+def test_callers_that_may_call(service: Service) -> None:
     service.set_script("echo hi")
     manager, good = service.manager, {"Authorization": f"Bearer {TOKEN}"}
     assert call(manager, f"/run/{NAME}", b"", good).status == 200
@@ -381,7 +381,7 @@ def test_oscar_python_asks_for_another_form(service: Service, client: Client) ->
     assert client.run_service(NAME, input="hi", headers="Accept: image/png").content == b"hi"
 
 
-def test_oscar_python_writes_an_answer_that_is_no_base64_as_it_is(
+def test_oscar_python_writes_an_answer_that_is_not_base64_unchanged(
     service: Service, client: Client, tmp_path: Path
 ) -> None:
     """It reads any text with a suitable number of letters and digits as base64. This text is not of this kind."""
@@ -571,7 +571,7 @@ def test_the_answer_and_the_log_say_how_the_body_was_read(
         assert ended(call_id)[0]["input_encoding"] == encoding
 
 
-def test_an_event_of_a_bucket_whose_keys_are_withheld_is_told(service: Service) -> None:
+def test_an_event_of_a_bucket_whose_keys_are_withheld_is_reported(service: Service) -> None:
     """Synchronous pods do not get the keys. A script cannot use the JSON of the event in place of the object."""
     service.set_script("echo ran")
     answer = service.call(MINIO_EVENT)
@@ -611,7 +611,7 @@ def test_a_script_that_failed_is_a_call_that_failed(service: Service, script: st
     assert part.items() <= document.items()
 
 
-def test_a_missing_script_is_told(start_service: Callable[..., Service]) -> None:
+def test_a_missing_script_is_reported(start_service: Callable[..., Service]) -> None:
     service = start_service(files={"function_config.yaml": MOUNTED})
     assert "/oscar/config/script.sh" in str(problem(service.call(), 500)["detail"])
 

@@ -85,7 +85,7 @@ def test_gone_while_the_answer_is_sent(start_server: StartServer, lifeline: Life
 
 @pytest.mark.guard("write-timer", never="the connection to be closed")
 @pytest.mark.parametrize("what", ["a long answer", "short answers", "refusals", "probes"])
-def test_who_never_reads_is_cut_off(start_server: StartServer, what: str) -> None:
+def test_a_caller_that_never_reads_is_cut_off(start_server: StartServer, what: str) -> None:
     """This is also true of many short answers: pipelined calls can make as many bytes as one long answer."""
     server = start_server("head -c ${Http_X_Size:-2} /dev/zero", WATCHDOG_WRITE_TIMEOUT="500ms")
     request = {
@@ -130,7 +130,7 @@ def test_a_slow_but_steady_caller_is_not_cut_off(start_server: StartServer) -> N
     assert server.event("invocation ended")["outcome"] == "ok"
 
 
-def test_a_caller_who_takes_something_now_and_then_is_not_cut_off(start_server: StartServer) -> None:
+def test_a_caller_that_reads_a_few_bytes_now_and_then_is_not_cut_off(start_server: StartServer) -> None:
     """The window of the caller is usually full. Each pause is shorter than write_timeout, but their sum is not."""
     server = start_server("head -c 700000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_WRITE_TIMEOUT="3s")
     with socket.socket() as sock:
@@ -147,7 +147,7 @@ def test_a_caller_who_takes_something_now_and_then_is_not_cut_off(start_server: 
 
 
 @pytest.mark.guard("body-timer", never="the connection was not closed")
-def test_who_stops_sending_is_told(start_server: StartServer) -> None:
+def test_a_caller_that_stops_sending_gets_an_answer(start_server: StartServer) -> None:
     server = start_server("echo never", WATCHDOG_READ_TIMEOUT="300ms")
     assert server.raw(HEAD % 100 + b"QUJD").startswith(b"HTTP/1.1 408 ")
     server.event("invocation ended", call_id="gone", outcome="caller_silent")
@@ -155,7 +155,7 @@ def test_who_stops_sending_is_told(start_server: StartServer) -> None:
     assert server.leftovers() == []
 
 
-def test_who_sends_slowly_holds_up_nobody(start_server: StartServer, free_port: int) -> None:
+def test_a_slow_sender_delays_no_other_call(start_server: StartServer, free_port: int) -> None:
     """A call counts when it arrives, and gets its place when its input is complete."""
     server = start_server(
         'cat "$INPUT_FILE_PATH"',
@@ -207,9 +207,7 @@ def test_half_closed_counts_as_gone(start_server: StartServer, tmp_path: Path) -
 
 
 @pytest.mark.guard("stdin-left-open", never="the connection was not closed")
-def test_half_a_body_is_never_taken_for_the_whole_by_a_classic_function(
-    start_server: StartServer, tmp_path: Path
-) -> None:
+def test_half_a_body_is_never_complete_for_a_classic_function(start_server: StartServer, tmp_path: Path) -> None:
     got, whole = tmp_path / "got", tmp_path / "whole"
     function = f"sh -c 'read -r line; echo >{got}; cat; echo >{whole}'"
     server = start_server(WATCHDOG_FPROCESS=function, WATCHDOG_READ_TIMEOUT="3")

@@ -154,7 +154,7 @@ while not os.path.exists("go"):
 
 
 @pytest.mark.guard("traced-command", never="no answer came")
-def test_script_that_traces_that_of_another_call_holds_up_nobody(start_server: StartServer, tmp_path: Path) -> None:
+def test_script_that_traces_that_of_another_call_delays_no_call(start_server: StartServer, tmp_path: Path) -> None:
     (tmp_path / "traced.py").write_text(TRACED)
     (tmp_path / "tracer.py").write_text(TRACER)
     script = f'cd {tmp_path}; exec {sys.executable} "$Http_X_Role.py"'

@@ -81,7 +81,7 @@ def test_no_space_while_the_script_writes(start_server: StartServer, small_disk:
 
 
 @pytest.mark.guard("full-disk-look", never="the event 'doubtful success'")
-def test_a_script_that_does_not_mind_a_full_disk_is_warned_of(start_server: StartServer, small_disk: Path) -> None:
+def test_a_script_that_ignores_a_full_disk_gets_a_warning(start_server: StartServer, small_disk: Path) -> None:
     server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x; exit 0", WATCHDOG_TMP_DIR=str(small_disk))
     assert server.call(b"", "/?output=raw").status == 200
     server.event("doubtful success", warning="no-space", level="warning")
@@ -199,7 +199,7 @@ NO_FILES = {
 
 @pytest.mark.guard("output-checks", never="the event 'output skipped'")
 @pytest.mark.parametrize("kind", NO_FILES)
-def test_what_is_no_file_is_never_opened(start_server: StartServer, kind: str) -> None:
+def test_an_output_that_is_not_a_file_is_never_opened(start_server: StartServer, kind: str) -> None:
     server = start_server(NO_FILES[kind] + "; echo said")
     for query in ("/", "/?output=json"):
         answer = server.call(b"c2VjcmV0", query)
@@ -230,13 +230,13 @@ def unreadable(start_server: StartServer, path: str, command: str) -> None:
     assert server.leftovers() == []
 
 
-def test_what_cannot_be_read_is_told(start_server: StartServer) -> None:
+def test_an_output_that_cannot_be_read_is_reported(start_server: StartServer) -> None:
     unreadable(start_server, "d/f", "chmod 0 d/f")
 
 
 @pytest.mark.guard("unreadable-outputs")
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_what_cannot_be_looked_at_is_500_with_its_name(start_server: StartServer, what: str) -> None:
+def test_an_entry_that_cannot_be_examined_is_500_with_its_name(start_server: StartServer, what: str) -> None:
     unreadable(start_server, *UNREADABLE[what])
 
 
@@ -363,7 +363,7 @@ def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str,
 
 
 @pytest.mark.guard("regular-files-only", never="no answer came")
-def test_script_that_leaves_a_fifo_in_its_own_place_holds_up_nobody(start_server: StartServer) -> None:
+def test_script_that_leaves_a_fifo_in_its_own_place_delays_no_call(start_server: StartServer) -> None:
     """The server reads the script again after a failure, to see whether the file explains it."""
     server = start_server('rm "$0"; mkfifo "$0"; exit 3')
     assert problem(server.call(b""), 500)["exit_code"] == 3
@@ -375,7 +375,7 @@ def test_script_that_leaves_a_fifo_in_its_own_place_holds_up_nobody(start_server
 
 
 @pytest.mark.guard("sweep", "sweep-lock")
-def test_the_sweep_takes_what_a_crash_left_and_only_that(start_server: StartServer, tmp_path: Path) -> None:
+def test_the_sweep_removes_only_what_a_crash_left(start_server: StartServer, tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
     wait = f"touch {tmp_path}/up-$CALL_ID; until [ -e {tmp_path}/go ]; do sleep 0.05; done; cat $INPUT_FILE_PATH"

@@ -589,7 +589,7 @@ def test_chunked_in_http_1_0_ends_the_connection(start_server: StartServer) -> N
 
 @both_ways
 @pytest.mark.guard("distrust", never="the connection was not closed")
-def test_a_trailer_is_no_header_of_the_next_request(start_server: StartServer, cut: bool) -> None:
+def test_a_trailer_is_not_a_header_of_the_next_request(start_server: StartServer, cut: bool) -> None:
     """Behind a proxy that shares its connections, the next request is from another caller."""
     echo = start_server(ECHO, WATCHDOG_READ_TIMEOUT="5s", WATCHDOG_MAX_INFLIGHT="2")
     got = exchange(echo, pieces_of(chunked(b"3\r\nabc\r\n0\r\nX-A: b\r\nX-Mark: mine\r\n\r\n") + NEXT, cut))
@@ -598,7 +598,7 @@ def test_a_trailer_is_no_header_of_the_next_request(start_server: StartServer, c
 
 @pytest.mark.guard("end-of-malformed-body")
 @pytest.mark.parametrize("bad", [b"zz\r\n", b"0\r\nA b: c\r\n\r\n"], ids=["chunk", "trailer"])
-def test_a_chunk_that_is_malformed_in_a_later_segment_is_told(
+def test_a_chunk_that_is_malformed_in_a_later_segment_is_reported(
     start_server: StartServer, free_port: int, bad: bytes
 ) -> None:
     server = start_server(ECHO, WATCHDOG_METRICS_PORT=str(free_port))
@@ -707,7 +707,7 @@ def send_all(server: RunningServer, is_chunked: bool) -> list[Reply]:
 @pytest.mark.executed
 @pytest.mark.guard("lingering")
 @pytest.mark.parametrize("status", EARLY)
-def test_who_is_answered_early_can_send_all(start_server: StartServer, tmp_path: Path, status: int) -> None:
+def test_a_caller_that_is_answered_early_can_send_all(start_server: StartServer, tmp_path: Path, status: int) -> None:
     with refusing(start_server, tmp_path, status) as server:
         (reply,) = send_all(server, is_chunked=False)
         assert reply.status == status
@@ -835,7 +835,7 @@ def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer
 
 @pytest.mark.executed
 @pytest.mark.guard("write-timer", never="the descriptors to be closed")
-def test_a_hundred_callers_who_never_read(start_server: StartServer) -> None:
+def test_a_hundred_callers_that_never_read(start_server: StartServer) -> None:
     server = start_server(
         '[ "$Http_Path" = /big ] && truncate -s 20M "$TMP_OUTPUT_DIR/x" || echo small',
         WATCHDOG_WRITE_TIMEOUT="1s",
@@ -1109,7 +1109,7 @@ def test_the_checks_are_what_stops_a_response_file(start_server: StartServer, tm
 
 
 @pytest.mark.guard("response-file-checks", never="no answer came")
-def test_a_fifo_for_a_response_file_holds_up_nobody(start_server: StartServer) -> None:
+def test_a_fifo_as_response_file_delays_no_call(start_server: StartServer) -> None:
     server = start_server('[ "$Http_Path" = /bad ] && mkfifo $HTTP_RESPONSE_FILE; echo ok')
     problem(server.call(b"", "/bad"), 500)
     assert server.call(b"").body == b"ok\n"
@@ -1182,7 +1182,7 @@ def test_every_answer_forbids_sniffing(start_server: StartServer, free_port: int
 
 
 @pytest.mark.guard("linear-duration", never="no answer came")
-def test_long_digits_in_x_timeout_hold_up_nobody(start_server: StartServer) -> None:
+def test_long_digits_in_x_timeout_delay_no_call(start_server: StartServer) -> None:
     server = start_server("echo in")
     for ending in ("x", ".", ".1x"):
         problem(server.call(b"", headers={"X-Timeout": "1" * 60_000 + ending}), 400)

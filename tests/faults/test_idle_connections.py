@@ -66,7 +66,7 @@ def test_idle_connections_to_the_metrics_count_as_well(start_server: StartServer
 
 @pytest.mark.timeout(600)
 @pytest.mark.guard("room-of-slow-callers", never="no answer came")
-def test_callers_that_do_not_take_answers_of_the_server_itself_are_given_up(start_server: StartServer) -> None:
+def test_callers_that_do_not_read_answers_of_the_server_itself_are_disconnected(start_server: StartServer) -> None:
     server = start_server("echo hi", prefix=("prlimit", "--nofile=48"), WATCHDOG_WRITE_TIMEOUT="300s")
     request = b"GET /_/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
     with contextlib.ExitStack() as stack:

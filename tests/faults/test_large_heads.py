@@ -191,7 +191,7 @@ def test_curl_reads_the_answer(shared_server: StartServer, status: int) -> None:
 
 
 @pytest.mark.parametrize("size", [65_537, 80_000, 130_000, 250_000])
-def test_a_body_that_comes_at_once_after_its_head_is_no_large_head(shared_server: StartServer, size: int) -> None:
+def test_a_body_that_comes_at_once_after_its_head_does_not_count_as_head(shared_server: StartServer, size: int) -> None:
     """The bytes at the end of a body do not begin another request."""
     server = shared_server('wc -c <"$INPUT_FILE_PATH"')
     head = b"POST /?input=raw HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % size

@@ -80,7 +80,9 @@ def test_many_small_processes_of_a_script_do_not_cost_the_server(
         assert server.call(b"").body == b"fine\n"
 
 
-def test_verdict_of_a_live_call_says_that_memory_ended(start_server: StartServer, little_memory: ControlGroup) -> None:
+def test_verdict_of_a_live_call_says_that_memory_ran_out(
+    start_server: StartServer, little_memory: ControlGroup
+) -> None:
     script = f"echo here; exec {sys.executable} -c 'bytearray(400 << 20)'"
     server = start_server(script, prefix=joining(little_memory))
     with LiveCall(server.port) as call:
@@ -153,7 +155,7 @@ def test_script_cannot_change_the_decoy(
 
 
 @pytest.mark.parametrize("by", ["SIGTERM", "SIGKILL"])
-def test_the_decoy_goes_with_the_server(start_server: StartServer, as_burstable: tuple[str, ...], by: str) -> None:
+def test_the_decoy_ends_with_the_server(start_server: StartServer, as_burstable: tuple[str, ...], by: str) -> None:
     server = start_server("echo hi", prefix=as_burstable)
     until(lambda: decoys(server), "the decoy")
     (pid,) = decoys(server)

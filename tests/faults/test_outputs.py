@@ -111,7 +111,7 @@ def test_a_listing_that_hangs_ends_when_its_caller_leaves(start_server: StartSer
 
 
 @pytest.mark.guard("threads-for-outputs", never="no answer came")
-def test_hanging_listings_hold_up_no_other_work(
+def test_hanging_listings_delay_no_other_work(
     start_server: StartServer, removed_guard: str | None, free_port: int
 ) -> None:
     most = min(MOST_THREADS, (os.cpu_count() or 1) + 4)

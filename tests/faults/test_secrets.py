@@ -37,7 +37,7 @@ def test_a_script_cannot_find_the_token(start_server: StartServer) -> None:
     assert TOKEN.encode() not in seen
 
 
-def test_nor_where_it_comes_from_a_file(start_server: StartServer, tmp_path: Path) -> None:
+def test_a_script_cannot_find_the_token_of_a_file(start_server: StartServer, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN + "\n")
     server = start_server(LOOK, "--auth-token-file", str(tmp_path / "token"), has_closed_memory=True, prefix=IN_DOCKER)
     assert TOKEN.encode() not in server.call(b"", headers=BEARER).body
@@ -55,7 +55,7 @@ def test_credentials_of_the_caller_do_not_reach_the_script(start_server: StartSe
 
 
 @pytest.mark.guard("masked-values")
-def test_no_log_no_error_and_no_check_tells_the_token(start_server: StartServer) -> None:
+def test_no_log_error_or_check_contains_the_token(start_server: StartServer) -> None:
     environ = {"WATCHDOG_AUTH_TOKEN": TOKEN, "WATCHDOG_LOG_LEVEL": "DEBUG"}
     server = start_server("env >&2; exit 3", **environ)
     told = b""

@@ -137,7 +137,7 @@ def a_second_signal_ends_it(start_server: StartServer, tmp_path: Path) -> None:
 # ---- at each stage of a call
 
 
-def test_who_waits_to_be_accepted_is_answered(start_server: StartServer) -> None:
+def test_callers_that_wait_to_be_accepted_are_answered(start_server: StartServer) -> None:
     server = start_server("echo hi", WATCHDOG_MAX_QUEUE="100")
     server.signal(signal.SIGSTOP)
     with contextlib.ExitStack() as stack:
@@ -160,7 +160,7 @@ def listener() -> Iterator[socket.socket]:
 
 
 @pytest.mark.guard("deaf-listener")
-def test_a_deaf_listener_keeps_who_is_there_and_lets_in_nobody(
+def test_a_listener_that_ignores_handshakes_keeps_callers_and_accepts_no_new_ones(
     listener: socket.socket, removed_guard: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After the last check of the queue, no caller can connect before the socket is closed. It would be reset."""
@@ -267,7 +267,7 @@ def listens(port: int) -> bool:
 
 
 @pytest.mark.guard("last-words")
-def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer, free_port: int) -> None:
+def test_a_caller_that_still_sends_can_read_why_it_is_rejected(start_server: StartServer, free_port: int) -> None:
     """If the server closed the connection while bytes are unread, the kernel would reset it. The 503 would be lost."""
     server = start_server("echo never", WATCHDOG_METRICS_PORT=str(free_port))
     # Send only a little more than the buffers can hold, because the server continues to read for only three seconds.
@@ -287,7 +287,7 @@ def test_who_still_sends_can_read_why_it_is_refused(start_server: StartServer, f
     assert server.wait() == 0
 
 
-def test_who_waits_is_refused_and_who_runs_is_answered(
+def test_waiting_calls_are_rejected_and_running_calls_are_answered(
     start_server: StartServer, tmp_path: Path, free_port: int
 ) -> None:
     server = start_server(
@@ -314,7 +314,7 @@ def test_who_waits_is_refused_and_who_runs_is_answered(
 
 
 @pytest.mark.guard("answers-sent")
-def test_who_reads_slowly_gets_the_whole(start_server: StartServer, removed_guard: str | None) -> None:
+def test_a_slow_reader_gets_the_whole_answer(start_server: StartServer, removed_guard: str | None) -> None:
     server = start_server("head -c 30000000 /dev/zero")
     with server.connect() as sock:
         sock.sendall(REQUEST)
@@ -366,7 +366,7 @@ def test_a_kept_connection_is_closed_and_not_reset(start_server: StartServer, tm
 # ---- idle
 
 
-def test_idle_connections_do_not_hold_it_up(start_server: StartServer) -> None:
+def test_idle_connections_do_not_delay_a_stop(start_server: StartServer) -> None:
     server = start_server("echo hi", WATCHDOG_WRITE_TIMEOUT="60", WATCHDOG_READ_TIMEOUT="60")
     with server.connect() as kept, server.connect(), server.connect() as half:
         kept.sendall(REQUEST)
@@ -378,7 +378,7 @@ def test_idle_connections_do_not_hold_it_up(start_server: StartServer) -> None:
     assert server.leftovers() == []
 
 
-def test_probed_it_stays_reachable_but_not_ready(start_server: StartServer) -> None:
+def test_a_probed_server_stays_reachable_but_is_not_ready(start_server: StartServer) -> None:
     server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="5s")
     assert server.call(None, "/_/health", "GET").status == 200
     server.signal(signal.SIGTERM)
@@ -450,7 +450,7 @@ def test_a_drain_without_write_timeout_has_no_bound(start_server: StartServer) -
     assert server.wait() == 0
 
 
-def test_a_reader_of_metrics_who_takes_nothing_does_not_hold_it_up(start_server: StartServer, free_port: int) -> None:
+def test_a_stalled_reader_of_metrics_does_not_delay_a_stop(start_server: StartServer, free_port: int) -> None:
     server = start_server("echo hi", WATCHDOG_METRICS_PORT=str(free_port))
     with socket.create_connection(("127.0.0.1", free_port)) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -462,7 +462,9 @@ def test_a_reader_of_metrics_who_takes_nothing_does_not_hold_it_up(start_server:
 
 
 @pytest.mark.guard("drain-bound", never="the server did not end")
-def test_what_outlives_the_drain_is_ended_and_answered(start_server: StartServer, tmp_path: Path) -> None:
+def test_a_script_that_outlives_the_drain_is_ended_and_its_call_answered(
+    start_server: StartServer, tmp_path: Path
+) -> None:
     server = start_server(WAIT, HANDSHAKE=str(tmp_path), WATCHDOG_WRITE_TIMEOUT="300ms")
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(server.call, b"", headers={"X-Call-Id": "c"})

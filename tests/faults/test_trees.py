@@ -87,7 +87,7 @@ def test_a_chain_of_forks_without_end(start_server: StartServer, lifeline: Lifel
 
 
 @pytest.mark.guard("exit-not-eof", never="no answer came")
-def test_who_holds_stdout_open_does_not_hold_up_the_answer(start_server: StartServer) -> None:
+def test_a_process_that_holds_stdout_open_does_not_delay_the_answer(start_server: StartServer) -> None:
     server = start_server("(trap '' TERM; sleep 60; sleep 60) & echo said")
     assert server.call(b"").body == b"said\n"
 
@@ -231,7 +231,9 @@ def little_memory() -> Iterator[ControlGroup]:
 
 
 @pytest.mark.guard("oom-preference")
-def test_when_memory_ends_the_kernel_takes_the_script(start_server: StartServer, little_memory: ControlGroup) -> None:
+def test_when_memory_runs_out_the_kernel_kills_the_script(
+    start_server: StartServer, little_memory: ControlGroup
+) -> None:
     """This also holds if the server is the largest of many processes. Afterwards the server works as before."""
     many = f"for n in $(seq 30); do {sys.executable} -S -c 'x = bytearray(8 << 20); input()' <&8 & done; wait"
     server = start_server(f"mkfifo $TMP_INPUT_DIR/f; exec 8<>$TMP_INPUT_DIR/f; {many}", prefix=joining(little_memory))
@@ -361,7 +363,7 @@ def test_guardian_killed_again_and_again_is_replaced_each_time(start_server: Sta
 
 
 @pytest.mark.guard("guardian-resumption", never="the event 'the guardian was stopped by a signal")
-def test_stopped_guardian_goes_on(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
+def test_stopped_guardian_continues(start_server: StartServer, lifeline: Lifeline, tmp_path: Path) -> None:
     server = start_server(f"{lifeline.script_line}touch {tmp_path}/up; sleep 60")
     with server.connect() as sock:
         sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
@@ -377,7 +379,7 @@ def test_stopped_guardian_goes_on(start_server: StartServer, lifeline: Lifeline,
                 os.kill(child, signal.SIGCONT)
 
 
-def test_the_guardian_goes_with_the_server(start_server: StartServer) -> None:
+def test_the_guardian_ends_with_the_server(start_server: StartServer) -> None:
     server = start_server("echo hi")
     assert server.call(b"").status == 200
     (child,) = guardians(server)

@@ -312,7 +312,7 @@ def test_done_twice_is_an_answer_to_one_call(start_server: StartServer, author: 
 
 
 @pytest.mark.guard("unread-call")
-def test_done_before_the_call_is_read_is_no_answer_to_it(
+def test_done_before_the_call_is_read_does_not_answer_it(
     start_server: StartServer, author: Author, free_port: int
 ) -> None:
     """The worker writes a second ``done`` when the next call is on its way, and has not read this call."""
@@ -329,7 +329,7 @@ def test_done_before_the_call_is_read_is_no_answer_to_it(
     assert "although it had read no call" in server.event("a worker broke the protocol and is ended")["reason"]
 
 
-def test_done_while_idle_is_an_answer_to_no_call(start_server: StartServer, author: Author) -> None:
+def test_done_while_idle_answers_no_call(start_server: StartServer, author: Author) -> None:
     gate = author.gate("gate")
     does = 'echo first > "$TMP_OUTPUT_DIR/name"; echo "done" >&4; read -r < gate; echo "done" >&4'
     server = start_server(author.worker(f"first) {does} ;;"), WATCHDOG_WARM="1")
@@ -343,7 +343,7 @@ def test_done_while_idle_is_an_answer_to_no_call(start_server: StartServer, auth
     ("after", "text"),
     [("echo 'done' >&4", "although it had read no call"), ("echo ready >&4", "`ready` a second time")],
 )
-def test_workers_that_lie_before_their_first_call_are_told_and_not_loaded_in_a_busy_loop(
+def test_workers_that_lie_before_their_first_call_are_reported_and_not_loaded_in_a_busy_loop(
     start_server: StartServer, author: Author, after: str, text: str
 ) -> None:
     author.gate("never")
@@ -424,7 +424,7 @@ def test_output_before_a_call_is_read_belongs_to_no_call(
     assert (event["logger"], event.get("call_id")) == ("worker", None)
 
 
-def test_worker_that_writes_answers_on_and_on_does_not_hold_up_the_server(
+def test_worker_that_writes_answers_without_end_does_not_delay_the_server(
     start_server: StartServer, author: Author
 ) -> None:
     """No guard: on a busy machine, the worker may write more slowly than the server reads."""
@@ -599,7 +599,7 @@ NO_LOADS = {
 
 
 @pytest.mark.parametrize("kind", NO_LOADS)
-def test_load_that_fails_is_told_and_an_edit_loads_at_once(
+def test_load_that_fails_is_reported_and_an_edit_loads_at_once(
     start_server: StartServer, author: Author, kind: str
 ) -> None:
     script, environ, text = NO_LOADS[kind]

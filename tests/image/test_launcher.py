@@ -282,7 +282,7 @@ def test_a_script_has_the_environment_as_it_was(kind: str, tree: Path, tmp_path:
     assert _seen_by_a_script(tree, environ, tmp_path) == Counter(environ)
 
 
-def test_what_is_no_variable_is_not_handed_on(tree: Path, tmp_path: Path) -> None:
+def test_an_entry_that_is_not_a_variable_is_not_passed_on(tree: Path, tmp_path: Path) -> None:
     """If a name appears twice, the first value counts, as for getenv(3)."""
     environ = [b"NOTHING", b"A=1", b"", b"A=2", b"B=3", b"A=1"]
     assert _seen_by_a_script(tree, environ, tmp_path) == Counter([b"A=1", b"B=3"])

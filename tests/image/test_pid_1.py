@@ -113,7 +113,7 @@ def test_a_busy_container_stops_after_the_complete_answer(
 
 
 @pytest.mark.parametrize("command", ["exec tail /dev/zero", "tail /dev/zero"], ids=["script", "child of the script"])
-def test_a_script_that_dies_for_want_of_memory_is_told_so(
+def test_a_script_that_runs_out_of_memory_is_reported(
     command: str, ways: Ways, start_container: StartContainer, tmp_path: Path
 ) -> None:
     """The server and the script are in the same control group, and the kernel kills the script."""

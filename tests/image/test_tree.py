@@ -362,7 +362,7 @@ def test_the_bill_of_materials_is_true_of_debian(tree: Path, roots: Roots, tmp_p
         assert any(what in each for each in found), found
 
 
-def test_nothing_tells_of_the_builder(tree: Path, tmp_path: Path) -> None:
+def test_nothing_names_the_builder(tree: Path, tmp_path: Path) -> None:
     # The paths at which Dockerfile.base builds and pip unpacks, and the package indexes of this machine.
     words = ["/build/image", "/build/watchdog", "/tmp/pip-", str(_PROJECT), *_package_indexes()]
     assert check_traces_of_the_builder(tree, *words) == []

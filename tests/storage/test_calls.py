@@ -216,7 +216,7 @@ def test_all_records_are_processed(
     until(lambda: not server.leftovers_of_calls(), "the workspaces to be removed")
 
 
-def test_records_of_a_running_call_go_on_in_a_drain_of_a_warm_function(
+def test_records_of_a_running_call_continue_in_a_drain_of_a_warm_function(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, tmp_path: Path
 ) -> None:
     gate = tmp_path / "gate"
@@ -381,7 +381,7 @@ def test_an_object_over_the_limit_is_413(
 # Secrets
 
 
-def test_no_secret_is_told(
+def test_no_secret_is_shown(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str, tmp_path: Path
 ) -> None:
     """No secret is in the log, an answer, the script's environment or `check`, also not in errors."""
@@ -443,7 +443,7 @@ async def test_a_caller_that_leaves_ends_the_fetch(
         await asyncio.to_thread(until, lambda: not server.leftovers_of_calls(), "the workspace to be removed")
 
 
-async def test_a_drain_refuses_who_still_fetches(
+async def test_a_drain_rejects_calls_that_still_fetch_their_input(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:
     bucket_server.put(f"{place}/in/large", bytes(8 * MIB))

@@ -38,7 +38,7 @@ def content(server: S3Server, key: str) -> bytes:
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 8 * MIB, 8 * MIB + 1, 40 * MIB])
-async def test_there_and_back(bucket_server: S3Server, tmp_path: Path, size_bytes: int) -> None:
+async def test_a_stored_object_can_be_fetched(bucket_server: S3Server, tmp_path: Path, size_bytes: int) -> None:
     s3 = S3(bucket_server.provider(), timeout_s=30.0, ca_file=None)
     data = os.urandom(size_bytes)
     assert await stored(s3, tmp_path, f"bucket/{size_bytes}", data) == size_bytes
@@ -73,7 +73,7 @@ async def test_what_is_missing_or_refused(bucket_server: S3Server, tmp_path: Pat
         await s3.close()
 
 
-async def test_a_download_that_is_cut_goes_on(bucket_server: S3Server, tmp_path: Path) -> None:
+async def test_a_download_that_is_cut_is_resumed(bucket_server: S3Server, tmp_path: Path) -> None:
     data = os.urandom(12 * MIB)
     bucket_server.put("bucket/cut", data)
     async with fault_proxy(bucket_server.endpoint, times=2, cut_response_at=3 * MIB) as proxy:

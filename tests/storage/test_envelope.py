@@ -149,7 +149,7 @@ def test_what_is_not_complete_or_wraps_other_data_is_data(text: bytes) -> None:
     assert read(text) is None
 
 
-def test_envelopes_end_somewhere() -> None:
+def test_nested_envelopes_are_limited() -> None:
     text = INNER
     for _ in range(3):
         text = lambda_of_sqs(text)

@@ -108,7 +108,7 @@ def test_an_event_whose_name_is_null_is_a_creation() -> None:
 
 
 @pytest.mark.parametrize("name", NO_CREATIONS)
-def test_all_else_is_not_new(name: str) -> None:
+def test_other_events_are_not_new(name: str) -> None:
     assert only(event("b/k", name=name)).why_not_new == f"{name} is not the creation of an object"
 
 
@@ -332,7 +332,7 @@ def without(path: str) -> bytes:
         event("b/k").replace(b"Config", b"\xff"),
     ],
 )
-def test_what_is_no_event(text: bytes) -> None:
+def test_texts_that_are_not_events(text: bytes) -> None:
     assert read(text) is None
 
 
@@ -373,7 +373,7 @@ def test_a_record_with_a_name_keeps_it() -> None:
     assert found.objects[0].name == "s3:ObjectCreated:Put"
 
 
-def test_envelopes_end_somewhere() -> None:
+def test_nested_envelopes_are_limited() -> None:
     text = event("b/k")
     for _ in range(3):
         text = delegated(text)
@@ -459,7 +459,7 @@ def test_another_event_with_the_same_beginning_counts() -> None:
     assert job_text(compact, '{"Records":[2]}') == compact
 
 
-def test_broken_text_is_looked_at_once() -> None:
+def test_broken_text_is_read_only_once() -> None:
     """Several passes over a text of quotes and backslashes took seconds for each 32 KiB."""
     text = b'{"' + b'\\"' * 200_000
     with pytest.raises(BadInput):
@@ -487,18 +487,18 @@ def test_event_counts_where_stdin_is_empty(stdin: bytes) -> None:
 
 
 @pytest.mark.parametrize("variable", [None, "", " "])
-def test_nothing_is_no_event(variable: str | None) -> None:
+def test_an_empty_text_is_not_an_event(variable: str | None) -> None:
     with pytest.raises(BadInput, match="give it on stdin"):
         job_text(b"", variable)
 
 
-def test_what_dash_expanded_is_mended_without_event(tmp_path: Path) -> None:
+def test_an_event_that_dash_expanded_is_repaired_without_event(tmp_path: Path) -> None:
     printed = b'{"k": "one\ntwo", "t": "a\tb", "x": ["\x07"]}\n'
     assert json.loads(job_text(printed, None)) == {"k": "one\ntwo", "t": "a\tb", "x": ["\a"]}
 
 
 @pytest.mark.parametrize("text", [b"{", b'{"a": }', b'{"path": "C:\\new\\qable"}', b"{}{}"])
-def test_what_cannot_be_mended_is_told(text: bytes) -> None:
+def test_an_event_that_cannot_be_repaired_is_reported(text: bytes) -> None:
     with pytest.raises(BadInput, match=r"the event is not valid JSON \(.+\)\. A shell changes the event if \$EVENT"):
         job_text(text, None)
 
@@ -506,7 +506,7 @@ def test_what_cannot_be_mended_is_told(text: bytes) -> None:
 @pytest.mark.parametrize(
     "text", [b"text", b"[1]", base64.b64encode(b"bytes"), base64.b64encode(b"[1]"), b"\xff\xfe", b"123"]
 )
-def test_what_is_no_object_is_passed_on(text: bytes) -> None:
+def test_a_text_that_is_not_an_object_is_passed_on(text: bytes) -> None:
     assert job_text(text, None) == text
 
 

@@ -111,7 +111,7 @@ def of_file(method: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize("times", [1, 3])
-async def test_a_download_that_is_cut_goes_on(target: Target, tmp_path: Path, times: int) -> None:
+async def test_a_download_that_is_cut_is_resumed(target: Target, tmp_path: Path, times: int) -> None:
     data = os.urandom(LARGE_BYTES)
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cut", data)
@@ -139,7 +139,7 @@ async def test_a_server_that_stands_still_in_a_download_is_given_up(target: Targ
     assert proxy.standing_still.is_set()
 
 
-async def test_a_download_that_stands_still_once_goes_on(target: Target, tmp_path: Path) -> None:
+async def test_a_download_that_stalls_once_is_resumed(target: Target, tmp_path: Path) -> None:
     data = os.urandom(LARGE_BYTES)
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "once", data)
@@ -230,7 +230,7 @@ async def test_503_for_ever_fails(target: Target, tmp_path: Path) -> None:
     assert target.names("ever") == []
 
 
-async def test_a_slow_link_is_no_failure(target: Target, tmp_path: Path) -> None:
+async def test_a_slow_link_is_not_a_failure(target: Target, tmp_path: Path) -> None:
     """The whole transfer takes several times as long as the longest allowed silence."""
     data = os.urandom(2 * MIB)
     async with through_faults(target, timeout_s=2, bytes_per_s=400 * 1024) as (storage, _):

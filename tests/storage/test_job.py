@@ -647,7 +647,7 @@ def test_a_job_that_is_ended_while_it_waits_for_its_event_says_so(environ: dict[
     assert "SIGTERM" in ended["reason"]
 
 
-def test_stdin_that_never_ends_is_told(environ: dict[str, str], tmp_path: Path) -> None:
+def test_stdin_that_never_ends_is_reported(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "script.sh").write_text("true")
     process = subprocess.Popen([SUPERVISOR], stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environ)
     try:

@@ -67,7 +67,7 @@ async def test_directories_are_forgotten_when_there_are_many(
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 3 * MIB + 1])
-async def test_there_and_back(stub: CdmiStub, tmp_path: Path, size_bytes: int) -> None:
+async def test_a_stored_object_can_be_fetched(stub: CdmiStub, tmp_path: Path, size_bytes: int) -> None:
     data = os.urandom(size_bytes)
     async with opened(stub.provider()) as storage:
         assert await stored(storage, tmp_path, f"{SPACE}/file", data) == size_bytes

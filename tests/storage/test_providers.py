@@ -92,7 +92,7 @@ def test_incomplete_providers_are_problems_where_they_are_used(fields: dict[str,
     assert "pw@" not in problem
 
 
-def test_nobody_need_complete_what_is_not_used() -> None:
+def test_providers_that_are_not_used_may_be_incomplete() -> None:
     storages, problems, _ = read(defined={"minio": {"default": MINIO, "other": {}}}, output=["minio.default"])
     assert problems == []
     assert storages.providers.keys() == {"minio.default"}
@@ -162,7 +162,7 @@ def test_an_output_that_lies_in_an_input_is_a_warning(provider: str, given: str,
         assert "lies in an input (" in warnings[0]
 
 
-def test_rucio_and_unknown_kinds_are_told() -> None:
+def test_rucio_and_unknown_kinds_are_reported() -> None:
     _, problems, warnings = read(defined={"rucio": {"x": {}}, "gcs": {"y": {}}, "s3": None})
     assert problems == []
     assert any("rucio is not offered" in line and "copy them to S3 or WebDAV" in line for line in warnings)

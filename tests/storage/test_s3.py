@@ -66,7 +66,7 @@ def storage(server: S3Server, timeout_s: float = 10.0, **fields: str) -> S3:
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 5 * MIB, 8 * MIB, 8 * MIB + 1, 23 * MIB + 7])
-async def test_there_and_back(server: S3Server, tmp_path: Path, size_bytes: int) -> None:
+async def test_a_stored_object_can_be_fetched(server: S3Server, tmp_path: Path, size_bytes: int) -> None:
     data = os.urandom(size_bytes)
     s3 = storage(server)
     assert await stored(s3, tmp_path, f"bucket/there/{size_bytes}", data) == size_bytes
@@ -87,7 +87,7 @@ async def test_odd_keys(server: S3Server, tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize("key", ["a//b", "a/../b", "./a", "folder/"])
-async def test_keys_that_are_no_paths(moto: S3Server, tmp_path: Path, key: str) -> None:
+async def test_keys_that_are_not_paths(moto: S3Server, tmp_path: Path, key: str) -> None:
     """Amazon accepts all of them, and no key is confused with another one."""
     s3 = storage(moto)
     await stored(s3, tmp_path, f"bucket/{key}", key.encode())

@@ -86,7 +86,7 @@ async def test_an_upload_whose_completion_is_not_heard(server: S3Server, tmp_pat
     assert server.client().get_object(Bucket="bucket", Key="unheard")["Body"].read() == data
 
 
-async def test_an_upload_that_others_call_off(rclone: S3Server, tmp_path: Path) -> None:
+async def test_an_upload_that_others_abort(rclone: S3Server, tmp_path: Path) -> None:
     """An earlier object with the same size does not count as the uploaded one."""
     assert rclone.root is not None
     rclone.put("bucket/called-off", bytes(SIZE_BYTES))

@@ -239,7 +239,7 @@ def test_output_chooses_no_other_form(start_server: StartServer, define: Define,
 @pytest.mark.parametrize(
     ("path", "headers"), [("/?output=json", {}), ("/", {"Accept": "application/json"})], ids=["output", "accept"]
 )
-def test_whoever_wants_json_gets_json(
+def test_a_caller_that_wants_json_gets_json(
     start_server: StartServer, define: Define, place: str, path: str, headers: dict[str, str]
 ) -> None:
     server = started(start_server, COPY, define())
@@ -253,7 +253,7 @@ def test_whoever_wants_json_gets_json(
 
 
 @pytest.mark.parametrize("accept", [None, "application/json"])
-def test_the_answer_to_a_cloud_event_has_no_body_and_is_no_event(
+def test_the_answer_to_a_cloud_event_has_no_body_and_is_not_an_event(
     start_server: StartServer, define: Define, place: str, accept: str | None
 ) -> None:
     """If an answer has a body that is not an event, Knative's brokers send the event again."""

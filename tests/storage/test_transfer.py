@@ -115,7 +115,7 @@ def test_several_that_could_be_meant() -> None:
         transfers("minio.a", "minio.b").locator.source_of(stored(), "", is_trusted=True)
 
 
-async def test_a_long_transfer_is_told_in_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+async def test_a_long_transfer_is_reported_in_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     told = asyncio.Event()
 
     class Slow:

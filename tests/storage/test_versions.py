@@ -109,7 +109,7 @@ def test_a_version_that_is_gone_is_422(start_server: StartServer, define: Define
         assert server.event("invocation ended")["outcome"] == "no_object"
 
 
-async def test_a_version_whose_download_is_cut_goes_on(bucket_server: S3Server, tmp_path: Path) -> None:
+async def test_a_download_of_a_version_that_is_cut_is_resumed(bucket_server: S3Server, tmp_path: Path) -> None:
     data = os.urandom(3 * MIB)
     first, _ = bucket_server.put_versions(KEY, data, os.urandom(3 * MIB))
     async with (

@@ -63,7 +63,7 @@ def files_in(root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, 3 * MIB + 5])
-async def test_there_and_back(server: WebDavServer, tmp_path: Path, size_bytes: int) -> None:
+async def test_a_stored_object_can_be_fetched(server: WebDavServer, tmp_path: Path, size_bytes: int) -> None:
     data = os.urandom(size_bytes)
     async with opened(server) as storage:
         location = f"sizes{size_bytes}/a/b/file"
