@@ -1,4 +1,4 @@
-"""Work of processes is seen, however little of it there is; idle processes are seen to be idle."""
+"""Processes that work count as working, however little they do. Idle processes count as idle."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_header_with_a_line_end_is_never_sent(bad: str, where: str) -> None:
 
 def test_date_is_in_the_form_of_http() -> None:
     now_s = int(time.time())
-    for time_s in (0, 951_782_400, now_s):  # also a leap day
+    for time_s in (0, 951_782_400, now_s):  # the second one is a leap day
         assert http_message._date_line(time_s) == f"Date: {email.utils.formatdate(time_s, usegmt=True)}\r\n"
 
 

@@ -408,7 +408,7 @@ fi; echo done""",
     with subprocess.Popen(
         command(url(server), "-"), env=clean_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
     ) as waiting:
-        server.event("invocation ended", outcome="overloaded")  # that of the call before
+        server.event("invocation ended", outcome="overloaded")  # the outcome of the earlier call
         server.event("invocation ended", outcome="overloaded")
         server.event("invocation ended", outcome="overloaded")
         (tmp_path / "go").touch()

@@ -107,7 +107,7 @@ def test_a_script_is_read_again_when_it_changes(tmp_path: Path) -> None:
     path.write_text("#!/bin/sh\n")
     long_ago = time.time() - 60
     for shell in ("sh", "bash", "sh"):
-        # The same size and, as after a checkout or COPY, the same time.
+        # The file has the same size and the same time as before. After a checkout or COPY, times may be equal.
         path.write_text(f"#!/bin/{shell}\n".ljust(20, "#"))
         os.utime(path, (long_ago, long_ago))
         for _ in range(2):

@@ -10,8 +10,8 @@ from watchdog.settings.service_definition import Parsed, ServiceDefinition, Stor
 
 ORIGIN = "/oscar/config/function_config.yaml"
 
-# Every field that OSCAR's Service has in YAML, as its manager writes them (`pkg/types/service.go`, `ToYAML`): the keys
-# are those of JSON, without `script`, which has a file of its own, and with secrets emptied.
+# Every field of OSCAR's Service in YAML, as its manager writes it (`pkg/types/service.go`, `ToYAML`). The keys are
+# those of JSON. `script` is missing, because it has a separate file, and secrets are empty.
 MOUNTED = (Path(__file__).parent / "contract" / "oscar_function_config.yaml").read_bytes()
 
 WHOLE = b"""

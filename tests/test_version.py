@@ -39,7 +39,7 @@ def test_what_builds_a_release_has_no_copy_of_the_version(name: str) -> None:
 
 
 def test_the_changelog_begins_with_the_version() -> None:
-    """The heading has the date of the release, or a later version."""
+    """The newest heading is this version with its date, or it is "Unreleased"."""
     newest = re.search(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert newest
     assert re.fullmatch(rf"\[Unreleased\]|\[{re.escape(__version__)}\] - \d{{4}}-\d\d-\d\d", newest[1])

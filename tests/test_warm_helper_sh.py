@@ -25,7 +25,7 @@ def shell(request: pytest.FixtureRequest) -> list[str]:
 
 @pytest.fixture
 def start(shell: list[str], tmp_path: Path) -> Iterator[Start]:
-    """Start a script that sources the helper; the rest of the script is given."""
+    """Start a script that sources the helper, and then contains this text."""
     workers: list[WarmWorker] = []
 
     def start(script: str, *, is_warm: bool = True, environ: dict[str, str] | None = None) -> WarmWorker:

@@ -44,7 +44,7 @@ FAULTS = [
 def test_a_faulty_file_fails_its_check(copy: Path) -> None:
     """Each check takes more than a second, so one run of all checks finds all faults.
 
-    That the files pass is shown by the hook of pre-commit (test_pre_commit.py), which runs the same checks.
+    The hook of pre-commit (test_pre_commit.py) runs the same checks, and shows that the real files pass.
     """
     shutil.copy(copy / ".github/workflows/ci.yml", copy / ".github/workflows/other.yml")
     for file, right, wrong, _ in FAULTS:

@@ -104,8 +104,8 @@ def _start_osd(configuration: Path, stack: contextlib.ExitStack) -> None:
     deadline_s = time.monotonic() + _PATIENCE_S
     osd = None
     while True:
-        # An OSD sometimes ends at its start, because the monitor says "wrong fsid" to one that asks before it has the
-        # monitor's own map. It is started again then, as an init system does.
+        # An OSD sometimes ends at its start: if it asks the monitor before it has the monitor's map, the answer is
+        # "wrong fsid". Then start it again, as an init system does.
         if osd is None or osd.poll() is not None:
             osd = stack.enter_context(running(["ceph-osd", "-c", configuration, "-f", "-i", "0"], None))
         command = ["ceph", "-c", str(configuration), "osd", "stat"]

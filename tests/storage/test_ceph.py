@@ -1,4 +1,4 @@
-"""Against Ceph: its strict S3, and the bucket events that it pushes to a running server."""
+"""Tests with Ceph: its strict S3, and the bucket events that it pushes to a running server."""
 
 from __future__ import annotations
 

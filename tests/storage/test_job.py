@@ -74,7 +74,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def job(tmp_path: Path, environ: dict[str, str], template_process: Template) -> Iterator[Job]:
-    """Run a job to its end. ``shell``: run this in a shell, which gives the event on stdin."""
+    """Run a job to its end. ``shell``: the command of a shell that starts the job and gives it the event."""
 
     def run(
         script: str, definition: str | None, stdin: bytes = b"", shell: list[str] | None = None, **more: str
