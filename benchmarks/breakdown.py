@@ -1,4 +1,4 @@
-"""Show where the time of a small call and of a start goes, for this checkout and others, as Markdown.
+"""Show the parts of the time of a small call and of a start, in this checkout and in others, as Markdown.
 
     python benchmarks/breakdown.py [--against CHECKOUT]... [--calls N] [--warm]
 
