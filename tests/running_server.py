@@ -112,10 +112,14 @@ class RunningServer:
             )
         self._reader = threading.Thread(target=self._read_logs, daemon=True)
         self._reader.start()
-        if is_quiet:
-            self._wait_until_it_listens()
-        else:
-            self.port = self.event("listening")["port"]
+        try:
+            if is_quiet:
+                self._wait_until_it_listens()
+            else:
+                self.port = self.event("listening")["port"]
+        except BaseException:  # the test gets no object with which it could end the process
+            self.kill()
+            raise
 
     def _wait_until_it_listens(self) -> None:
         """Wait until the server accepts connections, if its log does not show the event for this."""
@@ -125,6 +129,7 @@ class RunningServer:
                 self.connect().close()
                 return
             except ConnectionRefusedError:
+                assert self.process.poll() is None, f"the server ended with exit code {self.process.poll()}"
                 assert time.monotonic() < deadline, "the server does not listen"
                 time.sleep(0.01)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from lifeline import Lifeline
-from running_server import StartServer, is_guardian, until
+from running_server import RunningServer, StartServer, is_guardian, until
 
 from watchdog.system import proc
 
@@ -31,6 +32,19 @@ def test_what_a_script_left_ends_with_a_server_that_is_discarded(
         assert lifeline.is_held()
         server.discard()
     until(lambda: not lifeline.is_held(), "the processes of the script to end")
+
+
+def test_a_server_that_does_not_start_in_time_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stall(server: RunningServer) -> None:
+        until((tmp_path / "pid").read_text, "the program to run")
+        raise AssertionError("the server does not listen")
+
+    (tmp_path / "pid").touch()
+    monkeypatch.setattr(RunningServer, "_wait_until_it_listens", stall)
+    program = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    with pytest.raises(AssertionError, match="does not listen"):
+        RunningServer(tmp_path, None, program=("-c", program), has_logs=False)
+    assert not is_alive(int((tmp_path / "pid").read_text()))
 
 
 def is_alive(pid: int) -> bool:

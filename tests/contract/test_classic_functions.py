@@ -722,7 +722,7 @@ MEBIBYTES = pytest.mark.parametrize("mib", [256, pytest.param(1024, marks=pytest
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @MEBIBYTES
 def test_a_large_body_in_and_out(functions: Functions, mib: int) -> None:
     """The server needs constant memory: the body passes through a pipe, and the answer through a file."""
@@ -746,7 +746,7 @@ def test_a_large_body_in_and_out(functions: Functions, mib: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 @MEBIBYTES
 def test_a_large_body_that_is_only_read(functions: Functions, mib: int) -> None:
     """The server stores no part of the body, so the body may be larger than the disk."""

@@ -17,7 +17,7 @@ from image.conftest import StartContainer
 from image.roots import Roots
 from image.serving import SERVER, Ways, write_script
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 _MB = 1_000_000
 _TREE_MB = 60

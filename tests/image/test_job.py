@@ -14,7 +14,7 @@ from storage.servers import rclone_s3
 from image.containers import Engine, ended
 from image.serving import CONFIG, TREE, Ways, write_script
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 
 @pytest.mark.parametrize("root", ["debian-11", "debian-13", "busybox", "empty"])

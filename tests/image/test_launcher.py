@@ -21,7 +21,7 @@ from running_server import AS_PID_1, RunningServer, until
 
 from image.tree_checks import SEEN_AT, in_root, linked_copy, write
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 _NAMES = ("watchdog", "fwatchdog", "supervisor")
 _OF_THE_CONTRACT = frozenset(

@@ -15,7 +15,7 @@ from image.containers import Engine, Mount, Options, ended
 from image.roots import Roots
 from image.serving import CONFIG, ON_LOOPBACK, write_script
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 JOBS = Path(__file__).parents[2] / "examples/oscar-cluster"
 BIN = "/oscar/bin"

@@ -19,7 +19,7 @@ from image.conftest import StartContainer
 from image.containers import Engine, Options
 from image.serving import CONFIG, Ways, check_bytes, write_script
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 _STOP_S = 0.5
 

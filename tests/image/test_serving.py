@@ -29,7 +29,7 @@ from image.serving import (
     write_script,
 )
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 _PROJECT = Path(__file__).parents[2]
 

@@ -40,7 +40,7 @@ from image.tree_checks import (
     write,
 )
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 Check = Callable[[Path], list[str]]
 

@@ -10,7 +10,7 @@ from running_server import free_port
 from image.builds import Builds
 from image.containers import Engine
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 _TRY = Path(__file__).parents[2] / ".github/try-image.sh"
 # The default limits of podman may be higher than a machine without privileges allows.

@@ -9,7 +9,7 @@ from image.containers import Container
 from image.roots import WITH_PYTHON
 from image.serving import Way, Ways, write_script
 
-pytestmark = [pytest.mark.image, pytest.mark.timeout(180, func_only=True)]
+pytestmark = [pytest.mark.image, pytest.mark.timeout(300, func_only=True)]
 
 _SHELL_LOOP = """
 n=0
