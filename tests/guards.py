@@ -808,6 +808,14 @@ def idle_connections() -> None:
 
 
 @guard
+def count_of_connections() -> None:
+    """Only the number of its descriptor shows whether a new connection is one too many."""
+    from watchdog.system import proc
+
+    replace(proc, "open_descriptors", lambda: -1_000_000)
+
+
+@guard
 def answer_bytes() -> None:
     """The size of the answers that are being sent does not limit new calls."""
     from watchdog.invocation import admission

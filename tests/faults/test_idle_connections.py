@@ -78,3 +78,30 @@ def test_callers_that_do_not_read_answers_of_the_server_itself_are_disconnected(
             sock.sendall(request * 300)
         # Until the server has waited for them for five seconds, it is not known that they are slow.
         until(lambda: server.call(b"").body == b"hi\n", "a call to get a descriptor", patience_s=300)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.guard("count-of-connections", never="a call to get its descriptors")
+def test_callers_that_do_not_read_leave_a_call_the_descriptors_of_its_script(start_server: StartServer) -> None:
+    """A new connection gets the number of one that has ended. So a low number does not show that many are free."""
+    limit = 48
+    server = start_server("echo hi", prefix=("prlimit", f"--nofile={limit}"), WATCHDOG_WRITE_TIMEOUT="300s")
+    request = b"GET /_/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        # One descriptor stays free. That is enough for a connection, but not for a script.
+        slow = [socket.socket() for _ in range(limit - server.descriptors_at_rest() - 1)]
+        for sock in slow:
+            stack.enter_context(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(("127.0.0.1", server.port))
+            sock.sendall(request * 300)
+        until(lambda: server.descriptors() >= limit - 1, "the server to accept the connections")
+        # The first of them has one of the lowest numbers.
+        slow[0].close()
+
+        def is_served() -> bool:
+            until(lambda: server.descriptors() < limit - 1, "the server to notice the end of a connection")
+            return server.call(b"").status == 200
+
+        assert not is_served()
+        until(is_served, "a call to get its descriptors")

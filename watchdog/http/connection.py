@@ -149,7 +149,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connections.discard(self)
-        self._idle.discard(self)
+        self._idle.note_end(self)
         for timer in (self._head_timer, self._linger_timer, self._stall_timer, self._end_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()

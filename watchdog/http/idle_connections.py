@@ -3,7 +3,7 @@
 An idle connection has no request. Every client that reaches the port can open connections and leave them idle. So idle
 connections may have at most half of the descriptors (``ulimit -n``). If there are more, each new connection closes the
 connection that has been idle for the longest time. A quarter of the descriptors is kept for running calls, with the
-pipes and files of their scripts.
+pipes and files of their scripts. If no idle connection is left to close, callers that read slowly are disconnected.
 
 An idle connection also holds memory: the first line and headers of its last request, or of an incomplete one. In
 memory, a header of four bytes takes a hundred times as many bytes. So the sum of this memory is bounded. If it
@@ -38,7 +38,7 @@ class IdleConnections:
     """The idle connections of one process, in the order in which they became idle.
 
     Args:
-        give_up: called if there is no idle connection to close; it disconnects a caller that reads slowly.
+        give_up: called if there are too few idle connections to close; it disconnects a caller that reads slowly.
     """
 
     def __init__(self, give_up: Callable[[], object] = lambda: None) -> None:
@@ -46,6 +46,8 @@ class IdleConnections:
         self._since_s: dict[Connection, float] = {}
         self._head_memory: dict[Connection, int] = {}
         self._head_memory_bytes = 0  # the sum for all connections
+        self._open = 0  # number of connections, idle or not
+        self._other_descriptors = 0  # number of descriptors in use before the first connection; 0 before that
         self._to_close = 0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = 0
@@ -58,8 +60,13 @@ class IdleConnections:
         self._since_s.pop(connection, None)
         self._since_s[connection] = time.monotonic()
 
+    def note_end(self, connection: Connection) -> None:
+        """Remove a connection that has ended. Call this for each connection that :meth:`note_new` was called for."""
+        self.discard(connection)
+        self._open -= 1
+
     def discard(self, connection: Connection) -> None:
-        """Remove a connection that has got a request or has ended."""
+        """Remove a connection that has got a request."""
         self._since_s.pop(connection, None)
         self._head_memory_bytes -= self._head_memory.pop(connection, 0)
 
@@ -75,23 +82,30 @@ class IdleConnections:
             self.discard(heaviest)
 
     def note_new(self, descriptor: int) -> None:
-        """Close the oldest idle connection if there are too many now. Call this for each new connection.
+        """Close connections if there are too many now. Call this for each new connection.
 
         Args:
-            descriptor: the descriptor of the new connection. The system always gives the lowest free number, so this
-                number shows how many descriptors are in use.
+            descriptor: the descriptor of the new connection. The system gives the lowest free number, so at least so
+                many descriptors are in use. If an older connection has ended, this number may be very low. So the
+                connections are counted, too.
         """
+        self._open += 1
+        self._other_descriptors = self._other_descriptors or proc.open_descriptors() - 1
         limit = proc.descriptor_limit()
-        if len(self._since_s) >= min(limit // 2, _MOST_IDLE) or descriptor >= limit * 3 // 4:
-            self.close_oldest()
+        most = limit * 3 // 4
+        too_many = self._other_descriptors + self._open - most
+        if too_many > 0 or descriptor >= most or len(self._since_s) >= min(limit // 2, _MOST_IDLE):
+            self.close_oldest(max(too_many, 1))
 
     def close_oldest(self, count: int = 1) -> None:
-        """Close the connections that have been idle for the longest time. New connections are closed a moment later."""
-        if not self._since_s:
-            for _ in range(count):
-                self._give_up()
-            return
-        self._to_close = min(self._to_close + count, len(self._since_s))
+        """Close the connections that have been idle for the longest time. New connections are closed a moment later.
+
+        If fewer than ``count`` connections are idle, callers that read slowly are disconnected in addition.
+        """
+        for _ in range(count - len(self._since_s)):
+            self._give_up()
+        # Connections that are about to be closed still count as open. So ``count`` is not added to them.
+        self._to_close = min(max(self._to_close + 1, count), len(self._since_s))
         if self._timer is None:
             self._close()
 
