@@ -59,7 +59,7 @@ test-unit: $(VENV)/.ready build/clients/.ready  ## run the tests that need neith
 
 test-slow: $(VENV)/.ready  ## run the slow tests in their short form (SLOW_TESTS=slow for their full length, too)
 	@examples/install-packages.sh curl unzip procps
-	$(PYTEST) -m "$(SLOW_TESTS)"
+	$(PYTEST) -n 2 --dist worksteal -m "$(SLOW_TESTS)"
 
 nightly:  ## run everything that CI runs, in full length and on every Python that is found
 	.ci/run nightly

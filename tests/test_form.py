@@ -62,6 +62,7 @@ def test_form_in_any_pieces_becomes_the_json_that_it_means(
     assert json.loads(data) == {key: each if len(each) > 1 else each[0] for key, each in expected.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "piece", "end", "value"),
     [

@@ -61,6 +61,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(2 * HOOKS_S)
 def test_a_fault_fails_its_hook(repository: Path) -> None:
     good = run_hooks(repository)

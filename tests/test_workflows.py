@@ -41,6 +41,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.slow
 def test_a_faulty_file_fails_its_check(copy: Path) -> None:
     """Each check takes more than a second, so one run of all checks finds all faults.
 

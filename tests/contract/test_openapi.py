@@ -275,6 +275,7 @@ def schemathesis(server: RunningServer, document: Document, *flags: str) -> dict
     return result
 
 
+@pytest.mark.slow
 @many_calls
 def test_the_server_answers_as_described(start_server: StartServer) -> None:
     """All ways to call the function, and the routes of the server: in one run, because a start takes two seconds.
@@ -294,6 +295,7 @@ def test_the_server_answers_as_described(start_server: StartServer) -> None:
     assert not any(event["level"] == "error" for event in server.logs)
 
 
+@pytest.mark.slow
 @many_calls
 def test_a_server_with_a_token_answers_as_described(start_server: StartServer) -> None:
     server = start_server(COPY, WATCHDOG_AUTH_TOKEN=TOKEN)
@@ -308,6 +310,7 @@ def test_a_server_with_a_token_answers_as_described(start_server: StartServer) -
     assert any(event.get("status") == 401 for event in server.logs if event["event"] == "call refused")
 
 
+@pytest.mark.slow
 @many_calls
 def test_a_classic_function_answers_as_described(start_server: StartServer) -> None:
     server = start_server(None, **CONFIGURATIONS["classic-with-type"])
@@ -331,6 +334,7 @@ LIES: dict[str, Change] = {
 }
 
 
+@pytest.mark.slow
 @many_calls
 def test_schemathesis_sees_a_document_that_is_not_true(start_server: StartServer) -> None:
     server = start_server(COPY)
@@ -342,6 +346,7 @@ def test_schemathesis_sees_a_document_that_is_not_true(start_server: StartServer
     assert failures(server, document) == LIES.keys() | {"MissingHeaderNotRejected"}
 
 
+@pytest.mark.slow
 @many_calls
 def test_schemathesis_sees_a_wrong_schema_of_the_data_of_an_event(start_server: StartServer) -> None:
     server = start_server(COPY)
@@ -350,6 +355,7 @@ def test_schemathesis_sees_a_wrong_schema_of_the_data_of_an_event(start_server: 
     assert failures(server, document, fuzzes=False) == {"JsonSchemaError"}
 
 
+@pytest.mark.slow
 @many_calls
 def test_schemathesis_sees_a_script_that_fails(start_server: StartServer) -> None:
     server = start_server(FAIL)

@@ -82,6 +82,7 @@ def test_texts_of_good_calls_are_forgotten(start_server: StartServer) -> None:
     assert after["warnings"] == before["warnings"]
 
 
+@pytest.mark.slow
 @pytest.mark.guard("kept-warnings")
 def test_texts_of_refused_calls_are_forgotten(start_server: StartServer, removed_guard: str | None) -> None:
     program = {} if removed_guard else {"program": (str(FAULTS / "inspected_server.py"),)}

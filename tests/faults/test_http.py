@@ -833,6 +833,7 @@ def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer
     assert server.call(b"YQ==").status == 200
 
 
+@pytest.mark.slow
 @pytest.mark.executed
 @pytest.mark.guard("write-timer", never="the descriptors to be closed")
 def test_a_hundred_callers_that_never_read(start_server: StartServer) -> None:

@@ -108,6 +108,7 @@ def test_what_a_classic_function_left_reads_the_whole_body(start_server: StartSe
     assert answer.partition(b"\r\n\r\n")[2].split() == [hashlib.sha256(body).hexdigest().encode(), b"-"]
 
 
+@pytest.mark.slow
 def test_fifty_filters_at_once(start_server: StartServer) -> None:
     server = start_server(SORT, WATCHDOG_MAX_INFLIGHT="50", **PATIENT)
     with ThreadPoolExecutor(50) as pool:

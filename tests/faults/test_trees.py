@@ -212,6 +212,7 @@ while time.monotonic() < end:
 ' & sleep 60"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("leave", ["pass", "os.setsid()"])
 def test_a_fork_bomb_ends_with_its_timeout(
     start_server: StartServer, lifeline: Lifeline, few_processes: ControlGroup, leave: str
