@@ -384,10 +384,10 @@ def monotonic_clock() -> None:
 def no_space() -> None:
     """A full disk is reported like any other error."""
     from watchdog.input import form
-    from watchdog.invocation import found_outputs, functions, inputs
+    from watchdog.invocation import functions, inputs, outputs
     from watchdog.workspace import held_input, workspaces
 
-    for module in (form, held_input, found_outputs, functions, inputs, workspaces):
+    for module in (form, held_input, functions, inputs, outputs, workspaces):
         replace(module, "raise_if_no_space", lambda error, what: None)
 
 
@@ -431,10 +431,10 @@ def _list_all_that_opens(output_dir: str, listing: Any) -> Any:
 @guard
 def output_checks() -> None:
     """Everything in the output directory is opened and read, including links and devices."""
-    from watchdog.invocation import found_outputs
+    from watchdog.invocation import outputs
     from watchdog.output import answer, encode
 
-    replace(found_outputs, "list_outputs", _list_all_that_opens)
+    replace(outputs, "list_outputs", _list_all_that_opens)
     for module in (answer, encode):
         replace(module, "open_output", lambda output: os.open(output.path, os.O_RDONLY))
     replace(encode, "raise_if_changed", lambda fd, output: None)
@@ -451,13 +451,13 @@ def sparse_look() -> None:
 @guard
 def output_dir_look() -> None:
     """If a script replaces the output directory with a file, the call has no outputs and succeeds."""
-    from watchdog.invocation import found_outputs
+    from watchdog.invocation import outputs
     from watchdog.workspace.listing import list_outputs as real
 
     def list_outputs(output_dir: str, listing: Any) -> Any:
         return real(output_dir, listing) if os.path.isdir(output_dir) else iter(())
 
-    replace(found_outputs, "list_outputs", list_outputs)
+    replace(outputs, "list_outputs", list_outputs)
 
 
 @guard
@@ -778,9 +778,9 @@ def place_of_long_lists() -> None:
 @guard
 def outputs_of_all_runs() -> None:
     """Each run of a call may have 100,000 outputs, even if the call has many runs."""
-    from watchdog.invocation import found_outputs
+    from watchdog.invocation import outputs
 
-    replace(found_outputs, "MOST_OUTPUTS", 1 << 60)
+    replace(outputs, "MOST_OUTPUTS", 1 << 60)
 
 
 @guard
@@ -1374,17 +1374,17 @@ def log_rate() -> None:
 @guard
 def directories_once() -> None:
     """Links to directories are followed."""
-    from watchdog.invocation import found_outputs
+    from watchdog.invocation import outputs
 
-    replace(found_outputs, "list_outputs", _list_all_that_opens)
+    replace(outputs, "list_outputs", _list_all_that_opens)
 
 
 @guard
 def unreadable_outputs() -> None:
     """Outputs that cannot be read are skipped, like a symbolic link to nothing."""
-    from watchdog.invocation import found_outputs
+    from watchdog.invocation import outputs
 
-    replace(found_outputs, "list_outputs", _list_all_that_opens)
+    replace(outputs, "list_outputs", _list_all_that_opens)
 
 
 @guard
@@ -1406,7 +1406,7 @@ def short_look() -> None:
 @guard
 def listing_limit() -> None:
     """A call waits without a limit for the list of its outputs."""
-    from watchdog.invocation import found_outputs
+    from watchdog.invocation import outputs
 
     async def to_the_end(steps: Any, threads: Any) -> None:
         job = asyncio.get_running_loop().run_in_executor(threads, list, steps)
@@ -1414,15 +1414,15 @@ def listing_limit() -> None:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait((job,))
 
-    replace(found_outputs, "in_steps", to_the_end)
+    replace(outputs, "in_steps", to_the_end)
 
 
 @guard
 def threads_for_outputs() -> None:
     """The same few threads do all work on files."""
-    from watchdog.invocation import doubts, found_outputs
+    from watchdog.invocation import doubts, outputs
 
-    for module in (doubts, found_outputs):
+    for module in (doubts, outputs):
         replace(module, "OUTPUTS", None)
 
 
@@ -1431,13 +1431,13 @@ def daemon_threads() -> None:
     """Threads of concurrent.futures do the work on files, and the process waits for them at its end."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from watchdog.invocation import doubts, found_outputs
+    from watchdog.invocation import doubts, outputs
     from watchdog.system import threads as threads_module
     from watchdog.workspace import disposal
 
     replace(threads_module, "Threads", lambda name: ThreadPoolExecutor())
     replace(disposal, "REMOVALS", None)
-    for module in (doubts, found_outputs):
+    for module in (doubts, outputs):
         replace(module, "OUTPUTS", None)
 
 
@@ -1482,9 +1482,9 @@ def late_workspace() -> None:
 @guard
 def held_outputs() -> None:
     """The next script starts while the outputs of an earlier call still have their names."""
-    from watchdog.invocation.invocation import Invocations
+    from watchdog.invocation.outputs import Outputs
 
-    replace(Invocations, "_put_out_of_reach", lambda self, outputs, *rest: outputs)
+    replace(Outputs, "put_out_of_reach", lambda self, outputs, *rest: outputs)
 
 
 @guard

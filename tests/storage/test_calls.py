@@ -262,8 +262,8 @@ def test_a_warning_of_several_runs_is_in_the_answer_once(
 
 # A server whose limit for the outputs of one call is lower than its limit for the outputs of one run.
 FEW_OUTPUTS = """
-from watchdog.invocation import found_outputs
-replace(found_outputs, "MOST_OUTPUTS", 5)
+from watchdog.invocation import outputs
+replace(outputs, "MOST_OUTPUTS", 5)
 """
 
 

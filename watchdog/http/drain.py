@@ -114,7 +114,7 @@ class Drain:
         # Callers have the rest of the drain to read their answers. This time may be over if a script did not end soon
         # after SIGKILL. Then callers get some more time.
         until_s = max(began_s + longest_s, self._loop.time() + _LAST_ANSWERS_S)
-        await within(until_s - self._loop.time(), self._calls.all_answered(), self._invocations.end_workers())
+        await within(until_s - self._loop.time(), self._calls.all_answered(), self._invocations.function.close())
         await self._http.close_gracefully(until_s - self._loop.time())
 
     def _longest_s(self, stays_s: float) -> float:

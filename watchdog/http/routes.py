@@ -145,7 +145,7 @@ class Routes:
         status, text = self._health.status()
         if is_ready and status == 200:
             admission = self._admission
-            if script_problem := self._invocations.script_problem:
+            if script_problem := self._invocations.function.problem:
                 status, text = 503, script_problem
             elif not admission.has_free_place:
                 status, text = 429, "no place is free"
@@ -189,7 +189,7 @@ class Routes:
             Interface(
                 service_name=self._configuration.service_name,
                 is_classic=settings.fprocess is not None,
-                is_warm=self._invocations.is_warm,
+                is_warm=bool(settings.warm),
                 has_token=has_token,
                 is_token_for_all=settings.auth_all,
                 has_storage=self._invocations.stores or self._invocations.takes_events,

@@ -208,7 +208,7 @@ class Server:
         """
         await self._sweep()
         asyncio.get_running_loop().set_exception_handler(self._notice_error)
-        self._invocations.start()
+        self._invocations.function.start()
         if self._is_probed_by_connecting:
             await self._load(signals)
         await self._listener.start(self._settings.bind, self._settings.port, "port")
@@ -218,7 +218,7 @@ class Server:
 
     async def _load(self, signals: asyncio.Queue[int]) -> None:
         """Wait until a worker of a warm function is ready or a load has failed, or until a signal stops the server."""
-        loaded = asyncio.ensure_future(self._invocations.until_started())
+        loaded = asyncio.ensure_future(self._invocations.function.until_started())
         while not loaded.done() and signals.empty():
             await asyncio.wait([loaded], timeout=_LOOK_FOR_SIGNAL_S)
         loaded.cancel()
@@ -298,25 +298,26 @@ class Server:
         settings = self._settings
         address, port = self._listener.address
         if settings.fprocess is not None:
-            function = {"fprocess": settings.fprocess}
+            named = {"fprocess": settings.fprocess}
         else:
-            function = {"script": settings.script_path if self._configuration.script_text is None else "SCRIPT"}
+            named = {"script": settings.script_path if self._configuration.script_text is None else "SCRIPT"}
         log.info(
             "listening",
             port=port,
             address=address,
             metrics_port=self._routes.metrics_port,
-            **function,
+            **named,
             max_inflight=settings.max_inflight,
             max_queue=settings.max_queue,
         )
-        if self._invocations.is_loading:
+        function = self._invocations.function
+        if function.is_loading:
             log.info("workers are loading", count=self._admission.max_inflight)
-        elif problem := self._invocations.script_problem:
+        elif problem := function.problem:
             log.warning("not ready", reason=problem)
-        elif self._invocations.script_has_crlf:
+        elif function.has_crlf:
             log.warning("the script will not work as intended", reason=CRLF_HINT)
-        elif self._invocations.script_has_mark:
+        elif function.has_mark:
             log.warning("the script may not work as intended", reason=MARK_HINT)
 
     async def _all_removed(self) -> None:

@@ -7,9 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ..errors import (
-    WatchdogError,
-)
+from ..errors import WatchdogError
 from ..input.detect import BodyHints
 from ..input.receive import Input
 from ..logs.observer import Observer
@@ -18,7 +16,6 @@ from ..storage.stored_object import StoredObject
 from ..telemetry.tracing import NO_TRACE, Trace
 from ..workspace.held_input import HeldInput
 from ..workspace.response_file import NO_OVERRIDES, ResponseOverrides
-from .run import Run
 
 
 class Call(msgspec.Struct, frozen=True):
@@ -91,25 +88,3 @@ class Record(msgspec.Struct):
     is_of_storage: bool = False  # the input is an object that an event reported
     shown: dict[str, Any] | None = None  # names and sizes of files, which only a log for people shows (narration.py)
     stopped_by: str | None = None  # the name of the signal that stopped a job or a local run
-
-
-def add_run(record: Record, run: Run) -> None:
-    """Add one run of the script to the record.
-
-    If a call has several runs, the exit code, the signal, and the ends of stdout and stderr are those of the first run
-    that failed. Times are added.
-    ``peak_rss_bytes`` is the largest value of all runs.
-    """
-    ended = run.ended
-    if not record.exit_code and record.signal is None:
-        record.exit_code = ended.exit_code
-        record.signal = ended.signal
-        record.stdout_tail, record.stderr_tail = run.stdout_tail, run.stderr_tail
-    if record.served_before is None:
-        record.served_before = ended.served_before
-    record.duration_s = (record.duration_s or 0.0) + ended.duration_s
-    record.cpu_s += ended.cpu_s
-    if ended.peak_rss_bytes is not None:
-        record.peak_rss_bytes = max(record.peak_rss_bytes or 0, ended.peak_rss_bytes)
-    if run.chosen is not None:
-        record.chosen = run.chosen

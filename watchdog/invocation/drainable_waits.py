@@ -10,14 +10,15 @@ from ..system.bounded_waits import BoundedWaits
 
 
 class DrainableWaits:
-    """Waits of one kind that can all be ended together. ``are_ended``: no wait may begin any more.
+    """Waits of one kind that can all be ended together.
 
-    Args:
+    Attributes:
         refusal: returns the error of a call whose wait is ended.
+        are_ended: no wait may begin any more.
     """
 
     def __init__(self, refusal: Callable[[], Draining]) -> None:
-        self._refusal = refusal
+        self.refusal = refusal
         self._waits = BoundedWaits()
         self.are_ended = False
 
@@ -34,11 +35,11 @@ class DrainableWaits:
             Draining: :meth:`end` was called before or during the wait.
         """
         if self.are_ended:
-            raise self._refusal()
+            raise self.refusal()
         try:
             async with self._waits.wait() as bound:
                 yield
         except TimeoutError:
             if bound.expired():
-                raise self._refusal() from None
+                raise self.refusal() from None
             raise

@@ -10,12 +10,16 @@ from ..errors import (
     ScriptOutOfMemory,
     ScriptOutOfSpace,
     ScriptTimedOut,
+    WatchdogError,
     WorkerBroken,
 )
 from ..settings.declarations import Settings
 from ..system.cgroup import Cgroup
+from ..workspace.response_file import NO_OVERRIDES
 from .admission import DRAINING_RETRY_AFTER_S
+from .call import Record
 from .functions import Function
+from .outcome import outcome_of
 from .run import Run
 
 
@@ -27,59 +31,74 @@ class Failures:
         self._function = function
         self._cgroup = cgroup
 
-    def raise_for(self, run: Run) -> None:
-        """Raise the error of a run. Do nothing if the run succeeded.
+    def of(self, run: Run, record: Record) -> ScriptFailed | ScriptKilled | None:
+        """Raise the error of a run. Return None if the run succeeded.
+
+        If stdout is the answer in spite of the failure, return the error instead, and note it in ``record``.
 
         Raises:
             BadScriptResponse: the script's response file is malformed.
+            WorkerBroken: the worker of a warm function did not keep to the protocol.
             Draining: the server is stopping and ended the run.
             ScriptTimedOut: the run took longer than its limit.
             ScriptFailed: the exit code is not 0.
             ScriptKilled: a signal ended the run.
         """
+        error = self._error_of(run)
+        if error is None:
+            return None
+        if not isinstance(error, (ScriptFailed, ScriptKilled)) or not self._function.answers_with(error):
+            raise error
+        record.outcome, record.reason = outcome_of(error), str(error)
+        if isinstance(error, ScriptKilled) or (record.chosen.status or 0) < 400:
+            record.chosen = NO_OVERRIDES
+        return error
+
+    def _error_of(self, run: Run) -> WatchdogError | None:
         ended, noun, stderr = run.ended, self._function.noun, run.stderr_tail
         if run.bad_choice is not None:
-            raise BadScriptResponse(run.bad_choice)
+            return BadScriptResponse(run.bad_choice)
         if ended.broken is not None:
-            raise WorkerBroken(ended.broken, stderr=stderr)
+            return WorkerBroken(ended.broken, stderr=stderr)
         if ended.exit_code == 0 and not ended.ended_early and not ended.timed_out and not run.is_out_of_memory:
-            return
+            return None
         if ended.ended_early:
-            raise Draining(
+            return Draining(
                 f"the server is stopping and ended the {noun}; send the call again to another server",
                 DRAINING_RETRY_AFTER_S,
             )
         if ended.timed_out:
             # There are entries in `left` only if the script exited by itself.
             process = f"a process that the {noun} left" if ended.left else f"the {noun}"
-            raise ScriptTimedOut(
+            return ScriptTimedOut(
                 f"{process} ran for longer than {run.timeout_s:g} s, so the server ended it", stderr=stderr
             )
         if run.is_out_of_memory:
             limit = self._cgroup.memory_limit_bytes()
             known = f", limit {_readable_size(limit)}" if limit else ""
-            raise ScriptOutOfMemory(
+            return ScriptOutOfMemory(
                 f"the {noun} was killed: out of memory{known}; give the container more, or process less at once",
                 signal="SIGKILL",
                 stderr=stderr,
             )
         if not self._settings.error_status:
-            return
+            return None
         if ended.signal is not None:
-            raise ScriptKilled(f"the {noun} was ended by {ended.signal}", signal=ended.signal, stderr=stderr)
+            return ScriptKilled(f"the {noun} was ended by {ended.signal}", signal=ended.signal, stderr=stderr)
         if ended.exit_code and run.has_no_space:
-            raise ScriptOutOfSpace(
+            return ScriptOutOfSpace(
                 f"the {noun} ended with exit code {ended.exit_code}, and no space is left in "
                 f"{self._settings.tmp_dir}; give it more, or lower max_inflight and max_queue",
                 exit_code=ended.exit_code,
                 stderr=stderr,
             )
         if ended.exit_code:
-            raise ScriptFailed(
+            return ScriptFailed(
                 f"the {noun} ended with exit code {ended.exit_code}{self._function.hint(ended.exit_code)}",
                 exit_code=ended.exit_code,
                 stderr=stderr,
             )
+        return None
 
 
 def _readable_size(count: int) -> str:

@@ -11,10 +11,10 @@ import contextlib
 import os
 import shlex
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from ..errors import (
+    Draining,
     InputTooLarge,
     ScriptFailed,
     ScriptKilled,
@@ -35,9 +35,6 @@ from .environment import environment_of
 from .refusal import refused_by_system
 from .streams import Streams
 
-if TYPE_CHECKING:
-    from ..warm.workers import Workers
-
 # The first bytes of a script, which are enough to find the reason for its failure.
 _READ_FOR_HINT_BYTES = 64 * 1024
 # The exit codes of /bin/sh for a syntax error and for a command that is not found. It returns them for the text of
@@ -54,17 +51,17 @@ class Function(ABC):
     Args:
         environment: the variables that are the same for all calls; see :mod:`environment`.
 
-    ``noun``: the word for it in messages. ``works_with_files``: its input and its outputs are files. ``workers``: the
-    processes that stay alive between calls; only a warm function has them.
+    ``noun``: the word for it in messages. ``works_with_files``: its input and its outputs are files.
     ``has_crlf``: when :meth:`command` last ran, the program was a shell script with Windows line ends. ``has_mark``: at
     that time, the program began with a byte order mark.
+
+    Only a warm function has workers. For the other kinds, the methods for workers do nothing.
     """
 
     noun: str
     works_with_files: bool
     has_crlf = False
     has_mark = False
-    workers: Workers | None = None
 
     def __init__(self, settings: Settings, environment: Mapping[str, str], supervisor: Supervisor) -> None:
         self._settings = settings
@@ -139,6 +136,27 @@ class Function(ABC):
         except ScriptUnavailable as error:
             return str(error)
         return None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether workers load, and none of them is ready or has failed yet."""
+        return False
+
+    def start(self) -> None:  # noqa: B027
+        """Begin to load the workers. A second call does nothing."""
+
+    async def until_started(self) -> None:  # noqa: B027
+        """Wait until a worker is ready, or a load has failed."""
+
+    def refuse(self, refusal: Callable[[], Draining]) -> None:  # noqa: B027
+        """Reject the calls that wait for a worker, now and later, and load no more workers.
+
+        Args:
+            refusal: makes the error of these calls.
+        """
+
+    async def close(self) -> None:  # noqa: B027
+        """Ask the workers to end, and return when they have ended. Call this only when no invocation runs any more."""
 
     def hint(self, exit_code: int) -> str:
         """Return a likely reason for this exit code, as the end of a sentence. The text is empty if none is known."""

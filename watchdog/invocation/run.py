@@ -6,6 +6,7 @@ import msgspec
 
 from ..process.ended import Ended
 from ..workspace.response_file import ResponseOverrides
+from .call import Record
 
 
 class Run(msgspec.Struct, frozen=True):
@@ -34,3 +35,23 @@ class Run(msgspec.Struct, frozen=True):
     stdout_tail: str
     stderr_tail: str
     printed_type: str
+
+    def add_to(self, record: Record) -> None:
+        """Add this run to the record of its call.
+
+        If a call has several runs, the exit code, the signal, and the ends of stdout and stderr are those of the first
+        run that failed. Times are added. ``peak_rss_bytes`` is the largest value of all runs.
+        """
+        ended = self.ended
+        if not record.exit_code and record.signal is None:
+            record.exit_code = ended.exit_code
+            record.signal = ended.signal
+            record.stdout_tail, record.stderr_tail = self.stdout_tail, self.stderr_tail
+        if record.served_before is None:
+            record.served_before = ended.served_before
+        record.duration_s = (record.duration_s or 0.0) + ended.duration_s
+        record.cpu_s += ended.cpu_s
+        if ended.peak_rss_bytes is not None:
+            record.peak_rss_bytes = max(record.peak_rss_bytes or 0, ended.peak_rss_bytes)
+        if self.chosen is not None:
+            record.chosen = self.chosen

@@ -1,24 +1,37 @@
-"""Run the function once, with its environment and its log, and collect the facts about its end."""
+"""Run the function for a call, from the private directory with the input to the stored outputs."""
 
 from __future__ import annotations
 
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
-from ..errors import BadScriptResponse
+from ..errors import BadScriptResponse, Draining, WatchdogError
 from ..logs.setup import get_logger
 from ..logs.sink import LogWriter
 from ..logs.text import printable
+from ..output.answer import Result
 from ..output.call_warning import STILL_WORKING
 from ..process.ended import Ended
 from ..settings.declarations import Settings
 from ..system.cgroup import Cgroup
+from ..workspace.disposal import Disposal
 from ..workspace.response_file import ResponseOverrides, read_response_file
 from ..workspace.spool import Spool
 from ..workspace.workspace import Workspace
-from .call import Call, Task
+from ..workspace.workspaces import Workspaces
+from .admission import Ticket
+from .call import Call, Record, Task
+from .cleanups import Cleanups
+from .doubts import Doubts
+from .drainable_waits import DrainableWaits
+from .failures import Failures
 from .functions import Function
+from .inputs import Inputs
+from .narration import Narration
+from .outputs import Outputs
+from .refusal import refused_by_system
+from .results import joined
 from .run import Run
 from .streams import Streams
 
@@ -28,10 +41,12 @@ _KILLED_CHILD = 128 + signal.SIGKILL  # the exit code of a shell whose last chil
 
 
 class Runner:
-    """Runs the function.
+    """Runs the function, once for each task of a call.
 
     Args:
         sink: receives the lines that the function prints.
+        after_place: the waits of calls that have or had a place. When they are ended, no run starts any more.
+        narration: logs the start of each run; None if the log is for programs.
 
     Attributes:
         running: the number of calls whose function runs now.
@@ -42,21 +57,131 @@ class Runner:
         settings: Settings,
         function: Function,
         *,
+        inputs: Inputs,
+        outputs: Outputs,
+        workspaces: Workspaces,
+        disposal: Disposal,
+        after_place: DrainableWaits,
         sink: LogWriter,
-        cgroup: Cgroup,
+        narration: Narration | None,
     ) -> None:
         self._settings = settings
         self._function = function
+        self._inputs = inputs
+        self._outputs = outputs
+        self._workspaces = workspaces
+        self._disposal = disposal
+        self._after_place = after_place
         self._sink = sink
-        self._cgroup = cgroup
+        self._narration = narration
+        self._cgroup = Cgroup()
+        self._failures = Failures(settings, function, self._cgroup)
+        self._doubts = Doubts(settings.tmp_dir)
         self.running = 0
 
-    async def run(
+    async def run(self, call: Call, task: Task, ticket: Ticket | None, record: Record, cleanups: Cleanups) -> Result:
+        """Run the function once, and store its outputs.
+
+        The call gives its place back when the function has ended and the next script cannot reach its files any more.
+
+        Args:
+            ticket: None if another run of the same call follows. Then the call keeps its place.
+
+        Raises:
+            WatchdogError: the run failed, unless stdout is the answer in spite of the failure.
+            asyncio.CancelledError: this call was cancelled. All processes are gone then, too.
+            Exception: the error that the body raised. All processes are gone then, too.
+        """
+        settings, function = self._settings, self._function
+        if self._after_place.are_ended:
+            raise self._after_place.refusal()
+        if settings.max_inflight == 1:
+            await self._disposal.until_no_name_is_left()
+        workspace = self._workspace(call, cleanups)
+        stdout = Spool(settings.tmp_dir, settings.max_output_size_bytes)
+        cleanups.add(stdout.close)
+        await self._inputs.give_names(task, workspace)
+        if self._narration is not None:
+            self._narration.starts(call, task, record, is_loading=function.is_loading)
+        run = await self._execute(call, task, workspace, stdout, function.stdin(call.body, record))
+        run.add_to(record)
+        failure = self._failures.of(run, record)
+        outputs, skipped = (
+            await self._outputs.find(workspace, run, call.call_id) if function.works_with_files else ([], 0)
+        )
+        if self._narration is not None:
+            self._narration.leaves(record, outputs, stdout.size_bytes)
+        self._outputs.check_size(outputs, stdout, record)
+        warnings = await self._doubts.warnings_of(
+            run,
+            workspace,
+            call.call_id,
+            has_failed=failure is not None,
+            skipped=skipped,
+            is_empty=function.works_with_files and not outputs and not stdout.size_bytes,
+        )
+        outputs = self._outputs.put_out_of_reach(outputs, workspace, call, record, cleanups)
+        if ticket is not None and not record.keeps_place:
+            # A call that stores its outputs stays inside, because it still has files in tmp_dir. Otherwise a slow
+            # storage could let the number of such files grow without bound.
+            (ticket.leave_place if self._outputs.are_stored else ticket.hand_over)()
+        if self._outputs.are_stored:
+            await self._outputs.store(outputs, call)
+        return Result(
+            outputs=outputs,
+            stdout=stdout,
+            exit_code=run.ended.exit_code,
+            duration_s=run.ended.duration_s,
+            stdout_tail=run.stdout_tail,
+            stderr_tail=run.stderr_tail,
+            failure=failure,
+            printed_type=run.printed_type,
+            warnings=warnings,
+        )
+
+    async def run_all(
+        self, call: Call, tasks: Sequence[Task], ticket: Ticket, record: Record, cleanups: Cleanups
+    ) -> Result:
+        """Run the function for each task, one after the other. After a failure, the next tasks still run."""
+        results, failures = [], []
+        for number, task in enumerate(tasks, 1):
+            try:
+                if task.failure is not None:
+                    raise task.failure
+                if number > 1:
+                    await self._inputs.fetch(call, task, record, self._after_place, cleanups)
+                is_last = number == len(tasks)
+                results.append(await self.run(call, task, ticket if is_last else None, record, cleanups))
+            except Draining:
+                raise
+            except WatchdogError as error:
+                error.args = (f"object {number} of {len(tasks)}, {task.source}: {error}",)
+                log.error("object of an event failed", call_id=call.call_id, reason=str(error))
+                failures.append(error)
+        if failures:
+            if len(failures) > 1:
+                failures[0].args = (f"{failures[0]}; {len(failures)} of {len(tasks)} objects failed, see the log",)
+            raise failures[0]
+        return joined(results)
+
+    def close(self) -> None:
+        """Close the files of the control group. Call this only when nothing runs any more."""
+        self._cgroup.close()
+
+    def _workspace(self, call: Call, cleanups: Cleanups) -> Workspace:
+        try:
+            workspace = self._workspaces.make()
+        except OSError as error:
+            raise refused_by_system("a workspace", error) from error
+        cleanups.add(self._disposal.dispose, workspace, workspace.loan, call.call_id)
+        return workspace
+
+    async def _execute(
         self, call: Call, task: Task, workspace: Workspace, stdout: Spool, stdin: AsyncIterator[bytes] | None
     ) -> Run:
-        """Run the function in a workspace that has its input, and return when all its processes are gone.
+        """Execute the function in a workspace that has its input, and return when all its processes are gone.
 
-        A function that fails does not raise an error: the result says how it ended.
+        A function that fails does not raise an error: the returned facts say how it ended.
 
         Args:
             stdout: receives what the function prints.
@@ -64,8 +189,7 @@ class Runner:
 
         Raises:
             ScriptUnavailable: the function cannot be started.
-            asyncio.CancelledError: this call was cancelled. All processes are gone then, too.
-            Exception: the error that ``stdin`` raised. All processes are gone then, too.
+            asyncio.CancelledError, Exception: as in :meth:`run`.
         """
         function, settings = self._function, self._settings
         command = function.command(workspace)

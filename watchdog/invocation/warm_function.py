@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
-from ..errors import WatchdogError
+from ..errors import Draining, WatchdogError
 from ..logs.sink import LogWriter
 from ..process.ended import Ended
 from ..process.supervisor import Supervisor
@@ -61,7 +61,7 @@ class WarmFunction(ScriptFunction):
             kill_grace_s=settings.kill_grace_s,
             log_bytes_per_s=settings.max_log_rate_bytes,
         )
-        self.workers: Workers = Workers(
+        self._workers = Workers(
             count,
             start=self._start_worker,
             script_state=self._script_state,
@@ -70,12 +70,28 @@ class WarmFunction(ScriptFunction):
             note_loaded=metrics.worker_loaded,
             note_ended=self._note_ended,
         )
-        metrics.expect_workers(self.workers.states, REASONS)
+        metrics.expect_workers(self._workers.states, REASONS)
 
     @property
     def problem(self) -> str | None:
         """The reason why no call could be answered now, or None."""
-        return super().problem or self.workers.problem
+        return super().problem or self._workers.problem
+
+    @property
+    def is_loading(self) -> bool:
+        return self._workers.is_loading
+
+    def start(self) -> None:
+        self._workers.start()
+
+    async def until_started(self) -> None:
+        await self._workers.until_loaded()
+
+    def refuse(self, refusal: Callable[[], Draining]) -> None:
+        self._workers.refuse(refusal)
+
+    async def close(self) -> None:
+        await self._workers.close()
 
     def command(self, workspace: Workspace | None) -> list[str]:
         """Check that the script could be run. For a call, do nothing: :meth:`execute` checks it.
@@ -101,7 +117,7 @@ class WarmFunction(ScriptFunction):
             WorkerNotLoaded, Overloaded, Draining, ScriptUnavailable: no worker took the call.
             asyncio.CancelledError: this call was cancelled. No worker serves it any more.
         """
-        self.workers.start()  # a job and a local run start the workers only when they need one
+        self._workers.start()  # a job and a local run start the workers only when they need one
         served = WorkerCall(
             call_id=call.call_id,
             variables=variables_of(call, task, workspace, self._environment, works_with_files=True),
@@ -110,7 +126,7 @@ class WarmFunction(ScriptFunction):
             stderr=streams.take_stderr,
             observer=call.observer,
         )
-        return await self.workers.serve(served, self._longest_wait_s)
+        return await self._workers.serve(served, self._longest_wait_s)
 
     def _script_state(self) -> object:
         """Return a value that is different if the script has changed.
