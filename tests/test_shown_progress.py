@@ -142,6 +142,19 @@ def test_a_script_that_reports_each_step_does_not_flood_the_log() -> None:
     assert [event["text"] for event in events] == ["0", "999"]
 
 
+def test_the_progress_of_each_run_of_a_call_is_shown_at_once() -> None:
+    async def report() -> None:
+        shown = ShownProgress(LogWriter(-1), "c", has_line=False)
+        for run in ("first", "second"):
+            shown.progress(0.1, f"{run} begins")
+            shown.progress(0.9, f"{run} ends")
+            shown.ended()
+
+    with logged_events() as events:
+        asyncio.run(report())
+    assert [event["text"] for event in events] == ["first begins", "first ends", "second begins", "second ends"]
+
+
 def test_a_line_that_is_too_wide_is_cut() -> None:
     ours, theirs = os.openpty()
     termios.tcsetwinsize(theirs, (24, 20))

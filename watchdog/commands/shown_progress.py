@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from ..logs.progress import progress_text
 from ..logs.setup import get_logger
 from ..logs.sink import LogWriter
+from ..system.throttle import Throttle
 
 log = get_logger("invocation")
 # The time between two reports of progress. A script may report each of a million steps.
@@ -29,7 +29,7 @@ class ShownProgress:
         self._has_line = has_line
         self._is_line_shown = False
         self._newest: tuple[float, str] | None = None  # not shown yet
-        self._pause: asyncio.TimerHandle | None = None
+        self._throttle = Throttle(self._show, _REDRAW_S if has_line else _LOG_PAUSE_S)
 
     def queued(self, position: int) -> None: ...
     def started(self, served_before: int | None) -> None: ...
@@ -38,26 +38,17 @@ class ShownProgress:
 
     def progress(self, fraction: float, text: str) -> None:
         self._newest = (fraction, text)
-        if self._pause is None:
-            self._show_after_pause()
+        self._throttle.request()
 
     def ended(self) -> None:
         """Remove the line, because the output may go to the same terminal. Without a line, log the newest progress."""
-        if self._pause is not None:
-            self._pause.cancel()
+        self._throttle.cancel()
         if self._is_line_shown:
             self._is_line_shown = False
             self._sink.show_status("")
             self._sink.flush(_FLUSH_S)
         elif not self._has_line:
             self._show()
-
-    def _show_after_pause(self) -> None:
-        self._pause = None
-        if self._newest is not None:
-            self._show()
-            pause_s = _REDRAW_S if self._has_line else _LOG_PAUSE_S
-            self._pause = asyncio.get_running_loop().call_later(pause_s, self._show_after_pause)
 
     def _show(self) -> None:
         if self._newest is None:

@@ -15,6 +15,7 @@ from multidict import CIMultiDict
 from ..invocation.call import Record
 from ..logs.level import LEVEL_NAMES
 from ..output.event_stream import EVENT_STREAM_TYPE, HEARTBEAT, event, id_of_stream
+from ..system.throttle import Throttle
 from .http_message import Request, Response
 
 # The largest size of the events that are held for a slow caller.
@@ -50,7 +51,7 @@ class LiveStream:
         self._dropped_lines = 0
         self._position = 0
         self._newest: dict[str, Mapping[str, object]] = {}  # the newest position and progress that are not sent yet
-        self._progress_pause: asyncio.TimerHandle | None = None
+        self._progress = Throttle(self._send_progress, _PROGRESS_PAUSE_S)
         self._flushing: asyncio.Task[None] | None = None
         self._written_s = self._loop.time()
         self._heartbeat = self._loop.call_later(_HEARTBEAT_S, self._beat)
@@ -92,8 +93,7 @@ class LiveStream:
 
     def progress(self, fraction: float, text: str) -> None:
         self._newest["progress"] = {"fraction": fraction, "text": text}
-        if self._progress_pause is None:
-            self._send_progress()
+        self._progress.request()
 
     def ended(self) -> None:
         """Send nothing: the verdict follows."""
@@ -136,8 +136,7 @@ class LiveStream:
         self._takes_events = False
         if self._flushing is not None:
             self._flushing.cancel()
-        if self._progress_pause is not None:
-            self._progress_pause.cancel()
+        self._progress.cancel()
         self._heartbeat.cancel()
 
     # Sending.
@@ -190,10 +189,8 @@ class LiveStream:
             self._put(event(name, self._newest.pop(name)))
 
     def _send_progress(self) -> None:
-        self._progress_pause = None
-        if "progress" in self._newest:
+        if "progress" in self._newest:  # it may have been sent together with lines that were held
             self._send_newest("progress")
-            self._progress_pause = self._loop.call_later(_PROGRESS_PAUSE_S, self._send_progress)
 
     def _flush_later(self) -> None:
         if self._flushing is None and self._takes_events and self._connection.is_open:
