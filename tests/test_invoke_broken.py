@@ -199,7 +199,7 @@ def test_a_zip_that_unpacks_to_more_than_the_disk_has_is_kept_packed(tmp_path: P
         archive.filelist[1].file_size = 1 << 60
     done = call(tmp_path, answer(base64.b64encode(buffer.getvalue()), **ZIP), without=removed_guard)
     check(done, 73, "the files of the answer have 1152922 TB, and out has room for ")
-    assert stderr_of(done).endswith("; the answer is kept as a ZIP in out/in.zip: unpack it where there is room\n")
+    assert stderr_of(done).endswith("; the answer is kept as a ZIP in out/in.zip: unpack it on a larger disk\n")
     assert files_in(tmp_path / "out") == {"in.zip": buffer.getvalue()}
 
 

@@ -101,7 +101,7 @@ def main(
     for name in ("SSLKEYLOGFILE", "SSL_CERT_FILE"):
         os.environ.pop(name, None)
     try:
-        if arguments.command == "helper":  # it needs no configuration, so it works while an image is built
+        if arguments.command == "helper":  # `helper` reads no settings, so it also works while an image is built
             from .commands.helper import helper
 
             return helper(arguments.own["name"])
@@ -109,7 +109,7 @@ def main(
             from .commands.init import init
 
             return init(arguments.own["directory"])
-        if arguments.command == "invoke":  # it calls any service, so the settings of a server do not concern it
+        if arguments.command == "invoke":  # `invoke` is a client, so it reads no settings of a server
             from .commands.invoke import invoke
             from .commands.invoke_arguments import invoke_arguments
 

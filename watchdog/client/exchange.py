@@ -95,7 +95,7 @@ class Exchange:
                     _check_coding(response.headers)
                     try:
                         return await receive(response)
-                    except RefusedForNow as error:  # the verdict of a live call that got no place
+                    except RefusedForNow as error:  # a live call reports in its verdict that it got no place
                         refusal, least_s = error, error.retry_after_s
                 else:
                     refusal = error_of(response.status, response.headers, await _beginning(response))
@@ -192,7 +192,7 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     date = email.utils.parsedate_tz(value)
     try:
         return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
-    except (ValueError, OverflowError):  # such as a year of five digits
+    except (ValueError, OverflowError):  # the date is out of range: for example, its year has five digits
         return None
 
 

@@ -1,8 +1,9 @@
-"""Keep the answers of one call as files below a directory. Each file is complete. None replaces a file without --force.
+"""Keep the answers of one call as files below a directory. Each file is complete.
 
 The bytes first go to numbered files in a hidden directory, ``.invoke-XXXXXXXX.part``. When the answer is complete, each
-of them gets its own name with link(2), which fails if a file with this name exists. The folders of a name are opened
-one by one, and none of them may be a symbolic link. So nothing that a service answers can lead out of the directory.
+of them gets its own name with link(2), which fails if a file with this name exists. Existing files are replaced only
+with --force. The folders of a name are opened one by one, and none of them may be a symbolic link. So nothing that a
+service answers can lead out of the directory.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class KeptFile:
 
 
 class Folder:
-    """The answers of one call. Use it as a context: at the end, whatever has no name yet is removed.
+    """The answers of one call. Use it as a context: at the end, all files that have no name yet are removed.
 
     Args:
         path: the directory of the user. It must exist.
@@ -130,7 +131,7 @@ class Folder:
 
         Raises:
             AnswerBroken: the name is not a path below a directory.
-            AnswerNotKept: the file cannot be made. :class:`NoRoom`: because the disk is full.
+            AnswerNotKept: the file cannot be made. The type is :class:`NoRoom` if the disk is full.
         """
         parts = parts_of(name) if is_own else [*self._prefix, *parts_of(name)]
         if parts[0].startswith(".") and not is_own and not self._has_hidden:
@@ -158,7 +159,7 @@ class Folder:
         self._remove(file)
 
     def keep_only(self, file: KeptFile) -> Kept:
-        """Remove all other files, and give this one its name, or another one if the name is taken."""
+        """Remove all other files, and give this file its name, or another name if its name is taken."""
         others = [each for each in self._files if each is not file]
         self._files = [file]
         for other in others:
@@ -170,7 +171,7 @@ class Folder:
 
         Raises:
             AnswerNotKept: a name is taken, or a file cannot have its name. A file whose name is taken is kept under
-                another name, so that the run was not in vain.
+                another name, so that the result of the run is not lost.
         """
         kept = [self._named(file) for file in self._files]
         wanted = [os.path.join(self._path, *file.parts) for file in self._files]

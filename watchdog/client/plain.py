@@ -118,7 +118,7 @@ async def _kept(
             except NoRoom as error:
                 kept = folder.keep_only(archive)
                 raise AnswerNotKept(
-                    f"{error}; the answer is kept as a ZIP in {printable(kept.path)}: unpack it where there is room"
+                    f"{error}; the answer is kept as a ZIP in {printable(kept.path)}: unpack it on a larger disk"
                 ) from None
             folder.discard(archive)
         elif name is not None and form != "zip" and form != "json":
@@ -148,8 +148,8 @@ async def _copy(response: aiohttp.ClientResponse, sink: _Sink, display: Display,
 async def _unpack(archive: BinaryIO, folder: Folder) -> None:
     """Write the files of a ZIP to the folder. Between two pieces, other calls continue, and Ctrl-C has an effect.
 
-    A small ZIP may unpack to very much, so the sizes of all files are compared with the free space first. If a file
-    turns out to be larger than its size in the ZIP, zipfile reads no byte more, and its checksum is wrong.
+    The files in a small ZIP may be very large, so the sum of their sizes is compared with the free space first. If a
+    file is larger than its size in the ZIP says, zipfile stops at this size, and reports that the checksum is wrong.
 
     Raises:
         AnswerBroken: the ZIP is damaged.

@@ -54,7 +54,7 @@ class Display:
         self._sink.show_status(text if fraction is None else progress_text(fraction, text))
 
     def end(self) -> None:
-        """Remove the line for progress, and show no other. Then the answer can be written to the same terminal."""
+        """Remove the line for progress. Then the answer can be written to the same terminal."""
         if self._bar is not None:
             self.status("")
             self._bar = None

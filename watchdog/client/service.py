@@ -134,7 +134,7 @@ def _trust(ca_file: str | None, environ: Mapping[str, str]) -> ssl.SSLContext:
     path = ca_file or environ.get("SSL_CERT_FILE") or system_bundle()
     try:
         context.load_verify_locations(path)
-    except OSError as error:  # includes ssl.SSLError
+    except OSError as error:  # ssl.SSLError is an OSError, too
         flag = "--ca-file" if ca_file else "SSL_CERT_FILE"
         why = "it contains no certificate" if isinstance(error, ssl.SSLError) else error.strerror
         raise ConfigError([f"the certificates in {path} ({flag}) cannot be used: {why}; give a PEM file"]) from None

@@ -103,7 +103,7 @@ async def open_source(path: str, environ: Mapping[str, str]) -> Source:
 
 
 def _is_empty(fd: int) -> bool:
-    """Return whether a file of size 0 is empty. Files of /proc and of some network file systems have no size."""
+    """Return whether a file of size 0 is empty. Some files with content have size 0 (/proc, network file systems)."""
     try:
         return not os.pread(fd, 1, 0)
     except OSError:  # the copy of this file fails with the same error, and reports it

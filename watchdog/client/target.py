@@ -31,7 +31,7 @@ class Target(msgspec.Struct, frozen=True):
     is_forced_to_stdout: bool = False
 
     def prepare(self) -> None:
-        """Make the directory before the call, so that no run is in vain.
+        """Make the directory before the call, so that the result of a run is not lost.
 
         Raises:
             AnswerNotKept: the directory cannot be made, no file can be made in it, or its name looks like that of a
@@ -82,10 +82,10 @@ def targets(output: str | None, labels: list[str], *, replaces: bool) -> list[Ta
 
     Args:
         output: ``-o``.
-        labels: a name for each input. Each name is there once.
+        labels: a name for each input. No name occurs twice.
 
     Raises:
-        ConfigError: there are several inputs, but not a directory.
+        ConfigError: there are several inputs, but ``output`` does not name a directory.
     """
     is_stdout = output in (None, "-")
     if len(labels) == 1:

@@ -43,7 +43,7 @@ def invoke(arguments: InvokeArguments, environ: Mapping[str, str]) -> int:
     called = service(arguments.url, token_file=arguments.token_file, ca_file=arguments.ca_file, environ=environ)
     labels = distinct("stdin" if file == "-" else os.path.basename(file) for file in arguments.files)
     places = targets(arguments.output, labels, replaces=arguments.replaces)
-    places[0].prepare()  # all have the same directory
+    places[0].prepare()  # all targets have the same directory
     has_colors = sys.stderr.isatty() and not environ.get("NO_COLOR")
     sink = LogWriter(2, PlainFormat())
     session = _Session(arguments, environ, called, sink, has_colors=has_colors)

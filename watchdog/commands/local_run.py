@@ -171,7 +171,7 @@ def _report(text: str) -> None:
 
 @contextlib.contextmanager
 def _created(path: str) -> Iterator[BinaryIO]:
-    """Open a file for writing. If it cannot be written to its end, remove it, so that no part looks like the whole.
+    """Open a file for writing. If it cannot be written to its end, remove it, so that no incomplete file is left.
 
     Raises:
         WatchdogError: the file cannot be made or written.

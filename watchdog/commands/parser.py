@@ -23,7 +23,7 @@ _ABOUT = "Run a container's script for each file that is sent over HTTP, and ans
 _USAGE = "watchdog [COMMAND] [ARGUMENTS]"
 _HELP_WORDS = ("help", "-h", "--help")
 _EXAMPLES_OF_ALL = ("init", "run", "serve")  # the commands whose first example is in the overview
-# A flag is suggested only if its similarity to the unknown one is at least this, from 0 to 1 (difflib).
+# A flag is suggested only if its similarity to the unknown flag is at least this, from 0 to 1 (difflib).
 _LIKENESS_OF_FLAGS = 0.6
 
 
@@ -159,7 +159,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Secret(argparse.Action):
-    """A flag for a secret. To use this flag is always an error.
+    """A flag for a secret. The parser reports an error whenever this flag is used.
 
     Without this class, argparse would read ``--auth-token`` as an abbreviation of ``--auth-token-file``.
     """
