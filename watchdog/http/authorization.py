@@ -40,7 +40,9 @@ class Authorization:
                 return
             wait_s = 0.0 if self._health.is_draining else self._wrong_tokens.wait_s(asyncio.get_running_loop().time())
             if wait_s is None:
-                raise TooManyWrongTokens("the token is wrong, and so are those of many other calls; use the right one")
+                raise TooManyWrongTokens(
+                    "the token is wrong, and many other calls have a wrong token, too; send the right token"
+                )
             if wait_s:
                 await asyncio.sleep(wait_s)
         raise Unauthorized("the token is missing or wrong; send the header Authorization: Bearer TOKEN")

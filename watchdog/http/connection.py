@@ -88,7 +88,7 @@ class Connection(asyncio.Protocol):
         self._reader: RequestReader | None = None
         # The body of the current request, until it is complete and the request is answered.
         self._body: RequestBody | None = None
-        self._request: Request | None = None  # until its handler is started
+        self._request: Request | None = None  # the current request, until its handler is started
         self._task: asyncio.Task[None] | None = None
         self._requests = 0
         # The bytes after the end of the current request.

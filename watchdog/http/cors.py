@@ -48,7 +48,7 @@ class Cors:
         """Add the headers that let the page read the response.
 
         Headers of this kind that the script chose are removed. If the answer had two headers with the same name, the
-        browser would accept neither. And a script must not allow more than the setting.
+        browser would accept neither. And a script must not allow more than ``cors_origins`` allows.
 
         Args:
             request: None if the server could not read the head of the request.

@@ -74,7 +74,8 @@ def redirect(base_path: str) -> Response:
     """Return the redirect from ``/`` to the page.
 
     A proxy may have removed the beginning of the path, so the target is relative to the URL that the browser opened.
-    If the platform names the whole path, the target begins with it. Then the URL may also lack its last slash.
+    If the platform names the whole path, the target begins with this path. Such a target is also right
+    if the URL that the browser opened does not end with a slash.
     """
     headers = [
         ("Location", f"{base_path}/_/try" if base_path else "_/try"),

@@ -43,8 +43,11 @@ from .wrong_tokens import RETRY_AFTER_S
 
 log = get_logger("server")
 MOST_NAMED_FILES = 1000
-_LONGEST_COMPARED = 64  # characters of a path that the server does not have
-_LIKENESS_OF_PATHS = 0.7  # from 0 to 1, as difflib counts. `/_/metrics` is 0.62 like `/_/try`, as both begin alike
+# Only this number of characters of a wrong path is compared with the paths of the server.
+_LONGEST_COMPARED = 64
+# A path is suggested only if its similarity to the wrong path is at least this, from 0 to 1 (difflib). `/_/metrics` and
+# `/_/try` have the similarity 0.62, because both have `/_/` and `tr`.
+_LIKENESS_OF_PATHS = 0.7
 # The status and the title of each error. The first row whose type matches is used.
 STATUS_OF_ERROR: tuple[tuple[type[WatchdogError], int, str], ...] = (
     (BadInput, 400, "Bad input"),

@@ -30,7 +30,10 @@ def preference_of(request: Request) -> AnswerPreference:
 
 
 def wants_events(request: Request) -> bool:
-    """Return whether the caller of a classic function wants a stream of events. It has no other choice."""
+    """Return whether the caller of a classic function wants a stream of events.
+
+    The caller cannot choose any other form of the answer.
+    """
     if request.query_string and request.query.get("output", "").lower() == AnswerForm.EVENTS.value:
         return True
     accept = ", ".join(request.headers.getall("Accept", []))

@@ -109,7 +109,7 @@ class RequestReader:
                 raise MalformedRequest("a line of the head does not end with CR and LF")
             self._parser = None  # as in close()
             self._begin_body(self._head)
-        elif self._lines > MOST_HEADERS + 1:  # one more for the first line
+        elif self._lines > MOST_HEADERS + 1:  # `_lines` also counts the first line
             raise self._too_large(has_many_headers=True)
         return b"" if end < 0 else data[end:]
 

@@ -29,7 +29,9 @@ _WRITTEN_BYTES = 64 * 1024
 _STEP_BYTES = 16 * 1024
 _MOST_FIELDS = 10_000
 _HEAD_BYTES = 4096
-_OVERLAP_BYTES = 100  # longer than any armour line of PEM, and than any escape
+# The search in a piece begins this number of bytes before the piece, because an armour line of PEM or an escape may be
+# cut in two. Both are shorter than this.
+_OVERLAP_BYTES = 100
 _DIGEST_BYTES = 16
 _WHITESPACE = b" \t\n\r\x0b\x0c"
 

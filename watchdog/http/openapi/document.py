@@ -13,7 +13,7 @@ that ``Accept`` chooses (OpenAPI ignores a parameter of that name).
 The try-it page (``/_/try``) is not in the document, because it is for people.
 
 Generators make one function of a client from each operation. So each thing that a program wants to do is described
-once: the function has only POST, and HEAD is nowhere. The descriptions name the other methods.
+once: a call only as POST, and no path with HEAD. The descriptions name the other methods.
 """
 
 from __future__ import annotations

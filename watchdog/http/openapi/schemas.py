@@ -11,7 +11,11 @@ from .request import BASE64_PATTERNS
 def _object(
     description: str, properties: Json, *, required: Sequence[str] | None = None, optional: Sequence[str] = ()
 ) -> Json:
-    """Return the schema of an object. All properties are required, except if ``required`` or ``optional`` says more."""
+    """Return the schema of an object.
+
+    Args:
+        required: the names of the required properties; None means all properties that are not in ``optional``.
+    """
     names = [name for name in properties if name not in optional] if required is None else list(required)
     return {"description": description, "type": "object", "required": names, "properties": properties}
 
@@ -66,7 +70,7 @@ def schemas() -> Json:
                 "type": {"type": "string", "format": "uri-reference"},
                 "title": TEXT,
                 "status": {"type": "integer", "minimum": 400, "maximum": 599},
-                "detail": {"description": "What happened, to what, and what to do.", **TEXT},
+                "detail": {"description": "What happened, what it happened to, and what to do.", **TEXT},
                 "call_id": {
                     "description": "The same as X-Call-Id. It is missing if the request was not a call (405, or "
                     "malformed HTTP).",
@@ -198,7 +202,7 @@ def _events() -> Json:
             "oneOf": [_sent(name, schema) for name, schema in names.items()],
         },
         "Events": _object(
-            "The data of each event, by the name of the event. No document has this form; it names the types.",
+            "The data of each event, by the name of the event. No document has this form: it only names the types.",
             {name: ref("schemas", schema) for name, schema in names.items()},
         ),
         **{names[name]: schema for name, schema in events.items()},
