@@ -119,7 +119,7 @@ def test_a_call_without_outputs_is_answered_though_its_working_directory_hangs(s
     mount = start('if [ "$Http_Path" = /hang ]; then $HANG; fi', "sh", "-c", 'cd "$MOUNT" && exec "$@"', "sh")
     answer = mount.server.call(b"", "/hang")
     assert (answer.status, answer.headers["X-Warning"]) == (200, "no-output")
-    mount.server.event("no files are looked for in other directories")
+    mount.server.event("no search for files in other directories")
     assert mount.server.call(None, "/_/health", "GET").status == 200
     mount.go_on()
     assert mount.server.call(b"").headers["X-Warning"] == "no-output"

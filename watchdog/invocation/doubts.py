@@ -80,5 +80,5 @@ class Doubts:
                     elsewhere = job.result()
                 else:
                     self._slow_search = job
-                    log.warning("no files are looked for in other directories", reason="a directory does not answer")
+                    log.warning("no search for files in other directories", reason="a directory does not answer")
         return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]

@@ -77,7 +77,8 @@ class Failures:
             limit = self._cgroup.memory_limit_bytes()
             known = f", limit {_readable_size(limit)}" if limit else ""
             return ScriptOutOfMemory(
-                f"the {noun} was killed: out of memory{known}; give the container more, or process less at once",
+                f"the {noun} was killed: out of memory{known}; give the container more memory, or process less data "
+                "at a time",
                 signal="SIGKILL",
                 stderr=stderr,
             )
@@ -88,7 +89,7 @@ class Failures:
         if ended.exit_code and run.has_no_space:
             return ScriptOutOfSpace(
                 f"the {noun} ended with exit code {ended.exit_code}, and no space is left in "
-                f"{self._settings.tmp_dir}; give it more, or lower max_inflight and max_queue",
+                f"{self._settings.tmp_dir}; give it more space, or lower max_inflight and max_queue",
                 exit_code=ended.exit_code,
                 stderr=stderr,
             )

@@ -16,13 +16,13 @@ log = get_logger("invocation")
 
 
 class Narration:
-    """Logs events that only the console shows, and notes what it shows at the end of a call."""
+    """Logs events that only the console shows, and notes what the console shows at the end of a call."""
 
     def waits(self, call: Call, position: int) -> None:
         log.info("call waits", call_id=call.call_id, position=position)
 
     def starts(self, call: Call, task: Task, record: Record, *, is_loading: bool) -> None:
-        """Log that a call has its place. ``is_loading``: it still waits until a worker of a warm function is ready."""
+        """Log that a call has its place. ``is_loading``: the call still waits for a worker of a warm function."""
         taken = task.taken
         has_name = taken is not None and not taken.name.startswith(NEW_NAME_BEGINS)
         shown = {
@@ -33,7 +33,7 @@ class Narration:
         log.info("call started", call_id=call.call_id, queue_wait_s=queue_wait_s, is_loading=is_loading, **shown)
         if record.shown is None:
             record.shown = {"input_name": shown["input_name"], "outputs": [], "printed_bytes": 0}
-        else:  # the next object of an event
+        else:  # a further run, for the next object of an event
             record.shown["input_name"] = None
 
     def leaves(self, record: Record, outputs: Sequence[Output], printed_bytes: int) -> None:

@@ -79,7 +79,10 @@ MEANINGS: Mapping[str, tuple[str, str]] = {
     "caller_silent": ("the caller", "The body came too slowly, or no more of it came."),
     "caller_gone": ("the caller", "The caller disconnected, or did not take the answer."),
     "no_object": ("the caller", "A storage event reported an object, version, bucket or space that does not exist."),
-    "overloaded": ("the container", "The queue was full, `queue_timeout` passed, or a slow caller had to make room."),
+    "overloaded": (
+        "the container",
+        "The queue was full, `queue_timeout` passed, or another call got the place of a slow caller.",
+    ),
     "drained": ("the container", "The server was stopping."),
     "no_space": ("the container", "The disk had no space for the input, for stdout, or for the files of the function."),
     "no_resources": ("the container", "The system refused a descriptor, memory, a process or a directory."),

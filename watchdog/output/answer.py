@@ -86,7 +86,7 @@ class Answer(msgspec.Struct, frozen=True):
         """Yield the body, exactly ``length`` bytes. Close the generator (``aclose``) if it is not read to its end.
 
         Args:
-            ahead: returns, in any thread, how many pieces of at most 512 KiB are read at once. The same number of
+            ahead: returns, in any thread, how many pieces of at most 512 KiB are read at a time. The same number of
                 earlier pieces may still wait to be sent. It takes longer to wake a thread for a piece than to read
                 the piece.
 

@@ -37,7 +37,7 @@ OUT_OF_MEMORY = CallWarning(
     "out-of-memory",
     "while the script ran, the kernel killed a process of this container because there was no memory left, but the "
     "script ended with exit code 0; its outputs may be incomplete, unless the process was part of another call; give "
-    "the container more memory, process less at once, or let the script stop at errors (set -e -o pipefail)",
+    "the container more memory, process less data at a time, or let the script stop at errors (set -e -o pipefail)",
 )
 STILL_WORKING = CallWarning(
     "still-working",
@@ -131,7 +131,7 @@ def _is_new(entry: os.DirEntry[str], since_ns: int, excluded: set[tuple[int, int
         if not entry.is_file(follow_symlinks=False) and not (with_folders and entry.is_dir(follow_symlinks=False)):
             return False
         status = entry.stat(follow_symlinks=False)
-    except OSError:  # it is gone
+    except OSError:  # the file is gone
         return False
     # Compare the time of the last change of the content: an input that the script only renamed is not a new file.
     return status.st_mtime_ns > since_ns and (status.st_dev, status.st_ino) not in excluded
