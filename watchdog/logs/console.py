@@ -7,7 +7,7 @@
     12:37:34  6668c6e9  | a line that the script printed
     12:37:34  6668c6e9  ok  0.02 s  photo.jpg 1.1 kB -> gray.jpg 585 B
 
-Callers and scripts choose some names, ids and texts. No control character of these reaches the terminal.
+Callers and scripts choose some names, ids and texts. The control characters in them never reach the terminal.
 """
 
 from __future__ import annotations

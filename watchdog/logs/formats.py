@@ -43,7 +43,7 @@ class JsonFormat:
         record["timestamp"], record["level"] = _time_before(age_s), level  # no field replaces these two
         try:
             return self._encoder.encode(record) + b"\n"
-        except Exception:  # such as lone surrogates of a file name, integers over 64 bits, a repr that raises
+        except Exception:  # for example a lone surrogate in a name, an integer over 64 bits, a repr that fails
             return self._encoder.encode({key: as_plain(value) for key, value in record.items()}) + b"\n"
 
     def script_lines(

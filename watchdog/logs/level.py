@@ -89,8 +89,8 @@ _PRIORITY = pattern(r"<(\d{1,3})>")
 _LETTER = pattern(r"(?:([DIWEF])\d{4} \d\d:\d\d:\d\d|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: ([IWEF]) |([WE]): )")
 _SHOWN_WITHIN = 300
 _LEVEL_IN_JSON = pattern(r'"(?:level|severity|levelname|lvl)"\s*:\s*"(\w+)"')
-# A text without any of these shows only the level INFO. The search in 64 KiB takes less than a millisecond. To
-# examine each line may take 20 ms.
+# A text without any of these shows only the level INFO. The search in 64 KiB takes less than a millisecond. The
+# examination of each line may take 20 ms.
 _TELLING_WORD = pattern("trace|verbose|debug|dbg|fine|warn|err|severe|crit|fatal|alert|emerg|panic|exception")
 _TELLING_START = pattern(
     r'(?m)^(?:[DIWEF]\d{4} |<\d|\{|\tat |[WE]: |  File "|\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWEF] )'
@@ -101,7 +101,7 @@ def may_show_level(text: str) -> bool:
     return bool(_TELLING_WORD.search(text.lower()) or _TELLING_START.search(text))
 
 
-# In a flood, short lines are often equal.
+# If a script prints very many lines, short lines are often equal.
 SHORT_LINE = 32
 classify_again = functools.lru_cache(maxsize=512)(lambda line: classify(line))
 

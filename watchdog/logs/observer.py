@@ -13,7 +13,7 @@ class Observer(Protocol):
         """The call waits for a place. ``position`` is 1 for the call that gets the next place."""
 
     def started(self, served_before: int | None) -> None:
-        """The function runs. ``served_before``: the number of calls that its worker served; None if it is not warm."""
+        """The function runs. ``served_before``: the number of earlier calls of a warm function's worker, else None."""
 
     def log_lines(self, stream: str, levels: Sequence[int], texts: Sequence[str]) -> None:
         """The function has logged lines. An element of ``texts`` is a line, or a traceback of several lines."""
@@ -25,4 +25,4 @@ class Observer(Protocol):
         """The function has reported its progress. ``fraction``: from 0 to 1."""
 
     def ended(self) -> None:
-        """The function has ended, and has reported all that it will. A call with several runs has several ends."""
+        """The function has ended, and reports nothing more. A call with several runs has several ends."""

@@ -61,7 +61,7 @@ class ScriptLog:
     ) -> None:
         self._clock = clock
         self._call_later = call_later
-        self._timer: Timer | None = None  # runs while a traceback waits for more
+        self._timer: Timer | None = None  # runs while a traceback waits for more lines
         self._sink = sink
         self._rate = rate or LogRate(0)
         self._observer = observer

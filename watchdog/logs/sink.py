@@ -17,7 +17,7 @@ _WRITE_BYTES = 256 * 1024
 # The pause after a write, in which more lines are collected for the next one. A pause of 10 ms took four times as much
 # processor time.
 _PAUSE_S = 0.05
-_USUAL_COLUMNS = 80  # of a terminal that does not know its size
+_USUAL_COLUMNS = 80  # the width of a terminal that does not report its size
 _ERASE_LINE = b"\r\x1b[K"  # go to the beginning of the line and erase it (ECMA-48, CR and EL)
 
 
@@ -25,8 +25,8 @@ class LogWriter:
     """A bounded buffer before a descriptor, and the thread that empties it.
 
     ``level``: events below this number are not logged. ``is_full``: script lines are dropped until half of the buffer
-    is free again. So a flood leaves only few gaps, and after each gap an event has the number of dropped lines. This
-    program's own events are few. For them the buffer is twice as large.
+    is free again. So the log has few gaps, even if a script prints very many lines. After each gap an event has the
+    number of dropped lines. This program's own events are few. For them the buffer is twice as large.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class LogWriter:
         self._fd = fd
         self._limit_bytes = limit_bytes
         self._queue: deque[tuple[bytes, int]] = deque()
-        self._pending_bytes = 0  # queued, or being written
+        self._pending_bytes = 0  # the bytes that are queued or being written
         self._lost = 0
         self._status = b""
         self._is_status_shown = False

@@ -143,5 +143,5 @@ _CHAINS = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
 )
-_SYNTAX_ERROR = pattern(r'  File "[^"]+", line \d+$')  # comes without a header
+_SYNTAX_ERROR = pattern(r'  File "[^"]+", line \d+$')  # a traceback that begins with this line has no header
 _EXCEPTION = pattern(r"[A-Za-z_][\w.<>]*(?::|$)")

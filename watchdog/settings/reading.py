@@ -35,7 +35,7 @@ class Reading:
         self.ignored_names: list[str] = []
         self.unread: set[str] = set()
         self.secret_names = {"WATCHDOG_AUTH_TOKEN"}
-        # Only bare names may be in lower, upper or mixed case. Lower case wins, and then the first in ASCII's order.
+        # Names without WATCHDOG_ may be in lower, upper or mixed case. Lower case wins, then the first in ASCII order.
         self.spellings: dict[str, list[str]] = {}
         for spelling in sorted(environ, key=lambda name: (name != name.lower(), name)):
             self.spellings.setdefault(spelling.lower(), []).append(spelling)

@@ -326,7 +326,7 @@ def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
 
     duplicates: list[tuple[str, list[int]]] = []
 
-    class Loader(safe_loader):  # type: ignore[misc]  # one of two loaders, which only the running program knows
+    class Loader(safe_loader):  # type: ignore[misc]  # the base class is chosen when the program runs
         """A loader for which scalars are text as written, except null, true and false.
 
         The platform reads variables into Go strings, so `0755`, `1.10`, `no` and `2024-01-01` reach a script
