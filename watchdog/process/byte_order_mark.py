@@ -13,7 +13,7 @@ from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from ..errors import ScriptUnavailable
 
 MARK_HINT = (
-    "it begins with a byte order mark, which a shell takes for a part of the first command: save it as UTF-8 without "
+    "it begins with a byte order mark, which a shell reads as a part of the first command: save it as UTF-8 without "
     "BOM, or remove the mark: sed -i '1s/^\\xEF\\xBB\\xBF//' FILE"
 )
 _UTF16_STARTS = (BOM_UTF16_LE, BOM_UTF16_BE, b"#\0!\0", b"\0#\0!")

@@ -23,7 +23,7 @@ class Child:
 
     Attributes:
         mark: the path in its environment that shows which processes belong to it.
-        limit: its value of the resource limit, see :class:`LimitMark`.
+        limit: the value of the resource limit that marks its processes, see :class:`LimitMark`.
         feed: its stdin; None if stdin is empty.
         slot: its place in the table of the guardian.
         grace_s: the seconds between SIGTERM and SIGKILL.

@@ -200,8 +200,8 @@ def _interpreter(name: str, path: str, script_path: str) -> str:
     found = _found_interpreter(name, path)
     if found is None:
         raise ScriptUnavailable(
-            f"the interpreter {name} of {script_path} is not in this image, nor is "
-            f"{os.path.basename(name)!r} in its PATH {path!r}; install it or change the script's first line"
+            f"the interpreter {name} of {script_path} is not in this image, and {os.path.basename(name)!r} is not in "
+            f"its PATH {path!r}; install it or change the script's first line"
         )
     return found
 

@@ -45,7 +45,7 @@ _COUNTED_BYTES = 256 * _MIB
 # Python holds a descriptor for each mapping, so few large mappings are better than many small ones.
 _MAPPED_BYTES = 2 * _MIB
 # The decoy's own memory, besides the interpreter's 6 MiB. This memory matters only if no twin can be started: the end
-# of the decoy then frees it, and scripts can use it until SIGKILL reaches one of them.
+# of the decoy then frees it, and scripts can use it until SIGKILL reaches the script that ends with the decoy.
 _FREED_BYTES = 4 * _MIB
 _TWIN_STACK_BYTES = 64 * 1024
 _CLONE_VM = 0x100  # linux/sched.h
@@ -151,7 +151,7 @@ class Decoy:
         """End the decoy, if there is one, and reap it. No script ends with it."""
         self.aim_at(0)
         if self.pid:
-            with contextlib.suppress(ChildProcessError):  # it is reaped already, and another process may have its pid
+            with contextlib.suppress(ChildProcessError):  # the decoy is reaped already, and its pid may be in use again
                 if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
                     os.kill(self.pid, signal.SIGKILL)
                     os.waitpid(self.pid, 0)

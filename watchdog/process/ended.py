@@ -18,7 +18,7 @@ class Ended(msgspec.Struct, frozen=True):
         exit_code: the exit code; None if a signal ended the command.
         signal: the name of the signal that ended the command; None if it exited.
         timed_out: the time of the command was over, so the server ended the command. Also true if the command had
-            exited and a process that it left still worked.
+            exited and a process that it had started was still working.
         ended_early: :meth:`Supervisor.end_all` ended the command.
         duration_s: the time until the command had ended. It includes the time in which processes that the command left
             could finish.

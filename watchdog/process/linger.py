@@ -1,4 +1,4 @@
-"""Let processes that a script left finish, as long as they work.
+"""Wait for the processes that a script left, as long as they work.
 
 For example, the ``sort`` of ``exec > >(sort)`` sees the end of its input only when the script exits, and its output is
 part of the answer.
@@ -25,7 +25,7 @@ _FEWEST_IDLE_CHECKS = 2
 
 
 async def linger(child: Child, tree: Tree, until_s: float) -> bool:
-    """Wait as long as processes that the command left work. Return whether they still worked at the end of the wait.
+    """Wait as long as a process that the command left is working. Return whether one was still working at the end.
 
     The wait ends when no process is left, or when the processes have not worked for a while. At the latest it ends at
     ``until_s``, or when something asks for the end of the command.

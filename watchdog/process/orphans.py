@@ -228,7 +228,7 @@ class Orphans:
             if child in orphan.commands:
                 orphan.commands -= {child}
                 if not orphan.commands:
-                    orphan.is_certain = False  # so it counts as unattributed until it is dead
+                    orphan.is_certain = False  # the orphan counts as unattributed until it is dead
                     self._end(pid, proc.process(pid))
 
     def _end(self, pid: int, process: proc.Process | None) -> None:

@@ -144,7 +144,7 @@ class Ownership:
         return self.origin(process.pid) is Origin.SCRIPT
 
     def owner_of(self, process: proc.Process, commands: Mapping[int, Child]) -> Child | None:
-        """Return the command that the process certainly belongs to; None if there is none or it is not certain."""
+        """Return the command that the process certainly belongs to; None if there is no such command."""
         if (owner := commands.get(process.session)) is not None:
             return owner
         if self.is_helper(process.pid) or process.pid in self._from_before:

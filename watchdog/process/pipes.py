@@ -25,8 +25,8 @@ class Pipe:
     Each command gets new pipes. A command can change the size, owner, mode, flags, signals and locks of its pipe. These
     changes stay as long as the pipe is open, and a check of all of them takes as many system calls as a new pipe.
 
-    This process keeps the writing end open, too, so it never reads an end of file. It does not need one: a command has
-    ended when its process exits, not when its streams end.
+    This process keeps the writing end open, too, so it never reads an end of file. An end of file is not needed: a
+    command has ended when its process exits, not when its streams end.
     """
 
     def __init__(self, watch: Watch, consume: Consumer) -> None:

@@ -11,7 +11,7 @@ Each step has a file of its own:
   command is ended instead.
 - ``child.py`` waits for its exit: a pidfd becomes readable. End-of-file on its pipes does not show the exit, because a
   process that the command left may hold them open forever.
-- ``linger.py`` lets the processes that the command left finish, as long as they work.
+- ``linger.py`` waits for the processes that the command left, as long as they work.
 - ``tree.py`` ends the rest. ``ownership.py`` finds out which command a process belongs to. ``orphans.py`` finds the
   processes that lost their parent.
 - The status of the command is read last. Until then the command is a zombie and keeps the process group id in use, so a
@@ -150,7 +150,7 @@ class Supervisor:
         timer = self._loop.call_later(timeout_s, set_done, child.wake_up) if timeout_s else None
         end: asyncio.Future[Ended] | None = None
         try:
-            await child.wake_up  # it has exited, something asks for its end, or its time is over
+            await child.wake_up  # the command has exited, something asks for its end, or its time is over
             if (result := self._result_if_nothing_left(child)) is not None:
                 return result
             end = asyncio.ensure_future(self._end_or_wait(child, linger_timeout_s, deadline_s))
@@ -211,9 +211,9 @@ class Supervisor:
                 if not pipe.drain():
                     return None
             pid, status, usage = os.wait4(child.pid, os.WNOHANG)
-            if not pid:  # a process of another command traces it
+            if not pid:  # a process of another command traces this command
                 return None
-        except BaseException:  # the consumer of the output raised it
+        except BaseException:  # the consumer of the output raised this error
             self._forget(child)
             raise
         self._forget(child)

@@ -42,7 +42,7 @@ class Tree:
     async def end_politely(self) -> None:
         """Send SIGTERM to all processes, wait for the grace, send SIGKILL. Return when the command itself is dead."""
         child = self._child
-        # The group gets the signal first: to list the tree takes a thread and descriptors, which may all be in use now.
+        # The group gets the signal first: listing the tree needs a thread and descriptors, which may all be in use now.
         child.signal_group(signal.SIGTERM)
         listing = asyncio.ensure_future(self.living())
         listing.add_done_callback(child.terminate_listed)
@@ -82,7 +82,7 @@ class Tree:
                 child.note_signalled(new.values())
                 proc.signal_each((new or held).values(), signal.SIGSTOP if new else signal.SIGKILL)
             await asyncio.sleep(pause_s)
-            # To list all processes takes time, so during a long grace it is done less often.
+            # Listing all processes takes time, so during a long grace the processes are listed less often.
             pause_s = min(pause_s * 2, 0.02 if now_s + _STRAGGLER_GRACE_S > kill_at_s else 0.1)
             self._orphans.reap()
             if self.is_certainly_gone():

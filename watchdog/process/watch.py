@@ -57,7 +57,7 @@ class Watch:
         loop.add_reader(self._epoll.fileno(), self._call_back)
 
     def watch(self, fd: int, callback: Callable[[], Wait | None], *, once: bool = False) -> None:
-        """Call back whenever ``fd`` is readable, or only the first time. If the callback returns a ``Wait``, end it."""
+        """Call back whenever ``fd`` is readable, or only the first time. End the ``Wait`` that the callback returns."""
         self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT if once else select.EPOLLIN)
         self._callbacks[fd] = callback
 
