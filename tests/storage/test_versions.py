@@ -137,7 +137,7 @@ async def test_the_id_of_a_version_may_have_any_characters(
     [
         (405, "MethodNotAllowed", ObjectMissing, "this version is a delete marker: the object was removed"),
         (400, "InvalidArgument", ObjectMissing, "this version of the object does not exist any more"),
-        (403, "AccessDenied", StorageError, "they need s3:GetObjectVersion"),
+        (403, "AccessDenied", StorageError, "needs the permission s3:GetObjectVersion"),
     ],
 )
 async def test_what_amazon_answers_about_a_version(

@@ -66,7 +66,7 @@ class Connections:
                 # This rejects a FIFO: OpenSSL would wait for a process that writes to it.
                 os.close(open_regular(self._ca_file))
                 context.load_verify_locations(self._ca_file)
-            except OSError as error:  # includes ssl.SSLError
+            except OSError as error:  # ssl.SSLError is an OSError, too
                 raise StorageError(
                     f"the certificates in {self._ca_file} cannot be read ({error.strerror}): give a PEM file, as "
                     "ca_file of the storage provider or in SSL_CERT_FILE"

@@ -34,8 +34,8 @@ class Event(msgspec.Struct, frozen=True):
     ``objects``: the reported objects, new or not. ``notices``: messages of the sender that report no object. If both
     are empty, ``data`` is the input. ``provider``: the storage provider that a delegated event names, or "".
     ``variables``: ``CONT_VAR_NAME`` for each query parameter of an API gateway.
-    ``data_is``: how to read ``data``. ``bytes`` are the input. ``text`` is the input, or base64 of it. A ``body`` is
-    read like the body of any call.
+    ``data_is``: how to read ``data``. If this is "bytes", ``data`` is the input. If it is "text", ``data`` is the input
+    or base64 of the input. If it is "body", ``data`` is read like the body of any call.
     """
 
     objects: tuple[StoredObject, ...] = ()
@@ -89,7 +89,7 @@ def _read(text: bytes, envelopes: int) -> Event | None:
 
 
 def _read_bare(fields: Mapping[str, msgspec.Raw], text: bytes, envelopes: int) -> Event | None:
-    """Return an event of objects, a notice, or the events that SQS or SNS has wrapped; None if one is incomplete."""
+    """Return an event of objects, a notice, or the events that SQS or SNS has wrapped; None if a part is missing."""
     if objects := objects_of(fields, text):
         return Event(objects)
     if (received := notice(fields)) is not None:

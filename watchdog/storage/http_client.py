@@ -71,7 +71,7 @@ class HttpClient:
         """Send a small request until the server accepts it, and return the answer with at most 64 KiB of its body.
 
         Raises:
-            ObjectMissing: the status is 404 or 410, and not in ``accepted``.
+            ObjectMissing: the status is 404 or 410 and not in ``accepted``, or the body describes a missing object.
             StorageError: another status is not in ``accepted``, or the server fails or is silent for too long.
         """
         url = self._requests.url(path, query)
@@ -98,7 +98,7 @@ class HttpClient:
     async def download(self, path: str, fd: int, *, most_bytes: int, moved: Moved, query: str = "") -> int:
         """Write the body of a GET to an empty file, and resume after a lost connection. Return the size in bytes.
 
-        Raises: as :meth:`Storage.fetch`.
+        Raises the same errors as :meth:`Storage.fetch`.
         """
         try:
             return await with_retries(
@@ -121,9 +121,10 @@ class HttpClient:
         size_bytes: int | None = None,
         final: frozenset[int] = frozenset(),
     ) -> Answered:
-        """PUT a file, or a part of it. Each attempt starts at its beginning. ``final``: statuses that are not retried.
+        """PUT a file, or a part of it. Each attempt sends all bytes again. ``final``: statuses that are not retried.
 
-        Raises: as :meth:`Storage.store`. If the file changed, the server may have stored the changed file.
+        Raises the same errors as :meth:`Storage.store`. If the file changed, the server may have stored the changed
+        file.
         """
         whole_bytes = output.size_bytes if size_bytes is None else size_bytes
         transfer = Upload(

@@ -97,11 +97,11 @@ class Requests:
     async def accepted(
         self, response: aiohttp.ClientResponse, what: str, accepted: frozenset[int], final: frozenset[int] = frozenset()
     ) -> Answered:
-        """Return the answer if its status is in ``accepted``.
+        """Return the answer if its status is in ``accepted`` and its body describes no error.
 
         Raises:
-            Transient: the status is another one, a later request may succeed, and the status is not in ``final``.
-            StorageError: the status is another one, and a later request would fail, too.
+            Transient: the request failed, and a later request may succeed. The status is not in ``final``.
+            StorageError: the request failed, and a later request would fail, too. Or the status is in ``final``.
         """
         body = await response.content.read(_BODY_MOST_BYTES)
         while len(body) < _BODY_MOST_BYTES and (more := await response.content.read(_BODY_MOST_BYTES - len(body))):

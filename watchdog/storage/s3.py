@@ -200,7 +200,7 @@ class _Signature:
     def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
         """Return the error that a document of S3 describes.
 
-        Its status may be 200, because S3 may begin an answer before it has finished the work.
+        The status of the answer may be 200, because S3 may begin an answer before it has finished the work.
         """
         code, message = _text_of(body, "Code"), _text_of(body, "Message")
         if status < 400 and not (b"<Error>" in body and code):
@@ -215,7 +215,7 @@ class _Signature:
                 f"{self._provider} answers the {what} with {reason}: {_MISSING.get(code, _ANY_MISSING)}"
             )
         if status in (401, 403):
-            hint = "; to read a version of an object they need s3:GetObjectVersion" if is_of_version else ""
+            hint = "; reading a version of an object needs the permission s3:GetObjectVersion" if is_of_version else ""
             return StorageError(
                 f"{self._provider} refuses the {what} ({reason}): check the access key, the secret key, their "
                 f"permissions, and this machine's clock{hint}"

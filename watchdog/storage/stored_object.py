@@ -60,7 +60,7 @@ class StoredObject(msgspec.Struct, frozen=True):
 
 
 def _is_creation(kind: str, name: str) -> bool:
-    """Return whether an event with this name reports a new object. An event without a name counts as such an event."""
+    """Return whether an event with this name reports a new object. An event without a name also does so."""
     if not name:
         return True
     if kind == "webdav":

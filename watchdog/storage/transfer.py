@@ -58,7 +58,7 @@ class Transfers:
         """Fetch an object into ``held``, with its own name but without folders. Return the name and size of the file.
 
         Raises:
-            StorageError, InputTooLarge, NoSpace, OSError: as :meth:`Storage.fetch`.
+            StorageError, InputTooLarge, NoSpace, OSError: for the same reasons as in :meth:`Storage.fetch`.
         """
         name = safe_file_name(source.location.rstrip("/").rpartition("/")[2]) or new_file_name()
         file = held.create(name)

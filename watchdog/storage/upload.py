@@ -51,7 +51,7 @@ class Upload:
 
         Raises:
             OutputUnreadable: the file changed meanwhile.
-            Transient, StorageError: as :meth:`Requests.send` and :meth:`Requests.accepted`.
+            Transient, StorageError: for the same reasons as in :meth:`Requests.send` and :meth:`Requests.accepted`.
         """
 
         async def body() -> AsyncIterator[bytes]:
