@@ -1,7 +1,7 @@
 """Ask the kernel whether a TCP handshake has begun and is not complete.
 
 The kernel looks through its table of connections, which has hundreds of thousands of rows on a large machine. Through
-netlink (sock_diag(7)) this takes 0.2 ms. To read the table as text takes 10 to 40 ms of processor time, and more if
+netlink (sock_diag(7)) this takes 0.2 ms. Reading the table as text takes 10 to 40 ms of processor time, and more if
 thousands of connections have just ended. So the text is read only if the kernel has no netlink for this.
 """
 
@@ -50,7 +50,7 @@ def _first_message(family: int, port: int) -> int:
 
 
 def has_half_open_by_table(port: int) -> bool:
-    """Do what :func:`has_half_open` does, with the tables of proc(5). Without these, nothing is half open."""
+    """Do what :func:`has_half_open` does, with the tables of proc(5). Return False if there are no tables."""
     end = b":%04X" % port
     for name in ("tcp", "tcp6"):
         with contextlib.suppress(OSError), open(f"/proc/self/net/{name}", "rb") as table:

@@ -1,7 +1,7 @@
 """Compile a regular expression when it is first used.
 
-It takes 0.05 to 5 ms to compile one expression. To compile all expressions of this program took a tenth of the time of
-a start. Most expressions are for lines, headers and bodies that an ordinary call does not have.
+It takes 0.05 to 5 ms to compile one expression. Compiling all expressions of this program took a tenth of the time of a
+start. Most expressions are for lines, headers and bodies that an ordinary call does not have.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def own_peak_rss_bytes() -> int:
 
 
 def peak_rss_bytes_in(status: bytes) -> int | None:
-    """Return the peak memory in bytes from the content of a file ``status``; None if it is not there."""
+    """Return the peak memory in bytes from the content of a file ``status``; None if the file does not show it."""
     _, found, rest = status.partition(b"\nVmHWM:")
     return int(rest.split(None, 1)[0]) * 1024 if found else None
 

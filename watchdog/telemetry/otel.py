@@ -45,7 +45,7 @@ def start(environ: Mapping[str, str], service_name: str) -> Tracing:
             "install it with pip install 'oscar-watchdog[otel]', or unset the endpoint",
             error,
         )
-    except Exception as error:  # such as a bad value of one of the SDK's variables, or a missing certificate
+    except Exception as error:  # for example, a variable of the SDK has a bad value, or a certificate is missing
         from .otel_log import without_secrets
 
         _log.warning("traces are off: the OpenTelemetry SDK does not start: %s", without_secrets(str(error)))

@@ -158,17 +158,17 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """The id of its process."""
+        """The id of the worker's process."""
         return self._child.pid
 
     @property
     def is_ready(self) -> bool:
-        """Whether it has loaded and has not begun to end."""
+        """Whether the worker has loaded and has not begun to end."""
         return self._ready is not None and not self.is_ending
 
     @property
     def is_ending(self) -> bool:
-        """Whether its process has exited, something has asked for its end, or it has closed descriptor 3 or 4."""
+        """Whether the worker has exited or has closed descriptor 3 or 4, or something has asked for its end."""
         return self._has_closed or self._has_begun_to_end
 
     @property
@@ -177,16 +177,16 @@ class Worker:
 
     @property
     def is_loading(self) -> bool:
-        """Whether it has neither loaded nor begun to end."""
+        """Whether the worker is still loading and has not begun to end."""
         return self._ready is None and not self.is_ending
 
     @property
     def is_busy(self) -> bool:
-        """Whether it serves a call now."""
+        """Whether the worker serves a call now."""
         return self._call is not None
 
     async def loaded(self) -> bool:
-        """Wait until it has loaded or has ended, and return whether it has loaded."""
+        """Wait until the worker has loaded or has ended, and return whether it has loaded."""
         while self._ready is None and self.how_it_ended is None:
             await self._news()
         if self._ready is None:
@@ -195,15 +195,15 @@ class Worker:
         return self.is_ready
 
     async def ended(self) -> Ended:
-        """Wait until its whole process tree is gone."""
+        """Wait until the worker's whole process tree is gone."""
         while self.how_it_ended is None:
             await asyncio.wait([self._life])
         return self.how_it_ended
 
     def retire(self, reason: str) -> None:
-        """Ask it to exit: it reads end-of-file from fd 3, and has ``kill_grace_s`` to exit. It must not be busy.
+        """Ask the worker to exit: it reads end-of-file from fd 3, and has ``kill_grace_s`` to exit.
 
-        A worker that is loading does not read yet, so it gets a signal.
+        The worker must not be busy. A worker that is loading does not read yet, so it gets a signal.
         """
         if self._ready is None:
             self.end(reason)
@@ -213,19 +213,19 @@ class Worker:
             self._loop.call_later(self._limits.kill_grace_s, self.end_now)
 
     def end(self, reason: str) -> None:
-        """End its process tree: SIGTERM, ``kill_grace_s``, SIGKILL."""
+        """End the worker's process tree: SIGTERM, ``kill_grace_s``, SIGKILL."""
         if self.end_reason is None:
             self.end_reason = reason
         self._child.ask_to_end()
 
     def end_now(self) -> None:
-        """Kill its process tree. Do nothing if it has ended."""
+        """Kill the worker's process tree. Do nothing if the worker has ended."""
         if self.how_it_ended is None:
             self._child.grace_s = 0.0
             self._child.ask_to_end()
 
     async def memory_bytes(self) -> int:
-        """Return the resident memory of all its processes. Memory that they share counts several times."""
+        """Return the resident memory of all processes of the worker. Memory that they share counts several times."""
         processes = await self._supervisor.processes_of(self._child)
         if (own := proc.process(self.pid)) is not None:
             processes.append(own)
@@ -414,11 +414,12 @@ class Worker:
 
     async def _live(self) -> None:
         """Wait until the process tree is gone."""
-        ended = Ended(None, "SIGKILL", False, True, 0.0, 0.0, None, 0, False)  # if the server itself has a fault
+        # This value is used only if a fault of the server itself ends the wait.
+        ended = Ended(None, "SIGKILL", False, True, 0.0, 0.0, None, 0, False)
         try:
             ended = await self._supervisor.until_ended(self._child, linger_timeout_s=0.0)
         finally:
-            self._channel.read()  # it may have written `done` just before its end
+            self._channel.read()  # the worker may have written `done` just before its end
             self._note_whether_taken()
             self._stop_load_timer()
             self._channel.close()
@@ -431,7 +432,7 @@ class Worker:
             set_done(self._wake_up)
 
     async def _news(self) -> None:
-        """Wait until it has written an answer or has ended."""
+        """Wait until the worker has written an answer or has ended."""
         self._wake_up = Wait(self._loop)
         await self._wake_up
 
@@ -469,7 +470,7 @@ class Worker:
         return self._is_taken
 
     def _end_idle_time(self) -> None:
-        """Log what it printed since the last call, and take an answer that it wrote without a call."""
+        """Log what the worker printed since the last call, and take an answer that it wrote without a call."""
         if self._has_unread():
             for pipe in self._child.pipes:
                 pipe.drain()
@@ -507,7 +508,7 @@ class Worker:
             log.error("a worker broke the protocol and is ended", pid=self.pid, reason=how)
             self.end("protocol")
             if self._call is not None and not self._note_whether_taken():
-                # Kill it before it reads the call, so that another worker can serve this call.
+                # Kill the worker before it reads the call, so that another worker can serve this call.
                 self._child.grace_s = 0.0
                 self._child.signal_group(signal.SIGKILL)
 

@@ -100,7 +100,7 @@ class Disposal:
             await asyncio.wait(self._removals)
 
     def _tidy_up(self) -> None:
-        """Empty the directories of calls that have ended, for the next ones, or remove them."""
+        """Empty the directories of ended calls so that the next calls can use them, or remove them."""
         self._tidy_timer = None
         loop = self._loop
         until_s = loop.time() + _TIDY_FOR_S

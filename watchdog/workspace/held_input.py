@@ -23,7 +23,7 @@ _IN_MEMORY_BYTES = 64 * 1024
 _MODE = 0o644
 # The encoding of os.fsencode. Its own check of the argument takes longer than the rest.
 _FILE_NAMES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-# To create this number of files takes about a millisecond.
+# Creating this number of files takes about a millisecond.
 _FEW_FILES = 16
 # The place of a file: memory, the nameless file that several files share, or a nameless file of its own.
 _MEMORY, _SHARED, _OWN = range(3)

@@ -16,7 +16,7 @@ SLOW_S = 0.01
 SLOW_PAUSE_S = 10.0
 _REMOVED_AT_ONCE = 10_000
 # A process may create files while the directory is removed, such as a process that a warm script left. The removal
-# begins again this often before it fails.
+# fails after this number of attempts.
 _MOST_ROUNDS = 100
 
 

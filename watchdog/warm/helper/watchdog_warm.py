@@ -91,7 +91,7 @@ if __name__ == "__main__":
     def call(input_path, output_dir):
         paths = {"@INPUT": input_path or "", "@OUTPUT": output_dir or ""}
         sys.argv = [program, *(re.sub("@INPUT|@OUTPUT", lambda found: paths[found[0]], word) for word in words)]
-        atexit.register(lambda: vars(main).update(dict.fromkeys(vars(main).keys() - {"__builtins__"})))  # closes files
+        atexit.register(lambda: vars(main).update(dict.fromkeys(vars(main).keys() - {"__builtins__"})))  # close files
         if is_module:
             return runpy._run_module_as_main(program)
         main.__file__ = os.path.abspath(program)
