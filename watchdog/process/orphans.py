@@ -129,7 +129,7 @@ class Orphans:
                 verdict = self._judge(child, pid)
                 is_quiet = is_quiet and verdict is not _Verdict.ENDED
                 unknown = unknown or verdict is _Verdict.UNKNOWN
-            # Another command may have such a chain, too. Its processes do not count as new ones of this command.
+            # Another command may have such a chain, too. The processes of that chain do not count as new ones here.
             if not candidates or self._loop.time() >= until_s:
                 return is_quiet and not unknown
 
