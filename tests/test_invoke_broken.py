@@ -5,17 +5,15 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import fcntl
 import gzip
 import io
 import json
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
-import sys
-import termios
 import time
 import zipfile
 from collections.abc import Iterator
@@ -650,15 +648,10 @@ def test_a_second_signal_ends_a_command_whose_reader_has_stalled(tmp_path: Path)
         ) as running,
     ):
         assert running.stdout is not None
-        pipe = running.stdout.fileno()
-        # The pipe is full, so the command waits for its reader.
-        until(lambda: bytes_in(pipe) >= fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ), "the pipe to be full")
+        with open(f"/proc/self/fd/{running.stdout.fileno()}", "wb") as pipe:
+            until(lambda: not select.select([], [pipe], [], 0)[1], "the pipe to be full")
         while running.poll() is None:
             running.send_signal(signal.SIGTERM)
             time.sleep(0.05)
         # While Python ends, it has no handler any more.
         assert running.returncode in (143, -signal.SIGTERM)
-
-
-def bytes_in(pipe: int) -> int:
-    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)

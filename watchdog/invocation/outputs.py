@@ -98,7 +98,8 @@ class Outputs:
         limit_bytes, noun = self._settings.max_output_size_bytes, self._function.noun
         if (count := record.outputs + len(outputs)) > MOST_OUTPUTS:
             raise OutputTooLarge(
-                f"all runs of this call left {count} outputs, over {MOST_OUTPUTS}; pack them into fewer files (tar, zip)"
+                f"all runs of this call left {count} outputs, over {MOST_OUTPUTS}; pack them into fewer files "
+                "(tar, zip)"
             )
         if limit_bytes and outputs and (size_bytes := size_of(outputs)) > limit_bytes:
             raise OutputTooLarge(f"the outputs have {size_bytes} bytes, over {limit_bytes} bytes (max_output_size)")
