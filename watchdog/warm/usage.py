@@ -8,6 +8,7 @@ import time
 from ..system import proc
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LARGEST_FILE_BYTES = 4096
 _CPUCLOCK_SCHED = 2  # linux/posix-timers.h
 _RESET_PEAK = b"5"  # proc(5), /proc/pid/clear_refs
@@ -16,8 +17,9 @@ _RESET_PEAK = b"5"  # proc(5), /proc/pid/clear_refs
 class Usage:
     """Reads the usage of one process from files in ``/proc`` that stay open. A value that cannot be read is left out.
 
-    The time of the children is read only at the end of a call, because this takes longer than the other steps. So the
-    children that end while the worker is idle count for its next call.
+    ``stat`` is read only at the end of a call, because this takes longer than the other steps. So the children that end
+    while the worker is idle count for its next call. ``status`` takes three times as long again. It is read only if the
+    process had a page fault since the end of the last call: without one, its memory cannot have grown.
 
     Args:
         pid: a child of this process that is not reaped before :meth:`close`.
@@ -34,6 +36,8 @@ class Usage:
         self._status_fd = _opened(f"/proc/{pid}/status", os.O_RDONLY)
         self._clear_fd = _opened(f"/proc/{pid}/clear_refs", os.O_WRONLY)
         self._children_cpu_s = 0.0
+        self._rss_bytes = 0
+        self._faults: list[bytes] = []  # the numbers of minor and major page faults; empty if they are not known
         self.began_cpu_s = 0.0
 
     def begin(self) -> None:
@@ -44,26 +48,33 @@ class Usage:
         except OSError:
             return  # then the peak is that of the whole life of the process
 
-    def note_children(self) -> None:
-        """Read the CPU time of the children for which the process has waited so far."""
+    def of_call(self) -> tuple[float, int | None]:
+        """Return the CPU time since :meth:`begin`, and the peak memory in bytes, which is None if it cannot be read.
+
+        The CPU time is that of the process and of the children for which it waited. The memory is that of the process.
+        """
+        rss_bytes, faults = self._rss_bytes, self._faults
+        self.read_stat()
+        cpu_s = max(0.0, self._own_cpu_s() + self._children_cpu_s - self.began_cpu_s)
+        if self._faults == faults and faults:
+            return cpu_s, max(rss_bytes, self._rss_bytes)
+        try:
+            return cpu_s, proc.peak_rss_bytes_in(os.pread(self._status_fd, _LARGEST_FILE_BYTES, 0))
+        except OSError:
+            return cpu_s, None
+
+    def read_stat(self) -> None:
+        """Read the CPU time of the children for which the process has waited so far, and its memory now."""
         try:
             stat = os.pread(self._stat_fd, _LARGEST_FILE_BYTES, 0)
         except OSError:
+            self._faults = []
             return
-        # cutime and cstime, counted from the end of the name (proc(5), /proc/pid/stat).
-        self._children_cpu_s = sum(map(int, stat[stat.rindex(b")") + 2 :].split()[13:15])) / _TICKS_PER_S
-
-    def cpu_s(self) -> float:
-        """Return the CPU time since :meth:`begin`, of the process and of the children for which it waited."""
-        self.note_children()
-        return max(0.0, self._own_cpu_s() + self._children_cpu_s - self.began_cpu_s)
-
-    def peak_rss_bytes(self) -> int | None:
-        """Return the peak memory of the process since :meth:`begin`; None if it cannot be read."""
-        try:
-            return proc.peak_rss_bytes_in(os.pread(self._status_fd, _LARGEST_FILE_BYTES, 0))
-        except OSError:
-            return None
+        # The fields from the third on (proc(5), /proc/pid/stat).
+        fields = stat[stat.rindex(b")") + 2 :].split(None, 22)
+        self._children_cpu_s = (int(fields[13]) + int(fields[14])) / _TICKS_PER_S  # cutime, cstime
+        self._rss_bytes = int(fields[21]) * _PAGE_BYTES  # rss
+        self._faults = fields[7:10:2]  # minflt, majflt
 
     def close(self) -> None:
         """Close the files."""

@@ -313,14 +313,18 @@ class Worker:
         """
         ended = self.how_it_ended
         if self._exit_code is not None:
+            if ended is None:
+                cpu_s, peak_rss_bytes = self._usage.of_call()
+            else:
+                cpu_s, peak_rss_bytes = max(0.0, ended.cpu_s - self._usage.began_cpu_s), ended.peak_rss_bytes
             return Ended(
                 exit_code=self._exit_code,
                 signal=None,
                 timed_out=self._timed_out,
                 ended_early=False,
                 duration_s=self._loop.time() - began_s,
-                cpu_s=max(0.0, ended.cpu_s - self._usage.began_cpu_s) if ended else self._usage.cpu_s(),
-                peak_rss_bytes=ended.peak_rss_bytes if ended else self._usage.peak_rss_bytes(),
+                cpu_s=cpu_s,
+                peak_rss_bytes=peak_rss_bytes,
                 survivors=0,
                 is_tree_gone=False,
                 served_before=self.served - 1,
@@ -492,7 +496,7 @@ class Worker:
                 self._ready = answer
                 self.load_s = self._loop.time() - self._started_s
                 self._stop_load_timer()
-                self._usage.note_children()
+                self._usage.read_stat()
         elif self._call is None or self._exit_code is not None or self._channel.untaken_bytes:
             word = "done" if isinstance(answer, Done) else "progress"
             self._break(f"the worker wrote `{word}` although it had read no call")
