@@ -770,9 +770,9 @@ def place_of_slow_callers() -> None:
 @guard
 def place_of_long_lists() -> None:
     """A call releases its place before its answer is sent, even if it has very many outputs."""
-    from watchdog.invocation import invocation
+    from watchdog.invocation import outputs
 
-    replace(invocation, "_MOST_WITHOUT_PLACE", 1 << 60)
+    replace(outputs, "_MOST_WITHOUT_PLACE", 1 << 60)
 
 
 @guard
