@@ -147,10 +147,9 @@ def test_each_line_is_one_answer(lines: list[bytes]) -> None:
 def test_the_json_line_is_as_documented() -> None:
     line = json_line("c-1", 1764000000.5, {"A": "é\n\u2028", "INPUT_FILE_PATH": "/tmp/\udcff"})
     assert line == (
-        b'{"call_id": "c-1", "deadline": 1764000000.5, '
-        b'"env": {"A": "\\u00e9\\n\\u2028", "INPUT_FILE_PATH": "/tmp/\\udcff"}}\n'
+        b'{"call_id":"c-1","deadline":1764000000.5,"env":{"A":"\\u00e9\\n\\u2028","INPUT_FILE_PATH":"/tmp/\\udcff"}}\n'
     )
-    assert json_line("c-2", None, {}) == b'{"call_id": "c-2", "deadline": null, "env": {}}\n'
+    assert json_line("c-2", None, {}) == b'{"call_id":"c-2","deadline":null,"env":{}}\n'
 
 
 @given(st.dictionaries(st.binary(), st.binary()))

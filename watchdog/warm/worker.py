@@ -78,7 +78,7 @@ class WorkerCall(msgspec.Struct, frozen=True, eq=False):
     """
 
     call_id: str
-    variables: Mapping[str, str]
+    variables: dict[str, str]
     timeout_s: float
     stdout: Consumer
     stderr: Consumer
