@@ -65,6 +65,8 @@ _SWITCH_INTERVAL_S = 0.001
 _LOOK_FOR_SIGNAL_S = 0.1
 # A stop waits for at most this time until the files of all calls are removed, because a file system may hang.
 _REMOVAL_S = 30.0
+# A stop waits for at most this time for the answers that are still being made, for example to /metrics.
+_SHUTDOWN_S = 1.0
 
 
 async def serve(configuration: Configuration, environ: Mapping[str, str], sink: LogWriter) -> int:
@@ -229,10 +231,10 @@ class Server:
         self._listener.close()
         self.drain.refuse_all()
         self._supervisor.end_all(at_once=True)
-        await self._http.shutdown(1.0)
+        await self._http.shutdown(_SHUTDOWN_S)
         await self._metrics_listener.drain()
         await self._metrics_http.close_idle()
-        await self._metrics_http.shutdown(1.0)
+        await self._metrics_http.shutdown(_SHUTDOWN_S)
         await within(UNKILLABLE_S, self._admission.empty())
         if not await within(_REMOVAL_S, self._all_removed()):
             log.error(
