@@ -810,9 +810,15 @@ def idle_connections() -> None:
 @guard
 def count_of_connections() -> None:
     """Only the number of its descriptor shows whether a new connection is one too many."""
-    from watchdog.system import proc
+    from watchdog.http.idle_connections import IdleConnections
 
-    replace(proc, "open_descriptors", lambda: -1_000_000)
+    note_new = IdleConnections.note_new
+
+    def note_uncounted(self: Any, descriptor: int) -> None:
+        self._open = -1_000_000
+        note_new(self, descriptor)
+
+    replace(IdleConnections, "note_new", note_uncounted)
 
 
 @guard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 
 import pytest
@@ -13,6 +14,8 @@ PART_OF_HEAD = b"POST / HTTP/1.1\r\nHost: x\r\nX-Part"
 # Errors in the headers are answered before the body has arrived. The server then waits for the rest of the body.
 REFUSED = b"POST /?output=nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 FEW_DESCRIPTORS = ("prlimit", "--nofile=256")
+AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
+WITHOUT_PROC = ("unshare", *AS_ROOT, "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"')
 # This number of descriptors, in addition to its other ones, is over the limit of the server.
 CONNECTIONS = 300
 
@@ -62,6 +65,15 @@ def test_idle_connections_to_the_metrics_count_as_well(start_server: StartServer
         # The kernel has made all connections, but the server has perhaps not accepted all of them yet.
         closed = "watchdog_idle_connections_closed_total"
         until(lambda: server.metric(closed) >= CONNECTIONS - 160, "the oldest connections to be closed")
+
+
+def test_idle_connections_are_closed_without_proc_as_well(start_server: StartServer) -> None:
+    server = start_server("echo hi", prefix=(*FEW_DESCRIPTORS, *WITHOUT_PROC), WATCHDOG_READ_TIMEOUT="300s")
+    with contextlib.ExitStack() as stack:
+        open_connections(server, stack, b"")
+        assert server.call(b"").body == b"hi\n"
+    assert server.stop() == 0
+    assert not [event for event in server.logs if "callback" in event["event"]]
 
 
 @pytest.mark.timeout(600)

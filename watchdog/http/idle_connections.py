@@ -47,7 +47,7 @@ class IdleConnections:
         self._head_memory: dict[Connection, int] = {}
         self._head_memory_bytes = 0  # the sum for all connections
         self._open = 0  # number of connections, idle or not
-        self._other_descriptors = 0  # number of descriptors in use before the first connection; 0 before that
+        self._other_descriptors = 0  # number of descriptors that are not connections; 0 before the first connection
         self._to_close = 0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = 0
@@ -90,9 +90,10 @@ class IdleConnections:
                 connections are counted, too.
         """
         self._open += 1
-        self._other_descriptors = self._other_descriptors or proc.open_descriptors() - 1
         limit = proc.descriptor_limit()
         most = limit * 3 // 4
+        # Workers may have more than half of the descriptors. Connections may have a quarter nevertheless.
+        self._other_descriptors = self._other_descriptors or min(descriptor, limit // 2)
         too_many = self._other_descriptors + self._open - most
         if too_many > 0 or descriptor >= most or len(self._since_s) >= min(limit // 2, _MOST_IDLE):
             self.close_oldest(max(too_many, 1))

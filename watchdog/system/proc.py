@@ -183,11 +183,6 @@ def descriptor_limit() -> int:
     return 1 << 20 if limit == resource.RLIM_INFINITY else limit
 
 
-def open_descriptors() -> int:
-    """Return how many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd")) - 1  # without the descriptor of this list
-
-
 def prctl(option: int, value: int) -> bool:
     """Set a property of this process (prctl(2)). Return whether this was possible."""
     # Imported here and not at the top, because the import is slow.
