@@ -21,7 +21,8 @@ for line in sys.stdin:
     sys.stdout.buffer.write(answer)
     sys.stdout.buffer.flush()
 """
-GROW_AND_SHRINK = "block = mmap.mmap(-1, 64 << 20); [block.write(bytes(1 << 20)) for _ in range(64)]; block.close()"
+GROW = "block = mmap.mmap(-1, 64 << 20); [block.write(bytes(1 << 20)) for _ in range(64)]"
+GROW_AND_SHRINK = f"{GROW}; block.close()"
 WORK = "[n for n in range(3_000_000)].clear()"
 
 Run = Callable[[str], None]
@@ -92,6 +93,51 @@ def test_memory_that_the_worker_takes_while_it_is_idle_is_a_part_of_the_next_pea
     usage.begin()
     run("pass")
     assert peak_bytes(usage) - at_rest_bytes >= 60 * MIB
+
+
+def test_memory_that_the_worker_frees_while_it_is_idle_is_not_a_part_of_the_next_peak(usage: Usage, run: Run) -> None:
+    for _ in range(3):  # the first time, the process also needs memory for the code of these lines
+        run(GROW)
+        run("block.close()")
+    usage.begin()
+    run(GROW)
+    assert peak_bytes(usage) > 64 * MIB
+    run("block.close()")  # this causes no page fault
+    usage.begin()
+    run("pass")
+    assert peak_bytes(usage) < 64 * MIB
+
+
+def test_the_peak_is_known_if_the_kernel_does_not_count_page_faults(
+    usage: Usage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pread(fd: int, count: int, offset: int) -> bytes:
+        content = read(fd, count, offset)
+        if not os.readlink(f"/proc/self/fd/{fd}").endswith("/stat"):
+            return content
+        fields = content.split(b" ")  # the name of this process has no space
+        fields[9:13] = [b"0"] * 4
+        return b" ".join(fields)
+
+    read = os.pread
+    monkeypatch.setattr(os, "pread", pread)
+    usage.begin()
+    run("pass")
+    peak_bytes(usage)
+    usage.begin()
+    run(GROW_AND_SHRINK)
+    assert peak_bytes(usage) > 64 * MIB
+
+
+def test_a_process_that_has_exited_has_no_peak(usage: Usage, run: Run, process: subprocess.Popen[str]) -> None:
+    usage.begin()
+    run("pass")
+    peak_bytes(usage)
+    usage.begin()
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it is a zombie until it is reaped
+    _, peak = usage.of_call()
+    assert peak is None
 
 
 def test_status_is_read_only_after_a_page_fault(

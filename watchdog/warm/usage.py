@@ -19,7 +19,8 @@ class Usage:
 
     ``stat`` is read only at the end of a call, because this takes longer than the other steps. So the children that end
     while the worker is idle count for its next call. ``status`` takes three times as long again. It is read only if the
-    process had a page fault since the end of the last call: without one, its memory cannot have grown.
+    process had a page fault since the end of the last call, or if its memory is not the same as then. Without a page
+    fault, memory only shrinks. So if it is the same as then, it was the same all the time.
 
     Args:
         pid: a child of this process that is not reaped before :meth:`close`.
@@ -37,7 +38,7 @@ class Usage:
         self._clear_fd = _opened(f"/proc/{pid}/clear_refs", os.O_WRONLY)
         self._children_cpu_s = 0.0
         self._rss_bytes = 0
-        self._faults: list[bytes] = []  # the numbers of minor and major page faults; empty if they are not known
+        self._faults: list[bytes] = []  # the numbers of minor and major page faults; empty if they are not counted
         self.began_cpu_s = 0.0
 
     def begin(self) -> None:
@@ -46,7 +47,7 @@ class Usage:
         try:
             os.pwrite(self._clear_fd, _RESET_PEAK, 0)
         except OSError:
-            return  # then the peak is that of the whole life of the process
+            return  # then the peak of a call with a page fault is that of the whole life of the process
 
     def of_call(self) -> tuple[float, int | None]:
         """Return the CPU time since :meth:`begin`, and the peak memory in bytes, which is None if it cannot be read.
@@ -56,8 +57,8 @@ class Usage:
         rss_bytes, faults = self._rss_bytes, self._faults
         self.read_stat()
         cpu_s = max(0.0, self._own_cpu_s() + self._children_cpu_s - self.began_cpu_s)
-        if self._faults == faults and faults:
-            return cpu_s, max(rss_bytes, self._rss_bytes)
+        if self._faults == faults and faults and self._rss_bytes == rss_bytes:
+            return cpu_s, rss_bytes
         try:
             return cpu_s, proc.peak_rss_bytes_in(os.pread(self._status_fd, _LARGEST_FILE_BYTES, 0))
         except OSError:
@@ -74,7 +75,9 @@ class Usage:
         fields = stat[stat.rindex(b")") + 2 :].split(None, 22)
         self._children_cpu_s = (int(fields[13]) + int(fields[14])) / _TICKS_PER_S  # cutime, cstime
         self._rss_bytes = int(fields[21]) * _PAGE_BYTES  # rss
-        self._faults = fields[7:10:2]  # minflt, majflt
+        faults = fields[7:10:2]  # minflt, majflt
+        # Each process begins with page faults. gVisor does not count them, and shows 0 (fsimpl/proc/task_files.go).
+        self._faults = faults if faults != [b"0", b"0"] else []
 
     def close(self) -> None:
         """Close the files."""
