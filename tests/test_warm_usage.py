@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from watchdog.system import proc
 from watchdog.warm.usage import Usage
 
 MIB = 1 << 20
@@ -129,6 +131,14 @@ def test_the_peak_is_known_if_the_kernel_does_not_count_page_faults(
     assert peak_bytes(usage) > 64 * MIB
 
 
+def test_the_peak_of_a_call_without_a_page_fault_is_exact(usage: Usage, process: subprocess.Popen[str]) -> None:
+    for _ in range(2):
+        usage.begin()
+        status = Path(f"/proc/{process.pid}/status").read_bytes()
+        now_bytes, highest_bytes = (proc.memory_bytes_in(status, name) or 0 for name in (b"VmRSS", b"VmHWM"))
+        assert 0 < now_bytes <= peak_bytes(usage) <= highest_bytes
+
+
 def test_a_process_that_has_exited_has_no_peak(usage: Usage, run: Run, process: subprocess.Popen[str]) -> None:
     usage.begin()
     run("pass")
@@ -149,6 +159,8 @@ def test_status_is_read_only_after_a_page_fault(
         reads.append(os.readlink(f"/proc/self/fd/{fd}").rpartition("/")[2])
         return read(fd, count, offset)
 
+    usage.begin()
+    peak_bytes(usage)
     read = os.pread
     monkeypatch.setattr(os, "pread", pread)
     usage.begin()

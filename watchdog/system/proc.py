@@ -105,14 +105,18 @@ def own_peak_rss_bytes() -> int:
     that program (``exec_mmap`` in fs/exec.c). For example, pytest starts the server with vfork(2) in its own memory.
     """
     with contextlib.suppress(OSError), open("/proc/self/status", "rb", buffering=0) as file:
-        if (peak_rss_bytes := peak_rss_bytes_in(file.read())) is not None:
+        if (peak_rss_bytes := memory_bytes_in(file.read(), b"VmHWM")) is not None:
             return peak_rss_bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def peak_rss_bytes_in(status: bytes) -> int | None:
-    """Return the peak memory in bytes from the content of a file ``status``; None if the file does not show it."""
-    _, found, rest = status.partition(b"\nVmHWM:")
+def memory_bytes_in(status: bytes, name: bytes) -> int | None:
+    """Return a size in bytes from the content of a file ``status``; None if the file does not show it.
+
+    Args:
+        name: ``VmRSS`` for the memory now, ``VmHWM`` for its peak.
+    """
+    _, found, rest = status.partition(b"\n%b:" % name)
     return int(rest.split(None, 1)[0]) * 1024 if found else None
 
 

@@ -8,7 +8,6 @@ import time
 from ..system import proc
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LARGEST_FILE_BYTES = 4096
 _CPUCLOCK_SCHED = 2  # linux/posix-timers.h
 _RESET_PEAK = b"5"  # proc(5), /proc/pid/clear_refs
@@ -20,7 +19,9 @@ class Usage:
     ``stat`` is read only at the end of a call, because this takes longer than the other steps. So the children that end
     while the worker is idle count for its next call. ``status`` takes three times as long again. It is read only if the
     process had a page fault since the end of the last call, or if its memory is not the same as then. Without a page
-    fault, memory only shrinks. So if it is the same as then, it was the same all the time.
+    fault, memory only shrinks. So if it is the same as then, it was the same all the time. ``stat`` shows only whether
+    the memory is the same: on Linux 6.18, its value can be wrong by dozens of pages for each CPU, and that of
+    ``status`` is exact.
 
     Args:
         pid: a child of this process that is not reaped before :meth:`close`.
@@ -37,8 +38,9 @@ class Usage:
         self._status_fd = _opened(f"/proc/{pid}/status", os.O_RDONLY)
         self._clear_fd = _opened(f"/proc/{pid}/clear_refs", os.O_WRONLY)
         self._children_cpu_s = 0.0
-        self._rss_bytes = 0
-        self._faults: list[bytes] = []  # the numbers of minor and major page faults; empty if they are not counted
+        # The numbers of minor and major page faults, and the memory in pages; empty if faults are not counted.
+        self._memory_state: list[bytes] = []
+        self._rss_bytes: int | None = None  # the memory at the end of the last call
         self.began_cpu_s = 0.0
 
     def begin(self) -> None:
@@ -54,30 +56,31 @@ class Usage:
 
         The CPU time is that of the process and of the children for which it waited. The memory is that of the process.
         """
-        rss_bytes, faults = self._rss_bytes, self._faults
+        memory_state = self._memory_state
         self.read_stat()
         cpu_s = max(0.0, self._own_cpu_s() + self._children_cpu_s - self.began_cpu_s)
-        if self._faults == faults and faults and self._rss_bytes == rss_bytes:
-            return cpu_s, rss_bytes
+        if memory_state and memory_state == self._memory_state and self._rss_bytes is not None:
+            return cpu_s, self._rss_bytes
         try:
-            return cpu_s, proc.peak_rss_bytes_in(os.pread(self._status_fd, _LARGEST_FILE_BYTES, 0))
+            status = os.pread(self._status_fd, _LARGEST_FILE_BYTES, 0)
         except OSError:
-            return cpu_s, None
+            status = b""
+        self._rss_bytes = proc.memory_bytes_in(status, b"VmRSS")
+        return cpu_s, proc.memory_bytes_in(status, b"VmHWM")
 
     def read_stat(self) -> None:
-        """Read the CPU time of the children for which the process has waited so far, and its memory now."""
+        """Read the CPU time of the children for which the process has waited so far, and the state of its memory."""
         try:
             stat = os.pread(self._stat_fd, _LARGEST_FILE_BYTES, 0)
         except OSError:
-            self._faults = []
+            self._memory_state = []
             return
         # The fields from the third on (proc(5), /proc/pid/stat).
         fields = stat[stat.rindex(b")") + 2 :].split(None, 22)
         self._children_cpu_s = (int(fields[13]) + int(fields[14])) / _TICKS_PER_S  # cutime, cstime
-        self._rss_bytes = int(fields[21]) * _PAGE_BYTES  # rss
         faults = fields[7:10:2]  # minflt, majflt
         # Each process begins with page faults. gVisor does not count them, and shows 0 (fsimpl/proc/task_files.go).
-        self._faults = faults if faults != [b"0", b"0"] else []
+        self._memory_state = [*faults, fields[21]] if faults != [b"0", b"0"] else []
 
     def close(self) -> None:
         """Close the files."""
