@@ -143,17 +143,18 @@ class RunningServer:
             self._news.put(event)
         self._news.put(None)
 
-    def event(self, name: str, **fields: object) -> dict[str, Any]:
-        """Return the next log event with this name and these fields. Events before it stay in ``logs``."""
+    def event(self, *names: str, **fields: object) -> dict[str, Any]:
+        """Return the next log event with one of these names and these fields. Events before it stay in ``logs``."""
+        awaited = f"the event {' or '.join(map(repr, names))}"
         while True:
             try:
-                event = self._news.get(timeout=patience_for_s(f"the event {name!r}"))
+                event = self._news.get(timeout=patience_for_s(awaited))
             except queue.Empty:
-                raise stalled(f"the event {name!r} did not come; the server logged {self.logs}") from None
+                raise stalled(f"{awaited} did not come; the server logged {self.logs}") from None
             if event is None:
-                raise AssertionError(f"the server ended before the event {name!r}; it logged {self.logs}")
+                raise AssertionError(f"the server ended before {awaited}; it logged {self.logs}")
             self.logs.append(event)
-            if event["event"] == name and fields.items() <= event.items():
+            if event["event"] in names and fields.items() <= event.items():
                 return event
 
     def call(
