@@ -60,6 +60,8 @@ class Outputs:
     async def find(self, workspace: Workspace, run: Run, call_id: str) -> tuple[list[Output], int]:
         """Return the outputs, and the number of entries of ``TMP_OUTPUT_DIR`` that are not outputs.
 
+        A function that does not work with files has none.
+
         The listing of the outputs has the same time limit as the script. If the caller disconnects or the server stops,
         this coroutine is cancelled, which ends the listing early.
 
@@ -67,6 +69,8 @@ class Outputs:
             OutputUnreadable: a directory or file cannot be listed.
             ScriptTimedOut: the listing took longer than this limit.
         """
+        if not self._function.works_with_files:
+            return [], 0
         listing = Listing()
         steps = list_outputs(workspace.output_dir, listing)
         if next(steps, None):

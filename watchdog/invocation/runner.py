@@ -106,9 +106,7 @@ class Runner:
         run = await self._execute(call, task, workspace, stdout, function.stdin(call.body, record))
         run.add_to(record)
         failure = self._failures.of(run, record)
-        outputs, skipped = (
-            await self._outputs.find(workspace, run, call.call_id) if function.works_with_files else ([], 0)
-        )
+        outputs, skipped = await self._outputs.find(workspace, run, call.call_id)
         if self._narration is not None:
             self._narration.leaves(record, outputs, stdout.size_bytes)
         self._outputs.check_size(outputs, stdout, record)
