@@ -1,5 +1,5 @@
 #!/bin/sh
-# Runs a command that prints much. Its output goes to a log file. If the command fails, this script prints the end and
+# Run a command that prints much. Its output goes to a log file. If the command fails, this script prints the end and
 # the name of the log file.
 #
 #   quietly.sh NAME COMMAND [ARGUMENT ...]     the log file is build/logs/NAME.log

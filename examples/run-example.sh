@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts the server with one of the examples on a free port, sends it the example's own input with curl, shows the
-# answer, and stops the server. This needs watchdog, curl and the example's program on PATH. `make run` provides them.
+# Start the server with one of the examples on a free port, send it the example's own input with curl, show the
+# answer, and stop the server. This needs watchdog, curl and the example's program on PATH. `make run` provides them.
 #
 #   run-example.sh NAME              NAME is a folder beside this file
 #   run-example.sh --packages NAME   only prints the Debian packages that contain the example's program

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the environment of this example, .venv, with DEEPaaS, scikit-learn and the plug-in, and trains the classifier.
+# Make the environment of this example, .venv, with DEEPaaS, scikit-learn and the plug-in, and train the classifier.
 # Does nothing if all of these exist and have not changed.
 set -eu
 cd "$(dirname "$0")"
