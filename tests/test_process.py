@@ -38,6 +38,9 @@ from watchdog.system import proc
 @pytest.fixture
 async def supervisor() -> AsyncIterator[Supervisor]:
     one = Supervisor()
+    # An earlier test may have left a child of this process. With such a child, it is not certain for any orphan that a
+    # script started it.
+    one._orphans.ownership._all_orphans_are_ours = True
     yield one
     one.close()
 
@@ -657,10 +660,7 @@ async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
     await other.line("up")
     children = {child.mark.decode(): child for child in supervisor._children.values()}
 
-    def orphans() -> list[int]:
-        return [each.pid for each in proc.processes() if each.parent == os.getpid() and each.name == "sleep"]
-
-    until(orphans, "the orphan")
+    until(lambda: sleeping_orphans(supervisor), "the orphan")
     signalled: list[int] = []
     real_kill = os.kill
 
@@ -676,7 +676,7 @@ async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
     assert (signalled == []) is is_spared
     supervisor.end_all(at_once=True)
     await asyncio.gather(run.ended(), other.ended())
-    assert orphans() == []
+    assert sleeping_orphans(supervisor) == []
 
 
 async def test_a_stopped_process_of_nobody_stays_stopped(
@@ -687,16 +687,13 @@ async def test_a_stopped_process_of_nobody_stays_stopped(
     run = Run(supervisor, "(env -i setsid sleep 60 >/dev/null 2>&1 <&1 &); echo up; read", stdin=endless())
     await run.line("up")
 
-    def orphans() -> list[proc.Process]:
-        return [each for each in proc.processes() if each.parent == os.getpid() and each.name == "sleep"]
-
-    until(orphans, "the orphan")
-    (orphan,) = orphans()
+    until(lambda: sleeping_orphans(supervisor), "the orphan")
+    (orphan,) = sleeping_orphans(supervisor)
     os.kill(orphan.pid, signal.SIGSTOP)
-    until(lambda: orphans()[0].state == "T", "its stop")
+    until(lambda: sleeping_orphans(supervisor)[0].state == "T", "its stop")
     (child,) = supervisor._children.values()
     until(lambda: supervisor._orphans.chase(child), "the search to come to rest")
-    assert orphans()[0].state == "T"
+    assert sleeping_orphans(supervisor)[0].state == "T"
     assert supervisor.unattributed == 1
     assert supervisor._orphans.certainly_nothing_left(child), "it is not looked at again"
     os.kill(orphan.pid, signal.SIGKILL)
@@ -705,6 +702,15 @@ async def test_a_stopped_process_of_nobody_stays_stopped(
         await asyncio.sleep(0.01)
     supervisor.end_all(at_once=True)
     await run.ended()
+
+
+def sleeping_orphans(supervisor: Supervisor) -> list[proc.Process]:
+    from_before = supervisor._orphans._from_before
+    return [
+        each
+        for each in proc.processes()
+        if each.parent == os.getpid() and each.name == "sleep" and each.pid not in from_before
+    ]
 
 
 def limit_mark_of(supervisor: Supervisor) -> LimitMark:
