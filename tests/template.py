@@ -4,10 +4,10 @@ Most of the processor time of a server's start is for imports of libraries, and 
 thousand servers. So each process of pytest has a template: a process that has imported the libraries and waits. It
 forks once for each server. The fork imports and runs the program from its first line, as ``python -m`` would.
 
-The template imports nothing of ``watchdog`` itself. So a guard can be taken out before the program is imported
-(``guards.py``). For programs that are not changed it has forks, which have also imported the modules of the program:
-one for plain servers, one for servers with storages, and one for each command that many tests run. To import these
-modules takes half of the processor time of a test that calls its server once, and most of that of a command.
+The template imports nothing of ``watchdog`` itself. So a test can change the program before it is imported. For other
+programs the template has forks, which have also imported the modules of the program: one for plain servers, one for
+servers with storages, and one for each command that many tests run. To import these modules takes half of the processor
+time of a test that calls its server once, and most of that of a command.
 
 The template is not a child of the process of pytest, because some tests examine the children of that process. A fork
 has the command line and the first environment of the template in /proc, and shares memory with the template. A test for
@@ -88,12 +88,15 @@ def can_fork(environ: Mapping[str, str]) -> bool:
 
 def imports_of(arguments: list[str], environ: Mapping[str, str]) -> str:
     """Return what this program surely imports in addition to the libraries."""
+    has_storages = any(map(environ.get, _SERVICE_DEFINITION))
     match arguments:
         case ["-m", "watchdog", "serve", *_]:
-            return SERVER_WITH_STORAGES if any(map(environ.get, _SERVICE_DEFINITION)) else PLAIN_SERVER
+            return SERVER_WITH_STORAGES if has_storages else PLAIN_SERVER
+        case [program, _, "serve", *_] if program.endswith("/guards.py"):
+            return SERVER_WITH_STORAGES if has_storages else PLAIN_SERVER
         case ["-m", "watchdog", "invoke", *_]:
             return INVOKE
-        case [program] if program.endswith("/supervisor") and any(map(environ.get, _SERVICE_DEFINITION)):
+        case [program] if program.endswith("/supervisor") and has_storages:
             return JOB
     return ""
 

@@ -170,7 +170,8 @@ def test_a_server_with_a_service_definition_has_imported_ssl_before_asyncio(vari
     server = ["-m", "watchdog", "serve", "--port", "0"]
     assert template_module.imports_of(server, {variable: "x"}) == template_module.SERVER_WITH_STORAGES
     assert template_module.imports_of(server, {variable: ""}) == template_module.PLAIN_SERVER
-    assert template_module.imports_of(["guards.py", "drain", "serve"], {}) == ""
+    assert template_module.imports_of(["/tests/guards.py", "drain", "serve"], {}) == template_module.PLAIN_SERVER
+    assert template_module.imports_of(["-c", "import watchdog", "serve"], {}) == ""
 
 
 def test_the_end_by_a_signal_is_seen(template: Template) -> None:
