@@ -52,13 +52,15 @@ test: $(VENV)/.ready build/clients/.ready  ## run all tests except the slow ones
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	$(PYTEST) $(PARALLEL) -m "$(ORDINARY_TESTS)"
 
-test-unit: $(VENV)/.ready build/clients/.ready  ## run the tests that need neither the examples nor their programs
+# The proofs test other tests, so they need no second Python.
+test-unit: $(VENV)/.ready build/clients/.ready  ## run the tests of the program itself, for one more Python
 	@examples/install-packages.sh apache2-bin busybox-static curl dash procps unzip
-	$(PYTEST) $(PARALLEL) -m "$(ORDINARY_TESTS)" --ignore=tests/test_examples.py \
+	$(PYTEST) $(PARALLEL) -m "$(ORDINARY_TESTS) and not proof" --ignore=tests/test_examples.py \
 	    --ignore=tests/contract/test_thumbnails_example.py
 
-test-slow: $(VENV)/.ready  ## run the slow tests in their short form (SLOW_TESTS=slow for their full length, too)
-	@examples/install-packages.sh curl unzip procps
+test-slow: $(VENV)/.ready build/clients/.ready  ## run the slow tests in their short form (SLOW_TESTS=slow for their full length, too)
+	@examples/install-packages.sh curl nodejs procps unzip
+	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
 	$(PYTEST) -n 2 --dist worksteal -m "$(SLOW_TESTS)"
 
 nightly:  ## run everything that CI runs, in full length and on every Python that is found

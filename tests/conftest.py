@@ -1,7 +1,7 @@
 """A real server for each test that asks for one, and the tests of guards.
 
-A test with ``@pytest.mark.guard(NAME)`` runs twice. The second run is without this guard of the program (see
-``guards.py``), and must fail. Otherwise the test proves nothing.
+A test with ``@pytest.mark.guard(NAME)`` runs twice. The second run is a proof: it is without this guard of the program
+(see ``guards.py``), and must fail. Otherwise the test proves nothing.
 
 A wait that is too long does not count as such a failure, because a slow machine or a fault of the test could cause it.
 If something never comes without the guard, the mark names it: ``@pytest.mark.guard(NAME, never="the event
@@ -58,7 +58,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         unknown = set(names) - GUARDS.keys()
         assert not unknown, f"{metafunc.function.__name__}: guards.py has no {unknown}"
         metafunc.fixturenames.append("removed_guard")
-        metafunc.parametrize("removed_guard", [None, *names], ids=["guarded", *(f"without-{n}" for n in names)])
+        proofs = [pytest.param(name, id=f"without-{name}", marks=pytest.mark.proof) for name in names]
+        metafunc.parametrize("removed_guard", [pytest.param(None, id="guarded"), *proofs])
 
 
 @pytest.hookimpl(wrapper=True)
