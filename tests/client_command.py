@@ -116,16 +116,16 @@ def scripted(*answers: bytes | Iterable[bytes] | Answering) -> Iterator[Scripted
 
 def read_request(connection: socket.socket) -> bytes:
     """Read one request with its whole body."""
-    data = b""
+    data = bytearray()
     while b"\r\n\r\n" not in data:
         data += (piece := connection.recv(65536))
         if not piece:
-            return data
+            return bytes(data)
     length = re.search(rb"(?i)\r\ncontent-length: (\d+)\r\n", data)
     wanted = data.index(b"\r\n\r\n") + 4 + (int(length[1]) if length else 0)
     while len(data) < wanted and (piece := connection.recv(65536)):
         data += piece
-    return data
+    return bytes(data)
 
 
 def answer(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:

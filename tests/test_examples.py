@@ -172,6 +172,7 @@ def test_image_classification_answers_the_same_if_its_model_stays_loaded(
     assert server.leftovers() == []
 
 
+@pytest.mark.slow
 def test_copies_of_pictures_are_removed_and_a_killed_deepaas_run_is_replaced(
     start_server: StartServer, digits_path: str
 ) -> None:
@@ -219,6 +220,7 @@ PLANT_CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_plant_classification_answers_the_classifiers_file(
     start_server: StartServer, digits_path: str, tmp_path: Path

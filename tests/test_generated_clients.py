@@ -155,6 +155,7 @@ def test_the_example_of_the_docs_works(start_server: StartServer, tmp_path: Path
 # ---- openapi-typescript
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not NODE_MODULES.exists(), reason="the generator is missing: install npm, then `make build/clients/.ready`"
 )
