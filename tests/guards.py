@@ -1598,31 +1598,26 @@ def high_descriptors() -> None:
 @guard
 def one_pause() -> None:
     """Each worker that fails doubles the pause before the next load, also if several fail at the same time."""
-    from watchdog.warm.workers import Workers
+    from watchdog.warm.load_failures import LoadFailures
 
-    real = Workers._note_failure
+    real = LoadFailures.note
 
-    def note_failure(self: Any, failure: Any) -> None:
-        self._pause_until_s = 0.0
+    def note(self: Any, failure: Any) -> None:
+        self.pause_until_s = 0.0
         real(self, failure)
 
-    replace(Workers, "_note_failure", note_failure)
+    replace(LoadFailures, "note", note)
 
 
 @guard
 def idle_crashes() -> None:
     """A worker that is ready ends the pause that the crashes of others have caused."""
-    from watchdog.warm.workers import Workers
+    from watchdog.warm.load_failures import LoadFailures
 
-    real = Workers._load
+    def note_ready(self: Any) -> None:
+        self.last, self._count, self.pause_until_s = None, 0, 0.0
 
-    async def load(self: Any) -> Any:
-        worker = await real(self)
-        if worker is not None:
-            self._failures, self._pause_until_s = 0, 0.0
-        return worker
-
-    replace(Workers, "_load", load)
+    replace(LoadFailures, "note_ready", note_ready)
 
 
 # ---- the client: `watchdog invoke`

@@ -8,8 +8,7 @@
 
 Each place has a keeper, a task that starts a worker only when the process tree of the last one is gone. So there are
 never more workers than places. If a load has failed, the keepers load one worker at a time, until one has served a
-call. A worker that was ready and ends before its first call is replaced at once. With N places, this may happen N
-times. Each further time counts as a failed load.
+call. ``load_failures.py`` decides how long they pause.
 """
 
 from __future__ import annotations
@@ -19,17 +18,14 @@ import math
 from collections import Counter, deque
 from collections.abc import Callable
 
-import msgspec
-
-from ..errors import Draining, Overloaded, WatchdogError, WorkerNotLoaded
+from ..errors import Draining, Overloaded, WatchdogError
 from ..logs.setup import get_logger
 from ..process.ended import Ended
 from ..process.pipes import set_done
+from .load_failures import LoadFailure, LoadFailures
 from .worker import NotTaken, Worker, WorkerCall
 
 log = get_logger("worker")
-_LONGEST_PAUSE_S = 60.0
-_MOST_DOUBLINGS = 6  # the pause begins with 1 s and doubles; 2 ** 6 s is longer than the longest pause
 # A caller may send a call again after this time, if no worker was ready in time.
 _RETRY_AFTER_S = 5
 STATES = ("loading", "idle", "busy", "ending")
@@ -76,12 +72,7 @@ class Workers:
         self._queue: deque[WorkerCall] = deque()  # the calls that wait for a worker
         self._waiting: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
-        # The number of failed loads since a worker served a call. A load that fails during a pause does not count.
-        self._failures = 0
-        self._failure: _Failure | None = None
-        # The number of workers that were ready but ended before their first call, since a worker served a call.
-        self._unused = 0
-        self._pause_until_s = 0.0
+        self._failures = LoadFailures(count)
         self._refusal: Callable[[], Draining] | None = None
         self._is_closing = False
 
@@ -102,12 +93,12 @@ class Workers:
         """The reason why no call could be served now, or None."""
         if any(worker.is_ready for worker in self._workers):
             return None
-        return "loading" if self._failure is None else self._failure.text
+        return "loading" if self._failures.last is None else self._failures.last.text
 
     @property
     def is_loading(self) -> bool:
         """Whether no worker is ready, and no load has failed since the last worker was ready."""
-        return self.problem is not None and self._failure is None
+        return self.problem is not None and self._failures.last is None
 
     def states(self) -> dict[str, int]:
         """Return the number of workers in each of ``STATES``."""
@@ -167,19 +158,18 @@ class Workers:
     async def _keep(self) -> None:
         """Keep a worker in one place, until the workers are closed."""
         while not self._is_over:
-            if not self._must_pause():
+            if not self._failures.must_pause():
                 worker = await self._load()
             else:
                 async with self._turn:
                     await self._pause()
-                    worker = await self._load() if self._must_pause() else None
+                    worker = await self._load() if self._failures.must_pause() else None
             if worker is None:
                 continue
             ready_s = self._loop.time()
             ended = await worker.ended()
             self._forget(worker)
-            if self._loop.time() - ready_s > _LONGEST_PAUSE_S:
-                self._failures = self._unused = 0
+            self._failures.note_lived(self._loop.time() - ready_s)
             if not worker.served and worker.end_reason in ("crashed", "protocol"):
                 self._note_unused(worker, ended)
 
@@ -188,13 +178,10 @@ class Workers:
         """Whether no more workers are needed."""
         return self._is_closing or self._refusal is not None
 
-    def _must_pause(self) -> bool:
-        return self._failures > 0 or self._loop.time() < self._pause_until_s
-
     async def _pause(self) -> None:
         """Wait until the pause after a failed load is over, or no longer necessary."""
-        while not self._is_over and self._loop.time() < self._pause_until_s:
-            await self._change(self._pause_until_s)
+        while not self._is_over and self._loop.time() < self._failures.pause_until_s:
+            await self._change(self._failures.pause_until_s)
 
     async def _load(self) -> Worker | None:
         """Load a worker, and return it when it is ready; None if this failed, or if no more are needed."""
@@ -205,11 +192,12 @@ class Workers:
             state = self._script_state()
             worker = self._start()
         except WatchdogError as error:
-            self._note_failure(_Failure(str(error), state=state))
+            self._failures.note(LoadFailure(str(error), state=state))
+            self._wake_all()
             return None
         self._workers.add(worker)
         if await worker.loaded():
-            self._failure = None
+            self._failures.note_ready()
             log.info("worker ready", pid=worker.pid, load_s=round(worker.load_s, 3))
             self._note_loaded(worker.load_s)
             self._idle.append(worker)
@@ -224,32 +212,9 @@ class Workers:
         return None
 
     def _note_unused(self, worker: Worker, ended: Ended) -> None:
-        """Note that a worker has ended before its first call.
-
-        If the worker was ready, the server ignores this once for each place. After that, it is a failed load.
-        """
-        if worker.load_s:
-            self._unused += 1
-            if self._unused <= self._count:
-                return
-        self._note_failure(_Failure.of(worker, ended))
-
-    def _note_failure(self, failure: _Failure) -> None:
-        """Note that a load has failed. The next one begins after a pause."""
-        if self._is_over:
-            return
-        now_s = self._loop.time()
-        if now_s >= self._pause_until_s:
-            self._pause_until_s = now_s + min(2.0 ** min(self._failures, _MOST_DOUBLINGS), _LONGEST_PAUSE_S)
-            self._failures += 1
-        self._failure = failure
-        log.error(
-            "worker not loaded",
-            reason=failure.text,
-            exit_code=failure.exit_code,
-            retry_in_s=round(self._pause_until_s - now_s, 1),
-        )
-        self._wake_all()
+        if not self._is_over:
+            self._failures.note_unused(worker, ended)
+            self._wake_all()
 
     def _forget(self, worker: Worker) -> None:
         self._workers.discard(worker)
@@ -270,8 +235,8 @@ class Workers:
             # may be the next record of an event that the server serves now.
             if self._refusal is not None and not self._looks:
                 raise self._refusal()
-            if self._failure is not None and all(worker.is_ending for worker in self._workers):
-                raise self._failure.error(self._pause_until_s - self._loop.time())
+            if (error := self._failures.error()) is not None and all(worker.is_ending for worker in self._workers):
+                raise error
             if not await self._change(until_s):
                 raise Overloaded(
                     f"no worker was ready in {longest_wait_s:g} s (queue_timeout); try again later", _RETRY_AFTER_S
@@ -285,15 +250,14 @@ class Workers:
                     self._idle.remove(worker)
                 worker.retire("script_changed")
         self._idle = [worker for worker in self._idle if not worker.is_ending]
-        if self._failure is not None and self._failure.state != state:
-            self._failures, self._failure, self._pause_until_s, self._unused = 0, None, 0.0, 0
+        if self._failures.forget_other_script(state):
             self._wake_all()
 
     def _give_back(self, worker: Worker) -> None:
         """Take a worker back after a call."""
         if worker.is_ending:
             return
-        self._failures = self._unused = 0
+        self._failures.note_served()
         if self._max_memory_bytes or worker.may_have_left:
             look = self._loop.create_task(self._look_at(worker))
             self._looks.add(look)
@@ -351,52 +315,11 @@ class Workers:
             set_done(change)
 
 
-class _Failure(msgspec.Struct, frozen=True):
-    """Why a worker was not loaded. ``state``: the state of the script's file at that time."""
-
-    text: str
-    exit_code: int | None = None
-    stderr: str = ""
-    state: object = None
-
-    @classmethod
-    def of(cls, worker: Worker, ended: Ended) -> _Failure:
-        """Return why a worker ended before it served a call."""
-        if worker.broken is not None:
-            text = worker.broken
-        elif worker.end_reason == "start_timeout":
-            text = "the script did not write `ready` to descriptor 4 in time (warm_start_timeout)"
-        elif worker.load_s:
-            text = f"the worker was ready, but ended with {_end_of(ended)} before it served a call"
-        elif ended.exit_code == 0:
-            text = (
-                "the script ended without writing `ready` to descriptor 4, so it is not a script for warm functions; "
-                "change it, or unset WATCHDOG_WARM"
-            )
-        else:
-            text = f"the script ended with {_end_of(ended)} while it loaded"
-        return cls(text, ended.exit_code, worker.log.tail.text(), worker.state)
-
-    def error(self, rest_s: float) -> WorkerNotLoaded:
-        """Return the error of a call that comes now. ``rest_s``: the time until the next attempt."""
-        retry_after_s = max(1, math.ceil(rest_s))
-        return WorkerNotLoaded(
-            f"{self.text}; the server tries again in {retry_after_s} s",
-            exit_code=self.exit_code,
-            retry_after_s=retry_after_s,
-            stderr=self.stderr,
-        )
-
-
 def _report_fault(keeper: asyncio.Task[None]) -> None:
     """Report at once that a keeper has failed. Its place stays empty, and the server continues with the others."""
     if not keeper.cancelled() and (error := keeper.exception()) is not None:
         context = {"message": "a place for a worker is lost", "exception": error}
         keeper.get_loop().call_exception_handler(context)
-
-
-def _end_of(ended: Ended) -> str:
-    return f"exit code {ended.exit_code}" if ended.signal is None else ended.signal
 
 
 def _state_of(worker: Worker) -> str:
