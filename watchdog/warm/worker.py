@@ -312,17 +312,18 @@ class Worker:
             NotTaken: the worker ended before it read the call.
         """
         ended = self.how_it_ended
+        if ended is None:
+            cpu_s, peak_rss_bytes = self._usage.of_call()
+        else:
+            cpu_s, peak_rss_bytes = max(0.0, ended.cpu_s - self._usage.began_cpu_s), ended.peak_rss_bytes
+        duration_s = self._loop.time() - began_s
         if self._exit_code is not None:
-            if ended is None:
-                cpu_s, peak_rss_bytes = self._usage.of_call()
-            else:
-                cpu_s, peak_rss_bytes = max(0.0, ended.cpu_s - self._usage.began_cpu_s), ended.peak_rss_bytes
             return Ended(
                 exit_code=self._exit_code,
                 signal=None,
                 timed_out=self._timed_out,
                 ended_early=False,
-                duration_s=self._loop.time() - began_s,
+                duration_s=duration_s,
                 cpu_s=cpu_s,
                 peak_rss_bytes=peak_rss_bytes,
                 survivors=0,
@@ -341,8 +342,8 @@ class Worker:
             ended,
             timed_out=self._timed_out,
             ended_early=ended_early,
-            duration_s=self._loop.time() - began_s,
-            cpu_s=max(0.0, ended.cpu_s - self._usage.began_cpu_s),
+            duration_s=duration_s,
+            cpu_s=cpu_s,
             is_tree_gone=False,
             left={},
             served_before=self.served - 1,
