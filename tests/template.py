@@ -17,6 +17,7 @@ environment that the interpreter or a library reads when it starts (:func:`can_f
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import io
@@ -313,6 +314,17 @@ def _run(arguments: list[str]) -> None:
         runpy.run_path(first, run_name="__main__")
 
 
+def _exit(code: int) -> None:
+    """Do what Python does at its end, but leave the objects in memory: the kernel would copy them for their removal."""
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    with contextlib.suppress(Exception):  # Python itself reports the error
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+
+
 if __name__ == "__main__":
     if os.fork():
         os._exit(0)
@@ -323,4 +335,9 @@ if __name__ == "__main__":
     os.environ.clear()
     os.environ.update(wanted["environ"])
     os.chdir(wanted["cwd"])
-    _run(wanted["arguments"])
+    try:
+        _run(wanted["arguments"])
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            _exit(end.code)
+        raise
