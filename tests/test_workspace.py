@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -371,6 +372,42 @@ sys.stdin.read()
         assert living_path.exists()
         assert (tmp_path / "watchdog-mine").exists()
         living.kill()
+
+
+def no_locks(fd: int, operation: int) -> None:
+    """Stand in for flock(2) on a file system without locks."""
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize("lacks", ["descriptors", "locks"])
+def test_a_root_that_cannot_be_locked_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    before = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if lacks == "locks":
+        monkeypatch.setattr(fcntl, "flock", no_locks)
+    else:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            Workspaces(str(tmp_path)).make()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == (errno.ENOLCK if lacks == "locks" else errno.EMFILE)
+    assert os.listdir("/proc/self/fd") == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_sweep_leaves_directories_whose_lock_cannot_be_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "watchdog-other/lock"
+    lock.parent.mkdir()
+    lock.touch()
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    assert Workspaces(str(tmp_path)).sweep() == ([], [])
+    assert lock.exists()
 
 
 def test_a_removed_root_is_made_again(tmp_path: Path) -> None:

@@ -173,14 +173,16 @@ class Workspaces:
         while True:
             path = os.path.join(self.tmp_dir, _PREFIX + os.urandom(_NAME_BYTES).hex())
             os.mkdir(path, 0o700)
-            as_made, _ = state_of(path)
-            fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            # Race: another server that starts now may remove the directory before it is locked.
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if os.path.exists(os.path.join(path, "lock")):
-                    return _Root(path, fd, as_made)
-            os.close(fd)
+            try:
+                as_made, _ = state_of(path)
+                lock_fd = _locked(os.path.join(path, "lock"))
+            except OSError:
+                # No sweep removes a directory without a lock. This removal needs no descriptor: there may be none.
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
+                raise
+            if lock_fd >= 0:
+                return _Root(path, lock_fd, as_made)
 
     def _remove_empty_roots(self) -> None:
         for root in [*self._roots]:
@@ -210,12 +212,35 @@ class Workspaces:
                 continue
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            except OSError:  # its server lives, or the file system has no locks
                 continue
             else:
                 yield entry.path
             finally:
                 os.close(fd)
+
+
+def _locked(path: str) -> int:
+    """Make and lock the lock file of a new directory. Return its descriptor.
+
+    Return -1 if a server that starts now took the lock before this one. It removes the directory then.
+
+    Raises:
+        OSError: the file cannot be made, or the file system has no locks. Then there is no such file.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.exists(path):
+            return fd
+    except BlockingIOError:
+        pass
+    except OSError:
+        os.close(fd)
+        os.unlink(path)
+        raise
+    os.close(fd)
+    return -1
 
 
 class _Root(NamedTuple):
