@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
+import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -103,6 +105,39 @@ def test_the_decoy_is_gone_if_it_cannot_be_watched(monkeypatch: pytest.MonkeyPat
         decoy.start()
     assert decoy.pid == 0
     assert children() == before
+
+
+@pytest.mark.parametrize("free", range(7))
+def test_a_start_without_enough_descriptors_leaves_none_open(free: int) -> None:
+    decoy = Decoy()
+    before = os.listdir("/proc/self/fd")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + 10, hard))
+    held = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        for _ in range(free):
+            os.close(held.pop())
+        with pytest.raises(OSError) as caught:
+            decoy.start()
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert caught.value.errno == errno.EMFILE
+    assert os.listdir("/proc/self/fd") == before
+    assert decoy.pid == 0
+
+
+async def test_a_server_without_a_known_executable_has_no_decoy(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoy_of(supervisor).stop()
+    monkeypatch.setattr(sys, "executable", None)
+    supervisor._decoy_keeper.start()
+    assert decoy_of(supervisor).pid == 0
 
 
 def children() -> list[int]:

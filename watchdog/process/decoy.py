@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import mmap
 import os
 import signal
@@ -105,9 +106,7 @@ class Decoy:
             ValueError, TypeError: Python does not know its own executable.
         """
         root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-        life_read, self._life_fd = os.pipe()
-        own_alarm, own_write = os.pipe()
-        twins_alarm, twins_write = os.pipe()
+        (life_read, self._life_fd), (own_alarm, own_write), (twins_alarm, twins_write) = _pipes(3)
         self._alarm_fds = (own_alarm, twins_alarm)
         handed = (own_alarm, twins_write)
         try:
@@ -164,6 +163,19 @@ class Decoy:
         """End the decoy, and do not start another one."""
         self.stop()
         self.is_needed = False
+
+
+def _pipes(count: int) -> list[tuple[int, int]]:
+    """Return new pipes. If there are not enough descriptors for all of them, leave none open, and raise ``OSError``."""
+    pipes: list[tuple[int, int]] = []
+    try:
+        while len(pipes) < count:
+            pipes.append(os.pipe())
+    except OSError:
+        for fd in itertools.chain(*pipes):
+            os.close(fd)
+        raise
+    return pipes
 
 
 def wait(own_alarm_fd: int, twins_write_fd: int) -> None:

@@ -44,7 +44,7 @@ class DecoyKeeper:
         try:
             with self._preference:
                 self._decoy.start()
-        except OSError as error:
+        except (OSError, ValueError, TypeError) as error:
             self._not_before_s = self._loop.time() + _LONGEST_PAUSE_S
             log.warning(
                 "cannot start the decoy: when memory runs out, the kernel may end the server", reason=str(error)
