@@ -1159,9 +1159,9 @@ def empty_answer() -> None:
 @guard
 def oom_count() -> None:
     """The server does not read from the control group whether the kernel killed a process."""
-    from watchdog.system.cgroup import Cgroup
+    from watchdog.system.cgroup import OomKills
 
-    replace(Cgroup, "oom_kills", lambda self: None)
+    replace(OomKills, "count", lambda self: None)
 
 
 @guard

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,11 @@ def kernel(tmp_path: Path) -> Kernel:
     return Kernel(tmp_path)
 
 
+def oom_kills(cgroup: Cgroup) -> int | None:
+    with contextlib.closing(cgroup.oom_kills()) as kills:
+        return kills.count()
+
+
 def test_version_2(kernel: Kernel) -> None:
     kernel.place("0::/pod/app")
     kernel.write("pod/app/cpu.max", "150000 100000\n")
@@ -44,7 +51,7 @@ def test_version_2(kernel: Kernel) -> None:
 
     assert cgroup.cpu_quota() == 1.5
     assert cgroup.memory_limit_bytes() == 256 << 20
-    assert cgroup.oom_kills() == 3
+    assert oom_kills(cgroup) == 3
 
 
 def test_a_group_that_ends_all_at_once(kernel: Kernel) -> None:
@@ -67,7 +74,7 @@ def test_version_1(kernel: Kernel) -> None:
 
     assert cgroup.cpu_quota() == 0.5
     assert cgroup.memory_limit_bytes() == 1 << 30
-    assert cgroup.oom_kills() == 1
+    assert oom_kills(cgroup) == 1
 
 
 def test_hybrid_host_reads_limits_of_version_1(kernel: Kernel) -> None:
@@ -82,7 +89,7 @@ def test_place_of_the_host_that_is_not_below_the_containers_mount(kernel: Kernel
     kernel.write("cpu.max", "200000 100000\n")
     kernel.write("memory.events", "oom_kill 5\n")
     assert kernel.cgroup().cpu_quota() == 2
-    assert kernel.cgroup().oom_kills() == 5
+    assert oom_kills(kernel.cgroup()) == 5
 
 
 def test_place_outside_the_namespace(kernel: Kernel) -> None:
@@ -116,19 +123,28 @@ def test_no_limit(kernel: Kernel) -> None:
 def test_oom_kills_are_read_again_each_time(kernel: Kernel) -> None:
     kernel.place("0::/app")
     kernel.write("app/memory.events", "oom 0\noom_kill 0\n")
-    cgroup = kernel.cgroup()
-    assert cgroup.oom_kills() == 0
+    oom_kills = kernel.cgroup().oom_kills()
+    assert oom_kills.count() == 0
     kernel.write("app/memory.events", "oom 1\noom_kill 1\n")
-    assert cgroup.oom_kills() == 1
-    cgroup.close()
-    assert cgroup.oom_kills() is None
+    assert oom_kills.count() == 1
+    oom_kills.close()
+    assert oom_kills.count() is None
+
+
+def test_limits_are_read_without_leaving_a_file_open(kernel: Kernel) -> None:
+    kernel.place("0::/app")
+    kernel.write("app/memory.max", "4096\n")
+    kernel.write("app/memory.events", "oom 0\noom_kill 0\n")
+    before = os.listdir("/proc/self/fd")
+    assert kernel.cgroup().memory_limit_bytes() == 4096
+    assert os.listdir("/proc/self/fd") == before
 
 
 @pytest.mark.parametrize("content", ["", "nonsense\n", "0:\n", "::::\n", "0::/app\n"])
 def test_nothing_to_be_found(kernel: Kernel, content: str) -> None:
     kernel.proc.write_text(content)
     cgroup = kernel.cgroup()
-    assert (cgroup.cpu_quota(), cgroup.memory_limit_bytes(), cgroup.oom_kills()) == (None, None, None)
+    assert (cgroup.cpu_quota(), cgroup.memory_limit_bytes(), oom_kills(cgroup)) == (None, None, None)
 
 
 def test_garbage_in_the_kernels_files(kernel: Kernel) -> None:
@@ -136,7 +152,7 @@ def test_garbage_in_the_kernels_files(kernel: Kernel) -> None:
     for name in ("cpu.max", "memory.max", "memory.events"):
         kernel.write(name, "oom_kill x\n")
     cgroup = kernel.cgroup()
-    assert (cgroup.cpu_quota(), cgroup.memory_limit_bytes(), cgroup.oom_kills()) == (None, None, None)
+    assert (cgroup.cpu_quota(), cgroup.memory_limit_bytes(), oom_kills(cgroup)) == (None, None, None)
 
 
 def test_no_proc_file(kernel: Kernel) -> None:
@@ -147,4 +163,4 @@ def test_this_machine() -> None:
     cgroup = Cgroup()
     assert (cgroup.cpu_quota() or 1) > 0
     assert (cgroup.memory_limit_bytes() or 1) > 0
-    assert (cgroup.oom_kills() or 0) >= 0
+    assert (oom_kills(cgroup) or 0) >= 0

@@ -74,8 +74,9 @@ class Runner:
         self._after_place = after_place
         self._sink = sink
         self._narration = narration
-        self._cgroup = Cgroup()
-        self._failures = Failures(settings, function, self._cgroup)
+        cgroup = Cgroup()
+        self._oom_kills = cgroup.oom_kills()
+        self._failures = Failures(settings, function, cgroup)
         self._doubts = Doubts(settings.tmp_dir)
         self.running = 0
 
@@ -163,8 +164,8 @@ class Runner:
         return joined(results)
 
     def close(self) -> None:
-        """Close the files of the control group. Call this only when nothing runs any more."""
-        self._cgroup.close()
+        """Close the count of the control group. Call this only when nothing runs any more."""
+        self._oom_kills.close()
 
     def _workspace(self, call: Call, cleanups: Cleanups) -> Workspace:
         try:
@@ -201,7 +202,7 @@ class Runner:
             observer=call.observer,
         )
         timeout_s = _shorter(settings.exec_timeout_s, call.timeout_s)
-        oom_kills = self._cgroup.oom_kills()
+        oom_kills = self._oom_kills.count()
         started_ns = time.time_ns()
         self.running += 1
         try:
@@ -216,7 +217,7 @@ class Runner:
             self._report_left(call, ended)
         # The killed process may be the script, one of its children, or a process of another call.
         was_killed = _was_killed(ended)
-        has_oom_kill = (was_killed or ended.exit_code == 0) and self._cgroup.oom_kills() != oom_kills
+        has_oom_kill = (was_killed or ended.exit_code == 0) and self._oom_kills.count() != oom_kills
         chosen: ResponseOverrides | None = None
         bad_choice = None
         if not ended.timed_out and not ended.ended_early:

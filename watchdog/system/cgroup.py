@@ -42,10 +42,6 @@ class Cgroup:
                         if os.path.isdir(mount):
                             self._v1_levels[controller] = list(_levels(mount, place))
                             break
-        self._oom_fd = self._open_oom_count()
-        # The text that was last read, and its number. The text rarely changes.
-        self._oom_text = b""
-        self._oom_kills: int | None = None
 
     def cpu_quota(self) -> float | None:
         """Return how many CPUs this process may use (0.5: half of the time of one CPU); None if there is no quota.
@@ -70,40 +66,54 @@ class Cgroup:
             limits.append(_number(_read(os.path.join(level, "memory.limit_in_bytes"))))
         return min((limit for limit in limits if limit is not None and limit < _V1_UNLIMITED_BYTES), default=None)
 
-    def oom_kills(self) -> int | None:
-        """Return how many processes of this group the kernel has killed so far because memory ran out.
-
-        If the number grows during an invocation and the script was killed, the script ran out of memory. The call costs
-        one read of a small file, which stays open. The result is None if the kernel does not count (before Linux 4.13).
-        """
-        if self._oom_fd < 0:
-            return None
-        try:
-            text = os.pread(self._oom_fd, 4096, 0)
-        except OSError:  # the group is gone
-            return None
-        if text != self._oom_text:
-            self._oom_text, self._oom_kills = text, _oom_count(text.decode("ascii", "replace"))
-        return self._oom_kills
-
     def ends_all_at_once(self) -> bool:
         """Return whether the kernel ends all processes of this group together when memory runs out (version 2)."""
         return any(_number(_read(os.path.join(level, "memory.oom.group"))) for level in self._v2_levels)
 
-    def close(self) -> None:
-        """Close the file of :meth:`oom_kills`."""
-        if self._oom_fd >= 0:
-            os.close(self._oom_fd)
-            self._oom_fd = -1
-
-    def _open_oom_count(self) -> int:
+    def oom_kills(self) -> OomKills:
+        """Open the kernel's count of the processes that it killed because memory ran out. The caller closes it."""
         candidates = [os.path.join(level, "memory.events") for level in self._v2_levels]
         candidates += [os.path.join(level, "memory.oom_control") for level in self._v1_levels.get("memory", ())]
         for path in candidates:
             if _oom_count(_read(path)) is not None:
                 with contextlib.suppress(OSError):
-                    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return -1
+                    return OomKills(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        return OomKills(-1)
+
+
+class OomKills:
+    """The number of processes of one group that the kernel has killed because memory ran out.
+
+    Args:
+        fd: the file that has the number; -1 if there is none (before Linux 4.13).
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        # The text that was last read, and its number. The text rarely changes.
+        self._text = b""
+        self._count: int | None = None
+
+    def count(self) -> int | None:
+        """Return the number so far; None if the kernel does not count.
+
+        If the number grows during an invocation and the script was killed, the script ran out of memory. This takes one
+        read of a small file, which stays open.
+        """
+        if self._fd < 0:
+            return None
+        try:
+            text = os.pread(self._fd, 4096, 0)
+        except OSError:  # the group is gone
+            return None
+        if text != self._text:
+            self._text, self._count = text, _oom_count(text.decode("ascii", "replace"))
+        return self._count
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
 
 
 def _levels(mount: str, place: str) -> Iterator[str]:
