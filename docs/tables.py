@@ -17,14 +17,22 @@ from watchdog.commands.setting_groups import ALL, setting_groups
 from watchdog.http.openapi.answers import ANSWERED_BEFORE_A_CALL, MEANINGS
 from watchdog.http.problems import STATUS_OF_ERROR
 from watchdog.invocation import outcome
-from watchdog.settings.declarations import SETTINGS
-from watchdog.settings.report import settings_table
+from watchdog.settings.declarations import SETTINGS, Setting
 from watchdog.telemetry.metrics import Callers, Metrics
 from watchdog.warm.workers import REASONS, STATES
 
 ROOT = Path(__file__).parent.parent
 # The settings that the README shows: those that most services set.
 _MOST_USED = ("max_inflight", "max_queue", "exec_timeout", "max_input_size", "auth_token_file", "log_level")
+
+
+def settings_table(settings: Iterable[Setting]) -> str:
+    """Return these settings, each with its default and its variables."""
+    rows = []
+    for setting in settings:
+        variables = f"`{setting.variable}`" + (f", `{setting.name}`" if setting.bare else "")
+        rows.append((f"`{setting.name}`", setting.default_text, setting.help, variables))
+    return _table(("name", "default", "meaning", "environment"), rows)
 
 
 def metrics_table() -> str:

@@ -861,20 +861,9 @@ def test_report_of_more_problems() -> None:
     assert "problems:\n  no script" in report.report(configuration, ["no script"])
 
 
-def test_settings_table() -> None:
-    lines = report.settings_table(declarations.SETTINGS.values()).splitlines()
-    assert len(lines) == 2 + len(declarations.SETTINGS)
-    assert lines[2] == "| `port` | 8080 | port to listen on | `WATCHDOG_PORT`, `port` |"
-    assert all(line.count("|") == 5 for line in lines)
-
-
-def test_flag_specs() -> None:
-    specs = {spec.name: spec for spec in report.flag_specs()}
-    assert list(specs) == [name for name in declarations.SETTINGS if name not in declarations.secret_names()]
-    assert specs["kill_grace"] == ("kill_grace", "time between SIGTERM and SIGKILL", "DURATION", "5s")
-    assert specs["max_inflight"].default == (
-        "the value of warm if it is set, or else the number of usable CPUs (at least 1)"
-    )
+def test_each_setting_except_the_token_has_a_flag() -> None:
+    names = [setting.name for setting in declarations.settings_with_flags()]
+    assert names == [name for name in declarations.SETTINGS if name != "auth_token"]
 
 
 def test_a_warm_function_has_a_place_for_each_worker() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..settings.report import flag_specs
+from ..settings.declarations import settings_with_flags
 from .arguments import WITH_SETTINGS_ONLY, Arguments
 
 
@@ -39,7 +39,7 @@ def without_argparse(words: Sequence[str]) -> Arguments | None:
     command, *rest = words
     if command not in WITH_SETTINGS_ONLY:
         return None
-    names = {spec.flag: spec.name for spec in flag_specs()}
+    names = {setting.flag: setting.name for setting in settings_with_flags()}
     flags = {}
     left = iter(rest)
     for word in left:

@@ -12,8 +12,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from .. import __version__
-from ..settings.declarations import secret_names
-from ..settings.report import flag_specs
+from ..settings.declarations import SETTINGS, settings_with_flags
 from .arguments import COMMANDS, Arguments
 from .catalogue import CATALOGUE, Command, Example
 from .invoke_arguments import SecretFlag
@@ -75,19 +74,19 @@ def parser_of(name: str) -> argparse.ArgumentParser:
 
 
 def _add_settings(parser: argparse.ArgumentParser, command: Command) -> None:
-    specs = {spec.name: spec for spec in flag_specs()}
-    secrets = secret_names()
     for title, names in setting_groups().items():
         group = parser.add_argument_group(title)
-        for name in names:
-            if name in secrets:
-                parser.add_argument("--" + name.replace("_", "-"), action=_Secret, help=argparse.SUPPRESS)
+        is_shown = title in command.settings
+        for setting in (SETTINGS[name] for name in names):
+            if setting.secret:
+                parser.add_argument(setting.flag, action=_Secret, help=argparse.SUPPRESS)
                 continue
-            spec = specs[name]
-            text = f"{spec.help} (default: {spec.default})".replace("%", "%%")
-            is_shown = title in command.settings
+            text = f"{setting.help} (default: {setting.default_text})".replace("%", "%%")
             group.add_argument(
-                spec.flag, dest=spec.name, metavar=spec.metavar, help=text if is_shown else argparse.SUPPRESS
+                setting.flag,
+                dest=setting.name,
+                metavar=setting.kind.metavar,
+                help=text if is_shown else argparse.SUPPRESS,
             )
 
 
@@ -105,11 +104,11 @@ def _parse(name: str, words: list[str]) -> Arguments:
     if unknown:
         parser.error(_not_known(unknown[0], name))
     values = vars(found)
-    settings = [spec.name for spec in flag_specs()] if CATALOGUE[name].settings else []
+    settings = SETTINGS if CATALOGUE[name].settings else {}
     return Arguments(
         name,
-        {setting: values[setting] for setting in settings if values[setting] is not None},
-        {own: value for own, value in values.items() if own not in settings and own not in secret_names()},
+        {each: values[each] for each in settings if values[each] is not None},
+        {each: value for each, value in values.items() if each not in settings},
     )
 
 
@@ -128,7 +127,7 @@ def _not_known(word: str, command: str) -> str:
     if not word.startswith("-"):
         return "; ".join([f"the argument {word!r} is not expected", *_flags_for_a_path(command)])
     flag = word.partition("=")[0]
-    flags = [spec.flag for spec in flag_specs()] if CATALOGUE[command].settings else []
+    flags = [setting.flag for setting in settings_with_flags()] if CATALOGUE[command].settings else []
     flags += [each for argument in CATALOGUE[command].arguments for each in argument.names if each.startswith("-")]
     nearest = difflib.get_close_matches(flag.lower().replace("_", "-"), flags, n=1, cutoff=_LIKENESS_OF_FLAGS)
     return f"there is no flag {flag!r}" + (f"; the nearest name is {nearest[0]}" if nearest else "")

@@ -379,6 +379,6 @@ def shown_value(setting: Setting, value: object) -> str:
 SETTINGS: Mapping[str, Setting] = _declarations()
 
 
-def secret_names() -> list[str]:
-    """Return the names of the settings that have no flag."""
-    return [s.name for s in SETTINGS.values() if s.secret]
+def settings_with_flags() -> list[Setting]:
+    """Return all settings except secrets, because every process can read a command line (``ps``)."""
+    return [setting for setting in SETTINGS.values() if not setting.secret]

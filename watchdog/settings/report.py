@@ -1,13 +1,12 @@
-"""Show the settings: in a report, as a table for the docs, as flags."""
+"""Make the report of ``watchdog check``: each setting with its source, and what is wrong."""
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
 
-from .declarations import SETTINGS, Setting, Settings, shown_value
+from .declarations import SETTINGS, Settings, shown_value
 from .load import Configuration
 from .text import in_quotes, one_line, why_unreadable
 
@@ -105,30 +104,3 @@ def _about_warm(settings: Settings) -> str:
     ]
     replaced = f", each replaced after {' or '.join(limits)}" if limits else ""
     return f"warm: {workers}; the script starts once, writes `ready` to descriptor 4, and serves many calls{replaced}"
-
-
-def settings_table(settings: Iterable[Setting]) -> str:
-    """Return a table of these settings for the docs, in Markdown."""
-    lines = ["| name | default | meaning | environment |", "|---|---|---|---|"]
-    for setting in settings:
-        variables = f"`{setting.variable}`" + (f", `{setting.name}`" if setting.bare else "")
-        lines.append(f"| `{setting.name}` | {setting.default_text} | {setting.help} | {variables} |")
-    return "\n".join(lines) + "\n"
-
-
-class FlagSpec(NamedTuple):
-    """One flag. ``name``: the setting's name, and the key in ``flags`` of ``load``. The flag has hyphens for `_`."""
-
-    name: str
-    help: str
-    metavar: str
-    default: str
-
-    @property
-    def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
-
-
-def flag_specs() -> list[FlagSpec]:
-    """Return a flag for each setting except secrets, because every process can read a command line (``ps``)."""
-    return [FlagSpec(s.name, s.help, s.kind.metavar, s.default_text) for s in SETTINGS.values() if not s.secret]
