@@ -1003,6 +1003,12 @@ def test_command_for_a_directory(tmp_path: Path) -> None:
         command_for(str(tmp_path), "/bin")
 
 
+def test_command_for_a_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "script.sh")
+    with pytest.raises(ScriptUnavailable, match="cannot be read: it is not a regular file"):
+        command_for(str(tmp_path / "script.sh"), "/bin")
+
+
 async def test_a_hundred_at_once(supervisor: Supervisor, tmp_path: Path) -> None:
     """Each of them waits until all have started."""
     os.mkfifo(tmp_path / "go")

@@ -367,7 +367,7 @@ def test_script_that_leaves_a_fifo_in_its_own_place_delays_no_call(start_server:
     """The server reads the script again after a failure, to see whether the file explains it."""
     server = start_server('rm "$0"; mkfifo "$0"; exit 3')
     assert problem(server.call(b""), 500)["exit_code"] == 3
-    assert "not a script" in str(problem(server.call(b""), 500)["detail"])
+    assert "it is not a regular file" in str(problem(server.call(b""), 500)["detail"])
     assert server.call(None, "/_/health", "GET").status == 200
 
 

@@ -6,7 +6,6 @@ import errno
 import os
 import re
 import shlex
-import stat
 import time
 
 from ..errors import ScriptUnavailable
@@ -37,11 +36,8 @@ def command_for(script_path: str, path: str) -> list[str]:
         ScriptUnavailable: the script cannot be read or is UTF-16 text, or its interpreter does not exist.
     """
     try:
-        # If a FIFO is in the place of the script, an open without O_NONBLOCK would block the whole server.
-        with open(os.open(script_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise IsADirectoryError(errno.EISDIR, "not a regular file")
-            start = file.read(4096)
+        with open(open_regular(script_path), "rb") as file:
+            start = file.read(_START_BYTES)
     except OSError as error:
         raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
     if start.startswith(b"\x7fELF"):
@@ -190,7 +186,7 @@ def _script_unreadable(script_path: str, error: OSError) -> str:
         )
     if error.errno == errno.EISDIR:
         return (
-            f"{script_path} is a directory or a device, not a script; `docker run -v` makes a directory when the file "
+            f"{script_path} is a directory, not a script; `docker run -v` makes a directory when the file "
             "to mount does not exist on the host"
         )
     return f"the script {script_path} cannot be read: {error.strerror}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Sequence
 
+from ..system.files import open_regular
 from .declarations import SETTINGS, Settings, shown_value
 from .load import Configuration
 from .text import in_quotes, one_line, why_unreadable
@@ -30,20 +30,11 @@ def script_problems(configuration: Configuration) -> list[str]:
     source = configuration.sources["script_path"]
     prefix = f"script_path: {source} is {in_quotes(path)}; "
     try:
-        # Without O_NONBLOCK, the open of a FIFO would wait for a process that writes to it.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.close(open_regular(path))
     except (FileNotFoundError, NotADirectoryError):
         return [prefix + "there is no such file; mount the script there, or set SCRIPT to base64 of its text"]
     except OSError as error:
         return [prefix + why_unreadable(error)]
-    try:
-        mode = os.fstat(descriptor).st_mode
-    finally:
-        os.close(descriptor)
-    if stat.S_ISDIR(mode):
-        return [prefix + why_unreadable(IsADirectoryError())]
-    if not stat.S_ISREG(mode):
-        return [prefix + "it is not a regular file; give a file"]
     return []
 
 
