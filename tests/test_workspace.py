@@ -267,6 +267,12 @@ def test_an_output_that_changed_is_not_opened(workspace: Workspace) -> None:
         open_output(output)
 
 
+def test_an_error_shows_only_the_ends_of_a_very_long_name(workspace: Workspace) -> None:
+    output = Output(f"{workspace.output_dir}/x", "a" * 4000, 0, 0.0, 0o644)
+    with pytest.raises(OutputUnreadable, match=r"cannot read the output 'a{150}…a{150}': No such file"):
+        open_output(output)
+
+
 def test_a_very_deep_tree_is_removed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()

@@ -10,7 +10,7 @@ from typing import Protocol
 import pybase64
 
 from ..errors import OutputUnreadable
-from ..workspace.outputs import Output, open_output, raise_if_changed
+from ..workspace.outputs import Output, cannot_read, open_output, raise_if_changed, shortened
 
 # A multiple of 3, so that base64 of a piece needs no padding and the next piece can follow.
 _PIECE_BYTES = 384 * 1024
@@ -41,7 +41,7 @@ def read_output(output: Output) -> Generator[bytes, None, None]:
         while at < output.size_bytes:
             piece = _read_piece(fd, min(_PIECE_BYTES, output.size_bytes - at), at, output)
             if not piece:
-                raise OutputUnreadable(f"the output {output.name!r} became shorter after the script had ended")
+                raise OutputUnreadable(f"the output {shortened(output.name)} became shorter after the script had ended")
             at += len(piece)
             if at == output.size_bytes:
                 # Check before the last piece is sent. Until then the server can still end the answer early, and the
@@ -61,7 +61,7 @@ def _read_piece(fd: int, size_bytes: int, at: int, output: Output) -> bytes:
             data += more
         return data
     except OSError as error:
-        raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
+        raise cannot_read(output.name, error) from error
 
 
 def read_stdout(stdout: StdoutSource) -> Generator[bytes, None, None]:

@@ -145,8 +145,8 @@ def _raise_if_impossible(output_dir: str, name: str, size_bytes: int) -> None:
     capacity_bytes = status.f_blocks * status.f_frsize
     if capacity_bytes and size_bytes > capacity_bytes:
         raise OutputTooLarge(
-            f"the output {name!r} has {size_bytes} bytes, but its file system has only {capacity_bytes}: it is a "
-            "sparse file, and most of it was never written"
+            f"the output {shortened(name)} has {size_bytes} bytes, but its file system has only {capacity_bytes}: it "
+            "is a sparse file, and most of it was never written"
         )
 
 

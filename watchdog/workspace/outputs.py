@@ -82,18 +82,18 @@ def open_output(output: Output) -> int:
     Raises:
         OutputUnreadable: the file is gone or not readable, or has changed since it was listed.
     """
-    # With O_NONBLOCK, the open does not wait if the script has put a FIFO in the place of the file.
     try:
         if output.fd >= 0:
             fd = os.dup(output.fd)
             os.lseek(fd, 0, os.SEEK_SET)
         else:
+            # With O_NONBLOCK, this does not wait if the script has put a FIFO in the place of the file.
             fd = os.open(output.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise OutputUnreadable(f"cannot read the output {output.name!r}: {error.strerror}") from error
+        raise cannot_read(output.name, error) from error
     try:
         raise_if_changed(fd, output)
-    except OutputUnreadable:
+    except BaseException:
         os.close(fd)
         raise
     return fd
@@ -104,7 +104,7 @@ def raise_if_changed(fd: int, output: Output) -> None:
     status = os.fstat(fd)
     is_same = status.st_size == output.size_bytes and status.st_mtime == output.mtime_s
     if not stat.S_ISREG(status.st_mode) or not is_same:
-        raise OutputUnreadable(f"the output {output.name!r} changed after the script had ended")
+        raise OutputUnreadable(f"the output {shortened(output.name)} changed after the script had ended")
 
 
 def cannot_read(name: str, error: OSError) -> OutputUnreadable:
