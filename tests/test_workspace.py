@@ -45,7 +45,7 @@ def listed(workspace: Workspace, most: int = MOST_OUTPUTS) -> tuple[list[Output]
 @pytest.fixture(autouse=True)
 def no_slow_file_system(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep directories also on a busy machine, where work on files takes long."""
-    monkeypatch.setattr(workspaces_module, "SLOW_S", 60.0)
+    monkeypatch.setattr(workspaces_module, "_SLOW_S", 60.0)
 
 
 @pytest.mark.parametrize(
@@ -808,7 +808,7 @@ def test_a_slow_file_system_is_left_to_threads(tmp_path: Path, monkeypatch: pyte
         time.sleep(0.02)
         unlink(path)
 
-    monkeypatch.setattr(workspaces_module, "SLOW_S", 0.01)
+    monkeypatch.setattr(workspaces_module, "_SLOW_S", 0.01)
     with monkeypatch.context() as context:
         context.setattr(os, "unlink", slow)
         assert workspaces.keep(first)
@@ -821,11 +821,11 @@ def test_a_pause_of_the_machine_does_not_count_as_a_slow_file_system(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspaces = Workspaces(str(tmp_path))
-    monkeypatch.setattr(workspaces_module, "SLOW_S", -1.0)
+    monkeypatch.setattr(workspaces_module, "_SLOW_S", -1.0)
     assert workspaces.keep(workspaces.make())
-    monkeypatch.setattr(workspaces_module, "SLOW_S", 60.0)
+    monkeypatch.setattr(workspaces_module, "_SLOW_S", 60.0)
     assert workspaces.keep(workspaces.make())
-    monkeypatch.setattr(workspaces_module, "SLOW_S", -1.0)
+    monkeypatch.setattr(workspaces_module, "_SLOW_S", -1.0)
     assert workspaces.keep(workspaces.make())
     assert workspaces.keep(workspaces.make())
     assert not workspaces.keep(workspaces.make())

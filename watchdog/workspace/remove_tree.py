@@ -10,10 +10,6 @@ import stat
 import time
 from collections.abc import Callable
 
-# If emptying a directory takes longer than SLOW_S twice in a row, no directory is emptied for SLOW_PAUSE_S. One slow
-# time does not count, because the whole machine may have paused.
-SLOW_S = 0.01
-SLOW_PAUSE_S = 10.0
 _REMOVED_AT_ONCE = 10_000
 # A process may create files while the directory is removed, such as a process that a warm script left. The removal
 # fails after this number of attempts.

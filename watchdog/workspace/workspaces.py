@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ..system.directory_state import DirectoryState, state_of
 from ..system.files import NO_DESCRIPTOR
-from .remove_tree import SLOW_PAUSE_S, SLOW_S, entries_to_remove, lstat_mode, remove_tree
+from .remove_tree import entries_to_remove, lstat_mode, remove_tree
 from .space import raise_if_no_space
 from .workspace import Workspace
 
@@ -22,6 +22,10 @@ _PREFIX = "watchdog-"
 _NAME_BYTES = 8  # random, so that no other process can make a directory of the same name first
 # If a script has put a device in the place of the lock, an open without O_NONBLOCK may wait.
 _LOCK_FLAGS = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+# If emptying a directory takes longer than _SLOW_S twice in a row, no directory is emptied for _SLOW_PAUSE_S. One slow
+# time does not count, because the whole machine may have paused.
+_SLOW_S = 0.01
+_SLOW_PAUSE_S = 10.0
 
 
 class Workspaces:
@@ -129,9 +133,9 @@ class Workspaces:
     def _note_time(self, began_s: float) -> float:
         """Note how long it took to empty a directory, and return the time now."""
         now_s = time.monotonic()
-        was_slow, self._was_slow = self._was_slow, now_s - began_s > SLOW_S
+        was_slow, self._was_slow = self._was_slow, now_s - began_s > _SLOW_S
         if was_slow and self._was_slow:
-            self._slow_until_s = now_s + SLOW_PAUSE_S
+            self._slow_until_s = now_s + _SLOW_PAUSE_S
         return now_s
 
     @property
