@@ -255,7 +255,17 @@ class Supervisor:
         if broken is not None:
             raise broken
         if status_and_usage is None:
-            return Ended(None, "SIGKILL", timed_out, ended_early, duration_s, 0.0, None, survivors + 1, False)
+            return Ended(
+                exit_code=None,
+                signal="SIGKILL",
+                timed_out=timed_out,
+                ended_early=ended_early,
+                duration_s=duration_s,
+                cpu_s=0.0,
+                peak_rss_bytes=None,
+                survivors=survivors + 1,
+                is_tree_gone=False,
+            )
         return ended(
             status,
             usage,

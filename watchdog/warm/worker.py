@@ -420,7 +420,17 @@ class Worker:
     async def _live(self) -> None:
         """Wait until the process tree is gone."""
         # This value is used only if a fault of the server itself ends the wait.
-        ended = Ended(None, "SIGKILL", False, True, 0.0, 0.0, None, 0, False)
+        ended = Ended(
+            exit_code=None,
+            signal="SIGKILL",
+            timed_out=False,
+            ended_early=True,
+            duration_s=0.0,
+            cpu_s=0.0,
+            peak_rss_bytes=None,
+            survivors=0,
+            is_tree_gone=False,
+        )
         try:
             ended = await self._supervisor.until_ended(self._child, linger_timeout_s=0.0)
         finally:
