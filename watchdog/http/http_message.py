@@ -59,7 +59,6 @@ class Request:
         "headers",
         "is_chunked",
         "is_http_1_0",
-        "keep_alive",
         "method",
         "pace",
         "path",
@@ -77,7 +76,6 @@ class Request:
         self.content_length = head.content_length
         self.is_chunked = head.is_chunked
         self.is_http_1_0 = head.is_http_1_0
-        self.keep_alive = head.keep_alive
         self.refused = head.refused
         # The target of a request through a proxy may be a whole URL (RFC 9112, section 3.2.2).
         target = head.target if head.target.startswith("/") else _without_authority(head.target)

@@ -45,6 +45,7 @@ from ..workspace.workspaces import Workspaces
 from .authorization import Authorization
 from .body import Bodies
 from .calls import Calls
+from .connection import Handler
 from .drain import UNKILLABLE_S, Drain, within
 from .health import Health
 from .http_server import HttpServer
@@ -247,7 +248,7 @@ class Server:
             log.error("threads left behind", count=count, reason="their operations on files do not end")
         log.info("stopped")
 
-    def _http_server(self, handler: Any, cors: Cors | None = None) -> HttpServer:
+    def _http_server(self, handler: Handler, cors: Cors | None = None) -> HttpServer:
         return HttpServer(
             handler,
             read_timeout_s=self._settings.read_timeout_s,
