@@ -91,11 +91,11 @@ def decide(
             return _Decided("json", Raw)
         prefix = _DATA_URL.match(head, start) or _QUOTE.match(head, start)
     skip = prefix.end() if prefix else start
-    quoted = prefix is not None and prefix[0].endswith(b'"')
+    is_quoted = prefix is not None and prefix[0].endswith(b'"')
 
     # Only decoding shows whether the body is base64. `held` keeps the result, so these bytes are decoded only once.
     held = Held()
-    base64_reader = Base64Reader(held, skip, quoted)
+    base64_reader = Base64Reader(held, skip, is_quoted)
     fault = _fault(base64_reader, head[skip:], complete)
 
     def continue_into(file: ByteSink) -> Base64Reader:

@@ -42,8 +42,6 @@ _OWN_FIELDS = frozenset({"name", "log_level", "script", "file_stage_in"}) | _SEC
 _SECRET_SECTIONS = ("secrets", "Secrets")
 _VARIABLE_SECTIONS = ("variables", "Variables", *_SECRET_SECTIONS)
 _STORAGE_FIELDS = frozenset({"storage_provider", "path", "prefix", "suffix"})
-
-
 # The kernel's MAX_ARG_STRLEN (execve(2)). It includes the name, `=` and the NUL at the end.
 _LONGEST_VARIABLE_BYTES = 131_072
 # str() refuses integers with more than 4300 digits, and `!!int 0x…` can make such an integer.
@@ -333,6 +331,10 @@ def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
         as the author wrote them. YAML 1.1 would change them to 493, 1.1, False and a date.
         """
 
+        def __init__(self, stream: bytes) -> None:
+            super().__init__(stream)
+            self._seen: dict[int, Any] = {}
+
         def flatten_mapping(self, node: Any) -> None:
             """Look for duplicate keys when PyYAML sees an object for the first time.
 
@@ -343,12 +345,8 @@ def _load_yaml(text: bytes) -> tuple[object, list[tuple[str, list[int]]]]:
                 duplicates.extend(_duplicates_of(node))
             super().flatten_mapping(node)
 
-        def __init__(self, stream: bytes) -> None:
-            super().__init__(stream)
-            self._seen: dict[int, Any] = {}
-
     Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        first: [(tag, expression) for tag, expression in resolvers if tag.endswith((":null", ":merge"))]
         for first, resolvers in safe_loader.yaml_implicit_resolvers.items()
     }
     truth = re.compile("^(?:true|True|TRUE|false|False|FALSE)$")
