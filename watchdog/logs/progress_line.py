@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -12,7 +13,7 @@ from .text import decode, printable
 LONGEST_LINE_BYTES = 4096
 
 _FRACTION = rb"(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?"
-_PROGRESS = pattern(rb"progress (" + _FRACTION + rb")(?: (.*))?", 16)  # re.DOTALL: the text may contain "\r"
+_PROGRESS = pattern(rb"progress (" + _FRACTION + rb")(?: (.*))?", re.DOTALL)  # the text may contain "\r"
 
 
 class Progress(msgspec.Struct, frozen=True):

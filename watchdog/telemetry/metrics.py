@@ -4,8 +4,7 @@ Counting is plain arithmetic, so it costs a call almost nothing. prometheus-clie
 for the text, because the import takes longer than a small script.
 
 The first three metrics have the names and labels of OpenFaaS's classic watchdog (its ``metrics`` package), and
-``process_*`` come from prometheus-client. The docs' table of metrics is made from
-the texts here (``make docs``).
+``process_*`` come from prometheus-client. The docs' table of metrics is made from the texts here (``make docs``).
 """
 
 from __future__ import annotations

@@ -63,10 +63,9 @@ class Spool:
         if self.overflowed or self.error is not None:
             return None
         self.size_bytes += len(data)
-        if self._fd < 0 and self.size_bytes <= _IN_MEMORY_BYTES:
-            self._memory.append(data)
-            return None
         self._memory.append(data)
+        if self._fd < 0 and self.size_bytes <= _IN_MEMORY_BYTES:
+            return None
         pieces, self._memory = self._memory, []
         try:
             return asyncio.get_running_loop().run_in_executor(OUTPUTS, self._write, pieces)
