@@ -23,6 +23,7 @@ import aiohttp
 from ..errors import AnswerBroken, RefusedForNow, ServiceUnreachable, WatchdogError
 from ..logs.readable import seconds
 from ..logs.text import printable
+from ..system.connect_error import why_not_connected, why_tls_fails
 from .progress import Display
 from .refusal import error_of, is_refused_for_now
 from .service import Service
@@ -204,11 +205,9 @@ def _given_up(refusal: WatchdogError, least_s: float | None, retry_for_s: float)
 def _translated(error: Exception) -> WatchdogError:
     """Return an error of the HTTP client as an error of the program."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientConnectorSSLError):
-        cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
-        why = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "TLS fails"
         return ServiceUnreachable(
-            f"no safe connection to {error.host}:{error.port} can be made ({why}); give the certificate of its "
-            "authority with --ca-file, or use http:// if the service has no TLS"
+            f"no safe connection to {error.host}:{error.port} can be made ({why_tls_fails(error)}); give the "
+            "certificate of its authority with --ca-file, or use http:// if the service has no TLS"
         )
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return ServiceUnreachable(f"the proxy refuses the connection: {error.status} {printable(error.message)}")
@@ -216,9 +215,7 @@ def _translated(error: Exception) -> WatchdogError:
         return ServiceUnreachable(f"the host {error.host} is not known; check the URL")
     if isinstance(error, aiohttp.ClientConnectorError):
         what = "the proxy " if isinstance(error, aiohttp.ClientProxyConnectionError) else ""
-        # asyncio replaces strerror by a text of its own.
-        code = error.os_error.errno or 0
-        reason = os.strerror(code) if code > 0 else error.os_error.strerror or type(error.os_error).__name__
+        reason = why_not_connected(error.os_error)
         return ServiceUnreachable(
             f"{what}{error.host}:{error.port} cannot be reached: {reason}; check the URL, and that the service runs"
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import quote
 
@@ -14,6 +13,7 @@ from yarl import URL
 
 from ..errors import ObjectMissing, StorageError
 from ..settings.storage_providers import Provider
+from ..system.connect_error import why_not_connected, why_tls_fails
 from .connections import Connections, aborted_on_failure
 from .dialect import Dialect
 from .retry import Progress, Transient
@@ -125,18 +125,16 @@ class Requests:
             text = f"{self.provider} {how} {self._timeout_s:g} s during {what} (storage_timeout)"
             return Transient(StorageError(text), is_silence=True)
         if isinstance(error, aiohttp.ClientConnectorError):
-            text = f"{self.provider} cannot be reached for {what}: {_reason(error.os_error)}"
+            text = f"{self.provider} cannot be reached for {what}: {why_not_connected(error.os_error)}"
             return Transient(StorageError(f"{text}; check its address, and that it runs"))
         if isinstance(error, (aiohttp.ClientError, ConnectionError)):
             return Transient(StorageError(f"{self.provider} closed the connection during {what}"))
         return error
 
     def _untrusted(self, error: aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError) -> StorageError:
-        cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None)
-        why = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "TLS fails"
         return StorageError(
-            f"{self.provider} has a certificate that is not trusted ({why}): give the certificate of its authority as "
-            "ca_file (PEM) of the storage provider, or set its verify to false"
+            f"{self.provider} has a certificate that is not trusted ({why_tls_fails(error)}): give the certificate of "
+            "its authority as ca_file (PEM) of the storage provider, or set its verify to false"
         )
 
     def _error(self, status: int, reason: str | None, what: str) -> StorageError:
@@ -170,11 +168,6 @@ class Requests:
 def _retry_after_s(response: aiohttp.ClientResponse) -> float:
     value = response.headers.get("Retry-After", "")
     return float(value) if value.isdecimal() and len(value) < 6 else 0.0
-
-
-def _reason(error: OSError) -> str:
-    # asyncio replaces strerror by a text of its own.
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or type(error).__name__
 
 
 def _printable(text: str | None) -> str:
