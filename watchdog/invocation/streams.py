@@ -10,7 +10,8 @@ from ..logs.observer import Observer
 from ..logs.progress_line import ProgressLines
 from ..logs.script_log import ScriptLog
 from ..logs.sink import LogWriter
-from ..output.printed import TEXT, Printed
+from ..output.media_type import PLAIN_TYPE
+from ..output.printed import Printed
 from ..process.pipes import Consumer
 from ..workspace.spool import Spool, Tail
 
@@ -98,7 +99,7 @@ class Streams:
     @property
     def printed_type(self) -> str:
         """The media type of stdout."""
-        return TEXT if self._printed is None else self._printed.media_type
+        return PLAIN_TYPE if self._printed is None else self._printed.media_type
 
     def _new_log(self, stream: Literal["stdout", "stderr"]) -> ScriptLog:
         self._rate = self._rate or LogRate(self._log_bytes_per_s)

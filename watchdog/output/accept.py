@@ -13,7 +13,6 @@ from ..errors import AnswerNotAvailable, BadInput, quoted
 from ..system.pattern import pattern
 from ..workspace.outputs import Output
 from .media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, guessed_type
-from .printed import TEXT
 
 # The type of a stream of events. It is not among the offers: the caller must ask for it before the script runs.
 _STREAM = ("text", "event-stream")
@@ -64,7 +63,7 @@ class AnswerPreference(msgspec.Struct, frozen=True):
     accept: str = ""
     ranges: tuple[_Range, ...] = ()
 
-    def resolve(self, outputs: Sequence[Output], printed_type: str = TEXT) -> Offer:
+    def resolve(self, outputs: Sequence[Output], printed_type: str = PLAIN_TYPE) -> Offer:
         """Choose one of the forms of these outputs. If there are no outputs, choose a form of the printed text or data.
 
         Raises:

@@ -42,7 +42,6 @@ from .encode import (
     take_checksums,
 )
 from .media_type import JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, encoded_name, guessed_type, without_surrogates
-from .printed import TEXT
 from .zip_format import zip_parts
 
 # If an answer exceeds neither limit, the switch to a thread costs more than the work.
@@ -65,7 +64,7 @@ class Result(msgspec.Struct, frozen=True):
     stdout_tail: str = ""
     stderr_tail: str = ""
     failure: ScriptFailed | ScriptKilled | None = None
-    printed_type: str = TEXT
+    printed_type: str = PLAIN_TYPE
     warnings: Sequence[CallWarning] = ()
 
 

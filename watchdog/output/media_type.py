@@ -7,12 +7,11 @@ import os
 from typing import TYPE_CHECKING
 
 from ..system.pattern import pattern
-from .printed import TEXT
 
 if TYPE_CHECKING:
     import mimetypes
 
-PLAIN_TYPE = TEXT
+PLAIN_TYPE = "text/plain"
 ZIP_TYPE = "application/zip"
 JSON_TYPE = "application/json"
 BYTES_TYPE = "application/octet-stream"

@@ -10,9 +10,7 @@ import codecs
 import re
 
 from ..system.pattern import pattern
-
-TEXT = "text/plain"
-BINARY = "application/octet-stream"
+from .media_type import BYTES_TYPE, PLAIN_TYPE
 
 # The first bytes of file formats as regular expressions, and the media type of each format. It is the type that
 # media_type.guessed_type returns for the file names of this format. A text could also begin with letters such as "BM".
@@ -104,7 +102,7 @@ class Printed:
         """Return the type of the whole stream, which must have ended. UTF-8 without NUL is ``text/plain``."""
         ends_inside_a_character = self._decoder is not None and bool(self._decoder.getstate()[0])
         is_text = self._is_text and not ends_inside_a_character
-        return type_of_start(self._start) or (TEXT if is_text else BINARY)
+        return type_of_start(self._start) or (PLAIN_TYPE if is_text else BYTES_TYPE)
 
     def _is_binary(self, piece: bytes) -> bool:
         if b"\0" in piece:
@@ -128,4 +126,4 @@ def joined_type(streams: list[tuple[int, str]]) -> str:
     types = [media_type for size_bytes, media_type in streams if size_bytes]
     if len(types) == 1:
         return types[0]
-    return TEXT if all(media_type == TEXT for media_type in types) else BINARY
+    return PLAIN_TYPE if all(media_type == PLAIN_TYPE for media_type in types) else BYTES_TYPE

@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...output.event_stream import EVENT_STREAM_TYPE
+from ...output.media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE, ZIP_TYPE
+from ..problem_document import PROBLEM_TYPE
 from .interface import Interface
-from .parts import (
-    ANY_TYPE,
-    BYTES,
-    BYTES_TYPE,
-    JSON_TYPE,
-    PROBLEM_TYPE,
-    TEXT,
-    TEXT_TYPE,
-    Json,
-    ref,
-    refs_to_headers,
-)
+from .parts import ANY_TYPE, BYTES, TEXT, Json, ref, refs_to_headers
 
 # The meaning of each status of an error, also for the docs (`make docs`).
 MEANINGS: Mapping[int, str] = {
@@ -71,7 +62,7 @@ def responses(interface: Interface) -> Json:
             response["headers"] |= refs_to_headers("WWW-Authenticate")
         if status == 500 and interface.is_classic:
             response["description"] += " As text: the exit status, stdout, and the end of stderr."
-            response["content"][TEXT_TYPE] = {"schema": {"type": "string"}}
+            response["content"][PLAIN_TYPE] = {"schema": {"type": "string"}}
         found[str(status)] = response
     for status, title in ANSWERED_BEFORE_A_CALL:
         found[str(status)] = {"description": f"{title}. {MEANINGS[status]}", "content": dict(problem)}
@@ -113,8 +104,8 @@ def _success(interface: Interface, headers: Json) -> Json:
         # Some generators use only the first type that they know. The only one with a schema is JSON.
         "content": {
             JSON_TYPE: {"schema": ref("schemas", "Outcome")},
-            TEXT_TYPE: {"schema": dict(TEXT)},
-            "application/zip": {"schema": dict(BYTES)},
+            PLAIN_TYPE: {"schema": dict(TEXT)},
+            ZIP_TYPE: {"schema": dict(BYTES)},
             BYTES_TYPE: {"schema": dict(BYTES)},
             **of_events,
             ANY_TYPE: {},

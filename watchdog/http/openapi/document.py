@@ -19,9 +19,10 @@ once: a call only as POST, and no path with HEAD. The descriptions name the othe
 from __future__ import annotations
 
 from ... import __version__
+from ...output.media_type import JSON_TYPE, PLAIN_TYPE
 from .answers import ANSWERED_BEFORE_A_CALL, error_statuses, headers, responses
 from .interface import LIMITS, Interface, limit_text
-from .parts import TEXT_TYPE, Json, ref, refs_to_headers
+from .parts import Json, ref, refs_to_headers
 from .request import parameters, request_body
 from .schemas import schemas
 
@@ -165,9 +166,7 @@ def _itself() -> Json:
         "responses": {
             "200": {
                 "description": "OpenAPI 3.1",
-                "content": {
-                    "application/json": {"schema": {"type": "object", "required": ["openapi", "info", "paths"]}}
-                },
+                "content": {JSON_TYPE: {"schema": {"type": "object", "required": ["openapi", "info", "paths"]}}},
             }
         },
     }
@@ -190,7 +189,7 @@ def _metrics_server(port: int) -> Json:
 
 
 def _text_response(description: str, example: str, *, retry_after: bool = False) -> Json:
-    content: Json = {TEXT_TYPE: {"schema": {"type": "string"}, "example": example}}
+    content: Json = {PLAIN_TYPE: {"schema": {"type": "string"}, "example": example}}
     response: Json = {"description": description, "content": content}
     if retry_after:
         response["headers"] = refs_to_headers("Retry-After")

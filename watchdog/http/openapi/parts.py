@@ -6,11 +6,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-PROBLEM_TYPE = "application/problem+json"
 ANY_TYPE = "*/*"
-TEXT_TYPE = "text/plain"
-BYTES_TYPE = "application/octet-stream"
-JSON_TYPE = "application/json"
 ABOUT_EVENTS = (
     "`events`, like `Accept: text/event-stream`, answers with server-sent events while the function runs. The last "
     "event is `completed`, with the status that the call would have without the stream. If this event is missing, the "

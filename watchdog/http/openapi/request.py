@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ...output.accept import AnswerForm
+from ...output.media_type import BYTES_TYPE, JSON_TYPE, PLAIN_TYPE
 from .interface import Interface, limit_text
-from .parts import ABOUT_EVENTS, ANY_TYPE, BYTES, BYTES_TYPE, JSON_TYPE, TEXT, TEXT_TYPE, Json, ref
+from .parts import ABOUT_EVENTS, ANY_TYPE, BYTES, TEXT, Json, ref
 
 # The texts that base64_reader.py accepts, as regular expressions of ECMA-262. A text has only one alphabet. Line
 # ends may be anywhere. Blanks may be at the start and the end of a line. The padding is complete or missing. All unused
@@ -40,7 +41,7 @@ def request_body(interface: Interface) -> Json:
         description = f"Any bytes, with any content type. They are not decoded. {limit}."
         return {"description": description, "content": {name: {"schema": BYTES} for name in (BYTES_TYPE, ANY_TYPE)}}
     content: Json = {
-        TEXT_TYPE: {"schema": ref("schemas", "Base64"), "example": "aGVsbG8K"},
+        PLAIN_TYPE: {"schema": ref("schemas", "Base64"), "example": "aGVsbG8K"},
         BYTES_TYPE: {"schema": dict(BYTES)},
         JSON_TYPE: {"schema": ref("schemas", "Json")},
         "application/x-www-form-urlencoded": {
