@@ -28,11 +28,11 @@ import msgspec
 from ..errors import AnswerNotAvailable, ScriptFailed, ScriptKilled
 from ..system.threads import OUTPUTS, one_ahead
 from ..workspace.outputs import Output, open_output, size_of
+from ..workspace.spool import KeptStream
 from .accept import AnswerForm, AnswerPreference, Offer
 from .call_warning import CallWarning
 from .encode import (
     Crc32,
-    StdoutSource,
     as_base64,
     base64_length,
     filled,
@@ -58,7 +58,7 @@ class Result(msgspec.Struct, frozen=True):
     """
 
     outputs: Sequence[Output]
-    stdout: StdoutSource
+    stdout: KeptStream
     exit_code: int | None
     duration_s: float
     stdout_tail: str = ""

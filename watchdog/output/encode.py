@@ -11,22 +11,13 @@ import pybase64
 
 from ..errors import OutputUnreadable
 from ..workspace.outputs import Output, cannot_read, open_output, raise_if_changed, shortened
+from ..workspace.spool import KeptStream
 
 # A multiple of 3, so that base64 of a piece needs no padding and the next piece can follow.
 _PIECE_BYTES = 384 * 1024
 # Bytes that a thread reads in the first pass before it checks whether the caller is still connected.
 _STEP_BYTES = 4 * 1024 * 1024
 _OPEN_COST_BYTES = 16 * 1024
-
-
-class StdoutSource(Protocol):
-    """The script's standard output, which is the answer if the script left no file."""
-
-    @property
-    def size_bytes(self) -> int: ...
-
-    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
-        """Yield all bytes in pieces of at most ``piece_bytes``. If there are many bytes, a thread calls this."""
 
 
 def read_output(output: Output) -> Generator[bytes, None, None]:
@@ -64,7 +55,7 @@ def _read_piece(fd: int, size_bytes: int, at: int, output: Output) -> bytes:
         raise cannot_read(output.name, error) from error
 
 
-def read_stdout(stdout: StdoutSource) -> Generator[bytes, None, None]:
+def read_stdout(stdout: KeptStream) -> Generator[bytes, None, None]:
     left = stdout.size_bytes
     try:
         for piece in stdout.pieces(_PIECE_BYTES):

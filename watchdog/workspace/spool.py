@@ -109,16 +109,20 @@ class Spool:
             self.error = error
 
 
-class _Pieces(Protocol):
+class KeptStream(Protocol):
+    """A stream that has ended and whose bytes are kept: the stdout of one run, or of several."""
+
     @property
     def size_bytes(self) -> int: ...
-    def pieces(self, piece_bytes: int) -> Iterator[bytes]: ...
+
+    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
+        """Yield all bytes in pieces of at most ``piece_bytes``. If there are many bytes, a thread calls this."""
 
 
 class Joined:
     """Several streams, joined to one."""
 
-    def __init__(self, streams: Sequence[_Pieces]) -> None:
+    def __init__(self, streams: Sequence[KeptStream]) -> None:
         self._streams = streams
 
     @property
