@@ -14,7 +14,7 @@ import pytest
 from running_server import RunningServer
 
 from storage.cdmi_stub import SPACE, TOKEN, CdmiStub, cdmi_stub
-from storage.files import MIB, Moving, fetched, output_of, stored
+from storage.files import MIB, Moving, changing, fetched, output_of, stored
 from watchdog.errors import ObjectMissing, StorageError
 from watchdog.settings.storage_providers import Place, Provider, Storages
 from watchdog.storage import event as event_module
@@ -106,14 +106,20 @@ async def test_an_upload_that_fails_is_removed(stub: CdmiStub, tmp_path: Path) -
     assert stub.files == {}
 
 
-async def test_a_cancelled_upload_is_removed(stub: CdmiStub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [None, "touched"])
+async def test_a_cancelled_upload_is_removed(stub: CdmiStub, tmp_path: Path, change: str | None) -> None:
+    """It ends as cancelled, even if the file changes meanwhile."""
+    output = output_of(tmp_path, bytes(64 * MIB))
+    alter = changing(output, change) if change is not None else Moving()
     async with opened(stub.provider()) as storage:
         begun = asyncio.Event()
 
         def moved(count: int) -> None:
-            begun.set()
+            if count > 0:  # an attempt without 100 Continue moves 0 bytes
+                alter(count)
+                begun.set()
 
-        storing = asyncio.create_task(storage.store(output_of(tmp_path, bytes(64 * MIB)), f"{SPACE}/file", moved=moved))
+        storing = asyncio.create_task(storage.store(output, f"{SPACE}/file", moved=moved))
         await asyncio.wait_for(begun.wait(), RunningServer.patience_s)
         storing.cancel()
         with pytest.raises(asyncio.CancelledError):

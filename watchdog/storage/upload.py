@@ -81,9 +81,11 @@ class Upload:
                 asks_first=asks_first,
             ) as response:
                 return await self._requests.accepted(response, f"PUT of {self._path}", _STORED, self._final)
-        except BaseException:
+        except BaseException as error:
             self._moved(-self._sent_bytes)
-            raise_if_changed(self._fd, self._output)
+            # A file that changed may be the cause of an error. A cancellation must stay a cancellation.
+            if isinstance(error, Exception):
+                raise_if_changed(self._fd, self._output)
             raise
 
     @property
