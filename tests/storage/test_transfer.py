@@ -15,7 +15,7 @@ from watchdog.errors import StorageError
 from watchdog.settings.storage_providers import Place, Provider, Storages
 from watchdog.storage import event as event_module
 from watchdog.storage import open_storages, transfer_progress
-from watchdog.storage.base import Moved
+from watchdog.storage.base import Moved, finished
 from watchdog.storage.locator import Source
 from watchdog.storage.stored_object import StoredObject
 from watchdog.storage.transfer import Transfers
@@ -148,3 +148,23 @@ async def test_a_long_transfer_is_reported_in_the_log(monkeypatch: pytest.Monkey
         "size_bytes": 5,
     }
     assert (last["event"], last["call_id"]) == ("outputs stored", "x")
+
+
+async def test_a_cancellation_during_a_cleanup_is_raised_after_the_cleanup() -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+    has_ended: list[bool] = []
+
+    async def cleanup() -> None:
+        begun.set()
+        await may_end.wait()
+        has_ended.append(True)
+
+    waiting = asyncio.create_task(finished(cleanup()))
+    await begun.wait()
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert has_ended == [True]

@@ -21,7 +21,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
@@ -84,11 +83,19 @@ async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
 
     Give up after five seconds, because the server may be silent. Raise no error of the cleanup: the caller raises the
     error of the transfer itself.
+
+    Raises:
+        asyncio.CancelledError: the waiting task was cancelled meanwhile.
     """
     task = asyncio.ensure_future(cleanup)
     until_s = time.monotonic() + _CLEANUP_S
+    cancelled: asyncio.CancelledError | None = None
     while not task.done() and (left_s := until_s - time.monotonic()) > 0:
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait({task}, timeout=left_s)
+        except asyncio.CancelledError as error:
+            cancelled = error
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+    if cancelled is not None:
+        raise cancelled
