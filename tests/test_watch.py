@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from running_server import until
 
 from watchdog.process.guardian import Guardian
+from watchdog.process.pipes import Pipe
 from watchdog.process.watch import Wait, Watch
 
 
@@ -101,3 +103,14 @@ def test_pipe_ends_after_the_guardian_has_closed_its_copies() -> None:
     finally:
         guardian.stop()
         os.close(reading)
+
+
+def test_a_pipe_that_cannot_be_watched_is_closed() -> None:
+    def refuse(fd: int, callback: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    watch: Any = SimpleNamespace(watch=refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="No space left"):
+        Pipe(watch, lambda data: None)
+    assert os.listdir("/proc/self/fd") == before

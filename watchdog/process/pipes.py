@@ -38,7 +38,12 @@ class Pipe:
         self._pause: asyncio.Future[None] | None = None
         self.taken_bytes = 0
         self._is_closed = False
-        watch.watch(self._reading_fd, self._readable)
+        try:
+            watch.watch(self._reading_fd, self._readable)
+        except OSError:  # this user watches too many descriptors (epoll(7), max_user_watches)
+            os.close(self._reading_fd)
+            os.close(self.writing_fd)
+            raise
 
     @property
     def name(self) -> str:
