@@ -573,6 +573,7 @@ def test_binary_data_is_not_written_to_a_terminal(server: RunningServer, tmp_pat
         (["http://host", "f", "--token", "s3cret"], "--token-file"),
         (["http://host", "f", "--token-file", "missing"], "missing"),
         (["http://host", "f", "--token-file", "/dev/null"], "is empty"),
+        (["http://host", "f", "--token-file", "/dev/zero"], "has over 65536 bytes"),
         (["https://host", "f", "--ca-file", "missing"], "--ca-file"),
         (["https://host", "f", "--ca-file", "/dev/null"], "PEM"),
     ],

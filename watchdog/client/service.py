@@ -96,8 +96,10 @@ def _token(path: str) -> str:
             content = file.read(_TOKEN_FILE_MOST_BYTES + 1)
     except OSError as error:
         raise ConfigError([f"the token file {path}: {why_unreadable(error)}"]) from None
+    if len(content) > _TOKEN_FILE_MOST_BYTES:
+        raise ConfigError([f"the token file {path} has over {_TOKEN_FILE_MOST_BYTES} bytes; give a file with a token"])
     try:
-        return parse_token(content[:_TOKEN_FILE_MOST_BYTES].decode("ascii"))
+        return parse_token(content.decode("ascii"))
     except ValueError:
         found = "has no usable token (not shown)" if content.strip() else "is empty"
         raise ConfigError([f"the token file {path} {found}; expected {TOKEN.accepts}"]) from None
