@@ -10,6 +10,7 @@ import io
 import json
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -36,6 +37,7 @@ from running_server import on_terminal, read_terminal, until
 
 from watchdog.client import plain
 from watchdog.client.folder import Folder
+from watchdog.errors import AnswerNotKept
 
 CONTENT = os.urandom(300_000)
 BASE64 = base64.b64encode(CONTENT) + b"\n"
@@ -238,6 +240,20 @@ def test_a_file_that_is_larger_than_its_size_in_the_zip_is_not_unpacked_further(
     done = call(tmp_path, answer(base64.b64encode(buffer.getvalue()), **ZIP))
     check(done, 76, "the ZIP in the answer is damaged: Bad CRC-32")
     assert files_in(tmp_path / "out") == {}
+
+
+def test_a_folder_that_cannot_be_opened_leaves_nothing(tmp_path: Path) -> None:
+    """There is a descriptor for the directory of the user, and none for the hidden directory in it."""
+    lowest = os.open(os.devnull, os.O_RDONLY)
+    os.close(lowest)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, hard))
+    try:
+        with pytest.raises(AnswerNotKept, match="Too many open files"):
+            Folder(str(tmp_path), "", replaces=False).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_signal_ends_the_unpacking_of_a_zip(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ class Folder:
 
     def __enter__(self) -> Folder:
         try:
-            self._root = os.open(self._path, _DIRECTORY)
             self._staging_name = f".invoke-{secrets.token_hex(4)}.part"
+            self._root = os.open(self._path, _DIRECTORY)
             os.mkdir(self._staging_name, 0o700, dir_fd=self._root)
             self._staging = os.open(self._staging_name, _DIRECTORY | os.O_NOFOLLOW, dir_fd=self._root)
         except OSError as error:
@@ -108,9 +108,9 @@ class Folder:
             self._remove(file)
         if self._staging >= 0:
             os.close(self._staging)
+        if self._root >= 0:
             with contextlib.suppress(OSError):
                 os.rmdir(self._staging_name, dir_fd=self._root)
-        if self._root >= 0:
             os.close(self._root)
         self._root = self._staging = -1
 
