@@ -214,6 +214,26 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
     assert server.wait() == 0
 
 
+BROKEN_DRAIN = """
+from watchdog.http.health import Health
+def may_get_calls(self):
+    raise ArithmeticError("no such step")
+replace(Health, "may_get_calls", may_get_calls)
+"""
+
+
+def test_a_fault_in_a_drain_ends_the_running_calls_and_the_server(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(f"trap '' TERM; touch {tmp_path}/up; sleep 1000", program=changed_program(BROKEN_DRAIN, None))
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.call, b"")
+        until((tmp_path / "up").exists, "the script")
+        server.signal(signal.SIGTERM)
+        assert problem(answer.result(), 503)
+    assert server.event("internal error")["reason"] == "ArithmeticError('no such step')"
+    assert server.wait() == 0
+    assert server.leftovers() == []
+
+
 # A server whose listening socket cannot ignore new handshakes. A caller connects at the last check of the queue.
 LATE_CALLER = """
 import itertools, json, os, socket, threading

@@ -13,7 +13,6 @@ The whole drain has a bound (``_longest_s``). At the start, the log says when th
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import signal
@@ -71,7 +70,7 @@ class Drain:
         self._loop = asyncio.get_running_loop()
 
     async def run_at_signal(self, signals: asyncio.Queue[int]) -> None:
-        """Wait for SIGTERM, SIGHUP or SIGINT, then drain. A second signal stops the server at once."""
+        """Wait for SIGTERM, SIGHUP or SIGINT, then drain. A second signal or a fault stops the server at once."""
         first = await signals.get()
         name = signal.Signals(first).name
         drain = asyncio.ensure_future(self._run(name))
@@ -81,14 +80,17 @@ class Drain:
         second = asyncio.ensure_future(signals.get())
         await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
         second.cancel()
-        if not drain.done():
+        if drain.done() and (error := drain.exception()) is not None:
+            log.error("internal error", reason=repr(error), exc_info=error)
+        elif drain.done():
+            return
+        else:
             drain.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await drain
-            self.refuse_all(at_once=True)
-            self._supervisor.end_all(at_once=True)
-            # All scripts are killed now. Give callers one second to read their answers: some callers never read.
-            await within(1.0, self._admission.empty(), self._calls.all_answered())
+            await asyncio.wait({drain})
+        self.refuse_all(at_once=True)
+        self._supervisor.end_all(at_once=True)
+        # All scripts are killed now. Give callers one second to read their answers: some callers never read.
+        await within(1.0, self._admission.empty(), self._calls.all_answered())
 
     async def _run(self, signal_name: str) -> None:
         self._health.drain()
