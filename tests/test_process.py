@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -433,6 +434,32 @@ async def test_without_pidfd_a_thread_waits(supervisor: Supervisor, monkeypatch:
 
     monkeypatch.setattr(os, "pidfd_open", missing)
     assert (await Run(supervisor, "exit 4").ended()).exit_code == 4
+
+
+async def test_a_command_whose_exit_nothing_can_wait_for_is_not_left_running(
+    supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system has no pidfd, and the limit of processes allows no more threads."""
+
+    def missing(pid: int) -> int:
+        raise OSError("no such system call")
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    await Run(supervisor, "the guardian starts with the first command").ended()
+    mark = f"/mark/{uuid.uuid4()}"
+    descriptors = os.listdir("/proc/self/fd")
+    with monkeypatch.context() as context:
+        context.setattr(os, "pidfd_open", missing)
+        context.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(ScriptUnavailable, match="sleep 60: no thread can wait for its exit; the container's limit"):
+            supervisor.start(
+                ["/bin/sleep", "60"], {"M": mark}, mark=mark, stdout=bytearray().extend, stderr=bytearray().extend
+            )
+    assert not [each for each in proc.processes() if mark.encode() in proc.environment_of(each.pid)]
+    assert os.listdir("/proc/self/fd") == descriptors
+    assert supervisor.running == 0
 
 
 async def test_without_a_list_of_children_all_of_proc_is_read(

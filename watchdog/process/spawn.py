@@ -105,7 +105,21 @@ class Spawner:
             os.close(stdin_ends[0])
             feed = Feed(self._loop, stdin_ends[1], stdin)
         self._limit_mark.give(pid, limit)
-        child = Child(pid, mark_bytes, limit, pipes, feed, self._loop, self._watch, slot, kill_grace_s)
+        try:
+            child = Child(pid, mark_bytes, limit, pipes, feed, self._loop, self._watch, slot, kill_grace_s)
+        except RuntimeError as error:
+            # There is neither a pidfd nor a thread that could wait for the exit.
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._guardian.forget(slot)
+            if feed is not None:
+                feed.close()
+            for pipe in pipes:
+                pipe.close()
+            raise ScriptUnavailable(
+                f"cannot start {shlex.join(command)}: no thread can wait for its exit; the container's limit of "
+                "processes or memory is reached"
+            ) from error
         if feed is not None:
             feed.start(if_broken=child.ask_to_end)
         return child
