@@ -130,5 +130,7 @@ class Tree:
                     raise
                 # Other calls that wait here may hold all descriptors: use the reserved descriptor.
                 with contextlib.suppress(OSError), self._spare.lent():
-                    return read()
+                    result = read()
+                    self._orphans.note_owners(owners)
+                    return result
                 await asyncio.sleep(0.05)
