@@ -609,7 +609,9 @@ def test_load_that_fails_is_reported_and_an_edit_loads_at_once(
     document = problem(answer, 503 if is_startable else 500)
     assert text in str(document["detail"])
     if is_startable:
-        assert int(answer.headers["Retry-After"]) >= 1
+        retry_after_s = int(answer.headers["Retry-After"])
+        assert retry_after_s >= 1
+        assert str(document["detail"]).endswith(f"; the server tries again in {retry_after_s} s")
     if kind == "exit 3":
         assert (document["exit_code"], document["stderr"]) == (3, "no weights\n")
     server.event("worker not loaded")

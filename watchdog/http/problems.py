@@ -89,7 +89,7 @@ def problem(request: Request, call_id: str, record: Record, error: WatchdogError
     if not record.is_logged and not isinstance(error, TooManyWrongTokens):
         log.warning("call refused", call_id=call_id, status=status, reason=str(error))
     headers["Content-Type"] = PROBLEM_TYPE
-    body = problem_document(status, title, str(error), **_members(call_id, record, error))
+    body = problem_document(status, title, _detail(error), **_members(call_id, record, error))
     # After too many wrong tokens, the next guess needs a new connection.
     return Response(status, headers, body, must_close=isinstance(error, TooManyWrongTokens))
 
@@ -125,6 +125,13 @@ def no_such_path(request: Request, path: str, known: Sequence[str]) -> Response:
     detail = f"there is no path {quoted(request.path)}; {where}; paths below {OWN_PATHS} never call the function"
     body = problem_document(404, "No such path", detail)
     return Response(404, [("Content-Type", PROBLEM_TYPE)], body)
+
+
+def _detail(error: WatchdogError) -> str:
+    if isinstance(error, WorkerNotLoaded):
+        # Only a server loads workers again: a job and a local run end.
+        return f"{error}; the server tries again in {error.retry_after_s} s"
+    return str(error)
 
 
 def _members(call_id: str, record: Record, error: WatchdogError) -> dict[str, object]:

@@ -128,7 +128,7 @@ class LoadFailures:
             return None
         retry_after_s = max(1, math.ceil(self.pause_until_s - self._loop.time()))
         return WorkerNotLoaded(
-            f"{self.last.text}; the server tries again in {retry_after_s} s",
+            self.last.text,
             exit_code=self.last.exit_code,
             retry_after_s=retry_after_s,
             stderr=self.last.stderr,
