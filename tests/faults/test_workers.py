@@ -589,8 +589,10 @@ def test_forked_call_whose_caller_is_gone_is_ended_at_once_and_the_worker_lives(
 
 NO_LOADS = {
     # The script, the settings, and what the caller reads.
-    "exit 3": ("echo 'no weights' >&2; exit 3", {}, "exit code 3 while it loaded"),
-    "a signal": ("kill -SEGV $$", {}, "SIGSEGV while it loaded"),
+    "exit 3": ("echo 'no weights' >&2; exit 3", {}, "ended while it loaded, with exit code 3"),
+    "a signal": ("kill -SEGV $$", {}, "ended while it loaded, with SIGSEGV"),
+    "Windows line ends": ("#!/bin/sh\r\nset -e\r\n", {}, "dos2unix"),
+    "no command": ("no-such-command", {}, "exit code 127, which a shell returns if a command is not found"),
     "exit 0": ("cat /dev/null", {}, "not a script for warm functions"),
     "never ready": ("exec sleep 1000", {"WATCHDOG_WARM_START_TIMEOUT": "1s"}, "warm_start_timeout"),
     "no interpreter": ("#!/no/such/interpreter\n", {}, "/no/such/interpreter of"),
@@ -896,6 +898,15 @@ def test_worker_that_runs_out_of_memory(start_server: StartServer, author: Autho
         server.kill()
 
 
+def test_worker_that_runs_out_of_memory_while_it_loads(start_server: StartServer) -> None:
+    loads = f"exec {sys.executable} -c 'bytearray(400 << 20)'"
+    with made_control_group("memory", ("memory.limit_in_bytes", "memory.max"), str(160 << 20)) as group:
+        server = start_server(loads, prefix=joining(group), WATCHDOG_WARM="1")
+        document = problem(call(server, "any"), 503)
+        assert "SIGKILL: out of memory, limit 160 MiB; give the container more memory" in str(document["detail"])
+        server.kill()
+
+
 def test_worker_that_fills_the_disk(start_server: StartServer, author: Author, tmp_path: Path) -> None:
     assert os.geteuid() == 0, "this test mounts a small file system and must be root"
     disk = tmp_path / "disk"
@@ -954,4 +965,6 @@ def test_failed_load_ends_a_local_run(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "watchdog", "run", "--script-path", str(script), str(tmp_path / "in")]
     ran = subprocess.run(command, env=environ, capture_output=True, check=False, timeout=RunningServer.patience_s)
     assert ran.returncode != 0
-    assert b"exit code 3 while it loaded" in ran.stderr
+    assert b"ended while it loaded, with exit code 3" in ran.stderr
+    # Only a server loads again.
+    assert b"tries again" not in ran.stderr

@@ -74,11 +74,9 @@ class Failures:
                 f"{process} ran for longer than {run.timeout_s:g} s, so the server ended it", stderr=stderr
             )
         if run.is_out_of_memory:
-            limit = self._cgroup.memory_limit_bytes()
-            known = f", limit {_readable_size(limit)}" if limit else ""
             return ScriptOutOfMemory(
-                f"the {noun} was killed: out of memory{known}; give the container more memory, or process less data "
-                "at a time",
+                f"the {noun} was killed: {out_of_memory(self._cgroup)}; give the container more memory, or process "
+                "less data at a time",
                 signal="SIGKILL",
                 stderr=stderr,
             )
@@ -100,6 +98,12 @@ class Failures:
                 stderr=stderr,
             )
         return None
+
+
+def out_of_memory(cgroup: Cgroup) -> str:
+    """Return the words for the reason, with the memory limit if there is one."""
+    limit = cgroup.memory_limit_bytes()
+    return "out of memory" + (f", limit {_readable_size(limit)}" if limit else "")
 
 
 def _readable_size(count: int) -> str:

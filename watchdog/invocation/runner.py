@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 
@@ -37,7 +36,6 @@ from .streams import Streams
 
 log = get_logger("invocation")
 _MOST_NAMES = 10  # names of processes in one log event
-_KILLED_CHILD = 128 + signal.SIGKILL  # the exit code of a shell whose last child was killed
 
 
 class Runner:
@@ -216,7 +214,7 @@ class Runner:
         if ended.left or ended.survivors:
             self._report_left(call, ended)
         # The killed process may be the script, one of its children, or a process of another call.
-        was_killed = _was_killed(ended)
+        was_killed = ended.was_killed
         has_oom_kill = (was_killed or ended.exit_code == 0) and self._oom_kills.count() != oom_kills
         chosen: ResponseOverrides | None = None
         bad_choice = None
@@ -261,11 +259,6 @@ class Runner:
             )
         if ended.survivors:
             log.error("processes survived SIGKILL", call_id=call.call_id, count=ended.survivors)
-
-
-def _was_killed(ended: Ended) -> bool:
-    by_us = ended.timed_out or ended.ended_early
-    return not by_us and (ended.signal == "SIGKILL" or ended.exit_code == _KILLED_CHILD)
 
 
 def _shorter(limit_s: float, asked_s: float) -> float:

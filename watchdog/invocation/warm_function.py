@@ -9,6 +9,7 @@ from ..logs.sink import LogWriter
 from ..process.ended import Ended
 from ..process.supervisor import Supervisor
 from ..settings.declarations import Settings
+from ..system.cgroup import Cgroup
 from ..telemetry.metrics import Metrics
 from ..warm.worker import Limits, Worker, WorkerCall
 from ..warm.workers import REASONS, Workers
@@ -17,6 +18,7 @@ from ..workspace.workspace import Workspace
 from ..workspace.workspaces import Workspaces
 from .call import Call, Task
 from .environment import INPUT_FILE_PATH, variables_of
+from .failures import out_of_memory
 from .functions import ScriptFunction
 from .refusal import refused_by_system
 from .streams import Streams
@@ -56,6 +58,9 @@ class WarmFunction(ScriptFunction):
         self._metrics = metrics
         self._longest_wait_s = longest_wait_s
         self._checked_state: tuple[object, ...] = ()
+        self._cgroup = Cgroup()
+        self._oom_kills = self._cgroup.oom_kills()
+        self._oom_kills_before: int | None = None  # their number when the last worker was started
         self._limits = Limits(
             start_timeout_s=settings.warm_start_timeout_s,
             kill_grace_s=settings.kill_grace_s,
@@ -69,6 +74,7 @@ class WarmFunction(ScriptFunction):
             max_memory_bytes=settings.warm_max_memory_bytes,
             note_loaded=metrics.worker_loaded,
             note_ended=self._note_ended,
+            hint=self._hint_of_load,
         )
         metrics.expect_workers(self._workers.states, REASONS)
 
@@ -92,6 +98,7 @@ class WarmFunction(ScriptFunction):
 
     async def close(self) -> None:
         await self._workers.close()
+        self._oom_kills.close()
 
     def command(self, workspace: Workspace | None) -> list[str]:
         """Check that the script could be run. For a call, do nothing: :meth:`execute` checks it.
@@ -151,6 +158,7 @@ class WarmFunction(ScriptFunction):
             raise refused_by_system("a workspace", error) from error
         try:
             command = super().command(workspace)
+            self._oom_kills_before = self._oom_kills.count()
             environment = {**self._environment, WORKER_DIR: workspace.path + "/"}
             return Worker(
                 self._supervisor, self._sink, self._limits, command, environment, workspace, self._script.state
@@ -160,6 +168,12 @@ class WarmFunction(ScriptFunction):
             if isinstance(error, OSError):
                 raise refused_by_system("the pipes of a worker", error) from error
             raise
+
+    def _hint_of_load(self, ended: Ended) -> str:
+        """Return a likely reason why a load ended in this way, as the end of a sentence; empty if none is known."""
+        if ended.was_killed and self._oom_kills.count() != self._oom_kills_before:
+            return f": {out_of_memory(self._cgroup)}; give the container more memory, or use fewer workers"
+        return self.hint(ended.exit_code) if ended.exit_code else ""
 
     def _note_ended(self, worker: Worker) -> None:
         if worker.end_reason in REASONS:

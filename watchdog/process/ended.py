@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from collections.abc import Mapping
 
 import msgspec
 
 from ..system import proc
+
+_KILLED_CHILD = 128 + signal.SIGKILL  # the exit code of a shell whose last child was killed
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -50,6 +53,12 @@ class Ended(msgspec.Struct, frozen=True):
     were_working: bool = False
     served_before: int | None = None
     broken: str | None = None
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether SIGKILL ended the command or the last child of its shell, and the server did not send it."""
+        by_us = self.timed_out or self.ended_early
+        return not by_us and (self.signal == "SIGKILL" or self.exit_code == _KILLED_CHILD)
 
 
 def ended(

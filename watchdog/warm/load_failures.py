@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Callable
 
 import msgspec
 
@@ -33,8 +34,8 @@ class LoadFailure(msgspec.Struct, frozen=True):
     state: object = None
 
     @classmethod
-    def of(cls, worker: Worker, ended: Ended) -> LoadFailure:
-        """Return why a worker ended before it served a call."""
+    def of(cls, worker: Worker, ended: Ended, hint: Callable[[Ended], str]) -> LoadFailure:
+        """Return why a worker ended before it served a call. ``hint``: see :class:`LoadFailures`."""
         if worker.broken is not None:
             text = worker.broken
         elif worker.end_reason == "start_timeout":
@@ -47,7 +48,7 @@ class LoadFailure(msgspec.Struct, frozen=True):
                 "change it, or unset WATCHDOG_WARM"
             )
         else:
-            text = f"the script ended with {_end_of(ended)} while it loaded"
+            text = f"the script ended while it loaded, with {_end_of(ended)}{hint(ended)}"
         return cls(text, ended.exit_code, worker.log.tail.text(), worker.state)
 
 
@@ -56,15 +57,17 @@ class LoadFailures:
 
     Args:
         places: the number of workers.
+        hint: returns a likely reason why a load ended in this way, as the end of a sentence; empty if none is known.
 
     Attributes:
         last: the last failed load; None if a worker was ready after it.
         pause_until_s: the time of the event loop before which no worker is loaded.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, hint: Callable[[Ended], str]) -> None:
         self._loop = asyncio.get_running_loop()
         self._places = places
+        self._hint = hint
         self.last: LoadFailure | None = None
         self.pause_until_s = 0.0
         # The number of failed loads since a worker served a call. A load that fails during a pause does not count.
@@ -96,7 +99,7 @@ class LoadFailures:
             self._unused += 1
             if self._unused <= self._places:
                 return
-        self.note(LoadFailure.of(worker, ended))
+        self.note(LoadFailure.of(worker, ended, self._hint))
 
     def note_ready(self) -> None:
         """Note that a worker has loaded."""

@@ -44,6 +44,7 @@ class Workers:
         max_memory_bytes: a worker is replaced if it has more memory than this after a call; 0 means no limit.
         note_loaded: is called with the duration of each successful load in seconds.
         note_ended: is called with each worker whose process tree is gone.
+        hint: returns a likely reason why a load failed; see :class:`LoadFailures`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Workers:
         max_memory_bytes: int,
         note_loaded: Callable[[float], None],
         note_ended: Callable[[Worker], None],
+        hint: Callable[[Ended], str],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._count = count
@@ -72,7 +74,7 @@ class Workers:
         self._queue: deque[WorkerCall] = deque()  # the calls that wait for a worker
         self._waiting: set[asyncio.Future[None]] = set()
         self._turn = asyncio.Lock()
-        self._failures = LoadFailures(count)
+        self._failures = LoadFailures(count, hint)
         self._refusal: Callable[[], Draining] | None = None
         self._is_closing = False
 
