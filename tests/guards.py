@@ -1620,6 +1620,17 @@ def idle_crashes() -> None:
     replace(LoadFailures, "note_ready", note_ready)
 
 
+@guard
+def later_failures() -> None:
+    """A served call does not end the pauses of loads that failed after its worker was ready."""
+    from watchdog.warm.load_failures import LoadFailures
+
+    def note_served(self: Any) -> None:
+        self._count = self._unused = 0
+
+    replace(LoadFailures, "note_served", note_served)
+
+
 # ---- the client: `watchdog invoke`
 
 

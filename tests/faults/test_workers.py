@@ -642,6 +642,23 @@ def test_workers_that_fail_at_the_same_time_count_once(start_server: StartServer
     del gate
 
 
+@pytest.mark.guard("later-failures")
+def test_loads_that_fail_beside_a_worker_that_serves_get_rarer(start_server: StartServer, author: Author) -> None:
+    gate = author.gate("gate")
+    fails = "mkdir loaded || { read -r < gate; exit 1; }"
+    server = start_server(author.worker("crash) rmdir loaded; kill -9 $$ ;;", before=fails), WATCHDOG_WARM="2")
+    server.event("worker ready")
+    pauses = []
+    for _ in range(3):
+        gate.write_text("go\n")
+        pauses.append(server.event("worker not loaded")["retry_in_s"])
+        assert_serves(server)
+    assert pauses == [1.0, 2.0, 4.0]
+    # The place of the worker that has served calls does not wait until the pause is over.
+    assert problem(call(server, "crash"), 500)["signal"] == "SIGKILL"
+    assert assert_serves(server).headers["X-Warm"] == "0"
+
+
 @pytest.mark.guard("idle-crashes")
 def test_workers_that_crash_while_idle_are_not_loaded_in_a_busy_loop(start_server: StartServer, author: Author) -> None:
     # Each worker crashes when the server has noticed that it is ready.

@@ -3,8 +3,9 @@
 The pause is 1 s after the first failure, and doubles with each further one. A worker that was ready and ends before its
 first call is replaced at once. With N places, this may happen N times. Each further time counts as a failed load.
 
-As soon as a worker has served a call, earlier failures do not count any more. A ready worker is not enough for this:
-it may be one that always ends before its first call.
+As soon as a worker has served a call, failures that came before it was ready do not count any more. A ready worker is
+not enough for this: it may be one that always ends before its first call. Later failures still count: if the memory is
+enough for one model but not for two, the second worker must not be loaded again each second.
 """
 
 from __future__ import annotations
@@ -111,8 +112,9 @@ class LoadFailures:
             self.note_served()
 
     def note_served(self) -> None:
-        """Note that a worker has served a call."""
-        self._count = self._unused = 0
+        """Note that a worker has served a call. If a load has failed since a worker was ready, this changes nothing."""
+        if self.last is None:
+            self._count = self._unused = 0
 
     def forget_other_script(self, state: object) -> bool:
         """Forget all failures if the script has changed since the last one. Return whether it has.

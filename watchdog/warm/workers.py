@@ -8,7 +8,8 @@
 
 Each place has a keeper, a task that starts a worker only when the process tree of the last one is gone. So there are
 never more workers than places. If a load has failed, the keepers load one worker at a time, until one has served a
-call. ``load_failures.py`` decides how long they pause.
+call. ``load_failures.py`` decides how long they pause. A keeper whose last worker served calls does not pause: the
+loads that fail in other places say nothing about its own.
 """
 
 from __future__ import annotations
@@ -159,20 +160,23 @@ class Workers:
 
     async def _keep(self) -> None:
         """Keep a worker in one place, until the workers are closed."""
+        has_served = False
         while not self._is_over:
-            if not self._failures.must_pause():
+            if has_served or not self._failures.must_pause():
                 worker = await self._load()
             else:
                 async with self._turn:
                     await self._pause()
                     worker = await self._load() if self._failures.must_pause() else None
+            has_served = False
             if worker is None:
                 continue
             ready_s = self._loop.time()
             ended = await worker.ended()
             self._forget(worker)
+            has_served = worker.served > 0
             self._failures.note_lived(self._loop.time() - ready_s)
-            if not worker.served and worker.end_reason in ("crashed", "protocol"):
+            if not has_served and worker.end_reason in ("crashed", "protocol"):
                 self._note_unused(worker, ended)
 
     @property
@@ -237,12 +241,16 @@ class Workers:
             # may be the next record of an event that the server serves now.
             if self._refusal is not None and not self._looks:
                 raise self._refusal()
-            if (error := self._failures.error()) is not None and all(worker.is_ending for worker in self._workers):
+            if (error := self._failures.error()) is not None and not self._is_any_expected():
                 raise error
             if not await self._change(until_s):
                 raise Overloaded(
                     f"no worker was ready in {longest_wait_s:g} s (queue_timeout); try again later", _RETRY_AFTER_S
                 )
+
+    def _is_any_expected(self) -> bool:
+        """Return whether a worker is loading, loads as soon as another one has ended, or is ready."""
+        return any(worker.served or not worker.is_ending for worker in self._workers)
 
     def _retire_stale(self, state: object) -> None:
         """Retire the idle workers that run an older script. Load again at once if the older script did not load."""
