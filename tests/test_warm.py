@@ -261,6 +261,16 @@ def test_metrics_count_workers_loads_and_restarts(start_server: StartServer, fre
     assert server.metric("watchdog_worker_load_seconds_count") == 2
 
 
+def test_the_log_says_why_a_worker_ended(start_server: StartServer) -> None:
+    server = start_server(loop("echo $$"), WATCHDOG_WARM="1", WATCHDOG_WARM_MAX_CALLS="2")
+    idle = int(text_of(call(server)))
+    os.kill(idle, signal.SIGKILL)
+    server.event("worker ended", level="warning", pid=idle, reason="crashed", signal="SIGKILL", calls=1)
+    replaced = int(text_of(call(server)))
+    call(server)
+    server.event("worker ended", level="info", pid=replaced, reason="max_calls", exit_code=0, calls=2)
+
+
 def test_a_local_run_uses_a_worker(tmp_path: Path) -> None:
     script = tmp_path / "script.sh"
     script.write_text(loop())

@@ -174,6 +174,7 @@ class Workers:
             ready_s = self._loop.time()
             ended = await worker.ended()
             self._forget(worker)
+            _log_end(worker, ended)
             has_served = worker.served > 0
             self._failures.note_lived(self._loop.time() - ready_s)
             if not has_served and worker.end_reason in ("crashed", "protocol"):
@@ -323,6 +324,15 @@ class Workers:
     def _wake_all(self) -> None:
         for change in self._waiting:
             set_done(change)
+
+
+def _log_end(worker: Worker, ended: Ended) -> None:
+    """Log why a worker that was ready has ended. Nothing else in the log shows this if it served no call then."""
+    if worker.end_reason not in REASONS:
+        return
+    how = {"exit_code": ended.exit_code} if ended.signal is None else {"signal": ended.signal}
+    write = log.warning if worker.end_reason == "crashed" else log.info
+    write("worker ended", pid=worker.pid, reason=worker.end_reason, calls=worker.served, **how)
 
 
 def _report_fault(keeper: asyncio.Task[None]) -> None:
