@@ -6,13 +6,14 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import RunningServer, StartServer
+from running_server import RunningServer, StartServer, until
 
 ROOT = Path(__file__).parent.parent
 STATUSES_AND_OUTCOMES = ROOT / "docs" / "reference" / "statuses-and-outcomes.md"
@@ -135,6 +136,37 @@ def test_the_warm_function_of_the_guide_answers_as_the_page_shows(tmp_path: Path
     shown, real = json.loads(answer), json.loads(body)
     assert (real["status"], real["detail"], real["exit_code"]) == (shown["status"], shown["detail"], shown["exit_code"])
     assert real["stderr"].splitlines()[-1] == shown["stderr"].splitlines()[-1]
+
+
+def test_the_model_server_of_the_guide_starts_again_after_its_end(
+    tmp_path: Path, start_server: StartServer, free_port: int
+) -> None:
+    page = (ROOT / "docs" / "guide" / "keep-your-model-loaded.md").read_text()
+    script = re.search(r"^```sh\n(#!/bin/sh\n\. .*?)^```", page, re.MULTILINE | re.DOTALL)
+    assert script is not None
+    (tmp_path / "watchdog_warm.sh").write_bytes((ROOT / "watchdog/warm/helper/watchdog_warm.sh").read_bytes())
+    model_server = tmp_path / "my-model-server"
+    model_server.write_text(f"""#!{sys.executable}
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"%d" % os.getpid())
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.do_GET()
+http.server.HTTPServer(("localhost", int(sys.argv[2])), Handler).serve_forever()
+""")
+    model_server.chmod(0o755)
+    text = script[1].replace("/opt/my-function", str(tmp_path)).replace("my-model-server", str(model_server))
+    server = start_server(text.replace("5000", str(free_port)), WATCHDOG_WARM="1")
+
+    first = server.call(b"text", "/?input=raw&output=raw")
+    assert first.status == 200, first.body
+    os.kill(int(first.body), signal.SIGKILL)
+    assert server.call(b"text", "/?input=raw&output=raw").status == 500
+    until(lambda: server.call(b"text", "/?input=raw&output=raw").status == 200, "the model server to start again")
 
 
 PATTERNS = ("*.md", "docs/*.md", "docs/*/*.md", "examples/*.md", "examples/*/*.md")
