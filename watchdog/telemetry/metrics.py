@@ -226,7 +226,8 @@ class Metrics:
         )
         yield HistogramMetricFamily(
             "watchdog_script_peak_rss_bytes",
-            "Peak memory of scripts. A peak below the server's own memory cannot be measured and is left out.",
+            "Peak memory of scripts. A peak below the server's own memory cannot be measured and is left out. For warm "
+            "functions: the memory of the worker's own process, without those that it starts.",
             buckets=self._peak_rss.buckets(),
             sum_value=self._peak_rss.sum,
         )
