@@ -233,6 +233,15 @@ def test_an_edited_script_serves_the_next_call(start_server: StartServer) -> Non
     assert text_of(call(server)) == "new\n"
 
 
+def test_a_call_is_not_warned_of_line_ends_that_an_edit_has_mended(start_server: StartServer) -> None:
+    server = start_server("#!/bin/sh\r\nexit 3\r\n", WATCHDOG_WARM="1")
+    assert "dos2unix" in str(problem(call(server), 503)["detail"])
+    server.script.write_text(loop("echo new"))
+    answer = call(server)
+    assert text_of(answer) == "new\n"
+    assert "X-Warning" not in answer.headers
+
+
 def test_a_worker_is_replaced_after_its_last_call(start_server: StartServer) -> None:
     server = start_server(loop("echo $$"), WATCHDOG_WARM="1", WATCHDOG_WARM_MAX_CALLS="2")
     answers = [call(server) for _ in range(4)]

@@ -101,12 +101,17 @@ class WarmFunction(ScriptFunction):
         self._oom_kills.close()
 
     def command(self, workspace: Workspace | None) -> list[str]:
-        """Check that the script could be run. For a call, do nothing: :meth:`execute` checks it.
+        """Check that the script could be run. For a call, there is no command: a worker runs the script.
+
+        After an edit, this also renews ``has_crlf`` and ``has_mark``.
 
         Raises:
             ScriptUnavailable: it could not be run.
         """
-        return super().command(None) if workspace is None else []
+        if workspace is None:
+            return super().command(None)
+        self._script_state()
+        return []
 
     async def execute(
         self,
