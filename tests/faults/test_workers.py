@@ -594,7 +594,7 @@ NO_LOADS = {
     "Windows line ends": ("#!/bin/sh\r\nset -e\r\n", {}, "dos2unix"),
     "no command": ("no-such-command", {}, "exit code 127, which a shell returns if a command is not found"),
     "exit 0": ("cat /dev/null", {}, "not a script for warm functions"),
-    "never ready": ("exec sleep 1000", {"WATCHDOG_WARM_START_TIMEOUT": "1s"}, "warm_start_timeout"),
+    "never ready": ("exec sleep 1000", {"WATCHDOG_WARM_START_TIMEOUT": "1s"}, "in 1 s (warm_start_timeout)"),
     "no interpreter": ("#!/no/such/interpreter\n", {}, "/no/such/interpreter of"),
     "no script": (None, {}, "there is no script at"),
 }

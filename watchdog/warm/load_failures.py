@@ -40,7 +40,9 @@ class LoadFailure(msgspec.Struct, frozen=True):
         if worker.broken is not None:
             text = worker.broken
         elif worker.end_reason == "start_timeout":
-            text = "the script did not write `ready` to descriptor 4 in time (warm_start_timeout)"
+            text = (
+                f"the script did not write `ready` to descriptor 4 in {worker.start_timeout_s:g} s (warm_start_timeout)"
+            )
         elif worker.load_s:
             text = f"the worker was ready, but ended with {_end_of(ended)} before it served a call"
         elif ended.exit_code == 0:

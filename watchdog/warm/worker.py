@@ -162,6 +162,11 @@ class Worker:
         return self._child.pid
 
     @property
+    def start_timeout_s(self) -> float:
+        """The longest time that it may take to load; 0 means no limit."""
+        return self._limits.start_timeout_s
+
+    @property
     def is_ready(self) -> bool:
         """Whether the worker has loaded and has not begun to end."""
         return self._ready is not None and not self.is_ending
