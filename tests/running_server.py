@@ -274,11 +274,16 @@ class RunningServer:
 
     @contextlib.contextmanager
     def _lone_guardian(self) -> Iterator[int]:
-        """Open a descriptor of its guardian.
+        """Stop the server, so that it starts no command now, and open a descriptor of its guardian.
 
         Raises:
             OSError: the server has ended, has no guardian or has other children, or the kernel does not list children.
         """
+        self.process.send_signal(signal.SIGSTOP)
+        until(
+            lambda: Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2][1] in "TZ",
+            "the server to stop",
+        )
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
         if len(children) != 1:
