@@ -1625,7 +1625,7 @@ def later_failures() -> None:
     """A served call does not end the pauses of loads that failed after its worker was ready."""
     from watchdog.warm.load_failures import LoadFailures
 
-    def note_served(self: Any) -> None:
+    def note_served(self: Any, worker: Any) -> None:
         self._count = self._unused = 0
 
     replace(LoadFailures, "note_served", note_served)

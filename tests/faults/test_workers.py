@@ -653,10 +653,53 @@ def test_loads_that_fail_beside_a_worker_that_serves_get_rarer(start_server: Sta
         gate.write_text("go\n")
         pauses.append(server.event("worker not loaded")["retry_in_s"])
         assert_serves(server)
-    assert pauses == [1.0, 2.0, 4.0]
-    # The place of the worker that has served calls does not wait until the pause is over.
-    assert problem(call(server, "crash"), 500)["signal"] == "SIGKILL"
-    assert assert_serves(server).headers["X-Warm"] == "0"
+    with gate.open("w") as opened:  # the next load has begun
+        # The place of the worker that has served calls does not wait for it.
+        assert problem(call(server, "crash"), 500)["signal"] == "SIGKILL"
+        assert assert_serves(server).headers["X-Warm"] == "0"
+        opened.write("go\n")
+    pauses.append(server.event("worker not loaded")["retry_in_s"])
+    assert pauses == [1.0, 2.0, 4.0, 8.0]
+
+
+@pytest.mark.guard("later-failures")
+def test_workers_that_crash_before_their_first_call_beside_one_that_serves_get_rarer(
+    start_server: StartServer, author: Author
+) -> None:
+    crash = "mkdir first && echo $$ > first/pid || { until [ -e crash-$$ ]; do sleep 0.02; done; exit 1; }"
+    server = start_server(author.worker(after=crash), WATCHDOG_WARM="2")
+    serves = int(author.await_file("first/pid"))
+    loads = 0
+    pauses: list[float] = []
+    while len(pauses) < 3 and loads < 10:
+        event = server.event("worker ready", "worker not loaded")
+        if event["event"] == "worker not loaded":
+            pauses.append(event["retry_in_s"])
+        elif event["pid"] != serves:
+            loads += 1
+            (author.there / f"crash-{event['pid']}").touch()
+            assert_serves(server)
+    # Two crashes are ignored, one for each place.
+    assert (loads, pauses) == (5, [1.0, 2.0, 4.0])
+
+
+LISTS_SLOWLY = """
+import asyncio
+from watchdog.warm.residents import Residents
+async def note(self):
+    open(LISTS, "w").close()
+    while not self._child.wake_up.done():
+        await asyncio.sleep(0.01)
+replace(Residents, "note", note)
+"""
+
+
+def test_worker_that_crashes_as_soon_as_it_is_ready_is_in_the_log(start_server: StartServer, author: Author) -> None:
+    """The server has not yet listed the processes of the worker, so it never counted as loaded."""
+    program = changed_program(f"LISTS = {str(author.there / 'lists')!r}\n{LISTS_SLOWLY}", None)
+    crash = "until [ -e lists ]; do sleep 0.02; done; exit 3"
+    server = start_server(author.worker(after=crash), program=program, WATCHDOG_WARM="1")
+    server.event("worker ended", level="warning", reason="crashed", exit_code=3, calls=0)
 
 
 @pytest.mark.guard("idle-crashes")

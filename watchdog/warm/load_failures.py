@@ -5,7 +5,8 @@ first call is replaced at once. With N places, this may happen N times. Each fur
 
 As soon as a worker has served a call, failures that came before it was ready do not count any more. A ready worker is
 not enough for this: it may be one that always ends before its first call. Later failures still count: if the memory is
-enough for one model but not for two, the second worker must not be loaded again each second.
+enough for one model but not for two, the second worker must not be loaded again each second. For the same reason, they
+count if the worker is the next one in the place of a worker that has served calls: they happened in other places.
 """
 
 from __future__ import annotations
@@ -73,10 +74,11 @@ class LoadFailures:
         self._hint = hint
         self.last: LoadFailure | None = None
         self.pause_until_s = 0.0
-        # The number of failed loads since a worker served a call. A load that fails during a pause does not count.
+        # The number of failed loads. A load that fails during a pause does not count.
         self._count = 0
-        # The number of workers that were ready but ended before their first call, since a worker served a call.
+        # The number of workers that were ready but ended before their first call.
         self._unused = 0
+        self._last_s = 0.0  # the time of the event loop when a load last failed, or when such a worker last ended
 
     def must_pause(self) -> bool:
         """Return whether the keepers must load one worker at a time, and only when the pause is over."""
@@ -84,7 +86,7 @@ class LoadFailures:
 
     def note(self, failure: LoadFailure) -> None:
         """Note that a load has failed. The next one begins after a pause."""
-        now_s = self._loop.time()
+        self._last_s = now_s = self._loop.time()
         if now_s >= self.pause_until_s:
             self.pause_until_s = now_s + min(2.0 ** min(self._count, _MOST_DOUBLINGS), _LONGEST_PAUSE_S)
             self._count += 1
@@ -99,6 +101,7 @@ class LoadFailures:
     def note_unused(self, worker: Worker, ended: Ended) -> None:
         """Note that a worker has ended before its first call."""
         if worker.load_s:
+            self._last_s = self._loop.time()
             self._unused += 1
             if self._unused <= self._places:
                 return
@@ -108,14 +111,14 @@ class LoadFailures:
         """Note that a worker has loaded."""
         self.last = None
 
-    def note_lived(self, alive_s: float) -> None:
-        """Note how long a worker lived after it was ready. A long life counts like a served call."""
-        if alive_s > _LONGEST_PAUSE_S:
-            self.note_served()
+    def note_ended(self, worker: Worker) -> None:
+        """Note that a worker that was ready has ended. A long life counts like a served call."""
+        if self._loop.time() - worker.ready_s > _LONGEST_PAUSE_S:
+            self.note_served(worker)
 
-    def note_served(self) -> None:
-        """Note that a worker has served a call. If a load has failed since a worker was ready, this changes nothing."""
-        if self.last is None:
+    def note_served(self, worker: Worker) -> None:
+        """Note that a worker has served a call."""
+        if worker.ready_s > self._last_s and not worker.replaces_served:
             self._count = self._unused = 0
 
     def forget_other_script(self, state: object) -> bool:

@@ -96,7 +96,9 @@ class Worker:
 
     Attributes:
         served: the number of calls that it has served or serves now.
+        replaces_served: it replaces a worker that has served calls.
         load_s: how long it took to load; 0 as long as it is loading.
+        ready_s: the time of the event loop when it was ready; 0 as long as it is loading.
         end_reason: why it ends, in one word; None as long as it does not end.
         how_it_ended: how its process ended; None as long as its tree lives.
         broken: how it broke the protocol, or None.
@@ -123,7 +125,8 @@ class Worker:
         self.workspace = workspace
         self.state = state
         self.served = 0
-        self.load_s = 0.0
+        self.replaces_served = False
+        self.load_s = self.ready_s = 0.0
         self.end_reason: str | None = None
         self.how_it_ended: Ended | None = None
         self.broken: str | None = None
@@ -510,7 +513,8 @@ class Worker:
                 self._break("the worker wrote `ready` a second time")
             elif not self.is_ending:
                 self._ready = answer
-                self.load_s = self._loop.time() - self._started_s
+                self.ready_s = self._loop.time()
+                self.load_s = self.ready_s - self._started_s
                 self._stop_load_timer()
                 self._usage.read_stat()
         elif self._call is None or self._exit_code is not None or self._channel.untaken_bytes:

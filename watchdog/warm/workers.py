@@ -163,7 +163,7 @@ class Workers:
         has_served = False
         while not self._is_over:
             if has_served or not self._failures.must_pause():
-                worker = await self._load()
+                worker = await self._load(replaces_served=has_served)
             else:
                 async with self._turn:
                     await self._pause()
@@ -171,12 +171,11 @@ class Workers:
             has_served = False
             if worker is None:
                 continue
-            ready_s = self._loop.time()
             ended = await worker.ended()
             self._forget(worker)
             _log_end(worker, ended)
             has_served = worker.served > 0
-            self._failures.note_lived(self._loop.time() - ready_s)
+            self._failures.note_ended(worker)
             if not has_served and worker.end_reason in ("crashed", "protocol"):
                 self._note_unused(worker, ended)
 
@@ -190,7 +189,7 @@ class Workers:
         while not self._is_over and self._loop.time() < self._failures.pause_until_s:
             await self._change(self._failures.pause_until_s)
 
-    async def _load(self) -> Worker | None:
+    async def _load(self, *, replaces_served: bool = False) -> Worker | None:
         """Load a worker, and return it when it is ready; None if this failed, or if no more are needed."""
         if self._is_over:
             return None
@@ -202,6 +201,7 @@ class Workers:
             self._failures.note(LoadFailure(str(error), state=state))
             self._wake_all()
             return None
+        worker.replaces_served = replaces_served
         self._workers.add(worker)
         if await worker.loaded():
             self._failures.note_ready()
@@ -214,6 +214,8 @@ class Workers:
         if worker.end_reason == "crashed" and not worker.load_s:
             worker.end_reason = "load_failed"
         self._forget(worker)
+        if worker.load_s:
+            _log_end(worker, ended)
         if worker.end_reason not in ("stopped", "script_changed"):
             self._note_unused(worker, ended)
         return None
@@ -268,7 +270,7 @@ class Workers:
         """Take a worker back after a call."""
         if worker.is_ending:
             return
-        self._failures.note_served()
+        self._failures.note_served(worker)
         if self._max_memory_bytes or worker.may_have_left:
             look = self._loop.create_task(self._look_at(worker))
             self._looks.add(look)
