@@ -662,6 +662,16 @@ def test_loads_that_fail_beside_a_worker_that_serves_get_rarer(start_server: Sta
     assert pauses == [1.0, 2.0, 4.0, 8.0]
 
 
+def test_a_worker_is_replaced_at_its_limit_although_no_other_can_be_loaded(
+    start_server: StartServer, author: Author
+) -> None:
+    one_at_a_time = author.worker(before="mkdir loaded || exit 1", end="rmdir loaded")
+    server = start_server(one_at_a_time, WATCHDOG_WARM="2", WATCHDOG_WARM_MAX_CALLS="1")
+    server.event("worker not loaded")
+    assert_serves(server)
+    until(lambda: assert_serves(server).headers["X-Warm"] == "0", "a new worker")
+
+
 @pytest.mark.guard("later-failures")
 def test_workers_that_crash_before_their_first_call_beside_one_that_serves_get_rarer(
     start_server: StartServer, author: Author

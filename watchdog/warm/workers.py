@@ -298,9 +298,11 @@ class Workers:
             reason = "max_memory"
         elif self._max_calls and worker.served >= self._max_calls:
             reason = "max_calls"
-        # Replace one worker at a time, so that the others can serve calls meanwhile.
+        # Replace one worker at a time, so that the others can serve calls meanwhile. Do not wait for a place whose load
+        # has failed: its worker may never be ready.
         others = self._workers - {worker}
-        if reason is not None and len(others) == self._count - 1 and all(other.is_ready for other in others):
+        are_all = len(others) == self._count - 1 or self._failures.must_pause()
+        if reason is not None and are_all and all(other.is_ready for other in others):
             worker.retire(reason)
         elif not worker.is_ending:
             self._idle.append(worker)
