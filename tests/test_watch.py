@@ -14,6 +14,7 @@ from running_server import until
 from watchdog.process.guardian import Guardian
 from watchdog.process.pipes import Pipe
 from watchdog.process.watch import Wait, Watch
+from watchdog.warm.channel import Channel
 
 
 @pytest.mark.parametrize("has_copies", [True, False])
@@ -113,4 +114,18 @@ def test_a_pipe_that_cannot_be_watched_is_closed() -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="No space left"):
         Pipe(watch, lambda data: None)
+    assert os.listdir("/proc/self/fd") == before
+
+
+async def test_a_channel_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(fd: int, callback: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def do_nothing(*arguments: object) -> None:
+        pass
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", refuse)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match="No space left"):
+        Channel(do_nothing, do_nothing, do_nothing, do_nothing)
     assert os.listdir("/proc/self/fd") == before

@@ -31,7 +31,7 @@ class Channel:
         cut_line: a text if the worker has closed its end within a line; else None.
 
     Raises:
-        OSError: no descriptor is free.
+        OSError: no descriptor is free, or this user watches too many descriptors.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Channel:
                 self.descriptors.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_DESCRIPTOR))
                 os.close(fd)
                 ends.remove(fd)
+            self._loop.add_reader(ends[1], self._readable)
         except OSError:
             self.close_descriptors()
             for fd in ends:
                 os.close(fd)
             raise
-        self._calls_fd, self._answers_fd = ends[0], ends[1]
+        self._calls_fd, self._answers_fd = ends
         os.set_blocking(self._calls_fd, False)
         os.set_blocking(self._answers_fd, False)
-        self._loop.add_reader(self._answers_fd, self._readable)
 
     def fileno(self) -> int:
         """Return the descriptor from which answers are read; -1 if it is closed."""
