@@ -8,6 +8,7 @@ import functools
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -1030,10 +1031,16 @@ def test_command_for_a_directory(tmp_path: Path) -> None:
         command_for(str(tmp_path), "/bin")
 
 
-def test_command_for_a_fifo(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "script.sh")
-    with pytest.raises(ScriptUnavailable, match="cannot be read: it is not a regular file"):
-        command_for(str(tmp_path / "script.sh"), "/bin")
+@pytest.mark.parametrize("kind", ["fifo", "socket"])
+def test_command_for_a_file_that_is_not_regular(tmp_path: Path, kind: str) -> None:
+    path = str(tmp_path / "script.sh")
+    with socket.socket(socket.AF_UNIX) as sock:
+        if kind == "fifo":
+            os.mkfifo(path)
+        else:
+            sock.bind(path)
+        with pytest.raises(ScriptUnavailable, match="cannot be read: it is not a regular file"):
+            command_for(path, "/bin")
 
 
 async def test_a_hundred_at_once(supervisor: Supervisor, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import stat
 TOO_MANY_OPEN_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 # After these errors, an `open` may succeed a moment later. Now there is no free descriptor, or no memory for one.
 NO_DESCRIPTOR = TOO_MANY_OPEN_FILES | {errno.ENOMEM}
+_NOT_REGULAR = "it is not a regular file"
 
 
 def open_regular(path: str) -> int:
@@ -19,13 +20,18 @@ def open_regular(path: str) -> int:
         OSError: the file cannot be opened, or is not a regular file.
     """
     # Without O_NONBLOCK, open waits for a writer of a FIFO, or until another process gives up its lease (fcntl(2)).
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket, or a device that is not there
+            raise OSError(errno.EINVAL, _NOT_REGULAR) from None
+        raise
     try:
         mode = os.fstat(fd).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not stat.S_ISREG(mode):
-            raise OSError(errno.EINVAL, "it is not a regular file")
+            raise OSError(errno.EINVAL, _NOT_REGULAR)
     except OSError:
         os.close(fd)
         raise
