@@ -22,6 +22,7 @@ ALLOWED = {
     "watchdog",
     # The standard library
     "__main__",
+    "array",
     "bisect",
     "concurrent",
     "ctypes",
@@ -32,6 +33,7 @@ ALLOWED = {
     "resource",
     "shlex",
     "struct",
+    "sysconfig",  # ctypes of Python 3.14 imports it
     "termios",
     "unicodedata",
     "zlib",

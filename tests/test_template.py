@@ -16,8 +16,9 @@ import template as template_module
 from running_server import StartServer
 from template import Template, can_fork
 
+# The template has imported ctypes, and a newer libffi then keeps a file open. So this program imports ctypes, too.
 LOOK = """
-import json, os, resource, signal, sys, threading
+import ctypes, json, os, resource, signal, sys, threading
 print(json.dumps({
     "name": __name__,
     "arguments": sys.argv,
@@ -138,7 +139,7 @@ def test_a_template_imports_only_what_each_command_imports(template: Template, t
 
 def test_a_program_that_is_run_to_its_end_has_pipes(template: Template, tmp_path: Path) -> None:
     code = """
-import os, stat, sys
+import ctypes, os, stat, sys
 assert all(stat.S_ISFIFO(os.fstat(fd).st_mode) for fd in (0, 1, 2))
 print(sorted(os.listdir("/proc/self/fd")))
 sys.stdout.write(sys.stdin.read()[::-1])
