@@ -12,7 +12,7 @@ export PYTHONDONTWRITEBYTECODE :=
 # Most tests wait for processes most of the time, so there are more processes than CPUs. But each process collects all
 # tests first, which takes 4 s of processor time. A process that has no test left takes tests from another process,
 # because some tests take much longer than others.
-PARALLEL ?= -n 8 --dist worksteal
+PARALLEL ?= -n 10 --dist worksteal
 
 SLOW_TESTS ?= slow and not nightly
 # Tests of each other kind have their own target.
