@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
+from ..system.threads import settled
 from ..workspace.outputs import Output
 
 # Called with the number of bytes that moved since the last call. The number is negative when a transfer starts again.
@@ -69,15 +69,8 @@ async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
     Raises:
         asyncio.CancelledError: the waiting task was cancelled meanwhile.
     """
-    task = asyncio.ensure_future(cleanup)
-    until_s = time.monotonic() + _CLEANUP_S
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done() and (left_s := until_s - time.monotonic()) > 0:
-        try:
-            await asyncio.wait({task}, timeout=left_s)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    if cancelled is not None:
-        raise cancelled
+    task = asyncio.ensure_future(asyncio.wait_for(cleanup, _CLEANUP_S))
+    try:
+        await asyncio.wait({task})
+    finally:
+        await settled(task)
