@@ -80,13 +80,13 @@ class Drain:
         second = asyncio.ensure_future(signals.get())
         await asyncio.wait({drain, second}, return_when=asyncio.FIRST_COMPLETED)
         second.cancel()
-        if drain.done() and (error := drain.exception()) is not None:
-            log.error("internal error", reason=repr(error), exc_info=error)
-        elif drain.done():
-            return
-        else:
+        if not drain.done():
             drain.cancel()
             await asyncio.wait({drain})
+        elif (error := drain.exception()) is not None:
+            log.error("internal error", reason=repr(error), exc_info=error)
+        else:
+            return
         self.refuse_all(at_once=True)
         self._supervisor.end_all(at_once=True)
         # All scripts are killed now. Give callers one second to read their answers: some callers never read.
