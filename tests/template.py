@@ -90,10 +90,10 @@ def can_fork(environ: Mapping[str, str]) -> bool:
 def imports_of(arguments: list[str], environ: Mapping[str, str]) -> str:
     """Return what this program surely imports in addition to the libraries."""
     has_storages = any(map(environ.get, _SERVICE_DEFINITION))
+    if arguments[0].endswith("/guards.py"):  # the program without the guards that the first argument names
+        arguments = ["-m", "watchdog", *arguments[2:]]
     match arguments:
         case ["-m", "watchdog", "serve", *_]:
-            return SERVER_WITH_STORAGES if has_storages else PLAIN_SERVER
-        case [program, _, "serve", *_] if program.endswith("/guards.py"):
             return SERVER_WITH_STORAGES if has_storages else PLAIN_SERVER
         case ["-m", "watchdog", "invoke", *_]:
             return INVOKE
