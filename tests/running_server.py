@@ -280,10 +280,7 @@ class RunningServer:
             OSError: the server has ended, has no guardian or has other children, or the kernel does not list children.
         """
         self.process.send_signal(signal.SIGSTOP)
-        until(
-            lambda: Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2][1] in "TZ",
-            "the server to stop",
-        )
+        until(lambda: (found := proc.process(self.process.pid)) is None or found.state in "TZ", "the server to stop")
         tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
         children = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
         if len(children) != 1:

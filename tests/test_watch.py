@@ -106,11 +106,12 @@ def test_pipe_ends_after_the_guardian_has_closed_its_copies() -> None:
         os.close(reading)
 
 
-def test_a_pipe_that_cannot_be_watched_is_closed() -> None:
-    def refuse(fd: int, callback: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def refuse_to_watch(fd: int, callback: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    watch: Any = SimpleNamespace(watch=refuse)
+
+def test_a_pipe_that_cannot_be_watched_is_closed() -> None:
+    watch: Any = SimpleNamespace(watch=refuse_to_watch)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="No space left"):
         Pipe(watch, lambda data: None)
@@ -118,13 +119,10 @@ def test_a_pipe_that_cannot_be_watched_is_closed() -> None:
 
 
 async def test_a_channel_that_cannot_be_watched_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(fd: int, callback: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     def do_nothing(*arguments: object) -> None:
         pass
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", refuse)
+    monkeypatch.setattr(asyncio.get_running_loop(), "add_reader", refuse_to_watch)
     before = os.listdir("/proc/self/fd")
     with pytest.raises(OSError, match="No space left"):
         Channel(do_nothing, do_nothing, do_nothing, do_nothing)
