@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import signal
 import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from watchdog.process import guardian
+from watchdog.system import proc
 
 
 @pytest.fixture
@@ -37,3 +40,20 @@ def test_a_child_of_the_server_with_the_limit_belongs_to_a_script(server_and_dae
     server, daemon = server_and_daemon
     found = guardian._belonging(set(), [], lambda pid: pid in (server, daemon), server)
     assert {each.pid for each in found} == {daemon}
+
+
+def test_what_could_not_be_listed_at_first_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a moment the machine has no free descriptor."""
+    listed = proc.processes
+    faults = [OSError(errno.ENFILE, "Too many open files in system")]
+
+    def processes() -> Iterator[proc.Process]:
+        if faults:
+            raise faults.pop()
+        return listed()
+
+    monkeypatch.setattr(guardian, "processes", processes)
+    with subprocess.Popen(["sleep", "600"]) as process:
+        guardian._end_all(set(), [], lambda pid: pid == process.pid, 0)
+        assert process.wait() == -signal.SIGKILL
+    assert not faults

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -14,7 +15,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -548,6 +549,44 @@ async def test_no_descriptor_is_left(supervisor: Supervisor) -> None:
         with contextlib.suppress(ScriptUnavailable):
             await run_command(supervisor, ["/no/such"], {}, mark="/m", stdout=lambda d: None, stderr=lambda d: None)
     assert os.listdir("/proc/self/fd") == before
+
+
+@contextlib.contextmanager
+def all_descriptors_in_use() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
+    held = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        yield
+    finally:
+        for fd in held:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 60.0])
+@pytest.mark.parametrize("leaves", ["in its session", "in another session"])
+async def test_what_a_command_left_is_ended_though_no_descriptor_is_free(
+    supervisor: Supervisor, tmp_path: Path, leaves: str, grace_s: float
+) -> None:
+    await Run(supervisor, "true").ended()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    wake_up = os.open(fifo, os.O_RDWR)
+    before = os.listdir("/proc/self/fd")
+    start = "setsid " if leaves == "in another session" else ""
+    run = Run(supervisor, f"{start}sleep 600 & echo left; read < {fifo}; exit 3", kill_grace_s=grace_s)
+    await run.line("left")
+    with all_descriptors_in_use():
+        os.write(wake_up, b"\n")
+        ended = await run.ended()
+    assert (ended.exit_code, ended.left) == (3, {"sleep": 1})
+    assert run.living() == []
+    assert os.listdir("/proc/self/fd") == before
+    os.close(wake_up)
 
 
 async def test_cpu_and_memory_of_the_script(supervisor: Supervisor) -> None:

@@ -320,15 +320,19 @@ def test_a_hidden_process_whose_origin_is_unknown_reaches_no_other_call(
     assert server.event("a process that belongs to no call is left alone")["name"].startswith("python")
 
 
-def test_idle_processes_are_ended_though_no_descriptor_is_free(start_server: StartServer) -> None:
+def test_idle_processes_are_ended_though_no_descriptor_is_free(start_server: StartServer, lifeline: Lifeline) -> None:
     """Calls that wait for a check of their processes hold all descriptors. One descriptor is reserved for the check."""
     server = start_server(
-        "sleep 60 & echo said", prefix=("prlimit", "--nofile=48"), WATCHDOG_MAX_INFLIGHT="8", **PATIENT
+        f"{lifeline.script_line}sleep 60 & echo said",
+        prefix=("prlimit", "--nofile=48"),
+        WATCHDOG_MAX_INFLIGHT="8",
+        **PATIENT,
     )
     with ThreadPoolExecutor(8) as pool:
         statuses = {answer.status for answer in pool.map(lambda _: server.call(b""), range(24))}
     assert 200 in statuses
     assert statuses <= {200, 500}
+    assert not lifeline.is_held()
 
 
 # ---- limits that end working processes

@@ -10,10 +10,10 @@ uses ``stat`` alone.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 
-from ..system.proc import Process, process
+from ..system import proc
+from ..system.proc import Process
 
 # R: the process can run. D: it waits for a disk, for swapped memory, or for a child that vfork(2) started.
 _WORKING_STATES = "RD"
@@ -45,16 +45,15 @@ def _threads(of: Process) -> list[Process]:
     if of.threads == 1:
         return [of]
     try:
-        names = os.listdir(f"/proc/{of.pid}/task")
+        names = proc.names(f"{of.pid}/task")
     except OSError:
         return [of]
-    found = (process(int(name), f"{of.pid}/task/{name}") for name in names)
+    found = (proc.process(int(name), f"{of.pid}/task/{name}") for name in names)
     return [thread for thread in found if thread is not None]
 
 
 def _schedstat(pid: int, thread: int) -> _ThreadSchedstat:
     try:
-        with open(f"/proc/{pid}/task/{thread}/schedstat", "rb", buffering=0) as file:
-            return thread, file.read(256)
+        return thread, proc.content(f"{pid}/task/{thread}/schedstat")
     except OSError:
         return thread, b""

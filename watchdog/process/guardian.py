@@ -36,6 +36,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from ..system.proc import Process, environment_of, processes, signal_each
+from ..system.spare_descriptor import spare
 
 NAME = "watchdog-guard"  # as /proc/PID/comm shows it, 15 characters at most
 
@@ -201,6 +202,7 @@ def _watch(pipe_fd: int, table: mmap.mmap, has_limit: Callable[[int], bool], ser
         # A Ctrl-C, or a signal to the server's process group, does not reach the guardian after this.
         os.setsid()
         _close_all_but(pipe_fd)
+        spare.keep_after_fork()
         table[_CLOSED_AT] = 1
         signal.set_wakeup_fd(-1)  # without this, the server's event loop would get signals to the guardian
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -240,7 +242,11 @@ def _end_all(sessions: set[int], marks: list[bytes], has_limit: Callable[[int], 
     quiet_searches = 0
     until_s = time.monotonic() + _PATIENCE_S
     while quiet_searches < _QUIET_SEARCHES and time.monotonic() < until_s:
-        found = _belonging(sessions, marks, has_limit, server)
+        try:
+            found = _belonging(sessions, marks, has_limit, server)
+        except OSError:  # now the machine has no free descriptor or no memory to list the processes
+            time.sleep(_PAUSE_S)
+            continue
         new = {each.identity: each for each in found if each.identity not in held}
         # Stop all processes before the first one is killed: a process that dies makes room for forks of the others.
         signal_each(new.values(), signal.SIGSTOP)

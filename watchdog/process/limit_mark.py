@@ -21,6 +21,8 @@ import itertools
 import os
 import resource
 
+from ..system import proc
+
 RLIMIT_LOCKS = 10  # from asm-generic/resource.h; Python's module `resource` has no name for it
 _RANGE = 1 << 32
 _MOST_RANGES_LOWER = 1 << 20
@@ -119,8 +121,8 @@ def _limits(pid: int) -> tuple[int, int]:
 
 def _limits_in_proc(pid: int) -> tuple[int, int]:
     try:
-        with open(f"/proc/{pid}/limits", "rb") as file:
-            line = next(line for line in file if line.startswith(b"Max file locks"))
+        lines = proc.content(f"{pid}/limits").splitlines()
+        line = next(line for line in lines if line.startswith(b"Max file locks"))
     except (FileNotFoundError, StopIteration) as error:  # the process is gone or hidden
         raise PermissionError(f"the limits of process {pid} cannot be read") from error
     except ProcessLookupError:

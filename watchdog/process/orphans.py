@@ -126,7 +126,10 @@ class Orphans:
                 # If there are very many, handle only some of them now: the event loop has other calls to serve.
                 if self._loop.time() >= until_s:
                     return False
-                verdict = self._judge(child, pid)
+                try:
+                    verdict = self._judge(child, pid)
+                except OSError:  # no descriptor is free to examine it
+                    verdict = _Verdict.UNKNOWN
                 is_quiet = is_quiet and verdict is not _Verdict.ENDED
                 unknown = unknown or verdict is _Verdict.UNKNOWN
             # Another command may have such a chain, too. The processes of that chain do not count as new ones here.
@@ -134,7 +137,11 @@ class Orphans:
                 return is_quiet and not unknown
 
     def _judge(self, child: Child, pid: int) -> _Verdict:
-        """Find out which command an orphan belongs to, and end the orphan if it belongs to ``child``."""
+        """Find out which command an orphan belongs to, and end the orphan if it belongs to ``child``.
+
+        Raises:
+            OSError: no descriptor is free to examine it.
+        """
         commands = dict(self._commands)
         if self.ownership.origin(pid) is Origin.ELSEWHERE:
             self.known[pid] = Orphan(Origin.ELSEWHERE)
@@ -150,9 +157,7 @@ class Orphans:
             # Stop it while it is examined. The pid cannot belong to another process: only this process reaps it.
             os.kill(pid, signal.SIGSTOP)
         except PermissionError:  # the process runs as another user, such as root through `docker exec`
-            return self._judge_unowned(pid, process)
-        except OSError:  # no descriptor is free to examine it
-            return _Verdict.UNKNOWN
+            return self._judge_unowned(pid)
         is_ended = False
         try:
             process = proc.process(pid)
@@ -162,8 +167,6 @@ class Orphans:
                 child.note_signalled([process])
                 self._reap_if_dead(pid)
                 return _Verdict.ENDED
-        except OSError:
-            return _Verdict.UNKNOWN
         finally:
             if not is_ended and not was_stopped:
                 os.kill(pid, signal.SIGCONT)
@@ -173,7 +176,7 @@ class Orphans:
         if self._is_undecided(pid):
             os.sched_yield()
             return _Verdict.UNKNOWN
-        return self._judge_unowned(pid, process)
+        return self._judge_unowned(pid)
 
     def _is_undecided(self, pid: int) -> bool:
         """Return whether only a later check can show which command a process belongs to.
@@ -187,7 +190,7 @@ class Orphans:
         now_s = self._loop.time()
         return now_s - self._exiting.setdefault(process.identity, now_s) < _EXIT_S
 
-    def _judge_unowned(self, pid: int, process: proc.Process | None) -> _Verdict:
+    def _judge_unowned(self, pid: int) -> _Verdict:
         """Find out where an orphan comes from, if it is not certain to which command it belongs. This is done once.
 
         A process of a script is ended together with the last of the commands that it may belong to. A process that may
@@ -199,10 +202,9 @@ class Orphans:
         may_belong_to = frozenset(self._commands.values() if origin is Origin.SCRIPT and not is_of_ended else ())
         self.known[pid] = Orphan(origin, may_belong_to)
         if origin is Origin.UNKNOWN:
-            name = None if process is None else printable(process.name)
-            log.warning("a process that belongs to no call is left alone", pid=pid, name=name)
+            log.warning("a process that belongs to no call is left alone", pid=pid, name=_name_of(pid))
         elif origin is Origin.SCRIPT and not may_belong_to:
-            self._end(pid, process)
+            self._end(pid)
             return _Verdict.ENDED
         return _Verdict.LEFT_ALONE
 
@@ -210,7 +212,7 @@ class Orphans:
         """End processes of scripts that became orphans after the last command had ended."""
         for pid in self._listed_children.pids() or ():
             if pid not in self._from_before and pid not in self.known and not self.ownership.is_helper(pid):
-                self._judge_unowned(pid, proc.process(pid))
+                self._judge_unowned(pid)
 
     def note_owners(self, owners: Iterable[tuple[proc.Process, Child]]) -> None:
         """Note that these orphans belong to these commands, if both still live."""
@@ -229,12 +231,11 @@ class Orphans:
                 orphan.commands -= {child}
                 if not orphan.commands:
                     orphan.is_certain = False  # the orphan counts as unattributed until it is dead
-                    self._end(pid, proc.process(pid))
+                    self._end(pid)
 
-    def _end(self, pid: int, process: proc.Process | None) -> None:
+    def _end(self, pid: int) -> None:
         """End an orphan whose script has ended."""
-        name = None if process is None else printable(process.name)
-        log.warning("killing a process that an earlier call left running", pid=pid, name=name)
+        log.warning("killing a process that an earlier call left running", pid=pid, name=_name_of(pid))
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
         self._reap_if_dead(pid)
@@ -271,6 +272,14 @@ class _Verdict(enum.Enum):
     ENDED = enum.auto()
     LEFT_ALONE = enum.auto()
     UNKNOWN = enum.auto()
+
+
+def _name_of(pid: int) -> str | None:
+    """Return the name of a process for the log; None if it is gone or hidden, or if no descriptor is free."""
+    with contextlib.suppress(OSError):
+        if (process := proc.process(pid)) is not None:
+            return printable(process.name)
+    return None
 
 
 def _become_subreaper() -> bool:

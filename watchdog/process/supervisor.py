@@ -35,6 +35,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 
 from ..logs.setup import get_logger
 from ..system import proc
+from ..system.spare_descriptor import spare
 from ..system.threads import settled
 from .child import Child
 from .decoy import Decoy
@@ -48,7 +49,6 @@ from .oom_preference import OomPreference
 from .orphans import Orphans
 from .peak_memory import PeakMemory
 from .pipes import Consumer, set_done
-from .spare_descriptor import SpareDescriptor
 from .spawn import Spawner
 from .tree import Tree
 from .watch import Watch
@@ -81,7 +81,7 @@ class Supervisor:
         self._orphans = Orphans(self._children, limit_mark, self._guardian, self._decoy)
         self._guardian_keeper = GuardianKeeper(self._guardian, self._children)
         self._decoy_keeper = DecoyKeeper(self._decoy, self._children, self._watch, self._preference)
-        self._spare = SpareDescriptor()
+        spare.keep()
         self._peak_memory = PeakMemory()
         self._decoy_keeper.start()
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
@@ -167,7 +167,7 @@ class Supervisor:
 
     async def processes_of(self, child: Child) -> list[proc.Process]:
         """Return the living processes that a running command has started, without the command itself."""
-        return await Tree(child, self._orphans, self._spare).living()
+        return await Tree(child, self._orphans).living()
 
     def may_have_new_orphans(self, child: Child, known: Collection[int]) -> bool:
         """Return whether this process has a child that may belong to the command and whose pid is not in ``known``.
@@ -195,7 +195,7 @@ class Supervisor:
         self._decoy_keeper.close()
         self._preference.close()
         self._orphans.close()
-        self._spare.close()
+        spare.close()
         self._watch.close()
 
     def _result_if_nothing_left(self, child: Child) -> Ended | None:
@@ -222,7 +222,7 @@ class Supervisor:
 
     async def _end_or_wait(self, child: Child, linger_timeout_s: float, deadline_s: float) -> Ended:
         """End a command and the processes that it left, or wait for their end. Return how the command ended."""
-        tree = Tree(child, self._orphans, self._spare)
+        tree = Tree(child, self._orphans)
         is_tree_gone = were_working = False
         try:
             # Both futures may be done: `end_all` also kills the command, and the exit may be noticed first.
@@ -282,12 +282,12 @@ class Supervisor:
     def _forget(self, child: Child) -> None:
         """Forget a command that has ended, and close its descriptors."""
         del self._children[child.pid]
+        child.close()
         if self._decoy.aim == child.pid:
             self._decoy.aim_at(next(reversed(self._children), 0))
         if self._orphans.known:
             self._orphans.end_those_of(child)
         self._guardian.forget(child.slot)
-        child.close()
 
     def _reap_again(self) -> None:
         """Do the regular work. If one step fails, the others still run, and all of them run again in the next round."""

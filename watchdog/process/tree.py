@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 
 from ..system import proc
@@ -12,7 +11,6 @@ from ..system.threads import PROCESSES
 from .activity import Activity
 from .child import Child
 from .orphans import Orphans
-from .spare_descriptor import SpareDescriptor
 
 # Seconds from SIGTERM to SIGKILL for processes that a script left when it ended by itself.
 _STRAGGLER_GRACE_S = 0.15
@@ -29,11 +27,10 @@ _FEWEST_SEARCHES = 20
 class Tree:
     """The processes of one command. Most commands need no such object, because nothing is left when they exit."""
 
-    def __init__(self, child: Child, orphans: Orphans, spare: SpareDescriptor) -> None:
+    def __init__(self, child: Child, orphans: Orphans) -> None:
         self._child = child
         self._loop = child.loop
         self._orphans = orphans
-        self._spare = spare
 
     def is_certainly_gone(self) -> bool:
         """Return whether it is certain that no process of the command is left."""
@@ -128,9 +125,5 @@ class Tree:
             except OSError as error:
                 if error.errno not in NO_DESCRIPTOR:
                     raise
-                # Other calls that wait here may hold all descriptors: use the reserved descriptor.
-                with contextlib.suppress(OSError), self._spare.lent():
-                    result = read()
-                    self._orphans.note_owners(owners)
-                    return result
-                await asyncio.sleep(0.05)
+            # Another thread or process took even the spare descriptor.
+            await asyncio.sleep(0.05)

@@ -1,4 +1,8 @@
-"""Read the state of processes in ``/proc`` (proc(5)), and send signals that cannot reach a wrong process."""
+"""Read the state of processes in ``/proc`` (proc(5)), and send signals that cannot reach a wrong process.
+
+If no descriptor is free, the functions use the spare one (``spare_descriptor.py``). They raise ``OSError`` with a
+number of ``NO_DESCRIPTOR`` only if another thread or process took that one, too.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,15 @@ import contextlib
 import os
 import resource
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from .files import NO_DESCRIPTOR
+from .spare_descriptor import spare
 
 _PF_EXITING = 0x4  # linux/sched.h
 _PR_SET_DUMPABLE = 4  # linux/prctl.h
+_Read = TypeVar("_Read", bytes, list[str])
 
 
 class Process:
@@ -68,7 +77,7 @@ class Process:
 
 def processes() -> Iterator[Process]:
     """Yield all processes that this process can see. Raises ``OSError`` if /proc cannot be listed."""
-    for name in os.listdir("/proc"):
+    for name in names(""):
         if name.isdigit() and (found := process(int(name))) is not None:
             yield found
 
@@ -80,8 +89,7 @@ def process(pid: int, place: str = "") -> Process | None:
         place: for a thread, the path of its directory below /proc.
     """
     try:
-        with open(f"/proc/{place or pid}/stat", "rb", buffering=0) as file:
-            return Process(pid, file.read())
+        return Process(pid, content(f"{place or pid}/stat"))
     except (FileNotFoundError, ProcessLookupError, PermissionError):  # gone, or hidden by the mount option hidepid
         return None
 
@@ -91,9 +99,9 @@ def environment_of(pid: int) -> bytes:
 
     The result is empty if it cannot be read.
     """
-    for path in _proc_paths(pid):
-        with contextlib.suppress(OSError), open(f"{path}/environ", "rb") as file:
-            if environment := file.read():
+    for place in _places(pid):
+        with _unless_hidden():
+            if environment := content(f"{place}/environ"):
                 return environment
     return b""
 
@@ -104,8 +112,8 @@ def own_peak_rss_bytes() -> int:
     ``getrusage`` returns a larger value if this process executed a larger program before: the kernel keeps the peak of
     that program (``exec_mmap`` in fs/exec.c). For example, pytest starts the server with vfork(2) in its own memory.
     """
-    with contextlib.suppress(OSError), open("/proc/self/status", "rb", buffering=0) as file:
-        if (peak_rss_bytes := memory_bytes_in(file.read(), b"VmHWM")) is not None:
+    with contextlib.suppress(OSError):
+        if (peak_rss_bytes := memory_bytes_in(content("self/status"), b"VmHWM")) is not None:
             return peak_rss_bytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -122,9 +130,9 @@ def memory_bytes_in(status: bytes, name: bytes) -> int | None:
 
 def is_starting(pid: int) -> bool:
     """Return whether ``exec`` is replacing the memory of a process, which then shows no arguments or environment."""
-    for path in _proc_paths(pid):
-        with contextlib.suppress(OSError), open(f"{path}/cmdline", "rb") as file:
-            if file.read(1):
+    for place in _places(pid):
+        with _unless_hidden():
+            if content(f"{place}/cmdline"):
                 return False
     return True
 
@@ -134,22 +142,58 @@ def open_files_of(pid: int) -> set[str]:
 
     The set is empty if they cannot be read.
     """
-    for path in _proc_paths(pid):
+    for place in _places(pid):
         found = set()
-        with contextlib.suppress(OSError), os.scandir(f"{path}/fd") as entries:
-            for entry in entries:
+        with _unless_hidden():
+            for name in names(f"{place}/fd"):
                 with contextlib.suppress(OSError):
-                    found.add(os.readlink(entry.path))
+                    found.add(os.readlink(f"/proc/{place}/fd/{name}"))
         if found:
             return found
     return set()
 
 
-def _proc_paths(pid: int) -> Iterator[str]:
-    """Yield the /proc paths of a process and its threads: if the first thread ended, only the others show files."""
-    yield f"/proc/{pid}"
-    with contextlib.suppress(OSError):
-        yield from (f"/proc/{pid}/task/{name}" for name in os.listdir(f"/proc/{pid}/task") if name != str(pid))
+def content(place: str) -> bytes:
+    """Return the content of a file, given by its path below ``/proc``."""
+    return _with_spare(_content, f"/proc/{place}")
+
+
+def names(place: str) -> list[str]:
+    """Return the names in a directory, given by its path below ``/proc``."""
+    return _with_spare(os.listdir, f"/proc/{place}")
+
+
+def _with_spare(read: Callable[[str], _Read], path: str) -> _Read:
+    """Call a function that needs one descriptor, and call it again with the spare descriptor if no other is free."""
+    try:
+        return read(path)
+    except OSError as error:
+        if error.errno not in NO_DESCRIPTOR:
+            raise
+    with spare.lent():
+        return read(path)
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _unless_hidden() -> Iterator[None]:
+    """Ignore that a process is gone or hidden, but not that no descriptor is free to read about it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_DESCRIPTOR:
+            raise
+
+
+def _places(pid: int) -> Iterator[str]:
+    """Yield the directories of a process and its threads: if the first thread ended, only the others show files."""
+    yield str(pid)
+    with _unless_hidden():
+        yield from (f"{pid}/task/{name}" for name in names(f"{pid}/task") if name != str(pid))
 
 
 def hide_memory() -> bool:
@@ -199,12 +243,16 @@ def prctl(option: int, value: int) -> bool:
 
 
 def signal_each(processes: Iterable[Process], number: int, *, except_group: int = 0) -> None:
-    """Send a signal to processes, except those of one process group."""
+    """Send a signal to processes, except those of one process group.
+
+    A process gets no signal if no descriptor is free to check that its pid still belongs to it.
+    """
     for each in processes:
-        # The process may have ended after the list was read, and another one may have its pid.
-        found = process(each.pid)
-        if found is not None and found.identity == each.identity and found.group != except_group:
-            signal_one(each.pid, number)
+        with contextlib.suppress(OSError):
+            # The process may have ended after the list was read, and another one may have its pid.
+            found = process(each.pid)
+            if found is not None and found.identity == each.identity and found.group != except_group:
+                signal_one(each.pid, number)
 
 
 def signal_one(pid: int, number: int) -> None:
