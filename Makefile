@@ -185,6 +185,14 @@ format: $(VENV)/.ready  ## fix style and format as far as ruff can
 	$(IN_VENV)ruff check --fix-only .
 	$(IN_VENV)ruff format .
 
+# If PYTHON is given, an environment with another version of Python is made again.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) --version),$(shell $(IN_VENV)python --version 2>&1))
+.PHONY: another-python
+$(VENV)/.ready: another-python
+endif
+endif
+
 $(VENV)/.ready: requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
 	    echo "Python 3.11 to 3.14 is needed, and not $(PYTHON); choose one: make PYTHON=python3.12 …" >&2; exit 1; }

@@ -129,3 +129,34 @@ def test_a_run_of_an_unknown_form_is_refused(ci: Path) -> None:
     done = subprocess.run([ci / ".ci" / "run", "weekly"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, "the argument weekly is not known; give no argument, or nightly\n")
     assert not (ci / "called").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment_is_made"),
+    [((), False), (("PYTHON=./python3.12",), False), (("PYTHON=./python3.11",), True)],
+    ids=["no Python is given", "the Python of the environment", "another Python"],
+)
+def test_an_environment_of_another_python_is_made_again(
+    tmp_path: Path, arguments: tuple[str, ...], environment_is_made: bool
+) -> None:
+    for name in ("Makefile", "requirements-dev.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name, version in (("python3.11", "3.11.7"), ("python3.12", "3.12.1"), (".venv/bin/python", "3.12.1")):
+        program = tmp_path / name
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(f"#!/bin/sh\necho Python {version}\n")
+        program.chmod(0o755)
+    (tmp_path / ".venv/.ready").touch()
+    environ = {
+        name: value for name, value in os.environ.items() if name not in ("PYTHON", "MAKEFLAGS", "MAKEOVERRIDES")
+    }
+    done = subprocess.run(
+        ["make", "--dry-run", "setup", *arguments],
+        cwd=tmp_path,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert ("-m venv" in done.stdout) is environment_is_made, done.stdout
