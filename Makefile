@@ -61,7 +61,7 @@ test-unit: $(VENV)/.ready build/clients/.ready  ## run the tests of the program 
 test-slow: $(VENV)/.ready build/clients/.ready  ## run the slow tests in their short form (SLOW_TESTS=slow for their full length, too)
 	@examples/install-packages.sh curl nodejs procps unzip
 	@PYTHON=$(PYTHON) $(DIGITS)/setup.sh
-	$(PYTEST) -n 2 --dist worksteal -m "$(SLOW_TESTS)"
+	$(PYTEST) -n 3 --dist worksteal -m "$(SLOW_TESTS)"
 
 nightly:  ## run everything that CI runs, in full length and on every Python that is found
 	.ci/run nightly
