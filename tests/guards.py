@@ -1588,6 +1588,18 @@ def unread_timeout() -> None:
 
 
 @guard
+def end_of_forked_call() -> None:
+    """If the server cannot list or signal the processes of a forked call, the call never ends."""
+    from watchdog.warm.worker import Worker
+
+    async def end_forked_call(self: Any, reason: str) -> None:
+        if not await self._end_processes_of_call():
+            self.end(reason)
+
+    replace(Worker, "_end_forked_call", end_forked_call)
+
+
+@guard
 def high_descriptors() -> None:
     """The server's descriptors for a worker may have the numbers 3 and 4 by chance."""
     from watchdog.warm import channel

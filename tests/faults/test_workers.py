@@ -517,6 +517,31 @@ def test_timeout_of_a_forked_call_ends_only_its_processes(
     assert author.pid_of("good") == author.pid_of("hangs")
 
 
+NO_DESCRIPTOR_IS_FREE = """
+import errno
+from watchdog.warm.residents import Residents
+async def new(self):
+    raise OSError(errno.EMFILE, "no descriptor is free")
+replace(Residents, "new", new)
+"""
+
+
+@pytest.mark.guard("end-of-forked-call", never="no answer came")
+def test_forked_call_ends_with_its_worker_if_its_processes_cannot_be_listed(
+    start_server: StartServer, author: Author, lifeline: Lifeline, removed_guard: str | None
+) -> None:
+    script = author.forking_worker(
+        f"if [ $CALL_ID = hangs ]; then {lifeline.script_line} setsid sleep 1000 & wait; fi; "
+        'echo $CALL_ID > "$TMP_OUTPUT_DIR/name"'
+    )
+    program = changed_program(NO_DESCRIPTOR_IS_FREE, removed_guard)
+    server = start_server(script, program=program, WATCHDOG_WARM="1", WATCHDOG_KILL_GRACE="200ms")
+    problem(call(server, "hangs", X_Timeout="1s"), 504)
+    assert lifeline.was_held()
+    assert not lifeline.is_held()
+    assert assert_serves(server).headers["X-Warm"] == "0"
+
+
 # ---- a caller that leaves
 
 # A worker that has loaded counts as one whose load took this number of seconds.

@@ -379,15 +379,25 @@ class Worker:
         if self._exit_code is not None or self._call is None or self._ending is not None:
             return
         if self._ready.forks:
-            self._ending = asyncio.ensure_future(self._end_processes_of_call(reason))
+            self._ending = asyncio.ensure_future(self._end_forked_call(reason))
         else:
             self.end(reason)
 
-    async def _end_processes_of_call(self, reason: str) -> None:
+    async def _end_forked_call(self, reason: str) -> None:
+        """End the processes of the call, and return when they are gone. If this is not possible, end the worker."""
+        has_ended = False
+        try:
+            has_ended = await self._end_processes_of_call()
+        except Exception:
+            log.exception("the processes of a call could not be ended, so the worker is ended", pid=self.pid)
+        if not has_ended:
+            self.end(reason)
+
+    async def _end_processes_of_call(self) -> bool:
         """End the processes that the call started: SIGTERM, ``kill_grace_s``, SIGKILL. Return when they are gone.
 
-        Processes that earlier calls left are ended, too. If a process does not end, or if the worker does not write
-        ``done`` then, end the worker.
+        Processes that earlier calls left are ended, too. Return False if a process does not end, or if the worker does
+        not write ``done`` then.
         """
         grace_s = self._limits.kill_grace_s
         for number, longest_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, max(grace_s, _EXIT_S))):
@@ -396,7 +406,7 @@ class Worker:
             while True:
                 left = await self._residents.new()
                 if self._has_begun_to_end or (self._exit_code is not None and not left):
-                    return
+                    return True
                 # Send SIGTERM only once: a process that appears later may clean up for a process that got SIGTERM.
                 if not is_signalled or number == signal.SIGKILL:
                     proc.signal_each(left, number)
@@ -404,7 +414,7 @@ class Worker:
                 if self._loop.time() >= until_s:
                     break
                 await asyncio.sleep(_LOOK_S)
-        self.end(reason)
+        return False
 
     # Its process.
 
