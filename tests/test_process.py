@@ -33,6 +33,7 @@ from watchdog.process.ended import Ended
 from watchdog.process.limit_mark import LimitMark
 from watchdog.process.orphans import Orphans
 from watchdog.process.ownership import Ownership
+from watchdog.process.pipes import READ_BYTES, Pipe
 from watchdog.process.supervisor import Supervisor
 from watchdog.process.tree import Tree
 from watchdog.system import proc
@@ -309,6 +310,29 @@ async def test_a_paused_stream_loses_nothing(supervisor: Supervisor) -> None:
     command = ["/bin/sh", "-c", "head -c 1000000 /dev/zero"]
     ended = await run_command(supervisor, command, {}, mark="/m", stdout=slowly, stderr=lambda data: None)
     assert (ended.exit_code, len(taken)) == (0, 1_000_000)
+
+
+@pytest.mark.parametrize("how", ["drain", "finish"])
+async def test_a_process_that_reads_stdout_may_take_the_rest_of_it(supervisor: Supervisor, how: str) -> None:
+    """Any process of the command can open its own stdout for reading."""
+    taken = []
+
+    def take_while_another_reads(data: bytes) -> None:
+        taken.append(len(data))
+        os.read(other, 1 << 16)
+
+    pipe = Pipe(supervisor._watch, take_while_another_reads)
+    other = os.open(f"/proc/self/fd/{pipe.writing_fd}", os.O_RDONLY)
+    try:
+        os.write(pipe.writing_fd, bytes(READ_BYTES + 1))
+        if how == "drain":
+            assert pipe.drain()
+        else:
+            await pipe.finish()
+        assert taken == [READ_BYTES]
+    finally:
+        os.close(other)
+        pipe.close()
 
 
 async def test_timeout_ends_politely_and_says_so(supervisor: Supervisor) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
 import os
 import select
@@ -88,8 +87,8 @@ class Pipe:
         return self._pause is not None
 
     def _take(self, until_bytes: int) -> bool:
-        while self._pause is None and self.taken_bytes < until_bytes:
-            self._read()
+        while self._pause is None and self.taken_bytes < until_bytes and self._read():
+            pass
         return self._pause is None
 
     def _waiting_bytes(self) -> int:
@@ -103,22 +102,26 @@ class Pipe:
         os.close(self.writing_fd)
 
     def _readable(self) -> None:
-        with contextlib.suppress(BlockingIOError):
-            self._read()
+        self._read()
 
-    def _read(self) -> None:
+    def _read(self) -> bool:
+        """Read one piece. Return False if the pipe is empty, because another process has read from it."""
         if not self._is_read:
             # Another process may read from the pipe first. Then the server must not wait for bytes. Most scripts print
             # nothing, so the pipe becomes non-blocking only now.
             self._is_read = True
             os.set_blocking(self._reading_fd, False)
-        data = os.read(self._reading_fd, READ_BYTES)
+        try:
+            data = os.read(self._reading_fd, READ_BYTES)
+        except BlockingIOError:
+            return False
         self.taken_bytes += len(data)
         pause = self._consume(data)
         if pause is not None:
             self._pause = pause
             self._watch.forget(self._reading_fd)
             pause.add_done_callback(self._resume)
+        return True
 
     def _resume(self, pause: asyncio.Future[None]) -> None:
         self._pause = None
