@@ -11,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from running_server import Answer, RunningServer, StartServer, problem
+from running_server import Answer, RunningServer, StartServer, problem, until
 
 from watchdog.system import proc
 
@@ -183,6 +183,21 @@ def test_a_server_is_ready_only_when_a_worker_is(start_server: StartServer, tmp_
     caller.join()
     assert answers[0].status == 200
     assert server.call(None, "/_/ready", "GET").status == 200
+
+
+def test_the_wait_for_a_worker_is_a_part_of_the_wait_in_the_queue(
+    start_server: StartServer, tmp_path: Path, free_port: int
+) -> None:
+    fifo = tmp_path / "model"
+    os.mkfifo(fifo)
+    server = start_server(f"read -r model < {fifo}\n" + loop(), WATCHDOG_WARM="1", WATCHDOG_METRICS_PORT=str(free_port))
+    caller = threading.Thread(target=call, args=(server,))
+    caller.start()
+    until(lambda: server.metric("watchdog_places_taken") == 1, "the call to have its place")
+    fifo.write_text("weights\n")
+    caller.join()
+    assert server.event("invocation ended", outcome="ok")["queue_wait_s"] > 0
+    assert server.metric("watchdog_queue_wait_seconds_sum") > 0
 
 
 def test_on_knative_the_port_opens_only_when_a_worker_is_ready(start_server: StartServer, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Record(msgspec.Struct):
     stderr_tail: str = ""
     served_before: int | None = None  # the number of calls that the worker had served; None: not a warm function
     duration_s: float | None = None
-    queue_wait_s: float | None = None
+    queue_wait_s: float | None = None  # the wait for a place, and for a worker
     input_bytes: int = 0
     input_encoding: str | None = None  # how the body was read; None as long as this is not known
     output_bytes: int = 0

@@ -78,6 +78,7 @@ class Function(ABC):
         streams: Streams,
         stdin: AsyncIterator[bytes] | None,
         timeout_s: float,
+        record: Record,
     ) -> Ended:
         """Run the function for a call, and return how it ended.
 
@@ -88,6 +89,7 @@ class Function(ABC):
             streams: take what the function prints.
             stdin: the bytes for the function's stdin; None means that stdin is empty.
             timeout_s: the longest time that it may run; 0 means no limit.
+            record: gets the time for which the call waits for a worker.
 
         Raises:
             ScriptUnavailable: the function cannot be started.

@@ -102,7 +102,7 @@ class Runner:
         await self._inputs.give_names(task, workspace)
         if self._narration is not None:
             self._narration.starts(call, task, record, is_loading=function.is_loading)
-        run = await self._execute(call, task, workspace, stdout, function.stdin(call.body, record))
+        run = await self._execute(call, task, workspace, stdout, function.stdin(call.body, record), record)
         run.add_to(record)
         failure = self._failures.of(run, record)
         outputs, skipped = await self._outputs.find(workspace, run, call.call_id)
@@ -174,7 +174,13 @@ class Runner:
         return workspace
 
     async def _execute(
-        self, call: Call, task: Task, workspace: Workspace, stdout: Spool, stdin: AsyncIterator[bytes] | None
+        self,
+        call: Call,
+        task: Task,
+        workspace: Workspace,
+        stdout: Spool,
+        stdin: AsyncIterator[bytes] | None,
+        record: Record,
     ) -> Run:
         """Execute the function in a workspace that has its input, and return when all its processes are gone.
 
@@ -183,6 +189,7 @@ class Runner:
         Args:
             stdout: receives what the function prints.
             stdin: the bytes for the function's stdin; None means that stdin is empty.
+            record: gets the time for which the call waits for a worker.
 
         Raises:
             ScriptUnavailable: the function cannot be started.
@@ -205,7 +212,7 @@ class Runner:
         self.running += 1
         try:
             with call.trace.phase(f"run {function.noun}") as phase:
-                ended = await function.execute(command, call, task, workspace, streams, stdin, timeout_s)
+                ended = await function.execute(command, call, task, workspace, streams, stdin, timeout_s, record)
                 phase.process_ended(ended.exit_code, ended.signal)
         finally:
             self.running -= 1

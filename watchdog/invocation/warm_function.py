@@ -16,7 +16,7 @@ from ..warm.workers import REASONS, Workers
 from ..workspace.disposal import Disposal
 from ..workspace.workspace import Workspace
 from ..workspace.workspaces import Workspaces
-from .call import Call, Task
+from .call import Call, Record, Task
 from .environment import INPUT_FILE_PATH, variables_of
 from .failures import out_of_memory
 from .functions import ScriptFunction
@@ -122,6 +122,7 @@ class WarmFunction(ScriptFunction):
         streams: Streams,
         stdin: AsyncIterator[bytes] | None,
         timeout_s: float,
+        record: Record,
     ) -> Ended:
         """Let a worker serve a call. Return how the call ended, in the same form as for a script that is not warm.
 
@@ -137,8 +138,12 @@ class WarmFunction(ScriptFunction):
             stdout=streams.take_stdout,
             stderr=streams.take_stderr,
             observer=call.observer,
+            waited_s=record.queue_wait_s or 0.0,
         )
-        return await self._workers.serve(served, self._longest_wait_s)
+        try:
+            return await self._workers.serve(served, self._longest_wait_s)
+        finally:  # also for a call that got no worker
+            record.queue_wait_s = served.waited_s
 
     def _script_state(self) -> object:
         """Return a value that is different if the script has changed.

@@ -213,7 +213,7 @@ class Metrics:
         yield runs
         yield HistogramMetricFamily(
             "watchdog_queue_wait_seconds",
-            "Time that calls waited for a place, also calls that got no place.",
+            "Time that calls waited for a place and for a worker, also calls that got none.",
             buckets=self._queue_wait.buckets(),
             sum_value=self._queue_wait.sum,
         )

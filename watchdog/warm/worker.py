@@ -69,12 +69,12 @@ class Limits(msgspec.Struct, frozen=True):
     log_bytes_per_s: int
 
 
-class WorkerCall(msgspec.Struct, frozen=True, eq=False):
-    """A call for a worker.
+class WorkerCall(msgspec.Struct, eq=False):
+    """A call for a worker. Only ``waited_s`` changes.
 
     ``variables``: what this call adds to the environment of the worker. ``timeout_s``: the longest time for the call; 0
     means no limit. ``stdout``, ``stderr``: receive what the worker prints during the call. ``observer``: watches the
-    call.
+    call. ``waited_s``: the time for which the call has waited so far, for its place and for a worker.
     """
 
     call_id: str
@@ -83,6 +83,7 @@ class WorkerCall(msgspec.Struct, frozen=True, eq=False):
     stdout: Consumer
     stderr: Consumer
     observer: Observer | None = None
+    waited_s: float = 0.0
 
 
 class Worker:

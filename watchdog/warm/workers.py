@@ -246,7 +246,12 @@ class Workers:
                 raise self._refusal()
             if (error := self._failures.error()) is not None and not self._is_any_expected():
                 raise error
-            if not await self._change(until_s):
+            began_s = self._loop.time()
+            try:
+                is_in_time = await self._change(until_s)
+            finally:
+                call.waited_s += self._loop.time() - began_s
+            if not is_in_time:
                 raise Overloaded(
                     f"no worker was ready in {longest_wait_s:g} s (queue_timeout); try again later", _RETRY_AFTER_S
                 )

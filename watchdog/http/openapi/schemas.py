@@ -167,7 +167,10 @@ def _events() -> Json:
                     "description": "The time for which the function ran; null if it did not run.",
                     "type": ["number", "null"],
                 },
-                "queue_wait_s": {"description": "The time for which the call waited for a place.", **_SECONDS},
+                "queue_wait_s": {
+                    "description": "The time for which the call waited for a place and for a worker.",
+                    **_SECONDS,
+                },
                 "input_encoding": {
                     "description": "How the body was read, as in X-Input-Encoding; null if the call ended before.",
                     "type": ["string", "null"],
