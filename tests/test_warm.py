@@ -200,6 +200,22 @@ def test_the_wait_for_a_worker_is_a_part_of_the_wait_in_the_queue(
     assert server.metric("watchdog_queue_wait_seconds_sum") > 0
 
 
+def test_with_a_queue_timeout_of_0_no_call_waits_for_a_load(start_server: StartServer, tmp_path: Path) -> None:
+    fifo = tmp_path / "model"
+    os.mkfifo(fifo)
+    server = start_server(
+        f"read -r model < {fifo}\n" + loop(),
+        WATCHDOG_WARM="1",
+        WATCHDOG_QUEUE_TIMEOUT="0",
+        WATCHDOG_WARM_MAX_MEMORY="1Gi",  # the server looks at the worker after each call
+    )
+    assert "no worker was ready in 0 s (queue_timeout)" in str(problem(call(server), 429)["detail"])
+    fifo.write_text("weights\n")
+    server.event("worker ready")
+    for _ in range(20):
+        text_of(call(server))
+
+
 def test_on_knative_the_port_opens_only_when_a_worker_is_ready(start_server: StartServer, tmp_path: Path) -> None:
     fifo = tmp_path / "model"
     os.mkfifo(fifo)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -56,7 +57,8 @@ async def run_once(
         sink=sink,
         workspaces=workspaces,
         supervisor=supervisor,
-        admission=Admission(max_inflight=1, max_queue=0, queue_timeout_s=0.0),
+        # There is no queue. The call waits until its worker is loaded, or cannot be loaded.
+        admission=Admission(max_inflight=1, max_queue=0, queue_timeout_s=math.inf),
         metrics=Metrics(lambda: (0, 0, 1)),
         watcher=ProgressBar(sink) if has_progress_line(configuration) else None,
     )

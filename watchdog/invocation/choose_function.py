@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from ..logs.sink import LogWriter
@@ -48,7 +47,6 @@ def function_of(
             workspaces=workspaces,
             disposal=disposal,
             metrics=metrics,
-            # A job has no queue. It waits until its worker is loaded, or cannot be loaded.
-            longest_wait_s=admission.queue_timeout_s or math.inf,
+            queue_timeout_s=admission.queue_timeout_s,
         )
     return ScriptFunction(settings, environment, supervisor, configuration.script_text)

@@ -32,7 +32,7 @@ class WarmFunction(ScriptFunction):
 
     Args:
         count: the number of workers.
-        longest_wait_s: the longest time for which a call waits for a worker.
+        queue_timeout_s: the longest time for which a call waits, for its place and for a worker.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class WarmFunction(ScriptFunction):
         workspaces: Workspaces,
         disposal: Disposal,
         metrics: Metrics,
-        longest_wait_s: float,
+        queue_timeout_s: float,
     ) -> None:
         # A worker has no input before its first call, even if the image sets this variable.
         environment = {name: value for name, value in environment.items() if name != INPUT_FILE_PATH}
@@ -56,7 +56,6 @@ class WarmFunction(ScriptFunction):
         self._workspaces = workspaces
         self._disposal = disposal
         self._metrics = metrics
-        self._longest_wait_s = longest_wait_s
         self._checked_state: tuple[object, ...] = ()
         self._cgroup = Cgroup()
         self._oom_kills = self._cgroup.oom_kills()
@@ -72,6 +71,7 @@ class WarmFunction(ScriptFunction):
             script_state=self._script_state,
             max_calls=settings.warm_max_calls,
             max_memory_bytes=settings.warm_max_memory_bytes,
+            queue_timeout_s=queue_timeout_s,
             note_loaded=metrics.worker_loaded,
             note_ended=self._note_ended,
             hint=self._hint_of_load,
@@ -141,7 +141,7 @@ class WarmFunction(ScriptFunction):
             waited_s=record.queue_wait_s or 0.0,
         )
         try:
-            return await self._workers.serve(served, self._longest_wait_s)
+            return await self._workers.serve(served)
         finally:  # also for a call that got no worker
             record.queue_wait_s = served.waited_s
 

@@ -43,6 +43,7 @@ class Workers:
         script_state: returns the state of the script's file now. It may raise ``ScriptUnavailable``.
         max_calls: a worker is replaced after this number of calls; 0 means no limit.
         max_memory_bytes: a worker is replaced if it has more memory than this after a call; 0 means no limit.
+        queue_timeout_s: the longest time for which a call waits, for its place and for a worker.
         note_loaded: is called with the duration of each successful load in seconds.
         note_ended: is called with each worker whose process tree is gone.
         hint: returns a likely reason why a load failed; see :class:`LoadFailures`.
@@ -56,6 +57,7 @@ class Workers:
         script_state: Callable[[], object],
         max_calls: int,
         max_memory_bytes: int,
+        queue_timeout_s: float,
         note_loaded: Callable[[float], None],
         note_ended: Callable[[Worker], None],
         hint: Callable[[Ended], str],
@@ -66,6 +68,7 @@ class Workers:
         self._script_state = script_state
         self._max_calls = max_calls
         self._max_memory_bytes = max_memory_bytes
+        self._queue_timeout_s = queue_timeout_s
         self._note_loaded = note_loaded
         self._note_ended = note_ended
         self._keepers: list[asyncio.Task[None]] = []
@@ -108,23 +111,19 @@ class Workers:
         found = Counter(_state_of(worker) for worker in self._workers)
         return {state: found[state] for state in STATES}
 
-    async def serve(self, call: WorkerCall, longest_wait_s: float) -> Ended:
+    async def serve(self, call: WorkerCall) -> Ended:
         """Let a worker serve a call, and return how the call ended.
-
-        Args:
-            longest_wait_s: the longest wait for a worker.
 
         Raises:
             WorkerNotLoaded: no worker is loaded or loading.
-            Overloaded: no worker was ready in time.
+            Overloaded: ``queue_timeout_s`` passed, and no worker was ready.
             Draining: :meth:`refuse` was called.
             ScriptUnavailable: the script's file is gone.
         """
-        until_s = self._loop.time() + longest_wait_s
         while True:
             self._queue.append(call)
             try:
-                worker = await self._taken(call, until_s, longest_wait_s)
+                worker = await self._taken(call)
             finally:
                 self._queue.remove(call)
                 self._wake_all()
@@ -234,27 +233,32 @@ class Workers:
 
     # Workers for calls.
 
-    async def _taken(self, call: WorkerCall, until_s: float, longest_wait_s: float) -> Worker:
+    async def _taken(self, call: WorkerCall) -> Worker:
         """Return an idle worker that runs the current script. Wait for it if necessary, and for earlier calls."""
         while True:
             self._retire_stale(self._script_state())
             if self._idle and self._queue[0] is call:
                 return self._idle.pop()
             # Do not reject the call while the server looks at a worker, because this worker may be idle soon. The call
-            # may be the next record of an event that the server serves now.
-            if self._refusal is not None and not self._looks:
-                raise self._refusal()
-            if (error := self._failures.error()) is not None and not self._is_any_expected():
-                raise error
+            # may be the next record of an event that the server serves now. If a worker is idle, an earlier call is
+            # about to take it, and there may be another one for this call.
+            longest_s = math.inf
+            if not self._looks and not self._idle:
+                if self._refusal is not None:
+                    raise self._refusal()
+                if (error := self._failures.error()) is not None and not self._is_any_expected():
+                    raise error
+                longest_s = self._queue_timeout_s - call.waited_s
+                if longest_s <= 0:
+                    raise Overloaded(
+                        f"no worker was ready in {self._queue_timeout_s:g} s (queue_timeout); try again later",
+                        _RETRY_AFTER_S,
+                    )
             began_s = self._loop.time()
             try:
-                is_in_time = await self._change(until_s)
+                await self._change(began_s + longest_s)
             finally:
                 call.waited_s += self._loop.time() - began_s
-            if not is_in_time:
-                raise Overloaded(
-                    f"no worker was ready in {longest_wait_s:g} s (queue_timeout); try again later", _RETRY_AFTER_S
-                )
 
     def _is_any_expected(self) -> bool:
         """Return whether a worker is loading, loads as soon as another one has ended, or is ready."""
@@ -315,10 +319,8 @@ class Workers:
 
     # Waits.
 
-    async def _change(self, until_s: float) -> bool:
-        """Wait until something has changed. Return False if the time is over."""
-        if self._loop.time() >= until_s:
-            return False
+    async def _change(self, until_s: float) -> None:
+        """Wait until something has changed, or the time is over."""
         change = self._loop.create_future()
         self._waiting.add(change)
         timer = self._loop.call_at(until_s, set_done, change) if until_s < math.inf else None
@@ -328,7 +330,6 @@ class Workers:
             self._waiting.discard(change)
             if timer is not None:
                 timer.cancel()
-        return True
 
     def _wake_all(self) -> None:
         for change in self._waiting:

@@ -21,9 +21,9 @@ MEANINGS: Mapping[int, str] = {
     413: "The input is larger than `max_input_size`.",
     414: "The request line has more than 64 KiB.",
     422: "The storage event reports an object, version, bucket or space that does not exist.",
-    429: "All places are taken, and the queue is full or `queue_timeout` passed; or the body arrived too slowly while "
-    "another call needed its place in the queue; or too many answers are still being sent. Try again after "
-    "`Retry-After`.",
+    429: "All places are taken, and the queue is full or `queue_timeout` passed; or `queue_timeout` passed, and no "
+    "worker of a warm function was ready; or the body arrived too slowly while another call needed its place in the "
+    "queue; or too many answers are still being sent. Try again after `Retry-After`.",
     431: "The request line and all headers together have more than 64 KiB, or there are more than 1024 headers.",
     500: "The function failed (`exit_code`), was killed (`signal`, `out_of_memory`) or does not exist, its worker did "
     "not keep to the protocol, or its outputs are larger than `max_output_size` or cannot be read.",
