@@ -216,6 +216,37 @@ def test_call_that_a_dead_worker_did_not_read_is_served_by_another(
             assert_serves(server)
 
 
+def test_call_that_a_dead_worker_did_not_read_is_served_before_later_calls(
+    start_server: StartServer, author: Author, free_port: int
+) -> None:
+    loads = "until mkdir one 2> /dev/null || mkdir two 2> /dev/null; do sleep 0.02; done"
+    notes = 'echo $CALL_ID >> order; echo "done" >&4'
+    server = start_server(
+        author.worker(f"first|later) {notes} ;;", before=loads),
+        WATCHDOG_WARM="2",
+        WATCHDOG_METRICS_PORT=str(free_port),
+    )
+    server.event("worker ready")
+    server.event("worker ready")
+    assert_serves(server)
+    worker = author.pid_of("good")
+    (other,) = {*workers_of(server)} - {worker}
+    os.kill(other, signal.SIGKILL)
+    server.event("worker ended")
+    os.kill(worker, signal.SIGSTOP)  # so it does not read the call
+    until_stopped(worker)
+    with calls_in_background() as pool:
+        first = pool.submit(call, server, "first")
+        until(lambda: server.metric('watchdog_workers{state="busy"}') == 1, "the first call to be sent")
+        later = pool.submit(call, server, "later")
+        until(lambda: server.metric("watchdog_places_taken") == 2, "the later call to wait for a worker")
+        os.kill(worker, signal.SIGKILL)
+        server.event("worker ended")
+        (author.there / "one").rmdir()  # one worker loads, and serves both calls
+        assert (first.result().status, later.result().status) == (200, 200)
+    assert (author.there / "order").read_text() == "first\nlater\n"
+
+
 def workers_of(server: RunningServer) -> list[int]:
     """The processes that run the script as leaders of their sessions, as this process sees them."""
     found = []

@@ -120,8 +120,9 @@ class Workers:
             Draining: :meth:`refuse` was called.
             ScriptUnavailable: the script's file is gone.
         """
+        put = self._queue.append
         while True:
-            self._queue.append(call)
+            put(call)
             try:
                 worker = await self._taken(call)
             finally:
@@ -130,7 +131,7 @@ class Workers:
             try:
                 return await worker.serve(call)
             except NotTaken:
-                continue
+                put = self._queue.appendleft  # later calls must not overtake it
             finally:
                 self._give_back(worker)
 
