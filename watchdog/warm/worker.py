@@ -452,6 +452,8 @@ class Worker:
         )
         try:
             ended = await self._supervisor.until_ended(self._child, linger_timeout_s=0.0)
+            if ended.ended_early and self.end_reason is None:  # the program stops, and ends all commands
+                self.end_reason = "stopped"
         finally:
             self._channel.read()  # the worker may have written `done` just before its end
             self._note_whether_taken()
