@@ -301,6 +301,17 @@ def test_metrics_count_workers_loads_and_restarts(start_server: StartServer, fre
     assert server.metric("watchdog_worker_load_seconds_count") == 2
 
 
+def test_metrics_count_loads_that_take_too_long(start_server: StartServer, free_port: int) -> None:
+    server = start_server(
+        "exec sleep 1000",
+        WATCHDOG_WARM="1",
+        WATCHDOG_WARM_START_TIMEOUT="200ms",
+        WATCHDOG_METRICS_PORT=str(free_port),
+    )
+    server.event("worker not loaded")
+    assert server.metric('watchdog_worker_restarts_total{reason="start_timeout"}') >= 1
+
+
 def test_the_log_says_why_a_worker_ended(start_server: StartServer) -> None:
     server = start_server(loop("echo $$"), WATCHDOG_WARM="1", WATCHDOG_WARM_MAX_CALLS="2")
     idle = int(text_of(call(server)))

@@ -31,7 +31,17 @@ log = get_logger("worker")
 _RETRY_AFTER_S = 5
 STATES = ("loading", "idle", "busy", "ending")
 # Why a worker was replaced.
-REASONS = ("crashed", "load_failed", "protocol", "timeout", "caller_gone", "max_calls", "max_memory", "script_changed")
+REASONS = (
+    "crashed",
+    "load_failed",
+    "start_timeout",
+    "protocol",
+    "timeout",
+    "caller_gone",
+    "max_calls",
+    "max_memory",
+    "script_changed",
+)
 
 
 class Workers:
