@@ -1426,10 +1426,18 @@ def listing_limit() -> None:
 @guard
 def threads_for_outputs() -> None:
     """The same few threads do all work on files."""
-    from watchdog.invocation import doubts, outputs
+    from watchdog.invocation import outputs
 
-    for module in (doubts, outputs):
-        replace(module, "OUTPUTS", None)
+    replace(outputs, "LISTINGS", None)
+
+
+@guard
+def threads_for_listings() -> None:
+    """The threads that list outputs also keep what scripts print, and read outputs."""
+    from watchdog.invocation import outputs
+    from watchdog.system.threads import OUTPUTS
+
+    replace(outputs, "LISTINGS", OUTPUTS)
 
 
 @guard
@@ -1443,8 +1451,8 @@ def daemon_threads() -> None:
 
     replace(threads_module, "Threads", lambda name: ThreadPoolExecutor())
     replace(disposal, "REMOVALS", None)
-    for module in (doubts, outputs):
-        replace(module, "OUTPUTS", None)
+    replace(outputs, "LISTINGS", None)
+    replace(doubts, "SEARCHES", None)
 
 
 # ---- files of waiting calls, and directories that are used again

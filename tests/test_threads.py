@@ -105,7 +105,14 @@ def test_work_that_hangs_is_abandoned() -> None:
 
 
 def test_all_groups_are_abandoned_at_once() -> None:
-    groups = [threads.OUTPUTS, threads.REMOVALS, threads.PROCESSES, Threads("files")]
+    groups = [
+        threads.LISTINGS,
+        threads.SEARCHES,
+        threads.OUTPUTS,
+        threads.REMOVALS,
+        threads.PROCESSES,
+        Threads("files"),
+    ]
     go_on = threading.Event()
     jobs = [group.submit(go_on.wait, 10) for group in groups]
     assert threads.abandon() >= len(groups)

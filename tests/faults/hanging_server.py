@@ -4,8 +4,8 @@ One kind of operation on a file called ``hangs`` waits in the kernel for ever. T
 
     HANGS=outputs python tests/faults/hanging_server.py serve --port 0
 
-``HANGS``: ``outputs`` (when they are listed), ``inputs`` (when they are written) or ``removals``. A second argument of
-the form ``-NAME`` takes a guard out (``tests/guards.py``).
+``HANGS``: ``outputs`` (when they are listed), ``searches`` (for files elsewhere), ``inputs`` (when they are written) or
+``removals``. A second argument of the form ``-NAME`` takes a guard out (``tests/guards.py``).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from guards import GUARDS, replace
 from watchdog.__main__ import main
 from watchdog.http import drain, server
 from watchdog.input import receive
+from watchdog.output import call_warning
 from watchdog.workspace import listing, remove_tree
 
 
@@ -60,6 +61,8 @@ if __name__ == "__main__":
         replace(module, "UNKILLABLE_S", 0.5)
     if what == "outputs":
         replace(listing, "os", HangingOs("lstat"))
+    elif what == "searches":
+        replace(call_warning, "files_elsewhere", hang)
     elif what == "removals":
         replace(remove_tree, "os", HangingOs("unlink"))
     else:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from watchdog.system.threads import METRICS, OUTPUTS, PROCESSES, REMOVALS, Threads
+from watchdog.system.threads import LISTINGS, METRICS, OUTPUTS, PROCESSES, REMOVALS, SEARCHES, Threads
 
 
 def processes_with(*marks: bytes) -> list[int]:
@@ -44,7 +44,8 @@ def descriptors(pid: int) -> list[str]:
 
 # The main thread, the thread of the log, and the largest number of threads in each group. A group starts a thread when
 # all its other threads are busy.
-MOST_THREADS = 2 + sum(group.most for group in (OUTPUTS, REMOVALS, PROCESSES, METRICS, Threads("files")))
+_GROUPS = (LISTINGS, SEARCHES, OUTPUTS, REMOVALS, PROCESSES, METRICS, Threads("files"))
+MOST_THREADS = 2 + sum(group.most for group in _GROUPS)
 
 
 def threads(pid: int) -> int:

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from typing import Any
 
 import pytest
 from running_server import RunningServer, StartServer, problem, until
+
+from watchdog.system.threads import LISTINGS
 
 PROGRAM = str(Path(__file__).parent / "hanging_file_system.py")
 # Do not use `-m`: with it, Python searches for modules in the working directory.
@@ -63,10 +66,9 @@ def start(start_server: StartServer, tmp_path: Path, free_port: int, removed_gua
             program=tuple(removed) or (WATCHDOG,),
             MOUNT=str(directory),
             HANG=f"sh {hang}",
-            WATCHDOG_MAX_INFLIGHT="2",
             WATCHDOG_METRICS_PORT=str(free_port),
             WATCHDOG_WRITE_TIMEOUT="2",
-            **options,
+            **{"WATCHDOG_MAX_INFLIGHT": "2", **options},
         )
         mounts.append(Mount(server, int(pid_file.read_text())))
         return mounts[-1]
@@ -78,14 +80,22 @@ def start(start_server: StartServer, tmp_path: Path, free_port: int, removed_gua
 
 
 def assert_others_are_served(server: RunningServer) -> None:
-    answer = server.call(b"QUJD", "/other")
-    assert (answer.status, answer.body) == (200, b"QUJD\n")
+    for body in (b"QUJD", b64encode(bytes(100_000))):  # more than 64 KiB need a thread
+        answer = server.call(body, "/other")
+        assert (answer.status, answer.body) == (200, body + b"\n")
+        answer = server.call(body, "/printed")
+        assert (answer.status, answer.body) == (200, b64decode(body))
     assert server.call(None, "/_/health", "GET").status == 200
     assert server.call(None, "/_/ready", "GET").status == 200
     assert server.metric("watchdog_places_taken") <= 1
 
 
-OTHER = 'if [ "$Http_Path" = /other ]; then cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"; exit 0; fi\n'
+OTHER = """
+case $Http_Path in
+/other) cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/copy"; exit 0 ;;
+/printed) cat "$INPUT_FILE_PATH"; exit 0 ;;
+esac
+"""
 USES = {
     "reads": 'echo text >"$MOUNT/file"; $HANG; cat "$MOUNT/file"',
     "writes": '(sleep 0.2; $HANG) & while :; do echo text >>"$MOUNT/file"; done',
@@ -107,9 +117,14 @@ def test_a_script_that_waits_for_a_hanging_file_system_ends_at_its_limit(start: 
     assert not mount.server.leftovers()
 
 
-def test_an_output_that_is_a_link_into_a_hanging_file_system_ends_at_the_limit_of_its_call(start: Start) -> None:
-    mount = start(OTHER + 'echo text >"$MOUNT/file"; ln -s "$MOUNT/file" "$TMP_OUTPUT_DIR/link"; $HANG')
-    problem(mount.server.call(b"", headers={"X-Timeout": "2s"}), 504)
+@pytest.mark.guard("threads-for-listings", never="no answer came to POST /other")
+def test_outputs_that_are_links_into_a_hanging_file_system_end_at_the_limits_of_their_calls(start: Start) -> None:
+    mount = start(OTHER + 'ln -s "$MOUNT/file" "$TMP_OUTPUT_DIR/link"', WATCHDOG_MAX_INFLIGHT=str(LISTINGS.most))
+    mount.hang()
+    with ThreadPoolExecutor(LISTINGS.most) as pool:
+        hanging = [pool.submit(mount.server.call, b"", headers={"X-Timeout": "2s"}) for _ in range(LISTINGS.most)]
+    for call in hanging:
+        problem(call.result(), 504)
     assert_others_are_served(mount.server)
 
 

@@ -129,6 +129,18 @@ def test_hanging_listings_delay_no_other_work(
         assert server.call(None, "/_/ready", "GET").status == 200
 
 
+def test_a_search_that_hangs_is_the_only_one_though_its_caller_leaves(start_server: StartServer) -> None:
+    server = start_server("true", program=(str(HANGING_SERVER),), HANGS="searches")
+    with server.connect() as sock:
+        sock.sendall(REQUEST)
+        server.event("hangs")
+    server.event("no search for files in other directories")
+    server.event("invocation ended", outcome="caller_gone")
+    assert server.call(b"").headers["X-Warning"] == "no-output"
+    assert server.stop() == 0
+    assert [event["event"] for event in server.logs].count("hangs") == 1
+
+
 @pytest.mark.guard("daemon-threads", never="the server did not end")
 @pytest.mark.parametrize("what", ["outputs", "inputs", "removals"])
 def test_a_thread_that_hangs_does_not_keep_the_server_from_ending(

@@ -7,7 +7,7 @@ import asyncio
 from ..logs.setup import get_logger
 from ..output import call_warning
 from ..output.call_warning import CallWarning
-from ..system.threads import OUTPUTS, take_error
+from ..system.threads import SEARCHES, take_error
 from ..workspace.response_file import NO_OVERRIDES
 from ..workspace.workspace import Workspace
 from .run import Run
@@ -27,7 +27,7 @@ class Doubts:
     def __init__(self, tmp_dir: str) -> None:
         self._tmp_dir = tmp_dir
         self._loop = asyncio.get_running_loop()
-        # The last search in other directories that took too long. It may still run.
+        # The last search in other directories that did not end while its call waited. It may still run.
         self._slow_search: asyncio.Future[CallWarning | None] | None = None
 
     async def warnings_of(
@@ -64,21 +64,24 @@ class Doubts:
     async def _warnings_of_no_output(self, workspace: Workspace, since_ns: int) -> list[CallWarning]:
         """Return the warnings of a call without a result. They name files that the script wrote to other directories.
 
-        The script's working directory may be on a file system that hangs. If a search has taken too long, no other
-        search begins before it ends. So at most a few threads wait for such a file system.
+        The script's working directory may be on a file system that hangs. If a search has not ended while its call
+        waited for it, no call begins another search before it ends.
         """
         search = call_warning.files_elsewhere
         elsewhere = None
         if self._slow_search is None or self._slow_search.done():
             try:
-                job = self._loop.run_in_executor(OUTPUTS, search, workspace.input_dir, since_ns)
+                job = self._loop.run_in_executor(SEARCHES, search, workspace.input_dir, since_ns)
             except RuntimeError:  # no thread can be started now
                 elsewhere = search(workspace.input_dir, since_ns)
             else:
                 job.add_done_callback(take_error)  # a search that takes too long is not awaited
-                if (await asyncio.wait((job,), timeout=_LOOK_ELSEWHERE_S))[0]:
+                try:
+                    await asyncio.wait((job,), timeout=_LOOK_ELSEWHERE_S)
+                finally:  # the caller may disconnect before the end of this time
+                    if not job.done():
+                        self._slow_search = job
+                        log.warning("no search for files in other directories", reason="a directory has not answered")
+                if job.done():
                     elsewhere = job.result()
-                else:
-                    self._slow_search = job
-                    log.warning("no search for files in other directories", reason="a directory does not answer")
         return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]

@@ -10,7 +10,7 @@ from ..errors import OutputError, OutputTooLarge, ScriptTimedOut
 from ..logs.setup import get_logger
 from ..settings.declarations import Settings
 from ..storage.transfer import Transfers
-from ..system.threads import OUTPUTS, in_steps
+from ..system.threads import LISTINGS, in_steps
 from ..workspace.disposal import Disposal
 from ..workspace.held_outputs import HeldOutputs
 from ..workspace.listing import MOST_OUTPUTS, Listing, list_outputs
@@ -76,7 +76,7 @@ class Outputs:
         if next(steps, None):
             try:
                 async with asyncio.timeout(run.timeout_s or None) as bound:
-                    await in_steps(steps, OUTPUTS)
+                    await in_steps(steps, LISTINGS)
             except TimeoutError:
                 if not bound.expired():
                     raise

@@ -2,7 +2,9 @@
 
 ::
 
-    OUTPUTS     list, read and send the outputs of scripts
+    LISTINGS    list the outputs of scripts, and follow links among them
+    SEARCHES    search directories that scripts use for files that are not outputs
+    OUTPUTS     keep what scripts print, read outputs and encode them
     REMOVALS    remove the workspaces of ended calls
     PROCESSES   read about process trees
     the loop's  write inputs, transfer files from and to a storage
@@ -11,7 +13,8 @@
 
 Each group has its own threads, so a million output files of one call do not delay the input or the end of another
 call. Each group has few threads, so long work is done in steps (:func:`one_ahead`), and between two steps the threads
-work for other calls.
+work for other calls. A script can lead LISTINGS and SEARCHES into a file system that hangs, so these threads do nothing
+else.
 
 A thread that hangs in the kernel (a dead network file system) cannot be ended. Python waits at exit for the threads of
 ``concurrent.futures``, so such a thread could prevent the end of the process forever. The threads here are daemons, and
@@ -101,6 +104,8 @@ class Threads(ThreadPoolExecutor):
             self._unfinished.discard(job)
 
 
+LISTINGS = Threads("listings")
+SEARCHES = Threads("searches", 1)
 OUTPUTS = Threads("outputs")
 REMOVALS = Threads("removals", 4)
 PROCESSES = Threads("processes")
