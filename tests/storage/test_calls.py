@@ -286,6 +286,67 @@ def test_all_runs_of_a_call_together_may_have_so_many_outputs(
     assert "all runs of this call left 6 outputs, over 5" in str(document["detail"])
 
 
+@pytest.mark.parametrize(
+    ("script", "is_answered"),
+    [
+        ('head -c 600 /dev/zero >"$TMP_OUTPUT_DIR/x"', False),
+        ("head -c 600 /dev/zero", False),
+        # The output of the first run is the answer, so the stdout of both runs is not.
+        ('head -c 600 /dev/zero; case $STORAGE_OBJECT_KEY in */0) echo x >"$TMP_OUTPUT_DIR/x" ;; esac', True),
+    ],
+)
+def test_max_output_size_is_for_all_runs_of_a_call_together(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str, script: str, is_answered: bool
+) -> None:
+    server = started(start_server, script, define(output=None), WATCHDOG_MAX_OUTPUT_SIZE="1000")
+    names = [f"{place}/in/{number}" for number in range(2)]
+    for name in names:
+        bucket_server.put(name, b"x")
+    assert server.call(event(names[0])).status == 200
+    answer = server.call(event(*names))
+    if is_answered:
+        assert answer.status == 200
+    else:
+        detail = str(problem(answer, 500)["detail"])
+        assert "object 2 of 2" in detail
+        assert "over 1000 bytes (max_output_size)" in detail
+
+
+def test_runs_of_a_call_share_a_descriptor_and_leave_nothing_when_they_fail(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str, tmp_path: Path
+) -> None:
+    up, gate = tmp_path / "up", tmp_path / "gate"
+    os.mkfifo(gate)
+    script = f"""
+head -c 70000 /dev/zero
+case $STORAGE_OBJECT_KEY in
+*/0) exit 1 ;;
+*/2) touch {up}; read -r line < {gate} ;;
+esac
+"""
+    server = started(start_server, script, define(output=None))
+    names = [f"{place}/in/{number}" for number in range(3)]
+    for name in names:
+        bucket_server.put(name, b"x")
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.call, event(*names))
+        until(up.exists, "the last run")
+        files = nameless_files(server)
+        directories = server.leftovers_of_calls()
+        gate.write_text("go on\n")
+        assert "object 1 of 3" in str(problem(answer.result(), 500)["detail"])
+    assert len(files) == 1  # the stdout of all runs
+    assert len(directories) == 1  # that of the last run
+
+
+def nameless_files(server: RunningServer) -> list[str]:
+    found = []
+    for fd in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.append(os.readlink(fd))
+    return [name for name in found if name.startswith(str(server.tmp)) and name.endswith("(deleted)")]
+
+
 def test_a_record_that_fails_does_not_keep_the_others_from_running(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:

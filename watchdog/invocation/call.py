@@ -82,6 +82,7 @@ class Record(msgspec.Struct):
     is_handed_over: bool = False  # the kernel has the last byte of the answer; the caller may disconnect now
     is_logged: bool = False
     outputs: int = 0  # number of the outputs of all runs so far
+    outputs_bytes: int = 0  # their size, if it has a limit
     # The call keeps its place until its answer is sent, because other scripts could reach its outputs, or because it
     # has very many outputs.
     keeps_place: bool = False

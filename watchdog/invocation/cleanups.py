@@ -20,6 +20,11 @@ class Cleanups:
         """Do this step when the context ends."""
         self._steps.append((step, arguments))
 
+    def take_over(self, other: Cleanups) -> None:
+        """Do the steps of ``other`` when this context ends, and not when the other one ends."""
+        self._steps += other._steps
+        other._steps = []
+
     def __enter__(self) -> Self:
         return self
 

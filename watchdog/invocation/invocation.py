@@ -20,6 +20,7 @@ from ..telemetry.metrics import Metrics
 from ..workspace.disposal import Disposal
 from ..workspace.outputs import size_of
 from ..workspace.space import is_full
+from ..workspace.spool import Spool
 from ..workspace.workspace import Workspace
 from ..workspace.workspaces import Workspaces
 from .accounting import Accounting
@@ -127,10 +128,12 @@ class Invocations:
                 await hand_over(NOTHING)
                 return
             await self._wait_for_place(call, ticket, record)
+            stdout = Spool(self._settings.tmp_dir, self._settings.max_output_size_bytes)
+            cleanups.add(stdout.close)
             if len(tasks) == 1:
-                result = await self._runner.run(call, tasks[0], ticket, record, cleanups)
+                result = await self._runner.run(call, tasks[0], ticket, record, cleanups, stdout)
             else:
-                result = await self._runner.run_all(call, tasks, ticket, record, cleanups)
+                result = await self._runner.run_all(call, tasks, ticket, record, cleanups, stdout)
             if not record.keeps_place:
                 ticket.hand_over()
             ticket.holds(record.input_bytes + size_of(result.outputs) + result.stdout.size_bytes)

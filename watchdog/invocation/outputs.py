@@ -92,10 +92,13 @@ class Outputs:
         return listing.outputs, 0 if is_removed else len(listing.skipped)
 
     def check_size(self, outputs: Sequence[Output], stdout: Spool, record: Record) -> None:
-        """Raise an error if the answer of a run would be too large, or if its stdout could not be saved.
+        """Raise an error if the answer would be too large after a run, or if its stdout could not be saved.
+
+        If any run of the call has left outputs, stdout is not the answer.
 
         Raises:
-            OutputTooLarge: the outputs or stdout are larger than ``max_output_size``, or there are too many outputs.
+            OutputTooLarge: the outputs or the stdout of all runs so far are larger than ``max_output_size``, or there
+                are too many outputs.
             NoSpace: the disk was full before the end of stdout.
             OutputError: stdout could not be saved for another reason.
         """
@@ -105,11 +108,15 @@ class Outputs:
                 f"all runs of this call left {count} outputs, over {MOST_OUTPUTS}; pack them into fewer files "
                 "(tar, zip)"
             )
-        if limit_bytes and outputs and (size_bytes := size_of(outputs)) > limit_bytes:
-            raise OutputTooLarge(f"the outputs have {size_bytes} bytes, over {limit_bytes} bytes (max_output_size)")
-        if limit_bytes and not outputs and stdout.overflowed:
+        if limit_bytes and outputs:
+            if (size_bytes := record.outputs_bytes + size_of(outputs)) > limit_bytes:
+                raise OutputTooLarge(f"the outputs have {size_bytes} bytes, over {limit_bytes} bytes (max_output_size)")
+            record.outputs_bytes = size_bytes
+        if count:
+            return
+        if stdout.overflowed:
             raise OutputTooLarge(f"the {noun}'s stdout is over {limit_bytes} bytes (max_output_size)")
-        if not outputs and stdout.error is not None:
+        if stdout.error is not None:
             raise_if_no_space(stdout.error, f"the {noun}'s stdout")
             raise OutputError(f"the {noun}'s stdout could not be saved: {stdout.error.strerror}")
 

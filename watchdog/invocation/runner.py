@@ -30,7 +30,7 @@ from .inputs import Inputs
 from .narration import Narration
 from .outputs import Outputs
 from .refusal import refused_by_system
-from .results import joined
+from .results import JoinedResult
 from .run import Run
 from .streams import Streams
 
@@ -78,12 +78,15 @@ class Runner:
         self._doubts = Doubts(settings.tmp_dir)
         self.running = 0
 
-    async def run(self, call: Call, task: Task, ticket: Ticket | None, record: Record, cleanups: Cleanups) -> Result:
+    async def run(
+        self, call: Call, task: Task, ticket: Ticket | None, record: Record, cleanups: Cleanups, stdout: Spool
+    ) -> Result:
         """Run the function once, and store its outputs.
 
         The call gives its place back when the function has ended and the next script cannot reach its files any more.
 
         Args:
+            stdout: receives what the function prints, after what earlier runs of the call printed.
             ticket: None if another run of the same call follows. Then the call keeps its place.
 
         Raises:
@@ -97,8 +100,7 @@ class Runner:
         if settings.max_inflight == 1:
             await self._disposal.until_no_name_is_left()
         workspace = self._workspace(call, cleanups)
-        stdout = Spool(settings.tmp_dir, settings.max_output_size_bytes)
-        cleanups.add(stdout.close)
+        printed_before = stdout.size_bytes
         await self._inputs.give_names(task, workspace)
         if self._narration is not None:
             self._narration.starts(call, task, record, is_loading=function.is_loading)
@@ -107,7 +109,7 @@ class Runner:
         failure = self._failures.of(run, record)
         outputs, skipped = await self._outputs.find(workspace, run, call.call_id)
         if self._narration is not None:
-            self._narration.leaves(record, outputs, stdout.size_bytes)
+            self._narration.leaves(record, outputs, stdout.size_bytes - printed_before)
         self._outputs.check_size(outputs, stdout, record)
         warnings = await self._doubts.warnings_of(
             run,
@@ -115,7 +117,10 @@ class Runner:
             call.call_id,
             has_failed=failure is not None,
             skipped=skipped,
-            is_empty=function.works_with_files and not outputs and not stdout.size_bytes,
+            is_empty=function.works_with_files
+            and not outputs
+            and stdout.size_bytes == printed_before
+            and not stdout.overflowed,
         )
         outputs = self._outputs.put_out_of_reach(outputs, workspace, call, record, cleanups)
         if ticket is not None and not record.keeps_place:
@@ -137,29 +142,39 @@ class Runner:
         )
 
     async def run_all(
-        self, call: Call, tasks: Sequence[Task], ticket: Ticket, record: Record, cleanups: Cleanups
+        self, call: Call, tasks: Sequence[Task], ticket: Ticket, record: Record, cleanups: Cleanups, stdout: Spool
     ) -> Result:
-        """Run the function for each task, one after the other. After a failure, the next tasks still run."""
-        results, failures = [], []
+        """Run the function for each task, one after the other. After a failure, the next tasks still run.
+
+        There may be thousands of tasks. So each run frees its input, and a run that fails frees all that it used.
+        """
+        results = JoinedResult(stdout)
+        first_failure, failures = None, 0
         for number, task in enumerate(tasks, 1):
             try:
                 if task.failure is not None:
                     raise task.failure
-                if number > 1:
-                    await self._inputs.fetch(call, task, record, self._after_place, cleanups)
-                is_last = number == len(tasks)
-                results.append(await self.run(call, task, ticket if is_last else None, record, cleanups))
+                printed_before = stdout.size_bytes
+                with Cleanups() as own:
+                    with Cleanups() as of_input:
+                        if number > 1:
+                            await self._inputs.fetch(call, task, record, self._after_place, of_input)
+                        is_last = number == len(tasks)
+                        result = await self.run(call, task, ticket if is_last else None, record, own, stdout)
+                    cleanups.take_over(own)
+                results.add(result, stdout.size_bytes - printed_before)
             except Draining:
                 raise
             except WatchdogError as error:
                 error.args = (f"object {number} of {len(tasks)}, {task.source}: {error}",)
                 log.error("object of an event failed", call_id=call.call_id, reason=str(error))
-                failures.append(error)
-        if failures:
-            if len(failures) > 1:
-                failures[0].args = (f"{failures[0]}; {len(failures)} of {len(tasks)} objects failed, see the log",)
-            raise failures[0]
-        return joined(results)
+                first_failure, failures = first_failure or error, failures + 1
+            task.held = None
+        if first_failure is not None:
+            if failures > 1:
+                first_failure.args = (f"{first_failure}; {failures} of {len(tasks)} objects failed, see the log",)
+            raise first_failure
+        return results.result()
 
     def close(self) -> None:
         """Close the count of the control group. Call this only when nothing runs any more."""

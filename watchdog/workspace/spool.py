@@ -1,10 +1,10 @@
-"""Keep the output stream of a script until it is known whether this output is the answer."""
+"""Keep what the script of a call prints until it is known whether this is the answer."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Protocol
 
 from ..errors import OutputUnreadable
@@ -34,7 +34,9 @@ class Tail:
 
 
 class Spool:
-    """Keeps the bytes of a stream: up to 64 KiB in memory, more in a file. So memory does not grow with the stream.
+    """Keeps the stdout of a call: up to 64 KiB in memory, more in a file. So memory does not grow with the stream.
+
+    If a call has several runs, all of them share one spool, so they need one descriptor at most.
 
     Args:
         directory: any directory of the file system on which the file is created. The file is created when it is
@@ -110,26 +112,10 @@ class Spool:
 
 
 class KeptStream(Protocol):
-    """A stream that has ended and whose bytes are kept: the stdout of one run, or of several."""
+    """A stream that has ended and whose bytes are kept."""
 
     @property
     def size_bytes(self) -> int: ...
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
         """Yield all bytes in pieces of at most ``piece_bytes``. If there are many bytes, a thread calls this."""
-
-
-class Joined:
-    """Several streams, joined to one."""
-
-    def __init__(self, streams: Sequence[KeptStream]) -> None:
-        self._streams = streams
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(stream.size_bytes for stream in self._streams)
-
-    def pieces(self, piece_bytes: int) -> Iterator[bytes]:
-        """Yield all bytes in pieces of at most ``piece_bytes``. Raises the same errors as the streams."""
-        for stream in self._streams:
-            yield from stream.pieces(piece_bytes)
