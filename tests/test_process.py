@@ -23,7 +23,7 @@ import pytest
 from own_events import logged_events
 from running_server import AS_PID_1, RunningServer, is_guardian, until
 
-from watchdog.errors import BadInput, ScriptUnavailable
+from watchdog.errors import BadInput, OutOfResources, ScriptUnavailable
 from watchdog.process import children as children_module
 from watchdog.process import command as command_module
 from watchdog.process import orphans as orphans_module
@@ -479,7 +479,7 @@ async def test_a_command_whose_exit_nothing_can_wait_for_is_not_left_running(
     with monkeypatch.context() as context:
         context.setattr(os, "pidfd_open", missing)
         context.setattr(threading.Thread, "start", refuse)
-        with pytest.raises(ScriptUnavailable, match="sleep 60: no thread can wait for its exit; the container's limit"):
+        with pytest.raises(OutOfResources, match="sleep 60: no thread can wait for its exit; the container's limit"):
             supervisor.start(
                 ["/bin/sleep", "60"], {"M": mark}, mark=mark, stdout=bytearray().extend, stderr=bytearray().extend
             )

@@ -20,7 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog.errors import BadInput, OutputTooLarge, OutputUnreadable
+from watchdog.errors import BadInput, OutOfResources, OutputTooLarge, OutputUnreadable
+from watchdog.process.command import command_for
 from watchdog.system.directory_state import state_of
 from watchdog.workspace import listing as listing_module
 from watchdog.workspace import workspace as workspace_module
@@ -29,6 +30,7 @@ from watchdog.workspace.file_name import new_file_name, safe_file_name
 from watchdog.workspace.listing import MOST_OUTPUTS, Listing, list_outputs
 from watchdog.workspace.outputs import Output, open_output
 from watchdog.workspace.remove_tree import remove_tree
+from watchdog.workspace.response_file import read_response_file
 from watchdog.workspace.space import is_full
 from watchdog.workspace.workspace import Workspace
 from watchdog.workspace.workspaces import Workspaces
@@ -383,6 +385,31 @@ sys.stdin.read()
 def no_locks(fd: int, operation: int) -> None:
     """Stand in for flock(2) on a file system without locks."""
     raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@pytest.mark.parametrize("what", ["folder", "link", "output", "response file", "script"])
+def test_lack_of_a_descriptor_is_not_the_fault_of_the_script(workspace: Workspace, what: str) -> None:
+    leaf = Path(workspace.output_dir, "leaf")
+    leaf.write_text("x")
+    (output,), _ = listed(workspace)
+    steps = list_outputs(workspace.output_dir, Listing())
+    if what == "link":
+        Path(workspace.output_dir, "link").symlink_to(leaf)
+        assert next(steps)  # the directory is open, and the next step follows the link
+    use: dict[str, Callable[[], object]] = {
+        "folder": lambda: next(steps),
+        "link": lambda: next(steps),
+        "output": lambda: open_output(output),
+        "response file": lambda: read_response_file(workspace.response_file),
+        "script": lambda: command_for(str(leaf), "/bin"),
+    }
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(OutOfResources, match=r"Too many open files; raise the limit of open files \(docker run"):
+            use[what]()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("lacks", ["descriptors", "locks"])

@@ -182,6 +182,28 @@ def test_call_without_free_descriptors_is_refused_and_the_next_one_is_served(
     assert len(server.logs) < 200  # the log is not flooded
 
 
+def test_lack_of_a_descriptor_for_stdout_is_not_the_fault_of_the_script(
+    start_server: StartServer, tmp_path: Path
+) -> None:
+    up, gate = tmp_path / "up", tmp_path / "gate"
+    script = 'touch "$UP"; until [ -e "$GATE" ]; do sleep 0.02; done; head -c 100000 /dev/zero'
+
+    def started(most: int) -> RunningServer:
+        prefix = ("prlimit", f"--nofile={most}:{most}")
+        return start_server(script, "--max-inflight", "1", prefix=prefix, UP=str(up), GATE=str(gate))
+
+    server = started(256)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.call, b"")
+        until(up.exists, "the script to run")
+        most = server.descriptors()
+        gate.touch()
+        assert first.result().status == 200
+    server = started(most)  # enough to run the script, but not to keep more than 64 KiB of stdout
+    assert "limit of open files" in str(problem(server.call(b""), 500)["detail"])
+    server.event("invocation ended", outcome="no_resources", exit_code=0)
+
+
 # ---- outputs that are not files
 
 NO_FILES = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ..errors import (
-    BadScriptResponse,
     Draining,
     ScriptFailed,
     ScriptKilled,
@@ -37,7 +36,7 @@ class Failures:
         If stdout is the answer in spite of the failure, return the error instead, and note it in ``record``.
 
         Raises:
-            BadScriptResponse: the script's response file is malformed.
+            BadScriptResponse, OutOfResources: the script's response file is malformed, or could not be read.
             WorkerBroken: the worker of a warm function did not keep to the protocol.
             Draining: the server is stopping and ended the run.
             ScriptTimedOut: the run took longer than its limit.
@@ -57,7 +56,7 @@ class Failures:
     def _error_of(self, run: Run) -> WatchdogError | None:
         ended, noun, stderr = run.ended, self._function.noun, run.stderr_tail
         if run.bad_choice is not None:
-            return BadScriptResponse(run.bad_choice)
+            return run.bad_choice
         if ended.broken is not None:
             return WorkerBroken(ended.broken, stderr=stderr)
         if ended.exit_code == 0 and not ended.ended_early and not ended.timed_out and not run.is_out_of_memory:

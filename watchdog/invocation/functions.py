@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from ..errors import (
     Draining,
     InputTooLarge,
+    OutOfResources,
     ScriptFailed,
     ScriptKilled,
     ScriptOutOfMemory,
@@ -92,7 +93,7 @@ class Function(ABC):
             record: gets the time for which the call waits for a worker.
 
         Raises:
-            ScriptUnavailable: the function cannot be started.
+            ScriptUnavailable, OutOfResources: the function cannot be started.
             asyncio.CancelledError: this call was cancelled.
             Exception: the error that ``stdin`` raised.
         """
@@ -119,7 +120,7 @@ class Function(ABC):
         """Return the command to run. Without a workspace, only check that it could be run.
 
         Raises:
-            ScriptUnavailable: it could not be run.
+            ScriptUnavailable, OutOfResources: it could not be run.
         """
 
     @abstractmethod
@@ -135,7 +136,7 @@ class Function(ABC):
         """The reason why no call could be answered now, or None."""
         try:
             self.command(None)
-        except ScriptUnavailable as error:
+        except (ScriptUnavailable, OutOfResources) as error:
             return str(error)
         return None
 

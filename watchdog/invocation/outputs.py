@@ -10,6 +10,7 @@ from ..errors import OutputError, OutputTooLarge, ScriptTimedOut
 from ..logs.setup import get_logger
 from ..settings.declarations import Settings
 from ..storage.transfer import Transfers
+from ..system.files import raise_if_no_descriptor
 from ..system.threads import LISTINGS, in_steps
 from ..workspace.disposal import Disposal
 from ..workspace.held_outputs import HeldOutputs
@@ -66,7 +67,7 @@ class Outputs:
         this coroutine is cancelled, which ends the listing early.
 
         Raises:
-            OutputUnreadable: a directory or file cannot be listed.
+            OutputUnreadable, OutOfResources: a directory or file cannot be listed.
             ScriptTimedOut: the listing took longer than this limit.
         """
         if not self._function.works_with_files:
@@ -100,6 +101,7 @@ class Outputs:
             OutputTooLarge: the outputs or the stdout of all runs so far are larger than ``max_output_size``, or there
                 are too many outputs.
             NoSpace: the disk was full before the end of stdout.
+            OutOfResources: there was no descriptor for stdout.
             OutputError: stdout could not be saved for another reason.
         """
         limit_bytes, noun = self._settings.max_output_size_bytes, self._function.noun
@@ -118,7 +120,9 @@ class Outputs:
             raise OutputTooLarge(f"the {noun}'s stdout is over {limit_bytes} bytes (max_output_size)")
         if stdout.error is not None:
             raise_if_no_space(stdout.error, f"the {noun}'s stdout")
-            raise OutputError(f"the {noun}'s stdout could not be saved: {stdout.error.strerror}")
+            failure = f"the {noun}'s stdout could not be saved"
+            raise_if_no_descriptor(stdout.error, failure)
+            raise OutputError(f"{failure}: {stdout.error.strerror}")
 
     def put_out_of_reach(
         self, outputs: list[Output], workspace: Workspace, call: Call, record: Record, cleanups: Cleanups

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from ..errors import BadScriptResponse, OutOfResources
 from ..process.ended import Ended
 from ..workspace.response_file import ResponseOverrides
 from .call import Record
@@ -14,7 +15,7 @@ class Run(msgspec.Struct, frozen=True):
 
     ``timeout_s``: the time limit of the run; 0 means no limit. ``started_ns``: nanoseconds since 1970.
     ``chosen``: the status and headers in the script's response file; None if the file was not read or is malformed.
-    ``bad_choice``: the reason why the response file is malformed and the run failed, or None.
+    ``bad_choice``: the error of the response file, if the run failed because of it.
     ``has_oom_kill``: during the run, the kernel killed a process of this container because memory ran out. It may have
     been a process of this run. ``is_out_of_memory``: ``has_oom_kill`` is true, and SIGKILL ended the script or
     one of its children. ``has_no_space``: ``tmp_dir`` was full at the end of the run.
@@ -26,7 +27,7 @@ class Run(msgspec.Struct, frozen=True):
     timeout_s: float
     started_ns: int
     chosen: ResponseOverrides | None
-    bad_choice: str | None
+    bad_choice: BadScriptResponse | OutOfResources | None
     has_oom_kill: bool
     is_out_of_memory: bool
     has_no_space: bool

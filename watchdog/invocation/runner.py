@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from ..errors import BadScriptResponse, Draining, WatchdogError
+from ..errors import BadScriptResponse, Draining, OutOfResources, WatchdogError
 from ..logs.setup import get_logger
 from ..logs.sink import LogWriter
 from ..logs.text import printable
@@ -207,7 +207,7 @@ class Runner:
             record: gets the time for which the call waits for a worker.
 
         Raises:
-            ScriptUnavailable: the function cannot be started.
+            ScriptUnavailable, OutOfResources: the function cannot be started.
             asyncio.CancelledError, Exception: as in :meth:`run`.
         """
         function, settings = self._function, self._settings
@@ -239,16 +239,16 @@ class Runner:
         was_killed = ended.was_killed
         has_oom_kill = (was_killed or ended.exit_code == 0) and self._oom_kills.count() != oom_kills
         chosen: ResponseOverrides | None = None
-        bad_choice = None
+        bad_choice: BadScriptResponse | OutOfResources | None = None
         if not ended.timed_out and not ended.ended_early:
             try:
                 chosen = read_response_file(workspace.response_file)
-            except BadScriptResponse as error:
-                bad_choice = str(error)
+            except (BadScriptResponse, OutOfResources) as error:
+                bad_choice = error
         if bad_choice is not None and ended.exit_code != 0:
             # The failure of the script is more important than its response file. So the caller gets the error of the
             # failure.
-            log.warning("response file ignored", call_id=call.call_id, reason=bad_choice)
+            log.warning("response file ignored", call_id=call.call_id, reason=str(bad_choice))
             bad_choice = None
         return Run(
             ended,

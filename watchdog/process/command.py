@@ -9,7 +9,7 @@ import shlex
 import time
 
 from ..errors import ScriptUnavailable
-from ..system.files import open_regular
+from ..system.files import open_regular, raise_if_no_descriptor
 from ..system.pattern import pattern
 from .byte_order_mark import has_mark, refuse_utf16, without_mark
 
@@ -34,11 +34,13 @@ def command_for(script_path: str, path: str) -> list[str]:
 
     Raises:
         ScriptUnavailable: the script cannot be read or is UTF-16 text, or its interpreter does not exist.
+        OutOfResources: no descriptor is free.
     """
     try:
         with open(open_regular(script_path), "rb") as file:
             start = file.read(_START_BYTES)
     except OSError as error:
+        raise_if_no_descriptor(error, f"the script {script_path} cannot be read")
         raise ScriptUnavailable(_script_unreadable(script_path, error)) from None
     if start.startswith(b"\x7fELF"):
         if not os.access(script_path, os.X_OK):

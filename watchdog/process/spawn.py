@@ -10,8 +10,8 @@ import signal
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import ScriptUnavailable
-from ..system.files import TOO_MANY_OPEN_FILES
+from ..errors import OutOfResources, ScriptUnavailable, WatchdogError
+from ..system.files import MORE_DESCRIPTORS, TOO_MANY_OPEN_FILES
 from .child import Child
 from .decoy import Decoy
 from .guardian import Guardian
@@ -55,7 +55,7 @@ class Spawner:
         """Start a command. The arguments are those of :meth:`Supervisor.start`.
 
         Raises:
-            ScriptUnavailable: the command cannot be started.
+            ScriptUnavailable, OutOfResources: the command cannot be started.
         """
         mark_bytes = os.fsencode(mark)
         slot = self._guardian.note(mark_bytes)
@@ -96,7 +96,7 @@ class Spawner:
                 pipe.close()
             if isinstance(error, ValueError):  # a NUL in an argument or a variable, or `=` in a variable's name
                 raise ScriptUnavailable(f"cannot start {shlex.join(command)}: {error}") from error
-            raise ScriptUnavailable(_cannot_start(command, environment, error)) from error
+            raise _cannot_start(command, environment, error) from error
         self._guardian.note_session(slot, pid)
         self._preference.give(pid)
         self._decoy.aim_at(pid)
@@ -116,7 +116,7 @@ class Spawner:
                 feed.close()
             for pipe in pipes:
                 pipe.close()
-            raise ScriptUnavailable(
+            raise OutOfResources(
                 f"cannot start {shlex.join(command)}: no thread can wait for its exit; the container's limit of "
                 "processes or memory is reached"
             ) from error
@@ -125,15 +125,15 @@ class Spawner:
         return child
 
 
-def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSError) -> str:
+def _cannot_start(command: list[str], environment: Mapping[str, str], error: OSError) -> WatchdogError:
     text = f"cannot start {shlex.join(command)}: {error.strerror}"
+    if error.errno in (errno.EAGAIN, errno.ENOMEM):
+        return OutOfResources(f"{text}; the container's limit of processes or memory is reached")
+    if error.errno in TOO_MANY_OPEN_FILES:
+        return OutOfResources(text + MORE_DESCRIPTORS)
     if error.errno == errno.E2BIG:
         size = sum(len(os.fsencode(k)) + len(os.fsencode(v)) + 2 for k, v in environment.items())
         text += f"; its environment has {size} bytes: send shorter headers or turn cgi_headers off"
     elif error.errno == errno.ENOEXEC:
         text += "; it is neither a program for this machine's processor nor a script that begins with #!"
-    elif error.errno in (errno.EAGAIN, errno.ENOMEM):
-        text += "; the container's limit of processes or memory is reached"
-    elif error.errno in TOO_MANY_OPEN_FILES:
-        text += "; the limit of open files is reached: raise it (docker run --ulimit nofile) or lower max_inflight"
-    return text
+    return ScriptUnavailable(text)

@@ -125,7 +125,7 @@ class Supervisor:
                 here must have a larger number than all copies.
 
         Raises:
-            ScriptUnavailable: the command cannot be started.
+            ScriptUnavailable, OutOfResources: the command cannot be started.
         """
         self._guardian_keeper.start()
         child = self._spawner.spawn(

@@ -6,11 +6,26 @@ import errno
 import os
 import stat
 
+from ..errors import OutOfResources
+
 # This process or the whole machine has reached its limit of open files.
 TOO_MANY_OPEN_FILES = frozenset({errno.EMFILE, errno.ENFILE})
 # After these errors, an `open` may succeed a moment later. Now there is no free descriptor, or no memory for one.
 NO_DESCRIPTOR = TOO_MANY_OPEN_FILES | {errno.ENOMEM}
+# The end of the message of an error because of TOO_MANY_OPEN_FILES.
+MORE_DESCRIPTORS = "; raise the limit of open files (docker run --ulimit nofile) or lower max_inflight and max_queue"
 _NOT_REGULAR = "it is not a regular file"
+
+
+def raise_if_no_descriptor(error: OSError, failure: str) -> None:
+    """Raise :class:`OutOfResources` with advice for the operator, if the error means that no descriptor is free.
+
+    Args:
+        failure: what could not be done, as the beginning of the message.
+    """
+    if error.errno in NO_DESCRIPTOR:
+        hint = MORE_DESCRIPTORS if error.errno in TOO_MANY_OPEN_FILES else ""
+        raise OutOfResources(f"{failure}: {error.strerror}{hint}") from error
 
 
 def open_regular(path: str) -> int:

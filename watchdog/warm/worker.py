@@ -105,7 +105,7 @@ class Worker:
         broken: how it broke the protocol, or None.
 
     Raises:
-        ScriptUnavailable: the process cannot be started.
+        ScriptUnavailable, OutOfResources: the process cannot be started.
         OSError: no descriptor is free for the pipes.
     """
 

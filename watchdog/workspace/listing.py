@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 import msgspec
 
 from ..errors import OutputTooLarge, OutputUnreadable
+from ..system.files import raise_if_no_descriptor
 from .output_names import replacements
 from .outputs import Output, cannot_read, shortened
 
@@ -55,6 +56,7 @@ def list_outputs(output_dir: str, listing: Listing, most: int = MOST_OUTPUTS) ->
         OutputUnreadable: an entry cannot be examined, a directory cannot be listed, or ``TMP_OUTPUT_DIR`` is not a
             directory any more.
         OutputTooLarge: there are more than ``most`` entries, or a file is larger than the file system.
+        OutOfResources: no descriptor is free.
     """
     try:
         mode = os.lstat(output_dir).st_mode
@@ -178,7 +180,9 @@ def _is_below(path: str, directory: str) -> bool:
 
 
 def _cannot_list(name: str, error: OSError) -> OutputUnreadable:
-    return OutputUnreadable(f"cannot list the output folder {shortened(name or 'TMP_OUTPUT_DIR')}: {error.strerror}")
+    failure = f"cannot list the output folder {shortened(name or 'TMP_OUTPUT_DIR')}"
+    raise_if_no_descriptor(error, failure)
+    return OutputUnreadable(f"{failure}: {error.strerror}")
 
 
 def _kind(mode: int) -> str:

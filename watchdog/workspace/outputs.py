@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from ..errors import OutputUnreadable
+from ..system.files import raise_if_no_descriptor
 
 # The largest number of characters of an output's name in an error message.
 _SHOWN_NAME = 300
@@ -49,7 +50,7 @@ def hold_outputs(outputs: Sequence[Output]) -> list[Output]:
     If the script made another hard link to an output, that link stays.
 
     Raises:
-        OutputUnreadable: for the same reasons as in :func:`open_output`.
+        OutputUnreadable, OutOfResources: for the same reasons as in :func:`open_output`.
     """
     held: list[Output] = []
     try:
@@ -81,6 +82,7 @@ def open_output(output: Output) -> int:
 
     Raises:
         OutputUnreadable: the file is gone or not readable, or has changed since it was listed.
+        OutOfResources: no descriptor is free.
     """
     try:
         if output.fd >= 0:
@@ -108,7 +110,10 @@ def raise_if_changed(fd: int, output: Output) -> None:
 
 
 def cannot_read(name: str, error: OSError) -> OutputUnreadable:
-    return OutputUnreadable(f"cannot read the output {shortened(name)}: {error.strerror}")
+    """Return the error of an output. If it cannot be read because no descriptor is free, raise another error."""
+    failure = f"cannot read the output {shortened(name)}"
+    raise_if_no_descriptor(error, failure)
+    return OutputUnreadable(f"{failure}: {error.strerror}")
 
 
 def shortened(name: str) -> str:

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import msgspec
 
 from ..errors import BadScriptResponse
+from ..system.files import raise_if_no_descriptor
 from ..system.pattern import pattern
 
 _LARGEST_BYTES = 64 * 1024
@@ -49,12 +50,14 @@ def read_response_file(path: str) -> ResponseOverrides:
     Raises:
         BadScriptResponse: the file cannot be read or is too large, a line is not ``Name: value``, or a line sets a
             header that scripts must not set.
+        OutOfResources: no descriptor is free.
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return NO_OVERRIDES
     except OSError as error:
+        raise_if_no_descriptor(error, "$HTTP_RESPONSE_FILE cannot be read")
         raise BadScriptResponse(f"$HTTP_RESPONSE_FILE cannot be read: {error.strerror}") from error
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
