@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from control_groups import joining, made_control_group
-from running_server import Answer, RunningServer, StartServer
+from running_server import Answer, RunningServer, StartServer, problem
 
 from watchdog.output import call_warning
 from watchdog.output.call_warning import files_elsewhere
@@ -189,6 +189,24 @@ def test_a_killed_part_of_a_script_is_warned_of(start_server: StartServer, tmp_p
             server.script.write_text("echo fine")
             if not is_classic:
                 assert server.call(b"").headers["X-Warning"] is None
+        finally:
+            server.kill()
+
+
+@pytest.mark.guard("oom-count")
+def test_a_failure_after_a_part_was_killed_says_that_memory_ran_out(start_server: StartServer) -> None:
+    """A program whose child is killed usually fails with an exit code of its own."""
+    script = f"{sys.executable} -c 'bytearray(300 << 20)' || exit 3"
+    with made_control_group("memory", ("memory.limit_in_bytes", "memory.max"), str(100 << 20)) as group:
+        server = start_server(script, prefix=joining(group))
+        try:
+            document = problem(server.call(b""), 500)
+            assert document["exit_code"] == 3
+            assert "while it ran, the kernel killed a process of this container: out of memory, limit 100 MiB" in str(
+                document["detail"]
+            )
+            server.script.write_text("exit 3")
+            assert "memory" not in str(problem(server.call(b""), 500)["detail"])
         finally:
             server.kill()
 

@@ -46,7 +46,7 @@ class Doubts:
             warnings.append(call_warning.no_space(self._tmp_dir))
         if skipped:
             warnings.append(call_warning.outputs_skipped(skipped))
-        if run.has_oom_kill:
+        if run.has_oom_kill and has_exited_well:
             warnings.append(call_warning.OUT_OF_MEMORY)
         if run.has_crlf and has_exited_well:
             warnings.append(call_warning.CRLF)

@@ -82,7 +82,10 @@ class Failures:
         if not self._settings.error_status:
             return None
         if ended.signal is not None:
-            return ScriptKilled(f"the {noun} was ended by {ended.signal}", signal=ended.signal, stderr=stderr)
+            text = f"the {noun} was ended by {ended.signal}"
+            if run.has_oom_kill:
+                text += oom_kill_meanwhile(self._cgroup)
+            return ScriptKilled(text, signal=ended.signal, stderr=stderr)
         if ended.exit_code and run.has_no_space:
             return ScriptOutOfSpace(
                 f"the {noun} ended with exit code {ended.exit_code}, and no space is left in "
@@ -91,11 +94,10 @@ class Failures:
                 stderr=stderr,
             )
         if ended.exit_code:
-            return ScriptFailed(
-                f"the {noun} ended with exit code {ended.exit_code}{self._function.hint(ended.exit_code)}",
-                exit_code=ended.exit_code,
-                stderr=stderr,
-            )
+            text = f"the {noun} ended with exit code {ended.exit_code}{self._function.hint(ended.exit_code)}"
+            if run.has_oom_kill:
+                text += oom_kill_meanwhile(self._cgroup)
+            return ScriptFailed(text, exit_code=ended.exit_code, stderr=stderr)
         return None
 
 
@@ -103,6 +105,14 @@ def out_of_memory(cgroup: Cgroup) -> str:
     """Return the words for the reason, with the memory limit if there is one."""
     limit = cgroup.memory_limit_bytes()
     return "out of memory" + (f", limit {_readable_size(limit)}" if limit else "")
+
+
+def oom_kill_meanwhile(cgroup: Cgroup) -> str:
+    """Return the end of a message about a process that failed while the kernel killed another one."""
+    return (
+        f"; while it ran, the kernel killed a process of this container: {out_of_memory(cgroup)}; give the container "
+        "more memory, or process less data at a time"
+    )
 
 
 def _readable_size(count: int) -> str:

@@ -236,8 +236,7 @@ class Runner:
         if ended.left or ended.survivors:
             self._report_left(call, ended)
         # The killed process may be the script, one of its children, or a process of another call.
-        was_killed = ended.was_killed
-        has_oom_kill = (was_killed or ended.exit_code == 0) and self._oom_kills.count() != oom_kills
+        has_oom_kill = self._oom_kills.count() != oom_kills
         chosen: ResponseOverrides | None = None
         bad_choice: BadScriptResponse | OutOfResources | None = None
         if not ended.timed_out and not ended.ended_early:
@@ -257,7 +256,7 @@ class Runner:
             chosen=chosen,
             bad_choice=bad_choice,
             has_oom_kill=has_oom_kill,
-            is_out_of_memory=has_oom_kill and was_killed,
+            is_out_of_memory=has_oom_kill and ended.was_killed,
             has_no_space=workspace.is_full(),
             has_crlf=has_crlf,
             has_mark=has_mark,

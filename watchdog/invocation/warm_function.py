@@ -18,7 +18,7 @@ from ..workspace.workspace import Workspace
 from ..workspace.workspaces import Workspaces
 from .call import Call, Record, Task
 from .environment import INPUT_FILE_PATH, variables_of
-from .failures import out_of_memory
+from .failures import oom_kill_meanwhile, out_of_memory
 from .functions import ScriptFunction
 from .refusal import refused_by_system
 from .streams import Streams
@@ -181,9 +181,11 @@ class WarmFunction(ScriptFunction):
 
     def _hint_of_load(self, ended: Ended) -> str:
         """Return a likely reason why a load ended in this way, as the end of a sentence; empty if none is known."""
-        if ended.was_killed and self._oom_kills.count() != self._oom_kills_before:
+        has_oom_kill = self._oom_kills.count() != self._oom_kills_before
+        if has_oom_kill and ended.was_killed:
             return f": {out_of_memory(self._cgroup)}; give the container more memory, or use fewer workers"
-        return self.hint(ended.exit_code) if ended.exit_code else ""
+        hint = self.hint(ended.exit_code) if ended.exit_code else ""
+        return hint + (oom_kill_meanwhile(self._cgroup) if has_oom_kill else "")
 
     def _note_ended(self, worker: Worker) -> None:
         if worker.end_reason in REASONS:
