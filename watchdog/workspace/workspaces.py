@@ -166,7 +166,8 @@ class Workspaces:
         """Return this server's directory. Make another one if it is gone or has changed.
 
         A script, or a program that cleans /tmp, may have removed it. A script may also have changed its mode, or the
-        properties that new directories inherit from it. The old one is removed when all calls in it have ended.
+        properties that new directories inherit from it. An old one is removed before another one is made, or by
+        :meth:`close`. If a call is still in it, it stays until the next of these moments.
         """
         if not self._roots or not self._roots[-1].is_as_made():
             self._remove_empty_roots()
