@@ -140,10 +140,20 @@ def test_a_name_that_no_storage_takes(
     assert bucket_server.objects(f"{place}/out") == {"good": b"1\n"}
 
 
-def test_a_storage_that_is_gone_is_given_up_in_bounded_time(start_server: StartServer, define: Define) -> None:
+@pytest.mark.parametrize("kind", ["minio", "webdav"])
+def test_a_storage_that_is_gone_is_given_up_in_bounded_time(
+    start_server: StartServer, define: Define, kind: str
+) -> None:
     """The time limit is not used for each of a thousand files again."""
     script = 'cd "$TMP_OUTPUT_DIR"; i=0; while [ $i -lt 1000 ]; do : > f$i; i=$((i+1)); done'
-    server = started(start_server, script, define(endpoint="http://127.0.0.1:9"), WATCHDOG_STORAGE_TIMEOUT="1")
+    definition = define(endpoint="http://127.0.0.1:9")
+    if kind == "webdav":
+        definition = define(
+            storage_providers={"webdav": {"default": {"hostname": "http://127.0.0.1:9"}}},
+            input=None,
+            output=[{"storage_provider": "webdav", "path": "out"}],
+        )
+    server = started(start_server, script, definition, WATCHDOG_STORAGE_TIMEOUT="1")
     document: dict[str, Any] = problem(server.call(), 502)
     assert document["stored"] == []
     assert len(document["not_stored"]) == 1000

@@ -224,6 +224,46 @@ async def listening(handler: Callable[[web.BaseRequest], Awaitable[web.Response]
         await runner.cleanup()
 
 
+async def test_files_for_one_new_directory_share_its_failure(rclone: WebDavServer, tmp_path: Path) -> None:
+    """So a dead server is asked for the directory once, and not once for each file."""
+    asked: list[str] = []
+
+    async def refuse(request: web.BaseRequest) -> web.Response:
+        asked.append(f"{request.method} {request.path}")
+        return web.Response(status=403)
+
+    output = output_of(tmp_path, b"data")
+    async with listening(refuse) as endpoint, opened(rclone, endpoint=endpoint) as storage:
+        results = await asyncio.gather(
+            *(storage.store(output, f"a/b/{number}", moved=Moving()) for number in range(8)), return_exceptions=True
+        )
+        assert len(storage._making) == 0
+    assert asked == ["PROPFIND /a/b/"]
+    assert all(isinstance(error, StorageError) and "(403)" in str(error) for error in results)
+
+
+async def test_a_cancelled_transfer_leaves_its_directory_to_the_others(rclone: WebDavServer, tmp_path: Path) -> None:
+    begun, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.content.read()
+        begun.set()
+        await may_answer.wait()
+        return web.Response(status=207 if request.method == "PROPFIND" else 201)
+
+    output = output_of(tmp_path, b"data")
+    async with listening(answer) as endpoint, opened(rclone, 60.0, endpoint=endpoint) as storage:
+        first, *others = (
+            asyncio.create_task(storage.store(output, f"a/{number}", moved=Moving())) for number in range(3)
+        )
+        await asyncio.wait_for(begun.wait(), RunningServer.patience_s)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        may_answer.set()
+        await asyncio.wait_for(asyncio.gather(*others), RunningServer.patience_s)
+
+
 @pytest.mark.parametrize("size_bytes", [0, 300_000, 3 * MIB])
 async def test_redirects_are_followed_without_credentials(
     rclone: WebDavServer, tmp_path: Path, size_bytes: int

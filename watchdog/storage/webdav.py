@@ -12,7 +12,6 @@ import asyncio
 import os
 import secrets
 from base64 import b64encode
-from weakref import WeakValueDictionary
 
 from ..errors import ObjectMissing, StorageError
 from ..settings.storage_providers import Provider
@@ -37,8 +36,8 @@ class WebDav:
             headers["Authorization"] = "Basic " + b64encode(f"{provider.user}:{provider.secret}".encode()).decode()
         self._client = HttpClient(provider, WithHeaders(headers), timeout_s=timeout_s, ca_file=ca_file)
         self._directories = KnownDirectories()
-        # A lock lives as long as a call holds it or waits for it.
-        self._making: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        # The directories that are being made. A result is the error that prevents it.
+        self._making: dict[str, asyncio.Future[StorageError | None]] = {}
 
     async def fetch(self, location: str, fd: int, *, version: str = "", most_bytes: int, moved: Moved) -> int:
         return await self._client.download(location, fd, most_bytes=most_bytes, moved=moved)
@@ -74,21 +73,38 @@ class WebDav:
         await self._client.close()
 
     async def _make(self, directory: str) -> None:
-        """Make a directory and its parents, if they do not exist."""
-        if not directory or directory in self._directories:
-            return
-        async with self._making.setdefault(directory, asyncio.Lock()):
-            if directory in self._directories:
+        """Make a directory and its parents, if they do not exist. One transfer does this, and the others wait for it.
+
+        If it fails, it fails for all of them: otherwise each would wait for a dead server, one after the other.
+        """
+        while directory and directory not in self._directories:
+            if (making := self._making.get(directory)) is not None:
+                if (error := await asyncio.shield(making)) is not None:
+                    raise error
+                continue  # it is made now, or the transfer that made it was cancelled
+            error = None
+            making = self._making[directory] = asyncio.get_running_loop().create_future()
+            try:
+                await self._make_here(directory)
+                self._directories.add(directory)
                 return
+            except StorageError as failure:
+                error = failure
+                raise
+            finally:
+                del self._making[directory]
+                making.set_result(error)
+
+    async def _make_here(self, directory: str) -> None:
+        if await self._is_there(directory):
+            return
+        await self._make(directory.rpartition("/")[0])
+        try:
+            await self._client.ask("MKCOL", directory + "/", accepted=_MADE)
+        except StorageError:
+            # Another program may have made it at the same moment.
             if not await self._is_there(directory):
-                await self._make(directory.rpartition("/")[0])
-                try:
-                    await self._client.ask("MKCOL", directory + "/", accepted=_MADE)
-                except StorageError:
-                    # Another program may have made it at the same moment.
-                    if not await self._is_there(directory):
-                        raise
-            self._directories.add(directory)
+                raise
 
     async def _is_there(self, directory: str) -> bool:
         try:
