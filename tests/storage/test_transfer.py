@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from watchdog.storage.locator import Source
 from watchdog.storage.stored_object import StoredObject
 from watchdog.storage.transfer import Transfers
 from watchdog.telemetry.metrics import Metrics
+from watchdog.workspace.held_input import HeldInput
 from watchdog.workspace.outputs import Output
 
 
@@ -113,6 +116,35 @@ def test_a_bucket_that_cannot_be_is_refused(source: str, bucket: str) -> None:
 def test_several_that_could_be_meant() -> None:
     with pytest.raises(StorageError, match=r"several are possible: minio\.a, minio\.b; name the provider in an input"):
         transfers("minio.a", "minio.b").locator.source_of(stored(), "", is_trusted=True)
+
+
+async def test_a_storage_that_does_not_answer_delays_no_other(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waiting: list[str] = []
+    all_wait = asyncio.Event()
+
+    class Silent:
+        async def store(self, output: Output, location: str, *, moved: Moved) -> None:
+            waiting.append(location)
+            if len(waiting) == 8:
+                all_wait.set()
+            await asyncio.Event().wait()
+
+    class Healthy:
+        async def fetch(self, location: str, fd: int, *, version: str, most_bytes: int, moved: Moved) -> int:
+            return os.write(fd, b"data")
+
+    monkeypatch.setattr(open_storages, "_open", lambda known, *_: Healthy() if known.kind == "minio" else Silent())
+    found = transfers("minio.default", "s3.default", outputs=("s3.default:bucket/out",))
+    outputs = [output_of(tmp_path, b"x", f"output{number}") for number in range(9)]
+    storing = asyncio.create_task(found.store(outputs, call_id="x"))
+    async with asyncio.timeout(RunningServer.patience_s):
+        await all_wait.wait()
+        with contextlib.closing(HeldInput(str(tmp_path))) as held:
+            assert await found.fetch(Source("minio.default", "b/k"), held, most_bytes=0, call_id="y") == ("k", 4)
+    storing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await storing
+    assert len(waiting) == 8
 
 
 async def test_a_long_transfer_is_reported_in_the_log(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@
     onedata.py            }
     known_directories.py  the directories that exist in a storage
     open_storages.py      the storages that are in use
-    transfer.py           fetch the inputs of events, store the outputs of scripts: 8 files at a time, counted
+    transfer.py           fetch the inputs of events, store the outputs of scripts: 8 files of a storage at a time
     transfer_progress.py  the progress of a transfer, in the log and for a progress bar
 
 ``settings/storage_providers.py`` reads the providers of the service definition, with their credentials.

@@ -1,10 +1,11 @@
-"""Fetch the inputs of events and store the outputs of scripts: 8 files at a time, logged and counted."""
+"""Fetch the inputs of events and store the outputs of scripts: 8 files of a storage at a time, logged and counted."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import msgspec
@@ -52,7 +53,8 @@ class Transfers:
         self._metrics = metrics
         metrics.expect_transfers(storages.providers)
         self._watcher = watcher
-        self._slots = asyncio.Semaphore(_AT_ONCE)
+        # By provider, so that a storage that does not answer delays no transfer of another storage.
+        self._slots = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(_AT_ONCE))
 
     async def fetch(self, source: Source, held: HeldInput, *, most_bytes: int, call_id: str) -> tuple[str, int]:
         """Fetch an object into ``held``, with its own name but without folders. Return the name and size of the file.
@@ -65,7 +67,7 @@ class Transfers:
         began_s = time.monotonic()
         with self._counted("fetch", source.provider) as count:
             storage = self._opened.get(source.provider)
-            async with reported("fetching", 1, None, call_id, self._watcher) as moving, self._slots:
+            async with reported("fetching", 1, None, call_id, self._watcher) as moving, self._slots[source.provider]:
                 size_bytes = await storage.fetch(
                     source.location,
                     file.descriptor(),
@@ -140,7 +142,7 @@ class Transfers:
             try:
                 with self._counted("store", provider) as count:
                     storage = self._opened.get(provider)
-                    async with self._slots:
+                    async with self._slots[provider]:
                         await storage.store(item.output, item.location, moved=moving.moved)
                     count(item.output.size_bytes)
             except (WatchdogError, OSError) as error:
