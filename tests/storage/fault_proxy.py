@@ -29,14 +29,16 @@ class Faults:
     """The faults of the first ``times`` requests for which ``applies`` is true. All others pass.
 
     ``status``: the proxy answers with it in place of the server. ``is_silent``: the proxy reads the request and answers
-    nothing. ``cut_…``: the connection ends at this byte of the body. ``stall_…``: nothing is passed on from this byte
-    on. ``bytes_per_s``: the speed of bodies, for all requests.
+    nothing. ``is_unheard``: the server does what was asked, but its answer is lost with the connection. ``cut_…``: the
+    connection ends at this byte of the body. ``stall_…``: nothing is passed on from this byte on. ``bytes_per_s``: the
+    speed of bodies, for all requests.
     """
 
     times: int = 1_000_000
     applies: Callable[[Seen], bool] = lambda seen: True
     status: int | None = None
     is_silent: bool = False
+    is_unheard: bool = False
     cut_request_at: int | None = None
     cut_response_at: int | None = None
     stall_request_at: int | None = None
@@ -115,6 +117,8 @@ class FaultProxy:
 
         async def response() -> None:
             while answer := await _head(from_server):
+                if faults.is_unheard:
+                    raise _Cut
                 writer.write(answer)
                 status = int(answer.split(b" ", 2)[1])
                 if status >= 200:

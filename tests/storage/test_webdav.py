@@ -14,6 +14,7 @@ from aiohttp import web
 from running_server import RunningServer, until
 
 from storage.certificates import Certificates, make_certificates
+from storage.fault_proxy import Seen, fault_proxy
 from storage.files import MIB, Moving, changing, fetched, output_of, stored
 from storage.webdav_servers import PASSWORD, SERVERS, WebDavServer, missing_program, rclone_webdav
 from watchdog.errors import InputTooLarge, ObjectMissing, OutputUnreadable, StorageError
@@ -150,6 +151,53 @@ async def test_a_directory_that_was_removed_meanwhile(server: WebDavServer, tmp_
         async with asyncio.timeout(RunningServer.patience_s):
             await stored(storage, tmp_path, "gone/b", b"2")
         assert files_in(server.root / "gone") == ["b"]
+
+
+@pytest.mark.parametrize("size_bytes", [0, 5])
+async def test_a_move_whose_answer_is_lost(server: WebDavServer, tmp_path: Path, size_bytes: int) -> None:
+    async with (
+        fault_proxy(server.endpoint, times=1, applies=lambda seen: seen.method == "MOVE", is_unheard=True) as proxy,
+        opened(server, 40.0, endpoint=proxy.endpoint) as storage,
+    ):
+        await stored(storage, tmp_path, "unheard/file", bytes(size_bytes))
+        assert (proxy.happened, proxy.count("MOVE"), proxy.count("HEAD")) == (1, 1, 1)
+    assert (server.root / "unheard" / "file").read_bytes() == bytes(size_bytes)
+    assert files_in(server.root / "unheard") == ["file"]
+
+
+async def test_a_move_is_repeated_if_the_file_cannot_be_looked_for(rclone: WebDavServer, tmp_path: Path) -> None:
+    """The credentials may allow to write files, but not to read them."""
+    asked: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.content.read()
+        asked.append(request.method)
+        return web.Response(status={2: 503, 3: 403}.get(len(asked), 201))
+
+    async with listening(answer) as endpoint, opened(rclone, 40.0, endpoint=endpoint) as storage:
+        await stored(storage, tmp_path, "file", b"data")
+    assert asked == ["PUT", "MOVE", "HEAD", "MOVE"]
+
+
+async def test_a_part_that_another_program_removes_is_not_stored(server: WebDavServer, tmp_path: Path) -> None:
+    """An earlier file with the same size does not count as the new one."""
+    if "rclone" in str(server.root):
+        pytest.skip("rclone removes the earlier file before it looks for the part")
+
+    def remove_part(seen: Seen) -> bool:
+        if seen.method == "MOVE":
+            (server.root / seen.path.removeprefix("/data").lstrip("/")).unlink()
+        return False
+
+    async with (
+        fault_proxy(server.endpoint, applies=remove_part) as proxy,
+        opened(server, 40.0, endpoint=proxy.endpoint) as storage,
+    ):
+        (server.root / "cleaned").write_bytes(b"old")
+        os.utime(server.root / "cleaned", (1_000_000_000, 1_000_000_000))
+        with pytest.raises(StorageError, match="MOVE"):
+            await stored(storage, tmp_path, "cleaned", b"new")
+    assert (server.root / "cleaned").read_bytes() == b"old"
 
 
 async def test_a_wrong_password(server: WebDavServer, tmp_path: Path) -> None:

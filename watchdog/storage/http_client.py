@@ -17,10 +17,14 @@ the environment. Names are encoded only in ``http_request.py``.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
 
 from yarl import URL
 
+from ..errors import ObjectMissing, StorageError
 from ..settings.storage_providers import Provider
 from ..workspace.outputs import Output, raise_if_changed
 from ..workspace.space import raise_if_no_space
@@ -33,8 +37,11 @@ from .upload import Upload
 
 # A larger body is sent only after the server's 100 Continue, because dCache redirects clients to another server.
 _ASK_FIRST_BYTES = 1 << 20
+_THERE = frozenset({200})
 _REMOVED = frozenset({200, 202, 204, 404})
 _REMOVE_PAUSES_S = (0.1, 0.3, 0.6)
+# The compared times are in whole seconds, and may come from different machines of the storage.
+_SLACK_S = 2.0
 
 
 class HttpClient:
@@ -77,10 +84,69 @@ class HttpClient:
         url = self._requests.url(path, query)
 
         async def attempt(progress: Progress) -> Answered:
-            async with self._requests.send(method, url, path, progress, headers=headers, body=body or None) as response:
-                return await self._requests.accepted(response, f"{method} of {path}", accepted)
+            return await self._once(progress, method, url, path, accepted, headers, body)
 
         return await with_retries(attempt, self._timeout_s)
+
+    async def publish(
+        self,
+        method: str,
+        path: str,
+        stored: str,
+        output: Output,
+        began_s: float,
+        *,
+        accepted: frozenset[int],
+        query: str = "",
+        headers: Mapping[str, str] = {},
+        body: bytes = b"",
+    ) -> None:
+        """Send the last request of an upload, which lets readers of ``stored`` see the object.
+
+        If the answer may be lost, look for the object before the request is repeated. A second request would fail, and
+        on some servers (rclone) a second MOVE removes the object.
+
+        Args:
+            began_s: when the upload began, by the monotonic clock.
+        """
+        url, url_of_stored = self._requests.url(path, query), self._requests.url(stored)
+        is_repeated = False
+
+        async def is_stored(progress: Progress) -> bool:
+            try:
+                there = (await self._once(progress, "HEAD", url_of_stored, stored, _THERE)).headers
+            except StorageError:  # it is missing, or the credentials do not allow to read it
+                return False
+            # Apache sends no length for an empty file. An older object may have the same size.
+            is_whole = there.get("Content-Length", "0") == str(output.size_bytes)
+            return is_whole and _age_s(there) <= time.monotonic() - began_s + _SLACK_S
+
+        async def attempt(progress: Progress) -> None:
+            nonlocal is_repeated
+            if is_repeated and await is_stored(progress):
+                return
+            is_repeated = True
+            try:
+                await self._once(progress, method, url, path, accepted, headers, body)
+            except ObjectMissing:
+                # The server may have finished an earlier attempt meanwhile.
+                if not await is_stored(progress):
+                    raise
+
+        await with_retries(attempt, self._timeout_s)
+
+    async def _once(
+        self,
+        progress: Progress,
+        method: str,
+        url: URL,
+        path: str,
+        accepted: frozenset[int],
+        headers: Mapping[str, str] = {},
+        body: bytes = b"",
+    ) -> Answered:
+        async with self._requests.send(method, url, path, progress, headers=headers, body=body or None) as response:
+            return await self._requests.accepted(response, f"{method} of {path}", accepted)
 
     async def remove(self, path: str, query: str = "") -> None:
         """Remove what is left of a transfer that failed or was cancelled, if the server still answers."""
@@ -152,3 +218,12 @@ class HttpClient:
         answer = await with_retries(attempt, self._timeout_s)
         raise_if_changed(fd, output)
         return answer
+
+
+def _age_s(headers: Mapping[str, str]) -> float:
+    """Return how long ago an object changed, by the clock of its server; infinity if the server does not report it."""
+    try:
+        age = parsedate_to_datetime(headers.get("Date", "")) - parsedate_to_datetime(headers.get("Last-Modified", ""))
+    except (TypeError, ValueError):  # a time without a zone, or not a time
+        return math.inf
+    return age.total_seconds()

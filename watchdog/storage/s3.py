@@ -17,8 +17,8 @@ import hashlib
 import hmac
 import os
 import re
+import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from html import escape, unescape
 from urllib.parse import quote, unquote
 
@@ -44,8 +44,6 @@ _UNSIGNED = "UNSIGNED-PAYLOAD"
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _HASH_BYTES = 1 * _MIB
 _OF_VERSION = "versionId="
-# The compared times are in whole seconds, and may come from different machines.
-_CLOCK_SLACK = datetime.timedelta(seconds=2)
 
 
 class S3:
@@ -82,6 +80,7 @@ class S3:
         await self._client.close()
 
     async def _store_in_parts(self, output: Output, fd: int, location: str, moved: Moved) -> None:
+        began_s = time.monotonic()
         begun = asyncio.ensure_future(self._client.ask("POST", location, query="uploads=", accepted=_OK))
         try:
             answer = await asyncio.shield(begun)
@@ -95,7 +94,7 @@ class S3:
         query = f"uploadId={quote(upload, safe='')}"
         try:
             tags = await self._send_parts(output, fd, location, query, moved)
-            await self._complete(output, location, query, tags, answer.headers.get("Date", ""))
+            await self._complete(output, location, query, tags, began_s)
         except BaseException:
             await self._client.remove(location, query)
             raise
@@ -122,22 +121,16 @@ class S3:
             tags.append(answer.headers.get("ETag", ""))
         return tags
 
-    async def _complete(self, output: Output, location: str, query: str, tags: list[str], began: str) -> None:
+    async def _complete(self, output: Output, location: str, query: str, tags: list[str], began_s: float) -> None:
         parts = "".join(
             f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(tag)}</ETag></Part>"
             for number, tag in enumerate(tags, 1)
         )
         body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
         headers = {_PAYLOAD: hashlib.sha256(body).hexdigest(), "Content-Type": "application/xml"}
-        try:
-            await self._client.ask("POST", location, query=query, headers=headers, body=body, accepted=_OK)
-        except ObjectMissing:
-            # An earlier attempt may have completed the upload, but its answer was lost.
-            there = (await self._client.ask("HEAD", location, accepted=_OK)).headers
-            is_whole = there.get("Content-Length") == str(output.size_bytes)
-            # An older object may have the same size.
-            if not is_whole or not _is_since(there.get("Last-Modified", ""), began):
-                raise
+        await self._client.publish(
+            "POST", location, location, output, began_s, query=query, headers=headers, body=body, accepted=_OK
+        )
 
     async def _payload(self, fd: int, offset: int, size_bytes: int) -> dict[str, str]:
         if not self._signs_bodies:
@@ -152,15 +145,6 @@ class S3:
             return taken.hexdigest()
 
         return {_PAYLOAD: digest() if size_bytes <= _HASH_BYTES else await asyncio.to_thread(digest)}
-
-
-def _is_since(changed: str, began: str) -> bool:
-    """Return whether an object changed after an upload began. Both times are from answers of the server."""
-    try:
-        age = parsedate_to_datetime(changed) - parsedate_to_datetime(began)
-    except (TypeError, ValueError):  # a time without a zone, or not a time
-        return False
-    return age >= -_CLOCK_SLACK
 
 
 def _require_key(location: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import time
 from base64 import b64encode
 
 from ..errors import ObjectMissing, StorageError
@@ -48,6 +49,7 @@ class WebDav:
         try:
             was_known = directory in self._directories
             await self._make(directory)
+            began_s = time.monotonic()
             # Do not make this name from the file's name, which may already have the greatest length.
             part = "/".join(filter(None, [directory, f".watchdog-{secrets.token_hex(8)}.part"]))
             try:
@@ -62,7 +64,7 @@ class WebDav:
                     await self._make(directory)
                     await self._client.upload(part, output, fd, moved=moved)
                 headers = {"Destination": str(self._client.url(location)), "Overwrite": "T"}
-                await self._client.ask("MOVE", part, headers=headers, accepted=_MOVED)
+                await self._client.publish("MOVE", part, location, output, began_s, headers=headers, accepted=_MOVED)
             except BaseException:
                 await self._client.remove(part)
                 raise
