@@ -190,6 +190,36 @@ async def test_a_server_that_sends_a_few_bytes_now_and_then_is_given_up(
     assert len(connections) > 1
 
 
+@pytest.mark.parametrize(("end", "total"), [(400, "*"), (500, "*"), (400, "400")])
+async def test_a_rest_that_is_too_short_is_not_the_end(tmp_path: Path, end: int, total: str) -> None:
+    """The size that the server announced at first counts, also if the answer with the rest gives none or another."""
+    data = os.urandom(500)
+    requests: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        begin = int(found[1]) if (found := re.search(r"range: bytes=(\d+)-", head)) else 0
+        requests.append(f"from {begin}")
+        lines = ["HTTP/1.1 200 OK", "Content-Length: 500"]
+        upto = 300 if len(requests) == 1 else 500
+        if begin:
+            upto = end if begin == 300 else 500
+            lines = ["HTTP/1.1 206 Partial Content", f"Content-Length: {upto - begin}"]
+            lines.append(f"Content-Range: bytes {begin}-{upto - 1}/{total}")
+        writer.write("\r\n".join([*lines, 'ETag: "one"', "Connection: close", "", ""]).encode() + data[begin:upto])
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        storage = S3(S3Server(f"http://127.0.0.1:{port}", "key", "secret").provider(), timeout_s=40.0, ca_file=None)
+        try:
+            assert await fetched(storage, tmp_path, "bucket/rest") == data
+        finally:
+            await storage.close()
+    assert requests[:2] == ["from 0", "from 300"]
+
+
 async def test_a_cancelled_download_leaves_no_file_or_connection_open(target: Target, tmp_path: Path) -> None:
     async with direct(target) as storage:
         await stored(storage, tmp_path, target.place + "cancelled", bytes(LARGE_BYTES))

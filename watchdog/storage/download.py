@@ -79,7 +79,9 @@ class Download:
             # Many servers ignore If-Range (Ceph), so the rest may belong to another version of the object.
             is_same = response.headers.get("ETag") == self._validator
             if is_same and part is not None and int(part[1]) == self._done_bytes:
-                return None if part[2] == "*" else int(part[2])
+                size_bytes = self._whole_bytes if part[2] == "*" else int(part[2])
+                if self._whole_bytes in (None, size_bytes):
+                    return size_bytes
         elif not asked_for_rest or (not content_range and response.content_length == self._whole_bytes):
             self._start_again()
             etag = response.headers.get("ETag", "")
