@@ -127,6 +127,16 @@ def test_only_the_value_that_wins_is_checked() -> None:
     assert value("port", {"port": "1"}, WATCHDOG_PORT="bad", PORT="worse") == 1
 
 
+@pytest.mark.parametrize("text", ["0", "0s", "0.0ms"])
+def test_storages_need_some_time(text: str) -> None:
+    """With a time limit of 0, each transfer would fail at once."""
+    assert only_problem(WATCHDOG_STORAGE_TIMEOUT=text) == (
+        f"storage_timeout: environment WATCHDOG_STORAGE_TIMEOUT is '{text}'; expected more than 0: seconds like 90 or "
+        "1.5, or a duration like 1m30s or 500ms, at most 1000000000s"
+    )
+    assert value("storage_timeout", WATCHDOG_STORAGE_TIMEOUT="1ms") == 0.001
+
+
 @pytest.mark.parametrize("spelling", ["exec_timeout", "EXEC_TIMEOUT", "Exec_Timeout"])
 def test_bare_names_in_upper_and_lower_case(spelling: str) -> None:
     assert value("exec_timeout", **{spelling: "7"}) == 7

@@ -23,6 +23,7 @@ from .kinds import (
     ORIGINS,
     PATH,
     PORT,
+    POSITIVE_DURATION,
     SIZE,
     TOKEN,
     TRUTH,
@@ -273,8 +274,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     storage_timeout_s: Annotated[
         float,
         Declared(
-            "how long the program waits for the next byte from a storage, and how long it retries a failed transfer",
-            DURATION,
+            "how long the program waits for the next byte from a storage, and how long it retries a failed transfer; "
+            "must be more than 0",
+            POSITIVE_DURATION,
             60.0,
         ),
     ]
@@ -363,7 +365,7 @@ def _plain(kind: Kind, value: object) -> str:
         return ", ".join(value)
     if isinstance(value, bool):
         return "true" if value else "false"
-    if kind is DURATION:
+    if kind.unit == DURATION.unit:
         return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
     return str(value)
 

@@ -49,6 +49,13 @@ def parse_duration_s(text: str) -> float:
     return seconds
 
 
+def _parse_positive_duration_s(text: str) -> float:
+    seconds = parse_duration_s(text)
+    if not seconds:
+        raise ValueError(text)
+    return seconds
+
+
 _GO_UNIT_NS = {"ns": 1, "us": 1e3, "µs": 1e3, "μs": 1e3, "ms": 1e6, "s": 1e9, "m": 60e9, "h": 3600e9}
 # The quantifiers are possessive. An X-Timeout may have 60,000 digits, and backtracking over them took half a minute.
 _NUMBER = r"(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)"
@@ -174,6 +181,9 @@ DURATION = Kind(
     f"seconds like 90 or 1.5, or a duration like 1m30s or 500ms, at most {_MOST_SECONDS}s",
     "DURATION",
     "_s",
+)
+POSITIVE_DURATION = Kind(
+    _parse_positive_duration_s, f"more than 0: {DURATION.accepts}", DURATION.metavar, DURATION.unit
 )
 SIZE = Kind(parse_size_bytes, "bytes like 1048576, or a size like 64Ki, 10Mi or 2G", "SIZE", "_bytes")
 TRUTH = Kind(_parse_truth, "true, false, 1, 0, yes, no, on or off", "BOOL")
