@@ -9,12 +9,14 @@ import asyncio
 import contextlib
 import os
 import re
+import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from botocore.exceptions import ClientError
 from running_server import RunningServer
 
@@ -23,6 +25,7 @@ from storage.files import MIB, Moving, fetched, output_of, stored
 from storage.servers import S3Server, moto_s3, rclone_s3
 from storage.webdav_servers import WebDavServer, rclone_webdav
 from watchdog.errors import StorageError
+from watchdog.storage import http_request
 from watchdog.storage.base import Storage
 from watchdog.storage.s3 import S3
 from watchdog.storage.webdav import WebDav
@@ -276,6 +279,41 @@ async def test_a_silent_server_is_given_up(target: Target, tmp_path: Path) -> No
             await fetched(storage, tmp_path, target.place + "silent")
     assert proxy.standing_still.is_set()
     assert target.names("silent") == []
+
+
+async def test_a_server_whose_packets_are_dropped_is_not_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Later uploads still ask for 100 Continue: that no connection was made does not show that it never comes."""
+    expects: list[str] = []
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        expects.append(request.headers.get("Expect", ""))
+        await request.content.read()
+        return web.Response(status=200)
+
+    listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+    runner = web.ServerRunner(web.Server(answer), handle_signals=False, shutdown_timeout=0.1)
+    await runner.setup()
+    port = listener.getsockname()[1]
+    storage = S3(S3Server(f"http://127.0.0.1:{port}", "key", "secret").provider(), timeout_s=TIMEOUT_S, ca_file=None)
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(8):  # the kernel drops the packets of a client when this queue of the listener is full
+                waiting = stack.enter_context(socket.socket())
+                waiting.setblocking(False)
+                waiting.connect_ex(("127.0.0.1", port))
+            monkeypatch.setattr(http_request, "_CONTINUE_S", TIMEOUT_S / 10)
+            with pytest.raises(StorageError, match=r"cannot be reached .*: no connection could be made in 2 s; check"):
+                await stored(storage, tmp_path, "bucket/large", bytes(2 * MIB))
+        monkeypatch.undo()
+        await web.SockSite(runner, listener).start()
+        await stored(storage, tmp_path, "bucket/large", bytes(2 * MIB))
+    finally:
+        await storage.close()
+        await runner.cleanup()
+        listener.close()
+    assert expects[0] == "100-continue"
 
 
 # Uploads

@@ -24,11 +24,16 @@ _SEND_BUFFER_BYTES = 128 * 1024
 
 
 class Connections:
-    """The connections to one provider. ``timeout_s``: the longest time to establish a connection; 10 s at most."""
+    """The connections to one provider.
+
+    Args:
+        timeout_s: the longest silence of the server. Half of it is the longest time to establish a connection; 10 s at
+            most.
+    """
 
     def __init__(self, provider: Provider, *, timeout_s: float, ca_file: str | None) -> None:
         self._provider = provider
-        self._timeout_s = timeout_s
+        self.connect_s = min(timeout_s / 2, _CONNECT_S)
         self._ca_file = ca_file
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
 
@@ -38,13 +43,19 @@ class Connections:
             await session.close()
 
     def session(self, *, for_large: bool) -> aiohttp.ClientSession:
-        """Return the session for small requests. With ``for_large``, return one that opens a connection per request."""
+        """Return the session for small requests. With ``for_large``, return one that opens a connection per request.
+
+        With ``for_large``, ``trace_request_ctx`` of a request is called when its connection is established.
+        """
         if for_large not in self._sessions:
+            trace = aiohttp.TraceConfig()
+            trace.on_connection_create_end.append(_connected)
             self._sessions[for_large] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket, force_close=for_large),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept-Encoding": "identity", "User-Agent": "oscar-watchdog"},
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=min(self._timeout_s, _CONNECT_S)),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.connect_s),
+                trace_configs=[trace] if for_large else None,
                 auto_decompress=False,
                 trust_env=False,
             )
@@ -72,6 +83,11 @@ class Connections:
                     "ca_file of the storage provider or in SSL_CERT_FILE"
                 ) from None
         return context
+
+
+async def _connected(_: aiohttp.ClientSession, context: Any, __: aiohttp.TraceConnectionCreateEndParams) -> None:
+    if context.trace_request_ctx is not None:
+        context.trace_request_ctx()
 
 
 # The sockets that the current request of this task has opened.

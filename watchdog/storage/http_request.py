@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Callable, Mapping
 from urllib.parse import quote
 
@@ -70,11 +71,11 @@ class Requests:
             Transient: the connection was lost, or the server was silent.
             StorageError: the server redirects too often or to an unusable URL, or its certificate is not trusted.
         """
-        first_wait_s = min(self._timeout_s, _CONTINUE_S) if asks_first else self._timeout_s
         try:
             with aborted_on_failure():
-                async with asyncio.timeout(first_wait_s) as bound:
+                async with asyncio.timeout(self._timeout_s) as bound:
                     progress.bounded_by(bound, self._timeout_s)
+                    connected = functools.partial(self._wait_for_continue, bound) if asks_first else None
                     for _ in range(_MOST_REDIRECTS + 1):
                         async with self._connections.session(for_large=callable(body)).request(
                             method,
@@ -84,8 +85,10 @@ class Requests:
                             allow_redirects=False,
                             expect100=asks_first,
                             ssl=self._connections.trust,
+                            trace_request_ctx=connected,
                         ) as response:
                             progress.alive()
+                            connected = None
                             if response.status not in _REDIRECTS:
                                 yield response
                                 return
@@ -93,6 +96,10 @@ class Requests:
                     raise StorageError(f"{self.provider} redirects the {method} of {path} again and again")
         except BaseException as error:
             raise self._translated(error, method, path, progress) from None
+
+    def _wait_for_continue(self, bound: asyncio.Timeout) -> None:
+        # The wait begins here, because a slow connection does not show that the server never sends 100 Continue.
+        bound.reschedule(asyncio.get_running_loop().time() + min(self._timeout_s, _CONTINUE_S))
 
     async def accepted(
         self, response: aiohttp.ClientResponse, what: str, accepted: frozenset[int], final: frozenset[int] = frozenset()
@@ -120,16 +127,23 @@ class Requests:
         what = f"the {method} of {path}"
         if isinstance(error, (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError)):
             return self._untrusted(error)
+        # This error of aiohttp is a TimeoutError, too.
+        if isinstance(error, aiohttp.ConnectionTimeoutError):
+            return self._unreachable(what, f"no connection could be made in {self._connections.connect_s:g} s")
         if isinstance(error, TimeoutError):
             how = f"let only {progress.window_bytes} bytes through in" if progress.window_bytes else "was silent for"
             text = f"{self.provider} {how} {self._timeout_s:g} s during {what} (storage_timeout)"
             return Transient(StorageError(text), is_silence=True)
         if isinstance(error, aiohttp.ClientConnectorError):
-            text = f"{self.provider} cannot be reached for {what}: {why_not_connected(error.os_error)}"
-            return Transient(StorageError(f"{text}; check its address, and that it runs"))
+            return self._unreachable(what, why_not_connected(error.os_error))
         if isinstance(error, (aiohttp.ClientError, ConnectionError)):
             return Transient(StorageError(f"{self.provider} closed the connection during {what}"))
         return error
+
+    def _unreachable(self, what: str, why: str) -> Transient:
+        return Transient(
+            StorageError(f"{self.provider} cannot be reached for {what}: {why}; check its address, and that it runs")
+        )
 
     def _untrusted(self, error: aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError) -> StorageError:
         return StorageError(
