@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
+from storage.answering import listening
 from storage.certificates import Certificates, make_certificates
 from storage.files import MIB, Moving, changing, fetched, output_of, stored
 from storage.servers import S3Server, moto_s3, rclone_s3
@@ -159,6 +161,29 @@ async def test_nobody_there(rclone: S3Server, tmp_path: Path) -> None:
     s3 = opened(S3(rclone.provider(endpoint="http://127.0.0.1:9"), timeout_s=1.0, ca_file=None))
     with pytest.raises(StorageError, match="cannot be reached for the GET of bucket/x: Connection refused"):
         await fetched(s3, tmp_path, "bucket/x")
+
+
+MOVED = "<Error><Code>PermanentRedirect</Code><Message>Use the specified endpoint.</Message></Error>"
+MALFORMED = "<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-west-3</Region></Error>"
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"), [(301, {"x-amz-bucket-region": "eu-west-3"}, MOVED), (400, {}, MALFORMED)]
+)
+async def test_a_bucket_in_another_region(tmp_path: Path, status: int, headers: dict[str, str], body: str) -> None:
+    """Amazon answers like this, and 301 has no URL."""
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.content.read()
+        return web.Response(status=status, headers=headers, text=body)
+
+    async with listening(answer) as endpoint:
+        s3 = storage(S3Server(endpoint, "key", "secret"))
+        for attempt in (fetched(s3, tmp_path, "bucket/x"), stored(s3, tmp_path, "bucket/x", b"data")):
+            with pytest.raises(
+                StorageError, match="because the bucket is in the region 'eu-west-3': set region of the storage"
+            ):
+                await attempt
 
 
 async def test_an_object_over_the_limit(rclone: S3Server, tmp_path: Path) -> None:

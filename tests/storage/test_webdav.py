@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from running_server import RunningServer, until
 
+from storage.answering import listening
 from storage.certificates import Certificates, make_certificates
 from storage.fault_proxy import Seen, fault_proxy
 from storage.files import MIB, Moving, changing, fetched, output_of, stored
@@ -261,17 +262,6 @@ class Redirecting:
         return web.Response(status=201) if request.method == "PUT" else web.Response(body=b"from the pool")
 
 
-@contextlib.asynccontextmanager
-async def listening(handler: Callable[[web.BaseRequest], Awaitable[web.Response]]) -> AsyncIterator[str]:
-    runner = web.ServerRunner(web.Server(handler), handle_signals=False, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
 async def test_files_for_one_new_directory_share_its_failure(rclone: WebDavServer, tmp_path: Path) -> None:
     """So a dead server is asked for the directory once, and not once for each file."""
     asked: list[str] = []
@@ -337,7 +327,7 @@ async def test_redirects_are_followed_without_credentials(
     ("target", "part"),
     [
         ("file:///etc/passwd", "redirects a GET to file, which would not be safe"),
-        ("", "redirects a GET without a valid URL"),
+        ("", "redirects the GET of file without a valid URL"),
         ("SELF", "again and again"),
     ],
 )

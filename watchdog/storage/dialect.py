@@ -19,8 +19,8 @@ class Dialect(Protocol):
         The authorizing headers are made for each attempt, and sent only to the provider's own origin.
         """
 
-    def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
-        """Return the error that the body of an answer describes; None if the body describes none.
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, what: str, query: str) -> StorageError | None:
+        """Return the error that the headers or the body of an answer describe; None if they describe none.
 
         ``what``: the request in words, such as ``GET of a/b``; ``query``: the query of the request, encoded.
         """
@@ -35,5 +35,5 @@ class WithHeaders:
     def headers(self, method: str, url: URL, headers: Mapping[str, str]) -> Mapping[str, str]:
         return self._headers
 
-    def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, what: str, query: str) -> StorageError | None:
         return None

@@ -89,7 +89,8 @@ class Requests:
                         ) as response:
                             progress.alive()
                             connected = None
-                            if response.status not in _REDIRECTS:
+                            # S3 answers 301 without a URL if the bucket is in another region.
+                            if response.status not in _REDIRECTS or "Location" not in response.headers:
                                 yield response
                                 return
                             url = self._redirected(url, response, method)
@@ -114,7 +115,7 @@ class Requests:
         while len(body) < _BODY_MOST_BYTES and (more := await response.content.read(_BODY_MOST_BYTES - len(body))):
             body += more
         status = response.status
-        error = self._dialect.error(status, body, what, response.url.raw_query_string)
+        error = self._dialect.error(status, response.headers, body, what, response.url.raw_query_string)
         if error is None and status in accepted:
             return Answered(status, response.headers, body)
         error = error or self._error(status, response.reason, what)
@@ -160,6 +161,8 @@ class Requests:
             return StorageError(
                 f"{self.provider} refuses the {what} ({status}): check login, password or token, and permissions"
             )
+        if status in _REDIRECTS:
+            return StorageError(f"{self.provider} redirects the {what} without a valid URL")
         if status in (413, 507):
             return StorageError(f"{self.provider} has no space for the {what} ({status}): free some space there")
         return StorageError(f"{self.provider} answers the {what} with {status} ({_printable(reason)})")
@@ -167,7 +170,7 @@ class Requests:
     def _redirected(self, url: URL, response: aiohttp.ClientResponse, method: str) -> URL:
         try:
             target = url.join(URL(response.headers["Location"], encoded=True))
-        except (KeyError, ValueError):
+        except ValueError:
             raise StorageError(f"{self.provider} redirects a {method} without a valid URL") from None
         if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
             raise StorageError(f"{self.provider} redirects a {method} to {target.scheme}, which would not be safe")

@@ -181,12 +181,18 @@ class _Signature:
         )
         return {"Host": host, _PAYLOAD: payload, "x-amz-date": time, "Authorization": authorization}
 
-    def error(self, status: int, body: bytes, what: str, query: str) -> StorageError | None:
+    def error(self, status: int, headers: Mapping[str, str], body: bytes, what: str, query: str) -> StorageError | None:
         """Return the error that a document of S3 describes.
 
         The status of the answer may be 200, because S3 may begin an answer before it has finished the work.
         """
         code, message = _text_of(body, "Code"), _text_of(body, "Message")
+        region = headers.get("x-amz-bucket-region", "") or _text_of(body, "Region")
+        if region and status in (301, 400) and region != self._region:
+            return StorageError(
+                f"{self._provider} refuses the {what} ({status}), because the bucket is in the region {region[:40]!r}: "
+                "set region of the storage provider"
+            )
         if status < 400 and not (b"<Error>" in body and code):
             return None
         reason = ", ".join(filter(None, [str(status), code]))
