@@ -12,5 +12,11 @@ def why_tls_fails(error: Exception) -> str:
 
 
 def why_not_connected(error: OSError) -> str:
-    """Return the system's text for an error of connect(2). asyncio replaces ``strerror`` by a text of its own."""
-    return os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or type(error).__name__
+    """Return the system's text for an error of connect(2). asyncio replaces ``strerror`` by a text of its own.
+
+    If the addresses of a host fail for different reasons, the error has no number, and its text has all reasons.
+    """
+    if error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    text = error.strerror or str(error) or type(error).__name__
+    return text if text.isprintable() else ascii(text)
