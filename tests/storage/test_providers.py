@@ -82,6 +82,9 @@ def test_all_kinds() -> None:
         ({"ca_file": "/no/such/file"}, "'/no/such/file', which cannot be read: No such file"),
         ({"ca_file": "/etc/passwd"}, "which has no certificate"),
         ({"secret_key": {"a": "b"}}, "is not text"),
+        ({"access_key": "two\nlines"}, "access_key has a line break or another control character (not shown)"),
+        ({"secret_key": "s3cr3t\tcolumn"}, "secret_key has a line break or another control character (not shown)"),
+        ({"region": "eu\r\nX-Header: 1"}, "region has a line break or another control character (not shown)"),
     ],
 )
 def test_incomplete_providers_are_problems_where_they_are_used(fields: dict[str, Any], part: str) -> None:
@@ -90,6 +93,14 @@ def test_incomplete_providers_are_problems_where_they_are_used(fields: dict[str,
     assert part in problem
     assert "s3cr3t" not in problem
     assert "pw@" not in problem
+
+
+def test_a_token_of_several_lines_is_a_problem() -> None:
+    """The program cannot send it, because a header is one line."""
+    fields = {"oneprovider_host": "one.example.org", "token": "MDAx\nc2Vj", "space": "plants"}
+    problem = problem_of(defined={"onedata": {"one": fields}}, output=["onedata.one"])
+    assert "storage_providers.onedata.one.token has a line break" in problem
+    assert "MDAx" not in problem
 
 
 def test_providers_that_are_not_used_may_be_incomplete() -> None:
@@ -193,6 +204,7 @@ def test_mounted_keys_win(tmp_path: Path, keys: tuple[str, str]) -> None:
     [
         ({"accessKey": "A"}, "secretKey is missing"),
         ({"accessKey": "A", "secretKey": "\n"}, "secretKey is empty"),
+        ({"accessKey": "A", "secretKey": "two\nlines"}, "secretKey has a line break or another control character"),
     ],
 )
 def test_a_mounted_secret_that_is_not_whole(tmp_path: Path, keys: dict[str, str], part: str) -> None:

@@ -328,6 +328,10 @@ async def test_redirects_are_followed_without_credentials(
     [
         ("file:///etc/passwd", "redirects a GET to file, which would not be safe"),
         ("", "redirects the GET of file without a valid URL"),
+        ("https:///no-host", "redirects a GET without a valid URL"),
+        ("http://:80/no-host", "redirects a GET without a valid URL"),
+        ("http://host:99999/", "redirects a GET without a valid URL"),
+        ("http://[::1/", "redirects a GET without a valid URL"),
         ("SELF", "again and again"),
     ],
 )

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from ..system.files import small_file
+from ..system.pattern import pattern
 from .service_definition import ServiceDefinition, StoragePath
 
 KINDS = ("minio", "s3", "webdav", "onedata")
@@ -160,6 +161,7 @@ _FIELDS = {
     "webdav": ("hostname", "login", "password"),
     "onedata": ("oneprovider_host", "", "token"),
 }
+_UNSENDABLE = pattern(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _OTHER_FIELDS = frozenset({"region", "verify", "ca_file", "space"})
 
 
@@ -281,6 +283,7 @@ class _Reading:
                 self.warnings.append(f"{place}.{_shown(str(key))} is not known, so it is ignored")
         endpoint_field = _FIELDS[kind][0]
         user, secret = self._credentials(place, kind, provider_id, texts)
+        _require_one_line(f"{place}.region", texts.get("region", ""))
         space = texts.get("space", "").strip("/")
         if kind == "onedata" and (not space or "/" in space):
             raise _Unusable(f"{place}.space is {'missing' if not space else 'a path'}; expected the name of a space")
@@ -316,6 +319,8 @@ class _Reading:
                 hint = f", or the files accessKey and secretKey in {self._secret_directory(provider_id)}"
             fields = f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'}"
             raise _Unusable(f"{place}.{fields} missing; give the missing fields{hint}")
+        _require_one_line(f"{place}.{user_field}", user)
+        _require_one_line(f"{place}.{secret_field}", secret)
         return user, secret
 
     def _secret_directory(self, provider_id: str) -> str:
@@ -339,8 +344,15 @@ class _Reading:
                 raise _Unusable(f"{path} cannot be read: {error.strerror}") from None
             if not text:
                 raise _Unusable(f"{path} is empty; the secret must have accessKey and secretKey")
+            _require_one_line(path, text)
             keys.append(text)
         return keys[0], keys[1]
+
+
+def _require_one_line(where: str, text: str) -> None:
+    """Raise ``_Unusable`` if HTTP cannot send the text in a header. The error does not show it: it may be a secret."""
+    if _UNSENDABLE.search(text):
+        raise _Unusable(f"{where} has a line break or another control character (not shown); expected one line of text")
 
 
 def _endpoint(field: str, kind: str, text: str) -> str:

@@ -170,6 +170,9 @@ class Requests:
     def _redirected(self, url: URL, response: aiohttp.ClientResponse, method: str) -> URL:
         try:
             target = url.join(URL(response.headers["Location"], encoded=True))
+            # `host` raises ValueError if the port is not possible.
+            if not target.host and target.scheme in ("http", "https"):
+                raise ValueError
         except ValueError:
             raise StorageError(f"{self.provider} redirects a {method} without a valid URL") from None
         if target.scheme not in ("http", "https") or (url.scheme == "https" and target.scheme == "http"):
