@@ -23,13 +23,14 @@ _VERSION, _CONTAINER = "X-CDMI-Specification-Version", "application/cdmi-contain
 class CdmiStub:
     """``files``, ``directories``: by path with the space. ``requests``: method and path of each.
 
-    ``failures``: statuses to answer before anything else. ``cut_at``: a body that is larger is cut off there.
+    ``failures``: statuses or POSIX errors to answer before anything else. ``cut_at``: a body that is larger is cut off
+    there.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)
     directories: set[str] = field(default_factory=lambda: {SPACE})
     requests: list[str] = field(default_factory=list)
-    failures: list[int] = field(default_factory=list)
+    failures: list[int | str] = field(default_factory=list)
     cut_at: int | None = None
     endpoint: str = ""
 
@@ -45,14 +46,15 @@ class CdmiStub:
         if request.headers.get("X-Auth-Token") != TOKEN:
             return web.json_response({"error": {"id": "unauthorized"}}, status=401)
         if self.failures:
-            return web.Response(status=self.failures.pop(0))
+            failure = self.failures.pop(0)
+            return web.Response(status=failure) if isinstance(failure, int) else _posix_error(failure)
         if request.method == "PUT" and path.endswith("/"):
             return self._make(request, path.rstrip("/"))
         assert _VERSION not in request.headers, "the answer would be JSON"
         if request.method == "PUT":
             return await self._put(request, path)
         if path not in self.files:
-            return web.json_response({"error": {"id": "enoent"}}, status=404)
+            return _posix_error("enoent")
         if request.method == "GET":
             return web.Response(body=self.files[path])
         assert request.method == "DELETE"
@@ -63,13 +65,13 @@ class CdmiStub:
         assert request.headers[_VERSION] == "1.1.1"
         assert request.headers["Content-Type"] == _CONTAINER
         if path.rpartition("/")[0] not in self.directories:
-            return web.json_response({"error": {"id": "posix", "details": {"errno": "enoent"}}}, status=400)
+            return _posix_error("enoent")
         self.directories.add(path)
         return web.json_response({}, status=201)
 
     async def _put(self, request: web.BaseRequest, path: str) -> web.Response:
         if path.rpartition("/")[0] not in self.directories:
-            return web.json_response({"error": {"id": "posix", "details": {"errno": "enoent"}}}, status=400)
+            return _posix_error("enoent")
         is_new = path not in self.files
         self.files[path] = b""
         async for piece in request.content.iter_any():
@@ -79,6 +81,12 @@ class CdmiStub:
                 request.transport.abort()
                 break
         return web.Response(status=201 if is_new else 204)
+
+
+def _posix_error(name: str) -> web.Response:
+    description = f"Operation failed with POSIX error: {name}."
+    error = {"id": "posix", "details": {"errno": name}, "description": description}
+    return web.json_response({"error": error}, status=400)
 
 
 @contextlib.asynccontextmanager

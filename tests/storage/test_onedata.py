@@ -88,6 +88,42 @@ async def test_what_is_missing(stub: CdmiStub, tmp_path: Path) -> None:
             await fetched(storage, tmp_path, f"{SPACE}/no/such")
 
 
+@pytest.mark.parametrize("failure", ["enoent", 404])
+async def test_both_answers_for_a_missing_file(stub: CdmiStub, tmp_path: Path, failure: str | int) -> None:
+    async with opened(stub.provider()) as storage:
+        stub.failures = [failure]
+        with pytest.raises(ObjectMissing):
+            await fetched(storage, tmp_path, f"{SPACE}/no/such")
+
+
+async def test_a_directory_that_was_removed_meanwhile_is_made_again(stub: CdmiStub, tmp_path: Path) -> None:
+    async with opened(stub.provider()) as storage:
+        await stored(storage, tmp_path, f"{SPACE}/out/deep/a", b"1")
+        stub.directories = {SPACE}
+        stub.files.clear()
+        await stored(storage, tmp_path, f"{SPACE}/out/deep/b", b"2")
+        stub.directories = {SPACE}
+        await stored(storage, tmp_path, f"{SPACE}/out/other/c", b"3")
+    assert stub.files == {f"{SPACE}/out/deep/b": b"2", f"{SPACE}/out/other/c": b"3"}
+    assert not any(request.startswith("DELETE") for request in stub.requests)
+
+
+@pytest.mark.parametrize(
+    ("failure", "reason"),
+    [("enospc", "400, 'enospc': No space left on device"), ("eunknown", "400, 'eunknown'$"), (403, "refuses .*403")],
+)
+async def test_an_upload_that_is_refused_leaves_the_older_file(
+    stub: CdmiStub, tmp_path: Path, failure: str | int, reason: str
+) -> None:
+    stub.files[f"{SPACE}/file"] = b"older"
+    async with opened(stub.provider()) as storage:
+        stub.failures = [failure]
+        with pytest.raises(StorageError, match=reason):
+            await stored(storage, tmp_path, f"{SPACE}/file", bytes(4 * MIB))
+    assert stub.requests == ["PUT /cdmi/plants/file"]
+    assert stub.files == {f"{SPACE}/file": b"older"}
+
+
 async def test_overload_is_tried_again(stub: CdmiStub, tmp_path: Path) -> None:
     async with opened(stub.provider()) as storage:
         stub.failures = [503, 503]

@@ -17,6 +17,7 @@ the environment. Names are encoded only in ``http_request.py``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ from .upload import Upload
 # A larger body is sent only after the server's 100 Continue, because dCache redirects clients to another server.
 _ASK_FIRST_BYTES = 1 << 20
 _THERE = frozenset({200})
-_REMOVED = frozenset({200, 202, 204, 404})
+_REMOVED = frozenset({200, 202, 204})
 _REMOVE_PAUSES_S = (0.1, 0.3, 0.6)
 # The compared times are in whole seconds, and may come from different machines of the storage.
 _SLACK_S = 2.0
@@ -153,8 +154,8 @@ class HttpClient:
 
         async def remove() -> None:
             for pause_s in _REMOVE_PAUSES_S:
-                answer = await self.ask("DELETE", path, query=query, accepted=_REMOVED)
-                if answer.status != 404:
+                with contextlib.suppress(ObjectMissing):
+                    await self.ask("DELETE", path, query=query, accepted=_REMOVED)
                     return
                 # The server may still be making a file of the bytes that it got before the connection ended.
                 await asyncio.sleep(pause_s)
