@@ -173,6 +173,18 @@ def test_an_output_that_lies_in_an_input_is_a_warning(provider: str, given: str,
         assert "lies in an input (" in warnings[0]
 
 
+def test_a_second_webdav_input_is_a_warning() -> None:
+    """Its files are never found, because an event of dCache has no directory."""
+    defined = {"minio": {"default": MINIO}, "webdav": {"a": {"hostname": "a.example"}, "b": {"hostname": "b.example"}}}
+    named = ["minio.default", "webdav.a", "minio.default", "webdav.b"]
+    _, problems, warnings = read(defined=defined, input=named)
+    assert problems == []
+    (warning,) = warnings
+    assert warning.startswith("input[3] (webdav.b:bucket/in) is not used")
+    assert "in the first WebDAV input, input[1] (webdav.a:bucket/in);" in warning
+    assert read(defined=defined, input=named[:3])[2] == []
+
+
 def test_rucio_and_unknown_kinds_are_reported() -> None:
     _, problems, warnings = read(defined={"rucio": {"x": {}}, "gcs": {"y": {}}, "s3": None})
     assert problems == []

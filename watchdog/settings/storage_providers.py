@@ -130,6 +130,14 @@ def read(service: ServiceDefinition, secrets_dir: str) -> tuple[Storages, list[s
         for given in inputs
         if _feeds(output, given)
     ]
+    first, *others = [
+        f"input[{index}] ({given})" for index, given in enumerate(inputs) if given.provider.startswith("webdav.")
+    ] or [""]
+    reading.warnings += [
+        f"{other} is not used: events of dCache give only the name of a file, so the server looks for each file in the "
+        f"first WebDAV input, {first}; make one service for each directory"
+        for other in others
+    ]
     storages = Storages(providers=reading.providers, unusable=reading.unusable, inputs=inputs, outputs=outputs)
     return storages, reading.problems, reading.warnings
 
