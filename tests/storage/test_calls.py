@@ -545,7 +545,7 @@ async def test_a_drain_lets_outputs_be_stored(
 async def test_a_drain_ends_an_upload_that_stands_still(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:
-    """The upload ends after `write_timeout`, and nothing of it is left."""
+    """The upload ends after `write_timeout`, and nothing of it is left. There is time for that without `kill_grace`."""
     async with fault_proxy(
         bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB
     ) as proxy:
@@ -555,10 +555,12 @@ async def test_a_drain_ends_an_upload_that_stands_still(
             define(endpoint=proxy.endpoint),
             WATCHDOG_STORAGE_TIMEOUT="60",
             WATCHDOG_WRITE_TIMEOUT="1",
+            WATCHDOG_KILL_GRACE="0",
         )
         calling = asyncio.create_task(asyncio.to_thread(server.call, bytes(12 * MIB), headers=JPEG))
         await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         server.signal(signal.SIGTERM)
+        await asyncio.to_thread(server.event, "draining", longest_s=9.0)
         problem(await calling, 503)
         assert await asyncio.to_thread(server.wait) == 0
         assert any("uploadId" in seen.path for seen in proxy.requests if seen.method == "DELETE")

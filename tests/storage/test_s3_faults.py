@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
@@ -11,6 +12,7 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from running_server import RunningServer
 
 from storage.fault_proxy import FaultProxy, Seen, fault_proxy
 from storage.files import MIB, fetched, stored
@@ -102,3 +104,17 @@ async def test_an_upload_that_others_abort(rclone: S3Server, tmp_path: Path) -> 
             await stored(s3, tmp_path, "bucket/called-off", os.urandom(SIZE_BYTES))
     assert proxy.count("HEAD") == 1
     assert rclone.client().get_object(Bucket="bucket", Key="called-off")["Body"].read() == bytes(SIZE_BYTES)
+
+
+async def test_an_upload_that_is_cancelled_while_it_begins_is_aborted(server: S3Server, tmp_path: Path) -> None:
+    """The id of the upload is known only when the server has answered."""
+    faults: dict[str, Any] = {"applies": lambda seen: seen.path.endswith("?uploads="), "stall_response_at": 0}
+    async with through_faults(server, **faults) as (s3, proxy):
+        storing = asyncio.create_task(stored(s3, tmp_path, "bucket/begun", bytes(SIZE_BYTES)))
+        await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
+        storing.cancel()
+        await asyncio.sleep(0)
+        proxy.go_on()
+        with pytest.raises(asyncio.CancelledError):
+            await storing
+    assert [seen.method for seen in proxy.requests] == ["POST", "DELETE"]

@@ -4,7 +4,7 @@
     -> the server stays reachable for healthcheck_interval, if a platform may still send calls
     -> no new connection is accepted, and calls in the queue are answered 503
     -> running invocations finish, for write_timeout at most
-    -> scripts that still run are ended, with kill_grace, and their calls are answered 503
+    -> scripts that still run are ended, with kill_grace, and their calls are answered 503; uploads are cancelled
     -> callers read the last answers
 
 The whole drain has a bound (``_longest_s``). At the start, the log says when the drain will be over at the latest.
@@ -24,6 +24,7 @@ from ..logs.formats import time_in
 from ..logs.setup import get_logger
 from ..process.supervisor import Supervisor
 from ..settings.declarations import Settings
+from ..storage.base import CLEANUP_S
 from .body import Bodies
 from .calls import Calls
 from .health import Health
@@ -127,8 +128,10 @@ class Drain:
         """
         if not self._settings.write_timeout_s:
             return math.inf
-        waits_s = stays_s + self._settings.write_timeout_s + self._settings.kill_grace_s
-        return waits_s + _CLOSING_S + _LAST_ANSWERS_S
+        ends_s = self._settings.kill_grace_s
+        if self._invocations.stores:  # what is left of cancelled uploads is removed while scripts are ended
+            ends_s = max(ends_s, CLEANUP_S)
+        return stays_s + self._settings.write_timeout_s + ends_s + _CLOSING_S + _LAST_ANSWERS_S
 
     def refuse_all(self, *, at_once: bool = False) -> None:
         """Start no more calls. Answer 503 to calls that wait for a place, and to calls whose body is not complete.

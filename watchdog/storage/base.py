@@ -57,7 +57,8 @@ class Storage(Protocol):
         """Close the connections. No transfer may be running."""
 
 
-_CLEANUP_S = 5.0
+# The longest time for which an upload that failed or was cancelled removes what is left of it.
+CLEANUP_S = 5.0
 
 
 async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
@@ -69,7 +70,7 @@ async def finished(cleanup: Coroutine[Any, Any, None]) -> None:
     Raises:
         asyncio.CancelledError: the waiting task was cancelled meanwhile.
     """
-    task = asyncio.ensure_future(asyncio.wait_for(cleanup, _CLEANUP_S))
+    task = asyncio.ensure_future(asyncio.wait_for(cleanup, CLEANUP_S))
     try:
         await asyncio.wait({task})
     finally:

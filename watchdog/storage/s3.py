@@ -38,6 +38,7 @@ _MIB = 1 << 20
 _PART_BYTES = 8 * _MIB
 _MOST_PARTS = 10_000
 _OK = frozenset({200})
+_ABORTED = frozenset({200, 204})
 _DEFAULT_REGION = "us-east-1"
 _PAYLOAD = "x-amz-content-sha256"
 _UNSIGNED = "UNSIGNED-PAYLOAD"
@@ -101,7 +102,9 @@ class S3:
 
     async def _abort_once_begun(self, begun: asyncio.Future[Answered], location: str) -> None:
         if upload := _text_of((await begun).body, "UploadId"):
-            await self._client.remove(location, f"uploadId={quote(upload, safe='')}")
+            query = f"uploadId={quote(upload, safe='')}"
+            # Not `remove`, which has its own time limit: a cancellation would not end it.
+            await self._client.ask("DELETE", location, query=query, accepted=_ABORTED)
 
     async def _send_parts(self, output: Output, fd: int, location: str, query: str, moved: Moved) -> list[str]:
         part_bytes = max(_PART_BYTES, -(-output.size_bytes // _MOST_PARTS))
