@@ -32,6 +32,7 @@ from watchdog.output import encode, zip_format
 from watchdog.output import media_type as media_type_module
 from watchdog.output.accept import AnswerForm, AnswerPreference, choose_form
 from watchdog.output.answer import Answer, Result, prepare
+from watchdog.output.call_warning import CallWarning
 from watchdog.output.event_stream import result_events
 from watchdog.workspace.outputs import Output
 
@@ -370,7 +371,15 @@ async def test_a_form_that_the_outputs_do_not_have(tmp_path: Path, output: str, 
 
 async def test_json_has_everything(tmp_path: Path) -> None:
     answer, body = await answered(
-        left(tmp_path, FILES, exit_code=0, duration_s=1.23456789, stdout_tail='"\udcff\n', stderr_tail="é"),
+        left(
+            tmp_path,
+            FILES,
+            exit_code=0,
+            duration_s=1.23456789,
+            stdout_tail='"\n',
+            stderr_tail="é",
+            warnings=[CallWarning("doubt", "latin-\udce9.txt is large")],
+        ),
         output="json",
     )
     assert answer.content_type == "application/json"
@@ -378,7 +387,8 @@ async def test_json_has_everything(tmp_path: Path) -> None:
     found = json.loads(body.decode("utf-8"))
     assert list(found) == ["exit_code", "duration_s", "outputs", "stdout", "stderr", "warnings"]
     assert (found["exit_code"], found["duration_s"]) == (0, 1.234568)
-    assert (found["stdout"], found["stderr"]) == ('"\\udcff\n', "é")
+    assert (found["stdout"], found["stderr"]) == ('"\n', "é")
+    assert found["warnings"] == [{"name": "doubt", "detail": "latin-\\xe9.txt is large"}]
     assert [entry["name"] for entry in found["outputs"]] == [*list(FILES)[:-1], "latin-\\xe9.txt"]
     for entry, data in zip(found["outputs"], FILES.values(), strict=True):
         assert list(entry) == ["name", "size", "content_type", "sha256", "data"]

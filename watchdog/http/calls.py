@@ -23,7 +23,6 @@ from ..logs.setup import get_logger
 from ..output.accept import AnswerForm, AnswerPreference
 from ..output.answer import Answer, Result, in_pieces, prepare, prepare_printed, prepare_skipped
 from ..output.event_stream import completed, result_events
-from ..output.media_type import without_surrogates
 from ..settings.kinds import DURATION, parse_duration_s
 from ..settings.load import Configuration
 from ..telemetry.metrics import Metrics
@@ -205,8 +204,8 @@ class Calls:
         last = completed(
             _verdict(call_id, record, response.status),
             error=response.body,
-            stdout=without_surrogates(record.stdout_tail),
-            stderr=without_surrogates(error.stderr if isinstance(error, ScriptError) else record.stderr_tail),
+            stdout=record.stdout_tail,
+            stderr=error.stderr if isinstance(error, ScriptError) else record.stderr_tail,
             retry_after_s=None if retry_after is None else int(retry_after),
         )
         await self._finish_live(request, record, live, _only(last))

@@ -26,6 +26,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Seque
 import msgspec
 
 from ..errors import AnswerNotAvailable, ScriptFailed, ScriptKilled
+from ..logs.text import as_unicode
 from ..system.threads import OUTPUTS, one_ahead
 from ..workspace.outputs import Output, open_output, size_of
 from ..workspace.spool import KeptStream
@@ -41,7 +42,7 @@ from .encode import (
     regrouped,
     take_checksums,
 )
-from .media_type import JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, encoded_name, guessed_type, without_surrogates
+from .media_type import JSON_TYPE, PLAIN_TYPE, ZIP_TYPE, encoded_name, guessed_type
 from .zip_format import zip_parts
 
 # If an answer exceeds neither limit, the switch to a thread costs more than the work.
@@ -283,8 +284,8 @@ class _Plan:
             yield b'"}'
             separator = b","
         yield b'],"stdout":%s,"stderr":%s,"warnings":%s}\n' % (
-            encode(without_surrogates(result.stdout_tail)),
-            encode(without_surrogates(result.stderr_tail)),
+            encode(result.stdout_tail),
+            encode(result.stderr_tail),
             encode(warnings_in_json(result.warnings)),
         )
 
@@ -296,7 +297,7 @@ def name_in_json(output: Output) -> str:
 
 def warnings_in_json(warnings: Sequence[CallWarning]) -> list[dict[str, str]]:
     """Return the name and the detail of each warning."""
-    return [{"name": each.name, "detail": without_surrogates(each.detail)} for each in warnings]
+    return [{"name": each.name, "detail": as_unicode(each.detail)} for each in warnings]
 
 
 def _is_small(result: Result) -> bool:

@@ -24,7 +24,7 @@ import pybase64
 from ..logs.text import as_unicode
 from .answer import Result, name_in_json, warnings_in_json
 from .encode import read_output, read_stdout
-from .media_type import guessed_type, without_surrogates
+from .media_type import guessed_type
 
 EVENT_STREAM_TYPE = "text/event-stream"
 # A comment, which clients ignore. It shows proxies that the connection is alive.
@@ -82,8 +82,8 @@ def result_events(result: Result, verdict: Mapping[str, Any], printed_type: str)
     yield completed(
         verdict,
         outputs=about_all,
-        stdout=without_surrogates(result.stdout_tail),
-        stderr=without_surrogates(result.stderr_tail),
+        stdout=result.stdout_tail,
+        stderr=result.stderr_tail,
         warnings=warnings_in_json(result.warnings),
     )
 

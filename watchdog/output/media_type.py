@@ -136,7 +136,3 @@ def encoded_name(name: str) -> str:
     from urllib.parse import quote_from_bytes
 
     return quote_from_bytes(os.fsencode(name), safe=_VISIBLE_ASCII.replace("%", ""))
-
-
-def without_surrogates(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
