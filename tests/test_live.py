@@ -264,6 +264,27 @@ def test_script_may_choose_the_status_of_the_verdict(start_server: StartServer) 
     assert verdict["status"] == ordinary.status
 
 
+@pytest.mark.parametrize(
+    ("chosen", "seconds"),
+    [
+        (b"7", 7),
+        (b"1.5", None),
+        (b"Wed, 21 Oct 2026 07:28:00 GMT", None),
+        (b"9" * 5000, None),
+        ("\u0663".encode(), None),
+    ],
+)
+def test_failing_script_may_choose_any_retry_after(
+    shared_server: StartServer, chosen: bytes, seconds: int | None
+) -> None:
+    server = shared_server(
+        """printf 'Status: 503\nRetry-After: %s\n' "$(cat "$INPUT_FILE_PATH")" > "$HTTP_RESPONSE_FILE"; exit 1"""
+    )
+    with live(server, chosen) as call:
+        verdict = completed(call)
+    assert (verdict["status"], verdict["outcome"], verdict.get("retry_after_s")) == (503, "failed", seconds)
+
+
 def test_drain_ends_the_stream_with_a_verdict(start_server: StartServer) -> None:
     server = start_server("echo here; exec sleep 1000", WATCHDOG_DRAIN_TIMEOUT="100ms", WATCHDOG_KILL_GRACE="100ms")
     with live(server) as call:

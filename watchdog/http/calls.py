@@ -25,6 +25,7 @@ from ..output.answer import Answer, Result, in_pieces, prepare, prepare_printed,
 from ..output.event_stream import completed, result_events
 from ..settings.kinds import DURATION, parse_duration_s
 from ..settings.load import Configuration
+from ..system.pattern import pattern
 from ..telemetry.metrics import Metrics
 from ..telemetry.tracing import Trace, Tracing
 from .authorization import Authorization
@@ -40,6 +41,7 @@ from .response import Sender, headers_of
 log = get_logger("server")
 # The status in the metrics and the trace if the caller disconnected. nginx uses it, too. It is never sent.
 _CALLER_GONE = 499
+_WHOLE_SECONDS = pattern(r"[0-9]{1,9}")
 
 
 class Calls:
@@ -200,13 +202,14 @@ class Calls:
         """Send the verdict of a call that failed after its stream was opened."""
         response = problem(request, call_id, record, error, is_draining=self._health.is_draining)
         record.status = response.status
-        retry_after = response.headers.get("Retry-After")
+        # A script may have chosen any text, also a date.
+        seconds = _WHOLE_SECONDS.fullmatch(response.headers.get("Retry-After", ""))
         last = completed(
             _verdict(call_id, record, response.status),
             error=response.body,
             stdout=record.stdout_tail,
             stderr=error.stderr if isinstance(error, ScriptError) else record.stderr_tail,
-            retry_after_s=None if retry_after is None else int(retry_after),
+            retry_after_s=None if seconds is None else int(seconds[0]),
         )
         await self._finish_live(request, record, live, _only(last))
 
