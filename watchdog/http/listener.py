@@ -111,7 +111,7 @@ class Listener:
 
 
 def listening_socket(bind: str | None, port: int, setting: str) -> socket.socket:
-    """Return a listening socket. If ``bind`` is None, it listens on all interfaces, for IPv4 and IPv6.
+    """Return a listening socket. If ``bind`` is None or ``::``, it listens on all interfaces, for IPv4 and IPv6.
 
     Raises:
         ListenError: the socket cannot listen on this address.
@@ -127,7 +127,10 @@ def listening_socket(bind: str | None, port: int, setting: str) -> socket.socket
             return socket.create_server(("", port), backlog=BACKLOG)
         # Pass the host as bytes: for a host of type `str`, Python would import the tables of IDNA.
         family, _, _, _, address = socket.getaddrinfo(os.fsencode(bind), port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+        # For an address, unlike for None, Python would accept only IPv6 at `::`.
+        is_for_both = address[0] == "::" and socket.has_dualstack_ipv6()
+        # An address of one link is complete only with its last part, the number of the interface.
+        return socket.create_server(address, family=family, dualstack_ipv6=is_for_both, backlog=BACKLOG)
     except OSError as error:
         where = f"{bind or '*'}:{port}"
         what = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
