@@ -492,6 +492,11 @@ def test_max_queue_follows_max_inflight() -> None:
     assert value("max_queue", max_inflight="3", WATCHDOG_MAX_QUEUE="0") == 0
 
 
+@pytest.mark.parametrize(("max_inflight", "max_queue"), [("0", 30), ("2", 20), ("8", 30)])
+def test_max_queue_of_a_warm_function_follows_the_number_of_its_workers(max_inflight: str, max_queue: int) -> None:
+    assert value("max_queue", WATCHDOG_WARM="3", max_inflight=max_inflight) == max_queue
+
+
 def test_tmp_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     configuration = valid(TMPDIR=str(tmp_path))
     assert configuration.settings.tmp_dir == str(tmp_path)

@@ -945,6 +945,8 @@ def test_places_and_workers_may_differ(
     start_server: StartServer, author: Author, places: str, workers: str, most: int
 ) -> None:
     server = start_server(author.worker(), WATCHDOG_WARM=workers, WATCHDOG_MAX_INFLIGHT=places)
+    (listening,) = [event for event in server.logs if event["event"] == "listening"]
+    assert (listening["max_inflight"], listening["max_queue"]) == (most, 10 * most)
     with never_more_workers_than(server, most), calls_in_background(6) as pool:
         for answer in [pool.submit(assert_serves, server, f"call-{number}") for number in range(60)]:
             answer.result()

@@ -310,7 +310,7 @@ class Server:
             address=address,
             metrics_port=self._routes.metrics_port,
             **named,
-            max_inflight=settings.max_inflight,
+            max_inflight=settings.places,
             max_queue=settings.max_queue,
         )
         function = self._invocations.function

@@ -91,7 +91,12 @@ def _default_max_inflight(known: Known) -> int:
 
 
 def _default_max_queue(known: Known) -> int:
-    return 10 * int(known.values["max_inflight"])
+    return 10 * _places(known.values["max_inflight"], known.values["warm"])
+
+
+def _places(max_inflight: int, warm: int) -> int:
+    """Return how many calls may run at the same time; 0 means no limit. A worker serves one at a time."""
+    return min(max_inflight or warm, warm) if warm else max_inflight
 
 
 def _default_tmp_dir(known: Known) -> str:
@@ -188,7 +193,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight: Annotated[
         int,
         Declared(
-            "how many invocations may run at the same time; 0 means no limit",
+            "how many invocations may run at the same time; 0 means no limit; each worker of a warm function serves "
+            "one call at a time",
             COUNT,
             _default_max_inflight,
             default_text="the value of warm if it is set, or else the number of usable CPUs (at least 1)",
@@ -201,7 +207,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "how many calls may wait in the queue; further calls are answered 429",
             COUNT,
             _default_max_queue,
-            default_text="10 x max_inflight",
+            default_text="10 x max_inflight; for a warm function, 10 x the number of workers",
         ),
     ]
     queue_timeout_s: Annotated[
@@ -329,8 +335,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def places(self) -> int:
-        """The largest number of calls that run at the same time; 0 means no limit. A worker serves one at a time."""
-        return min(self.max_inflight or self.warm, self.warm) if self.warm else self.max_inflight
+        """The largest number of calls that run at the same time; 0 means no limit."""
+        return _places(self.max_inflight, self.warm)
 
     def __repr__(self) -> str:
         """Return the settings without the token, because a repr may get into logs."""
