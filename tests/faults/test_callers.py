@@ -83,6 +83,27 @@ def test_gone_while_the_answer_is_sent(start_server: StartServer, lifeline: Life
     assert_nothing_is_left(server, lifeline)
 
 
+@pytest.mark.parametrize(("calls", "size"), [(1, 300_000), (8, 60_000)])
+def test_gone_while_the_last_part_of_the_answer_is_sent(
+    start_server: StartServer, lifeline: Lifeline, free_port: int, calls: int, size: int
+) -> None:
+    """The server gives an answer of this size to the kernel at once, but the kernel takes only a part."""
+    script = f"{lifeline.script_line}head -c {size} /dev/zero > $TMP_OUTPUT_DIR/x"
+    server = start_server(script, WATCHDOG_METRICS_PORT=str(free_port))
+    with socket.socket() as sock:
+        # With small segments, the kernel has small buffers for both sides.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.settimeout(server.patience_s)
+        sock.connect(("127.0.0.1", server.port))
+        sock.sendall(HEAD.replace(b"/ ", b"/?output=raw ") % 0 * calls)
+        assert sock.recv(2000, socket.MSG_WAITALL)  # more than the headers
+        until(lambda: server.metric("watchdog_answers") == 1, "the server to wait for the caller")
+    server.event("invocation ended", call_id="gone", outcome="caller_gone")
+    until(lambda: server.metric('http_requests_total{code="499",method="POST"}') == 1, "the call to be counted")
+    assert_nothing_is_left(server, lifeline)
+
+
 @pytest.mark.guard("write-timer", never="the connection to be closed")
 @pytest.mark.parametrize("what", ["a long answer", "short answers", "refusals", "probes"])
 def test_a_caller_that_never_reads_is_cut_off(start_server: StartServer, what: str) -> None:

@@ -80,18 +80,26 @@ class Sender:
             body = answer.body if status not in _STATUS_WITHOUT_BODY and answer.body else b""
             record.output_bytes = answer.length if body else 0
             head = connection.begin_answer(request, Response(status, headers, body))
-            record.is_handed_over = connection.is_open
-            await self.send_in_time(request, head + body, readers)
+            try:
+                await self.send_in_time(request, head + body, readers)
+            except asyncio.CancelledError:
+                record.is_handed_over = not connection.is_blocked  # what is still in this process is lost
+                raise
+            record.is_handed_over = True
             return
         response = Response(status, headers, length=answer.length)
         await self.send_in_time(request, connection.begin_answer(request, response), readers)
         record.is_begun = True
         with self.long_answer():
             async with contextlib.aclosing(answer.chunks(self.pieces_ahead)) as chunks:
-                async for piece in chunks:
-                    record.output_bytes += len(piece)
-                    record.is_handed_over = record.output_bytes == answer.length
-                    await self.send_in_time(request, piece, readers)
+                try:
+                    async for piece in chunks:
+                        record.output_bytes += len(piece)
+                        await self.send_in_time(request, piece, readers)
+                except asyncio.CancelledError:
+                    record.is_handed_over = record.output_bytes == answer.length and not connection.is_blocked
+                    raise
+                record.is_handed_over = True
 
     @contextlib.contextmanager
     def long_answer(self) -> Iterator[None]:

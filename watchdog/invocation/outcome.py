@@ -61,7 +61,7 @@ _OUTCOME_OF_ERROR: tuple[tuple[type[BaseException], str], ...] = (
 SKIPPED = "skipped"
 # The cause and the meaning of each outcome, for the docs (`make docs`).
 MEANINGS: Mapping[str, tuple[str, str]] = {
-    "ok": ("success", "The function succeeded, and the caller took the whole answer."),
+    "ok": ("success", "The function succeeded, and the server sent the whole answer."),
     SKIPPED: ("success", "A storage event reported no object for the script, so the script did not run."),
     "failed": ("the function", "The exit code was not 0."),
     "killed": ("the function", "A signal ended the function."),
