@@ -49,6 +49,7 @@ class Caller:
         return self._writable is not None
 
     def begin_answer(self, request: Request, response: Response) -> bytes:
+        assert not self.sent, "the head must come first"
         return b""
 
     def write(self, data: bytes | memoryview) -> None:
@@ -100,6 +101,18 @@ def test_position_that_has_not_changed_is_not_sent_again() -> None:
             stream.queued(position)
 
     assert shown(watched(steps)) == [3, 2, 1]
+
+
+def test_events_that_waited_for_the_caller_come_after_the_head() -> None:
+    async def steps(caller: Caller, stream: LiveStream) -> None:
+        caller.stall()
+        stream.queued(2)
+        stream.progress(0.5, "")
+        await caller.read_again()
+        assert stream.is_open
+        stream.started(None)
+
+    assert shown(watched(steps)) == [2, 0.5, "mine"]
 
 
 def test_caller_that_reads_again_gets_only_its_newest_position() -> None:

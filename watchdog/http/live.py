@@ -201,6 +201,8 @@ class LiveStream:
         try:
             while self._held or self._dropped_lines or self._newest:
                 await self._connection.until_written()
+                if not self.is_open:
+                    self._open()
                 if held := self._take_held():  # an empty chunk would end the stream
                     self._write(self._framed(held))
         except ConnectionError:
