@@ -179,7 +179,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     warm_start_timeout_s: Annotated[
-        float, Declared("longest time that a worker may take to load, until it writes `ready`", DURATION, 300.0)
+        float,
+        Declared(
+            "longest time that a worker may take to load, until it writes `ready`; 0 means no limit", DURATION, 300.0
+        ),
     ]
     warm_max_calls: Annotated[
         int, Declared("a worker is replaced after this number of calls; 0 means no limit", COUNT, 0)
@@ -244,7 +247,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Declared(
             "how long the server waits for a caller that reads no byte of its answer; also how long running scripts "
-            "may continue when the server stops",
+            "may continue when the server stops; 0 means no limit for both",
             DURATION,
             15.0,
             bare=True,
@@ -254,7 +257,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Declared(
             "lowest rate of a body or an answer in bytes per second, on average over read_timeout or write_timeout (at "
-            "least 5s); slower transfers are ended; 0 means no minimum",
+            "least 5s); slower transfers are ended; there is no minimum if this is 0, for bodies if read_timeout is 0, "
+            "and for answers if write_timeout is 0",
             SIZE,
             240,
         ),
