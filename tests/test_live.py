@@ -285,6 +285,18 @@ def test_failing_script_may_choose_any_retry_after(
     assert (verdict["status"], verdict["outcome"], verdict.get("retry_after_s")) == (503, "failed", seconds)
 
 
+def test_caller_that_leaves_after_the_verdict_has_the_whole_answer(start_server: StartServer) -> None:
+    server = start_server('cat "$INPUT_FILE_PATH" > "$TMP_OUTPUT_DIR/out"')
+    request = "POST /?output=events HTTP/1.1\r\nHost: x\r\nX-Call-Id: %d\r\nContent-Length: 0\r\n\r\n"
+    for number in range(20):
+        with server.connect() as sock:
+            sock.sendall((request % number).encode())
+            received = b""
+            while b"event: completed" not in received:
+                received += sock.recv(65536)
+        assert server.event("invocation ended", call_id=str(number))["outcome"] == "ok"
+
+
 def test_drain_ends_the_stream_with_a_verdict(start_server: StartServer) -> None:
     server = start_server("echo here; exec sleep 1000", WATCHDOG_DRAIN_TIMEOUT="100ms", WATCHDOG_KILL_GRACE="100ms")
     with live(server) as call:

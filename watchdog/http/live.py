@@ -123,12 +123,21 @@ class LiveStream:
             self._open()
         if held := self._take_held():
             await send(self._framed(held))
+        last = b""
         async for piece in pieces:
-            await send(self._framed(piece))
+            if last:
+                await send(self._framed(last))
+            last = piece
+        # The caller may disconnect as soon as it has the last event. So this event is sent only when no work is left.
+        data, end = self._framed(last), self._framed(b"")
+        try:
+            await send(data if before_end is not None else data + end)
+        except asyncio.CancelledError:
+            record.is_handed_over = not self._connection.is_blocked
+            raise
         record.is_handed_over = True
         if before_end is not None:
             await before_end
-        if end := self._framed(b""):
             await send(end)
 
     def close(self) -> None:
