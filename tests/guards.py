@@ -1727,10 +1727,10 @@ def signals_wake_the_command() -> None:
 
 @guard
 def calls_that_ran() -> None:
-    """`watchdog invoke` sends a call again if the script itself answered 429 or 503."""
-    from watchdog.client import exchange
+    """`watchdog invoke` sends a call again although its script ran, if the answer is 429 or 503."""
+    from watchdog.client import refusal
 
-    replace(exchange, "is_refused_for_now", lambda status, headers: status in (429, 503))
+    replace(refusal, "is_refused_for_now", lambda status, retry_after_s, *, has_run: status in (429, 503))
 
 
 def take_out(names: str) -> None:

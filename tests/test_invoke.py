@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import re
@@ -415,6 +416,35 @@ fi; echo done""",
         output, _ = waiting.communicate(timeout=60)
     blocker.join()
     assert (waiting.returncode, output) == (0, b"done\n")
+
+
+def test_a_script_that_a_stopping_server_ends_is_not_run_again(start_server: StartServer, tmp_path: Path) -> None:
+    server = start_server(
+        "echo began; sleep 1000",
+        WATCHDOG_MAX_INFLIGHT="2",
+        WATCHDOG_WRITE_TIMEOUT="0.2",
+        WATCHDOG_HEALTHCHECK_INTERVAL="0",
+    )
+    with contextlib.ExitStack() as stack:
+        called = [
+            stack.enter_context(
+                subprocess.Popen(
+                    command(url(server), "-", *flags),
+                    env=clean_environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.PIPE,
+                )
+            )
+            for flags in ([], ["--live"])
+        ]
+        for _ in called:
+            server.event("began")
+        server.signal(signal.SIGTERM)
+        for each in called:
+            _, text = each.communicate(timeout=60)
+            assert each.returncode == 75, text
+            assert b"Server is stopping: the server is stopping and ended the script" in text
 
 
 def test_nothing_that_listens_is_unreachable(tmp_path: Path, free_port: int) -> None:

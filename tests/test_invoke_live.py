@@ -272,10 +272,10 @@ def completed(*outputs: tuple[str, bytes], **more: Any) -> bytes:
     return event("completed", members | more)
 
 
-def call(tmp_path: Path, *events: bytes, without: str | None = None) -> Done:
+def call(tmp_path: Path, *events: bytes, flags: tuple[str, ...] = (), without: str | None = None) -> Done:
     (tmp_path / "in").write_bytes(b"abc")
     with scripted([STREAM, *map(chunk, events)]) as service:
-        done = invoke(service.url, "in", "--live", "-o", "out", cwd=tmp_path, without=without)
+        done = invoke(service.url, "in", "--live", "-o", "out", *flags, cwd=tmp_path, without=without)
         assert len(service.requests) == 1
     assert list((tmp_path / "out").glob(".*")) == [], "a part of an answer was left"
     return done
@@ -351,6 +351,13 @@ def test_a_failure_after_a_part_of_the_outputs_is_reported_as_the_server_says(tm
     done = call(tmp_path, output("a", b"abc", size=9), completed(status=500, error=problem))
     assert (done.returncode, stderr_of(done)) == (1, "Outputs cannot be sent: why\n")
     assert files_in(tmp_path / "out") == {}
+
+
+def test_a_verdict_that_the_input_came_too_slowly_is_not_tried_again(tmp_path: Path) -> None:
+    error = {"title": "Request timed out", "detail": "no byte of the body arrived"}
+    verdict = completed(status=408, exit_code=None, error=error)
+    done = call(tmp_path, event("started", {}), verdict, flags=("--retry-for", "2"))
+    assert (done.returncode, stderr_of(done)) == (75, "Request timed out: no byte of the body arrived\n")
 
 
 def test_control_characters_of_the_log_do_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -241,11 +241,13 @@ class ServiceUnreachable(ServiceError):
 
 
 class RefusedForNow(ServiceError):
-    """The service did not start the call (429, 503). It may accept the call later.
+    """The service refuses the call, and may accept it later (408, 429, 503).
 
-    ``retry_after_s``: the service accepts the call after this many seconds at the earliest; None if that is not known.
+    ``is_sent_again``: the service did not run the script. ``retry_after_s``: the service accepts the call after this
+    many seconds at the earliest; None if that is not known.
     """
 
+    is_sent_again = False
     retry_after_s: float | None = None
 
 

@@ -1,14 +1,14 @@
 """Send a call, and send it again if the service refuses it for now.
 
 A call is not idempotent: the script may have side effects. So a call is sent again only if the service has said that it
-did not start it (429, 503). If a connection was lost, the script may have run, and the call fails.
+did not run the script (:func:`is_refused_for_now`). If a connection was lost, the script may have run, and the call
+fails.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import email.utils
 import os
 import random
 import socket
@@ -25,7 +25,7 @@ from ..logs.readable import seconds
 from ..logs.text import printable
 from ..system.connect_error import why_not_connected, why_tls_fails
 from .progress import Display
-from .refusal import error_of, is_refused_for_now
+from .refusal import error_of
 from .service import Service
 from .source import Source
 
@@ -87,22 +87,19 @@ class Exchange:
         Raises:
             WatchdogError: the call failed, or the service cannot be reached.
         """
-        refusal: WatchdogError
         until_s = time.monotonic() + self._retry_for_s
         backoff_s = _FIRST_WAIT_S
         while True:
-            async with self._sent(source, form, accept, display) as response:
-                if response.status < 300:
+            try:
+                async with self._sent(source, form, accept, display) as response:
+                    if response.status >= 300:
+                        raise error_of(response.status, response.headers, await _beginning(response))
                     _check_coding(response.headers)
-                    try:
-                        return await receive(response)
-                    except RefusedForNow as error:  # a live call reports in its verdict that it got no place
-                        refusal, least_s = error, error.retry_after_s
-                else:
-                    refusal = error_of(response.status, response.headers, await _beginning(response))
-                    if not is_refused_for_now(response.status, response.headers):
-                        raise refusal
-                    least_s = _retry_after_s(response.headers)
+                    return await receive(response)
+            except RefusedForNow as error:  # a live call reports in its verdict that it got no place
+                if not error.is_sent_again:
+                    raise
+                refusal, least_s = error, error.retry_after_s
             # A random wait, so that callers that were refused at the same time do not try again at the same time.
             wait_s = (backoff_s if least_s is None else least_s) * random.uniform(1.0, 1.25)
             if time.monotonic() + wait_s > until_s:
@@ -183,18 +180,6 @@ async def _beginning(response: aiohttp.ClientResponse) -> bytes:
             while len(body) < _PROBLEM_MOST_BYTES and (piece := await response.content.readany()):
                 body += piece
     return body[:_PROBLEM_MOST_BYTES]
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds of ``Retry-After``, which are a number or a date (RFC 9110, section 10.2.3)."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdecimal():
-        return float(value[:9])
-    date = email.utils.parsedate_tz(value)
-    try:
-        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
-    except (ValueError, OverflowError):  # the date is out of range: for example, its year has five digits
-        return None
 
 
 def _given_up(refusal: WatchdogError, least_s: float | None, retry_for_s: float) -> RefusedForNow:

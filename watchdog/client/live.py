@@ -25,7 +25,7 @@ from .event_stream import EventReader
 from .folder import Folder, KeptFile
 from .names import name_for
 from .progress import Display
-from .refusal import error_of_document
+from .refusal import error_of_document, note_retry
 from .shown_text import ShownText, have_same_terminal
 from .target import Target
 from .verdict import Verdict, exit_code_from
@@ -45,11 +45,13 @@ class CompletedOutput(msgspec.Struct):
 class Completed(msgspec.Struct):
     """The last event of a live call: its verdict.
 
-    ``error``: a problem document if the call failed. ``skipped``: why the script did not run, for a storage event.
+    ``duration_s``: None if the script did not run. ``error``: a problem document if the call failed. ``skipped``: why
+    the script did not run, for a storage event.
     """
 
     status: int
     exit_code: int | None = None
+    duration_s: float | None = None
     outputs: list[CompletedOutput] = []
     warnings: list[dict[str, Any]] = []
     error: dict[str, Any] | None = None
@@ -313,7 +315,7 @@ def _error_of(completed: Completed) -> WatchdogError:
     exit_code = "" if completed.exit_code is None else str(completed.exit_code)
     error = error_of_document(completed.status, completed.error or {}, exit_code)
     if isinstance(error, RefusedForNow):
-        error.retry_after_s = completed.retry_after_s
+        note_retry(error, completed.status, completed.retry_after_s, has_run=completed.duration_s is not None)
     return error
 
 

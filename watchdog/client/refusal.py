@@ -6,8 +6,10 @@ A proxy or another server may answer with something else, such as a page of HTML
 
 from __future__ import annotations
 
+import email.utils
 import http
 import re
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,19 +38,34 @@ _BAD_INPUT = frozenset({400, 406, 413, 414, 415, 422, 431})
 _NO_SERVICE = frozenset({404, 405, 410, 502})
 
 
-def is_refused_for_now(status: int, headers: Mapping[str, str]) -> bool:
-    """Return whether the service did not start the call, so that the same call may be sent again.
+def is_refused_for_now(status: int, retry_after_s: float | None, *, has_run: bool) -> bool:
+    """Return whether the service did not run the script, so that the same call may be sent again.
 
-    A script may also choose the status 429 or 503 for its own failure. Then it has run, and the answer has its exit
-    code. A proxy also answers 503 if it lost the connection to the service while the script was running (Envoy does).
-    Such an answer has no Retry-After.
+    A proxy also answers 503 if it lost the connection to the service while the script was running (Envoy does). Such an
+    answer has no Retry-After.
+
+    Args:
+        has_run: the answer says how long the script ran. The script may have chosen the status itself, or the service
+            has ended it because the service is stopping.
     """
-    is_refused = status == 429 or (status == 503 and "Retry-After" in headers)
-    return is_refused and "X-Exit-Code" not in headers
+    return not has_run and (status == 429 or (status == 503 and retry_after_s is not None))
 
 
 def error_of(status: int, headers: Mapping[str, str], body: bytes) -> WatchdogError:
     """Return the error that an answer reports."""
+    error = _error_of(status, headers, body)
+    if isinstance(error, RefusedForNow):
+        note_retry(error, status, _retry_after_s(headers), has_run="X-Duration-Seconds" in headers)
+    return error
+
+
+def note_retry(error: RefusedForNow, status: int, retry_after_s: float | None, *, has_run: bool) -> None:
+    """Note in an error whether and when the call is sent again. The arguments are as in :func:`is_refused_for_now`."""
+    error.retry_after_s = retry_after_s
+    error.is_sent_again = is_refused_for_now(status, retry_after_s, has_run=has_run)
+
+
+def _error_of(status: int, headers: Mapping[str, str], body: bytes) -> WatchdogError:
     if 300 <= status < 400:
         return _redirect(status, headers)
     content_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
@@ -96,6 +113,18 @@ def _of_kind(status: int, text: str, members: dict[str, Any]) -> WatchdogError:
     if status in _NO_SERVICE:
         return ServiceUnreachable(f"{text}\ncheck the URL, and that the service runs")
     return ServiceError(text)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds of ``Retry-After``, which are a number or a date (RFC 9110, section 10.2.3)."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])
+    date = email.utils.parsedate_tz(value)
+    try:
+        return None if date is None else max(0.0, email.utils.mktime_tz(date) - time.time())
+    except (ValueError, OverflowError):  # the date is out of range: for example, its year has five digits
+        return None
 
 
 def _redirect(status: int, headers: Mapping[str, str]) -> ServiceUnreachable:
