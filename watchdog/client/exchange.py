@@ -33,7 +33,8 @@ _CONNECT_S = 15.0
 _HEADER_MOST_BYTES = 64 * 1024
 _PROBLEM_MOST_BYTES = 64 * 1024
 _PROBLEM_S = 30.0
-# The waits between attempts if the answer does not have Retry-After.
+# The waits between attempts if the answer does not have Retry-After. The first one is also the shortest of all waits,
+# because a Retry-After of 0, or a date that a fast clock of this computer puts into the past, must not mean no wait.
 _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 15.0
 # A server that was switched off sends nothing. The kernel then ends the connection after about two minutes.
@@ -99,7 +100,8 @@ class Exchange:
             except RefusedForNow as error:  # a live call reports in its verdict that it got no place
                 if not error.is_sent_again:
                     raise
-                refusal, least_s = error, error.retry_after_s
+                refusal = error
+            least_s = None if refusal.retry_after_s is None else max(_FIRST_WAIT_S, refusal.retry_after_s)
             # A random wait, so that callers that were refused at the same time do not try again at the same time.
             wait_s = (backoff_s if least_s is None else least_s) * random.uniform(1.0, 1.25)
             if time.monotonic() + wait_s > until_s:
