@@ -36,6 +36,8 @@ quiet*) ;;
 png*) printf '\\211PNG\\r\\n\\032\\n' ;;
 odd*) cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/ä b%41.txt" ;;
 base64*) printf QUJD ;;
+missing*) echo 'Status: 404' > "$HTTP_RESPONSE_FILE"; echo "no plant" ;;
+moved*) printf 'Status: 302\\nLocation: https://elsewhere.example/\\n' > "$HTTP_RESPONSE_FILE" ;;
 *) printf '%s:' "$name"; cat "$INPUT_FILE_PATH" ;;
 esac
 """
@@ -362,6 +364,19 @@ def test_the_exit_code_is_that_of_the_script(server: RunningServer, tmp_path: Pa
     assert check(done, 3) == "Script failed: the script ended with exit code 3\n  no picture\n"
     assert files_in(tmp_path / "out") == {}
     assert check(invoke(url(server), "kill", cwd=tmp_path), 137).startswith("Script killed: ")
+
+
+@pytest.mark.parametrize("flags", [[], ["--live"]])
+def test_the_answer_of_a_script_that_chose_a_status_itself_is_kept_with_a_warning(
+    server: RunningServer, tmp_path: Path, flags: list[str]
+) -> None:
+    write(tmp_path, "missing", "moved")
+    done = invoke(url(server), "missing", *flags, cwd=tmp_path)
+    assert "warning  missing: the script chose the status 404 Not Found\n" in check(done)
+    assert done.stdout == b"no plant\n"
+    done = invoke(url(server), "moved", *flags, cwd=tmp_path)
+    assert "warning  moved: the script chose the status 302 Found\n" in check(done)
+    assert done.stdout == b""
 
 
 def test_the_answer_of_a_server_that_hides_failures_is_kept_with_the_exit_code(

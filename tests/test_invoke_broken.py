@@ -408,6 +408,19 @@ def test_a_page_of_a_proxy_is_shown_as_text(tmp_path: Path, status: str, exit_co
     assert done.stdout == b""
 
 
+@pytest.mark.parametrize("status", ["401 Unauthorized", "404 Not Found", "502 Bad Gateway"])
+def test_an_error_after_the_run_does_not_doubt_the_service(tmp_path: Path, status: str) -> None:
+    document = b'{"title": "Outputs not stored", "exit_code": 0}'
+    headers = {"X_Exit_Code": "0", "X_Duration_Seconds": "0.5", **PROBLEM}
+    done = call(tmp_path, answer(document, status, **headers))
+    assert (done.returncode, stderr_of(done)) == (1, "Outputs not stored\n")
+
+
+def test_the_failure_of_a_classic_function_has_its_exit_code(tmp_path: Path) -> None:
+    done = call(tmp_path, answer(b"why", "500 Internal Server Error", Content_Type="text/plain", X_Exit_Code="3"))
+    check(done, 3, "the server answered 500 Internal Server Error: why")
+
+
 def test_a_problem_document_with_odd_members_is_shown(tmp_path: Path) -> None:
     document = {"title": "T\x1b[2J", "detail": ["no text"], "exit_code": "3", "signal": "../../x", "stderr": 7}
     done = call(tmp_path, answer(json.dumps(document).encode(), "500 Odd", **PROBLEM))

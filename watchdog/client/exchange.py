@@ -25,7 +25,7 @@ from ..logs.readable import seconds
 from ..logs.text import printable
 from ..system.connect_error import why_not_connected, why_tls_fails
 from .progress import Display
-from .refusal import error_of
+from .refusal import error_of, is_answer_of_script
 from .service import Service
 from .source import Source
 
@@ -93,7 +93,7 @@ class Exchange:
         while True:
             try:
                 async with self._sent(source, form, accept, display) as response:
-                    if response.status >= 300:
+                    if response.status >= 300 and not is_answer_of_script(response.headers):
                         raise error_of(response.status, response.headers, await _beginning(response))
                     _check_coding(response.headers)
                     return await receive(response)

@@ -28,7 +28,7 @@ from .progress import Display
 from .refusal import error_of_document, note_retry
 from .shown_text import ShownText, have_same_terminal
 from .target import Target
-from .verdict import Verdict, exit_code_from
+from .verdict import Verdict, about_status, exit_code_from
 
 # The server sends at least a comment every 15 s.
 _SILENCE_S = 90.0
@@ -142,7 +142,7 @@ class LiveCall:
             warnings = [
                 ": ".join(printable(str(each.get(key, ""))) for key in ("name", "detail"))
                 for each in completed.warnings
-            ]
+            ] + about_status(completed.status)
             if self._place() is not None:
                 return Verdict(folder.finish(), exit_code_from(completed.exit_code), warnings)
             self._display.end()
@@ -313,9 +313,10 @@ def _copy(source: BinaryIO, write: Callable[[bytes], int]) -> None:
 
 def _error_of(completed: Completed) -> WatchdogError:
     exit_code = "" if completed.exit_code is None else str(completed.exit_code)
-    error = error_of_document(completed.status, completed.error or {}, exit_code)
+    has_run = completed.duration_s is not None
+    error = error_of_document(completed.status, completed.error or {}, exit_code, has_run=has_run)
     if isinstance(error, RefusedForNow):
-        note_retry(error, completed.status, completed.retry_after_s, has_run=completed.duration_s is not None)
+        note_retry(error, completed.status, completed.retry_after_s, has_run=has_run)
     return error
 
 

@@ -30,8 +30,9 @@ from .folder import Folder, Kept, NoRoom
 from .names import name_for, name_in_header
 from .progress import Display
 from .target import Target
-from .verdict import Verdict, exit_code_from, exit_code_in
+from .verdict import Verdict, about_status, exit_code_from, exit_code_in
 
+_WITHOUT_BODY = (204, 205, 304)
 _COPY_BYTES = 256 * 1024
 # This server does not compress the files of a ZIP. Another program may compress them with the usual method.
 _COMPRESSIONS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})
@@ -86,7 +87,8 @@ async def receive(response: aiohttp.ClientResponse, form: str, label: str, targe
     headers = response.headers
     exit_code = exit_code_in(headers.get("X-Exit-Code", ""))
     warnings = [f"{name} (docs/reference/warnings.md)" for name in headers.get("X-Warning", "").split(", ") if name]
-    kept = [] if response.status == 204 else await _kept(response, form, label, target, display)
+    warnings += about_status(response.status)
+    kept = [] if response.status in _WITHOUT_BODY else await _kept(response, form, label, target, display)
     return Verdict(kept, exit_code_from(exit_code), warnings)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http
+
 import msgspec
 
 from .folder import Kept
@@ -18,6 +20,19 @@ class Verdict(msgspec.Struct, frozen=True):
     kept: list[Kept]
     exit_code: int
     warnings: list[str]
+
+
+def about_status(status: int) -> list[str]:
+    """Return a warning if a script that succeeded chose a status that reports an error or a redirect."""
+    return [f"the script chose the status {status_line(status)}"] if status >= 300 else []
+
+
+def status_line(status: int) -> str:
+    """Return a status with its name: ``404 Not Found``."""
+    try:
+        return f"{status} {http.HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 def exit_code_in(header: str) -> int | None:
