@@ -429,6 +429,14 @@ def test_a_problem_document_with_odd_members_is_shown(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+@pytest.mark.parametrize(("name", "expected"), [("SIGPOLL", 1), ("SIGNONE", 1), ("SIGSEGV", 139), ("SIGRTMIN+6", 168)])
+def test_a_signal_that_this_system_does_not_have_is_an_error_of_the_service(
+    tmp_path: Path, name: str, expected: int
+) -> None:
+    document = json.dumps({"title": "Script killed", "signal": name}).encode()
+    check(call(tmp_path, answer(document, "500 X", **PROBLEM)), expected, "Script killed")
+
+
 def test_the_end_of_stderr_is_shown_without_control_characters(tmp_path: Path) -> None:
     document = {"title": "Script failed", "detail": "why", "exit_code": 9, "stderr": "one\n\x1b[31mtwo\n"}
     done = call(tmp_path, answer(json.dumps(document).encode(), "500 X", X_Exit_Code="9", **PROBLEM))

@@ -156,7 +156,9 @@ def exit_code_of(error: WatchdogError) -> int:
     if isinstance(error, ScriptFailed):
         return error.exit_code
     if isinstance(error, ScriptKilled):
-        return 128 + proc.signal_number(error.signal)
+        number = proc.signal_number(error.signal)
+        assert number is not None  # it is the name of a signal of this system
+        return 128 + number
     return next(code for kind, code in _EXIT_CODES if isinstance(error, kind))
 
 

@@ -7,7 +7,6 @@ A proxy or another server may answer with something else, such as a page of HTML
 from __future__ import annotations
 
 import email.utils
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +26,7 @@ from ..errors import (
 )
 from ..logs.text import printable, printable_lines
 from ..system.pattern import pattern
+from ..system.proc import signal_number
 from .verdict import exit_code_in, status_line
 
 _PROBLEM_TYPE = "application/problem+json"
@@ -114,7 +114,7 @@ def _of_kind(status: int, text: str, members: dict[str, Any], *, has_run: bool) 
     exit_code, signal = members.get("exit_code"), members.get("signal")
     if isinstance(exit_code, int) and 0 < exit_code < 256:
         return ScriptFailed(text, exit_code=exit_code)
-    if isinstance(signal, str) and re.fullmatch(r"SIG[A-Z0-9+-]{1,12}", signal):
+    if isinstance(signal, str) and signal_number(signal) is not None:
         return ScriptKilled(text, signal=signal)
     if status == 504:
         return ScriptTimedOut(text)

@@ -271,6 +271,6 @@ def signal_name(number: int) -> str:
         return f"SIGRTMIN{number - signal.SIGRTMIN:+}"
 
 
-def signal_number(name: str) -> int:
-    """Return the number of a signal from a name that :func:`signal_name` returned."""
-    return next(number for number in range(1, signal.NSIG) if signal_name(number) == name)
+def signal_number(name: str) -> int | None:
+    """Return the number of the signal with this name, as in :func:`signal_name`. Return None if there is none."""
+    return next((number for number in range(1, signal.NSIG) if signal_name(number) == name), None)
