@@ -49,7 +49,8 @@ async def run_job(configuration: Configuration, environ: Mapping[str, str], sink
     call_id = environ.get("CALL_ID") or environ.get("JOB_UUID") or "job"
     call = Call(call_id, _event_body(environ), BodyHints(), is_job=True)
     exit_code = await run_once(configuration, environ, sink, call, record, hand_over)
-    return exit_code if configuration.settings.error_status or exit_code > 128 else 0
+    was_stopped = record.stopped_by is not None and exit_code > 128
+    return exit_code if configuration.settings.error_status or was_stopped else 0
 
 
 async def _event_body(environ: Mapping[str, str]) -> AsyncIterator[bytes]:
