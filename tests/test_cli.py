@@ -12,7 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from running_server import StartServer
+from guards import changed_program
+from running_server import StartServer, until
 
 from watchdog import __version__, errors
 from watchdog.cli import exit_code_of
@@ -355,6 +356,37 @@ def test_exit_codes_of_run(
 def test_run_of_a_file_that_is_not_there(environ: dict[str, str]) -> None:
     done = watchdog(environ, "run", "/no/such/file")
     assert (done.returncode, done.stderr) == (2, "the input /no/such/file cannot be read: No such file or directory\n")
+
+
+@pytest.mark.parametrize("target", ["out.bin", "out/"])
+def test_ctrl_c_while_run_writes_an_output_leaves_no_incomplete_file(
+    environ: dict[str, str], tmp_path: Path, target: str
+) -> None:
+    write_script(tmp_path, 'echo 1 > "$TMP_OUTPUT_DIR/a"')
+    endless = """
+import os
+from watchdog.commands import local_run
+local_run.open_output = lambda output: os.open("/dev/zero", os.O_RDONLY)
+local_run._COPY_BYTES = 1  # the file then grows slowly
+"""
+    run = subprocess.Popen(
+        [sys.executable, *changed_program(endless, None), "run", "/dev/null", "-o", f"{tmp_path}/{target}"],
+        env=environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    path = tmp_path / (f"{target}a" if target.endswith("/") else target)
+    with run:
+        try:
+            until(lambda: path.exists() and path.stat().st_size, "the output to be written")
+            run.send_signal(signal.SIGINT)
+            _, text = run.communicate(timeout=60)
+        finally:
+            run.kill()
+    assert run.returncode == 130
+    assert text.splitlines()[-1] == "the script has ended, but Ctrl-C came before all of its output was written"
+    assert "Traceback" not in text
+    assert not path.exists()
 
 
 def test_ctrl_c_ends_run_and_its_script_at_once(environ: dict[str, str], tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import msgspec
@@ -30,6 +31,7 @@ _COPY_BYTES = 256 * 1024
 _MOST_NAMED = 10
 _SCRIPT_HERE = "script.sh"
 _FLUSH_S = 2.0
+_STOP_S = 5.0  # the longest wait for a write to a pipe that nobody reads, or to a file system that hangs
 
 
 def with_script_here(configuration: Configuration) -> Configuration:
@@ -76,18 +78,20 @@ async def run_file(
             yield piece
 
     report: str | None = None
+    has_ended = False
 
     call_id = environ.get("CALL_ID", "local")
     progress = ShownProgress(sink, call_id, has_line=has_progress_line(configuration))
 
     async def hand_over(result: Result, is_stored: bool) -> None:
-        nonlocal report
+        nonlocal report, has_ended
+        has_ended = True
         if target is None:
             report = await asyncio.to_thread(_print, result, is_stored)
         elif _is_zip_wanted(result, target):
             report = await _write_zip(result, target)
         else:
-            report = await asyncio.to_thread(_write, result, target)
+            report = await _write(result, target)
 
     hints = BodyHints(encoding="raw", file_name=name)
     call = Call(call_id, body(), hints, observer=progress if shows_progress else None)
@@ -95,6 +99,8 @@ async def run_file(
     if record.outcome == "drained":
         signal_name = "Ctrl-C" if record.stopped_by == "SIGINT" else record.stopped_by
         report = f"{signal_name} stopped the run; no process of the script is left"
+        if has_ended:
+            report = f"the script has ended, but {signal_name} came before all of its output was written"
     if report is not None:
         sink.flush(_FLUSH_S)  # show the whole log before the report
         _report(report)
@@ -124,21 +130,36 @@ async def _write_zip(result: Result, target: str) -> str:
     return f"wrote {target} ({_count(result.outputs)}, {readable.size(answer.length)})"
 
 
-def _write(result: Result, target: str) -> str:
-    """Write the outputs to the target, or what the script printed if there are none. Return a report."""
+async def _write(result: Result, target: str) -> str:
+    """Write the outputs to the target, or what the script printed if there are none. Return a report.
+
+    If this is cancelled, no incomplete file is left.
+    """
+    is_stopped = threading.Event()
+    writing = asyncio.create_task(asyncio.to_thread(_write_until, is_stopped, result, target))
+    try:
+        return await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        is_stopped.set()
+        done, _ = await asyncio.wait([writing], timeout=_STOP_S)
+        for each in done:
+            each.exception()  # otherwise asyncio would log the error
+        raise
+
+
+def _write_until(is_stopped: threading.Event, result: Result, target: str) -> str:
     outputs = result.outputs
     if not outputs:
         with _created(target) as file:
-            for piece in result.stdout.pieces(_COPY_BYTES):
-                file.write(piece)
+            _copy(result.stdout.pieces(_COPY_BYTES), file.write, is_stopped)
         return f"wrote {target} ({readable.size(result.stdout.size_bytes)}, which the script printed)"
     if len(outputs) == 1 and not os.path.isdir(target) and not target.endswith("/"):
         with _created(target) as file:
-            _copy(outputs[0], file.write)
+            _copy(_pieces(outputs[0]), file.write, is_stopped)
         return f"wrote {target} ({readable.size(outputs[0].size_bytes)})"
     for output in outputs:
         with _created(os.path.join(target, output.name)) as file:
-            _copy(output, file.write)
+            _copy(_pieces(output), file.write, is_stopped)
     names = ", ".join(output.name for output in outputs[:_MOST_NAMED]) + (", …" if len(outputs) > _MOST_NAMED else "")
     return f"wrote {_count(outputs)} ({readable.size(size_of(outputs))}) into {os.path.join(target, '')}: {names}"
 
@@ -149,10 +170,9 @@ def _print(result: Result, is_stored: bool) -> str | None:
     Return a report if the outputs are lost.
     """
     if not result.outputs:
-        for piece in result.stdout.pieces(_COPY_BYTES):
-            standard_output.write(piece)
+        _copy(result.stdout.pieces(_COPY_BYTES), standard_output.write)
     elif len(result.outputs) == 1 and not sys.stdout.isatty():
-        _copy(result.outputs[0], standard_output.write)
+        _copy(_pieces(result.outputs[0]), standard_output.write)
     else:
         for output in result.outputs:
             standard_output.write_line(f"{output.size_bytes:>12}  {printable(output.name)}")
@@ -193,7 +213,14 @@ def _created(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def _copy(output: Output, write: Callable[[bytes], int]) -> None:
+def _pieces(output: Output) -> Iterator[bytes]:
     with open(open_output(output), "rb") as source:
         while piece := source.read(_COPY_BYTES):
-            write(piece)
+            yield piece
+
+
+def _copy(pieces: Iterable[bytes], write: Callable[[bytes], int], is_stopped: threading.Event | None = None) -> None:
+    for piece in pieces:
+        if is_stopped is not None and is_stopped.is_set():
+            raise WatchdogError("the copy was stopped")
+        write(piece)
