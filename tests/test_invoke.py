@@ -672,6 +672,7 @@ CLIENT_ERRORS: tuple[Callable[[str], errors.WatchdogError], ...] = (
     errors.FileUnreadable,
     errors.ServiceUnreachable,
     errors.AnswerNotKept,
+    errors.StdoutUnwritable,
     errors.RefusedForNow,
     errors.AnswerBroken,
     errors.Unauthorized,

@@ -66,7 +66,7 @@ def test_a_closed_stdout_is_an_error(tmp_path: Path, words: list[str], script: s
         check=False,
         timeout=50,
     )
-    assert done.returncode == 1, done.stderr
+    assert done.returncode == 73, done.stderr
     assert b"stdout cannot be written: Bad file descriptor; redirect it elsewhere" in done.stderr
     assert b"Traceback" not in done.stderr
 
@@ -89,6 +89,6 @@ def test_a_full_disk_below_stdout_is_named(tmp_path: Path, words: list[str], scr
         done = watchdog(*words, stdout=full, environ=environment(tmp_path, script))
     finally:
         os.close(full)
-    assert done.returncode == 1
+    assert done.returncode == 73
     assert b"stdout cannot be written: No space left on device" in done.stderr
     assert b"Traceback" not in done.stderr

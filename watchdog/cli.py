@@ -58,6 +58,7 @@ _EXIT_CODES: tuple[tuple[type[WatchdogError], int], ...] = (
     (StoreFailed, 74),
     (StorageError, 66),
     (NoSpace, 73),
+    (StdoutUnwritable, 73),
     (Unauthorized, 77),
     (ServiceUnreachable, 69),
     (RefusedForNow, 75),
