@@ -199,7 +199,7 @@ def test_a_zip_that_unpacks_to_more_than_the_disk_has_is_kept_packed(tmp_path: P
         archive.filelist[1].file_size = 1 << 60
     done = call(tmp_path, answer(base64.b64encode(buffer.getvalue()), **ZIP), without=removed_guard)
     check(done, 73, "the files of the answer have 1152922 TB, and out has room for ")
-    assert stderr_of(done).endswith("; the answer is kept as a ZIP in out/in.zip: unpack it on a larger disk\n")
+    assert stderr_of(done).endswith("\nthe whole answer is kept as a ZIP in out/in.zip; unpack it elsewhere\n")
     assert files_in(tmp_path / "out") == {"in.zip": buffer.getvalue()}
 
 
@@ -222,7 +222,7 @@ def test_a_disk_that_is_full_while_a_zip_is_unpacked_keeps_it_packed(
         (small_disk / "in.zip").write_bytes(b"of the user")
     done = call(tmp_path, answer(base64.b64encode(data), **ZIP), flags=("-o", small_disk))
     name = "in-2.zip" if is_taken else "in.zip"
-    check(done, 73, f": No space left on device; the answer is kept as a ZIP in {small_disk}/{name}")
+    check(done, 73, f": No space left on device\nthe whole answer is kept as a ZIP in {small_disk}/{name};")
     kept = files_in(small_disk)
     assert kept.pop(name) == data
     assert kept == ({"in.zip": b"of the user"} if is_taken else {})
@@ -380,6 +380,21 @@ def test_a_folder_on_another_file_system_is_an_error_and_no_part_is_left(tmp_pat
 def test_two_names_that_exclude_each_other_are_an_error(tmp_path: Path) -> None:
     data = zip_of(**{"a": b"1", "a/b": b"2"})
     check(call(tmp_path, answer(base64.b64encode(data), **ZIP)), 73, "is a symbolic link or a file")
+    assert files_in(tmp_path / "out") == {"a": b"1", "in.zip": data}
+
+
+def test_a_file_of_a_zip_that_cannot_have_its_name_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path)
+    data = zip_of(**{"a": b"1", "sub/b": b"2", "sub/c": b"3", "d": b"4"})
+    done = call(tmp_path, answer(base64.b64encode(data), **ZIP))
+    assert done.returncode == 73
+    assert stderr_of(done).splitlines() == [
+        "out/sub is a symbolic link or a file, and not a directory; remove it, or choose another -o DIR",
+        "2 other files are kept in out",
+        "the whole answer is kept as a ZIP in out/in.zip; unpack it elsewhere",
+    ]
+    assert files_in(tmp_path / "out") == {"a": b"1", "d": b"4", "in.zip": data}
 
 
 # ------------------------------------------------------------------------------------------------ errors of others

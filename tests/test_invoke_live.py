@@ -353,6 +353,17 @@ def test_a_failure_after_a_part_of_the_outputs_is_reported_as_the_server_says(tm
     assert files_in(tmp_path / "out") == {}
 
 
+def test_an_output_that_cannot_have_its_name_does_not_lose_the_others(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sub").symlink_to(tmp_path)
+    outputs = {"a": b"1", "sub/b": b"2", "c": b"3"}
+    done = call(tmp_path, *(output(name, content) for name, content in outputs.items()), completed(*outputs.items()))
+    assert done.returncode == 73
+    assert "out/sub is a symbolic link" in stderr_of(done)
+    assert "2 other files are kept in out\n" in stderr_of(done)
+    assert files_in(tmp_path / "out") == {"a": b"1", "c": b"3"}
+
+
 def test_a_verdict_that_the_input_came_too_slowly_is_not_tried_again(tmp_path: Path) -> None:
     error = {"title": "Request timed out", "detail": "no byte of the body arrived"}
     verdict = completed(status=408, exit_code=None, error=error)

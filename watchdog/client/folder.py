@@ -21,7 +21,7 @@ from ..errors import AnswerNotKept, quoted
 from ..logs import readable
 from ..logs.text import printable
 from ..system.nameless_file import write_all
-from ..workspace.space import NO_SPACE, free_bytes
+from ..workspace.space import free_bytes
 from .names import numbered, parts_of
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -29,8 +29,8 @@ _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV})
 
 
-class NoRoom(AnswerNotKept):
-    """The disk has no room for the files of an answer."""
+class NameTaken(AnswerNotKept):
+    """All files of an answer are kept, but some of them have other names, because theirs were taken."""
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -115,10 +115,10 @@ class Folder:
         self._root = self._staging = -1
 
     def require_room(self, size_bytes: int) -> None:
-        """Raise :class:`NoRoom` if files of this size do not fit on the disk."""
+        """Raise ``AnswerNotKept`` if files of this size do not fit on the disk."""
         free = free_bytes(self._path)
         if size_bytes > free:
-            raise NoRoom(
+            raise AnswerNotKept(
                 f"the files of the answer have {readable.size(size_bytes)}, and {printable(self._path)} has room for "
                 f"{readable.size(int(free))}"
             )
@@ -131,7 +131,7 @@ class Folder:
 
         Raises:
             AnswerBroken: the name is not a path below a directory.
-            AnswerNotKept: the file cannot be made. The type is :class:`NoRoom` if the disk is full.
+            AnswerNotKept: the file cannot be made.
         """
         parts = parts_of(name) if is_own else [*self._prefix, *parts_of(name)]
         if parts[0].startswith(".") and not is_own and not self._has_hidden:
@@ -153,11 +153,6 @@ class Folder:
         """Open a file of :meth:`create` for reading."""
         return open(os.open(str(file.number), os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._staging), "rb")
 
-    def discard(self, file: KeptFile) -> None:
-        """Remove a file that is not needed any more."""
-        self._files.remove(file)
-        self._remove(file)
-
     def keep_only(self, file: KeptFile) -> Kept:
         """Remove all other files, and give this file its name, or another name if its name is taken."""
         others = [each for each in self._files if each is not file]
@@ -166,19 +161,34 @@ class Folder:
             self._remove(other)
         return self._named(file)
 
-    def finish(self) -> list[Kept]:
+    def finish(self, *, without: KeptFile | None = None) -> list[Kept]:
         """Give all files their names, and return them.
 
+        Args:
+            without: a file that gets no name.
+
         Raises:
-            AnswerNotKept: a name is taken, or a file cannot have its name. A file whose name is taken is kept under
-                another name, so that the result of the run is not lost.
+            NameTaken: a name is taken. This file is kept under another name, so that the result of the run is not lost.
+            AnswerNotKept: a file cannot have its name. The other files are kept.
         """
-        kept = [self._named(file) for file in self._files]
-        wanted = [os.path.join(self._path, *file.parts) for file in self._files]
-        taken = [(old, new.path) for old, new in zip(wanted, kept, strict=True) if old != new.path]
+        kept, taken = [], []
+        failures: dict[str, None] = {}  # files in the same folder may have the same failure
+        for file in self._files:
+            if file is without:
+                continue
+            try:
+                new = self._named(file)
+            except AnswerNotKept as error:
+                failures[str(error)] = None
+                continue
+            kept.append(new)
+            if (old := os.path.join(self._path, *file.parts)) != new.path:
+                taken.append(f"{printable(old)} exists, so the answer is in {printable(new.path)}")
+        if failures:
+            others = f"{len(kept)} other {'file is' if len(kept) == 1 else 'files are'} kept in {printable(self._path)}"
+            raise AnswerNotKept("\n".join([*taken, *failures, *([others] if kept else [])]))
         if taken:
-            shown = "\n".join(f"{printable(old)} exists, so the answer is in {printable(new)}" for old, new in taken)
-            raise AnswerNotKept(f"{shown}\nuse --force to replace files")
+            raise NameTaken("\n".join([*taken, "use --force to replace files"]))
         return kept
 
     def _named(self, file: KeptFile) -> Kept:
@@ -264,5 +274,4 @@ def _directory(name: str, parent: int) -> int:
 
 
 def _not_kept(path: str, error: OSError) -> AnswerNotKept:
-    kind = NoRoom if error.errno in NO_SPACE else AnswerNotKept
-    return kind(f"the answer cannot be written to {printable(path)}: {error.strerror}")
+    return AnswerNotKept(f"the answer cannot be written to {printable(path)}: {error.strerror}")

@@ -26,7 +26,7 @@ from ..logs.text import printable
 from ..output.media_type import ZIP_TYPE
 from ..system import standard_output
 from ..system.base64_reader import Base64Reader
-from .folder import Folder, Kept, NoRoom
+from .folder import Folder, Kept, NameTaken
 from .names import name_for, name_in_header
 from .progress import Display
 from .target import Target
@@ -117,13 +117,15 @@ async def _kept(
             try:
                 with archive.reader() as reader:
                     await _unpack(reader, folder)
-            except NoRoom as error:
+                return folder.finish(without=archive)
+            except NameTaken:
+                raise
+            except AnswerNotKept as error:
                 kept = folder.keep_only(archive)
                 raise AnswerNotKept(
-                    f"{error}; the answer is kept as a ZIP in {printable(kept.path)}: unpack it on a larger disk"
+                    f"{error}\nthe whole answer is kept as a ZIP in {printable(kept.path)}; unpack it elsewhere"
                 ) from None
-            folder.discard(archive)
-        elif name is not None and form != "zip" and form != "json":
+        if name is not None and form != "zip" and form != "json":
             file = folder.create(name_in_header(name), is_own=False)
             await _copy(response, file, display, is_base64=encoded_type is not None)
         else:
@@ -155,7 +157,7 @@ async def _unpack(archive: BinaryIO, folder: Folder) -> None:
 
     Raises:
         AnswerBroken: the ZIP is damaged.
-        NoRoom: the disk has no room for the files.
+        AnswerNotKept: a file cannot be written, or the disk has no room for the files.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
