@@ -582,6 +582,23 @@ def test_on_a_terminal_text_is_shown_and_other_answers_become_files(server: Runn
     assert b"one 3 B -> ./out.bin 3 B" in shown
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system")
+@pytest.mark.parametrize("flags", [[], ["--live"]])
+def test_on_a_terminal_a_directory_that_cannot_be_written_is_reported_before_the_call(
+    server: RunningServer, tmp_path: Path, flags: list[str]
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", str(here)], check=True)
+    try:
+        code, shown = invoke_on_terminal(url(server), "/dev/null", *flags, cwd=here)
+        assert (code, b"use -o DIR, or -o - if the answer is text" in shown) == (73, True), shown
+        code, shown = invoke_on_terminal(url(server), "/dev/null", "-o", "-", *flags, cwd=here)
+        assert (code, b"null:" in shown) == (0, True), shown
+    finally:
+        subprocess.run(["umount", "--lazy", str(here)], check=True)
+
+
 def test_binary_data_is_not_written_to_a_terminal(server: RunningServer, tmp_path: Path) -> None:
     write(tmp_path, "one", content=b"abc")
     exit_code, shown = invoke_on_terminal(url(server), "one", "-o", "-", cwd=tmp_path, TERM="xterm")

@@ -35,9 +35,14 @@ class Target(msgspec.Struct, frozen=True):
 
         Raises:
             AnswerNotKept: the directory cannot be made, no file can be made in it, or its name looks like that of a
-                file.
+                file. Or stdout is a terminal, and no file can be made in the current directory.
         """
         if self.directory is None:
+            if sys.stdout.isatty() and not self.is_forced_to_stdout and not _is_writable("."):
+                raise AnswerNotKept(
+                    "no file can be made in the current directory, so an answer that is not text would be lost; "
+                    "use -o DIR, or -o - if the answer is text"
+                )
             return
         if not os.path.lexists(self.directory) and guessed_type(self.directory) != BYTES_TYPE:
             raise AnswerNotKept(
@@ -51,7 +56,7 @@ class Target(msgspec.Struct, frozen=True):
             if isinstance(error, FileExistsError | NotADirectoryError):
                 why = "it is not a directory; give a directory, or write the answer to a file with > FILE"
             raise AnswerNotKept(f"the directory {self.directory} (-o) cannot be used: {why}") from None
-        if not os.access(self.directory, os.W_OK | os.X_OK):
+        if not _is_writable(self.directory):
             raise AnswerNotKept(f"the directory {self.directory} (-o) cannot be used: no permission to write to it")
 
     def directory_for(self, content_type: str) -> str | None:
@@ -69,6 +74,10 @@ class Target(msgspec.Struct, frozen=True):
                 "redirect stdout to a file (> FILE), or use -o DIR"
             )
         return "."
+
+
+def _is_writable(directory: str) -> bool:
+    return os.access(directory, os.W_OK | os.X_OK)
 
 
 def is_text(content_type: str) -> bool:
