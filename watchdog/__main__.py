@@ -18,7 +18,7 @@ def main(environ: Mapping[str, str] | None = None) -> int:
     """
     # In a locale without UTF-8 (ISO-8859-1), Python could not pass most characters of callers to scripts, in file names
     # and variables. A script gets the same locale as before.
-    if environ is None and sys.getfilesystemencoding() != "utf-8":
+    if environ is None and sys.executable and sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
     # If this process is PID 1, the kernel discards a signal without a handler. `docker stop` during the imports would
     # then have no effect. No script runs yet, so the program can end at once. The commands set handlers of their own.

@@ -81,7 +81,8 @@ class Doubts:
                 finally:  # the caller may disconnect before the end of this time
                     if not job.done():
                         self._slow_search = job
-                        log.warning("no search for files in other directories", reason="a directory has not answered")
                 if job.done():
                     elsewhere = job.result()
+                else:
+                    log.warning("no search for files in other directories", reason="a directory does not answer")
         return [call_warning.NO_OUTPUT, *([elsewhere] if elsewhere is not None else [])]
