@@ -355,6 +355,25 @@ while [ $(ls {tmp_path} | grep -c began) -lt 2 ]; do sleep 0.05; done""",
     check(invoke(url(server), "a", "b", "-o", "out", "-j", 2, cwd=tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("limit", "flags", "exit_code", "first"),
+    [
+        ("-n 8", [], 1, "the limit of open files is 8, and a call needs 16; raise it (ulimit -n)"),
+        ("-n 16", ["--live"], 0, "1 call at a time, because of the limit of open files (ulimit -n)"),
+        ("-n 25", [], 0, "2 calls at a time, because of the limit of open files (ulimit -n)"),
+        ("-S -n 16", ["--live"], 0, "ok  "),
+    ],
+)
+def test_as_many_calls_run_at_a_time_as_the_limit_of_open_files_allows(
+    server: RunningServer, tmp_path: Path, limit: str, flags: list[str], exit_code: int, first: str
+) -> None:
+    names = [f"two{number}" for number in range(4)]
+    write(tmp_path, *names)
+    line = ["sh", "-c", f'ulimit {limit}; exec "$@"', "sh", *command(url(server), *names, "-o", "out", "-j", 4, *flags)]
+    done = subprocess.run(line, cwd=tmp_path, env=clean_environment(), capture_output=True, timeout=60, check=False)
+    assert check(done, exit_code).startswith(first)
+
+
 # ------------------------------------------------------------------------------------------------ failures
 
 

@@ -14,5 +14,6 @@
     folder.py        answers become files below one directory, each one whole or not at all
     target.py        where an answer goes: stdout or a directory
     progress.py      the progress bars and the live log on a terminal
+    descriptors.py   how many calls at the same time the limit of open files allows
     shown_text.py    whether the live log has already shown the whole answer
 """

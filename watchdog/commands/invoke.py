@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from types import FrameType
 
+from ..client.descriptors import calls_that_fit
 from ..client.exchange import Exchange
 from ..client.live import LiveCall
 from ..client.names import distinct
@@ -38,15 +39,17 @@ def invoke(arguments: InvokeArguments, environ: Mapping[str, str]) -> int:
 
     Raises:
         ConfigError: the arguments cannot be used.
+        OutOfResources: the limit of open files is too low.
         WatchdogError: the only call failed.
     """
     called = service(arguments.url, token_file=arguments.token_file, ca_file=arguments.ca_file, environ=environ)
     labels = distinct("stdin" if file == "-" else os.path.basename(file) for file in arguments.files)
     places = targets(arguments.output, labels, replaces=arguments.replaces)
     places[0].prepare()  # all targets have the same directory
+    jobs = calls_that_fit(min(arguments.jobs, len(labels)))
     has_colors = sys.stderr.isatty() and not environ.get("NO_COLOR")
     sink = LogWriter(2, PlainFormat())
-    session = _Session(arguments, environ, called, sink, has_colors=has_colors)
+    session = _Session(arguments, environ, called, sink, jobs=jobs, has_colors=has_colors)
     try:
         return asyncio.run(_until_signal(session, labels, places))
     finally:
@@ -110,8 +113,10 @@ class _Session:
         called: Service,
         sink: LogWriter,
         *,
+        jobs: int,
         has_colors: bool,
     ) -> None:
+        self._jobs = jobs
         self._arguments = arguments
         self._environ = environ
         self._service = called
@@ -130,6 +135,9 @@ class _Session:
                 verdict = await self._call(exchange, arguments.files[0], labels[0], targets[0], is_only=True)
                 return verdict.exit_code
             began_s = time.monotonic()
+            if self._jobs < min(arguments.jobs, len(labels)):
+                at_a_time = "1 call" if self._jobs == 1 else f"{self._jobs} calls"
+                self._write(f"{at_a_time} at a time, because of the limit of open files (ulimit -n)")
             # One task for each call at a time, and not for each file: there may be 100,000 files.
             waiting = iter(list(zip(arguments.files, labels, targets, strict=True)))
             results: list[bool] = []
@@ -139,7 +147,7 @@ class _Session:
                     results.append(await self._is_done(exchange, file, label, target))
 
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(arguments.jobs, len(labels))):
+                for _ in range(self._jobs):
                     group.create_task(work())
             failed = results.count(False)
             took = seconds(time.monotonic() - began_s)
