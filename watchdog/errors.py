@@ -207,8 +207,11 @@ class OutputUnreadable(OutputError):
 class StorageError(WatchdogError):
     """A storage could not be reached, refused a request, or did not finish it.
 
-    The text of this error never contains a credential.
+    The text of this error never contains a credential. ``is_given_up``: the request was repeated for the whole time
+    limit, so a further request would probably fail, too.
     """
+
+    is_given_up = False
 
 
 class ObjectMissing(StorageError):

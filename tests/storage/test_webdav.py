@@ -302,6 +302,25 @@ async def test_a_cancelled_transfer_leaves_its_directory_to_the_others(rclone: W
         await asyncio.wait_for(asyncio.gather(*others), RunningServer.patience_s)
 
 
+async def test_a_server_that_is_down_is_not_asked_for_known_directories(rclone: WebDavServer, tmp_path: Path) -> None:
+    """That would take the time limit once more, and it would not help."""
+    asked: list[str] = []
+    is_down = False
+
+    async def answer(request: web.BaseRequest) -> web.Response:
+        await request.content.read()
+        asked.append(request.method)
+        return web.Response(status=503 if is_down else 207 if request.method == "PROPFIND" else 201)
+
+    async with listening(answer) as endpoint, opened(rclone, 2.0, endpoint=endpoint) as storage:
+        await stored(storage, tmp_path, "known/a", b"data")
+        assert asked == ["PROPFIND", "PUT", "MOVE"]
+        is_down = True
+        with pytest.raises(StorageError, match=r"answers the PUT of .* with 503"):
+            await stored(storage, tmp_path, "known/b", b"data")
+    assert asked.count("PROPFIND") == 1
+
+
 @pytest.mark.parametrize("size_bytes", [0, 300_000, 3 * MIB])
 async def test_redirects_are_followed_without_credentials(
     rclone: WebDavServer, tmp_path: Path, size_bytes: int

@@ -46,6 +46,7 @@ async def with_retries(attempt: Callable[[Progress], Awaitable[_T]], timeout_s: 
                 pause_s, failing_since_s = _FIRST_PAUSE_S, now_s
             wait_s = max(pause_s * random.uniform(0.5, 1.0), failure.after_s)
             if now_s + wait_s - failing_since_s > timeout_s:
+                failure.error.is_given_up = True
                 raise failure.error from None
         await asyncio.sleep(wait_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

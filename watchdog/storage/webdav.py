@@ -56,8 +56,8 @@ class WebDav:
                 try:
                     final = _NO_DIRECTORY if was_known else frozenset()
                     await self._client.upload(part, output, fd, moved=moved, final=final)
-                except StorageError:
-                    if not was_known:
+                except StorageError as error:
+                    if not was_known or error.is_given_up:
                         raise
                     # The directory may have been removed meanwhile. Servers report that with different errors.
                     self._directories.clear()
