@@ -505,7 +505,7 @@ def test_every_error_has_an_exit_code() -> None:
     assert exit_code_of(errors.ScriptKilled("", signal="SIGSEGV")) == 139
 
 
-@pytest.mark.parametrize(("script", "code"), [("echo printed", 1), ("true", 0)], ids=["printed", "nothing"])
+@pytest.mark.parametrize(("script", "code"), [("echo printed", 73), ("true", 0)], ids=["printed", "nothing"])
 def test_run_with_closed_standard_streams(environ: dict[str, str], tmp_path: Path, script: str, code: int) -> None:
     write_script(tmp_path, script)
     command = f'"{sys.executable}" -m watchdog run "{tmp_path}/script.sh" <&- >&- 2>&-'
