@@ -196,8 +196,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     max_inflight: Annotated[
         int,
         Declared(
-            "how many invocations may run at the same time; 0 means no limit; each worker of a warm function serves "
-            "one call at a time",
+            "how many invocations may run at the same time; 0 means no limit; for a warm function, never more than "
+            "warm",
             COUNT,
             _default_max_inflight,
             default_text="the value of warm if it is set, or else the number of usable CPUs (at least 1)",
@@ -214,7 +214,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ]
     queue_timeout_s: Annotated[
-        float, Declared("longest time that a call waits in the queue; then it is answered 429", DURATION, 60.0)
+        float,
+        Declared(
+            "longest time that a call waits in the queue; then it is answered 429; with 0, no call waits",
+            DURATION,
+            60.0,
+        ),
     ]
     exec_timeout_s: Annotated[
         float,
@@ -257,8 +262,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Declared(
             "lowest rate of a body or an answer in bytes per second, on average over read_timeout or write_timeout (at "
-            "least 5s); slower transfers are ended; there is no minimum if this is 0, for bodies if read_timeout is 0, "
-            "and for answers if write_timeout is 0",
+            "least 5s); slower transfers are ended; 0 means no minimum; bodies also have no minimum if read_timeout is "
+            "0, and answers if write_timeout is 0",
             SIZE,
             240,
         ),
