@@ -200,8 +200,10 @@ def test_worker_that_is_killed_while_it_loads_is_loaded_again(start_server: Star
 def test_call_that_a_dead_worker_did_not_read_is_served_by_another(
     start_server: StartServer, author: Author, mode: str, size: str, free_port: int
 ) -> None:
-    environ = {"WATCHDOG_WARM": "1", "WATCHDOG_METRICS_PORT": str(free_port)}
+    # The caller does not notice the death of the worker, so the limit of the wait does not apply.
+    environ = {"WATCHDOG_WARM": "1", "WATCHDOG_METRICS_PORT": str(free_port), "WATCHDOG_QUEUE_TIMEOUT": "0"}
     server = start_server(author.worker(), prefix=PREFIXES[mode], **environ)
+    server.event("worker ready")
     assert_serves(server)
     quotes = "'" * 50_000  # each takes four bytes in the line of a shell
     with calls_in_background() as pool:

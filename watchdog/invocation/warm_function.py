@@ -131,6 +131,7 @@ class WarmFunction(ScriptFunction):
             asyncio.CancelledError: this call was cancelled. No worker serves it any more.
         """
         self._workers.start()  # a job and a local run start the workers only when they need one
+        before_s = record.queue_wait_s or 0.0
         served = WorkerCall(
             call_id=call.call_id,
             variables=variables_of(call, task, workspace, self._environment, works_with_files=True),
@@ -138,12 +139,14 @@ class WarmFunction(ScriptFunction):
             stdout=streams.take_stdout,
             stderr=streams.take_stderr,
             observer=call.observer,
-            waited_s=record.queue_wait_s or 0.0,
+            # Only the first run of a call has waited for its place.
+            waited_s=before_s if record.duration_s is None else 0.0,
         )
+        began_s = served.waited_s
         try:
             return await self._workers.serve(served)
         finally:  # also for a call that got no worker
-            record.queue_wait_s = served.waited_s
+            record.queue_wait_s = before_s + served.waited_s - began_s
 
     def _script_state(self) -> object:
         """Return a value that is different if the script has changed.

@@ -130,18 +130,19 @@ class Workers:
             Draining: :meth:`refuse` was called.
             ScriptUnavailable: the script's file is gone.
         """
-        put = self._queue.append
+        put, longest_s = self._queue.append, self._queue_timeout_s
         while True:
             put(call)
             try:
-                worker = await self._taken(call)
+                worker = await self._taken(call, longest_s)
             finally:
                 self._queue.remove(call)
                 self._wake_all()
             try:
                 return await worker.serve(call)
             except NotTaken:
-                put = self._queue.appendleft  # later calls must not overtake it
+                # Its caller does not notice this: no later call overtakes it, and it may wait for the next load.
+                put, longest_s = self._queue.appendleft, math.inf
             finally:
                 self._give_back(worker)
 
@@ -244,8 +245,12 @@ class Workers:
 
     # Workers for calls.
 
-    async def _taken(self, call: WorkerCall) -> Worker:
-        """Return an idle worker that runs the current script. Wait for it if necessary, and for earlier calls."""
+    async def _taken(self, call: WorkerCall, longest_s: float) -> Worker:
+        """Return an idle worker that runs the current script. Wait for it if necessary, and for earlier calls.
+
+        Args:
+            longest_s: the longest time for which the call waits, with the time that it has waited already.
+        """
         while True:
             self._retire_stale(self._script_state())
             if self._idle and self._queue[0] is call:
@@ -253,21 +258,21 @@ class Workers:
             # Do not reject the call while the server looks at a worker, because this worker may be idle soon. The call
             # may be the next record of an event that the server serves now. If a worker is idle, an earlier call is
             # about to take it, and there may be another one for this call.
-            longest_s = math.inf
+            rest_s = math.inf
             if not self._looks and not self._idle:
                 if self._refusal is not None:
                     raise self._refusal()
                 if (error := self._failures.error()) is not None and not self._is_any_expected():
                     raise error
-                longest_s = self._queue_timeout_s - call.waited_s
-                if longest_s <= 0:
+                rest_s = longest_s - call.waited_s
+                if rest_s <= 0:
                     raise Overloaded(
                         f"no worker was ready in {self._queue_timeout_s:g} s (queue_timeout); try again later",
                         _RETRY_AFTER_S,
                     )
             began_s = self._loop.time()
             try:
-                await self._change(began_s + longest_s)
+                await self._change(began_s + rest_s)
             finally:
                 call.waited_s += self._loop.time() - began_s
 
