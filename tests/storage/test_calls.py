@@ -260,6 +260,29 @@ done
     assert server.wait() == 0
 
 
+def test_each_record_may_wait_for_the_whole_queue_timeout_of_a_warm_function(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str
+) -> None:
+    """Each record waits for a load of two seconds, so all of them together wait for longer than the limit."""
+    script = """#!/bin/bash
+sleep 2
+echo "ready sh" >&4
+while IFS= read -r call <&3; do eval "export $call"; echo "done 0" >&4; done
+"""
+    server = start_server(
+        script,
+        WATCHDOG_SERVICE_DEFINITION=define(output=None),
+        WATCHDOG_WARM="1",
+        WATCHDOG_WARM_MAX_CALLS="1",
+        WATCHDOG_QUEUE_TIMEOUT="10",
+    )
+    names = [f"{place}/in/{number}" for number in range(7)]
+    for name in names:
+        bucket_server.put(name, b"x")
+    assert server.call(event(*names)).status == 200
+    assert float(str(server.event("invocation ended")["queue_wait_s"])) > 10
+
+
 def test_a_warning_of_several_runs_is_in_the_answer_once(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:
@@ -301,8 +324,9 @@ def test_all_runs_of_a_call_together_may_have_so_many_outputs(
     [
         ('head -c 600 /dev/zero >"$TMP_OUTPUT_DIR/x"', False),
         ("head -c 600 /dev/zero", False),
-        # The output of the first run is the answer, so the stdout of both runs is not.
+        # The output of one run is the answer, so the stdout of both runs is not.
         ('head -c 600 /dev/zero; case $STORAGE_OBJECT_KEY in */0) echo x >"$TMP_OUTPUT_DIR/x" ;; esac', True),
+        ('head -c 600 /dev/zero; case $STORAGE_OBJECT_KEY in */1) echo x >"$TMP_OUTPUT_DIR/x" ;; esac', True),
     ],
 )
 def test_max_output_size_is_for_all_runs_of_a_call_together(
@@ -317,9 +341,20 @@ def test_max_output_size_is_for_all_runs_of_a_call_together(
     if is_answered:
         assert answer.status == 200
     else:
-        detail = str(problem(answer, 500)["detail"])
-        assert "object 2 of 2" in detail
-        assert "over 1000 bytes (max_output_size)" in detail
+        assert "over 1000 bytes (max_output_size)" in str(problem(answer, 500)["detail"])
+
+
+def test_a_run_that_printed_too_much_and_failed_does_not_fail_the_next_one(
+    start_server: StartServer, define: Define, bucket_server: S3Server, place: str
+) -> None:
+    script = "case $STORAGE_OBJECT_KEY in */0) head -c 2000 /dev/zero; exit 3 ;; esac"
+    server = started(start_server, script, define(output=None), WATCHDOG_MAX_OUTPUT_SIZE="1000")
+    names = [f"{place}/in/{number}" for number in range(2)]
+    for name in names:
+        bucket_server.put(name, b"x")
+    document = problem(server.call(event(*names)), 500)
+    assert document["exit_code"] == 3
+    assert "of 2 objects failed" not in str(document["detail"])
 
 
 def test_runs_of_a_call_share_a_descriptor_and_leave_nothing_when_they_fail(

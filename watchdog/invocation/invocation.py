@@ -107,6 +107,7 @@ class Invocations:
             narration=self._narration,
         )
         self._handing_over = 0
+        self._outputs = outputs
         self.stores = outputs.are_stored
         self.takes_events = self._inputs.may_be_events
 
@@ -134,6 +135,7 @@ class Invocations:
                 result = await self._runner.run(call, tasks[0], ticket, record, cleanups, stdout)
             else:
                 result = await self._runner.run_all(call, tasks, ticket, record, cleanups, stdout)
+            self._outputs.check_stdout(stdout, record)
             if not record.keeps_place:
                 ticket.hand_over()
             ticket.holds(record.input_bytes + size_of(result.outputs) + result.stdout.size_bytes)

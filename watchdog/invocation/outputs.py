@@ -92,19 +92,13 @@ class Outputs:
         is_removed = bool(listing.skipped) and not os.path.lexists(workspace.output_dir)
         return listing.outputs, 0 if is_removed else len(listing.skipped)
 
-    def check_size(self, outputs: Sequence[Output], stdout: Spool, record: Record) -> None:
-        """Raise an error if the answer would be too large after a run, or if its stdout could not be saved.
-
-        If any run of the call has left outputs, stdout is not the answer.
+    def check_size(self, outputs: Sequence[Output], record: Record) -> None:
+        """Raise an error if the outputs of all runs so far are too large.
 
         Raises:
-            OutputTooLarge: the outputs or the stdout of all runs so far are larger than ``max_output_size``, or there
-                are too many outputs.
-            NoSpace: the disk was full before the end of stdout.
-            OutOfResources: there was no descriptor for stdout.
-            OutputError: stdout could not be saved for another reason.
+            OutputTooLarge: they are larger than ``max_output_size``, or there are too many of them.
         """
-        limit_bytes, noun = self._settings.max_output_size_bytes, self._function.noun
+        limit_bytes = self._settings.max_output_size_bytes
         if (count := record.outputs + len(outputs)) > MOST_OUTPUTS:
             raise OutputTooLarge(
                 f"all runs of this call left {count} outputs, over {MOST_OUTPUTS}; pack them into fewer files "
@@ -114,8 +108,19 @@ class Outputs:
             if (size_bytes := record.outputs_bytes + size_of(outputs)) > limit_bytes:
                 raise OutputTooLarge(f"the outputs have {size_bytes} bytes, over {limit_bytes} bytes (max_output_size)")
             record.outputs_bytes = size_bytes
-        if count:
+
+    def check_stdout(self, stdout: Spool, record: Record) -> None:
+        """Raise an error if stdout is the answer, because no run of the call has left outputs, and is not complete.
+
+        Raises:
+            OutputTooLarge: the stdout of all runs is larger than ``max_output_size``.
+            NoSpace: the disk was full before the end of stdout.
+            OutOfResources: there was no descriptor for stdout.
+            OutputError: stdout could not be saved for another reason.
+        """
+        if record.outputs:
             return
+        limit_bytes, noun = self._settings.max_output_size_bytes, self._function.noun
         if stdout.overflowed:
             raise OutputTooLarge(f"the {noun}'s stdout is over {limit_bytes} bytes (max_output_size)")
         if stdout.error is not None:

@@ -110,7 +110,7 @@ class Runner:
         outputs, skipped = await self._outputs.find(workspace, run, call.call_id)
         if self._narration is not None:
             self._narration.leaves(record, outputs, stdout.size_bytes - printed_before)
-        self._outputs.check_size(outputs, stdout, record)
+        self._outputs.check_size(outputs, record)
         warnings = await self._doubts.warnings_of(
             run,
             workspace,
