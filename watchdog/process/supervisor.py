@@ -294,6 +294,7 @@ class Supervisor:
         self._reap_handle = self._loop.call_later(_REAP_INTERVAL_S, self._reap_again)
         for step in (
             self._guardian_keeper.look_after,
+            spare.keep,  # another thread may have taken it while it was lent
             self._orphans.reap,
             self._orphans.forget_exiting,
             self._watch_over_children,

@@ -17,7 +17,7 @@ class SpareDescriptor:
         self._lock = threading.Lock()
 
     def keep(self) -> None:
-        """Begin to keep a descriptor."""
+        """Begin to keep a descriptor, or keep one again if it was lost while it was lent."""
         with self._lock:
             self._is_kept = True
             self._open()
