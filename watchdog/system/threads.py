@@ -105,7 +105,7 @@ class Threads(ThreadPoolExecutor):
 
 
 LISTINGS = Threads("listings")
-SEARCHES = Threads("searches", 1)
+SEARCHES = Threads("searches")
 OUTPUTS = Threads("outputs")
 REMOVALS = Threads("removals", 4)
 PROCESSES = Threads("processes")
