@@ -745,6 +745,7 @@ async def test_the_search_sends_no_signal_to_an_orphan_of_another_command(
     supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch, leave: str, is_spared: bool
 ) -> None:
     """A process that is stopped and continued has run, so its own command would count it as working."""
+    monkeypatch.setattr(orphans_module, "_CHASE_S", 60.0)
     supervisor._reap_handle.cancel()  # on a slow machine, the regular work would find the orphan first
     run, other = (Run(supervisor, f"{leave_it} echo up; read", stdin=endless()) for leave_it in (f"({leave});", ""))
     await run.line("up")
