@@ -88,6 +88,18 @@ async def test_an_upload_whose_completion_is_not_heard(server: S3Server, tmp_pat
     assert server.client().get_object(Bucket="bucket", Key="unheard")["Body"].read() == data
 
 
+async def test_a_completion_that_failed_is_repeated_although_an_equal_object_exists(
+    server: S3Server, tmp_path: Path
+) -> None:
+    """The object was stored a moment ago, and has the same size."""
+    data = os.urandom(SIZE_BYTES)
+    server.put("bucket/equal", bytes(SIZE_BYTES))
+    async with through_faults(server, times=1, applies=lambda seen: bool(completes(seen)), status=503) as (s3, proxy):
+        await stored(s3, tmp_path, "bucket/equal", data)
+    assert proxy.happened == 1
+    assert server.client().get_object(Bucket="bucket", Key="equal")["Body"].read() == data
+
+
 async def test_an_upload_that_others_abort(rclone: S3Server, tmp_path: Path) -> None:
     """An earlier object with the same size does not count as the uploaded one."""
     assert rclone.root is not None

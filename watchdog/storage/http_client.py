@@ -104,10 +104,11 @@ class HttpClient:
     ) -> None:
         """Send the last request of an upload, which lets readers of ``stored`` see the object.
 
-        If the answer may be lost, look for the object before the request is repeated. A second request would fail, and
-        on some servers (rclone) a second MOVE removes the object.
+        If the upload does not exist any more, an earlier attempt may have stored the object, and its answer was lost.
+        While the upload exists, the object at ``stored`` is another one, even if it has the same size.
 
         Args:
+            path: the part that a MOVE renames, or ``stored``.
             began_s: when the upload began, by the monotonic clock.
         """
         url, url_of_stored = self._requests.url(path, query), self._requests.url(stored)
@@ -124,17 +125,25 @@ class HttpClient:
 
         async def attempt(progress: Progress) -> None:
             nonlocal is_repeated
-            if is_repeated and await is_stored(progress):
-                return
-            is_repeated = True
             try:
+                # On some servers (rclone), the MOVE of a part that is gone removes the object.
+                if is_repeated and path != stored:
+                    await self._raise_if_missing(progress, url, path)
+                is_repeated = True
                 await self._once(progress, method, url, path, accepted, headers, body)
             except ObjectMissing:
-                # The server may have finished an earlier attempt meanwhile.
                 if not await is_stored(progress):
                     raise
 
         await with_retries(attempt, self._timeout_s)
+
+    async def _raise_if_missing(self, progress: Progress, url: URL, path: str) -> None:
+        try:
+            await self._once(progress, "HEAD", url, path, _THERE)
+        except ObjectMissing:
+            raise
+        except StorageError:  # the credentials do not allow to read it
+            pass
 
     async def _once(
         self,
