@@ -581,6 +581,8 @@ async def test_a_drain_ends_an_upload_that_stands_still(
     start_server: StartServer, define: Define, bucket_server: S3Server, place: str
 ) -> None:
     """The upload ends after `write_timeout`, and nothing of it is left. There is time for that without `kill_grace`."""
+    cleanup_s = 60.0  # much longer than in the program, because the machine may be busy
+    program = changed_program(f"from watchdog.storage import base; base.CLEANUP_S = {cleanup_s}", None)
     async with fault_proxy(
         bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB
     ) as proxy:
@@ -588,6 +590,7 @@ async def test_a_drain_ends_an_upload_that_stands_still(
             start_server,
             COPY,
             define(endpoint=proxy.endpoint),
+            program=program,
             WATCHDOG_STORAGE_TIMEOUT="60",
             WATCHDOG_WRITE_TIMEOUT="1",
             WATCHDOG_KILL_GRACE="0",
@@ -595,7 +598,7 @@ async def test_a_drain_ends_an_upload_that_stands_still(
         calling = asyncio.create_task(asyncio.to_thread(server.call, bytes(12 * MIB), headers=JPEG))
         await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
         server.signal(signal.SIGTERM)
-        await asyncio.to_thread(server.event, "draining", longest_s=9.0)
+        await asyncio.to_thread(server.event, "draining", longest_s=cleanup_s + 4)
         problem(await calling, 503)
         assert await asyncio.to_thread(server.wait) == 0
         assert any("uploadId" in seen.path for seen in proxy.requests if seen.method == "DELETE")

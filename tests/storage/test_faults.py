@@ -25,7 +25,7 @@ from storage.files import MIB, Moving, fetched, output_of, stored
 from storage.servers import S3Server, moto_s3, rclone_s3
 from storage.webdav_servers import WebDavServer, rclone_webdav
 from watchdog.errors import StorageError
-from watchdog.storage import http_request
+from watchdog.storage import connections, http_request, retry
 from watchdog.storage.base import Storage
 from watchdog.storage.s3 import S3
 from watchdog.storage.webdav import WebDav
@@ -286,9 +286,12 @@ async def test_a_server_whose_packets_are_dropped_is_not_silent(
 ) -> None:
     """Later uploads still ask for 100 Continue: that no connection was made does not show that it never comes."""
     expects: list[str] = []
+    timeout_s = RunningServer.patience_s
+    monkeypatch.setattr(connections, "_CONNECT_S", 1.0)
 
     async def answer(request: web.BaseRequest) -> web.Response:
         expects.append(request.headers.get("Expect", ""))
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         await request.content.read()
         return web.Response(status=200)
 
@@ -296,17 +299,19 @@ async def test_a_server_whose_packets_are_dropped_is_not_silent(
     runner = web.ServerRunner(web.Server(answer), handle_signals=False, shutdown_timeout=0.1)
     await runner.setup()
     port = listener.getsockname()[1]
-    storage = S3(S3Server(f"http://127.0.0.1:{port}", "key", "secret").provider(), timeout_s=TIMEOUT_S, ca_file=None)
+    storage = S3(S3Server(f"http://127.0.0.1:{port}", "key", "secret").provider(), timeout_s=timeout_s, ca_file=None)
     try:
         with contextlib.ExitStack() as stack:
             for _ in range(8):  # the kernel drops the packets of a client when this queue of the listener is full
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(("127.0.0.1", port))
-            monkeypatch.setattr(http_request, "_CONTINUE_S", TIMEOUT_S / 10)
-            with pytest.raises(StorageError, match=r"cannot be reached .*: no connection could be made in 2 s; check"):
-                await stored(storage, tmp_path, "bucket/large", bytes(2 * MIB))
-        monkeypatch.undo()
+            monkeypatch.setattr(http_request, "_CONTINUE_S", 0.1)
+            with monkeypatch.context() as patched:
+                patched.setattr(retry, "_FIRST_PAUSE_S", 3 * timeout_s)  # so the client gives up at once
+                with pytest.raises(StorageError, match=r"reached .*: no connection could be made in 1 s; check"):
+                    await stored(storage, tmp_path, "bucket/large", bytes(2 * MIB))
+        monkeypatch.setattr(http_request, "_CONTINUE_S", timeout_s)
         await web.SockSite(runner, listener).start()
         await stored(storage, tmp_path, "bucket/large", bytes(2 * MIB))
     finally:

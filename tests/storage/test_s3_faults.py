@@ -18,6 +18,7 @@ from storage.fault_proxy import FaultProxy, Seen, fault_proxy
 from storage.files import MIB, fetched, stored
 from storage.servers import S3Server, moto_s3, rclone_s3
 from watchdog.errors import ObjectMissing
+from watchdog.storage import base
 from watchdog.storage.s3 import S3
 
 SIZE_BYTES = 9 * MIB
@@ -46,7 +47,7 @@ def server(request: pytest.FixtureRequest) -> S3Server:
 @contextlib.asynccontextmanager
 async def through_faults(server: S3Server, **faults: Any) -> AsyncIterator[tuple[S3, FaultProxy]]:
     async with fault_proxy(server.endpoint, **faults) as proxy:
-        s3 = S3(server.provider(endpoint=proxy.endpoint), timeout_s=10.0, ca_file=None)
+        s3 = S3(server.provider(endpoint=proxy.endpoint), timeout_s=RunningServer.patience_s, ca_file=None)
         try:
             yield s3, proxy
         finally:
@@ -118,8 +119,11 @@ async def test_an_upload_that_others_abort(rclone: S3Server, tmp_path: Path) -> 
     assert rclone.client().get_object(Bucket="bucket", Key="called-off")["Body"].read() == bytes(SIZE_BYTES)
 
 
-async def test_an_upload_that_is_cancelled_while_it_begins_is_aborted(server: S3Server, tmp_path: Path) -> None:
+async def test_an_upload_that_is_cancelled_while_it_begins_is_aborted(
+    server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The id of the upload is known only when the server has answered."""
+    monkeypatch.setattr(base, "CLEANUP_S", RunningServer.patience_s)
     faults: dict[str, Any] = {"applies": lambda seen: seen.path.endswith("?uploads="), "stall_response_at": 0}
     async with through_faults(server, **faults) as (s3, proxy):
         storing = asyncio.create_task(stored(s3, tmp_path, "bucket/begun", bytes(SIZE_BYTES)))
