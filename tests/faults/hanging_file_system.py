@@ -5,7 +5,8 @@
     unshare --mount python tests/faults/hanging_file_system.py DIRECTORY PID_FILE COMMAND ARGUMENT…
 
 mounts it at the directory, writes the pid of its process into a file, and executes the command, which sees the mount.
-The messages of the kernel are defined in linux/fuse.h. Only the messages that the tests need are answered.
+The messages of the kernel are defined in linux/fuse.h. Only the messages that the tests need are answered. A search for
+a file with the name ``hangs`` is never answered. Each of these searches adds a byte to the file ``PID_FILE.hangs``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import stat
 import struct
 import sys
 from dataclasses import dataclass, field
+from typing import BinaryIO
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 MS_PRIVATE_RECURSIVE = 1 << 18 | 1 << 14  # linux/mount.h
@@ -54,8 +56,9 @@ class Node:
 
 
 class FileSystem:
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, hanging: BinaryIO) -> None:
         self._fd = fd
+        self._hanging = hanging
         self._nodes = {1: Node(1, stat.S_IFDIR | 0o777, os.getuid(), os.getgid())}
         self._next = 2
 
@@ -73,6 +76,9 @@ class FileSystem:
                 raise
             _, operation, unique, number, uid, gid, _, _ = HEADER.unpack_from(message)
             if operation in (FORGET, BATCH_FORGET, INTERRUPT):
+                continue
+            if operation == LOOKUP and self._name(message[HEADER.size :]) == b"hangs":
+                self._hanging.write(b"x")
                 continue
             try:
                 body, fault = self._answer(operation, number, uid, gid, message[HEADER.size :]), 0
@@ -200,7 +206,8 @@ def main() -> None:
     if os.getppid() != parent:  # it has ended already
         os._exit(0)
     os.setsid()
-    FileSystem(fd).serve()
+    with open(f"{pid_file}.hangs", "wb", buffering=0) as hanging:
+        FileSystem(fd, hanging).serve()
 
 
 if __name__ == "__main__":
