@@ -98,7 +98,14 @@ def test_gone_while_the_last_part_of_the_answer_is_sent(
         sock.connect(("127.0.0.1", server.port))
         sock.sendall(HEAD.replace(b"/ ", b"/?output=raw ") % 0 * calls)
         assert sock.recv(2000, socket.MSG_WAITALL)  # more than the headers
-        until(lambda: server.metric("watchdog_answers") == 1, "the server to wait for the caller")
+
+        def waits_for_the_caller() -> bool:
+            """Whether the same answer is being sent before and after a request for metrics."""
+            before = server.metric("watchdog_output_bytes_total")
+            is_sent = server.metric("watchdog_answers") == 1
+            return is_sent and server.metric("watchdog_output_bytes_total") == before
+
+        until(waits_for_the_caller, "the server to wait for the caller")
     server.event("invocation ended", call_id="gone", outcome="caller_gone")
     until(lambda: server.metric('http_requests_total{code="499",method="POST"}') == 1, "the call to be counted")
     assert_nothing_is_left(server, lifeline)
