@@ -358,10 +358,10 @@ while [ $(ls {tmp_path} | grep -c began) -lt 2 ]; do sleep 0.05; done""",
 @pytest.mark.parametrize(
     ("limit", "flags", "exit_code", "first"),
     [
-        ("-n 8", [], 1, "the limit of open files is 8, and a call needs 16; raise it (ulimit -n)"),
-        ("-n 16", ["--live"], 0, "1 call at a time, because of the limit of open files (ulimit -n)"),
-        ("-n 25", [], 0, "2 calls at a time, because of the limit of open files (ulimit -n)"),
-        ("-S -n 16", ["--live"], 0, "ok  "),
+        ("-n 8", [], 1, "the limit of open files is 8, and a call needs 24; raise it (ulimit -n)"),
+        ("-n 24", ["--live"], 0, "1 call at a time, because of the limit of open files (ulimit -n)"),
+        ("-n 33", [], 0, "2 calls at a time, because of the limit of open files (ulimit -n)"),
+        ("-S -n 24", ["--live"], 0, "ok  "),
     ],
 )
 def test_as_many_calls_run_at_a_time_as_the_limit_of_open_files_allows(

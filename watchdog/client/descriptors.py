@@ -6,9 +6,9 @@ import resource
 
 from ..errors import OutOfResources
 
-# A command with one call was measured to have 15 open files at most. Each further call has the input, the connection,
-# the directories and files of the answer, and perhaps a lookup of the host.
-_FIRST_CALL = 16
+# A command with one call was measured to have 15 open files at most. Another machine may need a few more. Each further
+# call has the input, the connection, the directories and files of the answer, and perhaps a lookup of the host.
+_FIRST_CALL = 24
 _EACH_CALL = 8
 
 
