@@ -1410,6 +1410,23 @@ def short_look() -> None:
 
 
 @guard
+def search_of_gone_caller() -> None:
+    """If the caller disconnects during the search of the working directory, the server forgets this search."""
+    from watchdog.invocation.doubts import Doubts
+
+    real = Doubts._warnings_of_no_output
+
+    async def forgetful(self: Any, workspace: Any, since_ns: int) -> Any:
+        try:
+            return await real(self, workspace, since_ns)
+        except asyncio.CancelledError:
+            self._slow_search = None
+            raise
+
+    replace(Doubts, "_warnings_of_no_output", forgetful)
+
+
+@guard
 def listing_limit() -> None:
     """A call waits without a limit for the list of its outputs."""
     from watchdog.invocation import outputs

@@ -4,8 +4,9 @@ One kind of operation on a file called ``hangs`` waits in the kernel for ever. T
 
     HANGS=outputs python tests/faults/hanging_server.py serve --port 0
 
-``HANGS``: ``outputs`` (when they are listed), ``searches`` (for files elsewhere), ``inputs`` (when they are written) or
-``removals``. A second argument of the form ``-NAME`` takes a guard out (``tests/guards.py``).
+``HANGS``: ``outputs`` (when they are listed), ``searches`` (for files elsewhere; calls wait for them without a limit),
+``inputs`` (when they are written) or ``removals``. A second argument of the form ``-NAME`` takes a guard out
+(``tests/guards.py``).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from guards import GUARDS, replace
 from watchdog.__main__ import main
 from watchdog.http import drain, server
 from watchdog.input import receive
+from watchdog.invocation import doubts
 from watchdog.output import call_warning
 from watchdog.workspace import listing, remove_tree
 
@@ -63,6 +65,7 @@ if __name__ == "__main__":
         replace(listing, "os", HangingOs("lstat"))
     elif what == "searches":
         replace(call_warning, "files_elsewhere", hang)
+        replace(doubts, "_LOOK_ELSEWHERE_S", None)
     elif what == "removals":
         replace(remove_tree, "os", HangingOs("unlink"))
     else:

@@ -132,8 +132,13 @@ def test_hanging_listings_delay_no_other_work(
         assert server.call(None, "/_/ready", "GET").status == 200
 
 
-def test_a_search_that_hangs_is_the_only_one_though_its_caller_leaves(start_server: StartServer) -> None:
-    server = start_server("true", program=(str(HANGING_SERVER),), HANGS="searches")
+@pytest.mark.guard("search-of-gone-caller", never="no answer came")
+def test_a_search_that_hangs_is_the_only_one_though_its_caller_leaves(
+    start_server: StartServer, removed_guard: str | None
+) -> None:
+    """Calls of this server wait for their searches without a limit, so a second search would be noticed."""
+    server = start_hanging(start_server, "searches", removed_guard)
+    server.script.write_text("true")
     with server.connect() as sock:
         sock.sendall(REQUEST)
         server.event("hangs")
