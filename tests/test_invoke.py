@@ -358,7 +358,7 @@ while [ $(ls {tmp_path} | grep -c began) -lt 2 ]; do sleep 0.05; done""",
 @pytest.mark.parametrize(
     ("limit", "flags", "exit_code", "first"),
     [
-        ("-n 8", [], 1, "the limit of open files is 8, and a call needs 24; raise it (ulimit -n)"),
+        ("-n 8", [], 71, "the limit of open files is 8, and a call needs 24; raise it (ulimit -n)"),
         ("-n 24", ["--live"], 0, "1 call at a time, because of the limit of open files (ulimit -n)"),
         ("-n 33", [], 0, "2 calls at a time, because of the limit of open files (ulimit -n)"),
         ("-S -n 24", ["--live"], 0, "ok  "),
@@ -705,6 +705,7 @@ def test_the_docs_list_each_exit_code() -> None:
 
 CLIENT_ERRORS: tuple[Callable[[str], errors.WatchdogError], ...] = (
     errors.BadInput,
+    errors.OutOfResources,
     errors.FileUnreadable,
     errors.ServiceUnreachable,
     errors.AnswerNotKept,
