@@ -189,7 +189,10 @@ def _of_a_silent_caller(
     # A short timeout needs a separate server, because the call of another test may be slower than this.
     server = start_server("true", **{"WATCHDOG_READ_TIMEOUT": "100ms", **environ})
     whole = request(body=b"12345678", headers=own)
-    return {"part of a head": server.raw(b"POST / HTTP/1.1\r\n"), "part of a body": server.raw(whole[:-4])}
+    return {
+        "part of a head": server.raw_at_once(b"POST / HTTP/1.1\r\n"),
+        "part of a body": server.raw_at_once(whole[:-4]),
+    }
 
 
 def _of_a_busy_server(

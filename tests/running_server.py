@@ -209,6 +209,14 @@ class RunningServer:
             sock.sendall(data)
             return read_all(sock)
 
+    def raw_at_once(self, data: bytes) -> bytes:
+        """Do the same as :meth:`raw`, but let the server see the connection only when the bytes are there, too."""
+        self.signal(signal.SIGSTOP)
+        with self.connect() as sock:
+            sock.sendall(data)
+            self.signal(signal.SIGCONT)
+            return read_all(sock)
+
     def signal(self, number: int) -> None:
         self.process.send_signal(number)
 

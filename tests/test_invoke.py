@@ -262,7 +262,7 @@ def test_a_named_pipe_without_a_writer_stops_neither_other_calls_nor_a_signal(
     ) as running:
         assert running.stderr is not None
         try:
-            assert select.select([running.stderr], [], [], 30)[0], "the other call waits for the writer"
+            assert select.select([running.stderr], [], [], 60)[0], "the other call waits for the writer"
             assert b" in " in running.stderr.readline()
             if is_cancelled:
                 running.send_signal(signal.SIGINT)

@@ -586,7 +586,7 @@ class Screen:
         self.text = b""
 
     def until(self, part: bytes) -> bytes:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + RunningServer.patience_s
         while part not in self.text:
             ready, _, _ = select.select([self._terminal], [], [], max(0.0, deadline - time.monotonic()))
             assert ready, self.text

@@ -37,7 +37,7 @@ def test_one_thread_does_what_comes_one_after_the_other() -> None:
 def test_there_are_never_more_threads_than_allowed() -> None:
     some = Threads("at most three", 3)
     go_on = threading.Event()
-    jobs = [some.submit(go_on.wait, 10) for _ in range(20)]
+    jobs = [some.submit(go_on.wait, 60) for _ in range(20)]
     assert names().count("at most three") == 3
     go_on.set()
     assert all(job.result(10) for job in jobs)
@@ -59,7 +59,7 @@ def test_if_no_further_thread_can_be_started_the_work_waits_for_one(monkeypatch:
     """A ThreadPoolExecutor raises an error, but still does the work later. A caller could then do the work again."""
     some = Threads("one")
     go_on = threading.Event()
-    first = some.submit(go_on.wait, 10)
+    first = some.submit(go_on.wait, 60)
     done: list[str] = []
     with monkeypatch.context() as context:
         context.setattr(threading.Thread, "start", no_start)
@@ -114,7 +114,7 @@ def test_all_groups_are_abandoned_at_once() -> None:
         Threads("files"),
     ]
     go_on = threading.Event()
-    jobs = [group.submit(go_on.wait, 10) for group in groups]
+    jobs = [group.submit(go_on.wait, 60) for group in groups]
     assert threads.abandon() >= len(groups)
     assert all(job.done() for job in jobs)
     go_on.set()
@@ -160,13 +160,13 @@ class Steps:
 async def test_steps_that_are_cancelled_are_left_at_once_and_closed_after_the_step() -> None:
     steps = Steps()
     running = asyncio.create_task(in_steps(steps.run(), Threads("steps")))
-    await asyncio.to_thread(steps.entered.wait, 10)
+    await asyncio.to_thread(steps.entered.wait, 60)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert not steps.closed.is_set()
     steps.go_on.set()
-    assert await asyncio.to_thread(steps.closed.wait, 10)
+    assert await asyncio.to_thread(steps.closed.wait, 60)
 
 
 async def test_a_reader_of_steps_that_hang_ends_when_they_are_abandoned() -> None:
@@ -177,11 +177,11 @@ async def test_a_reader_of_steps_that_hang_ends_when_they_are_abandoned() -> Non
             pass
 
     reading = asyncio.create_task(read())
-    await asyncio.to_thread(steps.entered.wait, 10)
+    await asyncio.to_thread(steps.entered.wait, 60)
     reading.cancel()
     assert some.abandon() == 1
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(reading, 10)
+        await asyncio.wait_for(reading, 60)
     steps.go_on.set()
 
 
@@ -197,7 +197,7 @@ async def test_the_error_of_a_step_is_raised() -> None:
 def test_a_job_that_was_cancelled_in_the_queue_does_not_run() -> None:
     some = Threads("queue", 1)
     go_on = threading.Event()
-    first = some.submit(go_on.wait, 10)
+    first = some.submit(go_on.wait, 60)
     done: list[str] = []
     second: Future[None] = some.submit(done.append, "x")
     assert second.cancel()

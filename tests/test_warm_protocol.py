@@ -165,5 +165,5 @@ def test_every_byte_of_a_variable_comes_back_from_the_json_line(variables: dict[
 
 def test_the_module_does_not_import_json_before_the_first_call() -> None:
     code = "import sys; import watchdog.warm.protocol; print('json' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert run.stdout == "False\n"

@@ -137,7 +137,7 @@ def test_the_program_is_found_as_a_shell_finds_it(functions: Functions) -> None:
 @pytest.mark.parametrize("fprocess", ["sh -c 'cat", "   "])
 def test_a_command_that_cannot_be_split_stops_the_start(fprocess: str) -> None:
     command = [sys.executable, "-m", "watchdog", "serve", "--bind", "127.0.0.1", "--port", "0", "--fprocess", fprocess]
-    started = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    started = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert started.returncode == 2
     assert started.stderr.startswith("fprocess: ")
 
@@ -155,7 +155,7 @@ def test_a_missing_command_is_reported(functions: Functions) -> None:
     assert "no-such-command" in str(problem(server.call(b"body"), 500)["detail"])
 
     command = [sys.executable, "-m", "watchdog", "check", "--fprocess", "no-such-command"]
-    checked = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    checked = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert checked.returncode == 2
     assert "no-such-command" in checked.stdout.partition("problems:")[2]
 
@@ -321,7 +321,7 @@ def test_the_content_type(functions: Functions) -> None:
 def test_a_content_type_of_two_lines_stops_the_start() -> None:
     environ = os.environ | {"fprocess": "cat", "content_type": "text/plain\n; charset=utf-8"}
     command = [sys.executable, "-m", "watchdog", "check"]
-    checked = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30)
+    checked = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
     assert checked.returncode == 2
     assert "expected a media type" in checked.stdout
 
@@ -522,7 +522,9 @@ def test_a_caller_that_falls_silent(functions: Functions, lifeline: Lifeline) ->
     server = functions.serve(lifeline.script_line + READ_ALL, read_timeout="1s")
     with server.connect() as sock:
         sock.settimeout(server.patience_s)
-        sock.sendall(HALF)
+        sock.sendall(HALF.replace(b"Content-Length: 10", b"Content-Length: 1000000"))
+        # The function may need longer to start than the caller may be silent.
+        until(lambda: sock.send(b"x") and (functions.handshake / "up-a").exists(), "the start of the function")
         answer = read_all(sock)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"read_timeout" in answer
@@ -665,13 +667,13 @@ def test_watchdog_run(functions: Functions, tmp_path: Path) -> None:
     (tmp_path / "input").write_bytes(BINARY)
     environ = os.environ | {"fprocess": "sh -c 'cat; echo said >&2; exit ${CODE:-0}'", "WATCHDOG_LOG_FORMAT": "json"}
     command = [sys.executable, "-m", "watchdog", "run", str(tmp_path / "input")]
-    done = subprocess.run(command, env=environ, capture_output=True, timeout=30)
+    done = subprocess.run(command, env=environ, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, BINARY)
     assert b'"said"' in done.stderr
-    failed = subprocess.run(command, env=environ | {"CODE": "4"}, capture_output=True, timeout=30)
+    failed = subprocess.run(command, env=environ | {"CODE": "4"}, capture_output=True, timeout=60)
     assert failed.returncode == 4
     output = tmp_path / "output"
-    done = subprocess.run([*command, "-o", str(output)], env=environ, capture_output=True, timeout=30)
+    done = subprocess.run([*command, "-o", str(output)], env=environ, capture_output=True, timeout=60)
     assert (done.returncode, output.read_bytes()) == (0, BINARY)
 
 

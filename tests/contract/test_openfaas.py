@@ -39,7 +39,7 @@ def run(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run the installed program with this environment, and few other variables."""
     clean = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     return subprocess.run(
-        [FWATCHDOG, *words], env=clean | LOOPBACK | environ, capture_output=True, text=True, timeout=30
+        [FWATCHDOG, *words], env=clean | LOOPBACK | environ, capture_output=True, text=True, timeout=60
     )
 
 

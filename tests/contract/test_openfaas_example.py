@@ -115,7 +115,7 @@ def test_the_environment_is_known(name: str, tmp_path: Path) -> None:
         env=clean | environment_of(name),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
     )
     assert checked.returncode == 0, checked.stdout
     assert checked.stdout.endswith("problems: none\n\nwarnings: none\n")

@@ -525,7 +525,7 @@ def test_timeout_ends_the_tree_and_the_next_worker_serves(
 def test_exec_timeout_ends_a_worker(start_server: StartServer, author: Author) -> None:
     author.gate("never")
     server = start_server(
-        author.worker("hangs) trap '' TERM; read -r < never ;;"),
+        author.worker("hangs) read -r < never ;;", before="trap '' TERM"),
         WATCHDOG_WARM="1",
         WATCHDOG_KILL_GRACE="200ms",
         WATCHDOG_EXEC_TIMEOUT="1s",
@@ -625,11 +625,12 @@ def test_call_whose_caller_is_gone_is_ended_after_the_time_of_a_load(
 ) -> None:
     author.gate("never")
     server = start_server(
-        author.worker(f"left) {lifeline.script_line} sleep 1000 & read -r < never ;;"),
+        author.worker(f"left) {lifeline.script_line} sleep 1000 & echo yes > started; read -r < never ;;"),
         program=changed_program(LOADED_IN.format(seconds=0.01), None),
         WATCHDOG_WARM="1",
     )
-    leave_in_call(server, author, "left")
+    with leave(server, "left"):
+        author.await_file("started")
     server.event("invocation ended", call_id="left", outcome="caller_gone")
     assert lifeline.was_held()
     assert not lifeline.is_held()
@@ -686,6 +687,8 @@ def test_load_that_fails_is_reported_and_an_edit_loads_at_once(
     ready = server.call(None, "/_/ready", "GET")
     assert (ready.status, text in ready.body.decode()) == (503, True), ready.body
     server.script.write_text(author.worker())
+    if kind == "never ready":  # the new worker also must be ready in a second
+        until(lambda: call(server, "good").status == 200, "a load in time")
     # During the pause after the failed load, a call would get 503 again.
     assert_serves(server)
     assert server.call(None, "/_/ready", "GET").status == 200
