@@ -72,6 +72,17 @@ def test_gone_while_the_script_runs(start_server: StartServer, lifeline: Lifelin
     assert_nothing_is_left(server, lifeline)
 
 
+def test_gone_before_the_answer_is_given_to_the_kernel(start_server: StartServer, tmp_path: Path) -> None:
+    """The server does not read from this connection, so it does not notice at once that the caller is gone."""
+    server = start_server(WAIT, HANDSHAKE=str(tmp_path))
+    with server.connect() as sock:
+        sock.sendall(HEAD % 0 * 2)
+        until((tmp_path / "up-gone").exists, "the script")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    (tmp_path / "go").touch()
+    server.event("invocation ended", call_id="gone", outcome="caller_gone")
+
+
 @pytest.mark.parametrize("form", ["base64", "raw", "zip", "json"])
 def test_gone_while_the_answer_is_sent(start_server: StartServer, lifeline: Lifeline, form: str) -> None:
     server = start_server(lifeline.script_line + "head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x")

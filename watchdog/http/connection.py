@@ -101,7 +101,7 @@ class Connection(asyncio.Protocol):
         self._is_reading = True
         self._is_half_closed = False
         self._linger_s = LINGER_S
-        self._writable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[bool] | None = None  # the result: the kernel has taken all bytes
         self._head_timer: asyncio.TimerHandle | None = None
         self._linger_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+            self._writable.set_result(True)
         self._writable = None
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -161,8 +161,8 @@ class Connection(asyncio.Protocol):
         self._body = self._request = None
         self._forget_reader()
         if self._writable is not None and not self._writable.done():
-            self._writable.set_exception(lost)
-            self._writable.exception()  # otherwise asyncio logs the error if no task waits for it
+            # Not an exception: Python 3.14 reports it as an error of the program if no task waits for it any more.
+            self._writable.set_result(False)
         if self._task is not None:
             self._task.cancel()
 
@@ -387,6 +387,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError("the connection ended")
         self._transport.write(data)
+        if self._transport.is_closing():  # the caller has reset the connection, so all of these bytes are lost
+            raise ConnectionResetError("the connection ended")
 
     @property
     def is_open(self) -> bool:
@@ -403,8 +405,8 @@ class Connection(asyncio.Protocol):
         Raises:
             ConnectionResetError: the connection has ended.
         """
-        if self._writable is not None:
-            await asyncio.shield(self._writable)
+        if self._writable is not None and not await asyncio.shield(self._writable):
+            raise ConnectionResetError("the connection ended")
 
     def unread_bytes(self) -> int:
         """Return the number of sent bytes that the caller has not acknowledged, in this process or in the kernel."""
