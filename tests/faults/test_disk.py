@@ -19,7 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 from changes import lengthen, rewrite, shorten
-from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, problem, read_all, until
+from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, free_port, problem, read_all, until
 
 RAW = {"Content-Type": "application/x-raw"}
 
@@ -369,7 +369,8 @@ def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str,
         pattern: the path of the file after this command, below ``TMPDIR``.
     """
     # The output is larger than all buffers on the way. So most of it is not read yet when the file changes.
-    server = start_server(f"head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x; {last}")
+    script = f"head -c 60000000 /dev/zero > $TMP_OUTPUT_DIR/x; {last}"
+    server = start_server(script, WATCHDOG_METRICS_PORT=str(free_port()))
     with server.connect() as sock:
         sock.sendall(
             b"POST /?output=%b HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n" % form.encode()
@@ -384,6 +385,7 @@ def cut_by(start_server: StartServer, change: Callable[[Path], None], form: str,
     assert length is not None
     assert 0 < len(body) < int(length[1])
     server.event("invocation ended", outcome="bad_output", level="error")
+    until(lambda: server.metric('http_requests_total{code="500",method="POST"}') == 1, "the call to be counted")
     assert server.call(b"", "/?output=json").status == 200
 
 

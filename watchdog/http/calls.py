@@ -44,6 +44,10 @@ _CALLER_GONE = 499
 _WHOLE_SECONDS = pattern(r"[0-9]{1,9}")
 
 
+class _AnswerCutOff(ConnectionResetError):
+    """The server could not send the rest of an answer, so it reset the connection."""
+
+
 class Calls:
     """Answers calls.
 
@@ -97,6 +101,9 @@ class Calls:
             if record.is_handed_over:
                 code = record.status or code
             raise
+        except _AnswerCutOff:
+            code = 500
+            raise
         except ConnectionError:
             raise
         except Exception:
@@ -146,7 +153,8 @@ class Calls:
                 if not isinstance(error, (WatchdogError, ConnectionError)):
                     log.error("internal error", reason=repr(error), exc_info=error)
                 request.connection.reset()
-                raise ConnectionResetError(str(error)) from error
+                kind = ConnectionResetError if isinstance(error, ConnectionError) else _AnswerCutOff
+                raise kind(str(error)) from error
             if not isinstance(error, WatchdogError):
                 raise
             return problem(request, call_id, record, error, is_draining=self._health.is_draining)
