@@ -445,8 +445,17 @@ def test_a_drain_with_default_settings_fits_into_the_grace_period_of_kubernetes(
 
 
 @pytest.mark.guard("drain-bound", never="the drain to end")
-def test_a_drain_ends_although_a_caller_still_takes_its_answer(start_server: StartServer) -> None:
-    server = start_server("head -c 60000000 /dev/zero", WATCHDOG_WRITE_TIMEOUT="1s", WATCHDOG_KILL_GRACE="0")
+@pytest.mark.parametrize(
+    "script",
+    [
+        "head -c 60000000 /dev/zero",
+        # With so many outputs, the call keeps its place until it is answered.
+        'for i in $(seq 20); do head -c 3000000 /dev/zero > "$TMP_OUTPUT_DIR/$i"; done',
+    ],
+    ids=["one stream", "many outputs"],
+)
+def test_a_drain_ends_although_a_caller_still_takes_its_answer(start_server: StartServer, script: str) -> None:
+    server = start_server(script, WATCHDOG_WRITE_TIMEOUT="1s", WATCHDOG_KILL_GRACE="0", WATCHDOG_MAX_INFLIGHT="1")
     with server.connect() as sock:
         sock.sendall(REQUEST)
         sock.recv(1000)
@@ -461,6 +470,8 @@ def test_a_drain_ends_although_a_caller_still_takes_its_answer(start_server: Sta
 
         until(is_over, "the drain to end")
     assert server.wait() == 0
+    # No script runs any more, so the drain waits only for the caller.
+    assert "running invocations are ended" not in [event["event"] for event in server.logs]
 
 
 def test_a_drain_without_write_timeout_has_no_bound(start_server: StartServer) -> None:

@@ -36,6 +36,7 @@ log = get_logger("server")
 # callers read the last answers, such as the 503 of a script that was ended.
 _CLOSING_S = 1.0
 _LAST_ANSWERS_S = 2.0
+_LOOK_S = 0.02
 UNKILLABLE_S = 10.0  # longer than the supervisor waits for a process that SIGKILL does not end
 
 
@@ -110,15 +111,21 @@ class Drain:
         self.refuse_all()
         await self._http.close_idle()
         if not await within(self._settings.write_timeout_s, self._admission.empty()):
-            log.warning("running invocations are ended", count=self._invocations.running)
+            if self._invocations.running:
+                log.warning("running invocations are ended", count=self._invocations.running)
             self._supervisor.end_all(at_once=False)
             self._invocations.refuse_waiting(of_all=True)
-            await within(self._settings.kill_grace_s + UNKILLABLE_S, self._admission.empty())
+            # A call that keeps its place for a slow reader is inside, too. It has the rest of the drain.
+            await within(self._settings.kill_grace_s + UNKILLABLE_S, self._no_function_runs())
         # Callers have the rest of the drain to read their answers. This time may be over if a script did not end soon
         # after SIGKILL. Then callers get some more time.
         until_s = max(began_s + longest_s, self._loop.time() + _LAST_ANSWERS_S)
         await within(until_s - self._loop.time(), self._calls.all_answered(), self._invocations.function.close())
         await self._http.close_gracefully(until_s - self._loop.time())
+
+    async def _no_function_runs(self) -> None:
+        while self._invocations.running:
+            await asyncio.sleep(_LOOK_S)
 
     def _longest_s(self, stays_s: float) -> float:
         """Return the bound of the whole drain. It is infinite without ``write_timeout``.
