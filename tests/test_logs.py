@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -918,6 +919,30 @@ def test_full_disk_does_no_harm() -> None:
         sink = sink_module.LogWriter(full.fileno())
         flood(sink, 3)
         assert sink.close(10)
+
+
+def test_line_that_a_full_disk_cuts_off_does_not_damage_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real_write = os.write
+    room = [3, 0]
+
+    def write(fd: int, data: memoryview) -> int:
+        if not room:
+            return real_write(fd, data)
+        if not (count := room.pop(0)):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real_write(fd, data[:count])
+
+    with (tmp_path / "log").open("wb") as file:
+        sink = sink_module.LogWriter(file.fileno())
+        monkeypatch.setattr(os, "write", write)
+        for line in (b"first\n", b"second\n", b"third\n"):
+            sink.put(line)
+            assert sink.close(60)
+    cut, second, lost, third = (tmp_path / "log").read_text().splitlines()
+    assert (cut, second, third) == ("fir", "second", "third")
+    assert json.loads(lost)["event"] == "log lines dropped"
 
 
 def test_events_after_close_are_still_written(tmp_path: Path) -> None:

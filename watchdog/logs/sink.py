@@ -48,6 +48,7 @@ class LogWriter:
         self._status = b""
         self._is_status_shown = False
         self._reader_is_gone = False
+        self._is_line_cut = False
         self._closing = False
         self._is_hurried = False
         self._is_waiting = False
@@ -194,7 +195,8 @@ class LogWriter:
         return self._closing or self._is_hurried or self._pending_bytes >= _WRITE_BYTES
 
     def _write(self, data: bytes) -> bool:
-        rest = memoryview(data)
+        # A full disk may have cut a line off. The next line must not be glued to it.
+        rest = memoryview(b"\n" + data if self._is_line_cut else data)
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
@@ -206,5 +208,7 @@ class LogWriter:
             except OSError as error:
                 # Any other error, such as a full disk, may be over at the next event.
                 self._reader_is_gone = error.errno in (errno.EPIPE, errno.EBADF)
+                self._is_line_cut = self._is_line_cut or len(rest) < len(data)
                 return False
+        self._is_line_cut = False
         return True
