@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 from running_server import WITHOUT_PRIVILEGES, StartServer, problem, until
 
@@ -33,3 +35,11 @@ def test_lowered_hard_limit_makes_health_503_and_no_script_runs_with_it(start_se
     assert name.encode() in server.call(None, "/_/ready", "GET").body
     assert name in str(problem(server.call(b""), 500)["detail"])
     assert server.stop() == 0
+
+
+def test_limit_that_an_operator_raises_stays(start_server: StartServer) -> None:
+    server = start_server(SCRIPT, prefix=("prlimit", "--nofile=256:512"))
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (512, 512))
+    server.call(b"", headers={"X-Limits": "--fsize=1000:"})
+    assert server.event("limits of the server were lowered and are restored")["names"] == ["RLIMIT_FSIZE"]
+    assert resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE) == (512, 512)

@@ -18,7 +18,10 @@ _COUNT = 16  # RLIM_NLIMITS in asm-generic/resource.h
 
 
 class OwnLimits:
-    """The limits that this process had at the start. Create this object after ``LimitMark`` lowered RLIMIT_LOCKS."""
+    """The limits that this process should have: those at the start, or higher ones that an operator has set since then.
+
+    Create this object after ``LimitMark`` lowered RLIMIT_LOCKS.
+    """
 
     def __init__(self) -> None:
         self._as_found = {number: resource.getrlimit(number) for number in range(_COUNT)}
@@ -26,8 +29,11 @@ class OwnLimits:
     def restored(self) -> list[str]:
         """Raise lowered limits again, as far as possible, and return the names of the limits that had changed."""
         changed = []
-        for number, as_found in self._as_found.items():
-            if self._has_changed(number):
+        for number, as_found in [*self._as_found.items()]:
+            now = resource.getrlimit(number)
+            if number != RLIMIT_LOCKS and now != as_found and all(map(_is_as_high, now, as_found)):
+                self._as_found[number] = now
+            elif self._has_changed(number):
                 changed.append(_name(number))
                 with contextlib.suppress(OSError, ValueError):
                     resource.setrlimit(number, (as_found[0], resource.getrlimit(number)[1]))
@@ -36,13 +42,17 @@ class OwnLimits:
         return changed
 
     def lowered(self) -> list[str]:
-        """Return the names of the limits that differ from their values at the start."""
+        """Return the names of the limits that are not as they should be."""
         return [_name(number) for number in self._as_found if self._has_changed(number)]
 
     def _has_changed(self, number: int) -> bool:
         now, as_found = resource.getrlimit(number), self._as_found[number]
         # `LimitMark` changes the soft limit RLIMIT_LOCKS for each script, so only its hard limit is compared.
         return now[1] != as_found[1] if number == RLIMIT_LOCKS else now != as_found
+
+
+def _is_as_high(limit: int, other: int) -> bool:
+    return limit == resource.RLIM_INFINITY or (other != resource.RLIM_INFINITY and limit >= other)
 
 
 def _name(number: int) -> str:
