@@ -153,6 +153,9 @@ def test_a_caller_that_never_reads_is_cut_off(start_server: StartServer, what: s
 
         until(is_cut_off, "the connection to be closed")
         until(lambda: server.descriptors() <= before, "the descriptors to be closed")
+    if what == "a long answer":
+        event = server.event("invocation ended", outcome="caller_gone")
+        assert event["reason"] == "the caller read nothing for 0.5 s (write_timeout)"
     assert server.call(b"").status == 200
 
 

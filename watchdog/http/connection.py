@@ -100,6 +100,7 @@ class Connection(asyncio.Protocol):
         self._is_discarding = False
         self._is_reading = True
         self._is_half_closed = False
+        self._reset_reason: str | None = None
         self._linger_s = LINGER_S
         self._writable: asyncio.Future[bool] | None = None  # the result: the kernel has taken all bytes
         self._head_timer: asyncio.TimerHandle | None = None
@@ -164,7 +165,7 @@ class Connection(asyncio.Protocol):
             # Not an exception: Python 3.14 reports it as an error of the program if no task waits for it any more.
             self._writable.set_result(False)
         if self._task is not None:
-            self._task.cancel()
+            self._task.cancel(self._reset_reason)
 
     # ---- read requests
 
@@ -433,7 +434,7 @@ class Connection(asyncio.Protocol):
             if now_read_bytes != read_bytes or not unacknowledged_bytes(self._socket):
                 read_bytes, since_s = now_read_bytes, self._loop.time()
             elif self._loop.time() - since_s > self._write_timeout_s:
-                self.reset()
+                self.reset(f"the caller read nothing for {self._write_timeout_s:g} s (write_timeout)")
                 return
         self._stall_timer = self._loop.call_later(
             self._write_timeout_s / 4, self._reset_if_stalled, read_bytes, since_s
@@ -446,8 +447,13 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
-    def reset(self) -> None:
-        """End the connection at once. A normal close would still deliver bytes, as if nothing had failed."""
+    def reset(self, reason: str | None = None) -> None:
+        """End the connection at once. A normal close would still deliver bytes, as if nothing had failed.
+
+        Args:
+            reason: is the text of the ``CancelledError`` with which the handler is cancelled.
+        """
+        self._reset_reason = reason
         if self._transport is not None:
             reset(self._socket, self._transport)
 
