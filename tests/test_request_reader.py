@@ -144,3 +144,10 @@ def test_a_request_that_was_not_read_to_its_end_leaves_no_cycle_of_references(re
         assert gc.collect() == 0
     finally:
         gc.enable()
+
+
+def test_memory_of_many_small_pieces_of_a_body_is_bounded() -> None:
+    body = RequestBody(lambda: None)
+    while body.has_room:
+        body.feed(b"x")
+    assert body.total_bytes < 4096

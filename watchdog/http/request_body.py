@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-# If more bytes of a body wait for the handler, the server reads no more of them from the connection.
+# If the pieces of a body that wait for the handler take more memory, the server reads no more of the body. A caller may
+# send chunks of one byte, so the memory that each piece takes beside its bytes counts, too.
 _MOST_WAITING_BYTES = 128 * 1024
+_PIECE_BYTES = 64
 
 
 class MalformedBody(Exception):
@@ -48,7 +50,7 @@ class RequestBody:
         if self._is_discarded:
             return
         self._pieces.append(piece)
-        self._waiting_bytes += len(piece)
+        self._waiting_bytes += len(piece) + _PIECE_BYTES
         self._wake()
 
     def end(self, error: Exception | None = None) -> None:
