@@ -5,7 +5,8 @@ A test with ``@pytest.mark.guard(NAME)`` runs twice. The second run is a proof: 
 
 A wait that is too long does not count as such a failure, because a slow machine or a fault of the test could cause it.
 If something never comes without the guard, the mark names it: ``@pytest.mark.guard(NAME, never="the event
-'draining'")``. This is a regular expression for the message of the failure.
+'draining'")``. This is a regular expression for the message of the failure. The test waits for it only 3 s, or
+``never_s``. This must be much longer than the event takes with the guard. Otherwise the test would also fail with it.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         yield
     except (Exception, pytest.fail.Exception) as failure:
         pyfuncitem.user_properties.append(("failed without the guard", repr(failure)[:500]))
-        never = _never(pyfuncitem, name)
+        never = _options(pyfuncitem, name).get("never")
         if _is_stall(failure) and (never is None or not re.search(never, str(failure))):
             wanted = "what never comes without it" if never is None else f"{never!r}"
             pytest.fail(f"without the guard {name!r} the test waited in vain, but not for {wanted}: {failure}")
@@ -80,13 +81,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     return pytest.fail(f"the test passes without the guard {name!r}: it proves nothing")
 
 
-def _never(node: pytest.Item, guard: str) -> str | None:
-    """Return the mark's ``never``; None if the test must fail in another way than by a wait."""
-    for mark in node.iter_markers("guard"):
-        if guard in mark.args:
-            never: str | None = mark.kwargs.get("never")
-            return never
-    return None
+def _options(node: pytest.Item, guard: str) -> dict[str, Any]:
+    """Return ``never`` and ``never_s`` of the mark. Without ``never``, the test must not fail by a wait."""
+    return next((dict(mark.kwargs) for mark in node.iter_markers("guard") if guard in mark.args), {})
 
 
 def _is_stall(failure: BaseException) -> bool:
@@ -144,7 +141,8 @@ def start_server(
     """Start servers that end with the test: ``start_server(script, *flags, **environment)``."""
     servers: list[RunningServer] = []
     if removed_guard is not None:
-        monkeypatch.setattr(RunningServer, "never", _never(request.node, removed_guard))
+        for name, value in _options(request.node, removed_guard).items():
+            monkeypatch.setattr(RunningServer, name, value)
         monkeypatch.setattr(RunningServer, "end_all", lambda: _kill(servers))
 
     def start(

@@ -31,9 +31,6 @@ AS_PID_1 = ("unshare", *_AS_ROOT, "--pid", "--fork", "--kill-child", "--mount-pr
 WITHOUT_PRIVILEGES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 
 
-_SHORT_PATIENCE_S = 3.0
-
-
 class Stall(AssertionError):
     """Something did not come in time. The message names it."""
 
@@ -59,6 +56,8 @@ class RunningServer:
     patience_s: ClassVar[float] = 40
     # A test without a guard expects that this never comes: a regular expression for the message of a Stall.
     never: ClassVar[str | None] = None
+    # How long such a test waits for it.
+    never_s: ClassVar[float] = 3
     # Ends the servers of such a test.
     end_all: ClassVar[Callable[[], None]] = lambda: None
 
@@ -312,7 +311,7 @@ class RunningServer:
 
 def patience_for_s(what: str) -> float:
     """Return how long to wait for something: only a short time if the test expects that it never comes."""
-    return _SHORT_PATIENCE_S if _is_awaited_in_vain(what) else RunningServer.patience_s
+    return RunningServer.never_s if _is_awaited_in_vain(what) else RunningServer.patience_s
 
 
 def stalled(message: str) -> Stall:
@@ -331,8 +330,8 @@ def _is_awaited_in_vain(what: str) -> bool:
 
 
 def _wait_less(sock: socket.socket, stall: str) -> None:
-    if patience_for_s(stall) == _SHORT_PATIENCE_S:
-        sock.settimeout(_SHORT_PATIENCE_S)
+    if _is_awaited_in_vain(stall):
+        sock.settimeout(RunningServer.never_s)
 
 
 def free_port() -> int:

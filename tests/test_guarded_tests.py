@@ -18,6 +18,7 @@ PROOF = [
     ('"drain", never="the event .draining"', "raise Stall(\"the event 'draining' did not come\")"),
     ('"drain", never="the end"', 'until(lambda: False, "the end")'),
     ('"drain", never="the end"', "assert 200 == 503"),
+    ('"drain", never="the end", never_s=0.1', 'until(lambda: False, "the end")'),
     ('"drain", never="timed out"', 'raise TimeoutError("timed out")'),
 ]
 IN_VAIN = [

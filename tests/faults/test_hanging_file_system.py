@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guards import changed_program
 from running_server import Answer, RunningServer, StartServer, problem, until
 
 from watchdog.system.threads import LISTINGS
 
 PROGRAM = str(Path(__file__).parent / "hanging_file_system.py")
-# Do not use `-m`: with it, Python searches for modules in the working directory.
-WATCHDOG = str(Path(sys.executable).with_name("watchdog"))
+# With this, a call is answered much sooner than the test without the guard stops waiting for it.
+HASTY = "from watchdog.invocation import doubts; replace(doubts, '_LOOK_ELSEWHERE_S', 0.5)"
 
 
 @dataclass
@@ -59,12 +60,14 @@ def start(start_server: StartServer, tmp_path: Path, free_port: int, removed_gua
     hang.write_text(f"kill -STOP $(cat {pid_file})")
     mounts = []
 
-    def start(script: str, *command: str, **options: Any) -> Mount:
-        removed = [] if removed_guard is None else [str(Path(PROGRAM).parents[1] / "guards.py"), removed_guard]
+    def start(script: str, *command: str, change: str = "", **options: Any) -> Mount:
+        # Use neither `-m` nor `-c`: with them, Python searches for modules in the working directory.
+        program = tmp_path / "program.py"
+        program.write_text(changed_program(change, removed_guard)[1])
         server = start_server(
             script,
             prefix=(*mounted, *(word.replace("$MOUNT", str(directory)) for word in command)),
-            program=tuple(removed) or (WATCHDOG,),
+            program=(str(program),),
             MOUNT=str(directory),
             HANG=f"sh {hang}",
             WATCHDOG_METRICS_PORT=str(free_port),
@@ -148,7 +151,9 @@ def test_outputs_that_are_links_into_a_hanging_file_system_end_at_the_limits_of_
 @pytest.mark.guard("short-look", never="no answer came to POST /hang")
 def test_a_call_without_outputs_is_answered_though_its_working_directory_hangs(start: Start) -> None:
     """The server searches the working directory for files that belong into TMP_OUTPUT_DIR."""
-    mount = start('if [ "$Http_Path" = /hang ]; then $HANG; fi', "sh", "-c", 'cd "$MOUNT" && exec "$@"', "sh")
+    mount = start(
+        'if [ "$Http_Path" = /hang ]; then $HANG; fi', "sh", "-c", 'cd "$MOUNT" && exec "$@"', "sh", change=HASTY
+    )
     answer = mount.server.call(b"", "/hang")
     assert (answer.status, answer.headers["X-Warning"]) == (200, "no-output")
     mount.server.event("no search for files in other directories")

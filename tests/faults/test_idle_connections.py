@@ -7,6 +7,7 @@ import os
 import socket
 
 import pytest
+from guards import changed_program
 from running_server import RunningServer, StartServer, free_port, is_whole, read_all, read_answer, until
 
 PROBE = b"GET /_/health HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -16,6 +17,13 @@ REFUSED = b"POST /?output=nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000
 FEW_DESCRIPTORS = ("prlimit", "--nofile=256")
 AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
 WITHOUT_PROC = ("unshare", *AS_ROOT, "--mount", "sh", "-c", 'mount -t tmpfs none /proc && exec "$0" "$@"')
+# With this, a caller is judged slow much sooner than a test without the guard stops waiting for it.
+HASTY = """
+from watchdog.http import response
+from watchdog.invocation import pace
+replace(response, '_JUDGED_AFTER_S', 0.5)
+replace(pace, '_FAST_BYTES_PER_S', 1 << 30)
+"""
 # This number of descriptors, in addition to its other ones, is over the limit of the server.
 CONNECTIONS = 300
 
@@ -77,9 +85,12 @@ def test_idle_connections_are_closed_without_proc_as_well(start_server: StartSer
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.guard("room-of-slow-callers", never="no answer came")
-def test_callers_that_do_not_read_answers_of_the_server_itself_are_disconnected(start_server: StartServer) -> None:
-    server = start_server("echo hi", prefix=("prlimit", "--nofile=48"), WATCHDOG_WRITE_TIMEOUT="300s")
+@pytest.mark.guard("room-of-slow-callers", never="no answer came", never_s=15)
+def test_callers_that_do_not_read_answers_of_the_server_itself_are_disconnected(
+    start_server: StartServer, removed_guard: str | None
+) -> None:
+    program = changed_program(HASTY, removed_guard)
+    server = start_server("echo hi", prefix=("prlimit", "--nofile=48"), program=program, WATCHDOG_WRITE_TIMEOUT="300s")
     request = b"GET /_/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
     with contextlib.ExitStack() as stack:
         # More than the server has descriptors, and more answers than the buffers of both systems hold.
@@ -88,12 +99,12 @@ def test_callers_that_do_not_read_answers_of_the_server_itself_are_disconnected(
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(("127.0.0.1", server.port))
             sock.sendall(request * 300)
-        # Until the server has waited for them for five seconds, it is not known that they are slow.
+        # Until the server has waited for them for a moment, it is not known that they are slow.
         until(lambda: server.call(b"").body == b"hi\n", "a call to get a descriptor", patience_s=300)
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.guard("count-of-connections", never="a call to get its descriptors")
+@pytest.mark.guard("count-of-connections", never="a call to get its descriptors", never_s=15)
 def test_callers_that_do_not_read_leave_a_call_the_descriptors_of_its_script(start_server: StartServer) -> None:
     """A new connection gets the number of one that has ended. So a low number does not show that many are free."""
     limit = 48

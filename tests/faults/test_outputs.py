@@ -91,7 +91,7 @@ def start_hanging(start_server: StartServer, what: str, removed_guard: str | Non
     return start_server(script, *flags, program=(str(HANGING_SERVER), *guard), HANGS=what, WATCHDOG_WRITE_TIMEOUT="1")
 
 
-@pytest.mark.guard("listing-limit", never="no answer came")
+@pytest.mark.guard("listing-limit", never="no answer came", never_s=8)
 def test_a_listing_that_hangs_ends_at_the_limit_of_its_call(
     start_server: StartServer, removed_guard: str | None
 ) -> None:

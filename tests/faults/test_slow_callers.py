@@ -26,6 +26,14 @@ LARGE_OUTPUT = "head -c 20000000 /dev/zero > $TMP_OUTPUT_DIR/x"
 # With a shorter time, on a slow machine, the first of several slow readers would be judged before the last one has
 # connected.
 PATIENT = "from watchdog.http import response; replace(response, '_JUDGED_AFTER_S', 1e6)"
+# With this, a call takes the place of a slow caller much sooner than a test without the guard stops waiting for it.
+HASTY = """
+from watchdog.http import response
+from watchdog.invocation import admission
+replace(response, '_JUDGED_AFTER_S', 0.5)
+replace(admission, '_WAIT_FOR_SLOW_S', 0.5)
+replace(admission, '_LOOK_AGAIN_S', 0.1)
+"""
 
 
 @contextlib.contextmanager
@@ -119,10 +127,10 @@ def steadily(step: Callable[[], object]) -> Iterator[None]:
         thread.join()
 
 
-@pytest.mark.guard("place-of-slow-callers", never="no answer came")
-def test_a_slow_reader_does_not_keep_the_only_place(start_server: StartServer) -> None:
-    metrics_port = free_port()
-    server = start_server(MANY_OUTPUTS, **ONE_PLACE, WATCHDOG_METRICS_PORT=str(metrics_port))
+@pytest.mark.guard("place-of-slow-callers", never="no answer came", never_s=5)
+def test_a_slow_reader_does_not_keep_the_only_place(start_server: StartServer, removed_guard: str | None) -> None:
+    program, metrics_port = changed_program(HASTY, removed_guard), free_port()
+    server = start_server(MANY_OUTPUTS, program=program, **ONE_PLACE, WATCHDOG_METRICS_PORT=str(metrics_port))
     request = EMPTY_CALL.replace(b"output=raw", b"output=zip")
     with connect_slow_reader(server, request) as sock, steadily(lambda: sock.recv(200)):
         assert server.call(b"").status == 200
@@ -153,10 +161,12 @@ seq 1100 | xargs -n 100 sh -c 'for i; do ln x $i; done' sh
         assert first.recv(100)
 
 
-@pytest.mark.guard("place-of-slow-callers", never="no answer came")
-def test_a_slow_sender_to_a_classic_function_does_not_keep_the_only_place(start_server: StartServer) -> None:
-    metrics_port = free_port()
-    server = start_server(None, **ONE_PLACE, fprocess="cat", WATCHDOG_METRICS_PORT=str(metrics_port))
+@pytest.mark.guard("place-of-slow-callers", never="no answer came", never_s=5)
+def test_a_slow_sender_to_a_classic_function_does_not_keep_the_only_place(
+    start_server: StartServer, removed_guard: str | None
+) -> None:
+    program, metrics = changed_program(HASTY, removed_guard), {"WATCHDOG_METRICS_PORT": str(free_port())}
+    server = start_server(None, program=program, **ONE_PLACE, fprocess="cat", **metrics)
     with slow_senders(server, 1) as (sock,), steadily(lambda: sock.sendall(b"x" * 100)):
         assert server.call(b"hi").body == b"hi"
         refused = server.event("invocation ended", outcome="overloaded")
@@ -175,7 +185,7 @@ def test_a_slow_caller_keeps_its_place_while_nobody_else_needs_it(start_server: 
         assert read_answer(sock).startswith(b"HTTP/1.1 200 ")
 
 
-@pytest.mark.guard("min-data-rate", never="the slow body to be refused")
+@pytest.mark.guard("min-data-rate", never="the slow body to be refused", never_s=10)
 def test_a_body_below_the_minimum_rate_is_answered_408(start_server: StartServer) -> None:
     server = start_server("echo never", WATCHDOG_READ_TIMEOUT="2s")
     with server.connect() as sock:

@@ -123,7 +123,7 @@ time.sleep(60)
     assert (tmp_path / "saved").exists()
 
 
-@pytest.mark.guard("sigkill", never="no answer came")
+@pytest.mark.guard("sigkill", never="no answer came", never_s=8)
 def test_sigkill_comes_after_the_grace(start_server: StartServer, lifeline: Lifeline) -> None:
     script = lifeline.script_line + "trap '' TERM; (trap '' TERM; setsid sleep 60) & while :; do sleep 0.1; done"
     server = start_server(script, WATCHDOG_KILL_GRACE="300ms")

@@ -159,7 +159,7 @@ fi
     assert (tmp_path / "started").exists()
 
 
-@pytest.mark.guard("loans", never="no answer came")
+@pytest.mark.guard("loans", never="no answer came", never_s=8)
 def test_an_answer_that_ends_late_leaves_the_directories_of_the_next_call_alone(
     start_server: StartServer, tmp_path: Path
 ) -> None:

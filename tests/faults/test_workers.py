@@ -534,7 +534,7 @@ def test_exec_timeout_ends_a_worker(start_server: StartServer, author: Author) -
     server.event("invocation ended", outcome="timeout", signal="SIGKILL")
 
 
-@pytest.mark.guard("unread-timeout", never="no answer came")
+@pytest.mark.guard("unread-timeout", never="no answer came", never_s=6)
 def test_timeout_of_a_call_that_no_worker_reads(start_server: StartServer, author: Author) -> None:
     author.gate("never")
     server = start_server(author.worker(after="read -r < never"), WATCHDOG_WARM="1", WATCHDOG_KILL_GRACE="200ms")
@@ -568,7 +568,7 @@ replace(Residents, "new", new)
 """
 
 
-@pytest.mark.guard("end-of-forked-call", never="no answer came")
+@pytest.mark.guard("end-of-forked-call", never="no answer came", never_s=8)
 def test_forked_call_ends_with_its_worker_if_its_processes_cannot_be_listed(
     start_server: StartServer, author: Author, lifeline: Lifeline, removed_guard: str | None
 ) -> None:
