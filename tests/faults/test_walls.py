@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from guards import changed_program
 from running_server import AS_PID_1, WITHOUT_PRIVILEGES, RunningServer, StartServer, until
 
 PREFIXES = {"plain": (), "pid 1": AS_PID_1, "no privileges": WITHOUT_PRIVILEGES}
@@ -159,9 +160,17 @@ fi
     assert (tmp_path / "started").exists()
 
 
+# A server that keeps the directories of a call for the next one, even on a slow machine.
+KEPT = """
+from watchdog.workspace import disposal, workspaces
+replace(disposal, "_KEPT_S", 60.0)
+replace(workspaces, "_SLOW_S", 60.0)
+"""
+
+
 @pytest.mark.guard("loans", never="no answer came", never_s=8)
 def test_an_answer_that_ends_late_leaves_the_directories_of_the_next_call_alone(
-    start_server: StartServer, tmp_path: Path
+    start_server: StartServer, tmp_path: Path, removed_guard: str | None
 ) -> None:
     """The next call gets the directories of the first call while its answer is still being sent."""
     server = start_server(
@@ -174,6 +183,7 @@ else
     cat "$INPUT_FILE_PATH" >"$TMP_OUTPUT_DIR/mine"
 fi
 """,
+        program=changed_program(KEPT, removed_guard),
         WATCHDOG_MAX_INFLIGHT="1",
     )
     with contextlib.closing(slow_reader(server)) as connection, ThreadPoolExecutor() as pool:
