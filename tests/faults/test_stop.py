@@ -8,7 +8,6 @@ import select
 import signal
 import socket
 import struct
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -199,11 +198,8 @@ def test_a_caller_whose_handshake_has_begun_is_answered(start_server: StartServe
         until(lambda: has_half_open(server.port), "the handshake to begin")
         server.signal(signal.SIGTERM)
         server.event("draining")
-        # Without the guard, the server closes its socket now. This loop waits until it has done that.
-        for _ in range(50):
-            if not listens(server.port):
-                break
-            time.sleep(0.01)
+        if removed_guard:
+            until(lambda: not listens(server.port), "the server to close its socket")
         sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
         sock.settimeout(server.patience_s)
         select.select([], [sock], [], server.patience_s)
