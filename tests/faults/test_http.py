@@ -820,15 +820,18 @@ def test_five_hundred_callers_with_a_byte_now_and_then(start_server: StartServer
         slow = [stack.enter_context(server.connect()) for _ in range(500)]
         for sock in slow:
             sock.setblocking(False)
+        # The first caller sends nothing more. So no reset takes its answer away, even if the other bytes come late.
+        slow[0].sendall(ONE[:1])
         for byte in itertools.islice(ONE, 5):
-            for sock in slow:
+            for sock in slow[1:]:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     sock.send(bytes([byte]))
             answer = server.call(b"YQ==")
             assert (answer.status, answer.body) == (200, b"[/::a]")
         for sock in slow:
             sock.settimeout(RunningServer.patience_s)
-            assert all(reply.status == 408 for reply in replies(read_all(sock)))
+            statuses = [reply.status for reply in replies(read_all(sock))]
+            assert statuses == [408] or (statuses == [] and sock is not slow[0])
     until(lambda: server.descriptors() <= before, "the descriptors to be closed")
     assert server.call(b"YQ==").status == 200
 
