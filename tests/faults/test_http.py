@@ -490,7 +490,7 @@ def test_a_body_that_is_cut_off_is_not_run(
     assert echo.event("invocation ended", call_id="cut")["outcome"] == "caller_gone"
 
 
-@pytest.mark.guard("body-timer", never="the connection was not closed")
+@pytest.mark.guard("body-timer", never="the connection was not closed", never_s=6)
 def test_a_body_that_stops_is_answered_408(start_server: StartServer) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
     requests = (
@@ -645,7 +645,7 @@ def test_headers_without_end_are_refused_in_little_memory(start_server: StartSer
     assert server.call(b"YQ==").body == b"[/::a]"
 
 
-@pytest.mark.guard("body-timer", never="the connection was not closed")
+@pytest.mark.guard("body-timer", never="the connection was not closed", never_s=6)
 def test_a_chunk_extension_that_stops_is_answered_408(start_server: StartServer) -> None:
     server = start_server(ECHO, WATCHDOG_READ_TIMEOUT=SHORT_S)
     with server.connect() as sock:
