@@ -94,6 +94,11 @@ LEAVES = {
     "stdout": 'head -c 40000000 /dev/zero | tr "\\0" x',
 }
 
+# The value of write_timeout. The callers read nothing while the test does something else, also on a slow machine.
+LONG = "300s"
+# A server that gives up no slow reader for a call that waits.
+PATIENT = "from watchdog.http import response; replace(response, '_JUDGED_AFTER_S', 1e6)"
+
 
 def slow_reader(server: RunningServer) -> http.client.HTTPConnection:
     """Return a connection with a small buffer at the caller, so most of a large answer stays in the server."""
@@ -119,6 +124,7 @@ file) {LEAVES["one file"]} ;;
 esac
 """,
         WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_WRITE_TIMEOUT=LONG,
         **options(mode),
     )
     with contextlib.ExitStack() as stack:
@@ -135,7 +141,7 @@ esac
 
 @pytest.mark.guard("held-outputs", never="1 calls to wait")
 def test_a_call_with_many_outputs_keeps_the_only_place_until_it_is_answered(
-    start_server: StartServer, tmp_path: Path, free_port: int
+    start_server: StartServer, tmp_path: Path, free_port: int, removed_guard: str | None
 ) -> None:
     server = start_server(
         f"""#!/bin/bash
@@ -145,8 +151,10 @@ else
     touch {tmp_path}/started
 fi
 """,
+        program=changed_program(PATIENT, removed_guard),
         WATCHDOG_MAX_INFLIGHT="1",
         WATCHDOG_METRICS_PORT=str(free_port),
+        WATCHDOG_WRITE_TIMEOUT=LONG,
     )
     connection = slow_reader(server)
     with contextlib.closing(connection), ThreadPoolExecutor() as pool:
@@ -185,6 +193,7 @@ fi
 """,
         program=changed_program(KEPT, removed_guard),
         WATCHDOG_MAX_INFLIGHT="1",
+        WATCHDOG_WRITE_TIMEOUT=LONG,
     )
     with contextlib.closing(slow_reader(server)) as connection, ThreadPoolExecutor() as pool:
         connection.request("POST", "/?output=raw", b"", {"X-Kind": "first", "X-Call-Id": "first"})
