@@ -479,7 +479,8 @@ def test_stalled_reader_does_not_slow_down_the_script(start_server: StartServer,
     """The script prints more than all buffers hold. It ends although the caller reads nothing."""
     ended = tmp_path / "ended"
     script = f'yes "$(printf %0999d 7)" | head -n 16000; touch {ended}'
-    server = start_server(script, "--max-log-rate", "0", "--max-output-size", "1GB")
+    flags = ("--max-log-rate", "0", "--max-output-size", "1GB", "--write-timeout", "300s")
+    server = start_server(script, *flags)
     with live(server) as call:
         until(ended.exists, "the end of the script", patience_s=200)
         events = call.rest()
