@@ -30,6 +30,10 @@ _AS_ROOT = () if os.geteuid() == 0 else ("--user", "--map-root-user")
 AS_PID_1 = ("unshare", *_AS_ROOT, "--pid", "--fork", "--kill-child", "--mount-proc")
 WITHOUT_PRIVILEGES = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 
+# For ``guards.changed_program``: a server that has enough time to answer the calls that a second signal ended, even on
+# a slow machine.
+PATIENT_STOP = "from watchdog.http import server; replace(server, '_SHUTDOWN_S', 60.0)"
+
 
 class Stall(AssertionError):
     """Something did not come in time. The message names it."""

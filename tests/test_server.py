@@ -23,7 +23,8 @@ from pathlib import Path
 
 import pytest
 from control_groups import ControlGroup, joining, made_control_group
-from running_server import Answer, RunningServer, StartServer, problem, read_all, read_answer, until
+from guards import changed_program
+from running_server import PATIENT_STOP, Answer, RunningServer, StartServer, problem, read_all, read_answer, until
 
 COPY = 'cp "$INPUT_FILE_PATH" "$TMP_OUTPUT_DIR/output.bin"\n'
 PICTURE = b"\xff\xd8\xff\xe0" + random.Random(3).randbytes(50_000)
@@ -565,7 +566,7 @@ def test_ctrl_c_at_a_terminal_ends_a_running_script_at_once(tmp_path: Path) -> N
             "WATCHDOG_SCRIPT_PATH": str(tmp_path / "script.sh"),
         }
         flags = ["serve", "--port", "0", "--bind", "127.0.0.1", "--metrics-port", "0", "--log-format", "json"]
-        os.execve(sys.executable, [sys.executable, "-m", "watchdog", *flags], environ)
+        os.execve(sys.executable, [sys.executable, *changed_program(PATIENT_STOP, None), *flags], environ)
     screen = Screen(terminal)
     port = int(re.search(rb'"port":(\d+)', screen.until(b"listening"))[1])  # type: ignore[index]
     with socket.create_connection(("127.0.0.1", port)) as sock:

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import pytest
 from gateway import Gateway
+from guards import changed_program
 from live_call import LiveCall, outputs_of
 from prometheus_client.parser import text_string_to_metric_families
-from running_server import RunningServer, StartServer, problem, read_all, until
+from running_server import PATIENT_STOP, RunningServer, StartServer, problem, read_all, until
 from running_server import free_port as a_free_port
 
 import watchdog
@@ -297,7 +298,12 @@ def test_cgi_headers_false(start_server: StartServer) -> None:
 def test_what_the_queue_worker_may_send_again(start_server: StartServer, tmp_path: Path) -> None:
     """Its list of statuses has 429, but not 503. With this header, it sends the call again for any status."""
     server = start_server(
-        WAIT, HANDSHAKE=str(tmp_path), max_inflight="1", WATCHDOG_MAX_QUEUE="0", WATCHDOG_HEALTHCHECK_INTERVAL="600"
+        WAIT,
+        program=changed_program(PATIENT_STOP, None),
+        HANDSHAKE=str(tmp_path),
+        max_inflight="1",
+        WATCHDOG_MAX_QUEUE="0",
+        WATCHDOG_HEALTHCHECK_INTERVAL="600",
     )
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(server.call, b"", headers={"X-Call-Id": "a"})

@@ -19,6 +19,7 @@ from guards import changed_program
 from lifeline import Lifeline
 from running_server import (
     AS_PID_1,
+    PATIENT_STOP,
     WITHOUT_PRIVILEGES,
     Answer,
     RunningServer,
@@ -880,6 +881,7 @@ def test_stop_ends_workers_that_ignore_it(
     server = start_server(
         script,
         prefix=PREFIXES[mode],
+        **({"program": changed_program(PATIENT_STOP, None)} if signals == 2 else {}),
         WATCHDOG_WARM="2",
         WATCHDOG_KILL_GRACE="300ms" if signals == 1 else "60s",
         WATCHDOG_WRITE_TIMEOUT="1s",
