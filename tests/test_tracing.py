@@ -17,6 +17,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from guards import changed_program
 from multidict import CIMultiDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
@@ -50,6 +51,10 @@ sys.modules["opentelemetry"] = None
 from watchdog.__main__ import main
 sys.exit(main())
 """
+
+
+# A server that waits until the collector has the last spans, also on a slow machine.
+PATIENT_STOP = "from watchdog.telemetry import otel_spans; replace(otel_spans, '_STOP_S', 60.0)"
 
 
 class Collector:
@@ -380,7 +385,7 @@ def test_the_callers_span_is_the_parent(start_server: StartServer, collector: Co
 
 
 def test_an_unsampled_call_is_not_sent_and_the_script_knows_it(start_server: StartServer, collector: Collector) -> None:
-    server = start_server(TELL_CONTEXT, **collector.environ)
+    server = start_server(TELL_CONTEXT, program=changed_program(PATIENT_STOP, None), **collector.environ)
     answer = server.call(b"", headers={"traceparent": UNSAMPLED})
     assert re.fullmatch(f"00-{TRACE_ID}-[0-9a-f]{{16}}-00 \n", answer.body.decode())
     server.call(b"", headers={"X-Call-Id": "sampled"})
@@ -390,7 +395,8 @@ def test_an_unsampled_call_is_not_sent_and_the_script_knows_it(start_server: Sta
 
 
 def test_the_sampler_can_be_chosen(start_server: StartServer, collector: Collector) -> None:
-    server = start_server(TELL_CONTEXT, OTEL_TRACES_SAMPLER="parentbased_always_off", **collector.environ)
+    environ = collector.environ | {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}
+    server = start_server(TELL_CONTEXT, program=changed_program(PATIENT_STOP, None), **environ)
     server.call(b"")
     server.call(b"", headers={"traceparent": TRACEPARENT})
     server.stop()
@@ -531,7 +537,11 @@ def test_a_caller_that_disconnects(start_server: StartServer, collector: Collect
 
 def test_probes_are_not_calls(start_server: StartServer, collector: Collector, free_port: int) -> None:
     server = start_server(
-        "echo hi", WATCHDOG_METRICS_PORT=str(free_port), healthcheck_interval="0", **collector.environ
+        "echo hi",
+        program=changed_program(PATIENT_STOP, None),
+        WATCHDOG_METRICS_PORT=str(free_port),
+        healthcheck_interval="0",
+        **collector.environ,
     )
     for path in ("/_/health", "/_/ready"):
         assert server.call(None, path, "GET").status == 200
@@ -557,7 +567,8 @@ def test_what_is_not_utf_8_does_not_keep_other_spans_back(start_server: StartSer
 
 
 def test_the_last_spans_are_sent_at_a_stop(start_server: StartServer, collector: Collector) -> None:
-    server = start_server("echo hi", **(collector.environ | {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}))
+    environ = collector.environ | {"OTEL_BSP_SCHEDULE_DELAY": "3600000"}
+    server = start_server("echo hi", program=changed_program(PATIENT_STOP, None), **environ)
     server.call(b"")
     assert server.stop() == 0
     (call,) = collector.calls()
