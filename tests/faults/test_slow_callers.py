@@ -34,6 +34,14 @@ replace(response, '_JUDGED_AFTER_S', 0.5)
 replace(admission, '_WAIT_FOR_SLOW_S', 0.5)
 replace(admission, '_LOOK_AGAIN_S', 0.1)
 """
+# Callers of this server count as slow as soon as a file exists.
+SLOW_FROM_NOW_ON = """
+import os
+from watchdog.invocation.pace import Pace
+replace(Pace, "may_be_given_up", property(lambda pace: not pace.is_given_up and os.path.exists({file!r})))
+"""
+# The readers are silent until the last of them has connected.
+SILENT_READERS = SMALL | {"WATCHDOG_WRITE_TIMEOUT": "300s"}
 
 
 @contextlib.contextmanager
@@ -223,7 +231,7 @@ def test_an_answer_that_is_taken_below_the_minimum_rate_is_cut(start_server: Sta
 def test_answers_to_slow_readers_are_bounded(start_server: StartServer, removed_guard: str | None) -> None:
     metrics_port = free_port()
     program = changed_program(PATIENT, removed_guard)
-    server = start_server(LARGE_OUTPUT, program=program, **SMALL, WATCHDOG_METRICS_PORT=str(metrics_port))
+    server = start_server(LARGE_OUTPUT, program=program, **SILENT_READERS, WATCHDOG_METRICS_PORT=str(metrics_port))
     with contextlib.ExitStack() as stack:
         # Twice the number of calls that may be inside (max_inflight + max_queue).
         for _ in range(8):
@@ -237,7 +245,7 @@ def test_answers_to_slow_readers_are_bounded(start_server: StartServer, removed_
 
 def test_the_slowest_of_too_many_readers_makes_room(start_server: StartServer) -> None:
     metrics_port = free_port()
-    server = start_server(LARGE_OUTPUT, **SMALL, WATCHDOG_METRICS_PORT=str(metrics_port))
+    server = start_server(LARGE_OUTPUT, **SILENT_READERS, WATCHDOG_METRICS_PORT=str(metrics_port))
     with contextlib.ExitStack() as stack:
         for _ in range(8):
             stack.enter_context(connect_slow_reader(server))
@@ -252,18 +260,21 @@ def test_the_slowest_of_too_many_readers_makes_room(start_server: StartServer) -
 
 
 @pytest.mark.guard("answer-bytes")
-def test_answers_to_slow_readers_leave_half_of_the_disk(start_server: StartServer, tmp_path: Path) -> None:
+def test_answers_to_slow_readers_leave_half_of_the_disk(
+    start_server: StartServer, tmp_path: Path, removed_guard: str | None
+) -> None:
     assert os.geteuid() == 0, "this test mounts a small file system and must be root"
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(disk)], check=True)
     with contextlib.ExitStack() as stack:
         stack.callback(subprocess.run, ["umount", "--lazy", str(disk)], check=True)
-        server = start_server(LARGE_OUTPUT, **SMALL, WATCHDOG_TMP_DIR=str(disk))
-        for _ in range(2):
-            stack.enter_context(connect_slow_reader(server))
-        detail = problem(server.call(b""), 429)["detail"]
-        assert "40000000 bytes, more than is free in tmp_dir" in str(detail)
-        until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
-        assert server.call(b"").status == 200
-        server.stop()
+        slow = tmp_path / "slow"
+        program = changed_program(SLOW_FROM_NOW_ON.format(file=str(slow)), removed_guard)
+        server = start_server(LARGE_OUTPUT, program=program, **SILENT_READERS, WATCHDOG_TMP_DIR=str(disk))
+        with connect_slow_reader(server), connect_slow_reader(server):
+            detail = problem(server.call(b""), 429)["detail"]
+            assert "40000000 bytes, more than is free in tmp_dir" in str(detail)
+            slow.touch()
+            until(lambda: server.call(None, "/_/ready", "GET").status == 200, "the server to be ready")
+            assert server.call(b"").status == 200
