@@ -193,9 +193,13 @@ def test_a_slow_caller_keeps_its_place_while_nobody_else_needs_it(start_server: 
         assert read_answer(sock).startswith(b"HTTP/1.1 200 ")
 
 
+# The minimum rate applies to five seconds or more. With a longer value, these tests would take longer.
+LONGEST_SILENCE = "5s"
+
+
 @pytest.mark.guard("min-data-rate", never="the slow body to be refused", never_s=10)
 def test_a_body_below_the_minimum_rate_is_answered_408(start_server: StartServer) -> None:
-    server = start_server("echo never", WATCHDOG_READ_TIMEOUT="2s")
+    server = start_server("echo never", WATCHDOG_READ_TIMEOUT=LONGEST_SILENCE)
     with server.connect() as sock:
 
         def is_refused() -> bool:
@@ -218,7 +222,7 @@ def test_a_body_below_the_minimum_rate_is_answered_408(start_server: StartServer
 
 @pytest.mark.guard("min-data-rate")
 def test_an_answer_that_is_taken_below_the_minimum_rate_is_cut(start_server: StartServer) -> None:
-    server = start_server(LARGE_OUTPUT, WATCHDOG_WRITE_TIMEOUT="2s", WATCHDOG_MIN_DATA_RATE="10M")
+    server = start_server(LARGE_OUTPUT, WATCHDOG_WRITE_TIMEOUT=LONGEST_SILENCE, WATCHDOG_MIN_DATA_RATE="10M")
     with connect_slow_reader(server) as sock, contextlib.suppress(ConnectionResetError):
         for _ in range(200):
             sock.recv(30_000)
