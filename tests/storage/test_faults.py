@@ -25,7 +25,7 @@ from storage.files import MIB, Moving, fetched, output_of, stored
 from storage.servers import S3Server, moto_s3, rclone_s3
 from storage.webdav_servers import WebDavServer, rclone_webdav
 from watchdog.errors import StorageError
-from watchdog.storage import connections, http_request, retry
+from watchdog.storage import base, connections, http_request, retry
 from watchdog.storage.base import Storage
 from watchdog.storage.s3 import S3
 from watchdog.storage.webdav import WebDav
@@ -324,6 +324,12 @@ async def test_a_server_whose_packets_are_dropped_is_not_silent(
 # Uploads
 
 
+@pytest.fixture
+def patient_cleanup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left of a failed upload is removed, also on a slow machine."""
+    monkeypatch.setattr(base, "CLEANUP_S", RunningServer.patience_s)
+
+
 async def test_an_upload_that_is_cut_is_sent_again(target: Target, tmp_path: Path) -> None:
     data = os.urandom(LARGE_BYTES)
     faults = {"applies": of_file("PUT", "again"), "times": 2, "cut_request_at": MIB}
@@ -335,6 +341,7 @@ async def test_an_upload_that_is_cut_is_sent_again(target: Target, tmp_path: Pat
         assert await fetched(storage, tmp_path, target.place + "again") == data
 
 
+@pytest.mark.usefixtures("patient_cleanup")
 async def test_an_upload_that_is_always_cut_leaves_nothing(target: Target, tmp_path: Path) -> None:
     faults = {"applies": of_file("PUT", "nothing"), "cut_request_at": MIB}
     async with through_faults(target, **faults) as (storage, proxy):
@@ -344,6 +351,7 @@ async def test_an_upload_that_is_always_cut_leaves_nothing(target: Target, tmp_p
     assert target.names("nothing") == []
 
 
+@pytest.mark.usefixtures("patient_cleanup")
 async def test_a_server_that_stands_still_in_an_upload_is_given_up(target: Target, tmp_path: Path) -> None:
     faults = {"applies": of_file("PUT", "stalled"), "stall_request_at": MIB}
     async with through_faults(target, timeout_s=SILENCE_S, **faults) as (storage, proxy):
@@ -353,6 +361,7 @@ async def test_a_server_that_stands_still_in_an_upload_is_given_up(target: Targe
     assert target.names("stalled") == []
 
 
+@pytest.mark.usefixtures("patient_cleanup")
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a_cancelled_upload_leaves_nothing(target: Target, tmp_path: Path, times: int) -> None:
     """There is no object, temporary file or multipart upload, also if the waiting task is cancelled twice."""

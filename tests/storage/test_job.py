@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from counted_checks import CountedChecks
+from guards import changed_program
 from running_server import RunningServer, read_terminal
 from template import Template, can_fork, read_at_start
 
@@ -537,7 +538,10 @@ async def test_a_job_that_is_ended_leaves_no_upload(
         bucket_server.endpoint, applies=lambda seen: "partNumber=2" in seen.path, stall_request_at=MIB
     ) as proxy:
         environ |= {"WATCHDOG_SERVICE_DEFINITION": define(endpoint=proxy.endpoint), "WATCHDOG_STORAGE_TIMEOUT": "60"}
-        with begun(environ, b"{}", subprocess.DEVNULL) as process:
+        # This job removes what is left of the upload, also on a slow machine.
+        patient = f"from watchdog.storage import base; replace(base, 'CLEANUP_S', {RunningServer.patience_s})"
+        job = [sys.executable, *changed_program(patient, None), "job"]
+        with begun(environ, b"{}", subprocess.DEVNULL, job) as process:
             await asyncio.wait_for(proxy.standing_still.wait(), RunningServer.patience_s)
             process.send_signal(number)
             assert await asyncio.to_thread(process.wait, RunningServer.patience_s) == 128 + number
