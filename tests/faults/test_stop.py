@@ -284,11 +284,23 @@ def listens(port: int) -> bool:
     return any(fields[1].endswith(f":{port:04X}") and fields[3] == "0A" for fields in map(str.split, lines))
 
 
+# A server that discards the bytes of a refused caller for long enough, even on a slow machine.
+PATIENT_LINGER = """
+from watchdog.http import body, connection, http_server, problems
+for module in (body, connection, http_server, problems):
+    replace(module, "SHORT_LINGER_S", 60.0)
+replace(connection.Connection._close_own_side, "__defaults__", (60.0,))
+"""
+
+
 @pytest.mark.guard("last-words")
-def test_a_caller_that_still_sends_can_read_why_it_is_rejected(start_server: StartServer, free_port: int) -> None:
+def test_a_caller_that_still_sends_can_read_why_it_is_rejected(
+    start_server: StartServer, free_port: int, removed_guard: str | None
+) -> None:
     """If the server closed the connection while bytes are unread, the kernel would reset it. The 503 would be lost."""
-    server = start_server("echo never", WATCHDOG_METRICS_PORT=str(free_port))
-    # Send only a little more than the buffers can hold, because the server continues to read for only three seconds.
+    program = changed_program(PATIENT_LINGER, removed_guard)
+    server = start_server("echo never", program=program, WATCHDOG_METRICS_PORT=str(free_port))
+    # Send more than the buffers can hold.
     most_received = int(Path("/proc/sys/net/ipv4/tcp_rmem").read_text().split()[2])
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
@@ -362,7 +374,7 @@ def is_reachable(server: RunningServer) -> bool:
 @pytest.mark.guard("half-close")
 def test_a_kept_connection_is_closed_and_not_reset(start_server: StartServer, tmp_path: Path) -> None:
     """A request that arrives during the close does not start. Its caller reads end-of-file, and may send it again."""
-    server = start_server("touch $HANDSHAKE; echo hi", HANDSHAKE=str(Path("/dev/null")))
+    server = start_server("touch $HANDSHAKE; echo hi", HANDSHAKE="/dev/null", WATCHDOG_WRITE_TIMEOUT="300s")
     with server.connect() as sock, server.connect() as busy:
         sock.sendall(REQUEST)
         assert is_whole(read_answer(sock))
