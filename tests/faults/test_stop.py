@@ -409,12 +409,13 @@ def test_idle_connections_do_not_delay_a_stop(start_server: StartServer) -> None
 
 
 def test_a_probed_server_stays_reachable_but_is_not_ready(start_server: StartServer) -> None:
-    server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="5s")
+    server = start_server("echo hi", WATCHDOG_HEALTHCHECK_INTERVAL="10m")
     assert server.call(None, "/_/health", "GET").status == 200
     server.signal(signal.SIGTERM)
     server.event("draining")
     assert server.call(None, "/_/health", "GET").status == 503
     assert server.call(b"").body == b"hi\n"
+    server.signal(signal.SIGTERM)
     assert server.wait() == 0
 
 
