@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import io
 import os
 import re
@@ -19,6 +20,7 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 from changes import lengthen, rewrite, shorten
+from guards import changed_program
 from running_server import WITHOUT_PRIVILEGES, RunningServer, StartServer, free_port, problem, read_all, until
 
 RAW = {"Content-Type": "application/x-raw"}
@@ -35,6 +37,16 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
+# A call to this server waits until the files of the call before it are removed, also on a slow machine.
+PATIENT = "from watchdog.invocation import invocation; replace(invocation, '_LONGEST_WAIT_FOR_SPACE_S', 60.0)"
+
+
+@pytest.fixture
+def start_on_small_disk(start_server: StartServer, small_disk: Path, removed_guard: str | None) -> StartServer:
+    program = changed_program(PATIENT, removed_guard)
+    return functools.partial(start_server, program=program, WATCHDOG_TMP_DIR=str(small_disk))
+
+
 def assert_it_goes_on(server: RunningServer, disk: Path) -> None:
     """The next call works, and nothing is left."""
     server.script.write_text("echo fine; echo fine > $TMP_OUTPUT_DIR/x")
@@ -47,8 +59,8 @@ def assert_it_goes_on(server: RunningServer, disk: Path) -> None:
 
 
 @pytest.mark.guard("no-space")
-def test_no_space_for_the_input(start_server: StartServer, small_disk: Path) -> None:
-    server = start_server("echo never", WATCHDOG_TMP_DIR=str(small_disk))
+def test_no_space_for_the_input(start_on_small_disk: StartServer, small_disk: Path) -> None:
+    server = start_on_small_disk("echo never")
     for headers, body in (
         (RAW, bytes(2 << 20)),
         ({}, base64.b64encode(bytes(2 << 20))),
@@ -63,15 +75,15 @@ def form_of(data: bytes) -> bytes:
 
 
 @pytest.mark.guard("no-space")
-def test_no_space_for_stdout(start_server: StartServer, small_disk: Path) -> None:
-    server = start_server("head -c 3000000 /dev/zero", WATCHDOG_TMP_DIR=str(small_disk))
+def test_no_space_for_stdout(start_on_small_disk: StartServer, small_disk: Path) -> None:
+    server = start_on_small_disk("head -c 3000000 /dev/zero")
     assert "stdout" in str(problem(server.call(b""), 507)["detail"])
     assert_it_goes_on(server, small_disk)
 
 
 @pytest.mark.guard("full-disk-look")
-def test_no_space_while_the_script_writes(start_server: StartServer, small_disk: Path) -> None:
-    server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x", WATCHDOG_TMP_DIR=str(small_disk))
+def test_no_space_while_the_script_writes(start_on_small_disk: StartServer, small_disk: Path) -> None:
+    server = start_on_small_disk("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x")
     document = problem(server.call(b""), 507)
     assert document["exit_code"] == 1
     assert "No space left on device" in str(document["stderr"])
@@ -81,20 +93,20 @@ def test_no_space_while_the_script_writes(start_server: StartServer, small_disk:
 
 
 @pytest.mark.guard("full-disk-look", never="the event 'doubtful success'")
-def test_a_script_that_ignores_a_full_disk_gets_a_warning(start_server: StartServer, small_disk: Path) -> None:
-    server = start_server("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x; exit 0", WATCHDOG_TMP_DIR=str(small_disk))
+def test_a_script_that_ignores_a_full_disk_gets_a_warning(start_on_small_disk: StartServer, small_disk: Path) -> None:
+    server = start_on_small_disk("head -c 3000000 /dev/zero > $TMP_OUTPUT_DIR/x; exit 0")
     assert server.call(b"", "/?output=raw").status == 200
     server.event("doubtful success", warning="no-space", level="warning")
     assert_it_goes_on(server, small_disk)
 
 
-def test_a_zip_needs_no_space(start_server: StartServer, small_disk: Path) -> None:
+def test_a_zip_needs_no_space(start_on_small_disk: StartServer, small_disk: Path) -> None:
     script = """
 for n in 1 2 3 4; do head -c 200000 /dev/zero | tr '\\0' $n > $TMP_OUTPUT_DIR/$n; done
 head -c 3000000 /dev/zero > $TMP_INPUT_DIR/filler
 true
 """
-    server = start_server(script, WATCHDOG_TMP_DIR=str(small_disk))
+    server = start_on_small_disk(script)
     for query in ("/?output=zip", "/"):
         body = server.call(b"", query).body
         archive = zipfile.ZipFile(io.BytesIO(body if body.startswith(b"PK") else base64.b64decode(body)))
@@ -105,8 +117,8 @@ true
 
 
 @pytest.mark.guard("no-space")
-def test_no_inode_for_a_workspace(start_server: StartServer, small_disk: Path) -> None:
-    server = start_server("echo hi", WATCHDOG_TMP_DIR=str(small_disk))
+def test_no_inode_for_a_workspace(start_on_small_disk: StartServer, small_disk: Path) -> None:
+    server = start_on_small_disk("echo hi")
     assert server.call(b"").body == b"hi\n"
     until(lambda: not list(small_disk.glob("watchdog-*/[0-9]*")), "the workspace to be removed")
     (small_disk / "theirs").mkdir()
@@ -119,9 +131,9 @@ def test_no_inode_for_a_workspace(start_server: StartServer, small_disk: Path) -
 
 
 @pytest.mark.guard("no-space")
-def test_no_space_for_the_script_of_the_environment(start_server: StartServer, small_disk: Path) -> None:
+def test_no_space_for_the_script_of_the_environment(start_on_small_disk: StartServer, small_disk: Path) -> None:
     text = "echo hi\n" + "# a long script\n" * 5000
-    server = start_server(None, SCRIPT=base64.b64encode(text.encode()).decode(), WATCHDOG_TMP_DIR=str(small_disk))
+    server = start_on_small_disk(None, SCRIPT=base64.b64encode(text.encode()).decode())
     assert server.call(b"").body == b"hi\n"
     until(lambda: not list(small_disk.glob("watchdog-*/[0-9]*")), "the workspace to be removed")
     fill([small_disk / "theirs"], bytes(65536))

@@ -1052,6 +1052,10 @@ def test_worker_that_runs_out_of_memory_while_it_loads(start_server: StartServer
         server.kill()
 
 
+# A call to this server waits until the files of the call before it are removed, also on a slow machine.
+PATIENT_FOR_SPACE = "from watchdog.invocation import invocation; replace(invocation, '_LONGEST_WAIT_FOR_SPACE_S', 60.0)"
+
+
 def test_worker_that_fills_the_disk(start_server: StartServer, author: Author, tmp_path: Path) -> None:
     assert os.geteuid() == 0, "this test mounts a small file system and must be root"
     disk = tmp_path / "disk"
@@ -1059,7 +1063,9 @@ def test_worker_that_fills_the_disk(start_server: StartServer, author: Author, t
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=100", "none", str(disk)], check=True)
     try:
         fills = 'head -c 3000000 /dev/zero > "$TMP_OUTPUT_DIR/name"; echo "done $?" >&4'
-        server = start_server(author.worker(f"fills) {fills} ;;"), WATCHDOG_WARM="1", WATCHDOG_TMP_DIR=str(disk))
+        program = changed_program(PATIENT_FOR_SPACE, None)
+        script = author.worker(f"fills) {fills} ;;")
+        server = start_server(script, program=program, WATCHDOG_WARM="1", WATCHDOG_TMP_DIR=str(disk))
         for warm in ("1", "3"):
             assert problem(call(server, "fills"), 507)["exit_code"] == 1
             assert assert_serves(server).headers["X-Warm"] == warm
