@@ -192,6 +192,8 @@ def is_read_whole(
     script = f"head -c {size_bytes} /dev/zero > $TMP_OUTPUT_DIR/x"
     server = start_server(script, WATCHDOG_WRITE_TIMEOUT=f"{limit_s}s")
     with socket.socket() as sock:
+        # With small segments, the kernel has a small buffer for the answer. It would hold all of it otherwise.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 536)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         sock.settimeout(RunningServer.patience_s)
         sock.connect(("127.0.0.1", server.port))
