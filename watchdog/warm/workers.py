@@ -118,7 +118,7 @@ class Workers:
 
     def states(self) -> dict[str, int]:
         """Return the number of workers in each of ``STATES``."""
-        found = Counter(_state_of(worker) for worker in self._workers)
+        found = Counter(_state_of(worker) for worker in [*self._workers])  # a thread calls this
         return {state: found[state] for state in STATES}
 
     async def serve(self, call: WorkerCall) -> Ended:
