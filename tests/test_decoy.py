@@ -6,13 +6,13 @@ import asyncio
 import contextlib
 import errno
 import os
-import resource
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from own_descriptors import free_descriptors
 from running_server import until
 
 from watchdog.process.decoy import Decoy
@@ -111,21 +111,8 @@ def test_the_decoy_is_gone_if_it_cannot_be_watched(monkeypatch: pytest.MonkeyPat
 def test_a_start_without_enough_descriptors_leaves_none_open(free: int) -> None:
     decoy = Decoy()
     before = os.listdir("/proc/self/fd")
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, before)) + 10, hard))
-    held = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-        for _ in range(free):
-            os.close(held.pop())
-        with pytest.raises(OSError) as caught:
-            decoy.start()
-    finally:
-        for fd in held:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with free_descriptors(free), pytest.raises(OSError) as caught:
+        decoy.start()
     assert caught.value.errno == errno.EMFILE
     assert os.listdir("/proc/self/fd") == before
     assert decoy.pid == 0

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import resource
 import shutil
 import signal
 import socket
@@ -15,11 +14,12 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+from own_descriptors import free_descriptors
 from own_events import logged_events
 from running_server import AS_PID_1, RunningServer, is_guardian, until
 
@@ -580,22 +580,6 @@ def until_no_descriptor_is_left(before: list[str]) -> None:
     until(lambda: set(os.listdir("/proc/self/fd")) <= set(before), "the descriptors to be closed")
 
 
-@contextlib.contextmanager
-def all_descriptors_in_use() -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/proc/self/fd"))) + 10, hard))
-    held = []
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-        yield
-    finally:
-        for fd in held:
-            os.close(fd)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 @pytest.mark.parametrize("grace_s", [0.0, 60.0])
 @pytest.mark.parametrize("leaves", ["in its session", "in another session"])
 async def test_what_a_command_left_is_ended_though_no_descriptor_is_free(
@@ -609,7 +593,7 @@ async def test_what_a_command_left_is_ended_though_no_descriptor_is_free(
     start = "setsid " if leaves == "in another session" else ""
     run = Run(supervisor, f"{start}sleep 600 & echo left; read < {fifo}; exit 3", kill_grace_s=grace_s)
     await run.line("left")
-    with all_descriptors_in_use():
+    with free_descriptors(0):
         os.write(wake_up, b"\n")
         ended = await run.ended()
     assert (ended.exit_code, ended.left) == (3, {"sleep": 1})
