@@ -139,14 +139,12 @@ class WarmFunction(ScriptFunction):
             stdout=streams.take_stdout,
             stderr=streams.take_stderr,
             observer=call.observer,
-            # Only the first run of a call has waited for its place.
-            waited_s=before_s if record.duration_s is None else 0.0,
         )
-        began_s = served.waited_s
         try:
-            return await self._workers.serve(served)
+            # Only the first run of a call has waited for its place.
+            return await self._workers.serve(served, before_s if record.duration_s is None else 0.0)
         finally:  # also for a call that got no worker
-            record.queue_wait_s = before_s + served.waited_s - began_s
+            record.queue_wait_s = before_s + served.waited_s
 
     def _script_state(self) -> object:
         """Return a value that is different if the script has changed.

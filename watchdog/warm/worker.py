@@ -74,7 +74,7 @@ class WorkerCall(msgspec.Struct, eq=False):
 
     ``variables``: what this call adds to the environment of the worker. ``timeout_s``: the longest time for the call; 0
     means no limit. ``stdout``, ``stderr``: receive what the worker prints during the call. ``observer``: watches the
-    call. ``waited_s``: the time for which the call has waited so far, for its place and for a worker.
+    call. ``waited_s``: the time for which the call has waited for a worker so far.
     """
 
     call_id: str

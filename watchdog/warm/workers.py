@@ -121,8 +121,12 @@ class Workers:
         found = Counter(_state_of(worker) for worker in [*self._workers])  # a thread calls this
         return {state: found[state] for state in STATES}
 
-    async def serve(self, call: WorkerCall) -> Ended:
+    async def serve(self, call: WorkerCall, waited_for_place_s: float) -> Ended:
         """Let a worker serve a call, and return how the call ended.
+
+        Args:
+            waited_for_place_s: the time for which the call has waited for its place; ``queue_timeout_s`` limits both
+                waits together.
 
         Raises:
             WorkerNotLoaded: no worker is loaded or loading.
@@ -130,7 +134,7 @@ class Workers:
             Draining: :meth:`refuse` was called.
             ScriptUnavailable: the script's file is gone.
         """
-        put, longest_s = self._queue.append, self._queue_timeout_s
+        put, longest_s = self._queue.append, self._queue_timeout_s - waited_for_place_s
         while True:
             put(call)
             try:
@@ -249,7 +253,7 @@ class Workers:
         """Return an idle worker that runs the current script. Wait for it if necessary, and for earlier calls.
 
         Args:
-            longest_s: the longest time for which the call waits, with the time that it has waited already.
+            longest_s: the longest time for which the call waits for a worker, in all.
         """
         while True:
             self._retire_stale(self._script_state())
