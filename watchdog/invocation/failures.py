@@ -81,10 +81,9 @@ class Failures:
             )
         if not self._settings.error_status:
             return None
+        meanwhile = oom_kill_meanwhile(self._cgroup) if run.has_oom_kill else ""
         if ended.signal is not None:
-            text = f"the {noun} was ended by {ended.signal}"
-            if run.has_oom_kill:
-                text += oom_kill_meanwhile(self._cgroup)
+            text = f"the {noun} was ended by {ended.signal}{meanwhile}"
             return ScriptKilled(text, signal=ended.signal, stderr=stderr)
         if ended.exit_code and run.has_no_space:
             return ScriptOutOfSpace(
@@ -94,9 +93,8 @@ class Failures:
                 stderr=stderr,
             )
         if ended.exit_code:
-            text = f"the {noun} ended with exit code {ended.exit_code}{self._function.hint(ended.exit_code)}"
-            if run.has_oom_kill:
-                text += oom_kill_meanwhile(self._cgroup)
+            hint = self._function.hint(ended.exit_code)
+            text = f"the {noun} ended with exit code {ended.exit_code}{hint}{meanwhile}"
             return ScriptFailed(text, exit_code=ended.exit_code, stderr=stderr)
         return None
 
